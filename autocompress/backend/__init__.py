@@ -1,0 +1,1 @@
+"""The only home of torch beside export and tasks: tracing, compressing, recovering a network."""

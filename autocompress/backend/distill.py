@@ -1,0 +1,223 @@
+"""Recovering accuracy by distillation from the original, quantisation-aware where weights are integers.
+
+Hinton et al., "Distilling the Knowledge in a Neural Network" (2015), with the learned quantisation steps of
+Esser et al., "Learned Step Size Quantization" (ICLR 2020). Norms stay live: a per-channel factor behind a
+quantised weight folds into its scales exactly, so training sees what is shipped.
+
+The teacher's answers are computed once for a few fixed augmented views of the training set and reused by every
+candidate and epoch: a small student would otherwise spend most of its time waiting for its teacher.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from autocompress.backend.compress import Compressed, quantize, weight_bits
+from autocompress.backend.quantization import QuantizedWeight, grid_step, largest_level, per_channel, quantize_weight
+from autocompress.errors import TrialError
+
+
+class TrainingData(Protocol):
+    """What distillation needs of the user's data."""
+
+    def train_view(self, view: int, seed: int) -> Tensor:
+        """All training inputs as stored, augmented the way view number `view` is; view 0 is plain."""
+
+    def normalise(self, inputs: Tensor) -> Tensor:
+        """Stored inputs → float32 network inputs."""
+
+    @property
+    def train_targets(self) -> Tensor:
+        """Labels `(N,)`."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to distil. `epochs` counts passes over the training set, `seconds` ends it earlier if given."""
+
+    epochs: float = 1.0
+    seconds: float | None = None
+    batch: int = 128
+    learning_rate: float = 0.05
+    weight_decay: float = 1e-4
+    temperature: float = 4.0
+    label_weight: float = 0.1
+    warm_up: float = 0.05
+    """Share of the schedule in which the learning rate rises."""
+
+
+class Teacher:
+    """The original's logits for augmented views of the training set, kept in `folder` between processes."""
+
+    VIEWS = 4
+
+    def __init__(self, model: nn.Module, data: TrainingData, seed: int, folder: Path | None, device: str) -> None:
+        self._model, self._data, self._seed, self._folder, self._device = model, data, seed, folder, device
+        self._views: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def view(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """Stored-form inputs `(N, …)` and teacher logits `(N, classes)` of the view used in `epoch`."""
+        index = 1 + epoch % self.VIEWS
+        if index not in self._views:
+            inputs = self._data.train_view(index, self._seed)
+            self._views[index] = (inputs, self._logits(index, inputs))
+        return self._views[index]
+
+    def _logits(self, index: int, inputs: Tensor) -> Tensor:
+        path = self._folder / f"teacher-{index}.safetensors" if self._folder else None
+        if path is not None and path.is_file():
+            stored = load_file(path)["logits"]
+            if len(stored) == len(inputs):
+                return stored
+        model = self._model.to(self._device).eval()
+        with torch.inference_mode(), autocast(self._device):
+            logits = torch.cat([model(self._data.normalise(chunk).to(self._device)).float().cpu()
+                                for chunk in inputs.split(512)])
+        model.to("cpu")
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(f".{time.monotonic_ns()}.tmp")
+            save_file({"logits": logits.contiguous()}, part)
+            part.replace(path)
+        return logits
+
+
+class LearnedStep(nn.Module):
+    """Parametrisation of a weight: rounded to its grid with a learned scale per output channel (LSQ).
+
+    Rounding is passed over in the backward pass; the scale's gradient follows, divided by the root of the
+    number of weights it serves times the top level, as LSQ prescribes.
+    """
+
+    def __init__(self, start: QuantizedWeight) -> None:
+        super().__init__()
+        self.bits = start.bits
+        self.scale = nn.Parameter(start.scale.clone())
+        self._damping = 1 / math.sqrt(start.levels[0].numel() * largest_level(start.bits))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Float weight → the value it has in the file."""
+        scale = self.scale.abs().clamp_min(1e-8)
+        scale = per_channel(scale * self._damping + (scale * (1 - self._damping)).detach(), weight)
+        top, step = largest_level(self.bits), grid_step(self.bits)
+        ratio = (weight / scale).clamp(-top, top)
+        nearest = ratio.round() if step == 1 else (2 * torch.floor(ratio / 2) + 1).clamp(-top, top)
+        return (ratio + (nearest - ratio).detach()) * scale
+
+    @torch.no_grad()
+    def quantized(self, weight: Tensor) -> QuantizedWeight:
+        """The integers of the trained weight."""
+        from autocompress.backend.quantization import round_to_levels
+
+        scale = self.scale.abs().clamp_min(1e-8).cpu()
+        levels = round_to_levels(weight.detach().cpu() / per_channel(scale, weight), self.bits)
+        return QuantizedWeight(self.bits, levels.to(torch.int8), scale)
+
+
+def autocast(device: str) -> torch.autocast:
+    """bfloat16 where the hardware multiplies it natively, float32 elsewhere."""
+    fast = device.startswith("cuda") or bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
+    return torch.autocast(device.split(":")[0], dtype=torch.bfloat16, enabled=fast)
+
+
+def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Recipe, calibration: Tensor,
+            seed: int, device: str = "cpu", stop: object = None) -> Compressed:
+    """Train `start` (changed in place and returned) towards the teacher's logits; quantised at the end.
+
+    TrialError when the loss is not finite. Deterministic for given inputs unless `recipe.seconds` cuts it short.
+    """
+    model = start.model.to(device).train()
+    steps = _learn_steps(model, start)
+    optimizer = torch.optim.SGD(_parameter_groups(model, recipe), lr=recipe.learning_rate, momentum=0.9,
+                                nesterov=True)
+    generator = torch.Generator().manual_seed(seed)
+    targets = data.train_targets
+    per_epoch = math.ceil(len(targets) / recipe.batch)
+    total = max(1, round(recipe.epochs * per_epoch))
+    began, done = time.perf_counter(), 0.0
+    for step in range(total):
+        if step % per_epoch == 0:
+            inputs, logits = teacher.view(step // per_epoch)
+            order = torch.randperm(len(targets), generator=generator)
+            if step == 0:
+                began = time.perf_counter()  # the teacher's first pass is shared by all, not this run's time
+        rows = order[(step % per_epoch) * recipe.batch:(step % per_epoch + 1) * recipe.batch]
+        if len(rows) < 2:
+            continue  # BatchNorm cannot train on one sample
+        done = step / total
+        if recipe.seconds is not None:
+            done = max(done, (time.perf_counter() - began) / recipe.seconds)
+            if done >= 1:
+                break
+        for group in optimizer.param_groups:
+            group["lr"] = group["base"] * _schedule(done, recipe.warm_up)
+        x = data.normalise(inputs[rows]).to(device)
+        with autocast(device):
+            out = model(x)
+        loss = _loss(out.float(), logits[rows].to(device), targets[rows].to(device), recipe)
+        if not torch.isfinite(loss):
+            raise TrialError("nan: the loss of distillation is not finite")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+    model = model.cpu().eval()
+    learned = _freeze(model, steps)
+    start.model, start.weights = model, {}
+    start.receipts = [r for r in start.receipts if r.technique != "quantize"]
+    quantize(start, calibration, learned)
+    return start
+
+
+def _schedule(done: float, warm_up: float) -> float:
+    """Linear rise, then half a cosine to zero."""
+    if done < warm_up:
+        return (done + 1e-3) / warm_up
+    return 0.5 * (1 + math.cos(math.pi * (done - warm_up) / (1 - warm_up)))
+
+
+def _loss(student: Tensor, teacher: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
+    t = recipe.temperature
+    soft = F.kl_div(F.log_softmax(student / t, 1), F.log_softmax(teacher / t, 1), log_target=True,
+                    reduction="batchmean") * t * t
+    return (1 - recipe.label_weight) * soft + recipe.label_weight * F.cross_entropy(student, targets)
+
+
+def _learn_steps(model: nn.Module, start: Compressed) -> dict[str, LearnedStep]:
+    steps = {}
+    for name, bits in weight_bits(model, start.plan).items():
+        if bits <= 8:
+            module = model.get_submodule(name)
+            assert isinstance(module.weight, Tensor)
+            known = start.weights.get(name) or quantize_weight(module.weight.detach().cpu(), bits)
+            steps[name] = LearnedStep(known).to(module.weight.device)
+            parametrize.register_parametrization(module, "weight", steps[name], unsafe=True)
+    return steps
+
+
+def _freeze(model: nn.Module, steps: dict[str, LearnedStep]) -> dict[str, QuantizedWeight]:
+    learned = {}
+    for name, step in steps.items():
+        module = model.get_submodule(name)
+        original = module.parametrizations.weight.original  # type: ignore[union-attr]
+        learned[name] = step.quantized(original)  # type: ignore[arg-type]
+        parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+    return learned
+
+
+def _parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, object]]:
+    decayed = [p for n, p in model.named_parameters() if p.dim() > 1]
+    free = [p for n, p in model.named_parameters() if p.dim() <= 1]
+    lr = recipe.learning_rate
+    return [{"params": decayed, "weight_decay": recipe.weight_decay, "base": lr},
+            {"params": free, "weight_decay": 0.0, "base": lr}]

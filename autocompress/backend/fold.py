@@ -1,0 +1,65 @@
+"""Norms absorbed into the layers before them: what the exported file executes."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.backend.compress import Compressed, replace_module
+from autocompress.backend.quantization import QuantizedWeight, per_channel
+from autocompress.core.layer import LayerTable
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A network without foldable norms, and its integer weights after folding, by module name."""
+
+    model: nn.Module
+    weights: dict[str, QuantizedWeight]
+
+
+def fold_norms(compressed: Compressed, table: LayerTable) -> Folded:
+    """A copy with every norm of `table` that folds absorbed; integers stay integers.
+
+    A norm's factor per output channel moves into the scales of a quantised weight exactly.
+    """
+    model = copy.deepcopy(compressed.model).cpu().eval()
+    weights = dict(compressed.weights)
+    with torch.no_grad():
+        for layer in table.layers:
+            if not layer.folds_into:
+                continue
+            norm = model.get_submodule(layer.name)
+            name, target = _last_leaf(model, layer.folds_into)
+            factor, offset = _affine(norm)
+            bias = target.bias if isinstance(target.bias, Tensor) else torch.zeros_like(offset)
+            target.bias = nn.Parameter(bias * factor + offset)
+            if name in weights:
+                weights[name] = weights[name].rescaled(factor)
+                target.weight = nn.Parameter(weights[name].dequantized())
+            else:
+                assert isinstance(target.weight, Tensor)
+                target.weight = nn.Parameter(target.weight * per_channel(factor, target.weight))
+            replace_module(model, layer.name, nn.Identity())
+    return Folded(model, weights)
+
+
+def _last_leaf(model: nn.Module, name: str) -> tuple[str, nn.Module]:
+    """The layer itself, or the last factor of a decomposed one."""
+    module = model.get_submodule(name)
+    if isinstance(module, nn.Sequential):
+        return f"{name}.{len(module) - 1}", module[-1]
+    return name, module
+
+
+def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Factor and offset of a BatchNorm in eval mode, each `(C,)`."""
+    assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
+    assert norm.running_mean is not None and norm.running_var is not None
+    gamma = norm.weight if norm.weight is not None else torch.ones_like(norm.running_var)
+    beta = norm.bias if norm.bias is not None else torch.zeros_like(norm.running_mean)
+    factor = gamma / torch.sqrt(norm.running_var + norm.eps)
+    return factor, beta - norm.running_mean * factor

@@ -1,0 +1,204 @@
+"""Facts of a network: its layers, which norms fold into which convolutions, how long tensors live.
+
+Read from `torch.export`'s graph, the same one that the exported file comes from, and from one forward pass
+with hooks, which tells whether a module is really called (some parents read a child's weights directly).
+"""
+
+from __future__ import annotations
+
+import warnings
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from autocompress.backend.coupling import Coupling, record_coupling
+from autocompress.core.layer import Activation, Layer, LayerTable
+from autocompress.errors import InputError
+
+_CONV = {"conv1d", "conv2d"}
+_REUSES_STORAGE = {
+    "relu", "relu_", "hardtanh", "hardtanh_", "batch_norm", "dropout", "dropout_", "flatten", "view", "reshape",
+    "silu", "silu_", "hardswish", "hardswish_", "add_", "sigmoid_", "mul_", "squeeze", "unsqueeze", "permute",
+    "transpose", "contiguous", "gelu",
+}
+"""Operators whose result a runtime keeps in its input's memory when nobody else needs that input."""
+
+
+def trace(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[LayerTable, Coupling]:
+    """The layer table of `model` (eval mode; input `(N, *input_shape)`) and its recorded coupling.
+
+    InputError when the network cannot be traced.
+    """
+    example = torch.zeros(2, *input_shape)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.export.export(model, (example,))
+        except Exception as error:  # torch.export raises many kinds
+            cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise InputError(f"the network must be traceable by torch.export, but: {cause}") from error
+    nodes = [n for n in program.graph.nodes if n.op == "call_function"]
+    owner = _owners(program)
+    calls: dict[str, list[fx.Node]] = {}
+    for node in nodes:
+        if _op(node) in _CONV | {"linear", "batch_norm"} and len(node.args) > 1:
+            name = owner.get(getattr(node.args[1], "name", ""))
+            if name is not None:
+                calls.setdefault(name, []).append(node)
+    shapes = _called(model, example)
+    folds = _folds(calls, owner)
+    layers = [_layer(name, module, calls.get(name, []), shapes, folds)
+              for name, module in _in_order(model, shapes) if _own_params(module)]
+    table = LayerTable(
+        input_shape=tuple(input_shape), outputs=_outputs(program), layers=tuple(layers),
+        activations=tuple(_lifetimes(nodes, owner)),
+    )
+    coupling = record_coupling(model, example, table)
+    return _with_groups(table, coupling), coupling
+
+
+def _with_groups(table: LayerTable, coupling: Coupling) -> LayerTable:
+    return LayerTable(input_shape=table.input_shape, outputs=table.outputs, layers=table.layers,
+                      groups=coupling.groups, activations=table.activations)
+
+
+def _op(node: fx.Node) -> str:
+    return str(getattr(node.target, "_opname", node.target))
+
+
+def _owners(program: torch.export.ExportedProgram) -> dict[str, str]:
+    """Placeholder of a `weight` parameter → name of the module that owns it."""
+    return {placeholder: name.removesuffix(".weight")
+            for placeholder, name in program.graph_signature.inputs_to_parameters.items() if name.endswith("weight")}
+
+
+def _outputs(program: torch.export.ExportedProgram) -> int:
+    (output,) = [n for n in program.graph.nodes if n.op == "output"]
+    results = output.args[0]
+    if len(results) != 1 or not hasattr(results[0], "meta") or not isinstance(results[0].meta.get("val"), Tensor):
+        raise InputError("the network must return one tensor of class scores (N, classes), "
+                         f"but it returns {len(results)} values")
+    return int(results[0].meta["val"].shape[-1])
+
+
+def _called(model: nn.Module, example: Tensor) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Input and output shape of each module with parameters of its own that is really called, in order."""
+    shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+    handles = []
+
+    def hook(name: str) -> Any:
+        def remember(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
+                shapes.setdefault(name, (tuple(inputs[0].shape[1:]), tuple(output.shape[1:])))
+        return remember
+
+    for name, module in model.named_modules():
+        if _own_params(module):
+            handles.append(module.register_forward_hook(hook(name)))
+    try:
+        with torch.no_grad():
+            model(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return shapes
+
+
+def _in_order(model: nn.Module, shapes: dict[str, Any]) -> list[tuple[str, nn.Module]]:
+    """Modules in the order of their first call; never-called ones last."""
+    modules = dict(model.named_modules())
+    return [(n, modules[n]) for n in shapes] + [(n, m) for n, m in modules.items() if n not in shapes]
+
+
+def _own_params(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters(recurse=False))
+
+
+def _folds(calls: dict[str, list[fx.Node]], owner: dict[str, str]) -> dict[str, str]:
+    """BatchNorm → the convolution or linear layer that alone feeds it and feeds it alone."""
+    weighted = {id(node_list[0]): name for name, node_list in calls.items()
+                if len(node_list) == 1 and _op(node_list[0]) != "batch_norm"}
+    folds = {}
+    for name, node_list in calls.items():
+        if len(node_list) == 1 and _op(node_list[0]) == "batch_norm":
+            source = node_list[0].args[0]
+            if id(source) in weighted and isinstance(source, fx.Node) and len(source.users) == 1:
+                folds[name] = weighted[id(source)]
+    return folds
+
+
+def _layer(name: str, module: nn.Module, nodes: list[fx.Node], shapes: dict[str, Any],
+           folds: dict[str, str]) -> Layer:
+    in_shape, out_shape = shapes.get(name, ((), ()))
+    common: dict[str, Any] = {
+        "name": name, "in_shape": in_shape, "out_shape": out_shape, "params": _own_params(module),
+        "locked": _locked(name, module, nodes, shapes),
+    }
+    if isinstance(module, nn.Conv1d | nn.Conv2d):
+        return Layer(kind="conv", in_channels=module.in_channels, out_channels=module.out_channels,
+                     groups=module.groups, kernel=tuple(module.kernel_size), stride=tuple(module.stride),
+                     bias=module.bias is not None, **common)
+    if isinstance(module, nn.Linear):
+        return Layer(kind="linear", in_channels=module.in_features, out_channels=module.out_features,
+                     bias=module.bias is not None, **common)
+    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        return Layer(kind="norm", in_channels=module.num_features, out_channels=module.num_features,
+                     folds_into=folds.get(name, ""), **common)
+    return Layer(kind="other", out_channels=common["params"], in_channels=1, **common)
+
+
+def _locked(name: str, module: nn.Module, nodes: list[fx.Node], shapes: dict[str, Any]) -> str:
+    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        return ""
+    if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
+        return f"no technique for {type(module).__name__}"
+    if name not in shapes:
+        return "its parent reads its weights directly, or it is never executed"
+    if len(nodes) > 1:
+        return "its weights are used more than once"
+    if not nodes:
+        return "the traced graph does not show its weights as one layer"
+    if not module.weight.is_floating_point():
+        return f"weights of type {module.weight.dtype}"
+    if isinstance(module, nn.Conv1d | nn.Conv2d) and module.padding_mode != "zeros":
+        return f"padding mode {module.padding_mode!r}"
+    if isinstance(module, nn.Conv1d | nn.Conv2d) and isinstance(module.padding, str):
+        return f"padding given as {module.padding!r}"
+    return ""
+
+
+def _lifetimes(nodes: list[fx.Node], owner: dict[str, str]) -> list[Activation]:
+    """When each intermediate tensor is made and last read; storage is shared as a runtime would."""
+    order = {node: step for step, node in enumerate(nodes)}
+    storage: dict[fx.Node, int] = {}
+    tensors: list[dict[str, Any]] = []
+    for node, step in order.items():
+        value = node.meta.get("val")
+        if not isinstance(value, Tensor):
+            continue
+        last = max((order[user] for user in node.users if user in order), default=step)
+        first_input = next((a for a in node.args if isinstance(a, fx.Node)), None)
+        if _op(node) in _REUSES_STORAGE and first_input in storage and (
+            max((order[u] for u in first_input.users if u in order), default=step) <= step
+        ):
+            storage[node] = storage[first_input]
+            tensor = tensors[storage[node]]
+            tensor["last"] = max(tensor["last"], last)
+            continue
+        storage[node] = len(tensors)
+        tensors.append({"elements": prod(value.shape[1:]), "first": step, "last": last,
+                        "sources": _sources(node, owner, storage, tensors)})
+    return [Activation(**tensor) for tensor in tensors]
+
+
+def _sources(node: fx.Node, owner: dict[str, str], storage: dict[fx.Node, int],
+             tensors: list[dict[str, Any]]) -> tuple[str, ...]:
+    if _op(node) in _CONV | {"linear"}:
+        name = owner.get(getattr(node.args[1], "name", ""))
+        return (name,) if name else ()
+    inputs = [n for n in node.all_input_nodes if n in storage]
+    if _op(node) != "cat":
+        inputs = inputs[:1]
+    return tuple(source for n in inputs for source in tensors[storage[n]]["sources"])

@@ -1,0 +1,1 @@
+"""Plain data: no torch, no optuna, nothing that runs a network."""

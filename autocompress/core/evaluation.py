@@ -1,0 +1,72 @@
+"""What was found out about a plan: metrics, and the candidate that carries them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from autocompress.core.plan import Plan, Receipt
+
+Metrics = dict[str, float]
+"""Values by name, the unit in the name: accuracy (0 to 1), size_bytes, latency_ms, macs, params,
+peak_memory_bytes."""
+
+Source = Literal["estimated", "measured"]
+Status = Literal["running", "complete", "infeasible", "failed", "pruned", "duplicate"]
+
+
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
+    """Metrics of a plan at one rung of the fidelity ladder.
+
+    `sources` marks each metric as estimated (from facts) or measured (the real thing was run).
+    `timings` are the seconds of each phase.
+    """
+
+    rung: int
+    metrics: Metrics
+    sources: dict[str, Source]
+    receipts: tuple[Receipt, ...] = ()
+    timings: dict[str, float] = {}
+
+    @property
+    def seconds(self) -> float:
+        """Wall clock of the whole evaluation."""
+        return sum(self.timings.values())
+
+
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """A trial: its plan and its evaluations at rising rungs."""
+
+    trial: int
+    status: Status
+    plan: Plan | None = None
+    evaluations: tuple[Evaluation, ...] = ()
+    reason: str = ""
+    """Why it failed, is infeasible or was not evaluated."""
+    origin: str = "sampler"
+    """Who proposed it: the sampler's name, or `uniform` for the baseline plans."""
+    duplicate_of: int | None = None
+
+    @property
+    def best(self) -> Evaluation | None:
+        """The evaluation at the highest rung reached."""
+        return self.evaluations[-1] if self.evaluations else None
+
+    @property
+    def metrics(self) -> Metrics:
+        """Metrics at the highest rung, or nothing."""
+        return self.best.metrics if self.best else {}
+
+    @property
+    def rung(self) -> int | None:
+        """The highest rung reached."""
+        return self.best.rung if self.best else None
+
+    def flat(self) -> dict[str, Any]:
+        """One row of a table."""
+        return {
+            "trial": self.trial, "status": self.status, "rung": self.rung, "origin": self.origin,
+            **self.metrics, "seconds": sum(e.seconds for e in self.evaluations),
+            "plan_fingerprint": self.plan.fingerprint if self.plan else None, "reason": self.reason,
+        }

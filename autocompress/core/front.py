@@ -1,0 +1,50 @@
+"""The Pareto front: what no other point beats in every objective."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from autocompress.core.budget import Budget
+from autocompress.core.evaluation import Candidate
+
+OBJECTIVES = {"accuracy": "maximize", "size_bytes": "minimize", "latency_ms": "minimize"}
+"""Objectives and their directions, in the order in which they are told to the optimiser."""
+
+
+def non_dominated(points: Sequence[Sequence[float]]) -> list[int]:
+    """Indices of the non-dominated rows, all columns minimised; of equal rows only the first stays.
+
+    A row with a value that is not finite is never on the front.
+    """
+    values = np.asarray(points, dtype=float)
+    if values.size == 0:
+        return []
+    kept = []
+    for i, row in enumerate(values):
+        if not np.isfinite(row).all():
+            continue
+        better = (values <= row).all(axis=1) & (values < row).any(axis=1)
+        equal_before = (values[:i] == row).all(axis=1)
+        if not better.any() and not equal_before.any():
+            kept.append(i)
+    return kept
+
+
+def minimised(metrics: dict[str, float]) -> list[float]:
+    """The objectives of one candidate with every sign turned to minimisation."""
+    return [-metrics[n] if d == "maximize" else metrics[n] for n, d in OBJECTIVES.items()]
+
+
+def front(candidates: Sequence[Candidate], budget: Budget, baseline_accuracy: float) -> list[Candidate]:
+    """Complete candidates inside the budget that no other such candidate dominates, by size."""
+    inside = [c for c in candidates if c.status == "complete" and budget.allows(c.metrics, baseline_accuracy)]
+    chosen = [inside[i] for i in non_dominated([minimised(c.metrics) for c in inside])]
+    return sorted(chosen, key=lambda c: (c.metrics["size_bytes"], c.trial))
+
+
+def best(candidates: Sequence[Candidate], budget: Budget, baseline_accuracy: float) -> Candidate | None:
+    """The most accurate member of the front; ties go to the smaller, then the faster."""
+    members = front(candidates, budget, baseline_accuracy)
+    return min(members, key=lambda c: (*minimised(c.metrics), c.trial), default=None)

@@ -1,0 +1,136 @@
+"""Facts about a network: the original's layers and coupling groups, and a compressed net's parts.
+
+A `Layer` is a module of the original that holds parameters. A `Group` is a set of channels that can
+only be cut together, because residual sums, depthwise convolutions or normalisation tie them. A `Part`
+is one executed layer of a compressed network: a layer has one part, or one for each of its factors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from math import prod
+from typing import Literal
+
+import msgspec
+
+Kind = Literal["conv", "linear", "norm", "other"]
+
+
+class Layer(msgspec.Struct, frozen=True, kw_only=True):
+    """One parameter-bearing module of the original. Shapes leave the batch out: `(C, H, W)`.
+
+    `kernel` is `()` for linear layers. `positions` is the number of output positions at which the
+    weight is applied (H·W of the output for a convolution), `in_positions` the same of the input.
+    """
+
+    name: str
+    kind: Kind
+    in_channels: int = 0
+    out_channels: int = 0
+    groups: int = 1
+    kernel: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    in_shape: tuple[int, ...] = ()
+    out_shape: tuple[int, ...] = ()
+    bias: bool = False
+    params: int = 0
+    folds_into: str = ""
+    """For a norm layer: the convolution whose weights absorb it in the exported file, or nothing."""
+    locked: str = ""
+    """Why no technique can touch this layer; empty when one can."""
+
+    @property
+    def positions(self) -> int:
+        """Output positions at which the weight is applied."""
+        return prod(self.out_shape[1:]) if self.kind == "conv" else prod(self.out_shape[:-1])
+
+    @property
+    def in_positions(self) -> int:
+        """Input positions: what a leading 1×1 factor is applied to."""
+        return prod(self.in_shape[1:]) if self.kind == "conv" else prod(self.in_shape[:-1])
+
+
+class Member(msgspec.Struct, frozen=True):
+    """How a layer hangs on a group: each channel removed takes `per_channel` of the layer's own."""
+
+    layer: str
+    side: Literal["in", "out"]
+    per_channel: int = 1
+
+
+class Group(msgspec.Struct, frozen=True, kw_only=True):
+    """Channels cut together. `name` is the layer that produces them.
+
+    `blocks` > 1: the channels form that many equal blocks (a grouped convolution) and the same number
+    must be kept in each.
+    """
+
+    name: str
+    channels: int
+    members: tuple[Member, ...]
+    blocks: int = 1
+
+
+class Activation(msgspec.Struct, frozen=True):
+    """An intermediate tensor: `elements` per sample, alive from step `first` to step `last`.
+
+    Its size scales with the output channels of the layers in `sources`.
+    """
+
+    elements: int
+    sources: tuple[str, ...]
+    first: int
+    last: int
+
+
+class LayerTable(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """Everything the search knows about the original network."""
+
+    input_shape: tuple[int, ...]
+    outputs: int
+    layers: tuple[Layer, ...]
+    groups: tuple[Group, ...] = ()
+    activations: tuple[Activation, ...] = ()
+    skeleton_bytes: int = 0
+    """Bytes of the exported file that hold no layer parameter: graph, names, constants."""
+
+    @cached_property
+    def by_name(self) -> dict[str, Layer]:
+        """Layers by name."""
+        return {layer.name: layer for layer in self.layers}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Content hash of the facts."""
+        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()[:16]
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """One executed layer of the compressed network: what estimators count and exporters write."""
+
+    name: str
+    layer: str
+    kind: Kind
+    in_channels: int
+    out_channels: int
+    groups: int = 1
+    kernel: tuple[int, ...] = ()
+    positions: int = 1
+    in_positions: int = 1
+    bias: bool = True
+    """Whether the exported file stores a bias (after folding the norm that follows)."""
+    weight_bits: int = 32
+    activation_bits: int = 32
+
+    @property
+    def weights(self) -> int:
+        """Elements of the weight tensor; for a norm layer, of its four vectors."""
+        if self.kind == "norm":
+            return 4 * self.out_channels
+        return self.out_channels * (self.in_channels // self.groups) * prod(self.kernel)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates for one sample; a norm layer counts none (it folds or is negligible)."""
+        return 0 if self.kind == "norm" else self.weights * self.positions

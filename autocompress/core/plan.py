@@ -1,0 +1,55 @@
+"""A plan is intent: the frozen set of steps of one candidate. A receipt is outcome."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from typing import Any
+
+import msgspec
+
+Scalar = int | float | str
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One decision: do `technique` at `site` (a name in the ORIGINAL network) with plain `args`."""
+
+    site: str
+    technique: str
+    args: dict[str, Scalar]
+
+
+class Plan(msgspec.Struct, frozen=True, dict=True):
+    """Steps in canonical order, at most one for each pair of technique and site.
+
+    Build with `Plan.of`, which sorts; two plans of the same steps have the same fingerprint.
+    """
+
+    steps: tuple[Step, ...] = ()
+
+    @classmethod
+    def of(cls, steps: list[Step] | tuple[Step, ...]) -> Plan:
+        """Sort into canonical order. ValueError when one site has two steps of one technique."""
+        ordered = tuple(sorted(steps, key=lambda step: (step.technique, step.site)))
+        keys = [(step.technique, step.site) for step in ordered]
+        if len(set(keys)) != len(keys):
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise ValueError(f"a site takes one step of a technique, but {twice[1]!r} has two of {twice[0]!r}")
+        return cls(ordered)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Content hash of the canonical JSON: the key of every cache."""
+        return hashlib.sha256(msgspec.json.encode(self.steps, order="sorted")).hexdigest()[:16]
+
+    def find(self, technique: str) -> dict[str, Step]:
+        """The steps of one technique by site."""
+        return {step.site: step for step in self.steps if step.technique == technique}
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """What applying one step resolved: kept channels, ranks, quantisation error, ranges."""
+
+    site: str
+    technique: str
+    facts: dict[str, Any]

@@ -1,0 +1,55 @@
+"""Canonical, versioned JSON of every plain-data type, and reading it back with precise errors.
+
+A document is `{"schema": "autocompress/plan", "version": 1, "data": …}`: keys sorted, so equal
+values have equal bytes. Reading names the place of a fault, `$.data.steps[3].args`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from autocompress.core.budget import Budget
+from autocompress.core.evaluation import Candidate, Evaluation
+from autocompress.core.layer import LayerTable
+from autocompress.core.plan import Plan
+from autocompress.errors import InputError
+
+VERSION = 1
+SCHEMAS: dict[type, str] = {
+    Plan: "autocompress/plan", Budget: "autocompress/budget", LayerTable: "autocompress/layers",
+    Evaluation: "autocompress/evaluation", Candidate: "autocompress/candidate",
+}
+T = TypeVar("T")
+
+
+class _Envelope(msgspec.Struct, forbid_unknown_fields=True):
+    schema: str
+    version: int
+    data: Any
+
+
+def encode(value: Any) -> str:
+    """Canonical JSON text of a plan, budget, layer table, evaluation or candidate."""
+    envelope = {"schema": SCHEMAS[type(value)], "version": VERSION, "data": value}
+    return msgspec.json.encode(envelope, order="sorted").decode()
+
+
+def decode(text: str | bytes, kind: type[T], origin: str = "document") -> T:
+    """Read a document of `kind`. InputError names `origin`, the path inside it and what was expected."""
+    try:
+        envelope = msgspec.json.decode(text, type=_Envelope)
+        if envelope.schema != SCHEMAS[kind]:
+            raise InputError(f"{origin} must hold {SCHEMAS[kind]!r}, but it holds {envelope.schema!r}")
+        if envelope.version > VERSION:
+            raise InputError(f"{origin} has version {envelope.version}, newer than {VERSION}: update autocompress")
+        value = msgspec.convert(envelope.data, kind, strict=True)
+    except msgspec.MsgspecError as error:
+        raise InputError(f"{origin} is not a valid {SCHEMAS[kind]} document: {error}") from None
+    if isinstance(value, Plan):
+        try:
+            return Plan.of(value.steps)  # type: ignore[return-value]
+        except ValueError as error:
+            raise InputError(f"{origin}: {error}") from None
+    return value

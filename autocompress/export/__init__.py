@@ -1,0 +1,1 @@
+"""From a compressed network to the file that ships, and running that file."""

@@ -1,0 +1,203 @@
+"""From a folded network to the bytes of `model.onnx`: integer weights, packed, with Q/DQ on activations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from autocompress.errors import TrialError
+from autocompress.export.activations import Range, calibrate, quantised_tensors
+from autocompress.export.graph import FloatGraph, Leaf, fill
+from autocompress.export.packing import ALIGN, pack, tables
+from autocompress.export.template import Template
+
+
+class IntegerWeight(Protocol):
+    """What the exporter needs of a quantised weight: int8 levels times a scale per output channel."""
+
+    @property
+    def bits(self) -> int:
+        """1 to 8."""
+
+    @property
+    def levels(self) -> Tensor:
+        """int8, of the weight's shape."""
+
+    @property
+    def scale(self) -> Tensor:
+        """float32 `(C,)`."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """The bytes of the file, and the range chosen for each quantised activation by the layer that reads or
+    writes it."""
+
+    data: bytes
+    ranges: dict[str, Range]
+
+
+def build(template: Template, model: nn.Module, weights: Mapping[str, IntegerWeight], half: set[str],
+          quantised_activations: set[str], calibration: np.ndarray, threads: int = 1) -> Built:
+    """Build the file of a folded network.
+
+    `weights`: integer weights by module name; `half`: modules stored as float16; `quantised_activations`:
+    modules with 8-bit activations, all of which must have integer weights of 8 bits or less.
+    `calibration`: normalised inputs `(N, …)`. TrialError when a planned module is not in the graph.
+    """
+    graph = fill(template, model)
+    missing = sorted((set(weights) | half) - set(graph.leaves))
+    if missing:
+        raise TrialError(f"the exported graph has no node for {missing[0]}")
+    tensors = quantised_tensors(graph, quantised_activations)
+    ranges = calibrate(graph, tensors, calibration, threads)
+    writer = _Writer(graph, quantised_activations, ranges)
+    writer.weights(weights, half)
+    writer.activations()
+    by_layer = {f"{name}:input": ranges[leaf.node.input[0]] for name, leaf in writer.read_before.items()}
+    return Built(writer.finish(), by_layer)
+
+
+class _Writer:
+    """Rewrites a float graph into the shipped one. Short names: at 50 kB names are a tenth of the file."""
+
+    def __init__(self, graph: FloatGraph, quantised: set[str], ranges: Mapping[str, Range]) -> None:
+        self._graph, self._quantised, self._ranges = graph, quantised, ranges
+        self._head: list[onnx.NodeProto] = []  # weight arithmetic: folded by the runtime when it loads
+        self._tensors = dict(graph.tensors)
+        self._names = 0
+        copies = {name: Leaf(leaf.name, _copy(leaf.node), leaf.weight, leaf.bias, leaf.axis)
+                  for name, leaf in graph.leaves.items() if name in quantised}
+        self.read_before = copies
+
+    def _name(self) -> str:
+        self._names += 1
+        return f"q{self._names}"
+
+    def _constant(self, value: np.ndarray) -> str:
+        name = self._name()
+        self._tensors[name] = value
+        return name
+
+    def _node(self, op: str, inputs: list[str], outputs: int = 1, **attributes: object) -> list[str]:
+        names = [self._name() for _ in range(outputs)]
+        self._head.append(helper.make_node(op, inputs, names, **attributes))
+        return names
+
+    def weights(self, weights: Mapping[str, IntegerWeight], half: set[str]) -> None:
+        """Replace every planned weight by its stored form and the nodes that restore it."""
+        for name in half:
+            leaf = self._graph.leaves[name]
+            stored = self._constant(self._tensors.pop(leaf.weight).astype(np.float16))
+            (leaf.node.input[1],) = self._node("Cast", [stored], to=TensorProto.FLOAT)
+        widths: dict[int, list[str]] = {}
+        for name, weight in weights.items():
+            widths.setdefault(weight.bits, []).append(name)
+        for bits, names in sorted(widths.items()):
+            restored = self._restore(bits, {name: self._levels(name, weights[name]) for name in names})
+            for name in names:
+                self._dequantise(self._graph.leaves[name], restored[name], weights[name])
+
+    def _levels(self, name: str, weight: IntegerWeight) -> np.ndarray:
+        levels: np.ndarray = weight.levels.numpy()
+        return np.ascontiguousarray(levels.T) if self._graph.leaves[name].axis == 1 else levels
+
+    def _restore(self, bits: int, levels: Mapping[str, np.ndarray]) -> dict[str, str]:
+        """Names of INT8 tensors; below 8 bits all layers of one width share one packed stream."""
+        if bits == 8:
+            return {name: self._constant(value) for name, value in levels.items()}
+        stream = np.concatenate([value.reshape(-1) for value in levels.values()])
+        padding = -len(stream) % ALIGN
+        stream = np.pad(stream, (0, padding), constant_values=1)
+        planes = []
+        flat = self._constant(np.array([-1], np.int64))
+        for plane, table in zip(pack(stream, bits), tables(bits), strict=True):
+            (index,) = self._node("Cast", [self._constant(plane)], to=TensorProto.INT32)
+            (codes,) = self._node("Gather", [self._constant(table), index])
+            planes += self._node("Reshape", [codes, flat])
+        whole = planes[0] if len(planes) == 1 else self._sum(planes)
+        sizes = [value.size for value in levels.values()] + ([padding] if padding else [])
+        pieces = self._node("Split", [whole, self._constant(np.array(sizes, np.int64))], len(sizes))
+        shaped = {}
+        for (name, value), piece in zip(levels.items(), pieces, strict=False):
+            (shaped[name],) = self._node("Reshape", [piece, self._constant(np.array(value.shape, np.int64))])
+        return shaped
+
+    def _sum(self, planes: list[str]) -> str:
+        """Add INT8 planes by way of INT32, the only integer type every runtime adds."""
+        wide = [self._node("Cast", [plane], to=TensorProto.INT32)[0] for plane in planes]
+        total = wide[0]
+        for plane in wide[1:]:
+            (total,) = self._node("Add", [total, plane])
+        return self._node("Cast", [total], to=TensorProto.INT8)[0]
+
+    def _dequantise(self, leaf: Leaf, restored: str, weight: IntegerWeight) -> None:
+        shape = self._tensors.pop(leaf.weight).shape
+        scale: np.ndarray = weight.scale.numpy().astype(np.float32)
+        if leaf.name in self._quantised:
+            scale = self._safe(leaf, scale)
+            (leaf.node.input[1],) = self._node("DequantizeLinear", [restored, self._constant(scale)], axis=leaf.axis)
+        else:
+            # A plain product is folded into float weights at load; a DequantizeLinear would run every time.
+            along = [-1 if axis == leaf.axis else 1 for axis in range(len(shape))]
+            (wide,) = self._node("Cast", [restored], to=TensorProto.FLOAT)
+            (leaf.node.input[1],) = self._node("Mul", [wide, self._constant(scale.reshape(along))])
+
+    def _safe(self, leaf: Leaf, scale: np.ndarray) -> np.ndarray:
+        """Keep the runtime's int32 bias, bias / (input scale * weight scale), inside its type."""
+        source = self._ranges[leaf.node.input[0]].scale
+        bias = np.abs(self._tensors[leaf.bias]) if leaf.bias in self._tensors else np.zeros_like(scale)
+        floor = np.maximum(bias / (source * 2.0**30), 1e-12)
+        return np.maximum(scale, floor.astype(np.float32))
+
+    def activations(self) -> None:
+        """Insert Q/DQ behind the producer of every chosen tensor and let its readers take the DQ's result."""
+        float_leaves = {id(leaf.node) for name, leaf in self._graph.leaves.items() if name not in self._quantised}
+        pairs: dict[str, list[onnx.NodeProto]] = {}
+        renamed = {}
+        for tensor, chosen in self._ranges.items():
+            scale = self._constant(np.array(chosen.scale, np.float32))
+            zero = self._constant(np.array(chosen.zero_point, np.uint8))
+            code, real = self._name(), self._name()
+            pairs[tensor] = [helper.make_node("QuantizeLinear", [tensor, scale, zero], [code]),
+                             helper.make_node("DequantizeLinear", [code, scale, zero], [real])]
+            renamed[tensor] = real
+        nodes = [pair for value in self._graph.source.graph.input for pair in pairs.get(value.name, [])]
+        for node in self._graph.nodes:
+            if id(node) not in float_leaves:
+                node.input[:] = [renamed.get(name, name) for name in node.input]
+            nodes.append(node)
+            nodes += [pair for name in node.output for pair in pairs.get(name, [])]
+        self._graph.nodes = nodes
+
+    def finish(self) -> bytes:
+        """The serialised model, checked."""
+        graph = FloatGraph(self._graph.source, [*self._head, *self._graph.nodes], self._tensors)
+        model = graph.to_model()
+        onnx.checker.check_model(model)
+        data: bytes = model.SerializeToString()
+        return data
+
+
+def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
+    copied = onnx.NodeProto()
+    copied.CopyFrom(node)
+    return copied
+
+
+def float_bytes(template: Template, model: nn.Module) -> bytes:
+    """The folded network as a plain float32 file: the baseline that everything is compared with."""
+    data: bytes = fill(template, model).to_model().SerializeToString()
+    return data
+
+
+def initializer_sizes(data: bytes) -> dict[str, int]:
+    """Payload bytes of each initialiser of a file."""
+    model = onnx.load_model_from_string(data)
+    return {i.name: numpy_helper.to_array(i).nbytes for i in model.graph.initializer}

@@ -1,0 +1,170 @@
+"""The ONNX skeleton of a network: exported once, filled with the tensors of any candidate.
+
+`torch.onnx.export` takes seconds; filling a skeleton takes milliseconds. The skeleton is exported from a
+copy whose tensors hold distinct random values, because the exporter merges equal and drops zero
+initialisers, and because a tensor is then recognised in the graph by its values alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from autocompress.errors import InputError
+
+OPSET = 20
+INPUT, OUTPUT = "input", "output"
+_WEIGHTED = ("Conv", "Gemm", "MatMul")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a tensor of the state dict sits in the graph; `transposed` when its last two axes are swapped."""
+
+    key: str
+    transposed: bool = False
+
+
+@dataclass(frozen=True)
+class Template:
+    """`model` is the graph without the tensors in `slots` (initialiser name → place in the state dict).
+
+    `anchors` maps the index of a Conv, Gemm or MatMul node to the name of the layer it executes.
+    """
+
+    model: onnx.ModelProto
+    slots: dict[str, Slot]
+    anchors: dict[int, str]
+
+    @property
+    def skeleton_bytes(self) -> int:
+        """Bytes of the graph without any tensor of the state dict."""
+        return len(self.model.SerializeToString())
+
+
+def export_template(model: nn.Module, input_shape: tuple[int, ...]) -> Template:
+    """Export the structure of `model` (eval mode, norms folded; input `(N, *input_shape)`, N free).
+
+    InputError when the network cannot be traced (with the exporter's first line) or has several outputs.
+    """
+    proto = _export(_randomised(model), input_shape)
+    values = {key: value.detach().numpy() for key, value in _randomised(model).state_dict().items()
+              if value.is_floating_point()}
+    slots = {}
+    for initializer in proto.graph.initializer:
+        slot = _recognise(numpy_helper.to_array(initializer), initializer.name, values)
+        if slot is not None:
+            slots[initializer.name] = slot
+    for initializer in [i for i in proto.graph.initializer if i.name in slots]:
+        proto.graph.initializer.remove(initializer)
+    slots, renamed = _shorten(proto, slots)
+    anchors = {}
+    for index, node in enumerate(proto.graph.node):
+        if node.op_type in _WEIGHTED and len(node.input) > 1 and node.input[1] in slots:
+            key = slots[node.input[1]].key
+            if key.endswith(".weight"):
+                anchors[index] = key.removesuffix(".weight")
+    return Template(proto, slots, anchors)
+
+
+def _randomised(model: nn.Module) -> nn.Module:
+    """A copy with distinct, positive, moderate values: BatchNorm variances stay legal."""
+    generator = torch.Generator().manual_seed(1)
+    model = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        for tensor in model.state_dict(keep_vars=True).values():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.5 + 0.25)
+    return model
+
+
+def _export(model: nn.Module, input_shape: tuple[int, ...]) -> onnx.ModelProto:
+    example = torch.zeros(2, *input_shape)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+            exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False,
+                                         input_names=[INPUT], output_names=[OUTPUT])
+        except Exception as error:  # the exporter raises many kinds; the user needs its first line
+            cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise InputError(f"the network must be traceable by torch.export, but: {cause}; "
+                             "remove data-dependent control flow or fixed batch sizes from forward()") from error
+    assert exported is not None
+    proto: onnx.ModelProto = exported.model_proto
+    _free_flattens(proto)
+    if len(proto.graph.output) != 1 or len(proto.graph.input) != 1:
+        raise InputError(f"the network must have one input and one output tensor, but the exported graph has "
+                         f"{len(proto.graph.input)} and {len(proto.graph.output)}")
+    return proto
+
+
+def _free_flattens(proto: onnx.ModelProto) -> None:
+    """Let a flatten infer its width: the exporter writes the original's channel count into the graph."""
+    batch = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    shapes = {v.name: v.type.tensor_type.shape.dim for v in (*proto.graph.value_info, *proto.graph.output)}
+    constants = {i.name: i for i in proto.graph.initializer}
+    for node in proto.graph.node:
+        dims = shapes.get(node.output[0], ())
+        if (node.op_type == "Reshape" and node.input[1] in constants and len(dims) == 2
+                and dims[0].dim_param == batch and dims[1].dim_value):
+            node.op_type = "Flatten"  # axis 1 by default: rows stay samples, whatever the width
+            del node.input[1:]
+            del node.attribute[:]
+    used = {name for node in proto.graph.node for name in node.input}
+    for unused in [i for i in proto.graph.initializer if i.name not in used]:
+        proto.graph.initializer.remove(unused)
+
+
+def _recognise(value: np.ndarray, name: str, values: dict[str, np.ndarray]) -> Slot | None:
+    if value.dtype != np.float32 or value.size == 0:
+        return None
+    for key in (name, *values):
+        known = values.get(key)
+        if known is not None and known.shape == value.shape and np.array_equal(known, value):
+            return Slot(key)
+    for key, known in values.items():
+        if known.ndim == 2 and known.T.shape == value.shape and np.array_equal(known.T, value):
+            return Slot(key, transposed=True)
+    return None
+
+
+def _shorten(proto: onnx.ModelProto, slots: dict[str, Slot]) -> tuple[dict[str, Slot], dict[str, str]]:
+    """Short names for every tensor, no names for nodes, no metadata: a tenth of a small file is names."""
+    names: dict[str, str] = {INPUT: INPUT, OUTPUT: OUTPUT, "": ""}
+
+    def short(name: str) -> str:
+        return names.setdefault(name, f"{'p' if name in slots else 't'}{len(names) - 3}")
+
+    graph = proto.graph
+    for initializer in graph.initializer:
+        initializer.name = short(initializer.name)
+    for node in graph.node:
+        node.input[:] = [short(name) for name in node.input]
+        node.output[:] = [short(name) for name in node.output]
+        node.name = ""
+        node.doc_string = ""
+        del node.metadata_props[:]
+    for value in (*graph.input, *graph.output):
+        del value.metadata_props[:]
+    del graph.value_info[:]
+    del graph.metadata_props[:]
+    del proto.metadata_props[:]
+    del proto.functions[:]
+    graph.name = "g"
+    graph.doc_string = ""
+    proto.producer_name, proto.producer_version = "autocompress", ""
+    return {names[name]: slot for name, slot in slots.items() if name in names}, names
+
+
+def state_arrays(model: nn.Module) -> dict[str, np.ndarray]:
+    """The float tensors of a network as numpy arrays, by state-dict key."""
+    state: dict[str, Tensor] = model.state_dict()
+    return {key: value.detach().cpu().numpy() for key, value in state.items() if value.is_floating_point()}

@@ -1,0 +1,234 @@
+"""A device with its runtime, as plain data read from a TOML file in which every number names its source.
+
+In the file a number is written `{ value = …, source = "…" }`: a figure nobody can trace is a guess, so
+one without a source is refused. Sizes, times and rates may be text with a unit (`"2MiB"`, `"0.07ms"`,
+`"525M"`); a bare number is in the unit that the field's name gives.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tomllib
+from functools import cached_property
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import msgspec
+
+from autocompress.errors import InputError
+from autocompress.hardware.fields import NUMBERS, meant, number, parse_rate, refuse_unknown, table
+
+SCHEMA_VERSION = 1
+MAX_FILE_BYTES = 1_000_000
+
+ActivationType = Literal["int8", "fp16", "float"]
+
+
+class KindRates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Multiply-accumulates per second that the runtime sustains, by kind of layer.
+
+    `pointwise` is a 1×1 convolution; None means it runs at the rate of `conv`.
+    """
+
+    conv: float
+    depthwise: float
+    linear: float
+    pointwise: float | None = None
+
+    @property
+    def slowest(self) -> float:
+        """The lowest of the rates: what a layer of unknown kind is assumed to run at."""
+        return min(self.conv, self.depthwise, self.linear, self.pointwise or self.conv)
+
+
+class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
+    """Legal choices on one device and the figures its estimates rest on.
+
+    `latency` tells whether the latency of an exported file is measured on this machine or estimated.
+    `channel_multiple` maps each of `weight_bits` to the step in which channel counts come.
+    `flash_bytes` and `ram_bytes` are None where they bound nothing. `rates` are by activation type.
+    `layer_overhead_ms` is paid once for each executed layer, `inference_overhead_ms` once for each run.
+    `sources` says where each number comes from, by field (`rates.int8.conv`).
+    """
+
+    schema_version: int
+    id: str
+    name: str
+    description: str
+    runtime: str
+    latency: Literal["measured", "estimated"]
+    weight_bits: tuple[int, ...]
+    activation_bits: tuple[int, ...]
+    channel_multiple: dict[int, int]
+    rank_multiple: int
+    rates: dict[ActivationType, KindRates]
+    bandwidth_bytes_per_s: float
+    layer_overhead_ms: float
+    inference_overhead_ms: float
+    flash_bytes: int | None = None
+    ram_bytes: int | None = None
+    sources: dict[str, str] = {}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Content hash of what can change a result; wording and sources are left out."""
+        facts = {
+            field: getattr(self, field)
+            for field in self.__struct_fields__
+            if field not in ("name", "description", "sources")
+        }
+        plain = msgspec.to_builtins(facts, str_keys=True)
+        return hashlib.sha256(msgspec.json.encode(plain, order="sorted")).hexdigest()[:16]
+
+    def check_bits(self, weight_bits: int, activation_bits: int, site: str) -> None:
+        """InputError unless the device can run both widths; `site` names the layer in the message."""
+        for word, legal, bits in (
+            ("bits", self.weight_bits, weight_bits),
+            ("activation_bits", self.activation_bits, activation_bits),
+        ):
+            if bits not in legal:
+                choices = ", ".join(map(str, legal))
+                raise InputError(f"`{word}` must be one of ({choices}) on {self.id}, but got {bits} at {site}")
+
+    def legal_channels(self, count: int, keep: int, bits: int) -> int:
+        """The legal number of channels nearest to `keep` of a layer that has `count`; ties go up.
+
+        Legal are the multiples that the device likes at this weight width, and `count` itself: to leave
+        a layer alone is always allowed. A layer with fewer channels than one multiple gets the multiple
+        halved until it fits. ValueError when `count` is below one.
+        """
+        if count < 1:
+            raise ValueError(f"a layer has at least one channel, but count is {count}")
+        multiple = self.channel_multiple[bits]
+        while multiple > count:
+            multiple //= 2
+        below = max(multiple, min(keep, count) // multiple * multiple)
+        above = min(below + multiple, count)
+        return above if above - keep <= keep - below else below
+
+    def rates_for(self, weight_bits: int, activation_bits: int) -> KindRates:
+        """The rates at which a layer of these widths runs.
+
+        Integer arithmetic needs integer weights and 8-bit activations; half precision needs both within
+        16 bits. Anything else is computed in float32. A device without a type falls back to the next
+        wider one, and a device without float arithmetic to its widest.
+        """
+        order: tuple[ActivationType, ...] = ("fp16", "float", "int8")
+        if activation_bits == 8 and weight_bits <= 8:
+            order = ("int8", "fp16", "float")
+        elif activation_bits > 16 or weight_bits > 16:
+            order = ("float", "fp16", "int8")
+        return next(self.rates[kind] for kind in order if kind in self.rates)
+
+
+def list_profiles() -> list[str]:
+    """Names of the profiles that ship with the package, sorted."""
+    return sorted(entry.name.removesuffix(".toml") for entry in _shipped().iterdir() if entry.name.endswith(".toml"))
+
+
+def profile_text(name: str) -> str:
+    """The TOML text of a shipped profile: a template for one's own. InputError for an unknown name."""
+    known = list_profiles()
+    if name not in known:
+        raise InputError(
+            f"a profile must be one of {', '.join(known)}, or a path to a .toml file, "
+            f"but got {name!r}{meant(name, known)}"
+        )
+    return (_shipped() / f"{name}.toml").read_text(encoding="utf-8")
+
+
+def load_profile(name_or_path: str) -> HardwareProfile:
+    """A shipped profile by name, or the user's own by a path that ends in `.toml`. InputError when it is bad."""
+    if name_or_path.endswith(".toml"):
+        return validate_profile(name_or_path)
+    return parse_profile(profile_text(name_or_path), origin=f"{name_or_path}.toml")
+
+
+def validate_profile(path: str | Path) -> HardwareProfile:
+    """Read and check a profile file. InputError names the file, the field and what must hold."""
+    place = Path(path)
+    try:
+        if not place.is_file():
+            raise InputError(f"a profile must be an existing .toml file, but {str(path)!r} is not")
+        with place.open("rb") as stream:
+            content = stream.read(MAX_FILE_BYTES + 1)
+        if len(content) > MAX_FILE_BYTES:
+            raise InputError(f"{path}: a profile must be at most {MAX_FILE_BYTES} bytes, but this file is larger")
+        text = content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: a profile must be UTF-8 text, but this file is not") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"a profile must be a readable .toml file, but {str(path)!r} is not: {error}") from None
+    return parse_profile(text, origin=str(path))
+
+
+def parse_profile(text: str, origin: str) -> HardwareProfile:
+    """Check TOML text and make the profile; `origin` begins each message. InputError when it is bad."""
+    try:
+        return _build(tomllib.loads(text))
+    except InputError as error:
+        raise InputError(f"{origin}: {error}") from None
+    except (ValueError, RecursionError) as error:  # ValueError: syntax, or an integer of too many digits
+        raise InputError(f"{origin}: a profile must be valid TOML, but {error}") from None
+
+
+def _shipped() -> Traversable:
+    return files("autocompress.hardware") / "profiles"
+
+
+def _build(document: dict[str, Any]) -> HardwareProfile:
+    version = document.get("schema_version")
+    if type(version) is int and version > SCHEMA_VERSION:  # before the keys: a newer schema has others
+        raise InputError(f"`schema_version` must be at most {SCHEMA_VERSION}, but got {version}: update autocompress")
+    known = [field for field in msgspec.structs.fields(HardwareProfile) if field.name != "sources"]
+    refuse_unknown(document, [field.name for field in known], "")
+    for field in known:
+        if field.required and field.name not in document:
+            raise InputError(f"`{field.name}` must be given, but it is missing")
+    plain, sources = dict(document), dict[str, str]()
+    for name, parse in NUMBERS.items():
+        if name in document:
+            plain[name] = number(document[name], parse, name, sources)
+    if isinstance(plain["channel_multiple"], int):
+        plain["channel_multiple"] = dict.fromkeys(plain["weight_bits"], plain["channel_multiple"])
+    plain["rates"] = _rates(document["rates"], sources)
+    try:
+        profile = msgspec.convert({**plain, "sources": sources}, HardwareProfile)
+    except msgspec.ValidationError as error:
+        raise InputError(str(error)) from None
+    _check_together(profile)
+    return profile
+
+
+def _rates(tables: Any, sources: dict[str, str]) -> dict[str, KindRates]:
+    refuse_unknown(table(tables, "rates"), get_args(ActivationType), "rates.")
+    rates = {}
+    for kind, entries in tables.items():
+        where = f"rates.{kind}"
+        refuse_unknown(table(entries, where), KindRates.__struct_fields__, f"{where}.")
+        for field in msgspec.structs.fields(KindRates):
+            if field.required and field.name not in entries:
+                raise InputError(f"`{where}.{field.name}` must be given, but it is missing")
+        figures = {layer: number(entry, parse_rate, f"{where}.{layer}", sources) for layer, entry in entries.items()}
+        rates[kind] = KindRates(**figures)
+    return rates
+
+
+def _check_together(profile: HardwareProfile) -> None:
+    if profile.schema_version != SCHEMA_VERSION:
+        raise InputError(f"`schema_version` must be {SCHEMA_VERSION}, but got {profile.schema_version}")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", profile.id):
+        raise InputError(f"`id` must be 1 to 64 of a-z, 0-9, _ and -, but got {profile.id!r}")
+    if set(profile.channel_multiple) != set(profile.weight_bits):
+        raise InputError(
+            f"`channel_multiple` must have a key for each of `weight_bits` {list(profile.weight_bits)} and no other, "
+            f"but has {list(profile.channel_multiple)}"
+        )
+    for bits, kind in ((8, "int8"), (32, "float")):
+        if bits in profile.activation_bits and kind not in profile.rates:
+            raise InputError(f"`rates.{kind}` must be given for {bits}-bit activations, but it is missing")
+    if not profile.rates:
+        raise InputError("`rates` must have at least one table, but it is empty")

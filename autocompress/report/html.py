@@ -1,0 +1,100 @@
+"""One page that shows a whole study, needs no network and runs nothing the study wrote."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+
+from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
+
+from autocompress.report.files import write_atomic
+from autocompress.report.page import POLICY, SCRIPT, STYLE
+from autocompress.report.plots import AXES, pareto_figure, plan_figure, progress_figure, timings_figure
+from autocompress.report.sections import (
+    cards, facts, front_table, key, plan_table, untouched_table, verdict,
+)
+from autocompress.report.tables import trials_frame, write_csv, write_json
+from autocompress.report.view import StudyView
+
+
+def write_report(view: StudyView, folder: Path) -> Path:
+    """Write `pareto.html`, `trials.csv` and `trials.json` into `folder`, each whole or not at all.
+
+    Returns the path of the page. EnvironmentFault when the folder cannot be written.
+    """
+    frame = trials_frame(view)
+    write_csv(frame, folder / "trials.csv")
+    write_json(frame, folder / "trials.json")
+    return write_atomic(folder / "pareto.html", _page(view))
+
+
+def _page(view: StudyView) -> str:
+    figures = {f"pareto-{x}": pareto_figure(view, x) for x in AXES}
+    figures |= {"plan": plan_figure(view), "progress": progress_figure(view), "timings": timings_figure(view)}
+    heights = {name: int(figure.layout.height) for name, figure in figures.items()}
+    data = "{" + ",".join(f'"{name}":{figure.to_json()}' for name, figure in figures.items()) + "}"
+
+    def plot(name: str, label: str, attributes: str = "") -> str:
+        return (f'<div id="{name}" role="img" aria-label="{label}" style="height:{heights[name]}px"'
+                f"{attributes}></div>")
+
+    def pareto(x: str, label: str) -> str:
+        return plot(f"pareto-{x}", label, ' data-key="page"')
+
+    best = f"trial {view.best}" if view.best is not None else "no trial inside the budget"
+    title = html.escape(view.name)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="referrer" content="no-referrer">
+<link rel="icon" href="data:,">
+<title>{title} · autocompress</title>
+<style>{STYLE}</style>
+</head>
+<body data-trials="{len(view.candidates)}">
+<header><div>
+<h1>{title}</h1>
+<p class="lead">{html.escape(view.budget.describe())}</p>
+{facts(view)}
+{cards(view)}
+{verdict(view)}
+</div></header>
+<main>
+{_section("Accuracy against size", "Every trial is drawn; hover a point for its metrics and plan. Click a status "
+          "to hide or show it in all three figures.", key(view) + pareto("size_bytes", "Accuracy against size"), True)}
+{_section("Accuracy against latency", "", pareto("latency_ms", "Accuracy against latency"))}
+{_section("Accuracy against MACs", "", pareto("macs", "Accuracy against multiply-accumulates"))}
+{_section("The front", "No other trial inside the budget is at once as accurate, as small and as fast.",
+          front_table(view), True)}
+{_section("The best plan", f"From input to output, {best}.", plot("plan", "The best plan, layer by layer"), True)}
+{_section("The best plan, layer by layer", "Bytes are packed weights and biases; scales and the graph come on top.",
+          plan_table(view), True)}
+{_section("Progress", "", plot("progress", "Best accuracy so far"))}
+{_section("Where the time went", "", plot("timings", "Seconds by phase"))}
+{_section("Layers no technique touches", "", untouched_table(view), True)}
+</main>
+<footer>Every trial as data: <a href="trials.csv">trials.csv</a>, <a href="trials.json">trials.json</a>.
+Made by autocompress; this page works offline.</footer>
+<script type="application/json" id="figures">{_inert(data)}</script>
+<script>{get_plotlyjs()}</script>
+<script>{SCRIPT}</script>
+</body>
+</html>
+"""
+
+
+def _section(title: str, hint: str, body: str, wide: bool = False) -> str:
+    note = f'<p class="hint">{hint}</p>' if hint else ""
+    return f'<section{_class("wide" if wide else "")}><h2>{title}</h2>{note}{body}</section>'
+
+
+def _class(name: str) -> str:
+    return f' class="{name}"' if name else ""
+
+
+def _inert(json_text: str) -> str:
+    """JSON that cannot end its script element: the same value, no character that HTML reads."""
+    return json_text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

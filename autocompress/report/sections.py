@@ -1,0 +1,189 @@
+"""The page's pieces that are plain markup. Every text that comes from a study passes `html.escape`."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import pandas as pd
+
+from autocompress.core.evaluation import Metrics
+from autocompress.report.style import FAILED, NO_RUNG, RUNG_COLOURS, rung_colour
+from autocompress.report.tables import front_frame, plan_rows
+from autocompress.report.text import (
+    STATUSES, TITLES, describe_plan, factor, finite, format_factor, format_metric, format_rung, nearest_miss,
+)
+from autocompress.report.view import StudyView
+
+_SHAPES = {
+    "complete": '<circle cx="6" cy="6" r="4.5" fill="{c}"/>',
+    "infeasible": '<circle cx="6" cy="6" r="4" fill="none" stroke="{c}" stroke-width="1.8"/>',
+    "pruned": '<path d="M1 2h10L6 11z" fill="{c}"/>',
+    "duplicate": '<path d="M6 1l5 5-5 5-5-5z" fill="none" stroke="{c}" stroke-width="1.6"/>',
+    "failed": '<path d="M2 2l8 8M10 2l-8 8" stroke="{c}" stroke-width="1.8"/>',
+    "running": '<path d="M2 1h8L2 11h8z" fill="{c}"/>',
+}
+_LESS = {"size_bytes": ("smaller", "larger"), "latency_ms": ("faster", "slower"), "macs": ("fewer", "more")}
+
+
+def facts(view: StudyView) -> str:
+    """What was searched, in one line; a space of several lines folds away."""
+    counts = pd.Series([STATUSES[c.status] for c in view.candidates], dtype="object").value_counts()
+    tally = ", ".join(f"{count} {status}" for status, count in counts.items())
+    items = {"profile": view.profile, "seed": str(view.seed), "trials": f"{len(view.candidates)} ({tally})"}
+    folded = ""
+    if "\n" in view.space.strip():
+        folded = f"<details><summary>search space</summary><pre>{escape(view.space)}</pre></details>"
+    else:
+        items["space"] = view.space
+    return _list(items) + folded
+
+
+def cards(view: StudyView) -> str:
+    """The headline: original → best, from the exported file where it was measured, else from the trial."""
+    best = view.trial(view.best)
+    trial = view.metrics_of(best) if best else {}
+    tiles = []
+    for metric in ("accuracy", "size_bytes", "latency_ms", "macs"):
+        before, after, source = finite(view.baseline, metric), finite(trial, metric), view.source(metric, best)
+        if view.artifact and view.artifact.get(metric) is not None:
+            after, source = float(view.artifact[metric]), "measured"
+            before = float(view.artifact.get(f"baseline_{metric}") or before or 0) or None
+        tiles.append(_card(metric, before, after, source if after is not None or best is None else ""))
+    return f'<div class="cards">{"".join(tiles)}</div>'
+
+
+def verdict(view: StudyView) -> str:
+    """Whether there is a best trial, and whether its file was verified."""
+    if view.best is None:
+        rows = [(c.trial, c.metrics) for c in view.candidates if c.metrics and c.status != "failed"]
+        nearest = nearest_miss(view.budget, rows, view.baseline.get("accuracy"))
+        return f'<p class="verdict bad">No trial is inside the budget. {escape(nearest)}</p>'
+    text = f"Best inside the budget: trial {view.best}"
+    if view.artifact is None:
+        return f'<p class="verdict">{text}, not exported yet.</p>'
+    path = escape(str(view.artifact.get("path", "")))
+    if view.artifact.get("verified"):
+        return f'<p class="verdict">{text}, exported to <code>{path}</code> and verified in its runtime.</p>'
+    return f'<p class="verdict bad">{text}, exported to <code>{path}</code>, but <b>not verified</b>.</p>'
+
+
+def key(view: StudyView) -> str:
+    """The key of the three Pareto figures: a button for each status, a colour for each rung."""
+    present = {c.status for c in view.candidates}
+    buttons = [
+        f'<button type="button" aria-pressed="true" data-trace="{label}"><svg width="12" height="12">'
+        f'{_SHAPES[status].format(c=FAILED if status == "failed" else _swatch(status))}</svg>{label}</button>'
+        for status, label in STATUSES.items() if status in present]
+    rungs = [f'<span><i style="background:{rung_colour(rung)}"></i>{escape(format_rung(rung))}</span>'
+             for rung in sorted({c.rung for c in view.candidates if c.rung is not None})]
+    return f'<div class="key">{"".join(buttons)}{"".join(rungs)}</div>'
+
+
+def front_table(view: StudyView) -> str:
+    """The front by its own order, the best marked."""
+    if not view.front:
+        return '<p class="hint">The front is empty: no complete trial is inside the budget.</p>'
+    rows = []
+    for row in front_frame(view).to_dict("records"):
+        candidate = view.trial(row["trial"])
+        change = row["accuracy_change"]
+        cells = [
+            (f"{row['trial']}{' · best' if row['is_best'] else ''}", "n"),
+            (format_metric("accuracy", _number(row["accuracy"])), "n"),
+            ("" if pd.isna(change) else f"{100 * change:+.2f}", "n"),
+            (format_metric("size_bytes", _number(row["size_bytes"])), "n"), (_times(row["size_factor"]), "n"),
+            (format_metric("latency_ms", _number(row["latency_ms"])), "n"), (_times(row["latency_factor"]), "n"),
+            (format_metric("macs", _number(row["macs"])), "n"),
+            (format_rung(candidate.rung if candidate else None), ""), (str(row["origin"]), ""),
+            (describe_plan(view.layers, candidate.plan if candidate else None), "say"),
+        ]
+        rows.append((cells, "best" if row["is_best"] else ""))
+    heads = ["Trial", "Accuracy", "Δ points", "Size", "", "Latency", "", "MACs", "Scored", "From", "Plan"]
+    return _table(heads, rows, numeric=8)
+
+
+def plan_table(view: StudyView) -> str:
+    """One row a layer of the original; norms that fold away are left to their convolution."""
+    best = view.trial(view.best)
+    if best is None or best.plan is None:
+        return '<p class="hint">There is no best plan to show.</p>'
+    lines = []
+    for row in plan_rows(view.layers, best.plan, view.parts):
+        if row["kind"] == "norm" and row["note"].startswith("folds"):
+            continue
+        cut = f"{row['removed']:.0%}" if row["removed"] else "–"
+        float_layer = row["weight_bits"] >= 32
+        share = row["bytes"] / row["bytes_before"] if row["bytes"] is not None and row["bytes_before"] else None
+        bar = "" if share is None else f'<span class="bar"><i style="width:{min(100, 100 * share):.1f}%"></i></span>'
+        cells = [
+            (escape(row["layer"]), "name"), (escape(row["kind"]), ""),
+            (_channels(row["in_before"], row["in_after"]), "n"), (_channels(row["out_before"], row["out_after"]), "n"),
+            (cut, "n"), ("float 32" if float_layer else f"{row['weight_bits']} bit", "n"),
+            ("float 32" if row["activation_bits"] >= 32 else f"{row['activation_bits']} bit", "n"),
+            (escape(f"{row['method']} {row['rank']}".strip() or "–"), ""),
+            (format_metric("size_bytes", row["bytes_before"]), "n"),
+            (format_metric("size_bytes", row["bytes"]) + bar, "n"), (escape(row["note"]), ""),
+        ]
+        lines.append(_row(cells, "same" if row["note"] else ""))
+    heads = ["Layer", "Kind", "In", "Out", "Cut", "Weights", "Activations", "Decomposed", "Bytes before", "after", "Note"]
+    return _frame(heads, lines, {2, 3, 4, 5, 6, 8, 9})
+
+
+def untouched_table(view: StudyView) -> str:
+    """Layer and reason; a long list folds away."""
+    if not view.untouched:
+        return '<p class="hint">Some technique touches each layer.</p>'
+    table = _table(["Layer", "Why"], [([(n, "name"), (why, "say")], "") for n, why in view.untouched.items()], numeric=0)
+    many = len(view.untouched)
+    return table if many <= 15 else f"<details><summary>{many} layers</summary>{table}</details>"
+
+
+def _card(metric: str, before: float | None, after: float | None, source: str) -> str:
+    mark = f'<span class="mark {escape(source)}">{escape(source)}</span>' if source else ""
+    change, worse = "", ""
+    if before is not None and after is not None and metric == "accuracy":
+        change, worse = f"{100 * (after - before):+.2f} points", " class=worse" if after < before - 0.01 else ""
+    elif metric in _LESS:
+        ratio = factor(before, after)
+        change, worse = format_factor(ratio, *_LESS[metric]), " class=worse" if ratio and ratio < 0.995 else ""
+    was = f"from {format_metric(metric, before)}" if before is not None else ""
+    return (f'<div class="card"><div class="what"><span>{TITLES[metric]}</span>{mark}</div>'
+            f'<div class="now">{format_metric(metric, after)}</div>'
+            f'<div class="was">{f"<strong{worse}>{change}</strong> " if change else ""}{was}</div></div>')
+
+
+def _swatch(status: str) -> str:
+    return RUNG_COLOURS[1] if status == "complete" else NO_RUNG
+
+
+def _list(items: dict[str, str]) -> str:
+    return '<ul class="facts">' + "".join(f"<li><b>{k}</b>{escape(v)}</li>" for k, v in items.items()) + "</ul>"
+
+
+def _number(value: Any) -> float | None:
+    return None if pd.isna(value) else float(value)
+
+
+def _times(ratio: Any) -> str:
+    return "" if pd.isna(ratio) else f"÷ {ratio:.1f}"
+
+
+def _channels(before: int, after: int) -> str:
+    return f"{before}" if before == after else f"{before} → {after}"
+
+
+def _table(heads: list[str], rows: list[tuple[list[tuple[str, str]], str]], numeric: int) -> str:
+    lines = [_row([(escape(text), kind) for text, kind in cells], name) for cells, name in rows]
+    return _frame(heads, lines, set(range(numeric)))
+
+
+def _row(cells: list[tuple[str, str]], name: str) -> str:
+    inner = "".join(f'<td class="{kind}">{markup}</td>' if kind else f"<td>{markup}</td>" for markup, kind in cells)
+    return f'<tr class="{name}">{inner}</tr>' if name else f"<tr>{inner}</tr>"
+
+
+def _frame(heads: list[str], lines: list[str], numeric: set[int]) -> str:
+    head = "".join(f'<th scope="col"{" class=n" if i in numeric else ""}>{text}</th>' for i, text in enumerate(heads))
+    return (f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+            f'<tbody>{"".join(lines)}</tbody></table></div>')

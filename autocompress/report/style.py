@@ -1,0 +1,64 @@
+"""How figures look and what their points say: colours, symbols, the bare figure, hover texts.
+
+Backgrounds are transparent and colours of middle lightness: they suit light and dark.
+"""
+
+from __future__ import annotations
+
+import html
+
+import plotly.graph_objects as go  # type: ignore[import-untyped]
+
+from autocompress.core.evaluation import Candidate, Metrics
+from autocompress.report.text import STATUSES, TITLES, describe_plan, format_metric, format_rung, shorten
+from autocompress.report.view import StudyView
+
+SYMBOLS = {
+    "complete": "circle", "infeasible": "circle-open", "pruned": "triangle-down", "duplicate": "diamond-open",
+    "failed": "x-thin-open", "running": "hourglass",
+}
+RUNG_COLOURS = ("#6fa8c9", "#2f78d0", "#7a4fd8")
+NO_RUNG, FAILED, ACCENT, ORIGINAL, LIMIT = "#8b93a1", "#d6455d", "#e8720c", "#12967a", "#c0398b"
+GRID, BAND = "rgba(128,136,150,0.22)", "rgba(128,136,150,0.10)"
+
+
+def rung_colour(rung: int | None) -> str:
+    """One colour a rung; the last one serves every rung above."""
+    return NO_RUNG if rung is None else RUNG_COLOURS[max(0, min(rung, len(RUNG_COLOURS) - 1))]
+
+
+def blank_figure(height: int) -> go.Figure:
+    return style(go.Figure(), height)
+
+
+def style(figure: go.Figure, height: int) -> go.Figure:
+    figure.update_layout(
+        template="none", height=height, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif", "size": 12,
+              "color": "#5b6472"},
+        margin={"l": 10, "r": 14, "t": 30, "b": 10}, hoverlabel={"align": "left"}, hovermode="closest")
+    for update in (figure.update_xaxes, figure.update_yaxes):
+        update(gridcolor=GRID, zeroline=False, linecolor=GRID, automargin=True, title_standoff=8)
+    figure.update_annotations(font_size=13, x=0, xanchor="left")
+    return figure
+
+
+def metric_lines(view: StudyView, metrics: Metrics, candidate: Candidate | None) -> str:
+    lines = []
+    for name, value in metrics.items():
+        source = view.source(name, candidate)
+        lines.append(f"{TITLES.get(name, name)} {format_metric(name, value)}" + (f" ({source})" if source else ""))
+    return "<br>".join(html.escape(line, quote=False) for line in lines)
+
+
+def hover(view: StudyView, candidate: Candidate) -> str:
+    """Trial, metrics, origin and plan; escaped, since the text is read as markup."""
+    head = f"<b>Trial {candidate.trial}</b> · {STATUSES[candidate.status]} · {html.escape(format_rung(candidate.rung))}"
+    lines = [head, metric_lines(view, view.metrics_of(candidate), candidate),
+             html.escape(f"from {shorten(candidate.origin, 40)}", quote=False)]
+    lines += [html.escape(phrase, quote=False) for phrase in describe_plan(view.layers, candidate.plan).split(" · ")]
+    if candidate.duplicate_of is not None:
+        lines.append(f"repeats trial {candidate.duplicate_of}")
+    if candidate.reason:
+        lines.append(f"<i>{html.escape(shorten(candidate.reason, 90), quote=False)}</i>")
+    return "<br>".join(line for line in lines if line)

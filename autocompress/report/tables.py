@@ -1,0 +1,148 @@
+"""Trials, the front and the best plan as tables, and tables as files that are safe to open."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from autocompress.core.layer import Group, Layer, LayerTable, Part
+from autocompress.core.plan import Plan, Step
+from autocompress.report.files import write_atomic
+from autocompress.report.text import TITLES, factor, rank_text
+from autocompress.report.view import StudyView
+
+_LEADING = ["trial", "status", "rung", "origin", *TITLES]
+_TRAILING = ["seconds", "plan_fingerprint", "reason"]
+_WHOLE = ["rung", "size_bytes", "macs", "params", "peak_memory_bytes"]
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+
+def trials_frame(view: StudyView) -> pd.DataFrame:
+    """One row a trial, in the order of the study. Units are in the column names; accuracy is 0 to 1."""
+    rows = [candidate.flat() for candidate in view.candidates]
+    known = {*_LEADING, *_TRAILING}
+    others = sorted({name for row in rows for name in row} - known)
+    frame = pd.DataFrame(rows, columns=[*_LEADING, *others, *_TRAILING])
+    for name in _WHOLE:
+        values = frame[name].astype("float64")
+        if np.isinf(values).any() or (values != values.round()).sum() > values.isna().sum():
+            continue  # a whole-number column would hide what the trial really returned
+        frame[name] = values.astype("Int64")
+    return frame
+
+
+def front_frame(view: StudyView) -> pd.DataFrame:
+    """The front's rows in its order, with factors against the original: 2.0 is half the size or time."""
+    frame = trials_frame(view).set_index("trial", drop=False)
+    frame = frame.loc[[n for n in view.front if n in frame.index]].reset_index(drop=True)
+    frame["is_best"] = frame["trial"] == view.best
+    frame["accuracy_change"] = frame["accuracy"] - view.baseline.get("accuracy", math.nan)
+    for metric, name in (("size_bytes", "size_factor"), ("latency_ms", "latency_factor"), ("macs", "macs_factor")):
+        ratios = [factor(view.baseline.get(metric), None if pd.isna(v) else float(v)) for v in frame[metric]]
+        frame[name] = pd.Series(ratios, dtype="float64")
+    return frame
+
+
+def write_csv(frame: pd.DataFrame, path: Path) -> Path:
+    """Write without the index. Text that a spreadsheet would run as a formula gets a leading `'`.
+
+    Source: OWASP, CSV Injection.
+    """
+    safe = frame.astype(object).map(_inert).rename(columns=_inert)
+    return write_atomic(path, safe.to_csv(index=False, lineterminator="\n"))
+
+
+def write_json(frame: pd.DataFrame, path: Path) -> Path:
+    """Write a list of records in strict JSON: a missing or non-finite number becomes null."""
+    rows = [{str(key): _plain(value) for key, value in row.items()} for row in frame.to_dict("records")]
+    return write_atomic(path, json.dumps(rows, indent=1, allow_nan=False) + "\n")
+
+
+def plan_rows(layers: LayerTable, plan: Plan, parts: tuple[Part, ...] = ()) -> list[dict[str, Any]]:
+    """What a plan makes of each layer of the original, in order.
+
+    Channels come from `parts` where the layer has some, else from the kept channels of its groups.
+    `removed` and `rank_share` are shares, 0 to 1; `rank_share` is None for a layer that is not
+    decomposed. `bytes` counts packed weights and biases, not scales or the graph; it is None without parts.
+    """
+    pruned, decomposed, quantized = (plan.find(name) for name in ("prune", "decompose", "quantize"))
+    rows = []
+    for layer in layers.layers:
+        own = [part for part in parts if part.layer == layer.name]
+        in_after, out_after = _channels_after(layer, layers.groups, pruned, own)
+        quantize, decompose = quantized.get(layer.name), decomposed.get(layer.name)
+        bits = quantize.args if quantize else {}
+        rows.append({
+            "layer": layer.name, "kind": layer.kind,
+            "in_before": layer.in_channels, "in_after": in_after,
+            "out_before": layer.out_channels, "out_after": out_after,
+            "removed": 1 - out_after / layer.out_channels if layer.out_channels else 0.0,
+            "weight_bits": int(bits.get("weight_bits", 32)), "activation_bits": int(bits.get("activation_bits", 32)),
+            "method": str(decompose.args.get("method", "")) if decompose else "",
+            "rank": rank_text(decompose),
+            "rank_share": _rank_share(layer, in_after, out_after, decompose),
+            "bytes_before": 0 if layer.folds_into else 4 * layer.params,
+            "bytes": round(sum(map(_part_bytes, own))) if parts else None,
+            "note": _note(layer, in_after, out_after, bool(quantize or decompose)),
+        })
+    return rows
+
+
+def _channels_after(
+    layer: Layer, groups: tuple[Group, ...], pruned: dict[str, Step], own: list[Part]
+) -> tuple[int, int]:
+    if own:
+        return own[0].in_channels, own[-1].out_channels
+    after = {"in": layer.in_channels, "out": layer.out_channels}
+    for group in groups:
+        if group.name in pruned:
+            gone = group.channels - int(pruned[group.name].args.get("keep", group.channels))
+            for member in group.members:
+                if member.layer == layer.name:
+                    after[member.side] -= gone * member.per_channel
+    return after["in"], after["out"]
+
+
+def _rank_share(layer: Layer, in_after: int, out_after: int, step: Step | None) -> float | None:
+    """Rank against the largest there can be; for two ranks, the mean of both shares."""
+    if step is None:
+        return None
+    if "rank_in" in step.args and "rank_out" in step.args:
+        shares = [int(step.args["rank_in"]) / max(in_after, 1), int(step.args["rank_out"]) / max(out_after, 1)]
+        return min(1.0, sum(shares) / 2)
+    fan_in, fan_out = in_after // max(layer.groups, 1) * math.prod(layer.kernel), out_after
+    if step.args.get("method") == "spatial-svd" and len(layer.kernel) == 2:
+        # a (k×1) convolution, then a (1×k) one: the matrix is (in·kh) by (out·kw)
+        fan_in, fan_out = in_after // max(layer.groups, 1) * layer.kernel[0], out_after * layer.kernel[1]
+    return min(1.0, int(step.args.get("rank", 0)) / max(min(fan_in, fan_out), 1))
+
+
+def _part_bytes(part: Part) -> float:
+    return part.weights * part.weight_bits / 8 + (4 * part.out_channels if part.bias and part.kind != "norm" else 0)
+
+
+def _note(layer: Layer, in_after: int, out_after: int, has_step: bool) -> str:
+    if layer.folds_into:
+        return f"folds into {layer.folds_into}"
+    if layer.locked:
+        return layer.locked
+    touched = has_step or (in_after, out_after) != (layer.in_channels, layer.out_channels)
+    return "" if touched else "untouched, float 32"
+
+
+def _inert(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
+
+
+def _plain(value: Hashable) -> Any:
+    if isinstance(value, str):
+        return value
+    if value is None or value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,127 @@
+"""Values and plans in words, the same in figures, tables and on the page."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+
+from autocompress.core.budget import Budget
+from autocompress.core.evaluation import Metrics
+from autocompress.core.layer import LayerTable
+from autocompress.core.plan import Plan, Step
+from autocompress.units import format_bytes, format_count, format_milliseconds, format_percent
+
+TITLES = {
+    "accuracy": "Accuracy", "size_bytes": "Size", "latency_ms": "Latency",
+    "macs": "MACs", "params": "Parameters", "peak_memory_bytes": "Peak memory",
+}
+STATUSES = {
+    "complete": "complete", "infeasible": "infeasible", "pruned": "stopped early",
+    "duplicate": "duplicate", "failed": "failed", "running": "running",
+}
+_FORMATS: dict[str, Callable[[float], str]] = {
+    "accuracy": format_percent, "size_bytes": format_bytes, "latency_ms": format_milliseconds,
+    "macs": format_count, "params": format_count, "peak_memory_bytes": format_bytes,
+}
+_RUNGS = ("calibrated", "distilled, short", "distilled, long")
+
+
+def format_metric(metric: str, value: float | None) -> str:
+    """The value with its unit; `–` when there is none."""
+    if value is None:
+        return "–"
+    return _FORMATS.get(metric, "{:.4g}".format)(value) if math.isfinite(value) else str(value)
+
+
+def format_rung(rung: int | None) -> str:
+    """What a candidate of this rung was scored with."""
+    if rung is None:
+        return "not scored"
+    return _RUNGS[rung] if 0 <= rung < len(_RUNGS) else f"rung {rung}"
+
+
+def finite(metrics: Metrics, metric: str) -> float | None:
+    """The metric when it is there and finite."""
+    value = metrics.get(metric)
+    return value if value is not None and math.isfinite(value) else None
+
+
+def factor(before: float | None, after: float | None) -> float | None:
+    """How many times less than before; None when either is unknown or not above zero."""
+    return before / after if before and after and before > 0 and after > 0 else None
+
+
+def format_factor(ratio: float | None, less: str, more: str) -> str:
+    """7.4 → `7.4× smaller`, 0.5 → `2.0× larger`."""
+    if ratio is None:
+        return ""
+    if 0.995 < ratio < 1.005:
+        return "unchanged"
+    times, word = (ratio, less) if ratio > 1 else (1 / ratio, more)
+    digits = 0 if times >= 100 else 1 if times >= 1.05 else 2
+    return f"{times:.{digits}f}× {word}"
+
+
+def shorten(name: str, limit: int = 28) -> str:
+    """Cut the middle out of a long name: its start and its end tell most."""
+    head = (limit - 1) // 2
+    return name if len(name) <= limit else f"{name[:head]}…{name[head + 1 - limit:]}"
+
+
+def rank_text(step: Step | None) -> str:
+    """`16`, or `16 × 24` for the two ranks of Tucker-2."""
+    if step is None:
+        return ""
+    ranks = [step.args[key] for key in ("rank", "rank_in", "rank_out") if key in step.args]
+    return " × ".join(str(rank) for rank in ranks)
+
+
+def describe_plan(layers: LayerTable, plan: Plan | None) -> str:
+    """A line for people: `prune 8 groups to 61% of their channels · quantize 20 layers (8 bit 12, 4 bit 8)`."""
+    if plan is None:
+        return "no plan"
+    phrases = []
+    for technique in dict.fromkeys(step.technique for step in plan.steps):
+        steps = plan.find(technique)
+        count = len(steps)
+        if technique == "prune":
+            channels = {group.name: group.channels for group in layers.groups}
+            known = [(int(s.args["keep"]), channels[name]) for name, s in steps.items()
+                     if name in channels and "keep" in s.args]
+            total = sum(size for _, size in known)
+            share = f" to {sum(keep for keep, _ in known) / total:.0%} of their channels" if total else ""
+            phrases.append(f"prune {_plural(count, 'group')}{share}")
+        elif technique == "decompose":
+            methods = Counter(str(s.args.get("method", "?")) for s in steps.values())
+            phrases.append(f"decompose {_plural(count, 'layer')} ({_tally(methods)})")
+        elif technique == "quantize":
+            bits = Counter(f"{s.args.get('weight_bits', '?')} bit" for s in steps.values())
+            phrases.append(f"quantize {_plural(count, 'layer')} ({_tally(bits)})")
+        else:
+            phrases.append(f"{technique} {_plural(count, 'site')}")
+    return " · ".join(phrases) or "unchanged"
+
+
+def nearest_miss(budget: Budget, rows: list[tuple[int, Metrics]], baseline_accuracy: float | None) -> str:
+    """Which trial comes closest to the budget, and by what it misses; nothing when none can be judged."""
+    judged = []
+    for trial, metrics in rows:
+        over = {name: value for name, value in budget.excess(metrics, baseline_accuracy).items() if value > 0}
+        if over and all(math.isfinite(value) for value in over.values()):
+            worst = max(over, key=lambda name: over[name])
+            judged.append((over[worst], trial, worst))
+    if not judged:
+        return ""
+    value, trial, name = min(judged)
+    what = "the allowed accuracy drop" if name == "max_drop" else f"the {TITLES.get(name, name).lower()} bound"
+    by = f"{100 * value:.2f} points" if name == "max_drop" else f"{value:.1%}"
+    return f"Nearest: trial {trial} misses {what} by {by}."
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _tally(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} × {count}" for name, count in counts.most_common())

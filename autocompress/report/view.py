@@ -1,0 +1,64 @@
+"""Everything a report shows of a study, as plain data: reports read this and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from autocompress.core.budget import Budget
+from autocompress.core.evaluation import Candidate, Metrics
+from autocompress.core.layer import LayerTable, Part
+
+
+class StudyView(msgspec.Struct, frozen=True, kw_only=True):
+    """One study at one moment."""
+
+    name: str
+    profile: str
+    budget: Budget
+    seed: int
+    space: str
+    baseline: Metrics
+    """The original's metrics on the validation data."""
+    sources: dict[str, str]
+    """For each metric, `measured` or `estimated`."""
+    candidates: tuple[Candidate, ...]
+    front: tuple[int, ...]
+    """Trial numbers."""
+    best: int | None
+    layers: LayerTable
+    parts: tuple[Part, ...]
+    """The parts of the best plan; empty when there is none."""
+    untouched: dict[str, str]
+    """Layers that no technique touches, with the reason."""
+    artifact: dict[str, Any] | None
+    """The exported file: path, size_bytes, accuracy, baseline_accuracy, latency_ms, baseline_latency_ms,
+    verified. A key that is absent or None was not measured."""
+    timings: dict[str, float]
+    """Seconds by phase."""
+
+    def trial(self, number: int | None) -> Candidate | None:
+        """The candidate of one trial number, or nothing."""
+        return next((c for c in self.candidates if c.trial == number), None)
+
+    def metrics_of(self, candidate: Candidate) -> Metrics:
+        """Its metrics; a duplicate without its own has those of the trial it repeats."""
+        if candidate.metrics or candidate.duplicate_of is None:
+            return candidate.metrics
+        original = self.trial(candidate.duplicate_of)
+        return original.metrics if original else {}
+
+    def source(self, metric: str, candidate: Candidate | None = None) -> str:
+        """`measured` or `estimated`, as the candidate's evaluation says, else the study, else nothing."""
+        own = candidate.best.sources if candidate and candidate.best else {}
+        return own.get(metric) or self.sources.get(metric, "")
+
+    def feasible(self, candidate: Candidate) -> bool:
+        """Complete, with finite metrics, and inside the budget."""
+        accuracy = candidate.metrics.get("accuracy", float("nan"))
+        return (
+            candidate.status == "complete"
+            and accuracy == accuracy
+            and self.budget.allows(candidate.metrics, self.baseline.get("accuracy"))
+        )

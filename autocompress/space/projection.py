@@ -1,0 +1,118 @@
+"""Moving a plan into the budget before anything is built.
+
+Soft constraints waste most trials of a black-box search, so every sampled setting is made to fit: all prune
+ratios (and rank shares) move towards their maxima by one common amount, the smallest that fits, which keeps
+the proportions that the sampler chose; only when that is not enough are bit-widths capped, step by step.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from autocompress.core.budget import Budget
+from autocompress.core.evaluation import Metrics
+from autocompress.core.plan import Plan
+from autocompress.errors import InfeasibleError
+from autocompress.estimate import estimate
+from autocompress.space.space import WHOLE, Space, Values
+from autocompress.units import format_bytes, format_count, format_milliseconds
+
+MARGIN = 0.995
+"""Share of each bound that an estimate may use: the exported file differs from it by less than the rest."""
+
+STEPS = 256
+"""Resolution of the squeeze: finer than the channel grid of any layer that matters."""
+
+
+class Projected(msgspec.Struct, frozen=True):
+    """A plan inside the budget, its estimated metrics, and how far it was moved."""
+
+    plan: Plan
+    metrics: Metrics
+    squeeze: float
+    bits_cap: int
+
+
+class Projection:
+    """Projects settings of one space into one budget; estimates are cached by plan."""
+
+    def __init__(self, space: Space, budget: Budget) -> None:
+        self._space = space
+        self._estimates: dict[str, Metrics] = {}
+        known = self.estimate(Plan())
+        bounds = {name: bound * MARGIN for name, bound in budget.bounds.items() if name in known}
+        profile = space.profile
+        if profile.flash_bytes is not None:
+            bounds["size_bytes"] = min(bounds.get("size_bytes", float("inf")), profile.flash_bytes * MARGIN)
+        if profile.ram_bytes is not None:
+            bounds["peak_memory_bytes"] = min(bounds.get("peak_memory_bytes", float("inf")), profile.ram_bytes)
+        self.bounds = bounds
+
+    def estimate(self, plan: Plan) -> Metrics:
+        """Estimated metrics, remembered."""
+        if plan.fingerprint not in self._estimates:
+            self._estimates[plan.fingerprint] = estimate(self._space.table, plan, self._space.profile)
+        return self._estimates[plan.fingerprint]
+
+    def fits(self, plan: Plan) -> bool:
+        """Whether every bound that can be estimated holds."""
+        metrics = self.estimate(plan)
+        return all(metrics[name] <= bound for name, bound in self.bounds.items())
+
+    def project(self, values: Values) -> Projected:
+        """The setting itself when it fits, else the least squeezed one that does.
+
+        InfeasibleError when even the smallest plan does not fit; check `require_feasible` first.
+        """
+        caps = sorted(self._space.weight_bits, reverse=True)
+        for cap in [32, *(c for c in caps if c < 32)]:
+            if self.fits(self._space.decode(values, 1.0, cap)):
+                low, high = -1, STEPS  # `high` fits, `low` does not
+                while high - low > 1:
+                    middle = (low + high) // 2
+                    if self.fits(self._space.decode(values, middle / STEPS, cap)):
+                        high = middle
+                    else:
+                        low = middle
+                plan = self._space.decode(values, high / STEPS, cap)
+                return Projected(plan, self.estimate(plan), high / STEPS, cap)
+        smallest = self.smallest()
+        if not self.fits(smallest):
+            raise InfeasibleError(self._shortfall())
+        return Projected(smallest, self.estimate(smallest), 1.0, min(caps))
+
+    def smallest(self, metric: str = "size_bytes") -> Plan:
+        """The plan with the least of one metric: all knobs at their cheapest, methods chosen one at a time."""
+        space = self._space
+        values = space.uniform(min(space.weight_bits))
+        cap = min(space.weight_bits)
+        best = space.decode(values, 1.0, cap)
+        for knob in space.knobs:
+            for choice in knob.choices:
+                if knob.name.startswith(("method:", "act:")) and choice != WHOLE:
+                    plan = space.decode({**values, knob.name: choice}, 1.0, cap)
+                    if self.estimate(plan)[metric] < self.estimate(best)[metric]:
+                        best, values = plan, {**values, knob.name: choice}
+        return best
+
+    def require_feasible(self) -> None:
+        """InfeasibleError with the smallest reachable value of each bound that cannot be met."""
+        shortfall = self._shortfall()
+        if shortfall:
+            raise InfeasibleError(shortfall)
+
+    def _shortfall(self) -> str:
+        texts = {"size_bytes": ("size", format_bytes), "macs": ("MACs", format_count),
+                 "latency_ms": ("estimated latency", format_milliseconds),
+                 "peak_memory_bytes": ("peak memory", format_bytes)}
+        lines = []
+        for name, bound in self.bounds.items():
+            least = self.estimate(self.smallest(name))[name]
+            if least > bound:
+                what, text = texts[name]
+                exact = f" ({least:.0f} bytes)" if name.endswith("_bytes") else ""
+                lines.append(f"{what} must be at most {text(bound / MARGIN)}, but the smallest reachable on "
+                             f"{self._space.profile.id} in this space is {text(least)}{exact}")
+        if not lines:
+            return ""
+        return "; ".join(lines) + ". Raise the bound, or choose a space with fewer bits or higher prune ratios"

@@ -1,0 +1,170 @@
+"""A space: the knobs of one network on one device, and the plan that a setting of the knobs means.
+
+Every knob is always present, whatever the others say, because samplers model fixed spaces best: the rank of a
+layer that is not decomposed is simply not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatch
+
+import msgspec
+
+from autocompress.core.layer import Group, Layer, LayerTable
+from autocompress.core.plan import Plan, Step
+from autocompress.errors import InputError
+from autocompress.hardware.profile import HardwareProfile
+from autocompress.space.spec import SpaceSpec
+from autocompress.techniques import resolve
+from autocompress.techniques.decompose import METHODS, methods_for, rank_args
+from autocompress.techniques.prune import legal_keep
+from autocompress.techniques.quantize import ACTIVATION_BITS, WEIGHT_BITS
+
+Value = float | int | str
+Values = Mapping[str, Value]
+ALL_LAYERS = "*"
+WHOLE = "none"
+
+
+class Knob(msgspec.Struct, frozen=True):
+    """One dimension: a choice, or a number from `low` to `high`."""
+
+    name: str
+    choices: tuple[Value, ...] = ()
+    low: float = 0.0
+    high: float = 1.0
+
+
+class Space(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """Knobs by site. Names are `prune:SITE`, `bits:SITE`, `act:SITE`, `method:SITE`, `share:SITE`."""
+
+    table: LayerTable
+    profile: HardwareProfile
+    knobs: tuple[Knob, ...]
+    max_ratio: float
+    min_share: float
+    weight_bits: tuple[int, ...]
+
+    @property
+    def by_name(self) -> dict[str, Knob]:
+        """Knobs by name."""
+        return {knob.name: knob for knob in self.knobs}
+
+    def decode(self, values: Values, squeeze: float = 0.0, bits_cap: int = 32) -> Plan:
+        """The plan of a setting. `squeeze` in [0, 1] moves every prune ratio that far towards its maximum,
+        and `bits_cap` bounds weight bits: the two handles by which a plan is projected into a budget."""
+        knobs = self.by_name
+        steps: list[Step] = []
+        for group in self.table.groups:
+            if f"prune:{group.name}" in knobs:
+                ratio = float(values[f"prune:{group.name}"])
+                ratio += (self.max_ratio - ratio) * squeeze
+                keep = legal_keep(group, group.channels * (1 - ratio), self.profile)
+                if keep < group.channels:
+                    steps.append(Step(group.name, "prune", {"keep": keep}))
+        pruned = resolve(self.table, Plan.of(steps))
+        for layer in self.table.layers:
+            if f"method:{layer.name}" in knobs:
+                method = str(values[f"method:{layer.name}"])
+                if method != WHOLE:
+                    share = float(values[f"share:{layer.name}"])
+                    share += (self.min_share - share) * squeeze
+                    args = rank_args(pruned[layer.name][0], method, share, self.profile.rank_multiple)
+                    if args is not None:
+                        steps.append(Step(layer.name, "decompose", {"method": method, **args}))
+            if f"bits:{layer.name}" in knobs:
+                steps += self._quantize(layer, values, bits_cap)
+        return Plan.of(steps)
+
+    def _quantize(self, layer: Layer, values: Values, cap: int) -> list[Step]:
+        bits = int(values[f"bits:{layer.name}"])
+        if bits > cap:
+            bits = max((b for b in self._legal_bits(layer) if b <= cap), default=min(self._legal_bits(layer)))
+        activation = values.get(f"act:{layer.name}", values.get(f"act:{ALL_LAYERS}", 32))
+        activation_bits = int(activation) if bits <= 8 else 32
+        if bits == 32:
+            return []
+        return [Step(layer.name, "quantize", {"weight_bits": bits, "activation_bits": activation_bits})]
+
+    def _legal_bits(self, layer: Layer) -> tuple[int, ...]:
+        return tuple(int(b) for b in self.by_name[f"bits:{layer.name}"].choices)
+
+    def uniform(self, weight_bits: int | None = None) -> dict[str, Value]:
+        """The plain setting: nothing pruned or decomposed, one width for all; projection turns it into a
+        uniform ratio. The closest legal width is taken where `weight_bits` is not a choice."""
+        values: dict[str, Value] = {}
+        for knob in self.knobs:
+            kind = knob.name.split(":", 1)[0]
+            if kind == "bits":
+                choices = [int(c) for c in knob.choices]
+                values[knob.name] = max(choices) if weight_bits is None else min(
+                    choices, key=lambda c: (abs(c - weight_bits), c))
+            elif kind == "act":
+                values[knob.name] = min(int(c) for c in knob.choices)
+            elif kind == "method":
+                values[knob.name] = WHOLE
+            else:
+                values[knob.name] = knob.low if kind == "prune" else knob.high
+        return values
+
+
+def build_space(table: LayerTable, spec: SpaceSpec, profile: HardwareProfile) -> Space:
+    """Knobs for every site that the network has, the file allows and the device can run.
+
+    InputError when a width that the file asks for is not legal on the device, or when nothing is left.
+    """
+    knobs: list[Knob] = []
+    weight_bits: tuple[int, ...] = (32,)
+    if spec.prune:
+        knobs += [Knob(f"prune:{g.name}", low=0.0, high=spec.prune.max_ratio)
+                  for g in table.groups if _allowed(g.name, spec.prune.skip) and _choices(g, spec, profile) > 1]
+    open_layers = [layer for layer in table.layers if layer.kind in ("conv", "linear") and not layer.locked]
+    if spec.decompose:
+        for layer in open_layers:
+            methods = [m for m in METHODS if m in spec.decompose.methods and m in methods_for(layer)]
+            if methods and _allowed(layer.name, spec.decompose.skip):
+                knobs.append(Knob(f"method:{layer.name}", choices=(WHOLE, *methods)))
+                knobs.append(Knob(f"share:{layer.name}", low=spec.decompose.min_share, high=0.9))
+    if spec.quantize:
+        weight_bits = _widths(spec.quantize.weight_bits, WEIGHT_BITS, profile.weight_bits, "weight_bits", profile.id)
+        activations = _widths(spec.quantize.activation_bits, ACTIVATION_BITS, profile.activation_bits,
+                              "activation_bits", profile.id)
+        quantized = [layer for layer in open_layers if _allowed(layer.name, spec.quantize.skip)]
+        knobs += [Knob(f"bits:{layer.name}", choices=weight_bits) for layer in quantized]
+        sites = [ALL_LAYERS] if spec.quantize.activation_scope == "model" else [x.name for x in quantized]
+        knobs += [Knob(f"act:{site}", choices=activations) for site in sites if quantized]
+    if not any(len(knob.choices) > 1 or not knob.choices for knob in knobs) and not _changes(knobs):
+        locked = "; ".join(f"{layer.name}: {layer.locked}" for layer in table.layers if layer.locked) or "none"
+        raise InputError(f"the space {spec.name!r} must leave something to decide on {profile.id}, but it has no "
+                         f"site in this network. Layers that cannot be touched: {locked}")
+    return Space(table=table, profile=profile, knobs=tuple(knobs), weight_bits=weight_bits,
+                 max_ratio=spec.prune.max_ratio if spec.prune else 0.0,
+                 min_share=spec.decompose.min_share if spec.decompose else 0.1)
+
+
+def _allowed(site: str, skip: tuple[str, ...]) -> bool:
+    return not any(fnmatch(site, pattern) for pattern in skip)
+
+
+def _choices(group: Group, spec: SpaceSpec, profile: HardwareProfile) -> int:
+    """2 when the group can be cut at all on this device, else 1."""
+    assert spec.prune is not None
+    smallest = legal_keep(group, group.channels * (1 - spec.prune.max_ratio), profile)
+    return 2 if smallest < group.channels else 1
+
+
+def _changes(knobs: list[Knob]) -> bool:
+    """Whether a space of single choices still changes the network (a fixed int8 recipe is a legal space)."""
+    return any(knob.name.startswith("bits:") and knob.choices != (32,) for knob in knobs)
+
+
+def _widths(asked: tuple[int, ...] | str, known: tuple[int, ...], legal: tuple[int, ...], what: str,
+            profile: str) -> tuple[int, ...]:
+    if asked == "profile":
+        return tuple(bits for bits in known if bits in legal)
+    illegal = [bits for bits in asked if bits not in legal]
+    if illegal:
+        raise InputError(f"`{what}` must be taken from {legal} on {profile}, but the space asks for {illegal}; "
+                         'write "profile" for all that the device allows')
+    return tuple(int(bits) for bits in asked)

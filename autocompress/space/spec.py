@@ -1,0 +1,122 @@
+"""The space file: what a search may do, in TOML, before it meets a network or a device."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from autocompress.errors import InputError
+from autocompress.techniques.decompose import METHODS
+from autocompress.techniques.quantize import ACTIVATION_BITS, WEIGHT_BITS
+
+SCHEMA = 1
+
+
+class PruneSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Largest share of a coupling group's channels that may be removed; `skip` holds site patterns."""
+
+    max_ratio: float = 0.9
+    skip: tuple[str, ...] = ()
+
+
+class QuantizeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Bit-widths to choose from; "profile" means all that the profile allows.
+
+    `activation_scope`: one choice for the whole model, or one for each layer.
+    """
+
+    weight_bits: tuple[int, ...] | Literal["profile"] = "profile"
+    activation_bits: tuple[int, ...] | Literal["profile"] = "profile"
+    activation_scope: Literal["model", "layer"] = "model"
+    skip: tuple[str, ...] = ()
+
+
+class DecomposeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Methods to choose from beside leaving a layer whole, and the smallest share of weights to keep."""
+
+    methods: tuple[str, ...] = METHODS
+    min_share: float = 0.1
+    skip: tuple[str, ...] = ()
+
+
+class SpaceSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A whole space file. A technique that is left out is not used."""
+
+    schema: int
+    name: str
+    description: str = ""
+    prune: PruneSpec | None = None
+    quantize: QuantizeSpec | None = None
+    decompose: DecomposeSpec | None = None
+
+
+def _ready_made() -> dict[str, str]:
+    """Texts of the spaces that ship: in the wheel beside this module, in a checkout at its top."""
+    inside = files("autocompress.space").joinpath("ready_made")
+    folders = [inside, Path(__file__).parents[2] / "search_spaces"]
+    for folder in folders:
+        if folder.is_dir():
+            return {entry.name.removesuffix(".toml"): entry.read_text("utf-8")
+                    for entry in folder.iterdir() if entry.name.endswith(".toml")}
+    raise InputError("the ready-made search spaces are missing from this installation: install it again")
+
+
+def list_spaces() -> list[str]:
+    """Names of the ready-made spaces."""
+    return sorted(_ready_made())
+
+
+def load_space(name_or_file: str | Path) -> SpaceSpec:
+    """A ready-made space by name, or a file. InputError names the file, the field and the legal values."""
+    ready = _ready_made()
+    if str(name_or_file) in ready:
+        return parse_space(ready[str(name_or_file)], str(name_or_file))
+    path = Path(name_or_file)
+    if path.suffix != ".toml" and not path.is_file():
+        close = difflib.get_close_matches(str(name_or_file), ready, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(sorted(ready))}, or a .toml file"
+        raise InputError(f"--space must be a ready-made space or a TOML file, but got {str(name_or_file)!r}; {hint}")
+    try:
+        return parse_space(path.read_text("utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the space file {path} must be readable UTF-8 text: {error}") from None
+
+
+def parse_space(text: str, origin: str) -> SpaceSpec:
+    """Read and check one space; `origin` names it in messages."""
+    try:
+        spec = msgspec.convert(tomllib.loads(text), SpaceSpec)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{origin} is not valid TOML: {error}") from None
+    except msgspec.ValidationError as error:
+        raise InputError(f"{origin}: {error}") from None
+    if spec.schema != SCHEMA:
+        raise InputError(f"{origin}: schema must be {SCHEMA}, but got {spec.schema}; update autocompress")
+    if spec.prune is None and spec.quantize is None and spec.decompose is None:
+        raise InputError(f"{origin} must have at least one of [prune], [quantize], [decompose]: it allows nothing")
+    if spec.prune and not 0 < spec.prune.max_ratio < 1:
+        raise InputError(f"{origin}: prune.max_ratio must be between 0 and 1, but got {spec.prune.max_ratio}")
+    if spec.decompose:
+        if not 0 < spec.decompose.min_share < 1:
+            raise InputError(f"{origin}: decompose.min_share must be between 0 and 1, "
+                             f"but got {spec.decompose.min_share}")
+        _one_of(spec.decompose.methods, METHODS, f"{origin}: decompose.methods")
+    if spec.quantize:
+        _one_of(spec.quantize.weight_bits, WEIGHT_BITS, f"{origin}: quantize.weight_bits")
+        _one_of(spec.quantize.activation_bits, ACTIVATION_BITS, f"{origin}: quantize.activation_bits")
+    return spec
+
+
+def _one_of(values: tuple[object, ...] | str, legal: tuple[object, ...], what: str) -> None:
+    if values == "profile":
+        return
+    for value in values:
+        if value not in legal:
+            raise InputError(f"{what} must be taken from {legal}, but got {value!r}")
+    if not values:
+        raise InputError(f"{what} must not be empty")

@@ -1,0 +1,82 @@
+"""Running a user's Python file: `path/to/file.py:factory` names a function without arguments in it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from autocompress.errors import AutocompressError, InputError
+from autocompress.tasks.vision import mend_torchvision
+
+
+def is_factory(spec: str) -> bool:
+    """Whether `spec` has the form `file.py:factory` (a bare `file.py` counts too, and is refused later)."""
+    return ".py:" in spec or spec.endswith(".py")
+
+
+def call_factory(spec: str, *, what: str, trust_code: bool) -> Any:
+    """Import the file under a module name of its own, call the factory, and return what it made.
+
+    While it runs, the file's folder is importable, so that it can import its neighbours. `what` says in
+    errors what the factory is for. InputError when the file or function is missing, or either raises.
+    """
+    location, _, attribute = spec.rpartition(":")
+    path = Path(location)
+    if not location.endswith(".py") or not attribute.isidentifier():
+        raise InputError(f"{what} must be given as path/to/file.py:factory, but got {spec!r}")
+    if not path.is_file():
+        raise InputError(f"{what}: there is no file {location!r} (looked in {Path.cwd()})")
+    if not trust_code:
+        raise InputError(f"{what}: {spec} would run code from that file: allow it only if you trust the file")
+    mend_torchvision()
+    with _importable(path.resolve().parent):
+        module = _reported(lambda: _load(path.resolve()), f"{what}: {location} cannot be imported")
+        factory = getattr(module, attribute, None)
+        if not callable(factory):
+            public = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+            raise InputError(
+                f"{what}: {location} must define a function {attribute!r}; it defines {', '.join(public) or 'none'}"
+            )
+        return _reported(factory, f"{what}: {attribute}() of {location} failed")
+
+
+def _load(path: Path) -> Any:
+    name = f"autocompress_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look classes up by module name
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _reported(call: Callable[[], Any], what: str) -> Any:
+    try:
+        return call()
+    except AutocompressError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{what}: {type(error).__name__}: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "no message")
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        if str(folder) in sys.path:
+            sys.path.remove(str(folder))

@@ -1,0 +1,203 @@
+"""The model a user names, with its weights: built, loaded, and checked against the data."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import hashlib
+import importlib
+import re
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.errors import EnvironmentFault, InputError
+from autocompress.tasks.cache import downloading
+from autocompress.tasks.factory import call_factory, is_factory
+from autocompress.tasks.splits import TaskData
+from autocompress.tasks.vision import import_torchvision
+from autocompress.tasks.weights import check_float32, put_weights, read_weights
+
+MODEL_SPECS = ("torchvision:NAME", "timm:NAME", "path/to/file.py:factory")
+_NAME_LENGTH = 80
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A network in eval mode, float32, on the CPU. `name` is fit for a folder's name."""
+
+    model: nn.Module
+    name: str
+    fingerprint: str
+    """Content hash of the structure and every tensor of the state dict."""
+
+
+def load_model(
+    spec: str | nn.Module, *, weights: Path | None = None, data: TaskData, trust_code: bool = True
+) -> LoadedModel:
+    """The network that `spec` names or is, with `weights` from a file; see `MODEL_SPECS`.
+
+    Without `weights`, torchvision and timm models get the weights of their hub, if made for as many
+    classes as the data has; a factory's network, or an nn.Module (copied), is taken as it is. Built
+    with data.classes outputs and for the data's channels. InputError when model, weights and data do
+    not belong together, EnvironmentFault when a package or a download is missing.
+    """
+    if isinstance(spec, nn.Module):
+        model, name = copy.deepcopy(spec), type(spec).__name__
+    elif spec.startswith("torchvision:"):
+        name = spec.partition(":")[2]
+        model = _torchvision(name, pretrained=weights is None, data=data)
+    elif spec.startswith("timm:"):
+        name = spec.partition(":")[2]
+        model = _timm(name, pretrained=weights is None, data=data)
+    elif is_factory(spec):
+        made = call_factory(spec, what="model", trust_code=trust_code)
+        if not isinstance(made, nn.Module):
+            raise InputError(f"model: {spec} must return a torch.nn.Module, but returned {type(made).__name__}")
+        model, name = made, Path(spec.rpartition(":")[0]).stem
+    else:
+        raise InputError(f"model must be one of {', '.join(MODEL_SPECS)}, but got {spec!r}")
+    model = check_float32(model, f"model {name}")
+    if weights is not None:
+        put_weights(model, read_weights(weights), str(weights), data.classes)
+    model.eval()
+    check_fits(model, data)
+    return LoadedModel(model, safe_name(name), model_fingerprint(model))
+
+
+def check_fits(model: nn.Module, data: TaskData) -> None:
+    """Run two samples. InputError when the model refuses them or does not answer (2, classes) finite logits."""
+    inputs = data.normalise(data.train.inputs[:2])
+    given = f"{tuple(inputs.shape)} {inputs.dtype}".replace("torch.", "")
+    with torch.no_grad(), _evaluating(model):
+        try:
+            outputs = model(inputs)
+        except Exception as error:  # the user's code: anything can come
+            cause = next(iter(str(error).splitlines()), "no message")
+            raise InputError(
+                f"the model must take the data's batches, {given}, but said: {type(error).__name__}: {cause[:300]}. "
+                "Give data of the model's channels and size, or a factory that builds the model for this data"
+            ) from error
+    expected = (len(inputs), data.classes)
+    if not isinstance(outputs, Tensor):
+        kind = type(outputs).__name__
+        raise InputError(f"the model must return one tensor of logits {expected}, but returned {kind}")
+    if tuple(outputs.shape) != expected:
+        raise InputError(
+            f"the model must answer {given} with logits {expected}, one for each class of {data.name}, "
+            f"but answered {tuple(outputs.shape)}"
+        )
+    if not bool(torch.isfinite(outputs).all()):
+        raise InputError(
+            f"the model must answer {given} with finite logits, but some are NaN or infinite: check its weights"
+        )
+
+
+def model_fingerprint(model: nn.Module) -> str:
+    """Content hash of the structure (as printed) and every tensor of the state dict."""
+    digest = hashlib.sha256(repr(model).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def safe_name(text: str) -> str:
+    """`text` as a name for a folder: ASCII letters, digits, `.`, `_`, `-`; no leading dot; at most 80 long."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain)[:_NAME_LENGTH].strip(".-") or "model"
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _torchvision(name: str, *, pretrained: bool, data: TaskData) -> nn.Module:
+    models = import_torchvision().models
+    known = models.list_models(module=models)
+    if name not in known:
+        raise InputError(f"torchvision has no classification model {name!r}{_suggestion(name, known)}")
+    channels = data.input_shape[0]
+    if not pretrained:
+        return _with_channels(models.get_model(name, weights=None, num_classes=data.classes), channels)
+    default = models.get_model_weights(name).DEFAULT
+    _check_hub(f"torchvision:{name}", len(default.meta["categories"]), channels, data)
+    path = Path(torch.hub.get_dir()) / "checkpoints" / default.url.rpartition("/")[2]
+    if not path.is_file():
+        hint = f"put {path.name} into {path.parent}, or give a weights file"
+        with downloading(default.url, f"the weights of {name}", hint):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            prefix = path.stem.rpartition("-")[2]
+            torch.hub.download_url_to_file(default.url, str(path), hash_prefix=prefix, progress=False)
+    model: nn.Module = models.get_model(name, weights=None, num_classes=data.classes)
+    put_weights(model, read_weights(path), str(path), data.classes)
+    return model
+
+
+def _timm(name: str, *, pretrained: bool, data: TaskData) -> nn.Module:
+    import_torchvision()  # timm imports it too
+    try:
+        timm: Any = importlib.import_module("timm")
+    except ImportError as error:
+        raise EnvironmentFault("timm models need the package timm, which is not installed: pip install timm") from error
+    if not timm.is_model(name):
+        raise InputError(f"timm has no model {name!r}{_suggestion(name, timm.list_models())}")
+    channels = data.input_shape[0]
+    if not pretrained:
+        model: nn.Module = timm.create_model(name, pretrained=False, num_classes=data.classes, in_chans=channels)
+        return model
+    config = timm.get_pretrained_cfg(name)
+    if config is None:
+        raise InputError(f"timm has no weights for {name!r}: give a weights file")
+    _check_hub(f"timm:{name}", config.num_classes, channels, data)
+    hub = importlib.import_module("huggingface_hub")
+    cached = hub.try_to_load_from_cache(config.hf_hub_id or name, "model.safetensors")
+    if isinstance(cached, str):
+        model = timm.create_model(name, pretrained=False)
+        put_weights(model, read_weights(Path(cached)), cached, data.classes)
+        return model
+    hint = "fill its cache (HF_HOME) on a machine with network, or give a weights file"
+    with downloading("https://huggingface.co", f"the weights of {name}", hint):
+        model = timm.create_model(name, pretrained=True)
+    return model
+
+
+def _suggestion(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=3)
+    return f": did you mean {' or '.join(close)}?" if close else ""
+
+
+def _check_hub(spec: str, classes: int, channels: int, data: TaskData) -> None:
+    if classes != data.classes or channels != 3:
+        raise InputError(
+            f"the hub's weights of {spec} tell {classes} classes apart on 3 channels, but {data.name} has "
+            f"{data.classes} classes and {channels} channels: give a weights file trained on this data"
+        )
+
+
+def _with_channels(model: nn.Module, channels: int) -> nn.Module:
+    """Rebuild the first convolution for that many input channels, when it has another number."""
+    found = next(((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d)), None)
+    if found is None or found[1].in_channels == channels:
+        return model
+    name, old = found
+    new = nn.Conv2d(
+        channels, old.out_channels, old.kernel_size, old.stride, old.padding,  # type: ignore[arg-type]
+        bias=old.bias is not None, padding_mode=old.padding_mode,
+    )
+    parent, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, new)
+    return model

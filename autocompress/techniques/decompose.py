@@ -1,0 +1,121 @@
+"""Low-rank factors in place of one weight.
+
+* `svd` (Linear, 1×1 convolution): `{"method": "svd", "rank": r}`; two layers.
+* `spatial-svd` (k×k convolution; Jaderberg et al. 2014): k×1 then 1×k; `rank`.
+* `tucker2` (convolution; Kim et al. 2016): 1×1, k×k core, 1×1; `rank_in`, `rank_out`.
+
+Shapes come from the layer as pruned. A rank that saves no parameters is never offered.
+"""
+
+from __future__ import annotations
+
+from math import prod, sqrt
+
+import msgspec
+
+from autocompress.core.layer import Layer, LayerTable, Part
+from autocompress.core.plan import Step
+from autocompress.errors import InputError
+from autocompress.hardware.profile import HardwareProfile
+from autocompress.techniques.base import Parts, Technique, layer_at
+
+METHODS = ("svd", "spatial-svd", "tucker2")
+
+
+def methods_for(layer: Layer) -> tuple[str, ...]:
+    """The decompositions that make sense for a layer; none for grouped ones."""
+    if layer.locked or layer.kind not in ("conv", "linear") or layer.groups > 1:
+        return ()
+    if layer.kind == "linear" or prod(layer.kernel) == 1:
+        return ("svd",)
+    if len(layer.kernel) == 2 and min(layer.kernel) > 1:
+        return ("spatial-svd", "tucker2")
+    return ("tucker2",)
+
+
+def rank_args(part: Part, method: str, share: float, multiple: int) -> dict[str, int] | None:
+    """Ranks at which the factors hold about `share` of the part's weights; None when nothing is saved."""
+    n_in, n_out, area = part.in_channels, part.out_channels, prod(part.kernel)
+    if method == "tucker2":
+        # rho scales both ranks: rho (in² + out²) + rho² in·out·k² = share · weights
+        a, b = n_in * n_out * area, n_in**2 + n_out**2
+        rho = (-b + sqrt(b * b + 4 * a * share * part.weights)) / (2 * a)
+        args = {"rank_in": _legal_rank(n_in, rho * n_in, multiple),
+                "rank_out": _legal_rank(n_out, rho * n_out, multiple)}
+    else:
+        rows, columns = _matrix(part, method)
+        args = {"rank": _legal_rank(min(rows, columns), share * part.weights / (rows + columns), multiple)}
+    factors = split(part, method, args)
+    return args if sum(factor.weights for factor in factors) < part.weights else None
+
+
+def _legal_rank(full: int, wanted: float, multiple: int) -> int:
+    """The multiple nearest to `wanted` in [1, full]; a small rank takes a smaller multiple."""
+    while multiple > 1 and full < 2 * multiple:
+        multiple //= 2
+    return min(full, max(multiple, round(wanted / multiple) * multiple))
+
+
+def _matrix(part: Part, method: str) -> tuple[int, int]:
+    """Rows and columns of the matrix whose rank is cut."""
+    if method == "spatial-svd":
+        return part.in_channels * part.kernel[0], part.out_channels * part.kernel[1]
+    return part.in_channels, part.out_channels
+
+
+def split(part: Part, method: str, args: dict[str, int]) -> tuple[Part, ...]:
+    """The factors, in execution order; only the last keeps the bias."""
+    def factor(index: int, n_in: int, n_out: int, kernel: tuple[int, ...], positions: int, source: int) -> Part:
+        return msgspec.structs.replace(part, name=f"{part.name}.{index}", in_channels=n_in, out_channels=n_out,
+                                       kernel=kernel, positions=positions, in_positions=source, bias=False)
+
+    before, after = part.in_positions, part.positions
+    if method == "svd":
+        # A strided 1×1 convolution strides in its first factor, so both run at output positions.
+        factors = [factor(0, part.in_channels, args["rank"], part.kernel, after, before),
+                   factor(1, args["rank"], part.out_channels, part.kernel, after, after)]
+    elif method == "spatial-svd":
+        middle = _middle_positions(part)
+        factors = [factor(0, part.in_channels, args["rank"], (part.kernel[0], 1), middle, before),
+                   factor(1, args["rank"], part.out_channels, (1, part.kernel[1]), after, middle)]
+    else:
+        ones = (1,) * len(part.kernel)
+        factors = [factor(0, part.in_channels, args["rank_in"], ones, before, before),
+                   factor(1, args["rank_in"], args["rank_out"], part.kernel, after, before),
+                   factor(2, args["rank_out"], part.out_channels, ones, after, after)]
+    factors[-1] = msgspec.structs.replace(factors[-1], bias=part.bias)
+    return tuple(factors)
+
+
+def _middle_positions(part: Part) -> int:
+    """Positions between the k×1 and the 1×k factor: rows already strided, columns not yet."""
+    return round(sqrt(part.positions * part.in_positions))
+
+
+def _check(step: Step, table: LayerTable, profile: HardwareProfile) -> None:
+    layer = layer_at(step, table)
+    legal = methods_for(layer)
+    if step.args.get("method") not in legal:
+        raise InputError(f"`method` at {step.site} must be one of {legal or '(none: ' + reason(layer) + ')'}, "
+                         f"but got {step.args.get('method')!r}")
+    names = ("rank_in", "rank_out") if step.args["method"] == "tucker2" else ("rank",)
+    for name in names:
+        rank = step.args.get(name)
+        if not isinstance(rank, int) or rank < 1:
+            raise InputError(f"`{name}` at {step.site} must be a whole number of at least 1, but got {rank!r}")
+
+
+def reason(layer: Layer) -> str:
+    """Why a layer has no decomposition."""
+    return layer.locked or ("grouped convolutions are not decomposed" if layer.groups > 1 else
+                            f"{layer.kind} layers are not decomposed")
+
+
+def _effect(step: Step, table: LayerTable, parts: Parts) -> None:
+    layer_at(step, table)
+    (part,) = parts[step.site]
+    args = {name: value for name, value in step.args.items() if isinstance(value, int)}
+    parts[step.site] = split(part, str(step.args["method"]), args)
+
+
+DECOMPOSE = Technique("decompose", _check, _effect)

@@ -1,0 +1,65 @@
+"""Structured pruning: whole channels of a coupling group are removed. `args = {"keep": channels kept}`."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import msgspec
+
+from autocompress.core.layer import Group, LayerTable
+from autocompress.core.plan import Step
+from autocompress.errors import InputError
+from autocompress.hardware.profile import HardwareProfile
+from autocompress.techniques.base import Parts, Technique
+
+
+@lru_cache(maxsize=8)
+def groups_by_name(table: LayerTable) -> dict[str, Group]:
+    """The coupling groups of a table by name."""
+    return {group.name: group for group in table.groups}
+
+
+def legal_keep(group: Group, keep: float, profile: HardwareProfile) -> int:
+    """The legal channel count nearest to `keep`: the profile's multiple, equal in every block, at least one."""
+    if group.blocks > 1:
+        per_block = group.channels // group.blocks
+        return max(1, min(per_block, round(keep / group.blocks))) * group.blocks
+    bits = 8 if 8 in profile.weight_bits else min(profile.weight_bits)
+    return profile.legal_channels(group.channels, max(1, round(keep)), bits)
+
+
+def _check(step: Step, table: LayerTable, profile: HardwareProfile) -> None:
+    group = groups_by_name(table).get(step.site)
+    if group is None:
+        raise InputError(f"a prune step must name a coupling group, but {step.site!r} is none of "
+                         f"{', '.join(groups_by_name(table)) or '(this network has none)'}")
+    keep = step.args.get("keep")
+    if not isinstance(keep, int) or not 1 <= keep <= group.channels:
+        raise InputError(f"`keep` must be a whole number from 1 to {group.channels} at {step.site}, but got {keep!r}")
+    legal = legal_keep(group, keep, profile)
+    if keep != legal and keep != group.channels:
+        raise InputError(f"`keep` at {step.site} must fit the channel multiple of {profile.id}, but got {keep}; "
+                         f"the nearest legal value is {legal}")
+
+
+def _effect(step: Step, table: LayerTable, parts: Parts) -> None:
+    group = groups_by_name(table).get(step.site)
+    if group is None:
+        raise InputError(f"a prune step must name a coupling group, but {step.site!r} is none")
+    cut = group.channels - int(step.args["keep"])
+    for member in group.members:
+        (part,) = parts[member.layer]
+        gone = cut * member.per_channel
+        if part.kind == "norm" or (part.groups > 1 and part.groups == part.in_channels == part.out_channels):
+            left = part.out_channels - gone
+            depthwise = part.groups > 1
+            part = msgspec.structs.replace(part, in_channels=left, out_channels=left,
+                                           groups=left if depthwise else part.groups)
+        elif member.side == "out":
+            part = msgspec.structs.replace(part, out_channels=part.out_channels - gone)
+        else:
+            part = msgspec.structs.replace(part, in_channels=part.in_channels - gone)
+        parts[member.layer] = (part,)
+
+
+PRUNE = Technique("prune", _check, _effect)

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from autocompress.errors import InputError
+from autocompress.tasks.splits import Split, TaskData, checked, complete, phases
+
+
+def test_phases_are_stratified_and_seeded() -> None:
+    targets = torch.arange(1000) % 7
+    numbers = phases(targets, 5, seed=1)
+    for number in range(5):
+        counts = torch.bincount(targets[numbers == number], minlength=7)
+        assert counts.max() - counts.min() <= 2
+    assert torch.equal(numbers, phases(targets, 5, seed=1))
+    assert not torch.equal(numbers, phases(targets, 5, seed=2))
+
+
+def _split(count: int) -> Split:
+    return Split(torch.arange(count, dtype=torch.float32)[:, None], torch.arange(count) % 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "lengths"),
+    [
+        ({"train": 100}, (80, 10, 10)),
+        ({"train": 100, "test": 7}, (90, 10, 7)),
+        ({"train": 100, "validation": 20}, (100, 10, 10)),
+        ({"train": 100, "validation": 20, "test": 7}, (100, 20, 7)),
+    ],
+)
+def test_missing_splits_are_made_without_overlap(given: dict[str, int], lengths: tuple[int, ...]) -> None:
+    parts = complete({name: _split(count) for name, count in given.items()}, seed=0)
+    assert tuple(len(part) for part in parts.values()) == lengths
+    if list(given) == ["train"]:
+        assert torch.equal(torch.cat([p.inputs for p in parts.values()]).sort(0)[0], _split(100).inputs)
+
+
+def test_validation_alone_is_refused() -> None:
+    with pytest.raises(InputError, match="training split"):
+        complete({"test": _split(3)}, seed=0)
+
+
+def test_normalise_divides_pixels_but_not_floats(data: TaskData) -> None:
+    named = replace(data, mean=(0.5,), std=(0.25,))
+    white = torch.full((2, 1, 8, 8), 255, dtype=torch.uint8)
+    assert torch.equal(named.normalise(white), torch.full((2, 1, 8, 8), 2.0))
+    assert torch.equal(named.normalise(torch.ones(2, 1, 8, 8)), torch.full((2, 1, 8, 8), 2.0))
+    assert data.normalise(white).dtype == torch.float32
+
+
+def test_fingerprint_sees_every_part_that_matters(data: TaskData) -> None:
+    altered = data.validation.inputs.clone()
+    altered[3, 0, 4, 4] ^= 1
+    others = [
+        replace(data, validation=Split(altered, data.validation.targets)),
+        replace(data, test=Split(data.test.inputs, data.test.targets.flip(0))),
+        replace(data, mean=(0.1,)),
+        replace(data, train=data.validation, validation=data.train),
+    ]
+    assert len({data.fingerprint, *(other.fingerprint for other in others)}) == 5
+    assert replace(data, name="other").fingerprint == data.fingerprint
+
+
+def test_augmentation_is_settled_by_the_generator(data: TaskData) -> None:
+    data = replace(data, pad=2, flip=True)
+    batch = data.train.inputs[:16]
+    once, again = (data.augmented(batch, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(once, again)
+    assert once.shape == batch.shape
+    assert once.dtype == torch.uint8
+    assert not torch.equal(once, batch)
+
+
+def test_augmentation_is_a_shift_or_a_mirrored_shift(data: TaskData) -> None:
+    data = replace(data, pad=1, flip=True)
+    batch = data.normalise(data.train.inputs[:32])
+    out = data.augmented(batch, torch.Generator().manual_seed(0))
+    padded = torch.nn.functional.pad(batch, (1,) * 4)
+    windows = [padded[:, :, i : i + 8, j : j + 8] for i in range(3) for j in range(3)]
+    options = torch.stack(windows + [window.flip(3) for window in windows])
+    matches = (options == out).flatten(2).all(dim=2)
+    assert matches.any(dim=0).all()
+    assert matches.any(dim=1).sum() > 6  # many of the 18 outcomes occur
+
+
+def test_augmentation_leaves_others_alone(data: TaskData) -> None:
+    batch = data.train.inputs[:4]
+    assert data.augmented(batch, torch.Generator()) is batch
+    rows = torch.zeros(3, 5)
+    assert replace(data, pad=2).augmented(rows, torch.Generator()) is rows
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": 1}, "at least 2 classes"),
+        ({"classes": 2}, "from 0 to 1"),
+        ({"mean": (0.1, 0.2)}, "1 or 1 values"),
+        ({"std": (0.0,)}, "above zero"),
+        ({"pad": -1}, "pad must be 0"),
+        ({"test": Split(torch.zeros(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64))}, "test split is empty"),
+        ({"test": Split(torch.zeros(2, 1, 8, 9), torch.tensor([0, 1]))}, r"shaped as in training, \(1, 8, 8\)"),
+        ({"test": Split(torch.zeros(2, 1, 8, 8), torch.tensor([0]))}, "one label for each sample"),
+        ({"test": Split(torch.zeros(2, 1, 8, 8), torch.tensor([0, -1]))}, "from -1 to 0"),
+        ({"test": Split(torch.full((2, 1, 8, 8), torch.nan), torch.tensor([0, 1]))}, "2 of 2 samples hold NaN"),
+        ({"test": Split(torch.zeros(2, 1, 8, 8).double(), torch.tensor([0, 1]))}, "uint8 or float32"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(data: TaskData, change: dict[str, object], message: str) -> None:
+    assert checked(data) is data
+    with pytest.raises(InputError, match=message):
+        checked(replace(data, **change))  # type: ignore[arg-type]
+
+
+def test_one_class_in_training_is_refused(data: TaskData) -> None:
+    only = Split(data.train.inputs, torch.full_like(data.train.targets, 2))
+    with pytest.raises(InputError, match="all labels are 2"):
+        checked(replace(data, train=only))
