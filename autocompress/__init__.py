@@ -1,1 +1,48 @@
-"""autocompress"""
+"""autocompress: from a trained PyTorch network to a verified file inside a budget.
+
+    import autocompress
+    result = autocompress.search(model=net, data=(images, labels), budget="2MB")
+    print(result.front)
+    result.export("artifact")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autocompress.core.budget import Budget
+    from autocompress.core.evaluation import Candidate, Evaluation
+    from autocompress.core.plan import Plan, Step
+    from autocompress.errors import (
+        AutocompressError,
+        EnvironmentFault,
+        InfeasibleError,
+        InputError,
+        Interrupted,
+    )
+    from autocompress.hardware.profile import HardwareProfile, list_profiles, load_profile
+    from autocompress.study import SearchResult, open_study, search
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AutocompressError": "errors", "Budget": "core.budget", "Candidate": "core.evaluation",
+    "EnvironmentFault": "errors", "Evaluation": "core.evaluation", "HardwareProfile": "hardware.profile",
+    "InfeasibleError": "errors", "InputError": "errors", "Interrupted": "errors", "Plan": "core.plan",
+    "SearchResult": "study", "Step": "core.plan", "list_profiles": "hardware.profile",
+    "load_profile": "hardware.profile", "open_study": "study", "search": "study",
+}
+__all__ = [
+    "AutocompressError", "Budget", "Candidate", "EnvironmentFault", "Evaluation", "HardwareProfile",
+    "InfeasibleError", "InputError", "Interrupted", "Plan", "SearchResult", "Step", "list_profiles",
+    "load_profile", "open_study", "search",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load on first use: `autocompress --help` need not wait for torch."""
+    if name in _HOMES:
+        return getattr(import_module(f"autocompress.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'autocompress' has no attribute {name!r}")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -131,10 +132,10 @@ def autocast(device: str) -> torch.autocast:
 
 
 def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Recipe, calibration: Tensor,
-            seed: int, device: str = "cpu", stop: object = None) -> Compressed:
+            seed: int, device: str = "cpu", should_stop: Callable[[], bool] | None = None) -> Compressed:
     """Train `start` (changed in place and returned) towards the teacher's logits; quantised at the end.
 
-    TrialError when the loss is not finite. Deterministic for given inputs unless `recipe.seconds` cuts it short.
+    TrialError when the loss is not finite or `should_stop` says so. Deterministic for given inputs unless `recipe.seconds` cuts it short.
     """
     model = start.model.to(device).train()
     steps = _learn_steps(model, start)
@@ -154,6 +155,8 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
         rows = order[(step % per_epoch) * recipe.batch:(step % per_epoch + 1) * recipe.batch]
         if len(rows) < 2:
             continue  # BatchNorm cannot train on one sample
+        if should_stop is not None and should_stop():
+            raise TrialError("stopped by the user")
         done = step / total
         if recipe.seconds is not None:
             done = max(done, (time.perf_counter() - began) / recipe.seconds)

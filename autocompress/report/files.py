@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from autocompress.errors import EnvironmentFault
@@ -19,10 +20,8 @@ def write_atomic(path: Path, text: str) -> Path:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        try:
+        with suppress(OSError):  # when the folder itself is out of reach, the first error says so
             temporary.unlink(missing_ok=True)
-        except OSError:
-            pass  # the folder itself is unreachable: the first error says so
         raise EnvironmentFault(
             f"{path} must be writable, but: {error.strerror or error}; free space or choose another folder"
         ) from error

@@ -11,7 +11,13 @@ from autocompress.report.files import write_atomic
 from autocompress.report.page import POLICY, SCRIPT, STYLE
 from autocompress.report.plots import AXES, pareto_figure, plan_figure, progress_figure, timings_figure
 from autocompress.report.sections import (
-    cards, facts, front_table, key, plan_table, untouched_table, verdict,
+    cards,
+    facts,
+    front_table,
+    key,
+    plan_table,
+    untouched_table,
+    verdict,
 )
 from autocompress.report.tables import trials_frame, write_csv, write_json
 from autocompress.report.view import StudyView

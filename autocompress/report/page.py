@@ -22,7 +22,8 @@ h1 { margin: 0; font-size: 28px; line-height: 1.2; letter-spacing: -0.01em; }
 h2 { margin: 0 0 2px; font-size: 18px; letter-spacing: -0.005em; }
 .lead, .hint { color: var(--soft); margin: 4px 0 0; }
 .hint { font-size: 13px; margin-bottom: 10px; }
-.facts { display: flex; flex-wrap: wrap; gap: 6px 22px; margin: 14px 0 0; padding: 0; list-style: none; font-size: 14px; }
+.facts { display: flex; flex-wrap: wrap; gap: 6px 22px; margin: 14px 0 0; padding: 0; list-style: none;
+  font-size: 14px; }
 .facts b { font-weight: 500; color: var(--soft); margin-right: 6px; }
 .cards { display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 14px; margin: 20px 0 0; }
 .card, section { background: var(--card); border: 1px solid var(--line); border-radius: 12px; }
@@ -43,7 +44,8 @@ section { padding: 18px 20px; min-width: 0; }
 section.wide { grid-column: 1 / -1; }
 .key { display: flex; flex-wrap: wrap; gap: 6px 8px; margin: 8px 0 0; font-size: 13px; align-items: center; }
 .key button, .key span { display: inline-flex; align-items: center; gap: 6px; color: inherit; font: inherit; }
-.key button { border: 1px solid var(--line); border-radius: 99px; padding: 2px 11px; background: none; cursor: pointer; }
+.key button { border: 1px solid var(--line); border-radius: 99px; padding: 2px 11px; background: none;
+  cursor: pointer; }
 .key button[aria-pressed=false] { opacity: 0.4; text-decoration: line-through; }
 .key span { color: var(--soft); padding: 2px 6px; }
 .key i { width: 11px; height: 11px; border-radius: 3px; display: inline-block; }
@@ -51,13 +53,14 @@ section.wide { grid-column: 1 / -1; }
 table { border-collapse: collapse; width: 100%; font-size: 13.5px; font-variant-numeric: tabular-nums; }
 th { text-align: left; font-weight: 550; color: var(--soft); position: sticky; top: 0; background: var(--card);
   white-space: nowrap; box-shadow: inset 0 -1px var(--line); }
-th, td { padding: 6px 14px 6px 0; vertical-align: top; }
+th, td { padding: 6px 14px 6px 0; vertical-align: top; overflow-wrap: normal; }
 td { border-bottom: 1px solid var(--line); }
 tr:last-child td { border-bottom: 0; }
 .n { text-align: right; white-space: nowrap; }
-td.name { min-width: 130px; max-width: 280px; font-family: ui-monospace, "SF Mono", Menlo, "Liberation Mono", monospace;
+td.name { min-width: 150px; max-width: 280px; overflow-wrap: anywhere;
+  font-family: ui-monospace, "SF Mono", Menlo, "Liberation Mono", monospace;
   font-size: 12.5px; }
-td.say { min-width: 200px; }
+td.say { min-width: 260px; overflow-wrap: anywhere; }
 tr.best td { background: var(--tint); } tr.same td { color: var(--soft); }
 .bar { display: inline-block; vertical-align: middle; width: 64px; height: 7px; margin-left: 9px; border-radius: 4px;
   background: var(--line); overflow: hidden; } .bar i { display: block; height: 100%; background: var(--bar); }
@@ -65,7 +68,8 @@ details > summary { cursor: pointer; color: var(--soft); margin: 4px 0; }
 pre { white-space: pre-wrap; font-size: 12.5px; margin: 6px 0; }
 footer { color: var(--soft); font-size: 13px; padding-top: 18px; padding-bottom: 36px; }
 a { color: var(--accent); }
-@media (max-width: 1000px) { .cards { grid-template-columns: repeat(2, minmax(0, 1fr)); } main { grid-template-columns: minmax(0, 1fr); } }
+@media (max-width: 1000px) { .cards { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+  main { grid-template-columns: minmax(0, 1fr); } }
 @media (max-width: 620px) { main, header > div, footer { padding-left: 12px; padding-right: 12px; }
   section { padding: 14px 12px; } h1 { font-size: 23px; } .cards { gap: 10px; } .card { padding: 10px 12px 12px; }
   .card .now { font-size: 22px; } .card .was { font-size: 13px; } }
@@ -79,7 +83,8 @@ const config = {responsive: true, displaylogo: false, showSendToCloud: false, sc
   modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"]};
 const colour = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const theme = () => ({"font.color": colour("--soft"), "hoverlabel.bgcolor": colour("--card"),
-  "hoverlabel.bordercolor": colour("--line"), "hoverlabel.font.color": colour("--ink")});
+  "hoverlabel.bordercolor": colour("--line"), "hoverlabel.font.color": colour("--ink"), "modebar.bgcolor": "rgba(0,0,0,0)",
+  "modebar.color": colour("--line"), "modebar.activecolor": colour("--soft")});
 const drawnTrials = plot => plot._fullData.filter(trace => trace.meta === "trials")
   .reduce((sum, trace) => sum + plot.querySelectorAll(".trace" + trace.uid + " path.point").length, 0);
 

@@ -17,12 +17,21 @@ from autocompress.core.evaluation import Candidate, Metrics
 from autocompress.core.front import non_dominated
 from autocompress.errors import InputError
 from autocompress.report.style import (
-    ACCENT, BAND, FAILED, LIMIT, ORIGINAL, SYMBOLS, blank_figure, hover, metric_lines, rung_colour,
+    ACCENT,
+    BAND,
+    FAILED,
+    LIMIT,
+    ORIGINAL,
+    SYMBOLS,
+    blank_figure,
+    hover,
+    metric_lines,
+    rung_colour,
 )
 from autocompress.report.text import STATUSES, finite, format_metric, format_rung
 from autocompress.report.view import StudyView
 
-AXES = {"size_bytes": ("Size", "~s", "B"), "latency_ms": ("Latency", "~g", " ms"), "macs": ("MACs", "~s", "")}
+AXES = {"size_bytes": ("Size, bytes", "~s"), "latency_ms": ("Latency, ms", "~g"), "macs": ("MACs", "~s")}
 _LANES = 3
 
 
@@ -45,7 +54,7 @@ def pareto_figure(view: StudyView, x: str = "size_bytes") -> go.Figure:
     """
     if x not in AXES:
         raise InputError(f"x must be one of {', '.join(AXES)}, but got {x!r}")
-    title, tick_format, suffix = AXES[x]
+    title, tick_format = AXES[x]
     spots = {c.trial: _coordinates(view.metrics_of(c), x) for c in view.candidates}
     base = _coordinates(view.baseline, x)
     window = _window([*spots.values(), base], view.budget.bounds.get(x), len(spots))
@@ -66,8 +75,8 @@ def pareto_figure(view: StudyView, x: str = "size_bytes") -> go.Figure:
             marker={"symbol": "star", "size": 15, "color": ORIGINAL}, hoverinfo="text",
             hovertext=["<b>The original</b><br>" + metric_lines(view, view.baseline, None)]))
     _add_limits(figure, view, x, window)
-    figure.update_xaxes(type="log", range=window.x, title=f"{title}, log scale", tickformat=tick_format,
-                        ticksuffix=suffix)
+    figure.update_xaxes(type="log", range=window.x, title=f"{title} (log scale)", tickformat=tick_format,
+                        tickangle=0, nticks=max(4, min(6, int((window.x[1] - window.x[0]) / 0.31))))
     figure.update_yaxes(range=window.y, title="Accuracy", ticksuffix="%")
     figure.update_layout(
         legend={"orientation": "h", "y": -0.2, "x": 0, "yanchor": "top"},
@@ -96,7 +105,9 @@ def _window(points: list[tuple[float | None, float | None]], bound: float | None
         left=left, bottom=bottom)
 
 
-def _placed(trial: int, index: int, count: int, spot: tuple[float | None, float | None], window: _Window) -> list[float]:
+def _placed(
+    trial: int, index: int, count: int, spot: tuple[float | None, float | None], window: _Window
+) -> tuple[float, float]:
     """Where the trial is drawn: its metrics, or a place in a band; lanes keep neighbours apart."""
     x, y = spot
     low, high = window.x
@@ -107,7 +118,7 @@ def _placed(trial: int, index: int, count: int, spot: tuple[float | None, float 
     elif x is None:
         left = window.left if window.left is not None else low
         x = 10 ** (left - (trial % _LANES) / _LANES * 0.8 * (left - low))
-    return [x, y]
+    return x, y
 
 
 def _trial_trace(view: StudyView, status: str, group: list[Candidate],
@@ -153,7 +164,7 @@ def _add_limits(figure: go.Figure, view: StudyView, x: str, window: _Window) -> 
     if view.budget.max_drop is not None and accuracy is not None:
         level = 100 * (accuracy - view.budget.max_drop)
         figure.add_hline(y=level, line=line)
-        figure.add_annotation(x=0, xref="paper", xanchor="left", y=level, yanchor="bottom",
+        figure.add_annotation(x=1, xref="paper", xanchor="right", y=level, yanchor="top",
                               text=f"lowest allowed {level:.1f}%", **label)
     band: dict[str, Any] = {"fillcolor": BAND, "line_width": 0, "layer": "below"}
     note: dict[str, Any] = {"text": "no metrics", "showarrow": False, "font_size": 11}

@@ -48,9 +48,9 @@ def plan_figure(view: StudyView) -> go.Figure:
     _bars(figure, 4, at, [r["bytes_before"] for r in rows], "rgba(139,147,161,0.35)", sizes)
     _bars(figure, 4, at, [r["bytes"] for r in rows], ORIGINAL, sizes)
     figure.update_layout(barmode="overlay", bargap=0.25, showlegend=False)
-    figure.update_yaxes(range=[0, 105], ticksuffix="%", tickvals=[0, 50, 100], row=1, col=1)
+    figure.update_yaxes(range=[0, 105], tickvals=[0, 50, 100], ticktext=["0%", "50%", "100%"], row=1, col=1)
     figure.update_yaxes(type="log", range=[math.log10(0.9), math.log10(45)], tickvals=[2, 4, 8, 32], row=2, col=1)
-    figure.update_yaxes(range=[0, 105], ticksuffix="%", tickvals=[0, 50, 100], row=3, col=1)
+    figure.update_yaxes(range=[0, 105], tickvals=[0, 50, 100], ticktext=["0%", "50%", "100%"], row=3, col=1)
     figure.update_yaxes(tickformat="~s", ticksuffix="B", rangemode="tozero", nticks=4, row=4, col=1)
     figure.update_xaxes(showgrid=False, range=[-0.6, max(len(rows), 1) - 0.4])
     figure.update_xaxes(tickvals=at, ticktext=[html.escape(shorten(r["layer"], 22), quote=False) for r in rows],

@@ -7,11 +7,18 @@ from typing import Any
 
 import pandas as pd
 
-from autocompress.core.evaluation import Metrics
 from autocompress.report.style import FAILED, NO_RUNG, RUNG_COLOURS, rung_colour
 from autocompress.report.tables import front_frame, plan_rows
 from autocompress.report.text import (
-    STATUSES, TITLES, describe_plan, factor, finite, format_factor, format_metric, format_rung, nearest_miss,
+    STATUSES,
+    TITLES,
+    describe_plan,
+    factor,
+    finite,
+    format_factor,
+    format_metric,
+    format_rung,
+    nearest_miss,
 )
 from autocompress.report.view import StudyView
 
@@ -126,7 +133,8 @@ def plan_table(view: StudyView) -> str:
             (format_metric("size_bytes", row["bytes"]) + bar, "n"), (escape(row["note"]), ""),
         ]
         lines.append(_row(cells, "same" if row["note"] else ""))
-    heads = ["Layer", "Kind", "In", "Out", "Cut", "Weights", "Activations", "Decomposed", "Bytes before", "after", "Note"]
+    heads = ["Layer", "Kind", "In", "Out", "Cut", "Weights", "Activations", "Decomposed",
+             "Bytes before", "Bytes after", "Note"]
     return _frame(heads, lines, {2, 3, 4, 5, 6, 8, 9})
 
 
@@ -134,7 +142,8 @@ def untouched_table(view: StudyView) -> str:
     """Layer and reason; a long list folds away."""
     if not view.untouched:
         return '<p class="hint">Some technique touches each layer.</p>'
-    table = _table(["Layer", "Why"], [([(n, "name"), (why, "say")], "") for n, why in view.untouched.items()], numeric=0)
+    rows = [([(name, "name"), (why, "say")], "") for name, why in view.untouched.items()]
+    table = _table(["Layer", "Why"], rows, numeric=0)
     many = len(view.untouched)
     return table if many <= 15 else f"<details><summary>{many} layers</summary>{table}</details>"
 

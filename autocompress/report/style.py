@@ -28,10 +28,12 @@ def rung_colour(rung: int | None) -> str:
 
 
 def blank_figure(height: int) -> go.Figure:
+    """An empty figure of `height` pixels in the house style."""
     return style(go.Figure(), height)
 
 
 def style(figure: go.Figure, height: int) -> go.Figure:
+    """Give a figure the house style: quiet grid, no background, titles of its rows at the left."""
     figure.update_layout(
         template="none", height=height, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif", "size": 12,
@@ -44,6 +46,7 @@ def style(figure: go.Figure, height: int) -> go.Figure:
 
 
 def metric_lines(view: StudyView, metrics: Metrics, candidate: Candidate | None) -> str:
+    """Each metric with its unit and source, escaped, one a line."""
     lines = []
     for name, value in metrics.items():
         source = view.source(name, candidate)

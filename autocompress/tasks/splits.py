@@ -76,6 +76,15 @@ class TaskData:
         std = torch.tensor(self.std, device=inputs.device).view(shape)
         return (values - mean) / std
 
+    @property
+    def train_targets(self) -> Tensor:
+        """Labels of the training split (N,)."""
+        return self.train.targets
+
+    def train_view(self, view: int, seed: int) -> Tensor:
+        """All training inputs as stored, augmented; each view number gives another, settled by `seed`."""
+        return self.augmented(self.train.inputs, torch.Generator().manual_seed(1000 * seed + view))
+
     def augmented(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
         """A batch of images (N, C, H, W), raw or normalised, each randomly shifted and mirrored.
 

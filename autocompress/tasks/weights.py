@@ -20,7 +20,7 @@ from autocompress.tasks.arrays import refuse_bomb
 
 log = logging.getLogger(__name__)
 
-MAX_HEADER_BYTES = 10 * 2**20
+MAX_HEADER_BYTES = 2 * 2**20
 """A safetensors header takes about 100 bytes a tensor; the limit bounds what reading it can cost."""
 _WRAPPERS = ("state_dict", "model")
 _NAMED = 5
@@ -64,10 +64,11 @@ def _check_header(path: Path) -> None:
         header = stream.read(length)
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = dict(pairs)
-        if len(names) < len(pairs):
-            twice = next(name for i, (name, _) in enumerate(pairs) if name in dict(pairs[:i]))
-            raise InputError(f"weights: {path} must name each tensor once, but its header repeats {twice!r}")
+        names: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in names:
+                raise InputError(f"weights: {path} must name each tensor once, but its header repeats {name[:80]!r}")
+            names[name] = value
         return names
 
     try:
@@ -128,7 +129,7 @@ def put_weights(model: nn.Module, weights: dict[str, Tensor], origin: str, class
     if shapes:
         first = list(shapes.items())[:_NAMED]
         texts = "; ".join(f"{name} {ours} against {theirs} in the file" for name, (ours, theirs) in first)
-        heads = {theirs[0] for ours, theirs in shapes.values() if ours and theirs and ours[0] == classes}
+        heads = {theirs[0] for ours, theirs in shapes.values() if ours and theirs and ours[0] == classes != theirs[0]}
         for_classes = f" (weights for {heads.pop()} classes, data with {classes}?)" if len(heads) == 1 else ""
         raise InputError(f"{origin} must have the model's shapes, but {texts}{for_classes}")
     refused = [n for n, t in weights.items() if own[n].is_floating_point() and not t.is_floating_point()]

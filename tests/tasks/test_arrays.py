@@ -31,7 +31,8 @@ def test_arrays_are_split_80_10_10(pixels: Arrays) -> None:
 def test_a_dict_of_splits_with_options(pixels: Arrays) -> None:
     x, y = pixels
     data = load_data(
-        {"train": pixels, "val": (x[:9], y[:9]), "test": (x[:6], y[:6]), "mean": 0.5, "std": [0.5], "classes": 4, "pad": 1}
+        {"train": pixels, "val": (x[:9], y[:9]), "test": (x[:6], y[:6])}
+        | {"mean": 0.5, "std": [0.5], "classes": 4, "pad": 1}
     )
     assert (len(data.train), len(data.validation), len(data.test)) == (60, 9, 6)
     assert (data.mean, data.std, data.classes, data.pad) == ((0.5,), (0.5,), 4, 1)
@@ -100,7 +101,7 @@ class Broken(Pictures):
 
 
 def test_a_dataset_that_fails_names_the_sample() -> None:
-    with pytest.raises(InputError, match="sample 3 .*file gone"):
+    with pytest.raises(InputError, match=r"sample 3 .*file gone"):
         load_data(Broken(9))
     with pytest.raises(InputError, match="share one shape"):
         load_data(Broken(3))

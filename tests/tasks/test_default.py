@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from autocompress.tasks import default
 from autocompress.tasks.default import Recipe, accuracy, default_task
@@ -15,7 +16,23 @@ from autocompress.tasks.models import model_fingerprint
 
 @pytest.fixture
 def one_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One step on a small network: what is kept and read back matters here, not what it learns."""
+
+    def small(classes: int) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(default.RECIPE.seed)
+            return nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 14 * 14, classes))
+
     monkeypatch.setattr(default, "RECIPE", Recipe(batch=8, max_steps=1))
+    monkeypatch.setattr(default, "_network", small)
+
+
+def test_the_network() -> None:
+    state = torch.get_rng_state()
+    net = default._network(10)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert sum(p.numel() for p in net.parameters()) == 11_172_810
+    assert net(torch.zeros(2, 1, 16, 16)).shape == (2, 10)
 
 
 @pytest.mark.usefixtures("one_step")
@@ -24,7 +41,6 @@ def test_trained_once_then_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyP
     model, data = default_task(tmp_path)
     assert torch.equal(torch.get_rng_state(), state)
     assert (data.name, data.input_shape, model.training) == ("digits", (1, 16, 16), False)
-    assert sum(p.numel() for p in model.parameters()) == 11_172_810
     (written,) = tmp_path.iterdir()
     assert written.suffix == ".safetensors"
     monkeypatch.setattr(default, "train", lambda *args: pytest.fail("trained again"))

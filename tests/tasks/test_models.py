@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 import urllib.request
 from dataclasses import replace
@@ -46,7 +47,7 @@ def test_a_factory_with_weights(user_file: Path, data: TaskData, tmp_path: Path)
 
 
 def test_factories_must_return_a_module(user_file: Path, data: TaskData) -> None:
-    with pytest.raises(InputError, match="must return a torch.nn.Module, but returned int"):
+    with pytest.raises(InputError, match=r"must return a torch.nn.Module, but returned int"):
         load_model(f"{user_file}:number", data=data)
     with pytest.raises(InputError, match="trust"):
         load_model(f"{user_file}:model", data=data, trust_code=False)
@@ -70,6 +71,24 @@ def test_weights_of_another_number_of_classes(data: TaskData, tmp_path: Path) ->
     torch.save(import_torchvision().models.shufflenet_v2_x0_5(num_classes=7).state_dict(), tmp_path / "w.pth")
     with pytest.raises(InputError, match=r"fc.weight \(3, 1024\) against \(7, 1024\)"):
         load_model("torchvision:shufflenet_v2_x0_5", weights=tmp_path / "w.pth", data=data)
+
+
+SHARED = Path(os.environ.get("AUTOCOMPRESS_SHARED", Path(__file__).parents[3] / "shared"))
+
+
+@pytest.mark.skipif(not (SHARED / "base").is_dir(), reason=f"no {SHARED / 'base'}: set AUTOCOMPRESS_SHARED")
+def test_a_trained_network_of_a_user_is_as_good_as_told() -> None:
+    try:
+        data = load_data("fashion-mnist")
+    except EnvironmentFault as fault:
+        pytest.skip(str(fault))
+    base = SHARED / "base" / "resnet18_fashion.py"
+    loaded = load_model(f"{base}:model", weights=base.with_suffix(".safetensors"), data=data)
+    assert loaded.name == "resnet18_fashion"
+    some = data.validation.take(torch.arange(500))
+    with torch.no_grad():
+        right = loaded.model(data.normalise(some.inputs)).argmax(1) == some.targets
+    assert abs(float(right.float().mean()) - 0.933) < 0.034  # three standard errors
 
 
 @pytest.mark.parametrize(

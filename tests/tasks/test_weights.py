@@ -135,7 +135,9 @@ def test_a_packed_bomb_is_refused(tmp_path: Path) -> None:
         read_weights(tmp_path / "net.pt")
 
 
-@pytest.mark.parametrize(("content", "message"), [([1, 2], "holds list"), ({}, "state dict"), ({"lr": 0.1}, "lr are not")])
+@pytest.mark.parametrize(
+    ("content", "message"), [([1, 2], "holds list"), ({}, "state dict"), ({"lr": 0.1}, "lr are not")]
+)
 def test_what_is_no_state_dict(tmp_path: Path, content: Any, message: str) -> None:
     torch.save(content, tmp_path / "net.pt")
     with pytest.raises(InputError, match=message):
@@ -177,7 +179,7 @@ def test_weights_that_do_not_fit(net: nn.Module, changes: dict[str, Any], messag
 
 
 def test_only_five_names_are_listed(net: nn.Module) -> None:
-    with pytest.raises(InputError, match="x0, x1, x2, x3, x4 and 3 more$"):
+    with pytest.raises(InputError, match=r"x0, x1, x2, x3, x4 and 3 more$"):
         put_weights(net, _changed(net) | {f"x{i}": torch.zeros(1) for i in range(8)}, "w.pt", classes=3)
 
 
@@ -201,8 +203,8 @@ def test_models_that_hold_other_than_finite_reals(net: nn.Module) -> None:
     assert {p.dtype for p in check_float32(net.half(), "net").parameters()} == {torch.float32}
     with torch.no_grad():
         net[4].bias[0] = torch.inf  # type: ignore[index]
-    with pytest.raises(InputError, match="4.bias contain NaN or infinity"):
+    with pytest.raises(InputError, match=r"4.bias contain NaN or infinity"):
         check_float32(net, "net")
     net[4].bias = nn.Parameter(torch.zeros(3, dtype=torch.complex64))  # type: ignore[index]
-    with pytest.raises(InputError, match="4.bias are complex"):
+    with pytest.raises(InputError, match=r"4.bias are complex"):
         check_float32(net, "net")

@@ -1,0 +1,59 @@
+"""Keeping a trained candidate: its tensors and integers in one safetensors file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from autocompress.backend.compress import Compressed
+from autocompress.backend.quantization import QuantizedWeight
+from autocompress.core.plan import Receipt
+from autocompress.errors import StorageError
+
+_LEVELS, _SCALE = "quantized.levels.", "quantized.scale."
+
+
+def save_weights(compressed: Compressed, path: Path) -> None:
+    """Write whole or not at all (temporary file, fsync, rename). StorageError when it cannot be written."""
+    tensors: dict[str, Tensor] = {f"model.{k}": v.contiguous() for k, v in compressed.model.state_dict().items()}
+    for name, weight in compressed.weights.items():
+        tensors[f"{_LEVELS}{name}"] = weight.levels.contiguous()
+        tensors[f"{_SCALE}{name}"] = weight.scale.contiguous()
+    bits = {name: str(weight.bits) for name, weight in compressed.weights.items()}
+    part = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, part, metadata=bits)
+        with part.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise StorageError(f"the weights of a candidate must be written to {path}, but: {error}") from error
+
+
+def load_weights(structure: Compressed, path: Path) -> Compressed:
+    """Fill a restructured network (changed in place) with what `save_weights` kept.
+
+    StorageError when the file does not fit the plan or is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        tensors = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            bits = file.metadata() or {}
+        structure.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items()
+                                         if k.startswith("model.")})
+    except (OSError, SafetensorError, RuntimeError) as error:
+        first = next(iter(str(error).splitlines()), "")
+        raise StorageError(f"{path} must hold the weights of this plan, but: {first}") from error
+    structure.weights = {name: QuantizedWeight(int(width), tensors[f"{_LEVELS}{name}"], tensors[f"{_SCALE}{name}"])
+                         for name, width in bits.items() if f"{_LEVELS}{name}" in tensors}
+    for site, step in structure.plan.find("quantize").items():
+        structure.receipts.append(Receipt(site, "quantize", dict(step.args)))
+    structure.model.eval()
+    return structure

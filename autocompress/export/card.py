@@ -1,0 +1,51 @@
+"""The model card beside an exported file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from autocompress.units import format_bytes, format_milliseconds, format_percent
+
+
+def model_card(manifest: dict[str, Any], data: str) -> str:
+    """Markdown: what the file is, what was verified, and a snippet that runs it."""
+    facts, given = manifest["verified"], manifest["input"]
+    steps = manifest["plan"]["steps"]
+    bits = Counter(step["args"]["weight_bits"] for step in steps if step["technique"] == "quantize")
+    pruned = sum(step["technique"] == "prune" for step in steps)
+    factored = Counter(step["args"]["method"] for step in steps if step["technique"] == "decompose")
+    done = [f"{pruned} channel groups pruned"] if pruned else []
+    done += [f"{n} layers factored by {method}" for method, n in sorted(factored.items())]
+    done += [f"{n} layers with {b}-bit weights" for b, n in sorted(bits.items())]
+    shape = ", ".join(str(size) for size in given["shape"][1:])
+    scaled = "pixels.astype(np.float32) / 255" if given["scale"] == "pixels / 255" else "pixels.astype(np.float32)"
+    axes = ", ".join(["1", "-1", *["1"] * (len(given["shape"]) - 2)])
+    return f"""# {manifest["study"]}, trial {manifest["trial"]}
+
+Compressed by autocompress for `{manifest["profile"]}`: {", ".join(done) or "nothing changed"}.
+
+| | original | this file |
+|---|---|---|
+| accuracy on the test split of {data} | {format_percent(facts["baseline_accuracy"])} | {format_percent(facts["accuracy"])} |
+| size | {format_bytes(facts["baseline_size_bytes"])} | {format_bytes(facts["size_bytes"])} |
+| latency (batch 1, one thread, ONNX Runtime on the exporting machine) | {format_milliseconds(facts["baseline_latency_ms"])} | {format_milliseconds(facts["latency_ms"])} |
+
+All figures are of the files themselves, run in ONNX Runtime. `manifest.json` has the plan, the receipts, the
+hashes and the versions.
+
+## Run it
+
+```python
+import numpy as np
+import onnxruntime
+
+session = onnxruntime.InferenceSession("model.onnx")
+pixels = np.zeros((1, {shape}))  # your input
+mean = np.array({given["mean"]}, np.float32).reshape({axes})
+std = np.array({given["std"]}, np.float32).reshape({axes})
+inputs = (({scaled} - mean) / std).astype(np.float32)
+(scores,) = session.run(None, {{"input": inputs}})
+print(scores.argmax(axis=1))
+```
+"""

@@ -1,0 +1,154 @@
+"""The study's database: opening it, what it must agree with, and the candidates it holds.
+
+A trial stores its rung-0 candidate; evaluations at higher rungs come later, when the trial is closed, and are
+kept beside it as attributes of the study. Everything is written the moment it is known.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from autocompress.core import wire
+from autocompress.core.evaluation import Candidate, Evaluation
+from autocompress.core.front import OBJECTIVES
+from autocompress.errors import EnvironmentFault, InputError, StorageError, StudyMismatchError
+
+DATABASE = "study.db"
+CANDIDATE, IDENTITY, SUMMARY, RUNG = "candidate", "identity", "summary", "rung"
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+logging.getLogger("optuna").addHandler(logging.NullHandler())
+
+
+def storage_url(folder: Path, url: str | None) -> str:
+    """The URL given, or SQLite inside the study's folder."""
+    return url or f"sqlite:///{(folder / DATABASE).resolve()}"
+
+
+@contextmanager
+def storage_errors(what: str) -> Iterator[None]:
+    """Database faults become StorageError with their first line."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError) as error:
+        cause = str(error.__cause__ or error).strip().splitlines()[0]
+        raise StorageError(f"{what} must be a usable study database, but: {cause}. Nothing was overwritten") from error
+
+
+def open_storage(url: str) -> optuna.storages.BaseStorage:
+    """Any Optuna storage by URL; SQLite in write-ahead mode, waiting up to a minute for a lock."""
+    if not url.startswith("sqlite:///"):
+        if url.endswith(".log") and "://" not in url:
+            from optuna.storages.journal import JournalFileBackend
+
+            return optuna.storages.JournalStorage(JournalFileBackend(url))
+        with storage_errors(url):
+            try:
+                return optuna.storages.get_storage(url)
+            except ImportError as error:
+                raise EnvironmentFault(f"--storage {url} needs its database driver: {error}") from None
+            except (ValueError, TypeError) as error:
+                raise InputError(f"--storage must be a URL that Optuna understands, but got {url!r}: {error}") from None
+    path = Path(url.removeprefix("sqlite:///"))
+    if path.exists() and path.stat().st_size and path.open("rb").read(16) != b"SQLite format 3\x00":
+        raise StorageError(f"{path} must be a SQLite database, but it is something else or corrupt. "
+                           "Nothing was overwritten; move it away or choose another --out")
+    with storage_errors(str(path)):
+        storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
+        with storage.engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+            # In WAL mode NORMAL loses nothing when the process is killed, only when the power goes.
+            connection.exec_driver_sql("PRAGMA synchronous=NORMAL")
+        return storage
+
+
+def create_study(storage: optuna.storages.BaseStorage, name: str, sampler: optuna.samplers.BaseSampler,
+                 identity: Mapping[str, Any]) -> optuna.Study:
+    """A new study with its identity."""
+    with storage_errors(name):
+        study = optuna.create_study(storage=storage, study_name=name, sampler=sampler,
+                                    directions=list(OBJECTIVES.values()))
+        study.set_user_attr(IDENTITY, dict(identity))
+        return study
+
+
+def load_study(storage: optuna.storages.BaseStorage, name: str,
+               sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study | None:
+    """A stored study, or None when there is none of this name."""
+    with storage_errors(name):
+        if name not in optuna.get_all_study_names(storage):
+            return None
+        return optuna.load_study(storage=storage, study_name=name, sampler=sampler)
+
+
+def require_same(study: optuna.Study, identity: Mapping[str, Any]) -> None:
+    """StudyMismatchError that lists what differs between the stored study and what was asked."""
+    stored = study.user_attrs.get(IDENTITY, {})
+    differences = [f"{key}: stored {stored.get(key)!r}, now {identity.get(key)!r}"
+                   for key in sorted({*stored, *identity}) if stored.get(key) != identity.get(key)]
+    if [d.name.lower() for d in study.directions] != list(OBJECTIVES.values()):
+        differences.append(f"directions: stored {[d.name.lower() for d in study.directions]}, "
+                           f"now {list(OBJECTIVES.values())}")
+    if differences:
+        raise StudyMismatchError(f"study {study.study_name!r} was made with other settings: " + "; ".join(differences)
+                                 + ". Choose another --out, or start afresh with --force-new-study")
+
+
+def store_candidate(trial: optuna.Trial, candidate: Candidate) -> None:
+    """Keep a trial's candidate."""
+    trial.set_user_attr(CANDIDATE, wire.encode(candidate))
+
+
+def store_rung(study: optuna.Study, trial: int, evaluation: Evaluation) -> None:
+    """Keep the evaluation of a closed trial at a higher rung."""
+    study.set_user_attr(f"{RUNG}:{trial}:{evaluation.rung}", wire.encode(evaluation))
+
+
+def candidates(study: optuna.Study) -> list[Candidate]:
+    """Every trial as a candidate, with all its rungs, in order of number."""
+    higher: dict[int, list[Evaluation]] = {}
+    for key, text in study.user_attrs.items():
+        if key.startswith(f"{RUNG}:"):
+            _, trial, _rung = key.split(":")
+            higher.setdefault(int(trial), []).append(wire.decode(text, Evaluation, f"{study.study_name} {key}"))
+    result = []
+    for trial in study.get_trials(deepcopy=False):
+        if trial.state is TrialState.WAITING:
+            continue
+        candidate = _candidate(trial)
+        rungs = sorted(higher.get(trial.number, []), key=lambda e: e.rung)
+        result.append(msgspec.structs.replace(candidate, evaluations=candidate.evaluations + tuple(rungs)))
+    return result
+
+
+def _candidate(trial: FrozenTrial) -> Candidate:
+    text = trial.user_attrs.get(CANDIDATE)
+    if text is not None:
+        return wire.decode(text, Candidate, f"trial {trial.number}")
+    if trial.state is TrialState.RUNNING:
+        return Candidate(trial=trial.number, status="running", reason="not finished")
+    return Candidate(trial=trial.number, status="failed", reason=trial.user_attrs.get("reason", "no result was stored"))
+
+
+def close_interrupted(study: optuna.Study, retries: int = 2) -> int:
+    """Close trials that a killed process left running, and queue their settings again, at most `retries` times."""
+    closed = 0
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        study._storage.set_trial_user_attr(trial._trial_id, "reason", "the process was stopped before it finished")
+        study.tell(trial.number, state=TrialState.FAIL)
+        tries = int(trial.user_attrs.get("tries", 0)) + 1
+        if trial.params and tries <= retries:
+            study.enqueue_trial(trial.params, user_attrs={
+                "tries": tries, "origin": trial.user_attrs.get("origin", "sampler")})
+        closed += 1
+    return closed

@@ -1,0 +1,84 @@
+"""Where evaluations run: in this process, or in several that each hold their own copy of the networks."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, Protocol
+
+from autocompress.core.evaluation import Evaluation
+from autocompress.core.plan import Plan
+from autocompress.errors import EnvironmentFault
+
+
+class Evaluate(Protocol):
+    """Runs one plan at one rung. `seconds` bounds training; `should_stop` is asked now and then."""
+
+    def __call__(self, plan: Plan, rung: int, seconds: float | None = None,
+                 should_stop: Callable[[], bool] | None = None) -> Evaluation:
+        """TrialError when the candidate fails."""
+
+
+class Inline:
+    """Evaluations one after the other in this process."""
+
+    jobs = 1
+
+    def __init__(self, evaluate: Evaluate, should_stop: Callable[[], bool]) -> None:
+        self._evaluate, self._should_stop = evaluate, should_stop
+
+    def submit(self, plan: Plan, rung: int, seconds: float | None = None) -> Future[Evaluation]:
+        """Evaluate now; the future is already done."""
+        future: Future[Evaluation] = Future()
+        try:
+            future.set_result(self._evaluate(plan, rung, seconds, self._should_stop))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class Processes:
+    """A pool of `jobs` processes; `make` builds the evaluator in each (it must be picklable).
+
+    One thread a process: threads that spin on shared cores slow training many times.
+    """
+
+    def __init__(self, make: Callable[[], Evaluate], jobs: int) -> None:
+        self.jobs = jobs
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        self._pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin, (make,))
+
+    def submit(self, plan: Plan, rung: int, seconds: float | None = None) -> Future[Evaluation]:
+        """Evaluate in some process."""
+        try:
+            return self._pool.submit(_work, plan, rung, seconds)
+        except BrokenProcessPool as error:
+            raise EnvironmentFault("a worker process died, perhaps for lack of memory; resume with fewer --jobs "
+                                   f"({error})") from error
+
+    def close(self) -> None:
+        """Stop at once: what is unfinished is queued again by --resume."""
+        for process in list((self._pool._processes or {}).values()):
+            process.terminate()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+_evaluate: Evaluate | None = None
+
+
+def _begin(make: Callable[[], Evaluate]) -> None:
+    global _evaluate
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
+    _evaluate = make()
+
+
+def _work(*args: Any) -> Evaluation:
+    assert _evaluate is not None
+    return _evaluate(*args)

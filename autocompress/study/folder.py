@@ -1,0 +1,96 @@
+"""A study's folder: its place, its description in `study.json`, and refusing what cannot be used."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from autocompress.core.budget import Budget
+from autocompress.core.evaluation import Metrics
+from autocompress.core.layer import LayerTable
+from autocompress.errors import EnvironmentFault, InputError
+from autocompress.search.storage import DATABASE
+
+DESCRIPTION = "study.json"
+ARTIFACT, REPORT = "artifact", "report"
+
+
+class Description(msgspec.Struct, frozen=True, kw_only=True):
+    """What is needed to show a study without its network, and to load that network again.
+
+    `sources_of` holds the specs as given: model, weights, data, data_root, image_size. A spec is None when a Python
+    object was given.
+    """
+
+    version: int = 1
+    name: str
+    storage: str
+    seed: int
+    space: str
+    profile: str
+    epochs: int
+    budget: Budget
+    baseline: Metrics
+    sources: dict[str, str]
+    table: LayerTable
+    refused: dict[str, str]
+    given: dict[str, Any]
+    fingerprints: dict[str, str]
+    timings: dict[str, float] = {}
+    artifact: dict[str, Any] | None = None
+
+
+def choose_folder(out: Path | None, name: str, resume: bool) -> Path:
+    """`out` if given; else studies/NAME, or a numbered sibling when that is taken (the latest one to resume)."""
+    if out is not None:
+        return Path(out)
+    first = Path("studies") / name
+    taken = [f for f in (first, *(Path("studies") / f"{name}-{i}" for i in range(2, 10_000))) if is_study(f)]
+    if resume:
+        return taken[-1] if taken else first
+    return first if not taken else Path("studies") / f"{name}-{len(taken) + 1}"
+
+
+def is_study(folder: Path) -> bool:
+    """Whether a study was begun here."""
+    return (folder / DATABASE).exists() or (folder / DESCRIPTION).exists()
+
+
+def prepare_folder(folder: Path) -> None:
+    """Create the folder and prove that it can be written. InputError otherwise, before any work is done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"--out must be a folder that can be written, but {folder}: {error.strerror}") from None
+    for left in folder.rglob("*.tmp"):
+        left.unlink(missing_ok=True)
+
+
+def write_description(folder: Path, description: Description) -> None:
+    """Atomically."""
+    path = folder / DESCRIPTION
+    part = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        part.write_bytes(msgspec.json.format(msgspec.json.encode(description), indent=1))
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise EnvironmentFault(f"{path} must be writable, but: {error.strerror}") from error
+
+
+def read_description(folder: Path) -> Description:
+    """InputError when the folder holds no study or a damaged description."""
+    path = Path(folder) / DESCRIPTION
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Description)
+    except OSError:
+        raise InputError(f"STUDY must be the folder of a study, with a {DESCRIPTION} in it, but {folder} has none; "
+                         "see studies/ for yours") from None
+    except msgspec.MsgspecError as error:
+        raise InputError(f"{path} is damaged: {error}") from None

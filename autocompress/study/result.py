@@ -1,0 +1,180 @@
+"""A study as its user sees it: front, best, plots, export, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pandas as pd
+
+from autocompress.core.evaluation import Candidate
+from autocompress.core.front import best, front
+from autocompress.errors import InputError, StorageError
+from autocompress.estimate import flatten
+from autocompress.report.html import write_report
+from autocompress.report.pareto import pareto_figure
+from autocompress.report.tables import front_frame, trials_frame
+from autocompress.report.view import StudyView
+from autocompress.search.engine import judged
+from autocompress.search.storage import candidates, load_study, open_storage, storage_url
+from autocompress.study.folder import (
+    ARTIFACT,
+    REPORT,
+    Description,
+    read_description,
+    write_description,
+)
+from autocompress.study.shipping import ship
+from autocompress.techniques import resolve, untouched
+
+if TYPE_CHECKING:
+    import optuna
+
+    from autocompress.study.workbench import Workbench
+
+
+class SearchResult:
+    """The trials of one study. Tables are pandas DataFrames; accuracies are of the validation split, except those of
+    the exported artefact, which are of the test split."""
+
+    def __init__(self, folder: Path, description: Description, *, study: optuna.Study,
+                 bench: Workbench | None = None) -> None:
+        self.folder, self._description, self._study, self._bench = Path(folder), description, study, bench
+        self.seconds = description.timings.get("search", 0.0)
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        """Every trial with its plan, evaluations and status."""
+        d = self._description
+        return judged(candidates(self._study), d.budget, d.baseline["accuracy"])
+
+    @property
+    def best(self) -> Candidate | None:
+        """The most accurate candidate inside the budget, or None."""
+        return best(self.candidates, self._description.budget, self._description.baseline["accuracy"])
+
+    @property
+    def front(self) -> pd.DataFrame:
+        """One row for each candidate of the Pareto front, by size."""
+        return front_frame(self.view())
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """One row for each trial."""
+        return trials_frame(self.view())
+
+    @property
+    def baseline(self) -> dict[str, float]:
+        """The original's metrics on the validation split."""
+        return dict(self._description.baseline)
+
+    @property
+    def artifact(self) -> dict[str, Any] | None:
+        """What was exported and verified last by the search itself: path, size_bytes, accuracy, latency_ms …"""
+        return self._description.artifact
+
+    def candidate(self, trial: int | str = "best") -> Candidate:
+        """One trial by number, or the best. InputError when there is none such, or it has no plan."""
+        chosen = self.best if trial == "best" else next((c for c in self.candidates if str(c.trial) == str(trial)), None)
+        if chosen is None:
+            numbers = [c.trial for c in self.candidates]
+            span = f"0 to {max(numbers)}" if numbers else "(none yet)"
+            what = "there is no trial inside the budget" if trial == "best" else f"there is no trial {trial!r}"
+            raise InputError(f"a trial must be a number from {span} or `best`, but {what}")
+        return chosen
+
+    def export(self, path: Path | str | None = None, trial: int | str = "best") -> Path:
+        """Write the artefact of a trial into folder `path` (default: the study's), run it, and return `model.onnx`.
+
+        AutocompressError when the file does not do what the trial promised.
+        """
+        chosen = self.candidate(trial)
+        if chosen.plan is None or not chosen.evaluations:
+            raise InputError(f"trial {chosen.trial} cannot be exported: it {chosen.status} ({chosen.reason})")
+        target = Path(path) if path is not None else self.folder / ARTIFACT
+        facts = ship(self._require_bench(), chosen, target, self._description)
+        if path is None:
+            self._description = msgspec.structs.replace(self._description, artifact=facts)
+            write_description(self.folder, self._description)
+        return Path(facts["path"])
+
+    def plot(self, x: str = "size_bytes") -> Any:
+        """The Pareto figure (plotly) of accuracy against `size_bytes`, `latency_ms` or `macs`."""
+        return pareto_figure(self.view(), x)
+
+    def report(self, folder: Path | str | None = None) -> Path:
+        """Write `pareto.html`, `trials.csv` and `trials.json`; returns the page."""
+        return write_report(self.view(), Path(folder) if folder else self.folder / REPORT)
+
+    def view(self) -> StudyView:
+        """Everything a report shows, as plain data."""
+        d, everyone, chosen = self._description, self.candidates, self.best
+        members = front(everyone, d.budget, d.baseline["accuracy"])
+        return StudyView(
+            name=d.name, profile=d.profile, budget=d.budget, seed=d.seed, space=d.space, baseline=d.baseline,
+            sources=d.sources, candidates=tuple(everyone), front=tuple(c.trial for c in members),
+            best=chosen.trial if chosen else None, layers=d.table,
+            parts=tuple(flatten(resolve(d.table, chosen.plan))) if chosen and chosen.plan else (),
+            untouched=untouched(d.table), artifact=d.artifact, timings=self._timings(everyone),
+        )
+
+    def _timings(self, everyone: list[Candidate]) -> dict[str, float]:
+        totals: dict[str, float] = {}
+        for candidate in everyone:
+            for evaluation in candidate.evaluations if candidate.duplicate_of is None else ():
+                for phase, seconds in evaluation.timings.items():
+                    totals[phase] = totals.get(phase, 0.0) + seconds
+        return totals | {k: v for k, v in self._description.timings.items() if k != "search"}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document of `--json`."""
+        d, everyone, chosen = self._description, self.candidates, self.best
+        counts = {status: sum(c.status == status for c in everyone)
+                  for status in ("complete", "infeasible", "failed", "pruned", "duplicate")}
+        members = front(everyone, d.budget, d.baseline["accuracy"])
+        shipped = d.artifact or {}
+        baseline = dict(d.baseline)
+        if "baseline_accuracy" in shipped:
+            baseline |= {"accuracy": shipped["baseline_accuracy"], "latency_ms": shipped["baseline_latency_ms"]}
+        keys = ("path", "size_bytes", "accuracy", "latency_ms", "baseline_latency_ms", "verified")
+        return {
+            "study": {"name": d.name, "storage": storage_url(self.folder, d.storage or None), "seed": d.seed,
+                      "profile": d.profile, "budget": msgspec.to_builtins(d.budget)},
+            "baseline": baseline,
+            "best": {"trial": chosen.trial, "metrics": chosen.metrics,
+                     "plan_fingerprint": chosen.plan.fingerprint if chosen.plan else None} if chosen else None,
+            "front": [{"trial": c.trial, "metrics": c.metrics} for c in members],
+            "trials": counts,
+            "artifact": {key: shipped[key] for key in keys} if shipped else None,
+            "report": str(self.folder / REPORT / "pareto.html"),
+            "seconds": round(self.seconds, 3),
+        }
+
+    def _require_bench(self) -> Workbench:
+        if self._bench is None:
+            raise InputError("exporting needs the network: this study was opened without it. "
+                             "Use open_study(folder, model=…, data=…), or `autocompress export`")
+        return self._bench
+
+
+def open_study(folder: Path | str, *, model: Any = None, data: Any = None, load_network: bool = False,
+               trust_code: bool = True, device: str = "auto") -> SearchResult:
+    """A stored study. With `load_network`, or a `model` and `data` given, trials can be exported too.
+
+    InputError when the folder holds none, StorageError when its database cannot be used.
+    """
+    folder = Path(folder)
+    description = read_description(folder)
+    url = storage_url(folder, description.storage or None)
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
+        raise StorageError(f"{folder} must hold the study's database, but {url.removeprefix('sqlite:///')} is gone")
+    study = load_study(open_storage(url), description.name)
+    if study is None:
+        raise StorageError(f"the database of {folder} must hold study {description.name!r}, but does not")
+    bench = None
+    if load_network or model is not None:
+        from autocompress.study.run import reopen_bench
+
+        bench = reopen_bench(folder, description, model, data, trust_code, device)
+    return SearchResult(folder, description, study=study, bench=bench)

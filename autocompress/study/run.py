@@ -1,0 +1,253 @@
+"""One search from arguments to artefact."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from autocompress.core.budget import Budget
+from autocompress.errors import AutocompressError, InfeasibleError, InputError, Interrupted
+from autocompress.hardware.profile import load_profile
+from autocompress.search.engine import Engine, Event, Settings
+from autocompress.search.samplers import make_sampler
+from autocompress.search.storage import create_study, load_study, open_storage, require_same, storage_url
+from autocompress.search.workers import Inline, Processes
+from autocompress.space.projection import Projection
+from autocompress.space.space import build_space
+from autocompress.space.spec import SpaceSpec, load_space
+from autocompress.study.folder import (
+    Description,
+    choose_folder,
+    is_study,
+    prepare_folder,
+    write_description,
+)
+from autocompress.study.options import Options
+from autocompress.study.result import SearchResult
+from autocompress.study.workbench import Workbench
+from autocompress.tasks.data import load_data
+from autocompress.tasks.default import default_task
+from autocompress.tasks.models import LoadedModel, load_model, model_fingerprint, safe_name
+from autocompress.tasks.splits import TaskData
+
+log = logging.getLogger(__name__)
+
+
+def search(model: Any = None, data: Any = None, budget: str | float | None = None, *,
+           on_event: Callable[[Event], None] | None = None, **options: Any) -> SearchResult:
+    """Search for the most accurate compressed versions of a network inside a budget, and export the best.
+
+    `model`: an nn.Module, `torchvision:NAME`, `timm:NAME` or `path/to/file.py:factory`; `data`: arrays, Datasets, a
+    TaskData, or a spec (`digits`, `fashion-mnist`, `cifar10`, `imagefolder:DIR`, `npz:FILE`, `file.py:factory`).
+    Without both, the embedded ResNet-18 on handwritten digits. `budget`: bytes of the exported file, `"2MB"`.
+    Further bounds: `latency="5ms"`, `macs="50M"`, `peak_memory="256KiB"`, `max_drop="1%"`. `weights`: a safetensors
+    or state-dict file. `profile`, `space`: names or TOML files. `sampler`: tpe, nsga2, random or gp. `trials`,
+    `epochs` (of the long distillation), `timeout` ("15m"), `seed`, `jobs` (processes), `out` (the study's folder),
+    `storage` (an Optuna URL), `resume`, `force_new_study`, `device` ("auto", "cpu", "cuda").
+
+    Raises InputError, InfeasibleError, EnvironmentFault, or Interrupted after Ctrl-C; the study is kept in each case.
+    """
+    started = time.perf_counter()
+    try:
+        asked = Options(model=model, data=data, budget=budget, **options)
+    except TypeError as error:
+        raise InputError(f"search() does not know this argument: {error}") from None
+    constraints, profile, spec = asked.constraints(), load_profile(asked.profile), load_space(asked.space)
+    make_sampler(asked.sampler, asked.seed)
+    notify = on_event or (lambda event: None)
+    if asked.out is not None:
+        _guard(asked, Path(asked.out))
+    notify(Event(kind="phase", text="loading the network and its data"))
+    loaded, task = load_task(asked)
+    name = safe_name(asked.name or (asked.out.name if asked.out else _default_name(loaded, task, asked)))
+    folder = choose_folder(asked.out, name, asked.resume)
+    _guard(asked, folder)
+    if asked.force_new_study and is_study(folder):
+        _discard(folder)
+    notify(Event(kind="phase", text="tracing and measuring the original"))
+    bench = make_bench(loaded, task, asked, folder)
+    space = build_space(bench.table, spec, profile)
+    projection = Projection(space, constraints)
+    projection.require_feasible()
+    prepare_folder(folder)
+    identity = _identity(loaded, task, spec, profile.fingerprint, asked.seed, constraints)
+    storage = open_storage(storage_url(folder, asked.storage))
+    study = load_study(storage, name)
+    if study is not None:
+        require_same(study, identity)
+        if not asked.resume:
+            raise InputError(f"study {name!r} is already in {asked.storage or folder}: add --resume to go on with it, "
+                             "or choose another --out")
+    else:
+        study = create_study(storage, name, make_sampler(asked.sampler, asked.seed), identity)
+    # A resumed sampler draws on from where the random stream would be, not from its beginning again.
+    study.sampler = make_sampler(asked.sampler, asked.seed + len(study.get_trials(deepcopy=False)))
+    baseline = bench.baseline()
+    description = Description(
+        name=name, storage=asked.storage or "", seed=asked.seed, space=asked.space, profile=asked.profile,
+        epochs=asked.epochs, budget=constraints, baseline=baseline, sources=dict(bench.sources), table=bench.table,
+        refused=bench.refused, given=_given(asked), fingerprints={k: str(v) for k, v in identity.items()
+                                                                  if k in ("model", "data", "space", "profile")})
+    write_description(folder, description)
+    with _stoppable() as should_stop:
+        engine = Engine(study, space, projection, constraints, baseline["accuracy"],
+                        Settings(trials=asked.trials, seconds=asked.seconds), started, notify, should_stop)
+        pool = _pool(bench, loaded, task, asked, folder, should_stop)
+        failure: AutocompressError | None = None
+        try:
+            engine.run(pool)
+        except InfeasibleError as error:
+            failure = error
+        finally:
+            pool.close()
+        description = msgspec.structs.replace(description, timings={
+            "search": time.perf_counter() - started, "sampling and storage": engine.overhead_seconds})
+        write_description(folder, description)
+        result = SearchResult(folder, description, study=study, bench=bench)
+        if failure is None and result.best is not None:
+            notify(Event(kind="phase", text=f"exporting and verifying trial {result.best.trial}"))
+            result.export()
+        result.report()
+        if failure is not None:
+            raise failure
+        if should_stop():
+            raise Interrupted(f"stopped by the user; everything is kept in {folder}, go on with --resume")
+    result.seconds = time.perf_counter() - started
+    return result
+
+
+def load_task(asked: Options) -> tuple[LoadedModel, TaskData]:
+    """The network and data that the options name."""
+    if asked.model is None:
+        net, task = default_task()
+        return LoadedModel(net, "resnet18-digits", model_fingerprint(net)), task
+    task = load_data(asked.data, root=asked.data_root, seed=asked.seed, trust_code=asked.trust_code,
+                     image_size=asked.image_size)
+    loaded = load_model(asked.model, weights=asked.weights, data=task, trust_code=asked.trust_code)
+    return loaded, task
+
+
+def make_bench(loaded: LoadedModel, task: TaskData, asked: Options, folder: Path) -> Workbench:
+    """The workbench in this process."""
+    device = asked.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Workbench(loaded.model, task, load_profile(asked.profile), seed=asked.seed, folder=folder,
+                     epochs=asked.epochs, device=device, threads=torch.get_num_threads())
+
+
+def reopen_bench(folder: Path, description: Description, model: Any, data: Any, trust_code: bool,
+                 device: str) -> Workbench:
+    """The workbench of a stored study. InputError when its network or data are not those of the study."""
+    given = description.given
+    if model is None and not given["default"] and None in (given["model"], given["data"]):
+        raise InputError("this study was made from Python objects: use open_study(folder, model=…, data=…)")
+    asked = Options(
+        model=model or given["model"], data=data if data is not None else given["data"], trust_code=trust_code,
+        weights=Path(given["weights"]) if given["weights"] and model is None else None, seed=description.seed,
+        data_root=Path(given["data_root"]) if given["data_root"] else None, image_size=given["image_size"],
+        profile=description.profile, epochs=description.epochs, device=device)
+    loaded, task = load_task(asked)
+    for what, now in (("model", loaded.fingerprint), ("data", task.fingerprint)):
+        if now != description.fingerprints[what]:
+            raise InputError(f"the {what} must be the one that the study was made from (fingerprint "
+                             f"{description.fingerprints[what]}), but is another ({now})")
+    return make_bench(loaded, task, asked, folder)
+
+
+def _bench_in_child(loaded: LoadedModel, task: TaskData, asked: Options, folder: Path) -> Any:
+    torch.set_num_threads(1)
+    return make_bench(loaded, task, asked, folder).evaluate
+
+
+def _reload_in_child(asked: Options, folder: Path) -> Any:
+    torch.set_num_threads(1)
+    return make_bench(*load_task(asked), asked, folder).evaluate
+
+
+def _pool(bench: Workbench, loaded: LoadedModel, task: TaskData, asked: Options, folder: Path,
+          should_stop: Callable[[], bool]) -> Inline | Processes:
+    if asked.jobs == 1:
+        return Inline(bench.evaluate, should_stop)
+    if asked.model is None or isinstance(asked.model, str):
+        # A class from a user's file cannot be unpickled elsewhere; the specs can be loaded again.
+        return Processes(partial(_reload_in_child, asked, folder), asked.jobs)
+    return Processes(partial(_bench_in_child, loaded, task, _without_objects(asked), folder), asked.jobs)
+
+
+def _without_objects(asked: Options) -> Options:
+    """Options without the objects that travel beside them."""
+    return replace(asked, model="given as an object", data="given as an object")
+
+
+def _guard(asked: Options, folder: Path) -> None:
+    """Refuse a folder that is taken or cannot be written before any work is done."""
+    if is_study(folder) and not asked.resume and not asked.force_new_study:
+        raise InputError(f"{folder} holds a study already: add --resume to go on with it, --force-new-study to "
+                         "replace it, or choose another --out")
+    prepare_folder(folder)
+
+
+def _discard(folder: Path) -> None:
+    """Remove a study's own files, and nothing else in its folder."""
+    for pattern in ("study.db*", "study.json", "weights", "teacher", "artifact", "report"):
+        for path in folder.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _default_name(loaded: LoadedModel, task: TaskData, asked: Options) -> str:
+    stem = loaded.name if loaded.name.endswith(task.name) else f"{loaded.name}-{task.name}"
+    return f"{stem}-{asked.budget}" if asked.budget is not None else stem
+
+
+def _identity(loaded: LoadedModel, task: TaskData, spec: SpaceSpec, profile: str, seed: int,
+              budget: Budget) -> dict[str, Any]:
+    return {
+        "model": loaded.fingerprint, "data": task.fingerprint, "profile": profile, "seed": seed,
+        "space": hashlib.sha256(msgspec.json.encode(spec, order="sorted")).hexdigest()[:16],
+        "budget": budget.describe(),
+    }
+
+
+def _given(asked: Options) -> dict[str, Any]:
+    def text(value: Any) -> str | None:
+        return value if isinstance(value, str) else os.fspath(value) if isinstance(value, os.PathLike) else None
+
+    return {"default": asked.model is None, "model": text(asked.model), "data": text(asked.data),
+            "weights": text(asked.weights), "data_root": text(asked.data_root), "image_size": asked.image_size}
+
+
+@contextmanager
+def _stoppable() -> Iterator[Callable[[], bool]]:
+    """SIGINT or SIGTERM once asks to stop, a second SIGINT stops now. Elsewhere than the main thread: never."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        log.warning("stopping after the current step; press Ctrl-C again to stop now")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

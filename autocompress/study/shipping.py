@@ -1,0 +1,67 @@
+"""Exporting a candidate and proving that the file does what was promised."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from autocompress.core.evaluation import Candidate
+from autocompress.errors import AutocompressError
+from autocompress.export.artifact import versions, write_artifact
+from autocompress.export.card import model_card
+from autocompress.export.runtime import Runtime, latencies_ms
+
+if TYPE_CHECKING:
+    from autocompress.study.folder import Description
+    from autocompress.study.workbench import Workbench
+
+MAX_DEVIATION = 0.005
+"""Largest difference in validation accuracy between a trial and its exported file."""
+
+
+def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Description) -> dict[str, Any]:
+    """Rebuild the candidate, write its artefact, run the written file, and return the verified facts.
+
+    Accuracies are of the test split; latency is the file's beside the original's, interleaved in this process.
+    AutocompressError when the file deviates from the trial by more than half a point of validation accuracy.
+    """
+    assert candidate.plan is not None and candidate.best is not None
+    compressed = bench.rebuild(candidate.plan, candidate.best.rung)
+    built = bench.build(compressed)
+    runtime = Runtime(built.data, bench.threads)
+    validation = bench.accuracy(runtime, bench.data.validation)
+    promised = candidate.metrics["accuracy"]
+    if abs(validation - promised) > MAX_DEVIATION:
+        raise AutocompressError(
+            f"the exported file of trial {candidate.trial} must be as accurate as the trial, {100 * promised:.2f}% on "
+            f"validation data, but reaches {100 * validation:.2f}%; nothing was written. Please report this")
+    original = Runtime(bench.baseline_file, bench.threads)
+    single = {"original": Runtime(bench.baseline_file), "file": Runtime(built.data)}
+    latencies = latencies_ms(single, bench.example, runs=100, seconds=5.0)
+    facts: dict[str, Any] = {
+        "path": str(folder / "model.onnx"), "size_bytes": len(built.data),
+        "accuracy": bench.accuracy(runtime, bench.data.test), "latency_ms": latencies["file"],
+        "baseline_accuracy": bench.accuracy(original, bench.data.test),
+        "baseline_size_bytes": len(bench.baseline_file), "baseline_latency_ms": latencies["original"],
+        "validation_accuracy": validation, "verified": True,
+    }
+    manifest = {
+        "schema": "autocompress/manifest", "version": 1, "study": description.name, "trial": candidate.trial,
+        "rung": candidate.best.rung, "plan_fingerprint": candidate.plan.fingerprint,
+        "plan": msgspec.to_builtins(candidate.plan), "receipts": msgspec.to_builtins(candidate.best.receipts),
+        "metrics": candidate.metrics, "sources": candidate.best.sources,
+        "verified": {k: v for k, v in facts.items() if k != "path"},
+        "profile": description.profile, "budget": msgspec.to_builtins(description.budget), "seed": description.seed,
+        "fingerprints": description.fingerprints, "versions": versions(),
+        "input": {"name": "input", "shape": ["N", *bench.data.input_shape], "dtype": "float32",
+                  "scale": "pixels / 255" if bench.data.train.inputs.dtype.itemsize == 1 else "as given",
+                  "mean": list(bench.data.mean), "std": list(bench.data.std)},
+        "output": {"name": "output", "shape": ["N", bench.data.classes], "meaning": "class scores before softmax"},
+    }
+    write_artifact(folder, built.data, manifest, model_card(manifest, bench.data.name))
+    written = (folder / "model.onnx").read_bytes()
+    if written != built.data:
+        raise AutocompressError(f"{folder / 'model.onnx'} must hold the bytes that were verified, but does not")
+    return facts

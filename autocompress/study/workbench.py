@@ -1,0 +1,220 @@
+"""One original on its bench: everything needed to turn a plan into a file and the file into metrics."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from torch import nn
+
+from autocompress.backend.compress import Compressed, Compressor, weight_bits
+from autocompress.backend.distill import Recipe, Teacher, distill
+from autocompress.backend.fold import fold_norms
+from autocompress.backend.trace import trace
+from autocompress.backend.weights import load_weights, save_weights
+from autocompress.core.evaluation import Evaluation, Metrics, Source
+from autocompress.core.layer import LayerTable
+from autocompress.core.plan import Plan, Receipt
+from autocompress.errors import InputError, TrialError
+from autocompress.estimate import estimate_parts, peak_memory_bytes
+from autocompress.export.build import Built, build, float_bytes
+from autocompress.export.runtime import Runtime, accuracy, latencies_ms
+from autocompress.export.template import Template, export_template
+from autocompress.hardware.profile import HardwareProfile
+from autocompress.tasks.splits import Split, TaskData
+from autocompress.techniques import resolve
+from autocompress.techniques.base import check_plan
+
+log = logging.getLogger(__name__)
+
+CALIBRATION_SAMPLES = 512
+RANGE_SAMPLES = 256
+PARITY_SAMPLES = 16
+SHORT_STEPS, LONG_STEPS = 150, 600
+"""Least optimiser steps of a short and a long distillation when no time limit shapes them."""
+
+
+class Workbench:
+    """Holds one trained network and its data; evaluates plans at any rung. Deterministic for a seed.
+
+    `folder` keeps the weights of distilled candidates and the teacher's answers. `threads` is for accuracy and
+    training; latency is always measured with one.
+    """
+
+    def __init__(self, model: nn.Module, data: TaskData, profile: HardwareProfile, *, seed: int, folder: Path,
+                 epochs: int, device: str = "cpu", threads: int = 1) -> None:
+        self.model, self.data, self.profile, self.seed = model, data, profile, seed
+        self._folder, self._epochs, self._device, self.threads = folder, epochs, device, threads
+        torch.manual_seed(seed)
+        table, coupling = trace(model, data.input_shape)
+        if table.outputs != data.classes:
+            raise InputError(f"the network must have one output for each of the {data.classes} classes of "
+                             f"{data.name}, but it has {table.outputs}")
+        self.refused = coupling.refused
+        folded = fold_norms(Compressed(model, Plan()), table).model
+        self.template = export_template(folded, data.input_shape)
+        self.table = _lock_unseen(table, self.template)
+        self.compressor = Compressor(model, self.table, coupling)
+        self.calibration = data.normalise(_subset(data.train, CALIBRATION_SAMPLES, seed).inputs)
+        self.baseline_file = float_bytes(self.template, folded)
+        self._check_parity(folded, self.baseline_file, 1e-3)
+        self.teacher = Teacher(model, data, seed, folder / "teacher", device)
+        self.example = self.calibration[:1].numpy()
+
+    # -- metrics -----------------------------------------------------------------------------------------
+
+    def baseline(self) -> Metrics:
+        """The original's metrics: its own float file, run on the validation split."""
+        runtime = Runtime(self.baseline_file, self.threads)
+        metrics = self._static(self.model, Plan(), len(self.baseline_file))
+        metrics["accuracy"] = self.accuracy(runtime, self.data.validation)
+        return metrics | self._latency(self.baseline_file, Plan())
+
+    def accuracy(self, runtime: Runtime, split: Split) -> float:
+        """Accuracy of a file on one split, 0 to 1."""
+        inputs = self.data.normalise(split.inputs).numpy()
+        return accuracy(runtime, inputs, split.targets.numpy())
+
+    def _static(self, model: nn.Module, plan: Plan, size: int) -> Metrics:
+        return {
+            "size_bytes": size, "macs": count_macs(model, self.data.input_shape),
+            "params": sum(p.numel() for p in model.parameters()),
+            "peak_memory_bytes": peak_memory_bytes(self.table, resolve(self.table, plan)),
+        }
+
+    def _latency(self, file: bytes, plan: Plan) -> Metrics:
+        if self.profile.latency == "estimated":
+            return {"latency_ms": estimate_parts(self.table, resolve(self.table, plan), self.profile)["latency_ms"]}
+        return {"latency_ms": latencies_ms({"file": Runtime(file)}, self.example)["file"]}
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """Which metrics are measured on the file, which estimated."""
+        return {"accuracy": "measured", "size_bytes": "measured", "macs": "measured", "params": "measured",
+                "peak_memory_bytes": "estimated", "latency_ms": self.profile.latency}
+
+    # -- candidates --------------------------------------------------------------------------------------
+
+    def evaluate(self, plan: Plan, rung: int, seconds: float | None = None,
+                 should_stop: Callable[[], bool] | None = None) -> Evaluation:
+        """Compress, recover as the rung says, build the file and measure it.
+
+        TrialError when the candidate fails: not finite, not exportable, or stopped.
+        """
+        check_plan(self.table, plan, self.profile)
+        timings: dict[str, float] = {}
+        with _timed(timings, "compress"):
+            compressed = self.rebuild(plan, rung - 1)
+        if rung:
+            with _timed(timings, "distill"):
+                distill(compressed, self.teacher, self.data, self._recipe(rung, seconds), self.calibration,
+                        self.seed, self._device, should_stop)
+            save_weights(compressed, self.weights_path(plan, rung))
+        with _timed(timings, "export"):
+            built = self.build(compressed)
+        with _timed(timings, "score"):
+            metrics = self._static(compressed.model, plan, len(built.data))
+            metrics["accuracy"] = self.accuracy(Runtime(built.data, self.threads), self.data.validation)
+        with _timed(timings, "time"):
+            metrics |= self._latency(built.data, plan)
+        return Evaluation(rung=rung, metrics=metrics, sources=self.sources, receipts=_receipts(compressed, built),
+                          timings=timings)
+
+    def rebuild(self, plan: Plan, rung: int) -> Compressed:
+        """The network of a plan as it was after `rung`: recomputed, or read when training was involved."""
+        path = self.weights_path(plan, rung)
+        if rung > 0 and path.is_file():
+            return load_weights(self.compressor.restructure(plan), path)
+        return self.compressor.compress(plan, self.calibration)
+
+    def weights_path(self, plan: Plan, rung: int) -> Path:
+        """Where the weights of a distilled candidate are."""
+        return self._folder / "weights" / f"{plan.fingerprint}-{rung}.safetensors"
+
+    def _recipe(self, rung: int, seconds: float | None) -> Recipe:
+        per_epoch = max(1, len(self.data.train) // Recipe.batch)
+        if seconds is not None:
+            # The clock ends it; the count only has to be out of reach.
+            return Recipe(epochs=1000.0, seconds=seconds)
+        epochs, steps = (max(1, self._epochs // 8), SHORT_STEPS) if rung == 1 else (self._epochs, LONG_STEPS)
+        return Recipe(epochs=max(epochs, steps / per_epoch))
+
+    def build(self, compressed: Compressed) -> Built:
+        """The file of a compressed network, checked against it.
+
+        The template serves all plans whose graph differs only in tensors and factors; when a channel count is
+        written into the graph elsewhere, the network is exported afresh.
+        """
+        folded = fold_norms(compressed, self.table)
+        widths = weight_bits(compressed.model, compressed.plan)
+        steps = compressed.plan.find("quantize")
+        eight = {name for name, bits in widths.items() if bits <= 8
+                 and (steps.get(name) or steps[name.rpartition(".")[0]]).args["activation_bits"] == 8}
+        half = {name for name, bits in widths.items() if bits == 16}
+        ranges = self.calibration[:RANGE_SAMPLES].numpy()
+
+        def make(template: Template) -> Built:
+            self._check_parity(folded.model, float_bytes(template, folded.model), 1e-3)
+            return build(template, folded.model, folded.weights, half, eight, ranges, self.threads)
+
+        try:
+            return make(self.template)
+        except TrialError as error:
+            log.info("exporting afresh: %s", error)
+            return make(export_template(folded.model, self.data.input_shape))
+
+    def _check_parity(self, model: nn.Module, file: bytes, tolerance: float) -> None:
+        """TrialError unless the float file computes what the network computes."""
+        inputs = self.calibration[:PARITY_SAMPLES]
+        with torch.no_grad():
+            expected = model(inputs).numpy()
+        if not np.isfinite(expected).all():
+            raise TrialError("nan: the compressed network puts out values that are not finite")
+        got = Runtime(file, self.threads).run(inputs.numpy())
+        error = np.abs(got - expected).max() / max(float(np.abs(expected).max()), 1e-6)
+        if got.shape != expected.shape or not error <= tolerance:
+            raise TrialError(f"the exported graph must compute what the network computes (to {tolerance:g} "
+                             f"relative), but differs by {error:.2g}")
+
+
+def count_macs(model: nn.Module, input_shape: tuple[int, ...]) -> int:
+    """Multiply-accumulates of one sample by thop, on a copy (it leaves buffers behind)."""
+    import thop
+
+    macs, _ = thop.profile(copy.deepcopy(model).eval(), inputs=(torch.zeros(1, *input_shape),), verbose=False)
+    return int(macs)
+
+
+def _lock_unseen(table: LayerTable, template: Template) -> LayerTable:
+    """Lock layers that the exported graph does not show as one node: they could not be stored compressed."""
+    seen = set(template.anchors.values())
+    layers = tuple(
+        msgspec.structs.replace(layer, locked="the exported graph does not show it as one node")
+        if layer.kind in ("conv", "linear") and not layer.locked and layer.name not in seen else layer
+        for layer in table.layers)
+    return msgspec.structs.replace(table, layers=layers, skeleton_bytes=template.skeleton_bytes)
+
+
+def _subset(split: Split, count: int, seed: int) -> Split:
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
+    return split.take(order[:count])
+
+
+def _receipts(compressed: Compressed, built: Built) -> tuple[Receipt, ...]:
+    ranges = [Receipt(name, "activation-range", {"scale": r.scale, "zero_point": r.zero_point})
+              for name, r in built.ranges.items()]
+    return (*compressed.receipts, *ranges)
+
+
+@contextmanager
+def _timed(timings: dict[str, float], phase: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    timings[phase] = timings.get(phase, 0.0) + time.perf_counter() - start
