@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from autocompress.backend.compress import Compressed, quantize, weight_bits
-from autocompress.backend.quantization import QuantizedWeight, grid_step, largest_level, per_channel, quantize_weight
+from autocompress.backend.quantization import (
+    QuantizedWeight,
+    largest_level,
+    per_channel,
+    quantize_weight,
+    round_to_levels,
+)
 from autocompress.errors import TrialError
 
 
@@ -60,7 +66,7 @@ class Recipe:
 class Teacher:
     """The original's logits for augmented views of the training set, kept in `folder` between processes."""
 
-    VIEWS = 4
+    VIEWS = 3
 
     def __init__(self, model: nn.Module, data: TrainingData, seed: int, folder: Path | None, device: str) -> None:
         self._model, self._data, self._seed, self._folder, self._device = model, data, seed, folder, device
@@ -93,11 +99,33 @@ class Teacher:
         return logits
 
 
+class _Round(torch.autograd.Function):
+    """Nearest level times scale, in few passes over memory: at a few samples a step, memory is what costs.
+
+    Backward: rounding is passed over inside the grid, clipped weights get no gradient; the scale gets
+    level - ratio inside and the top level outside (LSQ, equation 3), times `damping`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, scale: Tensor, bits: int, damping: float) -> Tensor:
+        ratio = weight / per_channel(scale, weight)
+        levels = round_to_levels(ratio, bits)
+        ctx.save_for_backward(ratio, levels)
+        ctx.top, ctx.damping = largest_level(bits), damping
+        return levels * per_channel(scale, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        (gradient,), (ratio, levels) = gradients, ctx.saved_tensors
+        inside = ratio.abs() <= ctx.top
+        of_scale = (gradient * torch.where(inside, levels - ratio, levels)).flatten(1).sum(1)
+        return gradient * inside, of_scale * ctx.damping, None, None
+
+
 class LearnedStep(nn.Module):
     """Parametrisation of a weight: rounded to its grid with a learned scale per output channel (LSQ).
 
-    Rounding is passed over in the backward pass; the scale's gradient follows, divided by the root of the
-    number of weights it serves times the top level, as LSQ prescribes.
+    The scale's gradient is divided by the root of the number of weights it serves times the top level.
     """
 
     def __init__(self, start: QuantizedWeight) -> None:
@@ -108,18 +136,12 @@ class LearnedStep(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Float weight → the value it has in the file."""
-        scale = self.scale.abs().clamp_min(1e-8)
-        scale = per_channel(scale * self._damping + (scale * (1 - self._damping)).detach(), weight)
-        top, step = largest_level(self.bits), grid_step(self.bits)
-        ratio = (weight / scale).clamp(-top, top)
-        nearest = ratio.round() if step == 1 else (2 * torch.floor(ratio / 2) + 1).clamp(-top, top)
-        return (ratio + (nearest - ratio).detach()) * scale
+        value: Tensor = _Round.apply(weight, self.scale.abs().clamp_min(1e-8), self.bits, self._damping)
+        return value
 
     @torch.no_grad()
     def quantized(self, weight: Tensor) -> QuantizedWeight:
         """The integers of the trained weight."""
-        from autocompress.backend.quantization import round_to_levels
-
         scale = self.scale.abs().clamp_min(1e-8).cpu()
         levels = round_to_levels(weight.detach().cpu() / per_channel(scale, weight), self.bits)
         return QuantizedWeight(self.bits, levels.to(torch.int8), scale)

@@ -35,11 +35,6 @@ def per_channel(vector: Tensor, like: Tensor) -> Tensor:
     return vector.reshape(-1, *[1] * (like.dim() - 1))
 
 
-def grid_step(bits: int) -> int:
-    """Distance of neighbouring levels in units of the scale."""
-    return 1 if bits == 8 else 2
-
-
 def largest_level(bits: int) -> int:
     """The greatest level."""
     return 127 if bits == 8 else 2**bits - 1
@@ -50,7 +45,7 @@ def round_to_levels(ratio: Tensor, bits: int) -> Tensor:
     top = largest_level(bits)
     if bits == 8:
         return ratio.round().clamp(-top, top)
-    return (2 * torch.floor(ratio / 2) + 1).clamp(-top, top)
+    return torch.floor(ratio * 0.5).mul_(2).add_(1).clamp_(-top, top)
 
 
 def quantize_weight(weight: Tensor, bits: int) -> QuantizedWeight:

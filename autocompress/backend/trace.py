@@ -10,6 +10,7 @@ import warnings
 from math import prod
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor, fx, nn
 
@@ -24,6 +25,10 @@ _REUSES_STORAGE = {
     "transpose", "contiguous", "gelu",
 }
 """Operators whose result a runtime keeps in its input's memory when nobody else needs that input."""
+_FUSED = {"relu", "relu_", "relu6", "relu6_", "hardtanh", "hardtanh_", "clamp", "clamp_"}
+"""Operators that are one Relu or Clip in the exported file."""
+_VANISH = {"dropout", "dropout_", "feature_dropout", "contiguous", "alias", "detach", "clone"}
+"""Operators that the exported file does not have."""
 
 
 def trace(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[LayerTable, Coupling]:
@@ -49,7 +54,10 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[LayerTable, C
                 calls.setdefault(name, []).append(node)
     shapes = _called(model, example)
     folds = _folds(calls, owner)
-    layers = [_layer(name, module, calls.get(name, []), shapes, folds)
+    ends = {name: _ends(node_list[0], _op(node_list[0]) != "batch_norm" and name in folds.values())
+            for name, node_list in calls.items()}
+    layers = [msgspec.structs.replace(_layer(name, module, calls.get(name, []), shapes, folds),
+                                      **dict(zip(("reads", "writes"), ends.get(name, ("", "")), strict=True)))
               for name, module in _in_order(model, shapes) if _own_params(module)]
     table = LayerTable(
         input_shape=tuple(input_shape), outputs=_outputs(program), layers=tuple(layers),
@@ -127,6 +135,23 @@ def _folds(calls: dict[str, list[fx.Node]], owner: dict[str, str]) -> dict[str, 
             if id(source) in weighted and isinstance(source, fx.Node) and len(source.users) == 1:
                 folds[name] = weighted[id(source)]
     return folds
+
+
+def _ends(node: fx.Node, folds: bool) -> tuple[str, str]:
+    """The tensors that a layer reads and writes, as the exported file has them (see `Layer.reads`)."""
+    source = node.all_input_nodes[0]
+    while _op(source) in _VANISH:
+        source = source.all_input_nodes[0]
+    if folds:
+        (node,) = node.users
+    readers = _readers(node)
+    if len(readers) == 1 and _op(readers[0]) in _FUSED:
+        node, readers = readers[0], _readers(readers[0])
+    return source.name, "" if any(reader.op == "output" for reader in readers) else node.name
+
+
+def _readers(node: fx.Node) -> list[fx.Node]:
+    return [reader for user in node.users for reader in (_readers(user) if _op(user) in _VANISH else [user])]
 
 
 def _layer(name: str, module: nn.Module, nodes: list[fx.Node], shapes: dict[str, Any],

@@ -35,6 +35,10 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
     out_shape: tuple[int, ...] = ()
     bias: bool = False
     params: int = 0
+    reads: str = ""
+    writes: str = ""
+    """Identities of the tensor that it reads and of the one it writes, behind a norm that folds into it and a
+    following Relu or Clip; the network's output is nothing. Layers that share a tensor share its quantiser."""
     folds_into: str = ""
     """For a norm layer: the convolution whose weights absorb it in the exported file, or nothing."""
     locked: str = ""
@@ -120,6 +124,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     in_positions: int = 1
     bias: bool = True
     """Whether the exported file stores a bias (after folding the norm that follows)."""
+    reads: str = ""
+    writes: str = ""
     weight_bits: int = 32
     activation_bits: int = 32
 

@@ -92,13 +92,13 @@ class _Writer:
 
     def weights(self, weights: Mapping[str, IntegerWeight], half: set[str]) -> None:
         """Replace every planned weight by its stored form and the nodes that restore it."""
-        for name in half:
+        for name in sorted(half):  # sorted: equal candidates have equal bytes
             leaf = self._graph.leaves[name]
             stored = self._constant(self._tensors.pop(leaf.weight).astype(np.float16))
             (leaf.node.input[1],) = self._node("Cast", [stored], to=TensorProto.FLOAT)
         widths: dict[int, list[str]] = {}
-        for name, weight in weights.items():
-            widths.setdefault(weight.bits, []).append(name)
+        for name in sorted(weights):
+            widths.setdefault(weights[name].bits, []).append(name)
         for bits, names in sorted(widths.items()):
             restored = self._restore(bits, {name: self._levels(name, weights[name]) for name in names})
             for name in names:

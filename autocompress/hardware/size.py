@@ -1,56 +1,172 @@
 """Bytes of the exported file, from facts alone.
 
-The file is the skeleton (graph, names, constants; measured once on the original's export) plus what each
-part stores: its weights at their width, a float32 scale for each output channel of integer weights, a float32
-bias, and the nodes that unpack and dequantise. The layout is `autocompress.export.build`'s; a test holds
-the two together to within 1% over every ready-made space.
+Protobuf stores a field as tag, length and content, so the size of every tensor and node that
+`autocompress.export.build` writes follows from shapes and names. What does not follow, the rest of the graph, is
+the skeleton, measured once on the original's export. A test holds prediction and files together over every
+ready-made space.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
-from math import ceil
+from itertools import count
+from math import prod
 
 from autocompress.core.layer import Part
 
+PLANES = {2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2)}
+"""Bits of each packed plane by width, and `ALIGN`, to a multiple of which codes are padded: as in export.packing."""
 ALIGN = 8
-"""Packed codes are padded to a multiple of this."""
-
-# Bytes of protobuf around the payload, measured on exported files (see tests/export/test_size.py).
-TENSOR = 24
-"""One initialiser: name, shape, type and length fields."""
-NODE = 27
-"""One node with a short operator, one input and one output."""
-UNPACKING = {2: 1295, 3: 3470, 4: 780, 5: 2960, 6: 1970}
-"""By width: the tables and nodes that unpack all layers of that width together, once a file."""
-
-
-def part_bytes(part: Part) -> float:
-    """Stored bytes of one part, its nodes included; the shared unpacking of its width is not."""
-    if part.kind in ("norm", "other"):
-        return 4 * part.weights + (4 if part.kind == "norm" else 1) * TENSOR
-    channels = part.out_channels
-    total = part.weights * part.weight_bits / 8 + TENSOR
-    if part.bias:
-        total += 4 * channels + TENSOR
-    if part.name != part.layer:
-        total += 2.2 * NODE  # a factor's own Conv, whose attributes the skeleton does not hold
-    if part.weight_bits == 16:
-        total += NODE
-    if part.weight_bits <= 8:
-        total += 4 * channels + TENSOR + 1.6 * NODE  # scale and DequantizeLinear
-        if part.weight_bits < 8:
-            total += 2 * NODE + TENSOR + 16  # its share of Split, and Reshape with its shape
-        if part.activation_bits == 8:
-            total += 2 * (2 * NODE + 12) + 2 * (2 * TENSOR + 5)  # Q/DQ of input and output
-    return total
+SKELETON_NAME = 3
+"""Typical length of a tensor's name in the skeleton: `p10` to `t99`."""
+READERS = 1.3
+"""Typical number of nodes that read an activation: more than one where a residual branches off."""
+TO = 11
+"""The attribute `to` of a Cast."""
+AXIS = 13
+"""The attribute `axis` of a DequantizeLinear."""
 
 
 def file_bytes(parts: Iterable[Part], skeleton_bytes: int) -> int:
-    """Predicted bytes of `model.onnx` for a whole network."""
-    total, widths = float(skeleton_bytes), set()
+    """Predicted bytes of `model.onnx` for a whole network, given in order of execution."""
+    layers: dict[str, list[Part]] = defaultdict(list)
     for part in parts:
-        total += part_bytes(part)
-        if part.weight_bits < 8:
-            widths.add(part.weight_bits)
-    return ceil(total + sum(UNPACKING[bits] for bits in widths))
+        layers[part.layer].append(part)
+    everything = [part for own in layers.values() for part in own]
+    names = _Names()
+    total = float(skeleton_bytes) + sum(_factor_nodes(own) for own in layers.values() if len(own) > 1)
+    for bits in sorted({part.weight_bits for part in everything if part.weight_bits < 8}):
+        total += _unpacking(bits, [part for part in everything if part.weight_bits == bits], names)
+    total += sum(_stored(part, names) for part in everything)
+    activations = {end for part in everything if part.activation_bits == 8 for end in (part.reads, part.writes) if end}
+    return round(total + sum(_activation(names) for _ in activations))
+
+
+class _Names:
+    """Lengths of the names that the exporter gives out: q1, q2, …"""
+
+    def __init__(self) -> None:
+        self._numbers = count(1)
+
+    def take(self) -> int:
+        """Length of the next name."""
+        return 1 + len(str(next(self._numbers)))
+
+
+def _varint(value: int) -> int:
+    return max(1, -(-value.bit_length() // 7))
+
+
+def _field(content: int) -> int:
+    return 1 + _varint(content) + content
+
+
+def _tensor(name: int, dims: tuple[int, ...], content: int) -> int:
+    """An initialiser; its element type takes two bytes."""
+    return _field(sum(1 + _varint(size) for size in dims) + 2 + _field(name) + _field(content))
+
+
+def _node(op: str, names: Iterable[int], attributes: int = 0) -> int:
+    """A node; `names` are the lengths of its inputs' and outputs' names."""
+    return _field(_field(len(op)) + sum(map(_field, names)) + attributes)
+
+
+def _numbers(name: str, amount: int) -> int:
+    """An attribute of small integers."""
+    return _field(_field(len(name)) + 2 * amount + 3)
+
+
+def _shape(part: Part) -> tuple[int, ...]:
+    return (part.out_channels, part.in_channels // part.groups, *part.kernel)
+
+
+def _factor_nodes(factors: list[Part]) -> float:
+    """Nodes of a layer's factors, less the node whose place they take."""
+    total, previous = 0.0, SKELETON_NAME
+    for i, factor in enumerate(factors):
+        last = i == len(factors) - 1
+        after = SKELETON_NAME if last else SKELETON_NAME + 2
+        total += _node(_op(factor), [previous, SKELETON_NAME + 2, after], _attributes([factor]))
+        previous = after
+    kernel = _numbers("kernel_shape", len(factors[0].kernel)) if factors[0].kernel else 0
+    return total - _node(_op(factors[0]), [SKELETON_NAME] * 3, _attributes(factors) + kernel)
+
+
+def _op(part: Part) -> str:
+    return "Conv" if part.kernel else "Gemm"
+
+
+def _attributes(parts: list[Part]) -> int:
+    """Attributes of the one node that does the work of `parts`."""
+    rank = len(parts[0].kernel)
+    if not rank:
+        return _field(_field(len("transB")) + 5)
+    pads = any(prod(part.kernel) > 1 for part in parts)
+    strides = any(part.positions < part.in_positions for part in parts)
+    return pads * _numbers("pads", 2 * rank) + strides * _numbers("strides", rank)
+
+
+def _unpacking(bits: int, parts: list[Part], names: _Names) -> float:
+    """The packed stream of all weights of one width, and what turns it into one INT8 tensor for each."""
+    weights = sum(part.weights for part in parts)
+    codes = -(-weights // ALIGN) * ALIGN
+    flat = names.take()
+    total, planes = _tensor(flat, (1,), 8), []
+    for width in PLANES[bits]:
+        packed, index, table, gathered, plane = (names.take() for _ in range(5))
+        total += _tensor(packed, (codes * width // 8,), codes * width // 8)
+        total += _tensor(table, (256, 8 // width), 256 * 8 // width)
+        total += _node("Cast", [packed, index], TO) + _node("Gather", [table, index, gathered])
+        total += _node("Reshape", [gathered, flat, plane])
+        planes.append(plane)
+    whole = planes[0]
+    if len(planes) > 1:
+        wide = [names.take() for _ in planes]
+        total += sum(_node("Cast", pair, TO) for pair in zip(planes, wide, strict=True))
+        added, whole = names.take(), names.take()
+        total += _node("Add", [*wide, added]) + _node("Cast", [added, whole], TO)
+    sizes, pieces = names.take(), [names.take() for _ in parts]
+    amount = len(parts) + (codes > weights)
+    padding = [pieces[-1]] if codes > weights else []
+    total += _tensor(sizes, (amount,), 8 * amount) + _node("Split", [whole, sizes, *pieces, *padding])
+    for part, piece in zip(parts, pieces, strict=True):
+        shape, rank = names.take(), len(_shape(part))
+        total += _tensor(shape, (rank,), 8 * rank) + _node("Reshape", [piece, shape, names.take()])
+    return total
+
+
+def _stored(part: Part, names: _Names) -> float:
+    """Tensors of one part and the nodes that restore its weight, the shared unpacking of its width left out."""
+    if part.kind == "norm":
+        return 4 * _tensor(SKELETON_NAME, (part.out_channels,), 4 * part.out_channels)
+    if part.kind == "other":
+        return _tensor(SKELETON_NAME, (part.weights,), 4 * part.weights)
+    channels, shape = part.out_channels, _shape(part)
+    total: float = _tensor(SKELETON_NAME, (channels,), 4 * channels) if part.bias else 0
+    if part.weight_bits == 32:
+        name = SKELETON_NAME if part.name == part.layer else SKELETON_NAME + 2
+        return total + _tensor(name, shape, 4 * part.weights)
+    name = names.take()
+    if part.weight_bits == 16:
+        weight = names.take()
+        return total + _tensor(name, shape, 2 * part.weights) + _node("Cast", [name, weight], TO) + weight - 3
+    if part.weight_bits == 8:
+        total += _tensor(name, shape, part.weights)
+    scale, weight = names.take(), names.take()
+    if part.activation_bits == 8:
+        total += _tensor(scale, (channels,), 4 * channels) + _node("DequantizeLinear", [name, scale, weight], AXIS)
+    else:
+        wide = names.take()
+        total += _tensor(scale, (channels,) + (1,) * (len(shape) - 1), 4 * channels)
+        total += _node("Cast", [name, wide], TO) + _node("Mul", [wide, scale, weight])
+    return total + weight - SKELETON_NAME
+
+
+def _activation(names: _Names) -> float:
+    """Scale, zero point, and the QuantizeLinear and DequantizeLinear of one activation tensor."""
+    scale, zero, code, real = (names.take() for _ in range(4))
+    total = _tensor(scale, (), 4) + _tensor(zero, (), 1)
+    total += _node("QuantizeLinear", [SKELETON_NAME, scale, zero, code])
+    total += _node("DequantizeLinear", [code, scale, zero, real])
+    return total + READERS * (real - SKELETON_NAME)

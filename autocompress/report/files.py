@@ -18,7 +18,7 @@ def write_atomic(path: Path, text: str) -> Path:
             file.write(text.encode("utf-8", errors="backslashreplace"))
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         with suppress(OSError):  # when the folder itself is out of reach, the first error says so
             temporary.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from pathlib import Path
 
-from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
+from plotly.offline import get_plotlyjs
 
 from autocompress.report.files import write_atomic
 from autocompress.report.page import POLICY, SCRIPT, STYLE

@@ -56,7 +56,7 @@ th { text-align: left; font-weight: 550; color: var(--soft); position: sticky; t
 th, td { padding: 6px 14px 6px 0; vertical-align: top; overflow-wrap: normal; }
 td { border-bottom: 1px solid var(--line); }
 tr:last-child td { border-bottom: 0; }
-.n { text-align: right; white-space: nowrap; }
+.n { text-align: right; } .n, .one { white-space: nowrap; }
 td.name { min-width: 150px; max-width: 280px; overflow-wrap: anywhere;
   font-family: ui-monospace, "SF Mono", Menlo, "Liberation Mono", monospace;
   font-size: 12.5px; }
@@ -72,6 +72,7 @@ a { color: var(--accent); }
   main { grid-template-columns: minmax(0, 1fr); } }
 @media (max-width: 620px) { main, header > div, footer { padding-left: 12px; padding-right: 12px; }
   section { padding: 14px 12px; } h1 { font-size: 23px; } .cards { gap: 10px; } .card { padding: 10px 12px 12px; }
+  td.say { min-width: 430px; }
   .card .now { font-size: 22px; } .card .was { font-size: 13px; } }
 @media print { .scroll { max-height: none; } section { break-inside: avoid; } }
 """
@@ -83,8 +84,8 @@ const config = {responsive: true, displaylogo: false, showSendToCloud: false, sc
   modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"]};
 const colour = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const theme = () => ({"font.color": colour("--soft"), "hoverlabel.bgcolor": colour("--card"),
-  "hoverlabel.bordercolor": colour("--line"), "hoverlabel.font.color": colour("--ink"), "modebar.bgcolor": "rgba(0,0,0,0)",
-  "modebar.color": colour("--line"), "modebar.activecolor": colour("--soft")});
+  "hoverlabel.bordercolor": colour("--line"), "hoverlabel.font.color": colour("--ink"),
+  "modebar.bgcolor": "rgba(0,0,0,0)", "modebar.color": colour("--line"), "modebar.activecolor": colour("--soft")});
 const drawnTrials = plot => plot._fullData.filter(trace => trace.meta === "trials")
   .reduce((sum, trace) => sum + plot.querySelectorAll(".trace" + trace.uid + " path.point").length, 0);
 

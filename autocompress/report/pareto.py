@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import plotly.graph_objects as go  # type: ignore[import-untyped]
+import plotly.graph_objects as go
 
 from autocompress.core.evaluation import Candidate, Metrics
 from autocompress.core.front import non_dominated
@@ -75,8 +75,10 @@ def pareto_figure(view: StudyView, x: str = "size_bytes") -> go.Figure:
             marker={"symbol": "star", "size": 15, "color": ORIGINAL}, hoverinfo="text",
             hovertext=["<b>The original</b><br>" + metric_lines(view, view.baseline, None)]))
     _add_limits(figure, view, x, window)
+    decades = window.x[1] - window.x[0]
+    # few enough ticks that Plotly labels 1, 2, 5 of a decade and not all nine, which collide on a phone
     figure.update_xaxes(type="log", range=window.x, title=f"{title} (log scale)", tickformat=tick_format,
-                        tickangle=0, nticks=max(4, min(6, int((window.x[1] - window.x[0]) / 0.31))))
+                        tickangle=0, nticks=5 if decades < 1 else min(6, int(decades / 0.31)))
     figure.update_yaxes(range=window.y, title="Accuracy", ticksuffix="%")
     figure.update_layout(
         legend={"orientation": "h", "y": -0.2, "x": 0, "yanchor": "top"},

@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import plotly.graph_objects as go  # type: ignore[import-untyped]
-from plotly.subplots import make_subplots  # type: ignore[import-untyped]
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from autocompress.report.pareto import AXES, pareto_figure
 from autocompress.report.style import ACCENT, NO_RUNG, ORIGINAL, RUNG_COLOURS, blank_figure, hover, style
@@ -72,7 +72,8 @@ def progress_figure(view: StudyView) -> go.Figure:
         numbers.append(candidate.trial)
         best_so_far.append(best)
         inside_so_far.append(inside)
-    for name, wanted, colour in (("outside or not finished", False, NO_RUNG), ("inside the budget", True, RUNG_COLOURS[1])):
+    kinds = (("outside or not finished", False, NO_RUNG), ("inside the budget", True, RUNG_COLOURS[1]))
+    for name, wanted, colour in kinds:
         group = [c for c in view.candidates
                  if view.feasible(c) is wanted and finite(view.metrics_of(c), "accuracy") is not None]
         figure.add_trace(go.Scatter(

@@ -71,7 +71,8 @@ def verdict(view: StudyView) -> str:
         return f'<p class="verdict">{text}, not exported yet.</p>'
     path = escape(str(view.artifact.get("path", "")))
     if view.artifact.get("verified"):
-        return f'<p class="verdict">{text}, exported to <code>{path}</code> and verified in its runtime.</p>'
+        return (f'<p class="verdict">{text}, exported to <code>{path}</code> and verified in its runtime. '
+                "Above: the file itself, accuracy on the test data. Below: the trials, on the validation data.</p>")
     return f'<p class="verdict bad">{text}, exported to <code>{path}</code>, but <b>not verified</b>.</p>'
 
 
@@ -102,7 +103,7 @@ def front_table(view: StudyView) -> str:
             (format_metric("size_bytes", _number(row["size_bytes"])), "n"), (_times(row["size_factor"]), "n"),
             (format_metric("latency_ms", _number(row["latency_ms"])), "n"), (_times(row["latency_factor"]), "n"),
             (format_metric("macs", _number(row["macs"])), "n"),
-            (format_rung(candidate.rung if candidate else None), ""), (str(row["origin"]), ""),
+            (format_rung(candidate.rung if candidate else None), "one"), (str(row["origin"]), ""),
             (describe_plan(view.layers, candidate.plan if candidate else None), "say"),
         ]
         rows.append((cells, "best" if row["is_best"] else ""))
@@ -130,7 +131,7 @@ def plan_table(view: StudyView) -> str:
             ("float 32" if row["activation_bits"] >= 32 else f"{row['activation_bits']} bit", "n"),
             (escape(f"{row['method']} {row['rank']}".strip() or "–"), ""),
             (format_metric("size_bytes", row["bytes_before"]), "n"),
-            (format_metric("size_bytes", row["bytes"]) + bar, "n"), (escape(row["note"]), ""),
+            (format_metric("size_bytes", row["bytes"]) + bar, "n"), (escape(row["note"]), "say" if row["note"] else ""),
         ]
         lines.append(_row(cells, "same" if row["note"] else ""))
     heads = ["Layer", "Kind", "In", "Out", "Cut", "Weights", "Activations", "Decomposed",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 
-import plotly.graph_objects as go  # type: ignore[import-untyped]
+import plotly.graph_objects as go
 
 from autocompress.core.evaluation import Candidate, Metrics
 from autocompress.report.text import STATUSES, TITLES, describe_plan, format_metric, format_rung, shorten

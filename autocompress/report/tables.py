@@ -52,10 +52,10 @@ def front_frame(view: StudyView) -> pd.DataFrame:
 def write_csv(frame: pd.DataFrame, path: Path) -> Path:
     """Write without the index. Text that a spreadsheet would run as a formula gets a leading `'`.
 
-    Source: OWASP, CSV Injection.
+    Lines end in CRLF (RFC 4180), so that either character inside a cell is quoted. Source: OWASP, CSV Injection.
     """
     safe = frame.astype(object).map(_inert).rename(columns=_inert)
-    return write_atomic(path, safe.to_csv(index=False, lineterminator="\n"))
+    return write_atomic(path, safe.to_csv(index=False, lineterminator="\r\n"))
 
 
 def write_json(frame: pd.DataFrame, path: Path) -> Path:

@@ -34,7 +34,7 @@ class StudyView(msgspec.Struct, frozen=True, kw_only=True):
     """Layers that no technique touches, with the reason."""
     artifact: dict[str, Any] | None
     """The exported file: path, size_bytes, accuracy, baseline_accuracy, latency_ms, baseline_latency_ms,
-    verified. A key that is absent or None was not measured."""
+    verified. Accuracies are of the test data. A key that is absent or None was not measured."""
     timings: dict[str, float]
     """Seconds by phase."""
 

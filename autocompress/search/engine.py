@@ -31,10 +31,12 @@ MAX_FAILURE_SHARE = 0.5
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """How long and how to search. `seconds` bounds the wall clock from `started` (a `time.perf_counter()`)."""
+    """How long and how to search. `seconds` bounds the wall clock from `started` (a `time.perf_counter()`), of
+    which `reserve_seconds` are left for export and verification."""
 
     trials: int = 32
     seconds: float | None = None
+    reserve_seconds: float = 0.0
     schedule: fidelity.Schedule = fidelity.Schedule()
 
 
@@ -198,7 +200,8 @@ class Engine:
     def _left(self, share: float) -> float | None:
         if self._settings.seconds is None:
             return None
-        return self._settings.seconds * share - (time.perf_counter() - self._started)
+        whole = max(0.0, self._settings.seconds - self._settings.reserve_seconds)
+        return whole * share - (time.perf_counter() - self._started)
 
     def _open(self, share: float) -> bool:
         """Whether the phase that ends at `share` of the time may start something; one trial always may."""
@@ -209,8 +212,7 @@ class Engine:
         left = self._left(share)
         if left is None:
             return None
-        reserve = 0.04 * (self._settings.seconds or 0) if share == 1.0 else 0.0  # export and verification
-        return max(1.0, (left - reserve) / waves)
+        return max(1.0, left / waves)
 
 
 def judge(candidate: Candidate, budget: Budget, baseline_accuracy: float) -> Candidate:

@@ -27,8 +27,8 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
 
     short: int = 4
     long: int = 1
-    calibration_share: float = 0.25
-    short_share: float = 0.5
+    calibration_share: float = 0.15
+    short_share: float = 0.4
 
 
 def promotable(candidates: Sequence[Candidate], budget: Budget) -> list[Candidate]:

@@ -96,7 +96,10 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
         study = create_study(storage, name, make_sampler(asked.sampler, asked.seed), identity)
     # A resumed sampler draws on from where the random stream would be, not from its beginning again.
     study.sampler = make_sampler(asked.sampler, asked.seed + len(study.get_trials(deepcopy=False)))
+    before = time.perf_counter()
     baseline = bench.baseline()
+    # At the end the original runs on the test split, the file on both: a bound from what was just measured.
+    reserve = 5 + (time.perf_counter() - before) * (1 + 1.5 * len(task.test) / len(task.validation))
     description = Description(
         name=name, storage=asked.storage or "", seed=asked.seed, space=asked.space, profile=asked.profile,
         epochs=asked.epochs, budget=constraints, baseline=baseline, sources=dict(bench.sources), table=bench.table,
@@ -105,7 +108,7 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     write_description(folder, description)
     with _stoppable() as should_stop:
         engine = Engine(study, space, projection, constraints, baseline["accuracy"],
-                        Settings(trials=asked.trials, seconds=asked.seconds), started, notify, should_stop)
+                        Settings(trials=asked.trials, seconds=asked.seconds, reserve_seconds=reserve), started, notify, should_stop)
         pool = _pool(bench, loaded, task, asked, folder, should_stop)
         failure: AutocompressError | None = None
         try:

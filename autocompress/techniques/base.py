@@ -43,6 +43,7 @@ def whole(layer: Layer) -> Part:
         name=layer.name, layer=layer.name, kind=layer.kind, in_channels=layer.in_channels,
         out_channels=layer.out_channels, groups=layer.groups, kernel=layer.kernel,
         positions=layer.positions, in_positions=layer.in_positions, bias=layer.bias,
+        reads=layer.reads, writes=layer.writes,
     )
 
 

@@ -83,8 +83,10 @@ def split(part: Part, method: str, args: dict[str, int]) -> tuple[Part, ...]:
         factors = [factor(0, part.in_channels, args["rank_in"], ones, before, before),
                    factor(1, args["rank_in"], args["rank_out"], part.kernel, after, before),
                    factor(2, args["rank_out"], part.out_channels, ones, after, after)]
-    factors[-1] = msgspec.structs.replace(factors[-1], bias=part.bias)
-    return tuple(factors)
+    ends = [part.reads, *(factor.name for factor in factors[:-1]), part.writes]
+    return tuple(msgspec.structs.replace(factor, reads=ends[i], writes=ends[i + 1],
+                                         bias=part.bias and factor is factors[-1])
+                 for i, factor in enumerate(factors))
 
 
 def _middle_positions(part: Part) -> int:

@@ -94,7 +94,7 @@ def make_view(name: str = f"mobile study {SCRIPT_NAME}") -> StudyView:
                        timings={"compress": 0.4, "score": 1.0 + 20.0 * r}) for r in range(rung + 1))
         origin = "uniform" if trial < 6 else "@SUM(A1:A9)" if trial == 9 else "tpe"
         if trial in (8, 17, 30):
-            reason = ("=1+1", "<img src=x onerror=alert(1)>", "accuracy is nan")[trial % 3]
+            reason = {8: "accuracy is nan", 17: "<img src=x onerror=alert(1)>", 30: "=1+1"}[trial]
             metrics_or_none = () if trial != 30 else (Evaluation(
                 rung=0, metrics={"accuracy": float("nan"), "size_bytes": 600_000.0}, sources={}),)
             candidates.append(Candidate(trial=trial, status="failed", plan=plan if trial == 17 else None,
@@ -126,7 +126,8 @@ def make_view(name: str = f"mobile study {SCRIPT_NAME}") -> StudyView:
         candidates=tuple(candidates), front=tuple(c.trial for c in members), best=chosen.trial, layers=layers,
         parts=_parts(layers, chosen.plan),
         untouched={"stage0.block0.conv": "its input is the image", "<script>alert(1)</script>": "shared weights"},
-        artifact={"path": "artifact/model.onnx", "size_bytes": m["size_bytes"] + 4000, "accuracy": m["accuracy"] - 0.001,
+        artifact={"path": "artifact/model.onnx", "size_bytes": m["size_bytes"] + 4000,
+                  "accuracy": m["accuracy"] - 0.001,
                   "baseline_accuracy": BASELINE["accuracy"], "latency_ms": 1.93, "baseline_latency_ms": 6.1,
                   "verified": True},
         timings={"trace": 1.2, "sensitivity": 18.4, "search": 140.0, "recover": 611.0, "export <i>": 7.7})

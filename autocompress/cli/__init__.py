@@ -1,0 +1,1 @@
+"""The command line: arguments in, one call, text out; one file for each command."""

@@ -1,0 +1,62 @@
+"""Any error → one short message and its exit code (see `autocompress.errors`)."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import traceback
+
+import click
+
+from autocompress.errors import AutocompressError, EnvironmentFault, InputError, Interrupted
+
+DEBUG_VARIABLE = "AUTOCOMPRESS_DEBUG"
+
+
+def exit_code(error: BaseException) -> int:
+    """0 done, 1 a bug of ours, 2 bad input, 3 nothing feasible, 4 environment or storage, 130 interrupted."""
+    if isinstance(error, AutocompressError):
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        return Interrupted.exit_code
+    if isinstance(error, click.ClickException):
+        return InputError.exit_code
+    if isinstance(error, OSError | MemoryError):
+        return EnvironmentFault.exit_code
+    return AutocompressError.exit_code
+
+
+def message(error: BaseException) -> str:
+    """What must hold, what came, what to do. Of a bug, the traceback is written to a file that the text names."""
+    if isinstance(error, AutocompressError):
+        return str(error)
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        return "stopped at once; the trials that were finished are kept: go on with --resume"
+    if isinstance(error, click.UsageError):
+        text = error.format_message().rstrip(".")
+        return f"{text}; see `{error.ctx.command_path} --help`" if error.ctx else text
+    if isinstance(error, click.ClickException):
+        return error.format_message()
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror or error}"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory; use fewer --jobs, or a smaller model or data set"
+    first = next(iter(str(error).splitlines()), "no message")
+    return (f"this is a bug in autocompress, not in what you gave: {type(error).__name__}: {first}. "
+            f"{_keep_traceback(error)} Please report it")
+
+
+def wants_traceback(args: list[str]) -> bool:
+    """Whether `--debug` or the variable AUTOCOMPRESS_DEBUG asks for one."""
+    return "--debug" in args or os.environ.get(DEBUG_VARIABLE, "") not in ("", "0")
+
+
+def _keep_traceback(error: BaseException) -> str:
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="autocompress-", suffix=".traceback.txt", delete=False,
+                                         encoding="utf-8", errors="backslashreplace") as file:
+            traceback.print_exception(error, file=file)
+    except OSError:
+        return "Run it again with --debug to see where."
+    return f"The traceback is in {file.name}."

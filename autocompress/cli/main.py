@@ -1,0 +1,89 @@
+"""The command `autocompress`: its subcommands, and the one place where errors become exit codes.
+
+Nothing here or in the commands' modules imports torch before a command runs: help must be quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import NoReturn
+
+import click
+
+from autocompress import __version__
+from autocompress.cli.export import export
+from autocompress.cli.faults import exit_code, message, wants_traceback
+from autocompress.cli.profiles import profiles
+from autocompress.cli.report import report
+from autocompress.cli.screen import say
+from autocompress.cli.search import search
+from autocompress.cli.sections import Group
+from autocompress.cli.show import show
+from autocompress.cli.spaces import spaces
+
+_EXAMPLES = """\b
+Examples:
+  autocompress search --budget 2MB
+  autocompress search --model net.py:make --weights net.safetensors --data npz:data.npz --budget 300kB
+  autocompress show studies/resnet18-digits-2MB
+  autocompress export studies/resnet18-digits-2MB --trial 7 --out artifact
+
+\b
+Exit codes: 0 done, 1 a bug of ours, 2 bad input, 3 nothing fits the limits,
+4 storage or environment, 130 interrupted (go on with --resume).
+"""
+
+
+@click.group(cls=Group, epilog=_EXAMPLES)
+@click.version_option(__version__, message="autocompress %(version)s")
+def cli() -> None:
+    """Turn a trained PyTorch network into verified ONNX files that fit a budget."""
+
+
+for command in (search, show, report, export, profiles, spaces):
+    cli.add_command(command)
+
+
+def run(args: list[str] | None = None) -> NoReturn:
+    """Entry point of the console command."""
+    sys.exit(main(sys.argv[1:] if args is None else args))
+
+
+def main(args: list[str]) -> int:
+    """Run one command line and return its exit code; an error is one line on standard error."""
+    _prepare_streams()
+    try:
+        try:
+            with cli.make_context("autocompress", list(args)) as context:
+                cli.invoke(context)
+        except click.exceptions.Exit as stop:  # after --help and --version
+            return stop.exit_code
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        _abandon_stdout()
+    except BaseException as error:
+        if wants_traceback(args):
+            traceback.print_exception(error)
+        say(f"error: {message(error)}")
+        return exit_code(error)
+    return 0
+
+
+def _prepare_streams() -> None:
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller: the next file opened must not take its number
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: PTH123, SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that cannot show a character shows "?"
+            stream.reconfigure(errors="replace")
+
+
+def _abandon_stdout() -> None:
+    """The interpreter flushes once more when it ends: let that go nowhere, quietly."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115

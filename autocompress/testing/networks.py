@@ -1,0 +1,139 @@
+"""Small networks, one for each way in which layers hang together, and data to go with them.
+
+Norm statistics are randomised: with fresh ones an untrained network puts out values near zero, and every
+comparison of outputs is empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.tasks.splits import Split, TaskData
+
+CLASSES = 5
+
+
+@dataclass(frozen=True)
+class Network:
+    """A maker of one architecture and the shape of its input `(C, …)`. `make()` gives equal weights each time."""
+
+    name: str
+    input_shape: tuple[int, ...]
+    build: Callable[[], nn.Module]
+
+    def make(self, seed: int = 0) -> nn.Module:
+        """A new copy in eval mode with seeded weights and norm statistics."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return randomised_norms(self.build().eval())
+
+
+def randomised_norms(model: nn.Module) -> nn.Module:
+    """Every BatchNorm, in place, as after training: no statistic is 0 or 1, and some factors are negative."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
+            nn.init.normal_(module.running_mean, 0.0, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.normal_(module.weight, 1.0, 0.5)
+            nn.init.normal_(module.bias, 0.0, 0.2)
+    return model
+
+
+def task_data(input_shape: tuple[int, ...], classes: int = CLASSES, samples: int = 64, seed: int = 0) -> TaskData:
+    """Random inputs and labels in three splits of `samples` each."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def split() -> Split:
+        return Split(torch.randn(samples, *input_shape, generator=generator), torch.arange(samples) % classes)
+
+    return TaskData("random", split(), split(), split(), classes)
+
+
+def conv_norm(n_in: int, n_out: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    """Convolution, BatchNorm, ReLU: the sizes of input and output agree but for the stride."""
+    conv = nn.Conv2d(n_in, n_out, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(n_out), nn.ReLU())
+
+
+class Residual(nn.Module):
+    """Two blocks with sums; the second halves the resolution and has a 1×1 shortcut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = conv_norm(3, 16)
+        self.conv1, self.bn1 = nn.Conv2d(16, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
+        self.conv2, self.bn2 = nn.Conv2d(16, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32)
+        self.down, self.bn3 = nn.Conv2d(16, 32, 1, 2, bias=False), nn.BatchNorm2d(32)
+        self.fc = nn.Linear(32, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, 3, 12, 12)` → `(N, 5)`."""
+        x = self.stem(x)
+        x = torch.relu(x + self.bn1(self.conv1(x)))
+        x = torch.relu(self.bn2(self.conv2(x)) + self.bn3(self.down(x)))
+        scores: Tensor = self.fc(x.mean((2, 3)))
+        return scores
+
+
+class Dense(nn.Module):
+    """Two layers whose outputs are appended to what they read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.grow1, self.grow2 = conv_norm(3, 16), conv_norm(16, 16), conv_norm(32, 16)
+        self.fc = nn.Linear(48, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, 3, 12, 12)` → `(N, 5)`."""
+        x = self.stem(x)
+        x = torch.cat([x, self.grow1(x)], 1)
+        x = torch.cat([x, self.grow2(x)], 1)
+        scores: Tensor = self.fc(x.mean((2, 3)))
+        return scores
+
+
+def _chain() -> nn.Module:
+    return nn.Sequential(conv_norm(3, 16), conv_norm(16, 24, stride=2), conv_norm(24, 32),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, CLASSES))
+
+
+def _separable() -> nn.Module:
+    return nn.Sequential(conv_norm(3, 16), conv_norm(16, 16, groups=16), conv_norm(16, 32, 1),
+                         conv_norm(32, 32, stride=2, groups=32), conv_norm(32, 32, 1),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, CLASSES))
+
+
+def _grouped() -> nn.Module:
+    return nn.Sequential(conv_norm(3, 16), conv_norm(16, 32, groups=4), conv_norm(32, 16, 1),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, CLASSES))
+
+
+def _signal() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv1d(2, 16, 5, padding=2, bias=False), nn.BatchNorm1d(16), nn.ReLU(),
+        nn.Conv1d(16, 32, 3, 2, 1), nn.ReLU(), nn.Conv1d(32, 16, 3), nn.ReLU(),
+        nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(16, CLASSES))
+
+
+def _mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 24, bias=False), nn.BatchNorm1d(24), nn.ReLU(),
+                         nn.Linear(24, CLASSES))
+
+
+def _flattened() -> nn.Module:
+    return nn.Sequential(conv_norm(1, 8), conv_norm(8, 16, stride=2), nn.Flatten(), nn.Linear(16 * 16, 32), nn.ReLU(),
+                         nn.Linear(32, CLASSES))
+
+
+NETWORKS: dict[str, Network] = {network.name: network for network in (
+    Network("chain", (3, 12, 12), _chain), Network("residual", (3, 12, 12), Residual),
+    Network("separable", (3, 12, 12), _separable), Network("grouped", (3, 12, 12), _grouped),
+    Network("dense", (3, 12, 12), Dense), Network("signal", (2, 16), _signal), Network("mlp", (20,), _mlp),
+    Network("flattened", (1, 8, 8), _flattened),
+)}
+"""By name: at most 32 channels, at most 16×16 inputs, every architecture that coupling must tell apart."""

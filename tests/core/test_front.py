@@ -1,0 +1,88 @@
+"""The front: exactly what no other point beats."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autocompress.core.budget import Budget
+from autocompress.core.evaluation import Candidate, Evaluation
+from autocompress.core.front import best, front, non_dominated
+
+VALUES = st.sampled_from([0.0, 1.0, 2.0, 3.0, math.nan, math.inf, -math.inf]) | st.floats(-5, 5)
+POINTS = st.lists(st.tuples(VALUES, VALUES, VALUES), max_size=20)
+
+
+def _dominates(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return all(x <= y for x, y in zip(a, b, strict=True)) and a != b
+
+
+@given(POINTS)
+def test_members_are_finite_unbeaten_and_everybody_else_is_beaten(points: list[tuple[float, ...]]) -> None:
+    finite = [p for p in points if all(map(math.isfinite, p))]
+    chosen = [points[i] for i in non_dominated(points)]
+    assert len(set(chosen)) == len(chosen)
+    for point in chosen:
+        assert all(map(math.isfinite, point))
+        assert not any(_dominates(other, point) for other in finite)
+    for point in finite:
+        assert point in chosen or any(_dominates(other, point) for other in chosen)
+
+
+@given(POINTS, st.randoms(use_true_random=False))
+def test_the_order_does_not_matter(points: list[tuple[float, ...]], order: random.Random) -> None:
+    shuffled = order.sample(points, len(points))
+    assert {shuffled[i] for i in non_dominated(shuffled)} == {points[i] for i in non_dominated(points)}
+
+
+def _candidate(trial: int, accuracy: float, size: float, latency: float, status: str = "complete") -> Candidate:
+    metrics = {"accuracy": accuracy, "size_bytes": size, "latency_ms": latency}
+    return Candidate(trial=trial, status=status,  # type: ignore[arg-type]
+                     evaluations=(Evaluation(rung=0, metrics=metrics, sources={}),))
+
+
+METRICS = st.tuples(st.sampled_from([0.5, 0.9, 0.95, math.nan]), st.integers(1, 6).map(float),
+                    st.integers(1, 4).map(float), st.sampled_from(["complete", "complete", "failed", "infeasible"]))
+
+
+@given(st.lists(METRICS, max_size=12))
+def test_the_front_of_candidates_holds_complete_ones_inside_the_budget(rows: list[tuple[float, float, float, str]],
+                                                                       ) -> None:
+    everyone = [_candidate(i, *row) for i, row in enumerate(rows)]
+    budget = Budget(size_bytes=4)
+    members = front(everyone, budget, 0.95)
+    sizes = [c.metrics["size_bytes"] for c in members]
+    assert sizes == sorted(sizes)
+    assert all(c.status == "complete" and c.metrics["size_bytes"] <= 4 for c in members)
+    legal = [c for c in everyone if c.status == "complete" and c.metrics["size_bytes"] <= 4
+             and not math.isnan(c.metrics["accuracy"])]
+    assert bool(members) == bool(legal)
+    chosen = best(everyone, budget, 0.95)
+    if legal:
+        assert chosen is not None
+        assert chosen.metrics["accuracy"] == max(c.metrics["accuracy"] for c in legal)
+    else:
+        assert chosen is None
+
+
+def test_a_drop_of_accuracy_bounds_the_front_and_ties_go_to_the_smaller() -> None:
+    everyone = [_candidate(0, 0.80, 1, 1), _candidate(1, 0.90, 3, 1), _candidate(2, 0.90, 2, 2)]
+    assert [c.trial for c in front(everyone, Budget(max_drop=0.05), 0.9)] == [2, 1]
+    found = best(everyone, Budget(max_drop=0.05), 0.9)
+    assert found is not None
+    assert found.trial == 2
+
+
+def test_excess_is_relative_and_unjudged_bounds_are_left_out() -> None:
+    budget = Budget(size_bytes=100, latency_ms=2.0, max_drop=0.01)
+    assert budget.excess({"size_bytes": 150}) == {"size_bytes": 0.5}
+    over = budget.excess({"size_bytes": 50, "latency_ms": 3.0, "accuracy": 0.9}, 0.95)
+    assert over == pytest.approx({"size_bytes": -0.5, "latency_ms": 0.5, "max_drop": 0.04})
+    assert not budget.allows({"latency_ms": 2.1})
+    assert budget.allows({})
+    assert budget.describe() == "size ≤ 100 B, latency ≤ 2 ms, accuracy drop ≤ 1.00%"
+    assert Budget().describe() == "no constraint"

@@ -1,0 +1,127 @@
+"""The page: whole, safe and alive in a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from autocompress.report.html import write_report
+from autocompress.report.text import format_factor
+from autocompress.report.view import StudyView
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync",
+         "--virtual-time-budget=10000", "--enable-logging=stderr"]
+
+
+class _Page(HTMLParser):
+    """Elements with their attributes, the text outside scripts and styles, and the scripts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text, self.scripts = "", [""]
+        self.inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self.inside = tag
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self.inside == "script":
+            self.scripts[-1] += data
+        elif self.inside != "style":
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def page(view: StudyView, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(view, tmp_path_factory.mktemp("report"))
+
+
+def test_the_folder_holds_three_files(page: Path) -> None:
+    assert sorted(p.name for p in page.parent.iterdir()) == ["pareto.html", "trials.csv", "trials.json"]
+
+
+def test_names_are_text_and_never_markup(view: StudyView, page: Path) -> None:
+    parsed = _Page(page.read_text(encoding="utf-8"))
+    tags = [tag for tag, _ in parsed.elements]
+    assert tags.count("script") == 3
+    assert "img" not in tags
+    assert "<script>" in view.name and view.name in parsed.text
+    assert "<script>alert(1)</script>" in parsed.text
+    assert "stage.<b>bold</b>&amp;" in parsed.text
+    figures = json.loads(parsed.scripts[1])
+    assert sorted(figures) == ["pareto-latency_ms", "pareto-macs", "pareto-size_bytes", "plan", "progress", "timings"]
+    assert "dataset.owned" not in "".join(parsed.scripts)
+
+
+def test_the_page_asks_the_network_for_nothing(page: Path) -> None:
+    parsed = _Page(page.read_text(encoding="utf-8"))
+    policy = next(a["content"] for _, a in parsed.elements if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None and policy.startswith("default-src 'none'")
+    sources = [value for _, a in parsed.elements for key, value in a.items() if key in ("src", "href")]
+    assert sources == ["data:,", "trials.csv", "trials.json"]
+
+
+def test_the_headline_is_the_exported_file(view: StudyView, page: Path) -> None:
+    text = _Page(page.read_text(encoding="utf-8")).text
+    assert view.artifact is not None
+    assert f"{100 * view.artifact['accuracy']:.2f}%" in text
+    ratio = view.baseline["size_bytes"] / view.artifact["size_bytes"]
+    assert format_factor(ratio, "smaller", "larger") in text
+    assert "3.2× faster" in text and "verified in its runtime" in text
+
+
+def test_an_unverified_file_is_said_to_be_one(view: StudyView, tmp_path: Path) -> None:
+    assert view.artifact is not None
+    doubtful = msgspec.structs.replace(view, artifact={**view.artifact, "verified": False})
+    assert "not verified" in _Page(write_report(doubtful, tmp_path).read_text(encoding="utf-8")).text
+
+
+def test_without_a_best_the_page_says_what_came_nearest(view: StudyView, tmp_path: Path) -> None:
+    candidates = tuple(c for c in view.candidates if c.status != "complete")
+    none = msgspec.structs.replace(view, candidates=candidates, front=(), best=None, parts=(), artifact=None)
+    text = _Page(write_report(none, tmp_path).read_text(encoding="utf-8")).text
+    assert "No trial is inside the budget." in text
+    nearest = r"Nearest: trial \d+ misses the (\w+ bound by [\d.]+%|allowed accuracy drop by [\d.]+ points)\."
+    assert re.search(nearest, text)
+
+
+def _browse(page: Path, profile: Path) -> tuple[str, list[str]]:
+    assert BROWSER is not None
+    done = subprocess.run([BROWSER, *FLAGS, f"--user-data-dir={profile}", "--dump-dom", page.as_uri()],
+                          capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs chromium or google-chrome on the PATH")
+def test_a_browser_draws_every_trial_and_runs_nothing_else(view: StudyView, page: Path, tmp_path: Path) -> None:
+    dom, console = _browse(page, tmp_path)
+    assert console == []
+    body = next(attributes for tag, attributes in _Page(dom).elements if tag == "body")
+    assert body == {"data-trials": str(len(view.candidates)), "data-points": str(len(view.candidates))}
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs chromium or google-chrome on the PATH")
+def test_a_browser_opens_a_study_without_results(view: StudyView, tmp_path: Path) -> None:
+    bare = msgspec.structs.replace(view, candidates=view.candidates[8:9], front=(), best=None, baseline={}, parts=(),
+                                   untouched={}, artifact=None, timings={})
+    dom, console = _browse(write_report(bare, tmp_path / "report"), tmp_path / "profile")
+    assert console == []
+    body = next(attributes for tag, attributes in _Page(dom).elements if tag == "body")
+    assert body == {"data-trials": "1", "data-points": "1"}

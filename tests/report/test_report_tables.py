@@ -1,0 +1,139 @@
+"""Frames, files and the rows of a plan."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import msgspec
+import pandas as pd
+import pytest
+
+from autocompress.core.plan import Plan, Step
+from autocompress.errors import EnvironmentFault
+from autocompress.report.files import write_atomic
+from autocompress.report.tables import front_frame, plan_rows, trials_frame, write_csv, write_json
+from autocompress.report.view import StudyView
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_each_trial_is_one_row(view: StudyView) -> None:
+    frame = trials_frame(view)
+    assert frame["trial"].tolist() == [c.trial for c in view.candidates]
+    assert frame["status"].tolist() == [c.status for c in view.candidates]
+    assert str(frame["size_bytes"].dtype) == "Int64"
+    assert list(frame.columns[:6]) == ["trial", "status", "rung", "origin", "accuracy", "size_bytes"]
+
+
+def test_a_study_without_trials_has_the_same_columns(view: StudyView) -> None:
+    empty = msgspec.structs.replace(view, candidates=(), front=(), best=None)
+    assert list(trials_frame(empty).columns) == list(trials_frame(view).columns)
+    assert len(front_frame(empty)) == 0
+
+
+def test_front_rows_keep_the_order_and_count_against_the_original(view: StudyView) -> None:
+    frame = front_frame(view)
+    assert tuple(frame["trial"]) == view.front
+    row = frame[frame["is_best"]].iloc[0]
+    assert row["trial"] == view.best
+    assert row["size_factor"] == pytest.approx(view.baseline["size_bytes"] / row["size_bytes"])
+    assert row["accuracy_change"] == pytest.approx(row["accuracy"] - view.baseline["accuracy"])
+
+
+@pytest.mark.parametrize("start", list("=+-@\t\r\n"))
+def test_a_text_cell_cannot_be_a_formula(tmp_path: Path, start: str) -> None:
+    frame = pd.DataFrame({"text": [f"{start}cmd|' /C calc'!A0", "plain"], "number": [-1.5, 2.0]})
+    with write_csv(frame, tmp_path / "t.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    assert rows[1] == [f"'{start}cmd|' /C calc'!A0", "-1.5"]
+    assert rows[2] == ["plain", "2.0"]
+
+
+def test_a_column_name_cannot_be_a_formula(tmp_path: Path) -> None:
+    path = write_csv(pd.DataFrame({"=HYPERLINK(1)": [1]}), tmp_path / "t.csv")
+    assert path.read_text().splitlines()[0] == "'=HYPERLINK(1)"
+
+
+def test_the_trials_of_a_study_are_safe_as_csv(view: StudyView, tmp_path: Path) -> None:
+    rows = _rows(write_csv(trials_frame(view), tmp_path / "trials.csv"))
+    assert len(rows) == len(view.candidates)
+    assert rows[9]["origin"] == "'@SUM(A1:A9)"
+    assert rows[30]["reason"] == "'=1+1"
+    assert rows[8]["size_bytes"] == ""
+    assert rows[0]["size_bytes"] == str(int(view.candidates[0].metrics["size_bytes"]))
+
+
+def test_json_is_strict_and_complete(view: StudyView, tmp_path: Path) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    text = write_json(trials_frame(view), tmp_path / "trials.json").read_text()
+    rows = json.loads(text, parse_constant=refuse)
+    assert [row["trial"] for row in rows] == [c.trial for c in view.candidates]
+    assert rows[30]["accuracy"] is None
+    assert rows[0]["rung"] == 2
+    assert rows[0]["accuracy"] == view.candidates[0].metrics["accuracy"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_atomic(tmp_path / "a.txt", "old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(EnvironmentFault, match=r"a\.txt must be writable, but: No space left"):
+        write_atomic(path, "new")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+    assert path.read_text() == "old"
+
+
+def test_a_path_that_is_no_folder_is_an_environment_fault(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EnvironmentFault, match="must be writable"):
+        write_atomic(tmp_path / "file" / "a.txt", "x")
+
+
+def test_a_plan_has_one_row_for_each_layer(view: StudyView) -> None:
+    best = view.trial(view.best)
+    assert best is not None and best.plan is not None
+    rows = plan_rows(view.layers, best.plan, view.parts)
+    assert [row["layer"] for row in rows] == [layer.name for layer in view.layers.layers]
+    by_name = {row["layer"]: row for row in rows}
+    quantized = best.plan.find("quantize")
+    assert all(row["weight_bits"] == quantized[n].args["weight_bits"] for n, row in by_name.items() if n in quantized)
+    assert by_name["stage0.block0.conv"]["note"] == "its input is the image"
+    assert by_name["stage0.block0.conv"]["weight_bits"] == 32
+    assert by_name["stage0.block0.conv.bn"]["note"] == "folds into stage0.block0.conv"
+    part = next(p for p in view.parts if p.layer == "classifier")
+    assert by_name["classifier"]["bytes"] == part.weights * part.weight_bits / 8 + 40
+
+
+def test_a_cut_reaches_the_layers_that_read_the_channels(view: StudyView) -> None:
+    layers = view.layers
+    second, third = "stage0.block1.conv", "stage0.block2.conv"
+    rows = {r["layer"]: r for r in plan_rows(layers, Plan.of([Step(second, "prune", {"keep": 8})]))}
+    assert (rows[second]["out_before"], rows[second]["out_after"], rows[second]["removed"]) == (32, 8, 0.75)
+    assert (rows[third]["in_before"], rows[third]["in_after"], rows[third]["removed"]) == (32, 8, 0.0)
+    assert rows[second]["note"] == rows[third]["note"] == ""
+    assert rows["classifier"]["note"] == "untouched, float 32"
+    assert rows[second]["bytes"] is None
+
+
+@pytest.mark.parametrize(("args", "rank", "share"), [
+    ({"method": "svd", "rank": 16}, "16", 16 / 256),
+    ({"method": "spatial-svd", "rank": 96}, "96", 96 / (3 * 256)),
+    ({"method": "tucker2", "rank_in": 64, "rank_out": 128}, "64 × 128", (64 / 256 + 128 / 256) / 2),
+])
+def test_rank_share(view: StudyView, args: dict[str, int | str], rank: str, share: float) -> None:
+    name = "stage3.block1.conv"  # 256 → 256, 3 × 3
+    rows = {r["layer"]: r for r in plan_rows(view.layers, Plan.of([Step(name, "decompose", dict(args))]))}
+    assert rows[name]["method"] == args["method"]
+    assert rows[name]["rank"] == rank
+    assert rows[name]["rank_share"] == pytest.approx(share)
+    assert rows["classifier"]["rank_share"] is None
