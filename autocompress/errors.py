@@ -13,6 +13,8 @@ A message says what must hold, what came, and what to do.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class AutocompressError(Exception):
     """Root of the tree; carries the exit code of the command line."""
@@ -34,6 +36,8 @@ class InfeasibleError(AutocompressError):
     """No plan meets the constraints."""
 
     exit_code = 3
+    study: Path | None = None
+    """Folder of the study that was searched, if it came to a search."""
 
 
 class EnvironmentFault(AutocompressError):
@@ -50,6 +54,8 @@ class Interrupted(AutocompressError):
     """The user stopped the run; what was done is stored."""
 
     exit_code = 130
+    study: Path | None = None
+    """Folder of the study that was stopped."""
 
 
 class TrialError(Exception):

@@ -79,4 +79,4 @@ def correct_biases(model: nn.Module, shifts: dict[str, Tensor], means: dict[str,
 
 
 def _batches(inputs: Tensor) -> Iterable[Tensor]:
-    return inputs.split(BATCH)
+    return torch.split(inputs, BATCH)

@@ -66,7 +66,7 @@ class Recipe:
 class Teacher:
     """The original's logits for augmented views of the training set, kept in `folder` between processes."""
 
-    VIEWS = 3
+    VIEWS = 2
 
     def __init__(self, model: nn.Module, data: TrainingData, seed: int, folder: Path | None, device: str) -> None:
         self._model, self._data, self._seed, self._folder, self._device = model, data, seed, folder, device
@@ -83,13 +83,13 @@ class Teacher:
     def _logits(self, index: int, inputs: Tensor) -> Tensor:
         path = self._folder / f"teacher-{index}.safetensors" if self._folder else None
         if path is not None and path.is_file():
-            stored = load_file(path)["logits"]
+            stored: Tensor = load_file(path)["logits"]
             if len(stored) == len(inputs):
                 return stored
         model = self._model.to(self._device).eval()
         with torch.inference_mode(), autocast(self._device):
             logits = torch.cat([model(self._data.normalise(chunk).to(self._device)).float().cpu()
-                                for chunk in inputs.split(512)])
+                                for chunk in torch.split(inputs, 512)])
         model.to("cpu")
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +136,8 @@ class LearnedStep(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Float weight → the value it has in the file."""
-        value: Tensor = _Round.apply(weight, self.scale.abs().clamp_min(1e-8), self.bits, self._damping)
+        value: Tensor = _Round.apply(  # type: ignore[no-untyped-call]
+            weight, self.scale.abs().clamp_min(1e-8), self.bits, self._damping)
         return value
 
     @torch.no_grad()
@@ -193,7 +194,7 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
         if not torch.isfinite(loss):
             raise TrialError("nan: the loss of distillation is not finite")
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
     model = model.cpu().eval()

@@ -93,7 +93,8 @@ def _tucker_factors(module: nn.Module, weight: Tensor, rank_in: int, rank_out: i
 def _leading(matrix: Tensor, rank: int) -> Tensor:
     """The leading left singular vectors, from the (small) Gram matrix."""
     _, vectors = torch.linalg.eigh(matrix @ matrix.T)
-    return vectors[:, -rank:].flip(1)
+    leading: Tensor = vectors[:, -rank:].flip(1)
+    return leading
 
 
 def _pair(value: Any) -> tuple[int, int]:

@@ -14,6 +14,11 @@ PATHS = ("weights", "data_root", "out")
 WHOLE_NUMBERS = ("image_size", "trials", "epochs", "seed", "jobs")
 QUANTITIES = ("budget", "latency", "macs", "peak_memory", "max_drop", "timeout")
 KEYS = (*TEXTS, *PATHS, *WHOLE_NUMBERS, *QUANTITIES)
+_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    **dict.fromkeys((*TEXTS, *PATHS), ((str,), "text")),
+    **dict.fromkeys(WHOLE_NUMBERS, ((int,), "a whole number")),
+    **dict.fromkeys(QUANTITIES, ((str, int, float), 'a number, or text with a unit such as "2MB"')),
+}
 COMMAND_LINE_ONLY = ("resume", "force_new_study", "trust_code", "config", "json", "quiet", "debug")
 """What decides about one run, or about trust, is not for a file to say."""
 
@@ -45,11 +50,7 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def _checked(name: str, value: Any, file: Path) -> Any:
-    kinds, what = {
-        name in WHOLE_NUMBERS: ((int,), "a whole number"),
-        name in QUANTITIES: ((str, int, float), "a number, or text with a unit such as \"2MB\""),
-        name in TEXTS or name in PATHS: ((str,), "text"),
-    }[True]
+    kinds, what = _KINDS[name]
     if not isinstance(value, kinds) or isinstance(value, bool):
         raise InputError(f"{file}: `{name}` must be {what}, but got {value!r}")
     return value

@@ -19,7 +19,7 @@ from autocompress.cli.profiles import profiles
 from autocompress.cli.report import report
 from autocompress.cli.screen import say
 from autocompress.cli.search import search
-from autocompress.cli.sections import Group
+from autocompress.cli.sections import Group, help_alone
 from autocompress.cli.show import show
 from autocompress.cli.spaces import spaces
 
@@ -38,8 +38,10 @@ Exit codes: 0 done, 1 a bug of ours, 2 bad input, 3 nothing fits the limits,
 
 @click.group(cls=Group, epilog=_EXAMPLES)
 @click.version_option(__version__, message="autocompress %(version)s")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Turn a trained PyTorch network into verified ONNX files that fit a budget."""
+    help_alone(context)
 
 
 for command in (search, show, report, export, profiles, spaces):

@@ -41,6 +41,23 @@ def say(text: str) -> None:
         print(printable(text), file=sys.stderr, flush=True)
 
 
+def print_table(titles: tuple[str, ...], rows: list[Any]) -> None:
+    """Columns under titles; a narrow terminal folds cells and loses nothing."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*map(printable, row))
+    console().print(table)
+
+
+def line(text: str) -> None:
+    """One line that is never broken, so that a path in it can be copied."""
+    console().print(printable(text), soft_wrap=True)
+
+
 def print_json(document: Any) -> None:
     """One strict JSON document on standard output: a number that is not finite becomes null."""
     print(json.dumps(_finite(document), indent=1, allow_nan=False), flush=True)

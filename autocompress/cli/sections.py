@@ -25,9 +25,7 @@ class Command(click.Command):
     def __init__(self, *args: Any, **settings: Any) -> None:
         settings["context_settings"] = SETTINGS | settings.get("context_settings", {})
         super().__init__(*args, **settings)
-        # Shown by what handles errors, which looks for the flag itself: it must work for usage errors too.
-        self.params.append(Option(["--debug"], is_flag=True, expose_value=False,
-                                  help="Show the traceback of an error."))
+        self.params.append(_debug())
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """One block for each heading."""
@@ -44,21 +42,14 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """A group of such commands; without a subcommand it prints its help."""
+    """A group of such commands. Its function is also called without a subcommand: see `help_alone`."""
 
     command_class = Command
-    group_class = type
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         settings["context_settings"] = SETTINGS | settings.get("context_settings", {})
         super().__init__(*args, invoke_without_command=True, **settings)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the subcommand."""
-        if not ctx.protected_args and not ctx.args:
-            click.echo(ctx.get_help())
-            return None
-        return super().invoke(ctx)
+        self.params.append(_debug())
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -70,3 +61,14 @@ class Group(click.Group):
             hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(names)}"
             raise click.UsageError(f"there is no command {args[0]!r}; {hint}", ctx)
         return super().resolve_command(ctx, args)
+
+
+def help_alone(ctx: click.Context) -> None:
+    """Print the help of a group that was called without a subcommand."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def _debug() -> Option:
+    # Whoever handles errors looks for the flag itself (`faults.wants_traceback`), so that usage errors have it too.
+    return Option(["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an error.")

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Candidate
 
-OBJECTIVES = {"accuracy": "maximize", "size_bytes": "minimize", "latency_ms": "minimize"}
+OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
+    "accuracy": "maximize", "size_bytes": "minimize", "latency_ms": "minimize",
+}
 """Objectives and their directions, in the order in which they are told to the optimiser."""
 
 
 def non_dominated(points: Sequence[Sequence[float]]) -> list[int]:
     """Indices of the non-dominated rows, all columns minimised; of equal rows only the first stays.
 
-    A row with a value that is not finite is never on the front.
+    A row with a value that is not finite is never on the front, and beats nobody.
     """
     values = np.asarray(points, dtype=float)
     if values.size == 0:
         return []
+    finite = np.isfinite(values).all(axis=1)
     kept = []
     for i, row in enumerate(values):
-        if not np.isfinite(row).all():
+        if not finite[i]:
             continue
-        better = (values <= row).all(axis=1) & (values < row).any(axis=1)
+        better = finite & (values <= row).all(axis=1) & (values < row).any(axis=1)
         equal_before = (values[:i] == row).all(axis=1)
         if not better.any() and not equal_before.any():
             kept.append(i)

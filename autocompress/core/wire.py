@@ -6,7 +6,7 @@ values have equal bytes. Reading names the place of a fault, `$.data.steps[3].ar
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -30,6 +30,12 @@ class _Envelope(msgspec.Struct, forbid_unknown_fields=True):
     data: Any
 
 
+class _Data(msgspec.Struct, Generic[T]):
+    """So that the path of a fault begins at the document: `$.data`."""
+
+    data: T
+
+
 def encode(value: Any) -> str:
     """Canonical JSON text of a plan, budget, layer table, evaluation or candidate."""
     envelope = {"schema": SCHEMAS[type(value)], "version": VERSION, "data": value}
@@ -44,7 +50,7 @@ def decode(text: str | bytes, kind: type[T], origin: str = "document") -> T:
             raise InputError(f"{origin} must hold {SCHEMAS[kind]!r}, but it holds {envelope.schema!r}")
         if envelope.version > VERSION:
             raise InputError(f"{origin} has version {envelope.version}, newer than {VERSION}: update autocompress")
-        value = msgspec.convert(envelope.data, kind, strict=True)
+        value: T = msgspec.convert({"data": envelope.data}, _Data[kind], strict=True).data  # type: ignore[valid-type]
     except msgspec.MsgspecError as error:
         raise InputError(f"{origin} is not a valid {SCHEMAS[kind]} document: {error}") from None
     if isinstance(value, Plan):

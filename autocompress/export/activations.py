@@ -56,7 +56,7 @@ def calibrate(graph: FloatGraph, tensors: list[str], inputs: np.ndarray, threads
     runtime = Runtime(model.SerializeToString(), threads)
     names = [output.name for output in model.graph.output]
     seen: dict[str, list[np.ndarray]] = {name: [] for name in tensors}
-    bounds = {name: (0.0, 0.0) for name in tensors}
+    bounds = dict.fromkeys(tensors, (0.0, 0.0))
     for start in range(0, len(inputs), 64):
         batch = inputs[start:start + 64]
         values = dict(zip(names, runtime.run_all(batch), strict=True))

@@ -62,8 +62,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         for name, expected in manifest["files"].items():
             got = hashlib.sha256((path.parent / Path(name).name).read_bytes()).hexdigest()
             if got != expected["sha256"]:
-                raise InputError(f"{path.parent / name} must have sha256 {expected['sha256'][:12]}…, but has {got[:12]}…: "
-                                 "export it again")
+                raise InputError(f"{path.parent / name} must have sha256 {expected['sha256'][:12]}…, but has "
+                                 f"{got[:12]}…: export it again")
     except OSError as error:
         raise InputError(f"an artefact must hold {MODEL}, {CARD} and {MANIFEST}, but: {error.strerror} "
                          f"({error.filename})") from None

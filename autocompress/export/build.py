@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -85,7 +85,7 @@ class _Writer:
         self._tensors[name] = value
         return name
 
-    def _node(self, op: str, inputs: list[str], outputs: int = 1, **attributes: object) -> list[str]:
+    def _node(self, op: str, inputs: list[str], outputs: int = 1, **attributes: Any) -> list[str]:
         names = [self._name() for _ in range(outputs)]
         self._head.append(helper.make_node(op, inputs, names, **attributes))
         return names
@@ -154,7 +154,8 @@ class _Writer:
         source = self._ranges[leaf.node.input[0]].scale
         bias = np.abs(self._tensors[leaf.bias]) if leaf.bias in self._tensors else np.zeros_like(scale)
         floor = np.maximum(bias / (source * 2.0**30), 1e-12)
-        return np.maximum(scale, floor.astype(np.float32))
+        safe: np.ndarray = np.maximum(scale, floor.astype(np.float32))
+        return safe
 
     def activations(self) -> None:
         """Insert Q/DQ behind the producer of every chosen tensor and let its readers take the DQ's result."""

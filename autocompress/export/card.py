@@ -21,15 +21,19 @@ def model_card(manifest: dict[str, Any], data: str) -> str:
     shape = ", ".join(str(size) for size in given["shape"][1:])
     scaled = "pixels.astype(np.float32) / 255" if given["scale"] == "pixels / 255" else "pixels.astype(np.float32)"
     axes = ", ".join(["1", "-1", *["1"] * (len(given["shape"]) - 2)])
+    rows = [
+        f"| {what} | {show(facts[f'baseline_{key}'])} | {show(facts[key])} |" for what, key, show in (
+            (f"accuracy on the test split of {data}", "accuracy", format_percent),
+            ("size", "size_bytes", format_bytes),
+            ("latency (batch 1, one thread, ONNX Runtime on the exporting machine)", "latency_ms", format_milliseconds),
+        )]
     return f"""# {manifest["study"]}, trial {manifest["trial"]}
 
 Compressed by autocompress for `{manifest["profile"]}`: {", ".join(done) or "nothing changed"}.
 
 | | original | this file |
 |---|---|---|
-| accuracy on the test split of {data} | {format_percent(facts["baseline_accuracy"])} | {format_percent(facts["accuracy"])} |
-| size | {format_bytes(facts["baseline_size_bytes"])} | {format_bytes(facts["size_bytes"])} |
-| latency (batch 1, one thread, ONNX Runtime on the exporting machine) | {format_milliseconds(facts["baseline_latency_ms"])} | {format_milliseconds(facts["latency_ms"])} |
+{chr(10).join(rows)}
 
 All figures are of the files themselves, run in ONNX Runtime. `manifest.json` has the plan, the receipts, the
 hashes and the versions.

@@ -6,6 +6,7 @@ Layers become one node each, or one for each factor; every such node is remember
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -134,9 +135,9 @@ def _linear(op: str, inputs: list[str], target: str) -> onnx.NodeProto:
     return helper.make_node("MatMul", inputs, [target])
 
 
-def _conv_attributes(conv: nn.Conv1d | nn.Conv2d) -> dict[str, object]:
+def _conv_attributes(conv: nn.Conv1d | nn.Conv2d) -> dict[str, Any]:
     """Only what differs from ONNX's defaults: attributes cost bytes."""
-    attributes: dict[str, object] = {}
+    attributes: dict[str, Any] = {}
     if any(p != 0 for p in conv.padding):
         attributes["pads"] = [*map(int, conv.padding)] * 2
     if any(s != 1 for s in conv.stride):

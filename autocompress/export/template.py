@@ -64,7 +64,7 @@ def export_template(model: nn.Module, input_shape: tuple[int, ...]) -> Template:
             slots[initializer.name] = slot
     for initializer in [i for i in proto.graph.initializer if i.name in slots]:
         proto.graph.initializer.remove(initializer)
-    slots, renamed = _shorten(proto, slots)
+    slots = _shorten(proto, slots)
     anchors = {}
     for index, node in enumerate(proto.graph.node):
         if node.op_type in _WEIGHTED and len(node.input) > 1 and node.input[1] in slots:
@@ -136,7 +136,7 @@ def _recognise(value: np.ndarray, name: str, values: dict[str, np.ndarray]) -> S
     return None
 
 
-def _shorten(proto: onnx.ModelProto, slots: dict[str, Slot]) -> tuple[dict[str, Slot], dict[str, str]]:
+def _shorten(proto: onnx.ModelProto, slots: dict[str, Slot]) -> dict[str, Slot]:
     """Short names for every tensor, none for nodes, no metadata, no attribute that says what holds without it:
     all this is a tenth of a small file."""
     names: dict[str, str] = {INPUT: INPUT, OUTPUT: OUTPUT, "": ""}
@@ -164,7 +164,7 @@ def _shorten(proto: onnx.ModelProto, slots: dict[str, Slot]) -> tuple[dict[str, 
     graph.name = "g"
     graph.doc_string = ""
     proto.producer_name, proto.producer_version = "autocompress", ""
-    return {names[name]: slot for name, slot in slots.items() if name in names}, names
+    return {names[name]: slot for name, slot in slots.items() if name in names}
 
 
 def _is_default(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> bool:

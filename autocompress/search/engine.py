@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Candidate, Evaluation
-from autocompress.core.front import OBJECTIVES, best, front
+from autocompress.core.front import OBJECTIVES, best
 from autocompress.errors import AutocompressError, EnvironmentFault, InfeasibleError, TrialError
 from autocompress.search import fidelity
 from autocompress.search.storage import candidates, close_interrupted, store_candidate, store_rung
@@ -56,13 +56,14 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 class Engine:
     """One run over a stored study; everything it learns is stored before the next step."""
 
-    def __init__(self, study: optuna.Study, space: Space, projection: Projection, budget: Budget,
+    def __init__(self, study: optuna.Study, projection: Projection, budget: Budget,
                  baseline_accuracy: float, settings: Settings, started: float,
                  on_event: Callable[[Event], None], should_stop: Callable[[], bool]) -> None:
-        self._study, self._space, self._projection, self._budget = study, space, projection, budget
+        self._study, self._projection, self._budget = study, projection, budget
+        self._space = projection.space
         self._baseline, self._settings, self._started = baseline_accuracy, settings, started
         self._on_event, self._should_stop = on_event, should_stop
-        self._distributions = _distributions(space)
+        self._distributions = _distributions(projection.space)
         self.overhead_seconds = 0.0
 
     def candidates(self) -> list[Candidate]:
@@ -86,7 +87,8 @@ class Engine:
         if self._study.get_trials(deepcopy=False):
             return
         seen = set()
-        for bits in [b for b in UNIFORM_BITS if b in self._space.weight_bits] or [None]:
+        widths: list[int | None] = [bits for bits in UNIFORM_BITS if bits in self._space.weight_bits]
+        for bits in widths or [None]:
             values = self._space.uniform(bits)
             fingerprint = self._projection.project(values).plan.fingerprint
             if fingerprint not in seen:
@@ -249,11 +251,6 @@ def describe_failure(error: BaseException) -> str:
     if isinstance(error, MemoryError) or "out of memory" in first.lower():
         return f"oom: {first}"
     return first if isinstance(error, TrialError) else f"{type(error).__name__}: {first}"
-
-
-def feasible_front(everyone: list[Candidate], budget: Budget, baseline_accuracy: float) -> list[Candidate]:
-    """The front of judged candidates."""
-    return front(everyone, budget, baseline_accuracy)
 
 
 def _distributions(space: Space) -> dict[str, BaseDistribution]:

@@ -77,7 +77,7 @@ def create_study(storage: optuna.storages.BaseStorage, name: str, sampler: optun
     """A new study with its identity."""
     with storage_errors(name):
         study = optuna.create_study(storage=storage, study_name=name, sampler=sampler,
-                                    directions=list(OBJECTIVES.values()))
+                                    directions=[*OBJECTIVES.values()])
         study.set_user_attr(IDENTITY, dict(identity))
         return study
 
@@ -119,8 +119,8 @@ def candidates(study: optuna.Study) -> list[Candidate]:
     higher: dict[int, list[Evaluation]] = {}
     for key, text in study.user_attrs.items():
         if key.startswith(f"{RUNG}:"):
-            _, trial, _rung = key.split(":")
-            higher.setdefault(int(trial), []).append(wire.decode(text, Evaluation, f"{study.study_name} {key}"))
+            number = int(key.split(":")[1])
+            higher.setdefault(number, []).append(wire.decode(text, Evaluation, f"{study.study_name} {key}"))
     result = []
     for trial in study.get_trials(deepcopy=False):
         if trial.state is TrialState.WAITING:

@@ -37,7 +37,7 @@ class Projection:
     """Projects settings of one space into one budget; estimates are cached by plan."""
 
     def __init__(self, space: Space, budget: Budget) -> None:
-        self._space = space
+        self.space = space
         self._estimates: dict[str, Metrics] = {}
         known = self.estimate(Plan())
         bounds = {name: bound * MARGIN for name, bound in budget.bounds.items() if name in known}
@@ -51,7 +51,7 @@ class Projection:
     def estimate(self, plan: Plan) -> Metrics:
         """Estimated metrics, remembered."""
         if plan.fingerprint not in self._estimates:
-            self._estimates[plan.fingerprint] = estimate(self._space.table, plan, self._space.profile)
+            self._estimates[plan.fingerprint] = estimate(self.space.table, plan, self.space.profile)
         return self._estimates[plan.fingerprint]
 
     def fits(self, plan: Plan) -> bool:
@@ -64,17 +64,17 @@ class Projection:
 
         InfeasibleError when even the smallest plan does not fit; check `require_feasible` first.
         """
-        caps = sorted(self._space.weight_bits, reverse=True)
+        caps = sorted(self.space.weight_bits, reverse=True)
         for cap in [32, *(c for c in caps if c < 32)]:
-            if self.fits(self._space.decode(values, 1.0, cap)):
+            if self.fits(self.space.decode(values, 1.0, cap)):
                 low, high = -1, STEPS  # `high` fits, `low` does not
                 while high - low > 1:
                     middle = (low + high) // 2
-                    if self.fits(self._space.decode(values, middle / STEPS, cap)):
+                    if self.fits(self.space.decode(values, middle / STEPS, cap)):
                         high = middle
                     else:
                         low = middle
-                plan = self._space.decode(values, high / STEPS, cap)
+                plan = self.space.decode(values, high / STEPS, cap)
                 return Projected(plan, self.estimate(plan), high / STEPS, cap)
         smallest = self.smallest()
         if not self.fits(smallest):
@@ -83,7 +83,7 @@ class Projection:
 
     def smallest(self, metric: str = "size_bytes") -> Plan:
         """The plan with the least of one metric: all knobs at their cheapest, methods chosen one at a time."""
-        space = self._space
+        space = self.space
         values = space.uniform(min(space.weight_bits))
         cap = min(space.weight_bits)
         best = space.decode(values, 1.0, cap)
@@ -112,7 +112,7 @@ class Projection:
                 what, text = texts[name]
                 exact = f" ({least:.0f} bytes)" if name.endswith("_bytes") else ""
                 lines.append(f"{what} must be at most {text(bound / MARGIN)}, but the smallest reachable on "
-                             f"{self._space.profile.id} in this space is {text(least)}{exact}")
+                             f"{self.space.profile.id} in this space is {text(least)}{exact}")
         if not lines:
             return ""
         return "; ".join(lines) + ". Raise the bound, or choose a space with fewer bits or higher prune ratios"

@@ -76,7 +76,8 @@ class SearchResult:
 
     def candidate(self, trial: int | str = "best") -> Candidate:
         """One trial by number, or the best. InputError when there is none such, or it has no plan."""
-        chosen = self.best if trial == "best" else next((c for c in self.candidates if str(c.trial) == str(trial)), None)
+        numbered = {str(c.trial): c for c in self.candidates}
+        chosen = self.best if trial == "best" else numbered.get(str(trial))
         if chosen is None:
             numbers = [c.trial for c in self.candidates]
             span = f"0 to {max(numbers)}" if numbers else "(none yet)"
@@ -98,6 +99,20 @@ class SearchResult:
             self._description = msgspec.structs.replace(self._description, artifact=facts)
             write_description(self.folder, self._description)
         return Path(facts["path"])
+
+    @property
+    def is_exported(self) -> bool:
+        """Whether the study's own artefact is the best candidate as it is now."""
+        facts, chosen = self.artifact or {}, self.best
+        return (chosen is not None and chosen.best is not None and Path(facts.get("path", "")).is_file()
+                and (facts.get("trial"), facts.get("rung")) == (chosen.trial, chosen.best.rung))
+
+    def conclude(self, timings: dict[str, float], seconds: float) -> None:
+        """Keep the timings of a finished run and write the report."""
+        self.seconds = seconds
+        self._description = msgspec.structs.replace(self._description, timings=timings | {"search": seconds})
+        write_description(self.folder, self._description)
+        self.report()
 
     def plot(self, x: str = "size_bytes") -> Any:
         """The Pareto figure (plotly) of accuracy against `size_bytes`, `latency_ms` or `macs`."""

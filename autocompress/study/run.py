@@ -14,13 +14,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import torch
 
 from autocompress.core.budget import Budget
-from autocompress.errors import AutocompressError, InfeasibleError, InputError, Interrupted
+from autocompress.core.evaluation import Metrics
+from autocompress.errors import InfeasibleError, InputError, Interrupted
 from autocompress.hardware.profile import load_profile
 from autocompress.search.engine import Engine, Event, Settings
 from autocompress.search.samplers import make_sampler
@@ -30,10 +31,12 @@ from autocompress.space.projection import Projection
 from autocompress.space.space import build_space
 from autocompress.space.spec import SpaceSpec, load_space
 from autocompress.study.folder import (
+    DESCRIPTION,
     Description,
     choose_folder,
     is_study,
     prepare_folder,
+    read_description,
     write_description,
 )
 from autocompress.study.options import Options
@@ -43,6 +46,9 @@ from autocompress.tasks.data import load_data
 from autocompress.tasks.default import default_task
 from autocompress.tasks.models import LoadedModel, load_model, model_fingerprint, safe_name
 from autocompress.tasks.splits import TaskData
+
+if TYPE_CHECKING:
+    import optuna
 
 log = logging.getLogger(__name__)
 
@@ -80,57 +86,74 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
         _discard(folder)
     notify(Event(kind="phase", text="tracing and measuring the original"))
     bench = make_bench(loaded, task, asked, folder)
-    space = build_space(bench.table, spec, profile)
-    projection = Projection(space, constraints)
+    projection = Projection(build_space(bench.table, spec, profile), constraints)
     projection.require_feasible()
     prepare_folder(folder)
     identity = _identity(loaded, task, spec, profile.fingerprint, asked.seed, constraints)
-    storage = open_storage(storage_url(folder, asked.storage))
-    study = load_study(storage, name)
-    if study is not None:
-        require_same(study, identity)
-        if not asked.resume:
-            raise InputError(f"study {name!r} is already in {asked.storage or folder}: add --resume to go on with it, "
-                             "or choose another --out")
-    else:
-        study = create_study(storage, name, make_sampler(asked.sampler, asked.seed), identity)
-    # A resumed sampler draws on from where the random stream would be, not from its beginning again.
-    study.sampler = make_sampler(asked.sampler, asked.seed + len(study.get_trials(deepcopy=False)))
-    before = time.perf_counter()
+    study = _open(folder, name, asked, identity)
+    timings = {"set-up": time.perf_counter() - started}
     baseline = bench.baseline()
+    timings["original"] = time.perf_counter() - started - timings["set-up"]
+    description = _describe(folder, name, asked, constraints, bench, baseline, identity, timings)
     # At the end the original runs on the test split, the file on both: a bound from what was just measured.
-    reserve = 5 + (time.perf_counter() - before) * (1 + 1.5 * len(task.test) / len(task.validation))
-    description = Description(
-        name=name, storage=asked.storage or "", seed=asked.seed, space=asked.space, profile=asked.profile,
-        epochs=asked.epochs, budget=constraints, baseline=baseline, sources=dict(bench.sources), table=bench.table,
-        refused=bench.refused, given=_given(asked), fingerprints={k: str(v) for k, v in identity.items()
-                                                                  if k in ("model", "data", "space", "profile")})
-    write_description(folder, description)
+    reserve = 5 + timings["original"] * (1 + 1.5 * len(task.test) / len(task.validation))
+    settings = Settings(trials=asked.trials, seconds=asked.seconds, reserve_seconds=reserve)
     with _stoppable() as should_stop:
-        engine = Engine(study, space, projection, constraints, baseline["accuracy"],
-                        Settings(trials=asked.trials, seconds=asked.seconds, reserve_seconds=reserve), started, notify, should_stop)
-        pool = _pool(bench, loaded, task, asked, folder, should_stop)
-        failure: AutocompressError | None = None
-        try:
-            engine.run(pool)
-        except InfeasibleError as error:
-            failure = error
-        finally:
-            pool.close()
-        description = msgspec.structs.replace(description, timings={
-            "search": time.perf_counter() - started, "sampling and storage": engine.overhead_seconds})
-        write_description(folder, description)
+        engine = Engine(study, projection, constraints, baseline["accuracy"], settings, started, notify, should_stop)
+        failure = _search(engine, _pool(bench, loaded, task, asked, folder, should_stop))
+        timings["sampling and storage"] = engine.overhead_seconds
         result = SearchResult(folder, description, study=study, bench=bench)
-        if failure is None and result.best is not None:
+        if failure is None and result.best is not None and not result.is_exported:
             notify(Event(kind="phase", text=f"exporting and verifying trial {result.best.trial}"))
+            before = time.perf_counter()
             result.export()
-        result.report()
+            timings["verify"] = time.perf_counter() - before
+        result.conclude(timings, time.perf_counter() - started)
         if failure is not None:
             raise failure
         if should_stop():
             raise Interrupted(f"stopped by the user; everything is kept in {folder}, go on with --resume")
-    result.seconds = time.perf_counter() - started
     return result
+
+
+def _open(folder: Path, name: str, asked: Options, identity: dict[str, Any]) -> optuna.Study:
+    """The stored study to go on with, or a new one. StudyMismatchError when it is of something else."""
+    storage = open_storage(storage_url(folder, asked.storage))
+    study = load_study(storage, name)
+    if study is None:
+        return create_study(storage, name, make_sampler(asked.sampler, asked.seed), identity)
+    require_same(study, identity)
+    if not asked.resume:
+        raise InputError(f"study {name!r} is already in {asked.storage or folder}: add --resume to go on with it, "
+                         "or choose another --out")
+    # A resumed sampler must not draw again what it drew in its first run.
+    study.sampler = make_sampler(asked.sampler, asked.seed + len(study.get_trials(deepcopy=False)))
+    return study
+
+
+def _describe(folder: Path, name: str, asked: Options, constraints: Budget, bench: Workbench, baseline: Metrics,
+              identity: dict[str, Any], timings: dict[str, float]) -> Description:
+    """Write `study.json`; a resumed study keeps what it exported."""
+    before = read_description(folder) if (folder / DESCRIPTION).exists() else None
+    description = Description(
+        name=name, storage=asked.storage or "", seed=asked.seed, space=asked.space, profile=asked.profile,
+        epochs=asked.epochs, budget=constraints, baseline=before.baseline if before else baseline,
+        sources=dict(bench.sources), table=bench.table, refused=bench.refused, given=_given(asked), timings=timings,
+        fingerprints={k: str(identity[k]) for k in ("model", "data", "space", "profile")},
+        artifact=before.artifact if before else None)
+    write_description(folder, description)
+    return description
+
+
+def _search(engine: Engine, pool: Inline | Processes) -> InfeasibleError | None:
+    """Run the engine; that nothing is feasible is reported only after the report was written."""
+    try:
+        engine.run(pool)
+    except InfeasibleError as error:
+        return error
+    finally:
+        pool.close()
+    return None
 
 
 def load_task(asked: Options) -> tuple[LoadedModel, TaskData]:

@@ -41,7 +41,8 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
     single = {"original": Runtime(bench.baseline_file), "file": Runtime(built.data)}
     latencies = latencies_ms(single, bench.example, runs=100, seconds=5.0)
     facts: dict[str, Any] = {
-        "path": str(folder / "model.onnx"), "size_bytes": len(built.data),
+        "path": str(folder / "model.onnx"), "trial": candidate.trial, "rung": candidate.best.rung,
+        "size_bytes": len(built.data),
         "accuracy": bench.accuracy(runtime, bench.data.test), "latency_ms": latencies["file"],
         "baseline_accuracy": bench.accuracy(original, bench.data.test),
         "baseline_size_bytes": len(bench.baseline_file), "baseline_latency_ms": latencies["original"],

@@ -57,19 +57,17 @@ def _document(**changes: Any) -> str:
 
 
 @pytest.mark.parametrize(("data", "place"), [
-    ({"steps": [{"site": "a", "technique": "prune", "args": {"keep": []}}]}, r"\$\.steps\[0\]\.args"),
+    ({"steps": [{"site": "a", "technique": "prune", "args": {"keep": []}}]}, r"\$\.data\.steps\[0\]\.args"),
     ({"steps": [{"site": "a", "technique": "prune", "args": {}}, {"site": 3, "technique": "prune", "args": {}}]},
-     r"\$\.steps\[1\]\.site"),
-    ({"steps": [{"site": "a", "args": {}}]}, r"\$\.steps\[0\]"),
-    ({"steps": {}}, r"\$\.steps"),
+     r"\$\.data\.steps\[1\]\.site"),
+    ({"steps": [{"site": "a", "args": {}}]}, r"\$\.data\.steps\[0\]"),
+    ({"steps": {}}, r"\$\.data\.steps"),
     ([], "object"),
 ])
 def test_a_fault_is_named_with_its_place(data: Any, place: str) -> None:
     with pytest.raises(InputError, match=place) as caught:
         wire.decode(_document(data=data), Plan, "plan.json")
     assert "plan.json" in str(caught.value)
-    if place.startswith(r"\$"):
-        assert "$.data." in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["", "{", "null", "[]", "\x00", '{"schema": 3}', b"\xff\xfe", '{"version": 1}'])

@@ -1,0 +1,58 @@
+"""`autocompress export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from autocompress.cli.screen import clean_stdout, line, say
+from autocompress.cli.sections import Command
+from autocompress.errors import InputError
+
+_EXAMPLES = """\b
+Examples:
+  autocompress export studies/digits-2mb --out artifact
+  autocompress export studies/digits-2mb --trial 7 --out artifact-7
+"""
+
+
+@click.command(cls=Command, epilog=_EXAMPLES)
+@click.argument("study", metavar="STUDY")
+@click.option("--trial", metavar="N|best", default="best", help="Which trial. Default: best.")
+@click.option("--out", metavar="DIR", required=True, help="Folder for model.onnx, manifest.json and README.md.")
+@click.option("--trust-code", is_flag=True, help="Run the Python files that the study was made from.")
+def export(study: str, trial: str, out: str, trust_code: bool) -> None:
+    """Write the verified ONNX file of one trial of STUDY, the folder of a search.
+
+    The network is rebuilt, written, and the file is run on the test split before the command says that it is done.
+    """
+    from autocompress.cli.progress import progress
+    from autocompress.cli.summary import print_facts
+    from autocompress.export.artifact import read_manifest
+    from autocompress.study import open_study
+    from autocompress.study.folder import prepare_folder
+
+    if not out:
+        raise InputError("--out must not be empty")
+    _check_trust(Path(study), trust_code)
+    open_study(study).candidate(trial)  # a wrong number is said before the network is loaded
+    prepare_folder(Path(out))
+    with clean_stdout(), progress(quiet=False):
+        file = open_study(study, load_network=True, trust_code=trust_code).export(out, trial)
+    print_facts(read_manifest(Path(out))["verified"])
+    line(f"model    {file}")
+
+
+def _check_trust(study: Path, trust_code: bool) -> None:
+    from autocompress.study.folder import read_description
+    from autocompress.tasks.factory import is_factory
+
+    given = read_description(study).given
+    for what in ("model", "data"):
+        spec = given.get(what)
+        if isinstance(spec, str) and is_factory(spec):
+            if not trust_code:
+                raise InputError(f"{study} was made with {what} {spec}: exporting would run code from that file. "
+                                 "Add --trust-code if you trust it")
+            say(f"running code from {spec}")

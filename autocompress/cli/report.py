@@ -1,0 +1,21 @@
+"""`autocompress report`."""
+
+from __future__ import annotations
+
+import click
+
+from autocompress.cli.screen import line
+from autocompress.cli.sections import Command
+
+
+@click.command(cls=Command)
+@click.argument("study", metavar="STUDY")
+@click.option("--out", metavar="DIR", help="Folder for the files. Default: report in the study's folder.")
+def report(study: str, out: str | None) -> None:
+    """Write pareto.html, trials.csv and trials.json of STUDY, the folder of a search.
+
+    The page is one file and works offline: the front with the limits, every trial, the chosen plan layer by layer.
+    """
+    from autocompress.study import open_study
+
+    line(str(open_study(study).report(out)))

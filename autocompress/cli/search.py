@@ -1,0 +1,118 @@
+"""`autocompress search`."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from autocompress.cli.config import PATHS, read_config
+from autocompress.cli.screen import clean_stdout, print_json, say
+from autocompress.cli.sections import Command, Option
+from autocompress.errors import InfeasibleError, InputError, Interrupted
+
+_option = partial(click.option, cls=Option)
+_what = partial(_option, section="What to compress")
+_limit = partial(_option, section="Limits")
+_how = partial(_option, section="How to search")
+_where = partial(_option, section="Where results go")
+
+_EXAMPLES = """\b
+Examples:
+  autocompress search --budget 2MB
+      the embedded ResNet-18 on handwritten digits
+  autocompress search --model torchvision:resnet18 --weights net.pt --data fashion-mnist --budget 500kB
+  autocompress search --model net.py:make --weights net.safetensors --data npz:data.npz \\
+      --profile stm32h743 --max-drop 1% --timeout 15m
+  autocompress search --config studies/digits-2mb.toml --trials 64
+
+\b
+Units: 2MB = 2,000,000 bytes, 2MiB = 2,097,152 bytes; 5ms, 800us; 50M MACs; 1% or 0.01; 90s, 15m, 1h.
+Accuracy while searching is of the validation split; what is reported of the exported file, of the test split.
+"""
+
+
+@click.command(cls=Command, epilog=_EXAMPLES)
+@_what("--model", metavar="SPEC", help="torchvision:NAME, timm:NAME or path/to/file.py:factory, which is run. "
+                                       "Default: the embedded ResNet-18.")
+@_what("--weights", metavar="FILE", help="Trained weights: .safetensors, or a .pt state dict (never unpickled).")
+@_what("--data", metavar="SPEC", help="digits, fashion-mnist, cifar10, imagefolder:DIR, npz:FILE or "
+                                      "path/to/file.py:factory, which is run.")
+@_what("--data-root", metavar="DIR", help="Folder of the files of fashion-mnist or cifar10.")
+@_what("--image-size", type=int, metavar="PIXELS", help="Side of the pictures of imagefolder. Default: 224.")
+@_limit("--budget", metavar="SIZE", help="Bytes of the exported file, such as 2MB or 512KiB.")
+@_limit("--latency", metavar="TIME", help="Of one sample on one thread, such as 5ms or 800us.")
+@_limit("--macs", metavar="COUNT", help="Multiply-accumulates of one sample, such as 50M.")
+@_limit("--peak-memory", metavar="SIZE", help="Largest activations alive at once, such as 256KiB.")
+@_limit("--max-drop", metavar="SHARE", help="Largest loss of accuracy against the original, such as 1%.")
+@_how("--profile", metavar="NAME|FILE", help="The device: see `autocompress profiles list`. Default: host, "
+                                             "measured on this machine.")
+@_how("--space", metavar="NAME|FILE", help="What may be done: see `autocompress spaces list`. Default: default.")
+@_how("--sampler", metavar="NAME", help="tpe, nsga2, random or gp. Default: tpe.")
+@_how("--trials", type=int, metavar="N", help="Candidates to try. Default: 32.")
+@_how("--epochs", type=int, metavar="N", help="Length of the long distillation, without --timeout. Default: 8.")
+@_how("--timeout", metavar="TIME", help="Wall clock of the whole search, such as 15m. Default: none.")
+@_how("--seed", type=int, metavar="N", help="Default: 0.")
+@_how("--jobs", type=int, metavar="N", help="Processes that evaluate candidates. Default: 1.")
+@_how("--device", metavar="NAME", help="Where networks are trained: auto, cpu or cuda. Default: auto.")
+@_where("--out", metavar="DIR", help="Folder of the study. Default: studies/NAME.")
+@_where("--name", metavar="NAME", help="Name of the study. Default: made of model, data and budget.")
+@_where("--storage", metavar="URL", help="Any storage of Optuna. Default: SQLite in the study's folder.")
+@_where("--resume", is_flag=True, help="Go on with the study that is there.")
+@_where("--force-new-study", is_flag=True, help="Replace the study that is there.")
+@_option("--config", metavar="FILE", help="TOML file with these settings; flags override it. Relative paths in it "
+                                          "are relative to its folder.")
+@_option("--trust-code", is_flag=True, help="Run Python files that only the --config file names.")
+@_option("--json", "as_json", is_flag=True, help="One JSON document on standard output, all else on standard error.")
+@_option("--quiet", "-q", is_flag=True, help="No progress; only warnings, errors and the summary.")
+def search(config: str | None, trust_code: bool, as_json: bool, quiet: bool, **flags: Any) -> None:
+    """Search for the most accurate compressed versions of a network inside a budget, and export the best.
+
+    Channels are pruned, layers decomposed and weights quantised in proportions found by the search; candidates that
+    dominate are distilled from the original. The best one is exported to ONNX, run and verified.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    settings = {**(read_config(Path(config)) if config is not None else {}), **given}
+    for name, value in settings.items():
+        if value == "":
+            raise InputError(f"--{name.replace('_', '-')} must not be empty; leave it out for its default")
+    _check_trust(settings, given, trust_code, config)
+    settings |= {name: Path(settings[name]) for name in PATHS if name in settings}
+    _search(settings, as_json=as_json, quiet=quiet)
+
+
+def _search(settings: dict[str, Any], *, as_json: bool, quiet: bool) -> None:
+    # Imported here: torch takes seconds, and neither help nor a mistyped flag should wait for it.
+    from autocompress.cli.progress import progress
+    from autocompress.cli.summary import print_summary
+    from autocompress.study import open_study
+    from autocompress.study import search as run_search
+
+    try:
+        with clean_stdout(), progress(quiet=quiet) as shown:
+            result = run_search(on_event=shown, **settings)
+    except (InfeasibleError, Interrupted) as error:
+        if as_json and error.study is not None:
+            print_json(open_study(error.study).to_dict())
+        raise
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        print_summary(result)
+
+
+def _check_trust(settings: dict[str, Any], given: dict[str, Any], trust_code: bool, config: str | None) -> None:
+    """A Python file runs because the user typed its name, or said that the file which names it is to be trusted."""
+    named = [name for name in ("model", "data") if name in settings and name not in given]
+    if not named:
+        return
+    from autocompress.tasks.factory import is_factory
+
+    for name in named:
+        if is_factory(settings[name]):
+            if not trust_code:
+                raise InputError(f"{config}: `{name}` would run code from {settings[name]}: add --trust-code if you "
+                                 f"trust that file, or name it yourself with --{name}")
+            say(f"running code from {settings[name]}")

@@ -1,0 +1,110 @@
+"""`autocompress show`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from autocompress.cli.screen import line, print_json, print_table
+from autocompress.cli.sections import Command
+
+if TYPE_CHECKING:
+    from autocompress.core.evaluation import Candidate
+    from autocompress.core.plan import Receipt
+    from autocompress.report.view import StudyView
+
+_EXAMPLES = """\b
+Examples:
+  autocompress show studies/digits-2mb
+  autocompress show studies/digits-2mb --trial 7 --json
+"""
+
+
+@click.command(cls=Command, epilog=_EXAMPLES)
+@click.argument("study", metavar="STUDY")
+@click.option("--trial", metavar="N|best", default="best", help="Which trial. Default: best.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+def show(study: str, trial: str, as_json: bool) -> None:
+    """Print one trial of STUDY, the folder of a search: its metrics, and what its plan makes of each layer."""
+    from autocompress.study import open_study
+
+    result = open_study(study)
+    candidate, view = result.candidate(trial), result.view()
+    if as_json:
+        print_json(document(view, candidate))
+    else:
+        _print(view, candidate)
+
+
+def document(view: StudyView, candidate: Candidate) -> dict[str, Any]:
+    """The document of `--json`: metrics of the validation split, the steps, the layers they make, the receipts."""
+    import msgspec
+
+    return {
+        "study": view.name, "trial": candidate.trial, "status": candidate.status, "reason": candidate.reason,
+        "origin": candidate.origin, "rung": candidate.rung, "duplicate_of": candidate.duplicate_of,
+        "metrics": candidate.metrics, "sources": candidate.best.sources if candidate.best else {},
+        "baseline": view.baseline, "plan_fingerprint": candidate.plan.fingerprint if candidate.plan else None,
+        "plan": msgspec.to_builtins(candidate.plan), "layers": layer_rows(view, candidate),
+        "receipts": msgspec.to_builtins(candidate.best.receipts) if candidate.best else [],
+    }
+
+
+def layer_rows(view: StudyView, candidate: Candidate) -> list[dict[str, Any]]:
+    """One row for each layer of the original; none when the trial has no plan."""
+    from autocompress.estimate import flatten
+    from autocompress.report.tables import plan_rows
+    from autocompress.techniques import resolve
+
+    if candidate.plan is None:
+        return []
+    return plan_rows(view.layers, candidate.plan, tuple(flatten(resolve(view.layers, candidate.plan))))
+
+
+def summarise(receipts: tuple[Receipt, ...]) -> str:
+    """What applying the plan resolved: `prune 4 (kept 61 channels), quantize 9`."""
+    by_technique: dict[str, list[dict[str, Any]]] = {}
+    for receipt in receipts:
+        by_technique.setdefault(receipt.technique, []).append(receipt.facts)
+    texts = []
+    for technique, facts in by_technique.items():
+        kept = sum(len(fact["kept"]) for fact in facts if isinstance(fact.get("kept"), list))
+        before, after = (sum(int(fact.get(f"weights_{when}", 0)) for fact in facts) for when in ("before", "after"))
+        detail = f" (kept {kept} channels)" if kept else f" ({before} → {after} weights)" if before else ""
+        texts.append(f"{technique} {len(facts)}{detail}")
+    return ", ".join(texts)
+
+
+def _print(view: StudyView, candidate: Candidate) -> None:
+    from autocompress.cli.summary import compare
+    from autocompress.report.text import TITLES, describe_plan, format_rung
+
+    reason = f" ({candidate.reason})" if candidate.reason else ""
+    best = ", the best" if candidate.trial == view.best else ""
+    line(f"trial {candidate.trial} of {view.name}{best}: {candidate.status}{reason}")
+    line(f"scored   {format_rung(candidate.rung)}; proposed by {candidate.origin}")
+    line(f"limits   {view.budget.describe()}")
+    line(f"plan     {describe_plan(view.layers, candidate.plan)}")
+    if candidate.best is not None:
+        line(f"applied  {summarise(candidate.best.receipts) or 'nothing'}")
+        line("")
+        print_table(("", "original", f"trial {candidate.trial}", "change", ""), [
+            (*compare(f"{title}, validation" if name == "accuracy" else title.lower(), name,
+                      view.baseline.get(name), candidate.metrics[name]), view.source(name, candidate))
+            for name, title in TITLES.items() if name in candidate.metrics
+        ])
+    rows = [row for row in layer_rows(view, candidate) if row["kind"] != "norm"]  # they fold into their neighbours
+    if rows:
+        line("")
+        print_table(("layer", "kind", "in", "out", "bits", "factors", "bytes", "note"), [_cells(row) for row in rows])
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    def change(before: int, after: int) -> str:
+        return str(before) if before == after else f"{before}→{after}"
+
+    bits = f"{row['weight_bits']}w/{row['activation_bits']}a"
+    return (row["layer"], row["kind"], change(row["in_before"], row["in_after"]),
+            change(row["out_before"], row["out_after"]), bits, f"{row['method']} {row['rank']}".strip(),
+            "" if row["bytes"] is None else f"{row['bytes']:,}", row["note"])

@@ -1,0 +1,58 @@
+"""Results in a few lines on standard output."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from autocompress.cli.screen import line, print_table
+from autocompress.report.text import format_factor, format_metric
+from autocompress.study import SearchResult
+
+Row = tuple[str, str, str, str]
+
+
+def print_summary(result: SearchResult) -> None:
+    """The exported file beside the original, where it is, and how to look further."""
+    document, facts = result.to_dict(), result.artifact
+    best = document["best"]
+    if facts is not None:
+        further = []
+        if result.view().source("latency_ms") == "estimated" and best is not None:
+            title = f"latency on {document['study']['profile']}, estimated"
+            further.append(compare(title, "latency_ms", result.baseline["latency_ms"], best["metrics"]["latency_ms"]))
+        print_facts(facts, further)
+        line(f"model    {facts['path']}")
+    folder = shlex.quote(str(result.folder))
+    line(f"page     {document['report']}")
+    line(f"trials   {counts(document)}")
+    line(f"further  autocompress show {folder} --trial {best['trial'] if best else 'N'}")
+    line(f"         autocompress export {folder} --trial N --out DIR")
+
+
+def print_facts(facts: dict[str, Any], further: list[Row] | None = None) -> None:
+    """What was verified of an exported file, beside the original: both were run on the test split, on this machine."""
+    rows = [
+        compare("test accuracy", "accuracy", facts["baseline_accuracy"], facts["accuracy"]),
+        compare("size", "size_bytes", facts["baseline_size_bytes"], facts["size_bytes"]),
+        compare("latency here", "latency_ms", facts["baseline_latency_ms"], facts["latency_ms"]),
+    ]
+    print_table(("", "original", "exported", "change"), [*rows, *(further or [])])
+    line("")
+
+
+def compare(title: str, metric: str, before: float | None, after: float) -> Row:
+    """A row: the metric of the original, of what it became, and the change as points or a factor."""
+    if metric == "accuracy":
+        change = "" if before is None else f"{100 * (after - before):+.2f} points"
+    else:
+        words = ("faster", "slower") if metric == "latency_ms" else ("smaller", "larger")
+        change = format_factor(before / after if before and after else None, *words)
+    return title, format_metric(metric, before), format_metric(metric, after), change
+
+
+def counts(document: dict[str, Any]) -> str:
+    """`32: 30 complete, 2 infeasible; 5 on the front`."""
+    trials: dict[str, int] = document["trials"]
+    kinds = ", ".join(f"{count} {kind}" for kind, count in trials.items() if count)
+    return f"{sum(trials.values())}: {kinds or 'none'}; {len(document['front'])} on the front"
