@@ -158,7 +158,8 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
             seed: int, device: str = "cpu", should_stop: Callable[[], bool] | None = None) -> Compressed:
     """Train `start` (changed in place and returned) towards the teacher's logits; quantised at the end.
 
-    TrialError when the loss is not finite or `should_stop` says so. Deterministic for given inputs unless `recipe.seconds` cuts it short.
+    TrialError when the loss is not finite or `should_stop` says so. Deterministic for given inputs unless
+    `recipe.seconds` cuts it short.
     """
     model = start.model.to(device).train()
     steps = _learn_steps(model, start)

@@ -17,7 +17,7 @@ Examples:
 """
 
 
-@click.command(cls=Command, epilog=_EXAMPLES)
+@click.command(cls=Command, epilog=_EXAMPLES, short_help="Write the verified ONNX file of a trial.")
 @click.argument("study", metavar="STUDY")
 @click.option("--trial", metavar="N|best", default="best", help="Which trial. Default: best.")
 @click.option("--out", metavar="DIR", required=True, help="Folder for model.onnx, manifest.json and README.md.")

@@ -18,7 +18,7 @@ Examples:
 """
 
 
-@click.group(cls=Group, epilog=_EXAMPLES)
+@click.group(cls=Group, epilog=_EXAMPLES, short_help="List, show and validate device profiles.")
 @click.pass_context
 def profiles(context: click.Context) -> None:
     """Devices: legal bit-widths, rates and memories, with the source of each number."""

@@ -8,7 +8,7 @@ from autocompress.cli.screen import line
 from autocompress.cli.sections import Command
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, short_help="Write the Pareto page and the tables of a study.")
 @click.argument("study", metavar="STUDY")
 @click.option("--out", metavar="DIR", help="Folder for the files. Default: report in the study's folder.")
 def report(study: str, out: str | None) -> None:

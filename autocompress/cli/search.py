@@ -34,7 +34,7 @@ Accuracy while searching is of the validation split; what is reported of the exp
 """
 
 
-@click.command(cls=Command, epilog=_EXAMPLES)
+@click.command(cls=Command, epilog=_EXAMPLES, short_help="Search, export the best and verify it.")
 @_what("--model", metavar="SPEC", help="torchvision:NAME, timm:NAME or path/to/file.py:factory, which is run. "
                                        "Default: the embedded ResNet-18.")
 @_what("--weights", metavar="FILE", help="Trained weights: .safetensors, or a .pt state dict (never unpickled).")

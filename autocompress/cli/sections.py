@@ -48,8 +48,13 @@ class Group(click.Group):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         settings["context_settings"] = SETTINGS | settings.get("context_settings", {})
-        super().__init__(*args, invoke_without_command=True, **settings)
+        settings.setdefault("invoke_without_command", True)
+        super().__init__(*args, **settings)
         self.params.append(_debug())
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which they were added: the main one first."""
+        return list(self.commands)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

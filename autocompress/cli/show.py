@@ -21,7 +21,7 @@ Examples:
 """
 
 
-@click.command(cls=Command, epilog=_EXAMPLES)
+@click.command(cls=Command, epilog=_EXAMPLES, short_help="Print a trial: its metrics and its plan, layer by layer.")
 @click.argument("study", metavar="STUDY")
 @click.option("--trial", metavar="N|best", default="best", help="Which trial. Default: best.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")

@@ -16,7 +16,7 @@ Examples:
 """
 
 
-@click.group(cls=Group, epilog=_EXAMPLES)
+@click.group(cls=Group, epilog=_EXAMPLES, short_help="List and show search spaces.")
 @click.pass_context
 def spaces(context: click.Context) -> None:
     """Search spaces: what may be done to a network, and how far."""

@@ -43,6 +43,18 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     artifact: dict[str, Any] | None = None
 
 
+def absolute(spec: str) -> str:
+    """A spec of a model, data, space or profile; where it names a file, by its absolute path, so that the study can
+    be exported from any working folder."""
+    kind, _, place = spec.partition(":")
+    if kind in ("npz", "imagefolder") and place:
+        return f"{kind}:{Path(place).absolute()}"
+    path, _, factory = spec.rpartition(":")
+    if path.endswith(".py"):
+        return f"{Path(path).absolute()}:{factory}"
+    return str(Path(spec).absolute()) if spec.endswith(".toml") else spec
+
+
 def choose_folder(out: Path | None, name: str, resume: bool) -> Path:
     """`out` if given; else studies/NAME, or a numbered sibling when that is taken (the latest one to resume)."""
     if out is not None:
@@ -56,7 +68,10 @@ def choose_folder(out: Path | None, name: str, resume: bool) -> Path:
 
 def is_study(folder: Path) -> bool:
     """Whether a study was begun here."""
-    return (folder / DATABASE).exists() or (folder / DESCRIPTION).exists()
+    try:
+        return (folder / DATABASE).exists() or (folder / DESCRIPTION).exists()
+    except (OSError, ValueError):  # no such name can be: too long, or with a NUL
+        return False
 
 
 def prepare_folder(folder: Path) -> None:
@@ -66,10 +81,13 @@ def prepare_folder(folder: Path) -> None:
         probe = folder / f".probe-{os.getpid()}"
         probe.write_bytes(b"")
         probe.unlink()
-    except OSError as error:
-        raise InputError(f"--out must be a folder that can be written, but {folder}: {error.strerror}") from None
-    for left in folder.rglob("*.tmp"):
-        left.unlink(missing_ok=True)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"--out must be a folder that can be written, but {str(folder)!r}: {reason}") from None
+    # What a killed run left half written. The user's own files may live here too.
+    for pattern in ("study.*.tmp", "weights/*.tmp", "teacher/*.tmp", "artifact/.*.tmp", "report/.*.tmp"):
+        for left in folder.glob(pattern):
+            left.unlink(missing_ok=True)
 
 
 def write_description(folder: Path, description: Description) -> None:

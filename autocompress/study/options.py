@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,11 +55,16 @@ class Options:
             raise InputError(f"seed must be a whole number from 0 to 2**32 - 1, but got {self.seed!r}")
         if self.resume and self.force_new_study:
             raise InputError("resume and force_new_study exclude each other: go on with a study, or start afresh")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise InputError(f"device must be auto, cpu or cuda, but got {self.device!r}")
         if self.timeout is not None:
             object.__setattr__(self, "seconds", parse_seconds(self.timeout, "timeout"))
         if self.model is None and self.data not in (None, "digits"):
             raise InputError(f"data {self.data!r} needs a model: give one such as torchvision:resnet18 with its "
                              "weights, or path/to/file.py:factory")
+        if self.model is None and self.weights is not None:
+            raise InputError(f"weights {str(self.weights)!r} need the model that they belong to: give one such as "
+                             "torchvision:resnet18 or path/to/file.py:factory")
         if self.model is not None and self.data is None:
             raise InputError("a model needs its data: give digits, fashion-mnist, imagefolder:DIR, npz:FILE or "
                              "path/to/file.py:factory")

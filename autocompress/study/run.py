@@ -21,7 +21,7 @@ import torch
 
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Metrics
-from autocompress.errors import InfeasibleError, InputError, Interrupted
+from autocompress.errors import EnvironmentFault, InfeasibleError, InputError, Interrupted
 from autocompress.hardware.profile import load_profile
 from autocompress.search.engine import Engine, Event, Settings
 from autocompress.search.samplers import make_sampler
@@ -33,6 +33,7 @@ from autocompress.space.spec import SpaceSpec, load_space
 from autocompress.study.folder import (
     DESCRIPTION,
     Description,
+    absolute,
     choose_folder,
     is_study,
     prepare_folder,
@@ -79,7 +80,7 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
         _guard(asked, Path(asked.out))
     notify(Event(kind="phase", text="loading the network and its data"))
     loaded, task = load_task(asked)
-    name = safe_name(asked.name or (asked.out.name if asked.out else _default_name(loaded, task, asked)))
+    name = safe_name(asked.name or (asked.out.resolve().name if asked.out else _default_name(loaded, task, asked)))
     folder = choose_folder(asked.out, name, asked.resume)
     _guard(asked, folder)
     if asked.force_new_study and is_study(folder):
@@ -109,10 +110,11 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
             result.export()
             timings["verify"] = time.perf_counter() - before
         result.conclude(timings, time.perf_counter() - started)
-        if failure is not None:
-            raise failure
-        if should_stop():
-            raise Interrupted(f"stopped by the user; everything is kept in {folder}, go on with --resume")
+        stopped = Interrupted(f"stopped by the user; everything is kept in {folder}, go on with --resume")
+        if failure is not None or should_stop():
+            ending = failure or stopped
+            ending.study = folder
+            raise ending
     return result
 
 
@@ -136,8 +138,9 @@ def _describe(folder: Path, name: str, asked: Options, constraints: Budget, benc
     """Write `study.json`; a resumed study keeps what it exported."""
     before = read_description(folder) if (folder / DESCRIPTION).exists() else None
     description = Description(
-        name=name, storage=asked.storage or "", seed=asked.seed, space=asked.space, profile=asked.profile,
-        epochs=asked.epochs, budget=constraints, baseline=before.baseline if before else baseline,
+        name=name, storage=asked.storage or "", seed=asked.seed, space=absolute(asked.space),
+        profile=absolute(asked.profile), epochs=asked.epochs, budget=constraints,
+        baseline=before.baseline if before else baseline,
         sources=dict(bench.sources), table=bench.table, refused=bench.refused, given=_given(asked), timings=timings,
         fingerprints={k: str(identity[k]) for k in ("model", "data", "space", "profile")},
         artifact=before.artifact if before else None)
@@ -169,9 +172,11 @@ def load_task(asked: Options) -> tuple[LoadedModel, TaskData]:
 
 def make_bench(loaded: LoadedModel, task: TaskData, asked: Options, folder: Path) -> Workbench:
     """The workbench in this process."""
-    device = asked.device
+    device, present = asked.device, torch.cuda.is_available()
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if present else "cpu"
+    if device != "cpu" and not present:
+        raise EnvironmentFault(f"--device {device} needs a GPU that torch can use, but there is none here: use cpu")
     return Workbench(loaded.model, task, load_profile(asked.profile), seed=asked.seed, folder=folder,
                      epochs=asked.epochs, device=device, threads=torch.get_num_threads())
 
@@ -250,11 +255,14 @@ def _identity(loaded: LoadedModel, task: TaskData, spec: SpaceSpec, profile: str
 
 
 def _given(asked: Options) -> dict[str, Any]:
-    def text(value: Any) -> str | None:
-        return value if isinstance(value, str) else os.fspath(value) if isinstance(value, os.PathLike) else None
+    def spec(value: Any) -> str | None:
+        return absolute(value) if isinstance(value, str) else None
 
-    return {"default": asked.model is None, "model": text(asked.model), "data": text(asked.data),
-            "weights": text(asked.weights), "data_root": text(asked.data_root), "image_size": asked.image_size}
+    def path(value: os.PathLike[str] | None) -> str | None:
+        return None if value is None else str(Path(value).absolute())
+
+    return {"default": asked.model is None, "model": spec(asked.model), "data": spec(asked.data),
+            "weights": path(asked.weights), "data_root": path(asked.data_root), "image_size": asked.image_size}
 
 
 @contextmanager

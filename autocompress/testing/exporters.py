@@ -1,0 +1,135 @@
+"""What every exporter owes: inherit `ExporterContract`, say how a candidate is written and read back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from autocompress.backend.compress import Compressed
+from autocompress.backend.fold import fold_norms
+from autocompress.core.plan import Plan, Step
+from autocompress.study.workbench import Workbench
+from autocompress.testing.networks import NETWORKS
+from autocompress.testing.techniques import outputs, workbench
+
+TOLERANCE = 1e-4
+
+
+class ExporterContract:
+    """Checks on every small network; `write`, `run` and `levels` are the exporter's own."""
+
+    widths: tuple[int, ...] = (2, 3, 4, 5, 6, 8)
+    """Weight widths that the format stores."""
+
+    def write(self, bench: Workbench, compressed: Compressed) -> bytes:
+        """The file of a candidate."""
+        raise NotImplementedError
+
+    def run(self, data: bytes, inputs: np.ndarray) -> np.ndarray:
+        """Scores that the file's runtime gives."""
+        raise NotImplementedError
+
+    def levels(self, bench: Workbench, compressed: Compressed, data: bytes) -> dict[str, np.ndarray]:
+        """The integers that the runtime restores from the file, by module, in the weight's own axes."""
+        raise NotImplementedError
+
+    @pytest.fixture(params=sorted(NETWORKS))
+    def bench(self, request: pytest.FixtureRequest) -> Iterator[Workbench]:
+        """Each small network in turn."""
+        yield workbench(request.param)
+
+    def test_an_empty_plan_is_the_original(self, bench: Workbench) -> None:
+        """Norms folded, graph rewritten: the same numbers, at any batch size."""
+        compressed = bench.compressor.compress(Plan(), bench.calibration)
+        assert compressed.weights == {}
+        data = self.write(bench, compressed)
+        for count in (1, 7):
+            inputs = bench.calibration[:count]
+            assert _error(self.run(data, inputs.numpy()), bench.model, inputs) <= TOLERANCE
+
+    def test_float_structure_is_exact(self, bench: Workbench) -> None:
+        """A pruned and factored network is written as it is."""
+        compressed = bench.compressor.compress(structure(bench), bench.calibration)
+        data = self.write(bench, compressed)
+        assert _error(self.run(data, bench.calibration.numpy()), compressed.model, bench.calibration) <= TOLERANCE
+
+    def test_integer_weights_are_exact(self, bench: Workbench) -> None:
+        """Every width at once, activations in float: levels bit for bit, scores to rounding."""
+        for turn in range(2):
+            plan = integers(bench, self.widths[3 * turn:] + self.widths[:3 * turn], 32)
+            compressed = bench.compressor.compress(plan, bench.calibration)
+            data = self.write(bench, compressed)
+            expected = fold_norms(compressed, bench.table).weights
+            restored = self.levels(bench, compressed, data)
+            assert set(restored) == set(expected)
+            for name, weight in expected.items():
+                np.testing.assert_array_equal(restored[name], weight.levels.numpy(), err_msg=name)
+            assert _error(self.run(data, bench.calibration.numpy()), compressed.model, bench.calibration) <= TOLERANCE
+
+    def test_everything_together(self, bench: Workbench) -> None:
+        """Pruned, factored, integer weights and 8-bit activations: levels exact, scores near the network's."""
+        steps = (*structure(bench).steps, *integers(bench, self.widths, 8).steps)
+        compressed = bench.compressor.compress(Plan.of(steps), bench.calibration)
+        data = self.write(bench, compressed)
+        expected = fold_norms(compressed, bench.table).weights
+        restored = self.levels(bench, compressed, data)
+        for name, weight in expected.items():
+            np.testing.assert_array_equal(restored[name], weight.levels.numpy(), err_msg=name)
+        scores = self.run(data, bench.calibration.numpy())
+        assert np.isfinite(scores).all()
+        assert np.corrcoef(scores.ravel(), outputs(compressed.model, bench.calibration).numpy().ravel())[0, 1] > 0.95
+
+    def test_half_precision_weights(self, bench: Workbench) -> None:
+        """16 bits: what is stored is what the network holds."""
+        steps = [Step(name, "quantize", {"weight_bits": 16, "activation_bits": 32}) for name in sites(bench)]
+        compressed = bench.compressor.compress(Plan.of(steps), bench.calibration)
+        data = self.write(bench, compressed)
+        # Folding multiplies by a norm's factor after rounding, and the file rounds again.
+        assert _error(self.run(data, bench.calibration.numpy()), compressed.model, bench.calibration) <= 2e-3
+
+    def test_equal_candidates_have_equal_bytes(self, bench: Workbench) -> None:
+        """Whatever the order in which their weights are listed."""
+        plan = Plan.of((*structure(bench).steps, *integers(bench, self.widths, 8).steps))
+        first = bench.compressor.compress(plan, bench.calibration)
+        second = bench.compressor.compress(plan, bench.calibration)
+        second.weights = dict(reversed(second.weights.items()))
+        assert self.write(bench, first) == self.write(bench, second)
+
+
+def sites(bench: Workbench) -> list[str]:
+    """Layers that can be quantised."""
+    return [layer.name for layer in bench.table.layers if layer.kind in ("conv", "linear") and not layer.locked]
+
+
+def integers(bench: Workbench, widths: tuple[int, ...], activation_bits: int) -> Plan:
+    """All layers as integers, the widths in turn."""
+    return Plan.of([Step(name, "quantize", {"weight_bits": widths[i % len(widths)], "activation_bits": activation_bits})
+                    for i, name in enumerate(sites(bench))])
+
+
+def structure(bench: Workbench) -> Plan:
+    """Every group halved, every layer factored that can be, its methods in turn."""
+    from autocompress.techniques import resolve
+    from autocompress.techniques.decompose import methods_for, rank_args
+
+    steps = [Step(group.name, "prune", {"keep": group.channels // 2}) for group in bench.table.groups]
+    parts = resolve(bench.table, Plan.of(steps))
+    for i, layer in enumerate(bench.table.layers):
+        methods = methods_for(layer)
+        if methods:
+            method = methods[i % len(methods)]
+            args = rank_args(parts[layer.name][0], method, 0.6, 2)
+            if args is not None:
+                steps.append(Step(layer.name, "decompose", {"method": method, **args}))
+    return Plan.of(steps)
+
+
+def _error(got: np.ndarray, model: nn.Module, inputs: torch.Tensor) -> float:
+    """Largest deviation relative to the largest score."""
+    expected = outputs(model, inputs).numpy()
+    assert got.shape == expected.shape
+    return float(np.abs(got - expected).max() / np.abs(expected).max())

@@ -1,0 +1,158 @@
+"""What every technique owes: inherit `TechniqueContract`, say which plans to try, and pytest runs it all.
+
+    class TestPrune(TechniqueContract):
+        def plans(self, bench):
+            return [Plan.of([Step("conv1", "prune", {"keep": 8})])]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from autocompress.backend.fold import Folded, fold_norms
+from autocompress.core.layer import Part
+from autocompress.core.plan import Plan
+from autocompress.estimate import estimate, flatten
+from autocompress.hardware.profile import load_profile
+from autocompress.study.workbench import Workbench, count_macs
+from autocompress.techniques import resolve
+from autocompress.techniques.base import check_plan
+from autocompress.testing.networks import NETWORKS, task_data
+
+WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Linear)
+
+
+@lru_cache(maxsize=16)
+def workbench(network: str) -> Workbench:
+    """One of the small networks on its bench, with random data, for the profile `host`. Nothing is written."""
+    chosen = NETWORKS[network]
+    return Workbench(chosen.make(), task_data(chosen.input_shape), load_profile("host"), seed=0,
+                     folder=Path(os.devnull), epochs=1)
+
+
+def state_hash(model: nn.Module) -> str:
+    """Content hash of names, shapes and values of the whole state."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def outputs(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Scores of `inputs` in eval mode."""
+    with torch.no_grad():
+        result: Tensor = model.eval()(inputs)
+    return result
+
+
+def leaf_modules(folded: Folded, part: Part) -> nn.Module:
+    """The module that executes a part: factors are children of the layer's place."""
+    return folded.model.get_submodule(part.name)
+
+
+class TechniqueContract:
+    """Checks on every small network. Override `plans`; add tests for what is the technique's own."""
+
+    def plans(self, bench: Workbench) -> list[Plan]:
+        """Legal plans that use the technique wherever the network lets it."""
+        raise NotImplementedError
+
+    @pytest.fixture(params=sorted(NETWORKS))
+    def bench(self, request: pytest.FixtureRequest) -> Iterator[Workbench]:
+        """Each small network in turn."""
+        yield workbench(request.param)
+
+    def test_it_is_tried_at_all(self, bench: Workbench) -> None:
+        """At least one plan with a step for each network; every plan is legal."""
+        plans = self.plans(bench)
+        assert plans
+        for plan in plans:
+            assert plan.steps
+            check_plan(bench.table, plan, bench.profile)
+
+    def test_the_original_is_left_alone(self, bench: Workbench) -> None:
+        """A plan works on a copy."""
+        before = state_hash(bench.model)
+        for plan in self.plans(bench):
+            compressed = bench.compressor.compress(plan, bench.calibration)
+            assert not {id(p) for p in compressed.model.parameters()} & {id(p) for p in bench.model.parameters()}
+        assert state_hash(bench.model) == before
+
+    def test_equal_plans_give_equal_weights_and_receipts(self, bench: Workbench) -> None:
+        """Nothing is left to chance or to the order of steps."""
+        for plan in self.plans(bench):
+            first = bench.compressor.compress(plan, bench.calibration)
+            second = bench.compressor.compress(Plan.of(plan.steps[::-1]), bench.calibration)
+            assert state_hash(first.model) == state_hash(second.model)
+            assert first.receipts == second.receipts
+            assert {receipt.site for receipt in first.receipts} == {step.site for step in plan.steps}
+
+    def test_the_network_still_works(self, bench: Workbench) -> None:
+        """Outputs keep their shape and are finite."""
+        for plan in self.plans(bench):
+            scores = outputs(bench.compressor.compress(plan, bench.calibration).model, bench.calibration)
+            assert scores.shape == outputs(bench.model, bench.calibration).shape
+            assert torch.isfinite(scores).all()
+            assert scores.std() > 0
+
+    def test_predicted_parts_are_the_real_modules(self, bench: Workbench) -> None:
+        """Shapes, groups, biases and parameters of every part, and no weighted module without a part."""
+        for plan in self.plans(bench):
+            folded = fold_norms(bench.compressor.restructure(plan), bench.table)
+            parts = flatten(resolve(bench.table, plan))
+            for part in parts:
+                module = leaf_modules(folded, part)
+                if isinstance(module, nn.Linear):
+                    assert (part.kind, part.kernel, part.groups) == ("linear", (), 1)
+                    assert (part.in_channels, part.out_channels) == (module.in_features, module.out_features)
+                elif isinstance(module, nn.Conv1d | nn.Conv2d):
+                    assert (part.kind, part.kernel, part.groups) == ("conv", module.kernel_size, module.groups)
+                    assert (part.in_channels, part.out_channels) == (module.in_channels, module.out_channels)
+                else:
+                    continue
+                assert part.weights == module.weight.numel()
+                assert part.bias == (module.bias is not None)
+            real = {name for name, module in folded.model.named_modules() if isinstance(module, WEIGHTED)}
+            assert {part.name for part in parts if part.kind in ("conv", "linear")} == real
+            params = sum(p.numel() for p in folded.model.parameters())
+            assert estimate(bench.table, plan, bench.profile)["params"] == params
+
+    def test_predicted_macs_are_the_executed_ones(self, bench: Workbench) -> None:
+        """Part by part against a count on one forward pass; in total against thop, but for norms and pooling."""
+        for plan in self.plans(bench):
+            folded = fold_norms(bench.compressor.restructure(plan), bench.table)
+            counted = executed_macs(folded.model, bench.calibration[:1])
+            predicted = {p.name: p.macs for p in flatten(resolve(bench.table, plan)) if p.kind in ("conv", "linear")}
+            assert predicted == counted
+            by_thop = count_macs(folded.model, bench.data.input_shape)
+            assert sum(counted.values()) == pytest.approx(by_thop, rel=0.01, abs=64)
+
+
+def executed_macs(model: nn.Module, inputs: Tensor) -> dict[str, int]:
+    """Multiply-accumulates of each weighted module in one forward pass of one sample."""
+    counted: dict[str, int] = {}
+    handles = []
+
+    def watch(name: str, module: nn.Module) -> None:
+        def hook(_: nn.Module, args: tuple[Tensor, ...], result: Tensor) -> None:
+            assert isinstance(module.weight, Tensor)
+            counted[name] = module.weight[0].numel() * result.numel()
+
+        handles.append(module.register_forward_hook(hook))
+
+    for name, module in model.named_modules():
+        if isinstance(module, WEIGHTED):
+            watch(name, module)
+    outputs(model, inputs)
+    for handle in handles:
+        handle.remove()
+    return counted

@@ -1,0 +1,44 @@
+"""ONNX under the contract that new exporters inherit."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from autocompress.backend.compress import Compressed
+from autocompress.backend.fold import fold_norms
+from autocompress.export.graph import fill
+from autocompress.export.runtime import Runtime
+from autocompress.study.workbench import Workbench
+from autocompress.testing.exporters import ExporterContract
+
+
+class TestOnnx(ExporterContract):
+    """The integers are read out of the running graph: the tensors that feed the weights' scaling."""
+
+    def write(self, bench: Workbench, compressed: Compressed) -> bytes:
+        return bench.build(compressed).data
+
+    def run(self, data: bytes, inputs: np.ndarray) -> np.ndarray:
+        return Runtime(data).run(inputs)
+
+    def levels(self, bench: Workbench, compressed: Compressed, data: bytes) -> dict[str, np.ndarray]:
+        model = onnx.load_model_from_string(data)
+        producer = {name: node for node in model.graph.node for name in node.output}
+        weighted = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
+        leaves = fill(bench.template, fold_norms(compressed, bench.table).model).leaves
+        assert [leaf.node.op_type for leaf in leaves.values()] == [node.op_type for node in weighted]
+        sources = {}
+        for name, node in zip(leaves, weighted, strict=True):
+            scaling = producer[node.input[1]]
+            sources[name] = scaling.input[0] if scaling.op_type == "DequantizeLinear" \
+                else producer[scaling.input[0]].input[0]
+        stored = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
+        computed = [name for name in sources.values() if name not in stored]
+        for name in computed:
+            model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT8, None))
+        values = Runtime(model.SerializeToString()).run_all(bench.calibration[:1].numpy())[1:]
+        stored |= dict(zip(computed, values, strict=True))
+        return {name: stored[source].T if leaves[name].axis == 1 else stored[source]
+                for name, source in sources.items()}

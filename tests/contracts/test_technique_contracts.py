@@ -1,0 +1,122 @@
+"""The shipped techniques under the contract that new ones inherit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from autocompress.backend.fold import fold_norms
+from autocompress.core.plan import Plan, Step
+from autocompress.estimate import flatten
+from autocompress.study.workbench import Workbench
+from autocompress.techniques import TECHNIQUES, resolve
+from autocompress.techniques.decompose import METHODS, methods_for, rank_args
+from autocompress.techniques.prune import legal_keep
+from autocompress.testing.exporters import integers, sites, structure
+from autocompress.testing.networks import NETWORKS
+from autocompress.testing.techniques import TechniqueContract, outputs, state_hash, workbench
+
+
+class TestPrune(TechniqueContract):
+    """Half of all groups, as few channels as possible, and one group alone."""
+
+    def plans(self, bench: Workbench) -> list[Plan]:
+        groups = bench.table.groups
+
+        def keep(share: float, chosen: slice = slice(None)) -> Plan:
+            return Plan.of([Step(g.name, "prune", {"keep": legal_keep(g, g.channels * share, bench.profile)})
+                            for g in groups[chosen]])
+
+        return [keep(0.5), keep(0.01), keep(0.5, slice(0, 1)), keep(0.5, slice(-1, None))]
+
+    def test_the_receipt_names_the_channels_that_stay(self, bench: Workbench) -> None:
+        for plan in self.plans(bench):
+            for receipt in bench.compressor.restructure(plan).receipts:
+                kept = receipt.facts["kept"]
+                assert kept == sorted(set(kept))
+                assert len(kept) == plan.find("prune")[receipt.site].args["keep"]
+
+
+class TestDecompose(TechniqueContract):
+    """Each method at every layer that takes it."""
+
+    def plans(self, bench: Workbench) -> list[Plan]:
+        parts = resolve(bench.table, Plan())
+        plans = []
+        for method in METHODS:
+            steps = []
+            for layer in bench.table.layers:
+                args = rank_args(parts[layer.name][0], method, 0.5, 2) if method in methods_for(layer) else None
+                if args is not None:
+                    steps.append(Step(layer.name, "decompose", {"method": method, **args}))
+            plans.append(Plan.of(steps))
+        return [plan for plan in plans if plan.steps]
+
+    def test_full_rank_is_the_original(self, bench: Workbench) -> None:
+        parts = resolve(bench.table, Plan())
+        for layer in bench.table.layers:
+            for method in methods_for(layer):
+                part = parts[layer.name][0]
+                kernel = part.kernel or (1, 1)
+                full = {"svd": {"rank": min(part.in_channels, part.out_channels)},
+                        "spatial-svd": {"rank": min(part.in_channels * kernel[0], part.out_channels * kernel[-1])},
+                        "tucker2": {"rank_in": part.in_channels, "rank_out": part.out_channels}}[method]
+                plan = Plan.of([Step(layer.name, "decompose", {"method": method, **full})])
+                model = bench.compressor.restructure(plan).model
+                torch.testing.assert_close(outputs(model, bench.calibration), outputs(bench.model, bench.calibration),
+                                           rtol=1e-3, atol=1e-4)
+
+
+class TestQuantize(TechniqueContract):
+    """Every width, mixed, with 8-bit and with float activations."""
+
+    def plans(self, bench: Workbench) -> list[Plan]:
+        uniform = [integers(bench, (bits,), 8) for bits in (2, 8)]
+        half = Plan.of([Step(name, "quantize", {"weight_bits": 16, "activation_bits": 32}) for name in sites(bench)])
+        return [*uniform, half, integers(bench, (3, 4, 5, 6), 8), integers(bench, (2, 8, 4), 32)]
+
+    def test_more_bits_come_nearer(self, bench: Workbench) -> None:
+        expected = outputs(bench.model, bench.calibration)
+        errors = []
+        for bits in (2, 4, 6, 8):
+            model = bench.compressor.compress(integers(bench, (bits,), 32), bench.calibration).model
+            # Norms are re-estimated from the calibration data, which moves them for any plan alike.
+            reference = bench.compressor.compress(
+                Plan.of([Step(n, "quantize", {"weight_bits": 16, "activation_bits": 32}) for n in sites(bench)]),
+                bench.calibration).model
+            errors.append(float((outputs(model, bench.calibration) - outputs(reference, bench.calibration)).norm()
+                                / expected.norm()))
+        assert errors == sorted(errors, reverse=True)
+        assert errors[-1] < 0.1
+
+
+def test_every_technique_has_its_contract() -> None:
+    tested = {name.removeprefix("Test").lower() for name, value in globals().items()
+              if isinstance(value, type) and issubclass(value, TechniqueContract) and value is not TechniqueContract}
+    assert tested == set(TECHNIQUES)
+
+
+@pytest.mark.parametrize("network", sorted(NETWORKS))
+def test_an_empty_plan_changes_nothing(network: str) -> None:
+    bench = workbench(network)
+    compressed = bench.compressor.compress(Plan(), bench.calibration)
+    assert state_hash(compressed.model) == state_hash(bench.model)
+    assert compressed.receipts == []
+
+
+@pytest.mark.parametrize("network", sorted(NETWORKS))
+def test_one_layer_takes_all_techniques_in_order(network: str) -> None:
+    """Prune, then decompose, then quantise: factors have pruned shapes, and each factor its integers."""
+    bench = workbench(network)
+    plan = Plan.of((*structure(bench).steps, *integers(bench, (4, 8, 3), 8).steps))
+    layers = [set(plan.find(technique)) for technique in TECHNIQUES]
+    assert set.intersection(*layers), "no layer of this network takes all techniques at once"
+    compressed = bench.compressor.compress(plan, bench.calibration)
+    folded = fold_norms(compressed, bench.table)
+    for part in flatten(resolve(bench.table, plan)):
+        if part.kind in ("conv", "linear"):
+            weight = folded.model.get_submodule(part.name).weight
+            assert weight.shape == (part.out_channels, part.in_channels // part.groups, *part.kernel)  # type: ignore[union-attr]
+            assert compressed.weights[part.name].bits == part.weight_bits
+            assert compressed.weights[part.name].levels.shape == weight.shape  # type: ignore[union-attr]
+            torch.testing.assert_close(folded.weights[part.name].dequantized(), weight, rtol=0, atol=0)
