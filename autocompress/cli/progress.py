@@ -77,6 +77,11 @@ class State:
                 self._deadline = time.monotonic() + event.seconds_left
 
     @property
+    def elapsed(self) -> str:
+        """Time since the phase began."""
+        return format_seconds(time.monotonic() - self._began)
+
+    @property
     def left(self) -> str:
         """Time left: of the limit when there is one, else what the rest of the phase should take."""
         if self._deadline is not None:
@@ -133,7 +138,8 @@ class Block:
 
         state = self._state
         running = f": {', '.join(state.running)}" if state.running else ""
-        rows: list[RenderableType] = [Text(printable(f"{state.phase}{running}"), style="bold")]
+        rows: list[RenderableType] = [
+            Text.assemble((printable(f"{state.phase}{running}"), "bold"), (f"  {state.elapsed}", "dim"))]
         if state.total:
             bar = Table.grid(padding=(0, 1), expand=False)
             bar.add_row(ProgressBar(total=state.total, completed=state.done, width=20),

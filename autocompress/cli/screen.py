@@ -13,6 +13,10 @@ from typing import IO, TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+PIPE_COLUMNS = 160
+NAME_COLUMNS = 24
+NARROW_COLUMNS = 64
+
 
 def is_rich(stream: IO[str]) -> bool:
     """Whether control codes are welcome: a terminal, not a dumb one, and no NO_COLOR (see no-color.org)."""
@@ -26,8 +30,15 @@ def console(stream: IO[str] | None = None) -> Console:
 
     target = sys.stdout if stream is None else stream
     rich = is_rich(target)
-    return Console(file=target, force_terminal=rich, color_system="auto" if rich else None, highlight=False,
-                   markup=False, emoji=False, legacy_windows=False)
+    unbound = not target.isatty() and "COLUMNS" not in os.environ  # a file or a pipe to grep: keep rows whole
+    screen = Console(file=target, force_terminal=rich, color_system="auto" if rich else None, highlight=False,
+                     markup=False, emoji=False, legacy_windows=False, width=PIPE_COLUMNS if unbound else None)
+    screen.on_broken_pipe = _reraise  # type: ignore[method-assign]  # rich would end the process with 1
+    return screen
+
+
+def _reraise() -> None:
+    raise  # called by rich while it handles the error
 
 
 def printable(text: str) -> str:
@@ -42,15 +53,25 @@ def say(text: str) -> None:
 
 
 def print_table(titles: tuple[str, ...], rows: list[Any]) -> None:
-    """Columns under titles; a narrow terminal folds cells and loses nothing."""
+    """Columns under titles; on a narrow terminal each row becomes a block of lines, so that nothing is lost."""
     from rich.table import Table
 
+    screen = console()
+    natural = sum(max(map(len, cells)) + 2 for cells in zip(titles, *rows, strict=True))
+    if natural > screen.width and screen.width < NARROW_COLUMNS:
+        for first, *others in rows:
+            line(f"{titles[0]} {first}".strip())
+            for title, cell in zip(titles[1:], others, strict=True):
+                if cell:
+                    line(f"  {title} {cell}" if title else f"  {cell}")
+        return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for title in titles:
-        table.add_column(title, overflow="fold")
+    longest = max((len(row[0]) for row in rows), default=0)
+    for number, title in enumerate(titles):  # the first column is what one copies
+        table.add_column(title, overflow="fold", min_width=None if number else min(longest, NAME_COLUMNS))
     for row in rows:
         table.add_row(*map(printable, row))
-    console().print(table)
+    screen.print(table)
 
 
 def line(text: str) -> None:

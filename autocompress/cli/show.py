@@ -90,7 +90,7 @@ def _print(view: StudyView, candidate: Candidate) -> None:
         line(f"applied  {summarise(candidate.best.receipts) or 'nothing'}")
         line("")
         print_table(("", "original", f"trial {candidate.trial}", "change", ""), [
-            (*compare(f"{title}, validation" if name == "accuracy" else title.lower(), name,
+            (*compare(f"{title}, validation" if name == "accuracy" else title, name,
                       view.baseline.get(name), candidate.metrics[name]), view.source(name, candidate))
             for name, title in TITLES.items() if name in candidate.metrics
         ])

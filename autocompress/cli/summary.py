@@ -19,7 +19,7 @@ def print_summary(result: SearchResult) -> None:
     if facts is not None:
         further = []
         if result.view().source("latency_ms") == "estimated" and best is not None:
-            title = f"latency on {document['study']['profile']}, estimated"
+            title = f"Latency on {document['study']['profile']}, estimated"
             further.append(compare(title, "latency_ms", result.baseline["latency_ms"], best["metrics"]["latency_ms"]))
         print_facts(facts, further)
         line(f"model    {facts['path']}")
@@ -33,9 +33,9 @@ def print_summary(result: SearchResult) -> None:
 def print_facts(facts: dict[str, Any], further: list[Row] | None = None) -> None:
     """What was verified of an exported file, beside the original: both were run on the test split, on this machine."""
     rows = [
-        compare("test accuracy", "accuracy", facts["baseline_accuracy"], facts["accuracy"]),
-        compare("size", "size_bytes", facts["baseline_size_bytes"], facts["size_bytes"]),
-        compare("latency here", "latency_ms", facts["baseline_latency_ms"], facts["latency_ms"]),
+        compare("Test accuracy", "accuracy", facts["baseline_accuracy"], facts["accuracy"]),
+        compare("Size", "size_bytes", facts["baseline_size_bytes"], facts["size_bytes"]),
+        compare("Latency here", "latency_ms", facts["baseline_latency_ms"], facts["latency_ms"]),
     ]
     print_table(("", "original", "exported", "change"), [*rows, *(further or [])])
     line("")

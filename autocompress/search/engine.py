@@ -144,9 +144,8 @@ class Engine:
             trial.set_user_attr("traceback", "".join(traceback.format_exception(error))[-4000:])
             return msgspec.structs.replace(candidate, status="failed", reason=describe_failure(error))
         evaluation = future.result()
-        bad = [name for name, value in evaluation.metrics.items() if not math.isfinite(value)]
-        if bad:
-            return msgspec.structs.replace(candidate, status="failed", reason=f"nan: {bad[0]} is not finite")
+        if reason := not_finite(evaluation):
+            return msgspec.structs.replace(candidate, status="failed", reason=reason)
         return judge(msgspec.structs.replace(candidate, evaluations=(evaluation,)), self._budget, self._baseline)
 
     def _close(self, trial: optuna.Trial, candidate: Candidate, count: int) -> None:
@@ -182,8 +181,10 @@ class Engine:
             futures = [(c, pool.submit(c.plan, rung, seconds)) for c in batch if c.plan]
             for number, (candidate, future) in enumerate(futures):
                 error = future.exception()
-                if error is None:
+                if error is None and not (reason := not_finite(future.result())):
                     store_rung(self._study, candidate.trial, future.result())
+                elif error is None:  # as below
+                    self._study.set_user_attr(f"failure:{candidate.trial}:{rung}", reason)
                 elif isinstance(error, AutocompressError | KeyboardInterrupt | BrokenProcessPool):
                     raise error
                 elif self._should_stop():
@@ -243,6 +244,12 @@ def nearest(everyone: list[Candidate], budget: Budget, baseline_accuracy: float)
     closest = min(measured, key=lambda c: max(0.0, *budget.excess(c.metrics, baseline_accuracy).values()))
     return (f"no candidate meets {budget.describe()}; nearest is trial {closest.trial}: {closest.reason}. "
             "Give it more trials or time, or raise that bound")
+
+
+def not_finite(evaluation: Evaluation) -> str:
+    """Which metric is NaN or infinite, as a reason, or nothing."""
+    bad = [name for name, value in evaluation.metrics.items() if not math.isfinite(value)]
+    return f"nan: {bad[0]} is not finite" if bad else ""
 
 
 def describe_failure(error: BaseException) -> str:

@@ -27,7 +27,7 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
 
     short: int = 4
     long: int = 1
-    calibration_share: float = 0.15
+    calibration_share: float = 0.12
     short_share: float = 0.4
 
 

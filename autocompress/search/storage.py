@@ -52,15 +52,17 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
             from optuna.storages.journal import JournalFileBackend
 
             return optuna.storages.JournalStorage(JournalFileBackend(url))
+        from sqlalchemy.exc import ArgumentError
+
         with storage_errors(url):
             try:
                 return optuna.storages.get_storage(url)
             except ImportError as error:
                 raise EnvironmentFault(f"--storage {url} needs its database driver: {error}") from None
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, ArgumentError) as error:
                 raise InputError(f"--storage must be a URL that Optuna understands, but got {url!r}: {error}") from None
     path = Path(url.removeprefix("sqlite:///"))
-    if path.exists() and path.stat().st_size and path.open("rb").read(16) != b"SQLite format 3\x00":
+    if path.exists() and path.stat().st_size and _head(path) != b"SQLite format 3\x00":
         raise StorageError(f"{path} must be a SQLite database, but it is something else or corrupt. "
                            "Nothing was overwritten; move it away or choose another --out")
     with storage_errors(str(path)):
@@ -70,6 +72,11 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
             # In WAL mode NORMAL loses nothing when the process is killed, only when the power goes.
             connection.exec_driver_sql("PRAGMA synchronous=NORMAL")
         return storage
+
+
+def _head(path: Path) -> bytes:
+    with storage_errors(str(path)), path.open("rb") as stream:
+        return stream.read(16)
 
 
 def create_study(storage: optuna.storages.BaseStorage, name: str, sampler: optuna.samplers.BaseSampler,

@@ -7,12 +7,15 @@ the proportions that the sampler chose; only when that is not enough are bit-wid
 
 from __future__ import annotations
 
+import math
+from functools import cached_property
+
 import msgspec
 
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Metrics
 from autocompress.core.plan import Plan
-from autocompress.errors import InfeasibleError
+from autocompress.errors import AutocompressError, InfeasibleError
 from autocompress.estimate import estimate
 from autocompress.space.space import WHOLE, Space, Values
 from autocompress.units import format_bytes, format_count, format_milliseconds
@@ -49,9 +52,14 @@ class Projection:
         self.bounds = bounds
 
     def estimate(self, plan: Plan) -> Metrics:
-        """Estimated metrics, remembered."""
+        """Estimated metrics, remembered. AutocompressError for one that cannot be: a fault of ours."""
         if plan.fingerprint not in self._estimates:
-            self._estimates[plan.fingerprint] = estimate(self.space.table, plan, self.space.profile)
+            metrics = estimate(self.space.table, plan, self.space.profile)
+            for name in ("size_bytes", "latency_ms"):
+                if not 0 < metrics.get(name, 1.0) < math.inf:
+                    raise AutocompressError(f"the estimate of {name} must be above zero and finite, but is "
+                                            f"{metrics[name]} for plan {plan.fingerprint}; please report this")
+            self._estimates[plan.fingerprint] = metrics
         return self._estimates[plan.fingerprint]
 
     def fits(self, plan: Plan) -> bool:
@@ -76,10 +84,17 @@ class Projection:
                         low = middle
                 plan = self.space.decode(values, high / STEPS, cap)
                 return Projected(plan, self.estimate(plan), high / STEPS, cap)
-        smallest = self.smallest()
-        if not self.fits(smallest):
+        smallest = next((plan for plan in self.extremes if self.fits(plan)), None)
+        if smallest is None:
             raise InfeasibleError(self._shortfall())
         return Projected(smallest, self.estimate(smallest), 1.0, min(caps))
+
+    @cached_property
+    def extremes(self) -> list[Plan]:
+        """The smallest plans: by bytes, by each bounded metric, and without any decomposition."""
+        space = self.space
+        plain = space.decode(space.uniform(min(space.weight_bits)), 1.0, min(space.weight_bits))
+        return [*(self.smallest(metric) for metric in dict.fromkeys(("size_bytes", *self.bounds))), plain]
 
     def smallest(self, metric: str = "size_bytes") -> Plan:
         """The plan with the least of one metric: all knobs at their cheapest, methods chosen one at a time."""
@@ -113,6 +128,11 @@ class Projection:
                 exact = f" ({least:.0f} bytes)" if name.endswith("_bytes") else ""
                 lines.append(f"{what} must be at most {text(bound / MARGIN)}, but the smallest reachable on "
                              f"{self.space.profile.id} in this space is {text(least)}{exact}")
-        if not lines:
+        if not lines and any(self.fits(plan) for plan in self.extremes):
             return ""
+        if not lines:
+            limits = " and ".join(f"{texts[name][0]} of {texts[name][1](bound / MARGIN)}"
+                                  for name, bound in self.bounds.items())
+            lines = [f"{limits} can each be met on {self.space.profile.id} in this space, but no plan was found that "
+                     "meets them together"]
         return "; ".join(lines) + ". Raise the bound, or choose a space with fewer bits or higher prune ratios"

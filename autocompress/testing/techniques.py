@@ -127,14 +127,15 @@ class TechniqueContract:
             assert estimate(bench.table, plan, bench.profile)["params"] == params
 
     def test_predicted_macs_are_the_executed_ones(self, bench: Workbench) -> None:
-        """Part by part against a count on one forward pass; in total against thop, but for norms and pooling."""
+        """Part by part against a count on one forward pass; in total against thop, which counts pooling too."""
         for plan in self.plans(bench):
             folded = fold_norms(bench.compressor.restructure(plan), bench.table)
             counted = executed_macs(folded.model, bench.calibration[:1])
             predicted = {p.name: p.macs for p in flatten(resolve(bench.table, plan)) if p.kind in ("conv", "linear")}
             assert predicted == counted
-            by_thop = count_macs(folded.model, bench.data.input_shape)
-            assert sum(counted.values()) == pytest.approx(by_thop, rel=0.01, abs=64)
+            pools = [module for module in folded.model.modules() if type(module).__name__.startswith("AdaptiveAvgPool")]
+            pooled = len(pools) * max(p.out_channels * (p.positions + 1) for p in flatten(resolve(bench.table, plan)))
+            assert 0 <= count_macs(folded.model, bench.data.input_shape) - sum(counted.values()) <= pooled
 
 
 def executed_macs(model: nn.Module, inputs: Tensor) -> dict[str, int]:

@@ -1,0 +1,90 @@
+"""Progress on a terminal and elsewhere."""
+
+from __future__ import annotations
+
+import io
+import logging
+
+import pytest
+
+from autocompress.cli.progress import progress
+from autocompress.cli.screen import is_rich, printable
+from autocompress.core.evaluation import Candidate, Evaluation
+from autocompress.core.plan import Plan
+from autocompress.search.engine import Event
+
+SCORED = Evaluation(rung=0, metrics={"accuracy": 0.921, "size_bytes": 1_900_433, "latency_ms": 1.25}, sources={})
+GOOD = Candidate(trial=3, status="complete", plan=Plan(), evaluations=(SCORED,))
+EVENTS = [
+    Event(kind="phase", text="loading the network and its data"),
+    Event(kind="phase", text="calibrating candidates", total=32),
+    Event(kind="start", text="trial 3", candidate=GOOD),
+    Event(kind="result", candidate=GOOD, done=4, total=32, feasible=2, best=GOOD, seconds_left=250.0),
+    Event(kind="result", candidate=Candidate(trial=4, status="failed", reason="nan: \x1b[31mloss"), done=5, total=32,
+          feasible=2, best=GOOD, seconds_left=240.0),
+    Event(kind="start", text="trial 5", candidate=GOOD),
+]
+
+
+class Terminal(io.StringIO):
+    """Text that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+class Gone(io.StringIO):
+    """A pipe that nobody reads."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+
+def play(stream: io.StringIO, quiet: bool = False) -> str:
+    with progress(quiet=quiet, stream=stream) as shown:
+        for event in EVENTS:
+            shown(event)
+        logging.getLogger("autocompress.somewhere").warning("careful")
+        logging.getLogger("autocompress.somewhere").info("chatter")
+    return stream.getvalue()
+
+
+def test_lines() -> None:
+    assert play(io.StringIO()).splitlines() == [
+        "loading the network and its data",
+        "calibrating candidates (32)",
+        "[4/32] trial 3: 92.10%, 1.90 MB, 1.25 ms; 2 feasible; best 92.10% (trial 3); 4m10s left",
+        "[5/32] trial 4, failed: nan: \\x1b[31mloss; 2 feasible; best 92.10% (trial 3); 4m00s left",
+        "warning: careful",
+    ]
+
+
+def test_quiet_keeps_warnings() -> None:
+    assert play(io.StringIO(), quiet=True) == "warning: careful\n"
+
+
+@pytest.mark.parametrize("columns", ["40", "100"])
+def test_terminal(monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("COLUMNS", columns)
+    text = play(Terminal())
+    assert "\x1b[" in text and "careful" in text
+    for word in ("calibrating candidates", "trial 5", "5/32", "92.10%", "feasible"):
+        assert word in text
+
+
+@pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
+def test_terminal_that_wants_no_codes(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    assert not is_rich(Terminal())
+    text = play(Terminal())
+    assert "\x1b" not in text and "\r" not in text and "[4/32] trial 3" in text
+
+
+def test_reader_that_went_away_does_not_stop_the_search() -> None:
+    play(Gone())
+
+
+def test_control_characters_are_spelled_out() -> None:
+    assert printable("a\x1b[2Jb\tü\nc") == "a\\x1b[2Jb\\tü\nc"

@@ -1,0 +1,147 @@
+"""A whole search from the command line, and its refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autocompress.study import open_study
+from autocompress.study.options import DEFAULT_EPOCHS, DEFAULT_TRIALS
+
+Cli = Callable[..., Any]
+METRICS = {"accuracy", "size_bytes", "latency_ms", "macs", "params", "peak_memory_bytes"}
+
+
+def test_json_is_the_document_of_the_contract(finished: Any) -> None:
+    assert finished.outcome.code == 0, finished.outcome.err
+    found = finished.outcome.document
+    assert set(found) == {"study", "baseline", "best", "front", "trials", "artifact", "report", "seconds"}
+    assert {"name", "storage", "seed", "profile", "budget"} == set(found["study"])
+    assert found["study"]["name"] == "small" and found["study"]["budget"]["size_bytes"] == 2800
+    assert set(found["baseline"]) >= METRICS
+    assert set(found["best"]) == {"trial", "metrics", "plan_fingerprint"} and set(found["best"]["metrics"]) == METRICS
+    assert all(set(member) == {"trial", "metrics"} for member in found["front"])
+    assert found["best"]["trial"] in [member["trial"] for member in found["front"]]
+    assert {"complete", "infeasible", "failed", "pruned"} <= set(found["trials"])
+    assert sum(found["trials"].values()) == 3
+    artifact = found["artifact"]
+    assert set(artifact) == {"path", "size_bytes", "accuracy", "latency_ms", "baseline_latency_ms", "verified"}
+    assert artifact["verified"] is True and Path(artifact["path"]).stat().st_size == artifact["size_bytes"] <= 2800
+    assert Path(found["report"]).is_file() and found["seconds"] > 0
+
+
+def test_all_else_goes_to_stderr_as_plain_lines(finished: Any) -> None:
+    assert "building the network" in finished.outcome.err  # what the user's file prints
+    assert "calibrating candidates (3)" in finished.outcome.err
+    assert "[3/3] trial" in finished.outcome.err and "exporting and verifying" in finished.outcome.err
+    assert "\x1b" not in finished.outcome.err and "\r" not in finished.outcome.err
+
+
+def test_resume_of_a_finished_search_changes_nothing(cli: Cli, finished: Any) -> None:
+    files = [finished.folder / "artifact" / name for name in ("model.onnx", "manifest.json")]
+    before = [file.read_bytes() for file in files]
+    again = cli(*finished.command, "--resume", "--quiet")
+    assert again.code == 0, again.err
+    assert [file.read_bytes() for file in files] == before
+    assert len(open_study(finished.folder).candidates) == 3
+    assert "trials   3:" in again.out
+    for word in ("Test accuracy", "Size", "Latency here", "smaller", "pareto.html", "autocompress show", "model.onnx"):
+        assert word in again.out
+    assert again.err == "building the network\n"
+
+
+def test_existing_study_is_not_overwritten(cli: Cli, finished: Any) -> None:
+    refused = cli(*finished.command)
+    assert refused.code == 2
+    assert "--resume" in refused.err and "--force-new-study" in refused.err and refused.err.count("\n") == 1
+
+
+def test_resume_with_other_settings_lists_the_differences(cli: Cli, finished: Any) -> None:
+    refused = cli(*finished.command, "--budget", "2.7kB", "--space", "int8", "--resume", "--quiet")
+    assert refused.code == 2
+    assert "budget: stored 'size ≤ 2.80 kB', now 'size ≤ 2.70 kB'" in refused.err
+    assert "space: stored" in refused.err and "model:" not in refused.err
+
+
+def test_nothing_feasible(cli: Cli, unreachable: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    out = cli("search", *unreachable.flags, "--space", "prune-only", "--budget", "5kB", "--max-drop", "0%",
+              "--trials", "2", "--epochs", "1", "--out", str(folder), "--json")
+    assert out.code == 3
+    assert "nearest is trial" in out.err and "max_drop over by" in out.err
+    found = out.document
+    assert found["best"] is None and found["artifact"] is None and found["front"] == []
+    assert found["trials"]["infeasible"] >= 1
+    assert not (folder / "artifact").exists() and Path(found["report"]).is_file()
+    shown = cli("show", str(folder))
+    assert shown.code == 2 and "0 to 1" in shown.err
+    shown = cli("show", str(folder), "--trial", "0")
+    assert shown.code == 0 and "infeasible (max_drop" in shown.out
+
+
+def test_budget_below_the_smallest_reachable_is_refused_before_the_search(cli: Cli, task: Any, tmp_path: Path) -> None:
+    out = cli("search", *task.flags, "--budget", "1KB", "--out", str(tmp_path / "s"), "--json")
+    assert out.code == 3 and out.out == ""
+    assert "smallest reachable" in out.err and "bytes)" in out.err
+    assert "calibrating" not in out.err and not (tmp_path / "s" / "study.db").exists()
+
+
+def test_space_with_bits_that_the_device_cannot_run(cli: Cli, task: Any, tmp_path: Path) -> None:
+    out = cli("search", *task.flags, "--space", "low-bit", "--profile", "stm32h743", "--out", str(tmp_path / "s"))
+    assert out.code == 2
+    assert "weight_bits" in out.err and "stm32h743" in out.err and "calibrating" not in out.err
+
+
+def test_out_that_cannot_be_written(cli: Cli, task: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    places = [tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("x" * 300)]
+    if Path("/proc").is_dir():
+        places.append(Path("/proc/study"))  # read-only for everybody
+    for place in places:
+        out = cli("search", *task.flags, "--out", str(place))
+        assert out.code == 2 and out.out == ""
+        assert out.err.startswith("error: --out must be a folder that can be written") and out.err.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("flags", "told"), [
+    (["--budget", "abc"], "'abc'"),
+    (["--budget", "2Mb"], "2MB or 512KiB"),
+    (["--budget", "0"], "above zero"),
+    (["--budget", ""], "--budget must not be empty"),
+    (["--latency", "5"], "5ms"),
+    (["--macs", "5ms"], "50M"),
+    (["--peak-memory", "-1kB"], "peak memory"),
+    (["--max-drop", "150%"], "between 0 and 1"),
+    (["--timeout", "0"], "above zero"),
+    (["--trials", "0"], "at least 1"),
+    (["--trials", "-3"], "at least 1"),
+    (["--trials", "many"], "'many' is not a valid integer"),
+    (["--seed", "-1"], "seed"),
+    (["--jobs", "0"], "jobs"),
+    (["--device", "gpu"], "auto, cpu or cuda"),
+    (["--resume", "--force-new-study"], "exclude each other"),
+    (["--weights", "w.safetensors"], "need the model"),
+    (["--data", "fashion-mnist"], "needs a model"),
+    (["--model", "torchvision:resnet18"], "needs its data"),
+    (["--profile", "stm32h734"], "did you mean 'stm32h743'?"),
+    (["--space", "lowbit"], "did you mean 'low-bit'?"),
+    (["--sampler", "nsga"], "did you mean 'nsga2'?"),
+    (["--budgt", "2MB"], "--budget"),
+    (["--out", ""], "--out must not be empty"),
+])
+def test_bad_flags(cli: Cli, flags: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = cli("search", *flags)
+    assert out.code == 2 and out.out == ""
+    assert out.err.startswith("error: ") and told in out.err and out.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_tells_the_defaults_that_hold(cli: Cli) -> None:
+    text = " ".join(cli("search", "--help").out.split())
+    assert f"Candidates to try. Default: {DEFAULT_TRIALS}." in text
+    assert f"without --timeout. Default: {DEFAULT_EPOCHS}." in text

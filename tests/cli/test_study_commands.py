@@ -1,0 +1,96 @@
+"""show, export and report, on a finished study."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Cli = Callable[..., Any]
+
+
+def test_show_prints_metrics_and_plan(cli: Cli, finished: Any) -> None:
+    out = cli("show", str(finished.folder))
+    assert out.code == 0 and out.err == ""
+    for word in ("the best", "Accuracy, validation", "measured", "estimated", "conv", "linear", "w/8a", "quantize 3"):
+        assert word in out.out
+    assert "\x1b" not in out.out
+
+
+def test_show_json(cli: Cli, finished: Any) -> None:
+    found = cli("show", str(finished.folder), "--trial", "1", "--json").document
+    assert found["trial"] == 1 and found["study"] == "small"
+    assert found["sources"]["latency_ms"] == "measured" and found["baseline"]["size_bytes"] > 0
+    assert {row["layer"] for row in found["layers"]} >= {"0", "3", "8"}
+    assert found["plan"]["steps"] and found["receipts"]
+
+
+def test_show_on_a_narrow_screen_loses_nothing(
+    cli: Cli, finished: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    lines = cli("show", str(finished.folder)).out.splitlines()
+    assert "layer 0" in lines and any(line.startswith("  bits ") for line in lines)
+
+
+def test_show_an_unknown_trial(cli: Cli, finished: Any) -> None:
+    out = cli("show", str(finished.folder), "--trial", "99")
+    assert out.code == 2 and "0 to 2" in out.err
+
+
+def test_show_what_is_no_study(cli: Cli, tmp_path: Path) -> None:
+    out = cli("show", str(tmp_path))
+    assert out.code == 2 and "study.json" in out.err
+
+
+def test_study_without_its_database(cli: Cli, finished: Any, tmp_path: Path) -> None:
+    (tmp_path / "study.json").write_bytes((finished.folder / "study.json").read_bytes())
+    out = cli("show", str(tmp_path))
+    assert out.code == 4 and "database" in out.err
+
+
+def test_export_runs_a_users_file_only_when_trusted(
+    cli: Cli, finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused = cli("export", str(finished.folder), "--out", "artifact")
+    assert refused.code == 2 and "--trust-code" in refused.err and "net.py:make" in refused.err
+    assert list(tmp_path.iterdir()) == []
+
+    out = cli("export", str(finished.folder), "--out", "artifact", "--trust-code")
+    assert out.code == 0, out.err
+    assert "running code from" in out.err and "model    artifact/model.onnx" in out.out and "Test accuracy" in out.out
+    assert (tmp_path / "artifact/model.onnx").read_bytes() == (finished.folder / "artifact/model.onnx").read_bytes()
+    assert json.loads((tmp_path / "artifact/manifest.json").read_bytes())["verified"]["verified"] is True
+
+
+def test_export_into_what_is_a_file(cli: Cli, finished: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    out = cli("export", str(finished.folder), "--out", str(tmp_path / "file"), "--trust-code")
+    assert out.code == 2 and "--out must be a folder" in out.err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_export_an_unknown_trial_before_anything_is_loaded(cli: Cli, finished: Any, tmp_path: Path) -> None:
+    out = cli("export", str(finished.folder), "--trial", "bset", "--out", str(tmp_path / "a"), "--trust-code")
+    assert out.code == 2 and "'bset'" in out.err and not (tmp_path / "a").exists()
+
+
+def test_report_elsewhere(cli: Cli, finished: Any, tmp_path: Path) -> None:
+    out = cli("report", str(finished.folder), "--out", str(tmp_path / "r"))
+    assert out.code == 0 and out.out.strip() == str(tmp_path / "r" / "pareto.html")
+    assert sorted(path.name for path in (tmp_path / "r").iterdir()) == ["pareto.html", "trials.csv", "trials.json"]
+
+
+def test_a_users_own_files_survive_in_the_folder_of_a_study(tmp_path: Path) -> None:
+    from autocompress.study.folder import prepare_folder
+
+    mine, leftover = tmp_path / "deep" / "notes.tmp", tmp_path / "weights" / "a.1.tmp"
+    for file in (mine, leftover):
+        file.parent.mkdir()
+        file.write_text("x")
+    prepare_folder(tmp_path)
+    assert mine.exists() and not leftover.exists()

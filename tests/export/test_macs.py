@@ -1,0 +1,48 @@
+"""MACs by two independent counters."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from autocompress.backend.fold import fold_norms
+from autocompress.core.plan import Plan
+from autocompress.estimate import estimate
+from autocompress.study.workbench import Workbench, count_macs
+from autocompress.testing.networks import NETWORKS
+from autocompress.testing.techniques import state_hash, workbench
+
+
+def _by_torch(model: nn.Module, shape: tuple[int, ...]) -> int:
+    """torch's own counter sees operators, thop modules."""
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False), \
+            FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, *shape))
+    return counter.get_total_flops() // 2
+
+
+def test_resnet(resnet: Workbench) -> None:
+    ours, torchs = count_macs(resnet.model, (1, 28, 28)), _by_torch(resnet.model, (1, 28, 28))
+    assert ours == pytest.approx(torchs, rel=0.01)
+    assert estimate(resnet.table, Plan(), resnet.profile)["macs"] == torchs
+
+
+@pytest.mark.parametrize("network", sorted(NETWORKS))
+def test_small_networks(network: str) -> None:
+    bench = workbench(network)
+    folded = fold_norms(bench.compressor.restructure(Plan()), bench.table).model
+    torchs = _by_torch(folded, bench.data.input_shape)
+    pooling = 0 if network in ("residual", "dense", "mlp", "flattened") else 5_000
+    assert count_macs(folded, bench.data.input_shape) == pytest.approx(torchs, rel=0.01, abs=pooling)
+    assert estimate(bench.table, Plan(), bench.profile)["macs"] == torchs
+
+
+def test_counting_leaves_the_model_alone() -> None:
+    bench = workbench("chain")
+    before = state_hash(bench.model)
+    count_macs(bench.model, bench.data.input_shape)
+    assert state_hash(bench.model) == before
+    assert not [name for name, _ in bench.model.named_buffers() if "total_" in name]

@@ -1,0 +1,130 @@
+"""What ONNX Runtime makes of the file: which layers become integer kernels, which must stay float."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from autocompress.backend.fold import fold_norms
+from autocompress.core.plan import Plan, Step
+from autocompress.errors import TrialError
+from autocompress.export.build import build, initializer_sizes
+from autocompress.export.runtime import Runtime, accuracy, latencies_ms
+from autocompress.study.workbench import Workbench
+from autocompress.testing.techniques import outputs, workbench
+
+
+def _quantise(**bits: tuple[int, int]) -> Plan:
+    return Plan.of([Step(site.replace("_", "."), "quantize", {"weight_bits": weight, "activation_bits": activation})
+                    for site, (weight, activation) in bits.items()])
+
+
+def _optimised(data: bytes, path: Path) -> onnx.ModelProto:
+    """The graph that ONNX Runtime really executes."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(path)
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    return onnx.load(path)
+
+
+def _file(bench: Workbench, plan: Plan) -> tuple[bytes, np.ndarray]:
+    compressed = bench.compressor.compress(plan, bench.calibration)
+    return bench.build(compressed).data, outputs(compressed.model, bench.calibration).numpy()
+
+
+def _kernels(model: onnx.ModelProto) -> list[str]:
+    """The weighted operators in order; a fused float convolution counts as Conv."""
+    names = {"FusedConv": "Conv", "QGemm": "QLinearGemm", "FusedGemm": "Gemm"}
+    kinds = [names.get(node.op_type, node.op_type) for node in model.graph.node]
+    return [kind for kind in kinds if kind.endswith(("Conv", "Gemm", "MatMul", "MatMulIntegerToFloat"))]
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
+def test_integer_layers_become_integer_kernels(tmp_path: Path, bits: int) -> None:
+    """Whatever the stored width: the runtime folds the unpacking when it loads."""
+    data, expected = _file(workbench("chain"), _quantise(**{site: (bits, 8) for site in ("0_0", "1_0", "2_0", "5")}))
+    model = _optimised(data, tmp_path / "optimised.onnx")
+    assert _kernels(model)[:3] == ["QLinearConv"] * 3
+    assert not {"Gather", "Split", "Add"} & {node.op_type for node in model.graph.node}
+    got = Runtime(data).run(workbench("chain").calibration.numpy())
+    assert np.corrcoef(got.ravel(), expected.ravel())[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("plan", [
+    _quantise(**{"0_0": (8, 8), "2_0": (8, 8), "5": (8, 8)}),
+    _quantise(**{"0_0": (4, 8), "1_0": (16, 32), "2_0": (4, 8), "5": (8, 8)}),
+    _quantise(**{"0_0": (8, 8), "1_0": (8, 32), "2_0": (3, 8), "5": (8, 8)}),
+], ids=["float", "half", "float activations"])
+def test_a_float_layer_between_integer_ones_stays_float(tmp_path: Path, plan: Plan) -> None:
+    """Between an activation's DQ and Q the runtime quantises float weights to 8 bits, and tells nobody."""
+    bench = workbench("chain")
+    data, expected = _file(bench, plan)
+    model = _optimised(data, tmp_path / "optimised.onnx")
+    assert _kernels(model)[:3] == ["QLinearConv", "Conv", "QLinearConv"]
+    got = Runtime(data).run(bench.calibration.numpy())
+    assert np.corrcoef(got.ravel(), expected.ravel())[0, 1] > 0.99
+
+
+def test_float_activations_leave_no_quantiser_in_the_graph(tmp_path: Path) -> None:
+    bench = workbench("residual")
+    sites = [layer.name for layer in bench.table.layers if layer.kind in ("conv", "linear")]
+    plan = Plan.of([Step(s, "quantize", {"weight_bits": 4, "activation_bits": 32}) for s in sites])
+    data, expected = _file(bench, plan)
+    assert {"QuantizeLinear", "DequantizeLinear"}.isdisjoint(
+        {node.op_type for node in onnx.load_model_from_string(data).graph.node})
+    model = _optimised(data, tmp_path / "optimised.onnx")
+    # Everything about weights is folded at load: what runs is the float network.
+    assert set(_kernels(model)) <= {"Conv", "Gemm"}
+    assert {"Cast", "Mul", "Gather", "Split"}.isdisjoint({node.op_type for node in model.graph.node})
+    np.testing.assert_allclose(Runtime(data).run(bench.calibration.numpy()), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_layers_that_share_a_tensor_share_its_quantiser() -> None:
+    bench = workbench("residual")
+    sites = [layer.name for layer in bench.table.layers if layer.kind in ("conv", "linear")]
+    plan = Plan.of([Step(s, "quantize", {"weight_bits": 8, "activation_bits": 8}) for s in sites])
+    data, _ = _file(bench, plan)
+    quantisers = [n.input[0] for n in onnx.load_model_from_string(data).graph.node if n.op_type == "QuantizeLinear"]
+    assert len(set(quantisers)) == len(quantisers)
+    ends = {end for layer in bench.table.layers if layer.name in sites for end in (layer.reads, layer.writes) if end}
+    assert len(quantisers) == len(ends)
+
+
+def test_half_precision_halves_the_file() -> None:
+    bench = workbench("flattened")
+    data, _ = _file(bench, _quantise(**{site: (16, 32) for site in ("0_0", "1_0", "3", "5")}))
+    weights = sum(layer.params for layer in bench.table.layers if layer.kind in ("conv", "linear"))
+    assert sum(initializer_sizes(data).values()) == pytest.approx(2 * weights, rel=0.05)
+    assert len(data) < 0.55 * len(bench.baseline_file)
+
+
+def test_a_planned_layer_that_the_graph_lacks_is_told() -> None:
+    bench = workbench("mlp")
+    compressed = bench.compressor.compress(_quantise(**{"0": (8, 8)}), bench.calibration)
+    folded = fold_norms(compressed, bench.table)
+    with pytest.raises(TrialError, match="no node for ghost"):
+        build(bench.template, folded.model, {"ghost": folded.weights["0"]}, set(), set(), bench.calibration.numpy())
+
+
+def test_the_runtime_refuses_what_is_no_model_and_scores_that_are_not_finite() -> None:
+    with pytest.raises(TrialError, match="ONNX Runtime refuses"):
+        Runtime(b"not a model")
+    bench = workbench("mlp")
+    runtime = Runtime(bench.baseline_file)
+    inputs = bench.calibration.numpy().copy()
+    assert 0 <= accuracy(runtime, inputs, bench.data.validation.targets.numpy()) <= 1
+    inputs[3, 0] = np.nan
+    with pytest.raises(TrialError, match="nan"):
+        accuracy(runtime, inputs, bench.data.validation.targets.numpy())
+
+
+def test_timing_measures_all_files_in_turn() -> None:
+    runtime = Runtime(workbench("mlp").baseline_file)
+    times = latencies_ms({"a": runtime, "b": runtime}, np.zeros((1, 20), np.float32), runs=6, seconds=0.1)
+    assert set(times) == {"a", "b"}
+    assert all(value > 0 for value in times.values())

@@ -1,0 +1,63 @@
+"""Who goes up the ladder."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autocompress.core.budget import Budget
+from autocompress.core.evaluation import Candidate, Evaluation
+from autocompress.search.fidelity import LONG, SHORT, promotable, promote, rank_correlation
+
+
+def _candidate(trial: int, accuracy: float, size: int, rung: int = 0, status: str = "complete",
+               origin: str = "TPESampler", duplicate_of: int | None = None) -> Candidate:
+    metrics = {"accuracy": accuracy, "size_bytes": float(size), "latency_ms": 1.0}
+    evaluations = tuple(Evaluation(rung=r, metrics=metrics, sources={}) for r in range(rung + 1))
+    return Candidate(trial=trial, status=status, evaluations=evaluations, origin=origin,  # type: ignore[arg-type]
+                     duplicate_of=duplicate_of)
+
+
+ROWS = st.lists(st.tuples(
+    st.floats(0, 1), st.integers(1, 10), st.integers(0, 2),
+    st.sampled_from(["complete", "complete", "infeasible", "failed", "duplicate"]),
+    st.sampled_from(["uniform", "TPESampler"])), max_size=16)
+
+
+@given(ROWS, st.sampled_from([SHORT, LONG]), st.integers(0, 6))
+def test_promotion_is_from_the_rung_below_within_the_places_and_inside_the_budget(
+    rows: list[tuple[float, int, int, str, str]], rung: int, count: int,
+) -> None:
+    everyone = [_candidate(i, a, s, r, status, origin, 0 if status == "duplicate" else None)
+                for i, (a, s, r, status, origin) in enumerate(rows)]
+    chosen = promote(everyone, Budget(size_bytes=8, max_drop=0.1), rung, count)
+    already = sum((c.rung or 0) >= rung for c in everyone)
+    assert len(chosen) <= max(0, count - already)
+    assert len({c.trial for c in chosen}) == len(chosen)
+    for candidate in chosen:
+        assert candidate.rung == rung - 1
+        assert candidate.status in ("complete", "infeasible")
+        assert candidate.metrics["size_bytes"] <= 8
+    pool = [c for c in promotable(everyone, Budget(size_bytes=8)) if c.rung == rung - 1]
+    assert len(chosen) == min(len(pool), max(0, count - already))
+    if chosen and rung == LONG:
+        assert chosen[0].metrics["accuracy"] == max(c.metrics["accuracy"] for c in pool)
+
+
+def test_the_short_rung_keeps_baselines_the_best_and_a_small_one() -> None:
+    everyone = [_candidate(0, 0.5, 5, origin="uniform"), _candidate(1, 0.4, 5, origin="uniform"),
+                _candidate(2, 0.9, 8), _candidate(3, 0.89, 8), _candidate(4, 0.6, 1)]
+    assert [c.trial for c in promote(everyone, Budget(), SHORT, 4)] == [0, 1, 2, 4]
+
+
+def test_rank_correlation() -> None:
+    def climbed(trial: int, low: float, high: float) -> Candidate:
+        return Candidate(trial=trial, status="complete", evaluations=tuple(
+            Evaluation(rung=r, metrics={"accuracy": a}, sources={}) for r, a in ((0, low), (1, high))))
+
+    rising = [climbed(i, i / 10, i / 20) for i in range(4)]
+    assert rank_correlation(rising, 0, 1) == pytest.approx(1.0)
+    assert rank_correlation([climbed(i, i / 10, 1 - i / 20) for i in range(4)], 0, 1) == pytest.approx(-1.0)
+    assert rank_correlation(rising[:2], 0, 1) is None
+    assert rank_correlation([climbed(i, 0.5, i / 10) for i in range(4)], 0, 1) is None

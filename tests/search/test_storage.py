@@ -1,0 +1,111 @@
+"""The study's database: what is stored comes back, what cannot be used is left as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+import pytest
+
+from autocompress.core.evaluation import Candidate, Evaluation
+from autocompress.core.plan import Plan, Step
+from autocompress.errors import InputError, StorageError, StudyMismatchError
+from autocompress.search.samplers import make_sampler
+from autocompress.search.storage import (
+    candidates,
+    create_study,
+    load_study,
+    open_storage,
+    require_same,
+    storage_url,
+    store_candidate,
+    store_rung,
+)
+
+IDENTITY = {"model": "abc", "data": "def", "seed": 0}
+
+
+def _study(url: str) -> optuna.Study:
+    return create_study(open_storage(url), "mine", make_sampler("random", 0), IDENTITY)
+
+
+@pytest.mark.parametrize("url", ["sqlite", "journal.log"])
+def test_candidates_come_back_from_a_new_connection(tmp_path: Path, url: str) -> None:
+    url = storage_url(tmp_path, None) if url == "sqlite" else str(tmp_path / url)
+    study = _study(url)
+    trial = study.ask()
+    plan = Plan.of([Step("conv1", "prune", {"keep": 8})])
+    zero, one = (Evaluation(rung=r, metrics={"accuracy": 0.5 + r / 10, "size_bytes": 9.0, "latency_ms": 1.0},
+                            sources={"accuracy": "measured"}) for r in (0, 1))
+    store_candidate(trial, Candidate(trial=0, status="complete", plan=plan, evaluations=(zero,)))
+    study.tell(trial, [0.5, 9.0, 1.0])
+    store_rung(study, 0, one)
+    study.ask()
+    again = load_study(open_storage(url), "mine")
+    assert again is not None
+    require_same(again, IDENTITY)
+    first, second = candidates(again)
+    assert first == Candidate(trial=0, status="complete", plan=plan, evaluations=(zero, one))
+    assert (second.status, second.reason) == ("running", "not finished")
+    assert load_study(open_storage(url), "other") is None
+
+
+@pytest.mark.parametrize("content", [b"this is not a database, but somebody's thesis", b"SQLite format 3\x00 torn",
+                                     b"SQLite format 3\x00" + bytes(range(256)) * 40])
+def test_what_is_no_database_is_refused_and_untouched(tmp_path: Path, content: bytes) -> None:
+    """Fault 9."""
+    path = tmp_path / "study.db"
+    path.write_bytes(content)
+    with pytest.raises(StorageError, match="Nothing was overwritten") as caught:
+        open_storage(storage_url(tmp_path, None))
+    assert caught.value.exit_code == 4
+    assert path.read_bytes() == content
+
+
+def test_a_damaged_page_is_a_storage_error(tmp_path: Path) -> None:
+    url = storage_url(tmp_path, None)
+    study = _study(url)
+    for _ in range(3):
+        study.ask()
+    study._storage.remove_session()  # type: ignore[attr-defined]
+    path = tmp_path / "study.db"
+    content = bytearray(path.read_bytes())
+    content[100:] = b"\xa5" * (len(content) - 100)
+    path.write_bytes(bytes(content))
+    for journal in (tmp_path / "study.db-wal", tmp_path / "study.db-shm"):
+        journal.unlink(missing_ok=True)
+    with pytest.raises(StorageError):
+        load_study(open_storage(url), "mine")
+
+
+def test_a_folder_in_place_of_the_database(tmp_path: Path) -> None:
+    (tmp_path / "study.db").mkdir()
+    with pytest.raises(StorageError):
+        open_storage(storage_url(tmp_path, None))
+
+
+@pytest.mark.parametrize("url", ["nonsense://x", "no url at all", "sqlite+x:///a.db"])
+def test_urls_that_nobody_understands(url: str) -> None:
+    with pytest.raises(InputError, match="--storage must be a URL"):
+        open_storage(url)
+
+
+def test_another_study_is_refused_with_all_differences(tmp_path: Path) -> None:
+    """Fault 15."""
+    study = _study(storage_url(tmp_path, None))
+    with pytest.raises(StudyMismatchError) as caught:
+        require_same(study, {"model": "abc", "data": "xyz", "seed": 1, "space": "new"})
+    text = str(caught.value)
+    assert "data: stored 'def', now 'xyz'" in text
+    assert "seed: stored 0, now 1" in text
+    assert "space: stored None, now 'new'" in text
+    assert "model" not in text
+    assert "--force-new-study" in text
+    assert caught.value.exit_code == 2
+
+
+def test_other_directions_are_refused(tmp_path: Path) -> None:
+    study = optuna.create_study(storage=open_storage(storage_url(tmp_path, None)), study_name="s",
+                                directions=["minimize"])
+    with pytest.raises(StudyMismatchError, match=r"directions: stored \['minimize'\]"):
+        require_same(study, {})

@@ -1,0 +1,103 @@
+"""Spaces: knobs for what can be decided, plans that are always legal, faults in files named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autocompress.core.layer import LayerTable
+from autocompress.errors import InputError
+from autocompress.hardware.profile import list_profiles, load_profile
+from autocompress.space.space import build_space
+from autocompress.space.spec import list_spaces, load_space, parse_space
+from autocompress.techniques import resolve
+from autocompress.techniques.base import check_plan
+
+
+@pytest.mark.parametrize("name", list_spaces())
+@pytest.mark.parametrize("profile", list_profiles())
+@settings(deadline=None, max_examples=10)
+@given(data=st.data())
+def test_every_setting_of_every_space_is_a_legal_plan(table: LayerTable, name: str, profile: str,
+                                                      data: st.DataObject) -> None:
+    device = load_profile(profile)
+    try:
+        space = build_space(table, load_space(name), device)
+    except InputError as error:
+        assert "must be taken from" in str(error)  # the space asks for widths that the device does not have
+        return
+    values: dict[str, Any] = {
+        knob.name: data.draw(st.sampled_from(knob.choices) if knob.choices else st.floats(knob.low, knob.high))
+        for knob in space.knobs}
+    plan = space.decode(values, data.draw(st.floats(0, 1)), data.draw(st.sampled_from([2, 4, 8, 32])))
+    check_plan(table, plan, device)
+    for part in (part for parts in resolve(table, plan).values() for part in parts):
+        assert part.out_channels >= 1
+        assert part.in_channels >= 1
+
+
+def test_knobs_of_the_default_space(table: LayerTable) -> None:
+    space = build_space(table, load_space("default"), load_profile("host"))
+    names = {knob.name for knob in space.knobs}
+    assert names == {
+        "prune:a", "prune:c", "act:*", "bits:a", "bits:b", "bits:c", "bits:fc",
+        "method:a", "share:a", "method:c", "share:c", "method:fc", "share:fc"}
+    assert space.by_name["method:c"].choices == ("none", "spatial-svd", "tucker2")
+    assert space.by_name["bits:a"].choices == (2, 3, 4, 5, 6, 8, 16, 32)
+
+
+def test_uniform_settings_differ_in_width_alone(table: LayerTable) -> None:
+    space = build_space(table, load_space("low-bit"), load_profile("host"))
+    plan = space.decode(space.uniform(4))
+    assert {step.technique for step in plan.steps} == {"quantize"}
+    assert {step.args["weight_bits"] for step in plan.steps} == {4}
+    assert {s.args["weight_bits"] for s in space.decode(space.uniform(8)).steps} == {6}  # the nearest there is
+
+
+def test_nothing_to_decide_is_an_input_error_with_the_reasons(table: LayerTable) -> None:
+    """Fault 27."""
+    spec = parse_space('schema = 1\nname = "mine"\n[prune]\nskip = ["*"]\n', "mine.toml")
+    with pytest.raises(InputError, match=r"'mine'.*odd: no technique for LSTM"):
+        build_space(table, spec, load_profile("host"))
+    locked = msgspec.structs.replace(table, groups=(), layers=tuple(
+        msgspec.structs.replace(layer, locked="its weights are used more than once") for layer in table.layers))
+    with pytest.raises(InputError, match=r"a: its weights are used more than once; b: its weights"):
+        build_space(locked, load_space("default"), load_profile("host"))
+
+
+def test_widths_that_the_device_does_not_have_are_refused_at_load(table: LayerTable) -> None:
+    """Fault 29."""
+    spec = parse_space('schema = 1\nname = "m"\n[quantize]\nweight_bits = [3]\n', "m.toml")
+    with pytest.raises(InputError, match=r"`weight_bits` must be taken from .* on stm32h743.*\[3\]"):
+        build_space(table, spec, load_profile("stm32h743"))
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("schema = 1", "name"), ("schema = 2\nname = 'a'\n[prune]", "schema must be 1"), ("schema = 1\nname = 'a'", "at least one"),
+    ("schema = 1\nname = 'a'\n[prune]\nmax_ratio = 1.0", "max_ratio"), ("schema = 1\nname = 'a'\n[prnue]", "prnue"),
+    ("schema = 1\nname = 'a'\n[prune]\nmax_ratio = 'x'", r"\$\.prune\.max_ratio"), ("schema = ", "TOML"),
+    ("schema = 1\nname = 'a'\n[quantize]\nweight_bits = [7]", "weight_bits"),
+    ("schema = 1\nname = 'a'\n[quantize]\nweight_bits = []", "empty"),
+    ("schema = 1\nname = 'a'\n[decompose]\nmethods = ['cp']", "cp"),
+    ("schema = 1\nname = 'a'\n[decompose]\nmin_share = 0", "min_share"),
+    ("schema = 1\nname = 'a'\nname = 'b'", "TOML"),
+])
+def test_faults_in_a_space_file_are_named(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        parse_space(text, "mine.toml")
+    assert "mine.toml" in str(caught.value)
+
+
+def test_unknown_and_unreadable_spaces(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="did you mean 'default'"):
+        load_space("defualt")
+    with pytest.raises(InputError, match="readable"):
+        load_space(tmp_path / "none.toml")
+    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match="readable"):
+        load_space(tmp_path / "bytes.toml")
