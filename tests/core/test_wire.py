@@ -119,4 +119,5 @@ def test_the_golden_plan_still_reads_and_writes_the_same() -> None:
     assert wire.encode(plan) == text
     assert plan.fingerprint == "5fe71be4109255ae"
     assert [(s.technique, s.site) for s in plan.steps] == [
-        ("decompose", "layer1.0.conv1"), ("prune", "layer1.0.conv1"), ("quantize", "fc"), ("quantize", "layer1.0.conv1")]
+        ("decompose", "layer1.0.conv1"), ("prune", "layer1.0.conv1"), ("quantize", "fc"),
+        ("quantize", "layer1.0.conv1")]

@@ -1,0 +1,141 @@
+"""The five lines of Python, from a user's own network and arrays to a file that runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnxruntime
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import autocompress
+from autocompress.errors import AutocompressError, InfeasibleError, InputError
+from autocompress.export.artifact import read_manifest
+from autocompress.study.result import SearchResult
+from autocompress.study.shipping import ship
+
+Arrays = tuple[np.ndarray, np.ndarray]
+
+
+def _network() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Conv2d(16, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
+        nn.Conv2d(32, 32, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 3))
+
+
+@pytest.fixture(scope="module")
+def arrays() -> Arrays:
+    """Three classes of noisy 8×8 patterns."""
+    random = np.random.default_rng(0)
+    patterns = random.normal(size=(3, 1, 8, 8))
+    labels = random.integers(0, 3, 300)
+    return (patterns[labels] + 0.7 * random.normal(size=(300, 1, 8, 8))).astype(np.float32), labels
+
+
+@pytest.fixture(scope="module")
+def trained(arrays: Arrays) -> nn.Module:
+    torch.manual_seed(0)
+    net, (x, y) = _network(), (torch.from_numpy(a) for a in arrays)
+    optimizer = torch.optim.Adam(net.parameters(), 0.01)
+    for _ in range(20):
+        loss = nn.functional.cross_entropy(net(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return net.eval()
+
+
+@pytest.fixture(scope="module")
+def result(trained: nn.Module, arrays: Arrays, tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
+    return autocompress.search(model=trained, data=arrays, budget="9kB", trials=6, epochs=1,
+                               out=tmp_path_factory.mktemp("api") / "study")
+
+
+def test_front_is_a_table_inside_the_budget(result: SearchResult) -> None:
+    assert isinstance(result.front, pd.DataFrame) and len(result.front)
+    assert (result.front["size_bytes"] <= 9_000).all()
+    assert len(result.trials) == 6
+    assert set(result.trials["origin"].iloc[:3]) == {"uniform"}
+
+
+def test_reported_figures_are_those_of_the_file(result: SearchResult, arrays: Arrays) -> None:
+    facts = result.artifact
+    assert facts is not None and facts["verified"]
+    path = Path(facts["path"])
+    assert path.stat().st_size == facts["size_bytes"] <= 9_000
+    session = onnxruntime.InferenceSession(str(path))
+    test = result._require_bench().data.test
+    (scores,) = session.run(None, {"input": test.inputs.numpy()})
+    assert (scores.argmax(1) == test.targets.numpy()).mean() == pytest.approx(facts["accuracy"])
+    manifest = read_manifest(path.parent)
+    assert manifest["trial"] == result.best.trial and manifest["verified"]["size_bytes"] == facts["size_bytes"]
+
+
+def test_model_card_snippet_runs(result: SearchResult, monkeypatch: pytest.MonkeyPatch,
+                                 capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(result.artifact["path"]).parent
+    code = (folder / "README.md").read_text().split("```python")[1].split("```")[0]
+    monkeypatch.chdir(folder)
+    exec(code, {})
+    assert capsys.readouterr().out.strip().startswith("[")
+
+
+def test_a_damaged_artifact_is_noticed(result: SearchResult, tmp_path: Path) -> None:
+    result.export(tmp_path / "copy")
+    (tmp_path / "copy" / "model.onnx").write_bytes(b"damaged")
+    with pytest.raises(InputError, match="sha256"):
+        read_manifest(tmp_path / "copy")
+
+
+def test_every_trial_exports_to_what_it_promised(result: SearchResult, tmp_path: Path) -> None:
+    for candidate in result.candidates:
+        if candidate.status == "complete":
+            path = result.export(tmp_path / str(candidate.trial), candidate.trial)
+            assert path.stat().st_size == candidate.metrics["size_bytes"]
+
+
+def test_an_export_that_breaks_its_promise_fails(result: SearchResult, tmp_path: Path) -> None:
+    best = result.best
+    lying = msgspec.structs.replace(best.best, metrics={**best.metrics, "accuracy": best.metrics["accuracy"] - 0.2})
+    with pytest.raises(AutocompressError, match="must be as accurate as the trial"):
+        ship(result._require_bench(), msgspec.structs.replace(best, evaluations=(lying,)), tmp_path / "no",
+             result._description)
+    assert not (tmp_path / "no").exists()
+
+
+def test_plot_and_json_agree_with_the_trials(result: SearchResult) -> None:
+    points = sum(len(trace.x) for trace in result.plot().data if trace.meta == "trials")
+    assert points == len(result.trials) == sum(result.to_dict()["trials"].values())
+    json.dumps(result.to_dict(), allow_nan=False)
+
+
+def test_reopened_with_its_network_it_exports_again(result: SearchResult, trained: nn.Module, arrays: Arrays,
+                                                    tmp_path: Path) -> None:
+    reopened = autocompress.open_study(result.folder, model=trained, data=arrays)
+    again = reopened.export(tmp_path / "again")
+    assert again.read_bytes() == Path(result.artifact["path"]).read_bytes()
+    with pytest.raises(InputError, match="fingerprint"):
+        autocompress.open_study(result.folder, model=_network().eval(), data=arrays)
+
+
+def test_processes_find_the_same_kind_of_front(trained: nn.Module, arrays: Arrays, tmp_path: Path) -> None:
+    result = autocompress.search(model=trained, data=arrays, budget="9kB", trials=4, epochs=1, jobs=2,
+                                 out=tmp_path / "study")
+    assert result.best is not None and result.to_dict()["trials"]["failed"] == 0
+
+
+def test_a_profile_fixes_widths_and_memory(trained: nn.Module, arrays: Arrays, tmp_path: Path) -> None:
+    result = autocompress.search(model=trained, data=arrays, profile="stm32h743", trials=4, epochs=1,
+                                 out=tmp_path / "study")
+    for candidate in result.candidates:
+        assert {s.args["weight_bits"] for s in candidate.plan.find("quantize").values()} == {8}
+        assert candidate.best.sources["latency_ms"] == "estimated"
+        assert candidate.metrics["size_bytes"] <= 2 * 2**20
+    with pytest.raises(InfeasibleError, match="smallest reachable on stm32h743"):
+        autocompress.search(model=trained, data=arrays, profile="stm32h743", peak_memory="100B", out=tmp_path / "no")
