@@ -11,6 +11,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+# The room `autocompress.search` comes first: importing it later would put the module in the function's place.
+import autocompress.search as _search_room  # noqa: F401
+
 if TYPE_CHECKING:
     from autocompress.core.budget import Budget
     from autocompress.core.evaluation import Candidate, Evaluation
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
         Interrupted,
     )
     from autocompress.hardware.profile import HardwareProfile, list_profiles, load_profile
-    from autocompress.study import SearchResult, open_study, search
+    from autocompress.study import SearchResult, open_study
 
 __version__ = "0.1.0"
 
@@ -32,13 +35,23 @@ _HOMES = {
     "EnvironmentFault": "errors", "Evaluation": "core.evaluation", "HardwareProfile": "hardware.profile",
     "InfeasibleError": "errors", "InputError": "errors", "Interrupted": "errors", "Plan": "core.plan",
     "SearchResult": "study", "Step": "core.plan", "list_profiles": "hardware.profile",
-    "load_profile": "hardware.profile", "open_study": "study", "search": "study",
+    "load_profile": "hardware.profile", "open_study": "study",
 }
 __all__ = [
     "AutocompressError", "Budget", "Candidate", "EnvironmentFault", "Evaluation", "HardwareProfile",
     "InfeasibleError", "InputError", "Interrupted", "Plan", "SearchResult", "Step", "list_profiles",
     "load_profile", "open_study", "search",
 ]
+
+
+def search(model: Any = None, data: Any = None, budget: str | float | None = None, **options: Any) -> SearchResult:
+    """Search for the most accurate compressed versions of a network inside a budget, and export the best.
+
+    See `autocompress.study.search` for the arguments: `autocompress.search(model=net, data=(x, y), budget="2MB")`.
+    """
+    from autocompress.study import search as run
+
+    return run(model, data, budget, **options)
 
 
 def __getattr__(name: str) -> Any:

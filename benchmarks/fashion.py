@@ -27,7 +27,18 @@ PASSES = ("distill", "score", "time", "original", "verify")
 
 
 def run(size: str, base: Path, timeout: str, seed: int, folder: Path, threads: int) -> dict[str, object]:
-    """One search; its `--json` document, with the seconds of each phase."""
+    """One search; its `--json` document, with the seconds of each phase. A study that is complete in `folder` (see
+    `--keep`) is read, not run again."""
+    if not (folder / size / "artifact" / "manifest.json").exists():
+        search(size, base, timeout, seed, folder, threads)
+    import autocompress
+
+    study = autocompress.open_study(folder / size)
+    return {**study.to_dict(), "timings": study.view().timings}
+
+
+def search(size: str, base: Path, timeout: str, seed: int, folder: Path, threads: int) -> None:
+    """The one command."""
     command = ["autocompress", "search", "--model", f"{base / 'resnet18_fashion.py'}:model", "--weights",
                str(base / "resnet18_fashion.safetensors"), "--data", "fashion-mnist", "--budget", size,
                "--timeout", timeout, "--trials", "1000", "--seed", str(seed), "--out", str(folder / size), "--json"]
@@ -36,11 +47,7 @@ def run(size: str, base: Path, timeout: str, seed: int, folder: Path, threads: i
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed with {done.returncode}:\n{done.stderr[-2000:]}")
-    document: dict[str, object] = json.loads(done.stdout)
-    import autocompress
-
-    document["timings"] = autocompress.open_study(folder / size).view().timings
-    return document
+    json.loads(done.stdout)
 
 
 def table(rows: dict[str, dict], timeout: str, seed: int, parallel: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -31,7 +32,8 @@ def save_weights(compressed: Compressed, path: Path) -> None:
             os.fsync(stream.fileno())
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         raise StorageError(f"the weights of a candidate must be written to {path}, but: {error}") from error
 
 

@@ -47,5 +47,5 @@ def tables(bits: int) -> list[np.ndarray]:
 def unpack(packed: list[np.ndarray], bits: int, count: int) -> np.ndarray:
     """The inverse of `pack`: `count` odd integers as int8, by the same tables the file carries."""
     planes = [table[plane].reshape(-1) for table, plane in zip(tables(bits), packed, strict=True)]
-    total: np.ndarray = np.sum(planes, axis=0, dtype=np.int32)
+    total: np.ndarray = np.stack(planes).sum(axis=0, dtype=np.int32)
     return total[:count].astype(np.int8)

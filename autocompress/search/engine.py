@@ -64,6 +64,7 @@ class Engine:
         self._baseline, self._settings, self._started = baseline_accuracy, settings, started
         self._on_event, self._should_stop = on_event, should_stop
         self._distributions = _distributions(projection.space)
+        self._began = time.perf_counter()
         self.overhead_seconds = 0.0
 
     def candidates(self) -> list[Candidate]:
@@ -203,13 +204,20 @@ class Engine:
     def _left(self, share: float) -> float | None:
         if self._settings.seconds is None:
             return None
-        whole = max(0.0, self._settings.seconds - self._settings.reserve_seconds)
-        return whole * share - (time.perf_counter() - self._started)
+        end = self._started + self._settings.seconds - self._settings.reserve_seconds
+        return self._began + share * max(0.0, end - self._began) - time.perf_counter()
 
     def _open(self, share: float) -> bool:
-        """Whether the phase that ends at `share` of the time may start something; one trial always may."""
-        left = self._left(share)
-        return not self._should_stop() and (left is None or left > 0 or not self._study.get_trials(deepcopy=False))
+        """Whether the phase that ends at `share` of the time may start something. One trial always may, and the
+        uniform baselines as long as there is time at all."""
+        if self._should_stop():
+            return False
+        left, whole = self._left(share), self._left(1.0)
+        if left is None or whole is None or left > 0:
+            return True
+        states = (TrialState.COMPLETE, TrialState.FAIL, TrialState.RUNNING)
+        begun = len(self._study.get_trials(deepcopy=False, states=states))
+        return begun == 0 or (whole > 0 and begun < len(UNIFORM_BITS))
 
     def _slice(self, share: float, waves: int) -> float | None:
         left = self._left(share)

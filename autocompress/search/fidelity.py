@@ -22,12 +22,12 @@ UNIFORM_SHARE = 0.5
 
 
 class Schedule(msgspec.Struct, frozen=True, kw_only=True):
-    """How much of each rung: candidates promoted, and when a time limit is set, the shares of it at which
-    calibration and short distillation end."""
+    """How much of each rung: candidates promoted, and when a time limit is set, the shares of the time after set-up
+    at which calibration and short distillation end."""
 
     short: int = 4
     long: int = 1
-    calibration_share: float = 0.12
+    calibration_share: float = 0.15
     short_share: float = 0.4
 
 

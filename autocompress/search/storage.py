@@ -98,6 +98,13 @@ def load_study(storage: optuna.storages.BaseStorage, name: str,
         return optuna.load_study(storage=storage, study_name=name, sampler=sampler)
 
 
+def delete_study(storage: optuna.storages.BaseStorage, name: str) -> None:
+    """Remove a stored study, if there is one of this name."""
+    with storage_errors(name):
+        if name in optuna.get_all_study_names(storage):
+            optuna.delete_study(study_name=name, storage=storage)
+
+
 def require_same(study: optuna.Study, identity: Mapping[str, Any]) -> None:
     """StudyMismatchError that lists what differs between the stored study and what was asked."""
     stored = study.user_attrs.get(IDENTITY, {})

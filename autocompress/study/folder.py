@@ -90,6 +90,12 @@ def prepare_folder(folder: Path) -> None:
             left.unlink(missing_ok=True)
 
 
+def drop_if_empty(folder: Path) -> None:
+    """Leave nothing behind where nothing was begun."""
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
 def write_description(folder: Path, description: Description) -> None:
     """Atomically."""
     path = folder / DESCRIPTION

@@ -25,7 +25,15 @@ from autocompress.errors import EnvironmentFault, InfeasibleError, InputError, I
 from autocompress.hardware.profile import load_profile
 from autocompress.search.engine import Engine, Event, Settings
 from autocompress.search.samplers import make_sampler
-from autocompress.search.storage import create_study, load_study, open_storage, require_same, storage_url
+from autocompress.search.storage import (
+    create_study,
+    delete_study,
+    load_study,
+    open_storage,
+    require_same,
+    storage_errors,
+    storage_url,
+)
 from autocompress.search.workers import Inline, Processes
 from autocompress.space.projection import Projection
 from autocompress.space.space import build_space
@@ -35,6 +43,7 @@ from autocompress.study.folder import (
     Description,
     absolute,
     choose_folder,
+    drop_if_empty,
     is_study,
     prepare_folder,
     read_description,
@@ -83,13 +92,17 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     name = safe_name(asked.name or (asked.out.resolve().name if asked.out else _default_name(loaded, task, asked)))
     folder = choose_folder(asked.out, name, asked.resume)
     _guard(asked, folder)
-    if asked.force_new_study and is_study(folder):
-        _discard(folder)
+    name = _stored_name(asked, folder, name)
     notify(Event(kind="phase", text="tracing and measuring the original"))
     bench = make_bench(loaded, task, asked, folder)
     projection = Projection(build_space(bench.table, spec, profile), constraints)
-    projection.require_feasible()
-    prepare_folder(folder)
+    try:
+        projection.require_feasible()
+    except InfeasibleError:
+        drop_if_empty(folder)
+        raise
+    if asked.force_new_study:
+        _discard(folder)
     identity = _identity(loaded, task, spec, profile.fingerprint, asked.seed, constraints)
     study = _open(folder, name, asked, identity)
     timings = {"set-up": time.perf_counter() - started}
@@ -97,7 +110,7 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     timings["original"] = time.perf_counter() - started - timings["set-up"]
     description = _describe(folder, name, asked, constraints, bench, baseline, identity, timings)
     # At the end the original runs on the test split, the file on both: a bound from what was just measured.
-    reserve = 5 + timings["original"] * (1 + 1.5 * len(task.test) / len(task.validation))
+    reserve = 5 + timings["original"] * (0.5 + len(task.test) / len(task.validation))
     settings = Settings(trials=asked.trials, seconds=asked.seconds, reserve_seconds=reserve)
     with _stoppable() as should_stop:
         engine = Engine(study, projection, constraints, baseline["accuracy"], settings, started, notify, should_stop)
@@ -118,9 +131,21 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     return result
 
 
+def _stored_name(asked: Options, folder: Path, name: str) -> str:
+    """The name under which a study to be resumed is stored. InputError when another is asked for."""
+    if not asked.resume or not (folder / DESCRIPTION).exists():
+        return name
+    stored = read_description(folder).name
+    if asked.name is not None and name != stored:
+        raise InputError(f"{folder} holds study {stored!r}: resume it without --name, or choose another --out")
+    return stored
+
+
 def _open(folder: Path, name: str, asked: Options, identity: dict[str, Any]) -> optuna.Study:
     """The stored study to go on with, or a new one. StudyMismatchError when it is of something else."""
     storage = open_storage(storage_url(folder, asked.storage))
+    if asked.force_new_study:
+        delete_study(storage, name)
     study = load_study(storage, name)
     if study is None:
         return create_study(storage, name, make_sampler(asked.sampler, asked.seed), identity)
@@ -151,7 +176,8 @@ def _describe(folder: Path, name: str, asked: Options, constraints: Budget, benc
 def _search(engine: Engine, pool: Inline | Processes) -> InfeasibleError | None:
     """Run the engine; that nothing is feasible is reported only after the report was written."""
     try:
-        engine.run(pool)
+        with storage_errors("the study's storage"):
+            engine.run(pool)
     except InfeasibleError as error:
         return error
     finally:

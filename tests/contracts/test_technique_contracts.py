@@ -116,7 +116,7 @@ def test_one_layer_takes_all_techniques_in_order(network: str) -> None:
     for part in flatten(resolve(bench.table, plan)):
         if part.kind in ("conv", "linear"):
             weight = folded.model.get_submodule(part.name).weight
-            assert weight.shape == (part.out_channels, part.in_channels // part.groups, *part.kernel)  # type: ignore[union-attr]
+            assert weight.shape == (part.out_channels, part.in_channels // part.groups, *part.kernel)
             assert compressed.weights[part.name].bits == part.weight_bits
-            assert compressed.weights[part.name].levels.shape == weight.shape  # type: ignore[union-attr]
+            assert compressed.weights[part.name].levels.shape == weight.shape
             torch.testing.assert_close(folded.weights[part.name].dequantized(), weight, rtol=0, atol=0)

@@ -20,7 +20,7 @@ def _by_torch(model: nn.Module, shape: tuple[int, ...]) -> int:
     """torch's own counter sees operators, thop modules."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, *shape))
-    return counter.get_total_flops() // 2
+    return int(counter.get_total_flops()) // 2
 
 
 def test_resnet() -> None:

@@ -15,7 +15,8 @@ BITS = st.sampled_from(sorted(PLANES))
 
 
 def _levels(codes: np.ndarray, bits: int) -> np.ndarray:
-    return (2 * codes.astype(np.int32) + 1 - 2**bits).astype(np.int8)
+    levels: np.ndarray = (2 * codes.astype(np.int32) + 1 - 2**bits).astype(np.int8)
+    return levels
 
 
 @given(st.data(), BITS, st.integers(1, 70))
@@ -42,7 +43,8 @@ def test_tables_hold_every_level_and_fit_int8(bits: int) -> None:
     got = unpack(pack(levels.astype(np.int8), bits), bits, len(levels))
     np.testing.assert_array_equal(got, levels)
     for plane, table in zip(PLANES[bits], tables(bits), strict=True):
-        assert (table.dtype, table.shape) == (np.int8, (256, 8 // plane))
+        assert table.dtype == np.dtype(np.int8)
+        assert table.shape == (256, 8 // plane)
         assert len(np.unique(table)) == 2**plane
 
 

@@ -67,7 +67,7 @@ def test_a_damaged_page_is_a_storage_error(tmp_path: Path) -> None:
     study = _study(url)
     for _ in range(3):
         study.ask()
-    study._storage.remove_session()  # type: ignore[attr-defined]
+    study._storage.remove_session()
     path = tmp_path / "study.db"
     content = bytearray(path.read_bytes())
     content[100:] = b"\xa5" * (len(content) - 100)

@@ -78,7 +78,8 @@ def test_widths_that_the_device_does_not_have_are_refused_at_load(table: LayerTa
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("schema = 1", "name"), ("schema = 2\nname = 'a'\n[prune]", "schema must be 1"), ("schema = 1\nname = 'a'", "at least one"),
+    ("schema = 1", "name"), ("schema = 2\nname = 'a'\n[prune]", "schema must be 1"),
+    ("schema = 1\nname = 'a'", "at least one"),
     ("schema = 1\nname = 'a'\n[prune]\nmax_ratio = 1.0", "max_ratio"), ("schema = 1\nname = 'a'\n[prnue]", "prnue"),
     ("schema = 1\nname = 'a'\n[prune]\nmax_ratio = 'x'", r"\$\.prune\.max_ratio"), ("schema = ", "TOML"),
     ("schema = 1\nname = 'a'\n[quantize]\nweight_bits = [7]", "weight_bits"),

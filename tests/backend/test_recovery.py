@@ -1,0 +1,207 @@
+"""Folding, bias correction, distillation, kept weights: exact where they must be, better where they may be."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from autocompress.backend.calibration import correct_biases, input_means
+from autocompress.backend.compress import Compressed, Compressor
+from autocompress.backend.distill import Recipe, Teacher, distill
+from autocompress.backend.fold import fold_norms
+from autocompress.backend.quantization import quantize_weight
+from autocompress.backend.trace import trace
+from autocompress.backend.weights import load_weights, save_weights
+from autocompress.core.plan import Plan, Step
+from autocompress.errors import StorageError, TrialError
+from autocompress.testing.exporters import integers, structure
+from autocompress.testing.networks import NETWORKS, task_data
+from autocompress.testing.techniques import outputs, state_hash, workbench
+
+
+@pytest.mark.parametrize("bits", [None, 2, 4, 8])
+def test_folding_is_exact_for_dead_and_negative_norms(bits: int | None) -> None:
+    model = NETWORKS["chain"].make()
+    with torch.no_grad():
+        model[0][1].weight[:3] = torch.tensor([0.0, -1.5, 1e-12])  # type: ignore[index]
+    table, coupling = trace(model, (3, 12, 12))
+    inputs = torch.randn(8, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    plan = Plan() if bits is None else Plan.of([
+        Step(layer.name, "quantize", {"weight_bits": bits, "activation_bits": 8})
+        for layer in table.layers if layer.kind != "norm"])
+    compressed = Compressor(model, table, coupling).compress(plan, inputs)
+    folded = fold_norms(compressed, table)
+    assert not [m for m in folded.model.modules() if isinstance(m, nn.BatchNorm2d)]
+    expected = outputs(compressed.model, inputs)
+    torch.testing.assert_close(outputs(folded.model, inputs), expected, rtol=1e-4, atol=1e-5)
+    for name, weight in folded.weights.items():
+        assert torch.equal(weight.levels.abs(), compressed.weights[name].levels.abs())
+        assert (weight.scale >= 0).all()
+
+
+def test_a_dead_norm_survives_export() -> None:
+    """A scale of zero is legal in the network, but a runtime divides by scales."""
+    bench = workbench("chain")
+    compressed = bench.compressor.compress(integers(bench, (4,), 8), bench.calibration)
+    with torch.no_grad():
+        norm = compressed.model.get_submodule("0.1")
+        assert isinstance(norm.weight, Tensor)
+        norm.weight[:4] = 0
+    from autocompress.export.runtime import Runtime
+
+    scores = torch.from_numpy(Runtime(bench.build(compressed).data).run(bench.calibration.numpy()))
+    expected = outputs(compressed.model, bench.calibration)
+    assert torch.isfinite(scores).all()
+    assert float(torch.corrcoef(torch.stack([scores.ravel(), expected.ravel()]))[0, 1]) > 0.98
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_bias_correction_removes_the_mean_error(groups: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.ReLU(), nn.Conv2d(8, 8, 3, groups=groups), nn.ReLU(), nn.Flatten(), nn.Linear(128, 5))
+    inputs = torch.randn(64, 8, 6, 6)
+    original = copy.deepcopy(model)
+    names = ["1", "4"]
+    means = input_means(model, inputs, names)
+    assert {name: mean.shape for name, mean in means.items()} == {"1": (8,), "4": (128,)}
+    shifts = {}
+    with torch.no_grad():
+        for name in names:
+            weight = model.get_submodule(name).weight
+            assert isinstance(weight, Tensor)
+            chosen = quantize_weight(weight, 2).dequantized()
+            shifts[name] = chosen - weight
+            weight.copy_(chosen)
+
+    def mean_error(net: nn.Module) -> float:
+        return float((outputs(net[:2], inputs) - outputs(original[:2], inputs)).mean((0, 2, 3)).abs().max())  # type: ignore[index]
+
+    def last_error(net: nn.Module) -> float:
+        return float((outputs(net, inputs) - outputs(original, inputs)).mean(0).abs().mean())
+
+    before, last_before = mean_error(model), last_error(model)
+    correct_biases(model, shifts, means)
+    assert mean_error(model) < 0.1 * before, "what is left is the border, where means differ"
+    assert last_error(model) < last_before
+
+
+def _start() -> tuple[Compressed, Teacher]:
+    bench = workbench("chain")
+    plan = integers(bench, (2, 3), 8)
+    return bench.compressor.compress(plan, bench.calibration), Teacher(bench.model, bench.data, 0, None, "cpu")
+
+
+def _distilled(seed: int) -> Compressed:
+    bench = workbench("chain")
+    start, teacher = _start()
+    return distill(start, teacher, bench.data, Recipe(epochs=12, batch=16), bench.calibration, seed)
+
+
+def test_distillation_comes_nearer_to_the_teacher_and_ships_integers() -> None:
+    bench = workbench("chain")
+    start, _ = _start()
+    inputs = bench.data.normalise(bench.data.train.inputs)
+    teacher = outputs(bench.model, inputs)
+    before = float((outputs(start.model, inputs) - teacher).square().mean())
+    done = _distilled(0)
+    assert float((outputs(done.model, inputs) - teacher).square().mean()) < 0.7 * before
+    assert not done.model.training
+    assert set(done.weights) == {"0.0", "1.0", "2.0", "5"}
+    for name, weight in done.weights.items():
+        module = done.model.get_submodule(name)
+        torch.testing.assert_close(module.weight, weight.dequantized(), rtol=0, atol=0)
+        assert not hasattr(module, "parametrizations")
+    assert sum(r.technique == "quantize" for r in done.receipts) == 4
+
+
+def test_distillation_is_settled_by_its_seed() -> None:
+    first = state_hash(_distilled(1).model)
+    assert state_hash(_distilled(1).model) == first
+    assert state_hash(_distilled(2).model) != first
+
+
+def test_distillation_fails_on_nan_and_stops_when_asked() -> None:
+    bench = workbench("chain")
+    start, teacher = _start()
+    with torch.no_grad():
+        norm = start.model.get_submodule("0.1")
+        assert isinstance(norm.bias, Tensor)
+        norm.bias[0] = float("nan")
+    with pytest.raises(TrialError, match="nan"):
+        distill(start, teacher, bench.data, Recipe(epochs=1), bench.calibration, 0)
+    start, teacher = _start()
+    with pytest.raises(TrialError, match="stopped by the user"):
+        distill(start, teacher, bench.data, Recipe(epochs=1), bench.calibration, 0, should_stop=lambda: True)
+
+
+@pytest.mark.parametrize("technique", ["quantize", "decompose"])
+def test_weights_that_are_not_finite_are_named(technique: str) -> None:
+    model = NETWORKS["mlp"].make()
+    with torch.no_grad():
+        model[0].weight[0, 0] = float("nan")  # type: ignore[index]
+    table, coupling = trace(model, (20,))
+    args: dict[str, int | float | str] = {"weight_bits": 4, "activation_bits": 8} if technique == "quantize" \
+        else {"method": "svd", "rank": 4}
+    with pytest.raises(ValueError, match="nan"):
+        Compressor(model, table, coupling).compress(Plan.of([Step("0", technique, args)]), torch.randn(4, 20))
+
+
+def test_a_network_with_nan_outputs_is_not_exported() -> None:
+    bench = workbench("mlp")
+    compressed = bench.compressor.compress(Plan(), bench.calibration)
+    with torch.no_grad():
+        next(compressed.model.parameters())[0] = float("nan")
+    with pytest.raises(TrialError, match="nan"):
+        bench.build(compressed)
+
+
+@pytest.mark.parametrize("network", ["chain", "flattened"])
+def test_kept_weights_come_back_exactly(tmp_path: Path, network: str) -> None:
+    bench = workbench(network)
+    plan = Plan.of((*structure(bench).steps, *integers(bench, (4, 8, 2), 8).steps))
+    kept = bench.compressor.compress(plan, bench.calibration)
+    path = tmp_path / "deep" / "weights.safetensors"
+    save_weights(kept, path)
+    assert [p.name for p in path.parent.iterdir()] == ["weights.safetensors"]
+    again = load_weights(bench.compressor.restructure(plan), path)
+    assert state_hash(again.model) == state_hash(kept.model)
+    assert set(again.weights) == set(kept.weights)
+    for name, weight in kept.weights.items():
+        assert again.weights[name].bits == weight.bits
+        assert torch.equal(again.weights[name].levels, weight.levels)
+        assert torch.equal(again.weights[name].scale, weight.scale)
+    assert bench.build(again).data == bench.build(kept).data, "fault 32: equal candidates have equal bytes"
+
+
+def test_damaged_or_foreign_weights_are_refused(tmp_path: Path) -> None:
+    bench = workbench("mlp")
+    plan = integers(bench, (4,), 8)
+    path = tmp_path / "w.safetensors"
+    save_weights(bench.compressor.compress(plan, bench.calibration), path)
+    whole = path.read_bytes()
+    for content in (b"", whole[:-10], whole[:100], b"\xff" * 200, whole[:8] + b"\xff" + whole[9:]):
+        path.write_bytes(content)
+        with pytest.raises(StorageError, match=r"w\.safetensors must hold the weights of this plan"):
+            load_weights(bench.compressor.restructure(plan), path)
+    with pytest.raises(StorageError):
+        load_weights(bench.compressor.restructure(plan), tmp_path / "none.safetensors")
+    path.write_bytes(whole)
+    with pytest.raises(StorageError):
+        load_weights(bench.compressor.restructure(structure(bench)), path)
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    with pytest.raises(StorageError, match="must be written"):
+        save_weights(bench.compressor.compress(plan, bench.calibration), blocked / "w.safetensors")
+
+
+def test_kept_answers_of_the_teacher_are_used(tmp_path: Path) -> None:
+    bench = workbench("mlp")
+    data = task_data((20,))
+    first = Teacher(bench.model, data, 0, tmp_path, "cpu").view(0)
+    second = Teacher(nn.Linear(20, 5), data, 0, tmp_path, "cpu").view(0)
+    assert torch.equal(first[1], second[1])
+    assert [p.name for p in tmp_path.iterdir()] == ["teacher-1.safetensors"]

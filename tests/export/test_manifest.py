@@ -1,0 +1,83 @@
+"""The artefact's manifest: the keys that readers may rely on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autocompress.core.budget import Budget
+from autocompress.core.evaluation import Candidate
+from autocompress.core.plan import Plan, Step
+from autocompress.errors import InputError
+from autocompress.export.artifact import read_manifest
+from autocompress.export.runtime import Runtime
+from autocompress.study.folder import Description
+from autocompress.study.shipping import ship
+from autocompress.testing.exporters import sites
+from autocompress.testing.techniques import workbench
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "manifest.json"
+VOLATILE = ("metrics", "verified", "versions", "fingerprints", "files", "receipts")
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A shipped candidate of a small network."""
+    bench = workbench("mlp")
+    plan = Plan.of([Step("0", "prune", {"keep": 16})]
+                   + [Step(s, "quantize", {"weight_bits": 4, "activation_bits": 8}) for s in sites(bench)])
+    candidate = Candidate(trial=3, status="complete", plan=plan, evaluations=(bench.evaluate(plan, 0),))
+    description = Description(
+        name="golden", storage="", seed=0, space="default", profile="host", epochs=1, budget=Budget(size_bytes=9000),
+        baseline=bench.baseline(), sources=dict(bench.sources), table=bench.table, refused=bench.refused, given={},
+        fingerprints={"model": "m", "data": "d", "space": "s", "profile": "p"})
+    folder = tmp_path_factory.mktemp("artifact")
+    ship(bench, candidate, folder, description)
+    return folder
+
+
+def _blank(value: Any) -> Any:
+    """Types in place of values; keys stay."""
+    if isinstance(value, dict):
+        return {key: _blank(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_blank(entry) for entry in value]
+    return "number" if isinstance(value, int | float) and not isinstance(value, bool) else type(value).__name__
+
+
+def test_the_manifest_has_the_agreed_keys(artifact: Path) -> None:
+    manifest = read_manifest(artifact)
+    found = {key: _blank(value) if key in VOLATILE else value for key, value in manifest.items()}
+    assert found == json.loads(GOLDEN.read_text("utf-8"))
+
+
+def test_the_manifest_tells_the_truth_about_the_file(artifact: Path) -> None:
+    manifest = read_manifest(artifact)
+    data = (artifact / "model.onnx").read_bytes()
+    assert manifest["verified"]["size_bytes"] == manifest["metrics"]["size_bytes"] == len(data)
+    assert manifest["files"]["model.onnx"]["bytes"] == len(data)
+    bench = workbench("mlp")
+    assert manifest["verified"]["accuracy"] == bench.accuracy(Runtime(data), bench.data.test)
+    assert sorted(p.name for p in artifact.iterdir()) == ["README.md", "manifest.json", "model.onnx"]
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "README.md"])
+def test_a_changed_or_missing_file_is_noticed(artifact: Path, tmp_path: Path, name: str) -> None:
+    for path in artifact.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes() + b"x")
+    with pytest.raises(InputError, match="sha256"):
+        read_manifest(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(InputError, match="must hold"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"files": 3}', '{"files": {"../../x": {}}}', "\x00"])
+def test_what_is_no_manifest_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(InputError):
+        read_manifest(tmp_path)

@@ -1,0 +1,78 @@
+"""The house: who may import whom, what is public, what ships."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import autocompress
+from autocompress.hardware.profile import list_profiles, load_profile
+from autocompress.space.spec import list_spaces, load_space
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "autocompress"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+SHIPPED = [*SOURCES, *sorted(PACKAGE.rglob("*.toml")), *sorted((ROOT / "search_spaces").glob("*.toml"))]
+
+
+def test_every_room_uses_only_the_floors_under_it() -> None:
+    """The contracts of import-linter, in pyproject.toml."""
+    lint = [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()",
+            "--no-cache"]
+    done = subprocess.run(lint, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_public_names_are_few_and_resolve() -> None:
+    assert len(autocompress.__all__) <= 20
+    assert list(autocompress.__all__) == sorted(set(autocompress.__all__))
+    for name in autocompress.__all__:
+        assert getattr(autocompress, name).__doc__
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = autocompress.nothing
+
+
+def test_importing_the_package_does_not_wait_for_torch() -> None:
+    done = subprocess.run([sys.executable, "-c", "import sys, autocompress; sys.exit('torch' in sys.modules)"],
+                          cwd=ROOT, check=False)
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("name", list_profiles())
+def test_every_shipped_profile_loads(name: str) -> None:
+    assert load_profile(name).id == name
+
+
+@pytest.mark.parametrize("name", list_spaces())
+def test_every_shipped_space_loads(name: str) -> None:
+    spec = load_space(name)
+    assert spec.name == name
+    assert spec.description
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_file_names_a_place_on_somebodys_machine(path: Path) -> None:
+    found = re.findall(r"(?<![\w.:/}])/(?:home|root|Users|work|tmp|mnt)/\w+", path.read_text("utf-8"))
+    assert not found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_are_small_and_say_what_they_are(path: Path) -> None:
+    text = path.read_text("utf-8")
+    assert len(text.splitlines()) <= 320
+    assert ast.get_docstring(ast.parse(text))
+    assert path.stem not in ("utils", "helpers", "common", "misc")
+
+
+def test_every_error_has_its_exit_code() -> None:
+    from autocompress import errors
+
+    codes = {cls.__name__: cls.exit_code for cls in vars(errors).values()
+             if isinstance(cls, type) and issubclass(cls, errors.AutocompressError)}
+    assert codes == {"AutocompressError": 1, "InputError": 2, "StudyMismatchError": 2, "InfeasibleError": 3,
+                     "EnvironmentFault": 4, "StorageError": 4, "Interrupted": 130}
