@@ -55,7 +55,7 @@ class Recipe:
     epochs: float = 1.0
     seconds: float | None = None
     batch: int = 128
-    learning_rate: float = 0.05
+    learning_rate: float = 0.03
     weight_decay: float = 1e-4
     temperature: float = 4.0
     label_weight: float = 0.1

@@ -173,8 +173,10 @@ def _is_default(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> bool:
     if attribute.name == "pads":
         return not any(attribute.ints)
     known = onnx.defs.get_schema(node.op_type, OPSET, node.domain).attributes.get(attribute.name)
-    return (known is not None and known.default_value.type == attribute.type
-            and bool(onnx.helper.get_attribute_value(known.default_value) == onnx.helper.get_attribute_value(attribute)))
+    if known is None or known.default_value.type != attribute.type:
+        return False
+    value = onnx.helper.get_attribute_value
+    return bool(value(known.default_value) == value(attribute))
 
 
 def state_arrays(model: nn.Module) -> dict[str, np.ndarray]:

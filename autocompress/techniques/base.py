@@ -63,10 +63,7 @@ def resolve(table: LayerTable, plan: Plan) -> Parts:
         parts[layer.name] = (part,)
     by_technique: dict[str, list[Step]] = {name: [] for name in TECHNIQUES}
     for step in plan.steps:
-        if step.technique not in by_technique:
-            raise InputError(f"a technique must be one of {', '.join(TECHNIQUES)}, but got {step.technique!r} "
-                             f"at {step.site}")
-        by_technique[step.technique].append(step)
+        by_technique[_technique(step).name].append(step)
     for name, steps in by_technique.items():
         for step in steps:
             TECHNIQUES[name].effect(step, table, parts)
@@ -78,11 +75,18 @@ def resolve(table: LayerTable, plan: Plan) -> Parts:
 
 def check_plan(table: LayerTable, plan: Plan, profile: HardwareProfile) -> None:
     """InputError for the first step that is not legal here."""
+    for step in plan.steps:
+        _technique(step).check(step, table, profile)
+    resolve(table, plan)
+
+
+def _technique(step: Step) -> Technique:
     from autocompress.techniques.table import TECHNIQUES
 
-    resolve(table, plan)
-    for step in plan.steps:
-        TECHNIQUES[step.technique].check(step, table, profile)
+    if step.technique not in TECHNIQUES:
+        raise InputError(f"a technique must be one of {', '.join(TECHNIQUES)}, but got {step.technique!r} "
+                         f"at {step.site}")
+    return TECHNIQUES[step.technique]
 
 
 def untouched(table: LayerTable) -> dict[str, str]:

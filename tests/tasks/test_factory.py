@@ -41,9 +41,10 @@ def test_a_bad_factory_says_why(user_file: Path, attribute: str, message: str) -
 
 def test_a_file_that_cannot_run_says_why(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text("import a_module_that_is_absent\n")
+    before = set(sys.modules)
     with pytest.raises(InputError, match=r"cannot be imported: ModuleNotFoundError.*a_module_that_is_absent"):
         call_factory(f"{tmp_path}/net.py:model", what="model", trust_code=True)
-    assert not any(name.startswith("autocompress_user_net_") for name in sys.modules)
+    assert not any(name.startswith("autocompress_user_net_") for name in set(sys.modules) - before)
     (tmp_path / "net.py").write_text("def model(:\n")
     with pytest.raises(InputError, match="SyntaxError"):
         call_factory(f"{tmp_path}/net.py:model", what="model", trust_code=True)
