@@ -56,9 +56,6 @@ def run(args: list[str] | None = None) -> NoReturn:
 def main(args: list[str]) -> int:
     """Run one command line and return its exit code; an error is one line on standard error."""
     _prepare_streams()
-    # Before torch loads its OpenMP: threads that spin for long at a barrier make training many times slower as
-    # soon as another process wants a core.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         try:
             with cli.make_context("autocompress", list(args)) as context:
