@@ -50,18 +50,19 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def best(self) -> Evaluation | None:
-        """The evaluation at the highest rung reached."""
-        return self.evaluations[-1] if self.evaluations else None
+        """The evaluation that counts and is exported: the most accurate one, of equals the highest rung. The first
+        training may find better weights than a longer one."""
+        return max(self.evaluations, key=lambda e: (e.metrics.get("accuracy", 0.0), e.rung), default=None)
 
     @property
     def metrics(self) -> Metrics:
-        """Metrics at the highest rung, or nothing."""
+        """Metrics of the evaluation that counts, or nothing."""
         return self.best.metrics if self.best else {}
 
     @property
     def rung(self) -> int | None:
         """The highest rung reached."""
-        return self.best.rung if self.best else None
+        return self.evaluations[-1].rung if self.evaluations else None
 
     def flat(self) -> dict[str, Any]:
         """One row of a table."""

@@ -25,7 +25,7 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     """How much of each rung: candidates promoted, and when a time limit is set, the shares of the time after set-up
     at which calibration and short distillation end."""
 
-    short: int = 4
+    short: int = 3
     long: int = 1
     calibration_share: float = 0.15
     short_share: float = 0.4

@@ -11,7 +11,7 @@ from autocompress.core.budget import Budget
 from autocompress.errors import InputError
 from autocompress.units import parse_bytes, parse_count, parse_fraction, parse_milliseconds, parse_seconds
 
-DEFAULT_TRIALS = 32
+DEFAULT_TRIALS = 24
 DEFAULT_EPOCHS = 8
 
 

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 CALIBRATION_SAMPLES = 512
 RANGE_SAMPLES = 256
 PARITY_SAMPLES = 16
-SHORT_STEPS, LONG_STEPS = 48, 192
+SHORT_STEPS, LONG_STEPS = 32, 128
 """Least optimiser steps of a short and a long distillation when no time limit shapes them."""
 
 
