@@ -189,7 +189,7 @@ def open_study(folder: Path | str, *, model: Any = None, data: Any = None, load_
         raise StorageError(f"the database of {folder} must hold study {description.name!r}, but does not")
     bench = None
     if load_network or model is not None:
-        from autocompress.study.run import reopen_bench
+        from autocompress.study.loading import reopen_bench
 
         bench = reopen_bench(folder, description, model, data, trust_code, device)
     return SearchResult(folder, description, study=study, bench=bench)

@@ -11,17 +11,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import torch
 
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Metrics
-from autocompress.errors import EnvironmentFault, InfeasibleError, InputError, Interrupted
+from autocompress.errors import InfeasibleError, InputError, Interrupted
 from autocompress.hardware.profile import load_profile
 from autocompress.search.engine import Engine, Event, Settings
 from autocompress.search.samplers import make_sampler
@@ -49,12 +46,11 @@ from autocompress.study.folder import (
     read_description,
     write_description,
 )
+from autocompress.study.loading import load_task, make_bench, make_pool
 from autocompress.study.options import Options
 from autocompress.study.result import SearchResult
 from autocompress.study.workbench import Workbench
-from autocompress.tasks.data import load_data
-from autocompress.tasks.default import default_task
-from autocompress.tasks.models import LoadedModel, load_model, model_fingerprint, safe_name
+from autocompress.tasks.models import LoadedModel, safe_name
 from autocompress.tasks.splits import TaskData
 
 if TYPE_CHECKING:
@@ -114,7 +110,7 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     settings = Settings(trials=asked.trials, seconds=asked.seconds, reserve_seconds=reserve)
     with _stoppable() as should_stop:
         engine = Engine(study, projection, constraints, baseline["accuracy"], settings, started, notify, should_stop)
-        failure = _search(engine, _pool(bench, loaded, task, asked, folder, should_stop))
+        failure = _search(engine, make_pool(bench, loaded, task, asked, folder, should_stop))
         timings["sampling and storage"] = engine.overhead_seconds
         result = SearchResult(folder, description, study=study, bench=bench)
         if failure is None and result.best is not None and not result.is_exported:
@@ -183,72 +179,6 @@ def _search(engine: Engine, pool: Inline | Processes) -> InfeasibleError | None:
     finally:
         pool.close()
     return None
-
-
-def load_task(asked: Options) -> tuple[LoadedModel, TaskData]:
-    """The network and data that the options name."""
-    if asked.model is None:
-        net, task = default_task()
-        return LoadedModel(net, "resnet18-digits", model_fingerprint(net)), task
-    task = load_data(asked.data, root=asked.data_root, seed=asked.seed, trust_code=asked.trust_code,
-                     image_size=asked.image_size)
-    loaded = load_model(asked.model, weights=asked.weights, data=task, trust_code=asked.trust_code)
-    return loaded, task
-
-
-def make_bench(loaded: LoadedModel, task: TaskData, asked: Options, folder: Path) -> Workbench:
-    """The workbench in this process."""
-    device, present = asked.device, torch.cuda.is_available()
-    if device == "auto":
-        device = "cuda" if present else "cpu"
-    if device != "cpu" and not present:
-        raise EnvironmentFault(f"--device {device} needs a GPU that torch can use, but there is none here: use cpu")
-    return Workbench(loaded.model, task, load_profile(asked.profile), seed=asked.seed, folder=folder,
-                     epochs=asked.epochs, device=device, threads=torch.get_num_threads())
-
-
-def reopen_bench(folder: Path, description: Description, model: Any, data: Any, trust_code: bool,
-                 device: str) -> Workbench:
-    """The workbench of a stored study. InputError when its network or data are not those of the study."""
-    given = description.given
-    if model is None and not given["default"] and None in (given["model"], given["data"]):
-        raise InputError("this study was made from Python objects: use open_study(folder, model=…, data=…)")
-    asked = Options(
-        model=model or given["model"], data=data if data is not None else given["data"], trust_code=trust_code,
-        weights=Path(given["weights"]) if given["weights"] and model is None else None, seed=description.seed,
-        data_root=Path(given["data_root"]) if given["data_root"] else None, image_size=given["image_size"],
-        profile=description.profile, epochs=description.epochs, device=device)
-    loaded, task = load_task(asked)
-    for what, now in (("model", loaded.fingerprint), ("data", task.fingerprint)):
-        if now != description.fingerprints[what]:
-            raise InputError(f"the {what} must be the one that the study was made from (fingerprint "
-                             f"{description.fingerprints[what]}), but is another ({now})")
-    return make_bench(loaded, task, asked, folder)
-
-
-def _bench_in_child(loaded: LoadedModel, task: TaskData, asked: Options, folder: Path) -> Any:
-    torch.set_num_threads(1)
-    return make_bench(loaded, task, asked, folder).evaluate
-
-
-def _reload_in_child(asked: Options, folder: Path) -> Any:
-    torch.set_num_threads(1)
-    return make_bench(*load_task(asked), asked, folder).evaluate
-
-
-def _pool(bench: Workbench, loaded: LoadedModel, task: TaskData, asked: Options, folder: Path,
-          should_stop: Callable[[], bool]) -> Inline | Processes:
-    if asked.jobs == 1:
-        return Inline(bench.evaluate, should_stop)
-    if asked.model is None or isinstance(asked.model, str):
-        # A class from a user's file cannot be unpickled elsewhere; the specs can be loaded again.
-        return Processes(partial(_reload_in_child, asked, folder), asked.jobs)
-    return Processes(partial(_bench_in_child, loaded, task, _without_objects(asked), folder), asked.jobs)
-
-
-def _without_objects(asked: Options) -> Options:
-    """Options without the objects that travel beside them."""
-    return replace(asked, model="given as an object", data="given as an object")
 
 
 def _guard(asked: Options, folder: Path) -> None:

@@ -1,0 +1,89 @@
+"""Loading the network, its data and the bench they stand on: for a search, again for an export, and in workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autocompress.errors import EnvironmentFault, InputError
+from autocompress.hardware.profile import load_profile
+from autocompress.search.workers import Inline, Processes
+from autocompress.study.folder import Description
+from autocompress.study.options import Options
+from autocompress.study.workbench import Workbench
+from autocompress.tasks.data import load_data
+from autocompress.tasks.default import default_task
+from autocompress.tasks.models import LoadedModel, load_model, model_fingerprint
+from autocompress.tasks.splits import TaskData
+
+
+def load_task(asked: Options) -> tuple[LoadedModel, TaskData]:
+    """The network and data that the options name."""
+    if asked.model is None:
+        net, task = default_task()
+        return LoadedModel(net, "resnet18-digits", model_fingerprint(net)), task
+    task = load_data(asked.data, root=asked.data_root, seed=asked.seed, trust_code=asked.trust_code,
+                     image_size=asked.image_size)
+    loaded = load_model(asked.model, weights=asked.weights, data=task, trust_code=asked.trust_code)
+    return loaded, task
+
+
+def make_bench(loaded: LoadedModel, task: TaskData, asked: Options, folder: Path) -> Workbench:
+    """The workbench in this process."""
+    device, present = asked.device, torch.cuda.is_available()
+    if device == "auto":
+        device = "cuda" if present else "cpu"
+    if device != "cpu" and not present:
+        raise EnvironmentFault(f"--device {device} needs a GPU that torch can use, but there is none here: use cpu")
+    return Workbench(loaded.model, task, load_profile(asked.profile), seed=asked.seed, folder=folder,
+                     epochs=asked.epochs, device=device, threads=torch.get_num_threads())
+
+
+def reopen_bench(folder: Path, description: Description, model: Any, data: Any, trust_code: bool,
+                 device: str) -> Workbench:
+    """The workbench of a stored study. InputError when its network or data are not those of the study."""
+    given = description.given
+    if model is None and not given["default"] and None in (given["model"], given["data"]):
+        raise InputError("this study was made from Python objects: use open_study(folder, model=…, data=…)")
+    asked = Options(
+        model=model or given["model"], data=data if data is not None else given["data"], trust_code=trust_code,
+        weights=Path(given["weights"]) if given["weights"] and model is None else None, seed=description.seed,
+        data_root=Path(given["data_root"]) if given["data_root"] else None, image_size=given["image_size"],
+        profile=description.profile, epochs=description.epochs, device=device)
+    loaded, task = load_task(asked)
+    for what, now in (("model", loaded.fingerprint), ("data", task.fingerprint)):
+        if now != description.fingerprints[what]:
+            raise InputError(f"the {what} must be the one that the study was made from (fingerprint "
+                             f"{description.fingerprints[what]}), but is another ({now})")
+    return make_bench(loaded, task, asked, folder)
+
+
+def _bench_in_child(loaded: LoadedModel, task: TaskData, asked: Options, folder: Path) -> Any:
+    torch.set_num_threads(1)
+    return make_bench(loaded, task, asked, folder).evaluate
+
+
+def _reload_in_child(asked: Options, folder: Path) -> Any:
+    torch.set_num_threads(1)
+    return make_bench(*load_task(asked), asked, folder).evaluate
+
+
+def make_pool(bench: Workbench, loaded: LoadedModel, task: TaskData, asked: Options, folder: Path,
+          should_stop: Callable[[], bool]) -> Inline | Processes:
+    """Where evaluations run: here, or in `jobs` processes that load the networks again."""
+    if asked.jobs == 1:
+        return Inline(bench.evaluate, should_stop)
+    if asked.model is None or isinstance(asked.model, str):
+        # A class from a user's file cannot be unpickled elsewhere; the specs can be loaded again.
+        return Processes(partial(_reload_in_child, asked, folder), asked.jobs)
+    return Processes(partial(_bench_in_child, loaded, task, _without_objects(asked), folder), asked.jobs)
+
+
+def _without_objects(asked: Options) -> Options:
+    """Options without the objects that travel beside them."""
+    return replace(asked, model="given as an object", data="given as an object")
