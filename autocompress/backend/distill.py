@@ -4,8 +4,8 @@ Hinton et al., "Distilling the Knowledge in a Neural Network" (2015), with the l
 Esser et al., "Learned Step Size Quantization" (ICLR 2020). Norms stay live: a per-channel factor behind a
 quantised weight folds into its scales exactly, so training sees what is shipped.
 
-The teacher's answers are computed once for a few fixed augmented views of the training set and reused by every
-candidate and epoch: a small student would otherwise spend most of its time waiting for its teacher.
+The teacher answers once for each sample of a few fixed augmented views of the training set, and every candidate
+and epoch reuses that: a small student would otherwise spend most of its time waiting for its teacher.
 """
 
 from __future__ import annotations
@@ -55,48 +55,75 @@ class Recipe:
     epochs: float = 1.0
     seconds: float | None = None
     batch: int = 128
-    learning_rate: float = 0.03
+    learning_rate: float = 0.05
     weight_decay: float = 1e-4
     temperature: float = 4.0
     label_weight: float = 0.1
+    charge_teacher: bool = True
+    """Whether the teacher's time counts as `seconds`. Not where students are compared: the first would pay for all."""
     warm_up: float = 0.05
     """Share of the schedule in which the learning rate rises."""
 
 
 class Teacher:
-    """The original's logits for augmented views of the training set, kept in `folder` between processes."""
+    """The original's logits for augmented views of the training set, kept in `folder` between processes.
+
+    `answer` maps normalised inputs `(N, …)` to logits `(N, classes)`. Rows are asked for when a student first needs
+    them: a short training never waits for a whole pass of the original.
+    """
 
     VIEWS = 2
 
-    def __init__(self, model: nn.Module, data: TrainingData, seed: int, folder: Path | None, device: str) -> None:
-        self._model, self._data, self._seed, self._folder, self._device = model, data, seed, folder, device
-        self._views: dict[int, tuple[Tensor, Tensor]] = {}
+    def __init__(self, answer: Callable[[Tensor], Tensor], data: TrainingData, seed: int,
+                 folder: Path | None) -> None:
+        self._answer, self._data, self._seed, self._folder = answer, data, seed, folder
+        self._inputs: dict[int, Tensor] = {}
+        self._logits: dict[int, Tensor] = {}  # NaN where not known yet
+        self.seconds = 0.0
+        """Time spent on answers so far."""
 
-    def view(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """Stored-form inputs `(N, …)` and teacher logits `(N, classes)` of the view used in `epoch`."""
+    def batch(self, epoch: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised inputs `(B, …)` and teacher logits `(B, classes)` of `rows` `(B,)` in the view of `epoch`."""
+        began = time.perf_counter()
         index = 1 + epoch % self.VIEWS
-        if index not in self._views:
-            inputs = self._data.train_view(index, self._seed)
-            self._views[index] = (inputs, self._logits(index, inputs))
-        return self._views[index]
+        if index not in self._inputs:
+            self._inputs[index] = self._data.train_view(index, self._seed)
+            self._logits[index] = self._stored(index)
+        inputs = self._data.normalise(self._inputs[index][rows])
+        known = self._logits[index]
+        missing = known[rows, 0].isnan() if len(known) else torch.ones(len(rows), dtype=torch.bool)
+        if missing.any():
+            answers = self._answer(inputs[missing]).float().cpu()
+            if not len(known):
+                known = self._logits[index] = torch.full((len(self._inputs[index]), answers.shape[1]), torch.nan)
+            known[rows[missing]] = answers
+            self.seconds += time.perf_counter() - began
+        return inputs, known[rows]
 
-    def _logits(self, index: int, inputs: Tensor) -> Tensor:
-        path = self._folder / f"teacher-{index}.safetensors" if self._folder else None
-        if path is not None and path.is_file():
-            stored: Tensor = load_file(path)["logits"]
-            if len(stored) == len(inputs):
-                return stored
-        model = self._model.to(self._device).eval()
-        with torch.inference_mode(), autocast(self._device):
-            logits = torch.cat([model(self._data.normalise(chunk).to(self._device)).float().cpu()
-                                for chunk in torch.split(inputs, 512)])
-        model.to("cpu")
-        if path is not None:
+    def save(self) -> None:
+        """Keep what was answered for later processes; what another process kept meanwhile is kept too."""
+        for index, known in self._logits.items():
+            path = self._path(index)
+            if path is None or not len(known):
+                continue
+            stored = self._stored(index)
+            if len(stored):
+                known = torch.where(known.isnan(), stored, known)
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_suffix(f".{time.monotonic_ns()}.tmp")
-            save_file({"logits": logits.contiguous()}, part)
+            save_file({"logits": known.contiguous()}, part)
             part.replace(path)
-        return logits
+
+    def _path(self, index: int) -> Path | None:
+        return self._folder / f"teacher-{index}.safetensors" if self._folder else None
+
+    def _stored(self, index: int) -> Tensor:
+        path = self._path(index)
+        if path is not None and path.is_file():
+            stored: Tensor = load_file(path)["logits"]
+            if len(stored) == len(self._inputs[index]):
+                return stored
+        return torch.empty(0, 0)
 
 
 class _Round(torch.autograd.Function):
@@ -160,7 +187,8 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
     TrialError when the loss is not finite or `should_stop` says so. Deterministic for given inputs unless
     `recipe.seconds` cuts it short.
     """
-    model = start.model.to(device).train()
+    # Channels last: a fifth faster on CPUs for narrow networks, and what tensor cores want.
+    model = start.model.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     steps = _learn_steps(model, start)
     optimizer = torch.optim.SGD(_parameter_groups(model, recipe), lr=recipe.learning_rate, momentum=0.9,
                                 nesterov=True)
@@ -168,13 +196,14 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
     targets = data.train_targets
     per_epoch = math.ceil(len(targets) / recipe.batch)
     total = max(1, round(recipe.epochs * per_epoch))
-    began, done = time.perf_counter(), 0.0
+
+    def clock() -> float:
+        return time.perf_counter() - (0.0 if recipe.charge_teacher else teacher.seconds)
+
+    began, done = clock(), 0.0
     for step in range(total):
         if step % per_epoch == 0:
-            inputs, logits = teacher.view(step // per_epoch)
             order = torch.randperm(len(targets), generator=generator)
-            if step == 0:
-                began = time.perf_counter()  # the teacher's first pass is shared by all, not this run's time
         rows = order[(step % per_epoch) * recipe.batch:(step % per_epoch + 1) * recipe.batch]
         if len(rows) < 2:
             continue  # BatchNorm cannot train on one sample
@@ -182,22 +211,23 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
             raise TrialError("stopped by the user")
         done = step / total
         if recipe.seconds is not None:
-            done = max(done, (time.perf_counter() - began) / recipe.seconds)
+            done = max(done, (clock() - began) / recipe.seconds)
             if done >= 1:
                 break
         for group in optimizer.param_groups:
             group["lr"] = group["base"] * _schedule(done, recipe.warm_up)
-        x = data.normalise(inputs[rows]).to(device)
+        inputs, logits = teacher.batch(step // per_epoch, rows)
         with autocast(device):
-            out = model(x)
-        loss = _loss(out.float(), logits[rows].to(device), targets[rows].to(device), recipe)
+            out = model(inputs.to(device))
+        loss = _loss(out.float(), logits.to(device), targets[rows].to(device), recipe)
         if not torch.isfinite(loss):
             raise TrialError("nan: the loss of distillation is not finite")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
-    model = model.cpu().eval()
+    teacher.save()
+    model = model.cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     learned = _freeze(model, steps)
     start.model, start.weights = model, {}
     start.receipts = [r for r in start.receipts if r.technique != "quantize"]

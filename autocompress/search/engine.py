@@ -172,11 +172,11 @@ class Engine:
             return
         self._on_event(Event(kind="phase", text=f"candidates {fidelity.RUNG_NAMES[rung]}", total=len(chosen)))
         waves = math.ceil(len(chosen) / pool.jobs)
+        seconds = self._slice(share, waves)  # the same for all: they are compared
         for wave in range(waves):
-            if not self._open(share):
+            if not self._open(1.0):
                 return
             batch = chosen[wave * pool.jobs:(wave + 1) * pool.jobs]
-            seconds = self._slice(share, waves - wave)
             for candidate in batch:
                 self._on_event(Event(kind="start", text=f"trial {candidate.trial}", candidate=candidate))
             futures = [(c, pool.submit(c.plan, rung, seconds)) for c in batch if c.plan]

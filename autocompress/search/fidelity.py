@@ -17,7 +17,7 @@ from autocompress.core.front import minimised, non_dominated
 CALIBRATED, SHORT, LONG = 0, 1, 2
 RUNG_NAMES = {CALIBRATED: "calibrated", SHORT: "distilled briefly", LONG: "distilled"}
 
-UNIFORM_SHARE = 0.5
+UNIFORM_SHARE = 0.8
 """Share of the promotions that uniform baselines get, if there are that many."""
 
 
@@ -25,10 +25,10 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     """How much of each rung: candidates promoted, and when a time limit is set, the shares of the time after set-up
     at which calibration and short distillation end."""
 
-    short: int = 3
+    short: int = 5
     long: int = 1
-    calibration_share: float = 0.15
-    short_share: float = 0.4
+    calibration_share: float = 0.1
+    short_share: float = 0.3
 
 
 def promotable(candidates: Sequence[Candidate], budget: Budget) -> list[Candidate]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -92,7 +93,8 @@ def test_bias_correction_removes_the_mean_error(groups: int) -> None:
 def _start() -> tuple[Compressed, Teacher]:
     bench = workbench("chain")
     plan = integers(bench, (2, 3), 8)
-    return bench.compressor.compress(plan, bench.calibration), Teacher(bench.model, bench.data, 0, None, "cpu")
+    teacher = Teacher(partial(outputs, bench.model), bench.data, 0, None)
+    return bench.compressor.compress(plan, bench.calibration), teacher
 
 
 def _distilled(seed: int) -> Compressed:
@@ -199,9 +201,28 @@ def test_damaged_or_foreign_weights_are_refused(tmp_path: Path) -> None:
 
 
 def test_kept_answers_of_the_teacher_are_used(tmp_path: Path) -> None:
-    bench = workbench("mlp")
     data = task_data((20,))
-    first = Teacher(bench.model, data, 0, tmp_path, "cpu").view(0)
-    second = Teacher(nn.Linear(20, 5), data, 0, tmp_path, "cpu").view(0)
-    assert torch.equal(first[1], second[1])
+    net, asked = nn.Linear(20, 5), []
+
+    def answer(inputs: Tensor) -> Tensor:
+        asked.append(len(inputs))
+        return outputs(net, inputs)
+
+    def deaf(inputs: Tensor) -> Tensor:
+        raise AssertionError("every row is known")
+
+    first, rows = Teacher(answer, data, 0, tmp_path), torch.tensor([5, 1, 3])
+    inputs, logits = first.batch(0, rows)
+    torch.testing.assert_close(logits, outputs(net, inputs))
+    first.batch(Teacher.VIEWS, torch.tensor([1, 3, 9]))
+    assert asked == [3, 1], "only what is not known is asked for, and views come round"
+    first.save()
+    assert torch.equal(Teacher(deaf, data, 0, tmp_path).batch(0, rows)[1], logits)
     assert [p.name for p in tmp_path.iterdir()] == ["teacher-1.safetensors"]
+
+    other = Teacher(answer, data, 0, tmp_path)
+    other.batch(0, torch.tensor([7]))
+    first.batch(0, torch.tensor([8]))
+    first.save()
+    other.save()
+    Teacher(deaf, data, 0, tmp_path).batch(0, torch.tensor([1, 3, 5, 7, 8, 9]))
