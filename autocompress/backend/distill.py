@@ -31,6 +31,7 @@ from autocompress.backend.quantization import (
     quantize_weight,
     round_to_levels,
 )
+from autocompress.core.plan import Receipt
 from autocompress.errors import TrialError
 
 
@@ -200,7 +201,7 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
     def clock() -> float:
         return time.perf_counter() - (0.0 if recipe.charge_teacher else teacher.seconds)
 
-    began, done = clock(), 0.0
+    began, done, steps_done = clock(), 0.0, 0
     for step in range(total):
         if step % per_epoch == 0:
             order = torch.randperm(len(targets), generator=generator)
@@ -226,11 +227,13 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
+        steps_done += 1
     teacher.save()
     model = model.cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     learned = _freeze(model, steps)
     start.model, start.weights = model, {}
     start.receipts = [r for r in start.receipts if r.technique != "quantize"]
+    start.receipts.append(Receipt("", "distill", {"steps": steps_done, "epochs": round(steps_done / per_epoch, 2)}))
     quantize(start, calibration, learned)
     return start
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ ARTIFACT, REPORT = "artifact", "report"
 class Description(msgspec.Struct, frozen=True, kw_only=True):
     """What is needed to show a study without its network, and to load that network again.
 
-    `sources_of` holds the specs as given: model, weights, data, data_root, image_size. A spec is None when a Python
+    `given` holds the specs as given: model, weights, data, data_root, image_size. A spec is None when a Python
     object was given.
     """
 
@@ -90,10 +92,15 @@ def prepare_folder(folder: Path) -> None:
             left.unlink(missing_ok=True)
 
 
-def drop_if_empty(folder: Path) -> None:
-    """Leave nothing behind where nothing was begun."""
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+@contextmanager
+def nothing_left_behind(folder: Path | None) -> Iterator[None]:
+    """Remove the folder, if it is empty, when what follows fails: nothing was begun."""
+    try:
+        yield
+    except BaseException:
+        if folder is not None and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        raise
 
 
 def write_description(folder: Path, description: Description) -> None:

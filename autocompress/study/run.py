@@ -40,8 +40,8 @@ from autocompress.study.folder import (
     Description,
     absolute,
     choose_folder,
-    drop_if_empty,
     is_study,
+    nothing_left_behind,
     prepare_folder,
     read_description,
     write_description,
@@ -84,19 +84,17 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     if asked.out is not None:
         _guard(asked, Path(asked.out))
     notify(Event(kind="phase", text="loading the network and its data"))
-    loaded, task = load_task(asked)
+    with nothing_left_behind(asked.out):
+        loaded, task = load_task(asked)
     name = safe_name(asked.name or (asked.out.resolve().name if asked.out else _default_name(loaded, task, asked)))
     folder = choose_folder(asked.out, name, asked.resume)
     _guard(asked, folder)
     name = _stored_name(asked, folder, name)
     notify(Event(kind="phase", text="tracing and measuring the original"))
-    bench = make_bench(loaded, task, asked, folder)
-    projection = Projection(build_space(bench.table, spec, profile), constraints)
-    try:
+    with nothing_left_behind(folder):
+        bench = make_bench(loaded, task, asked, folder)
+        projection = Projection(build_space(bench.table, spec, profile), constraints)
         projection.require_feasible()
-    except InfeasibleError:
-        drop_if_empty(folder)
-        raise
     if asked.force_new_study:
         _discard(folder)
     identity = _identity(loaded, task, spec, profile.fingerprint, asked.seed, constraints)

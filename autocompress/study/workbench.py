@@ -155,10 +155,13 @@ class Workbench:
         where that gives the same classes: it is several times faster there."""
         if self._fast_original is not None:
             return torch.from_numpy(self._fast_original.run(inputs.numpy()))
-        model = self.model.to(self._device).eval()
         with torch.inference_mode(), autocast(self._device):
-            logits: Tensor = model(inputs.to(self._device))
+            logits: Tensor = self._original(inputs.to(self._device))
         return logits
+
+    @cached_property
+    def _original(self) -> nn.Module:
+        return self.model.eval() if self._device == "cpu" else copy.deepcopy(self.model).to(self._device).eval()
 
     @cached_property
     def _fast_original(self) -> Runtime | None:

@@ -145,3 +145,9 @@ def test_help_tells_the_defaults_that_hold(cli: Cli) -> None:
     text = " ".join(cli("search", "--help").out.split())
     assert f"Candidates to try. Default: {DEFAULT_TRIALS}." in text
     assert f"without --timeout. Default: {DEFAULT_EPOCHS}." in text
+
+
+def test_a_missing_network_leaves_nothing_behind(cli: Cli, tmp_path: Path) -> None:
+    out = cli("search", "--model", f"{tmp_path / 'gone.py'}:net", "--data", "digits", "--out", str(tmp_path / "study"))
+    assert out.code == 2 and "gone.py" in out.err
+    assert not (tmp_path / "study").exists()

@@ -36,9 +36,11 @@ class Fake:
     def __init__(self, projection: Projection, damage: Damage = lambda call, metrics: metrics) -> None:
         self.projection, self.damage = projection, damage
         self.calls: list[tuple[str, int]] = []
+        self.slices: dict[int, list[float | None]] = {}
 
     def __call__(self, plan: Plan, rung: int, seconds: float | None = None, should_stop: Any = None) -> Evaluation:
         self.calls.append((plan.fingerprint, rung))
+        self.slices.setdefault(rung, []).append(seconds)
         known = self.projection.estimate(plan)
         accuracy = min(0.94, 0.3 + known["params"] / 40_000 + 0.2 * rung)
         metrics = {"accuracy": accuracy, "size_bytes": known["size_bytes"], "macs": known["macs"],
@@ -51,14 +53,14 @@ class Bench:
 
     def __init__(self, table: LayerTable, *, space: str = "low-bit", sampler: str = "random", seed: int = 0,
                  trials: int = 8, schedule: Schedule | None = None, damage: Damage | None = None,
-                 study: optuna.Study | None = None, **budget: Any) -> None:
+                 study: optuna.Study | None = None, seconds: float | None = None, **budget: Any) -> None:
         self.budget = Budget(**({"size_bytes": SIZE} | budget))
         self.projection = Projection(build_space(table, load_space(space), load_profile("host")), self.budget)
         self.fake = Fake(self.projection, damage or (lambda call, metrics: metrics))
         self.study = study or create_study(optuna.storages.InMemoryStorage(), "s", make_sampler(sampler, seed), {})
         self.events: list[Event] = []
         self.engine = Engine(self.study, self.projection, self.budget, BASELINE,
-                             Settings(trials=trials, schedule=schedule or Schedule(short=3, long=1)),
+                             Settings(trials=trials, schedule=schedule or Schedule(short=3, long=1), seconds=seconds),
                              time.perf_counter(), self.events.append, lambda: False)
 
     def run(self) -> list[Candidate]:
@@ -102,6 +104,16 @@ def test_promotion_goes_up_the_ladder_and_keeps_a_uniform_baseline(table: LayerT
     chosen = [c for c in everyone if c.rung == 2]
     assert min(c.evaluations[1].metrics["accuracy"] for c in chosen) >= max(
         c.metrics["accuracy"] for c in short if c.rung == 1)
+
+
+def test_those_who_are_compared_get_equal_time_and_the_last_one_most_of_it(table: LayerTable) -> None:
+    bench = Bench(table, trials=10, schedule=Schedule(short=4, long=1), seconds=1000.0)
+    bench.run()
+    assert set(bench.fake.slices[0]) == {None}
+    short, (long,) = bench.fake.slices[1], bench.fake.slices[2]
+    assert len(short) == 4 and len(set(short)) == 1
+    assert short[0] is not None and long is not None
+    assert long > 600 and sum(s or 0 for s in short) + long < 1400, "short runs ended early; long gets all that is left"
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
