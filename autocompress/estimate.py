@@ -42,8 +42,9 @@ def flatten(parts: Parts) -> list[Part]:
 def peak_memory_bytes(table: LayerTable, parts: Parts) -> int:
     """Peak of live activations for one sample, from the original's lifetimes scaled to the cut channels."""
     full = _out_channels(table)
-    scale = {name: layer_parts[-1].out_channels / full[name] for name, layer_parts in parts.items() if full.get(name)}
-    width = {name: layer_parts[-1].activation_bits / 8 for name, layer_parts in parts.items()}
+    last = {name: layer_parts[-1] for name, layer_parts in parts.items() if layer_parts}
+    scale = {name: part.out_channels / full[name] for name, part in last.items() if full.get(name)}
+    width = {name: part.activation_bits / 8 for name, part in last.items()}
     return peak_activation_bytes(table.activations, scale, width)
 
 

@@ -9,18 +9,24 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from autocompress.backend.blocks import drop_blocks
 from autocompress.backend.calibration import correct_biases, input_means, reestimate_norms
-from autocompress.backend.coupling import Coupling, channel_scores, cut_channels
+from autocompress.backend.coupling import Coupling, cut_channels, removed_indices
 from autocompress.backend.factorize import factorize
+from autocompress.backend.importance import channel_scores
 from autocompress.backend.quantization import QuantizedWeight, quantize_weight
+from autocompress.backend.reconstruct import by_taps, from_taps, on_remaining, round_with_feedback
+from autocompress.backend.statistics import Moments, Statistics, width
 from autocompress.core.layer import Group, LayerTable
 from autocompress.core.plan import Plan, Receipt, Step
 from autocompress.techniques import resolve
+from autocompress.techniques.prune import DEFAULT_CRITERION
 
 
 @dataclass
@@ -34,15 +40,23 @@ class Compressed:
     plan: Plan
     receipts: list[Receipt] = field(default_factory=list)
     weights: dict[str, QuantizedWeight] = field(default_factory=dict)
+    moments: dict[str, Moments] = field(default_factory=dict)
+    """Of the inputs that layers still have, by original name; only those with pruned inputs."""
 
 
 class Compressor:
-    """Applies plans to one original (eval mode, CPU, float32); the original is never changed."""
+    """Applies plans to one original (eval mode, CPU, float32); the original is never changed.
 
-    def __init__(self, model: nn.Module, table: LayerTable, coupling: Coupling) -> None:
-        self._model, self._table, self._coupling = model, table, coupling
+    `calibration`: normalised inputs `(N, …)`.
+    """
+
+    def __init__(self, model: nn.Module, table: LayerTable, coupling: Coupling, calibration: Tensor) -> None:
+        self._model, self._table, self.coupling = model, table, coupling
+        self._calibration = calibration
+        self.statistics = Statistics(model, calibration)
         self._groups = {group.name: group for group in table.groups}
-        self._order: dict[str, np.ndarray] = {}
+        self._order: dict[tuple[str, str], np.ndarray] = {}
+        self._normed = {layer.folds_into for layer in table.layers if layer.folds_into}
 
     def restructure(self, plan: Plan) -> Compressed:
         """Prune and decompose; weights stay float. InputError or ValueError when a step cannot be carried out."""
@@ -50,49 +64,115 @@ class Compressor:
         result = Compressed(copy.deepcopy(self._model), plan)
         for technique, apply in _STRUCTURE.items():
             steps = list(plan.find(technique).values())
-            result.receipts += apply(self, result.model, steps)
+            result.receipts += apply(self, result, steps)
         return result
 
-    def compress(self, plan: Plan, calibration: Tensor) -> Compressed:
-        """The whole plan without training: structure, integer weights, norms re-estimated, biases corrected.
-
-        `calibration`: normalised inputs `(N, …)`.
-        """
+    def compress(self, plan: Plan) -> Compressed:
+        """The whole plan without training: structure, integer weights, norms re-estimated, biases corrected."""
         result = self.restructure(plan)
         if result.plan.steps:
-            reestimate_norms(result.model, calibration)
-        quantize(result, calibration)
+            reestimate_norms(result.model, self._calibration)
+        quantize(result, self._calibration, self.rounded(result))
         return result
 
-    def kept_channels(self, group: Group, keep: int) -> np.ndarray:
+    def kept_channels(self, group: Group, keep: int, criterion: str = DEFAULT_CRITERION) -> np.ndarray:
         """Indices of the `keep` most important channels, equally many in each block, ascending."""
-        if group.name not in self._order:
-            scores = channel_scores(self._model, self._coupling.items[group.name], group.channels)
+        key = group.name, criterion
+        if key not in self._order:
+            scores = channel_scores(criterion, self._model, self.coupling.items[group.name], group.channels,
+                                    self.statistics)
             # Stable sort: of equal scores the lower index stays, on every machine.
             blocks = np.argsort(-scores.reshape(group.blocks, -1), axis=1, kind="stable")
-            self._order[group.name] = blocks + np.arange(group.blocks)[:, None] * blocks.shape[1]
-        return np.sort(self._order[group.name][:, :keep // group.blocks].reshape(-1))
+            self._order[key] = blocks + np.arange(group.blocks)[:, None] * blocks.shape[1]
+        return np.sort(self._order[key][:, :keep // group.blocks].reshape(-1))
 
-    def _prune(self, model: nn.Module, steps: list[Step]) -> list[Receipt]:
-        kept = {step.site: self.kept_channels(self._groups[step.site], int(step.args["keep"])) for step in steps}
-        cut_channels(model, self._coupling.items, kept)
+    def _drop(self, result: Compressed, steps: list[Step]) -> list[Receipt]:
+        if not steps:
+            return []
+        gone = {step.site: self._table.gone([step.site]) for step in steps}
+        result.model = drop_blocks(result.model, list(gone))
+        return [Receipt(site, "drop", {"layers": sorted(layers)}) for site, layers in gone.items()]
+
+    def _prune(self, result: Compressed, steps: list[Step]) -> list[Receipt]:
+        kept = {step.site: self.kept_channels(self._groups[step.site], int(step.args["keep"]),
+                                              str(step.args.get("criterion", DEFAULT_CRITERION))) for step in steps}
+        cut_channels(result.model, self.coupling.items, kept)
+        self._refit(result, kept)
         return [Receipt(site, "prune", {"kept": channels.tolist()}) for site, channels in kept.items()]
 
-    def _decompose(self, model: nn.Module, steps: list[Step]) -> list[Receipt]:
+    def _refit(self, result: Compressed, kept: dict[str, np.ndarray]) -> None:
+        """Let every layer that lost inputs make up for them with those it still has."""
+        removed = removed_indices(self.coupling.items, kept)
+        absent = self._table.gone(result.plan.find("drop"))
+        for (name, side), gone in removed.items():
+            original = self._model.get_submodule(name)
+            moments = self.statistics.moments(name)
+            if side != "in" or not gone or name in absent or moments is None or len(moments.mean) > 1:
+                continue
+            assert isinstance(original.weight, Tensor)
+            stay = torch.tensor([i for i in range(len(moments.magnitude)) if i not in gone])
+            rows = torch.tensor([i for i in range(len(original.weight)) if i not in removed.get((name, "out"), ())])
+            d = moments.mean.shape[1]
+            area = d // len(moments.magnitude)
+            kept_columns = (stay[:, None] * area + torch.arange(area)).flatten()
+            weight = by_taps(original.weight.detach()[rows], d)
+            layer: Any = result.model.get_submodule(name)
+            refitted = on_remaining(weight, self._output_moments(name, moments), kept_columns, name)
+            with torch.no_grad():
+                layer.weight.copy_(from_taps(refitted, tuple(layer.weight.shape)))
+                if isinstance(layer.bias, Tensor):
+                    shift = weight @ moments.mean[0] - refitted @ moments.mean[0, kept_columns]
+                    layer.bias += shift.reshape(len(rows), -1).sum(1)
+            result.moments[name] = moments.channels(stay)
+
+    def _output_moments(self, name: str, moments: Moments) -> Tensor:
+        """Second moments `(d, d)` that weigh an error of an ungrouped layer: about the mean where a bias or a norm
+        takes up a shift, about zero elsewhere."""
+        absorbs = name in self._normed or self._model.get_submodule(name).bias is not None
+        return (moments.covariance if absorbs else moments.second)[0]
+
+    def _moments(self, result: Compressed, name: str) -> Moments | None:
+        """Of the input that a layer still has; None where its groups were cut."""
+        moments = result.moments.get(name) or self.statistics.moments(name)
+        module: Any = result.model.get_submodule(name)
+        if moments is None or isinstance(module, nn.Sequential):
+            return moments
+        fits = moments.mean.shape[1] in (width(module), module.weight.shape[1]) \
+            and len(moments.mean) == getattr(module, "groups", 1)
+        return moments if fits else None
+
+    def rounded(self, result: Compressed) -> dict[str, QuantizedWeight]:
+        """Integer weights, rounded with feedback where the moments of the input are known."""
+        rounded = {}
+        for name, bits in weight_bits(result.model, result.plan).items():
+            if bits > 8:
+                continue
+            weight = result.model.get_submodule(name).weight
+            assert isinstance(weight, Tensor)
+            rounded[name] = quantize_weight(weight, bits)
+            moments = self._moments(result, name)
+            if moments is not None and name in self._table.by_name:
+                second = self._output_moments(name, moments)[None] if len(moments.mean) == 1 else moments.second
+                rounded[name] = round_with_feedback(weight.detach(), rounded[name], second, name)
+        return rounded
+
+    def _decompose(self, result: Compressed, steps: list[Step]) -> list[Receipt]:
         receipts = []
         for step in steps:
-            module = model.get_submodule(step.site)
+            module = result.model.get_submodule(step.site)
             args = {name: value for name, value in step.args.items() if isinstance(value, int)}
-            factors = factorize(module, str(step.args["method"]), args)
-            replace_module(model, step.site, factors)
+            moments = self._moments(result, step.site)
+            known = None if moments is None else self._output_moments(step.site, moments)
+            factors = factorize(module, str(step.args["method"]), args, known)
+            replace_module(result.model, step.site, factors)
             receipts.append(Receipt(step.site, "decompose", {
                 "method": step.args["method"], **args, "weights_before": sum(p.numel() for p in module.parameters()),
                 "weights_after": sum(p.numel() for p in factors.parameters())}))
         return receipts
 
 
-_STRUCTURE: dict[str, Callable[[Compressor, nn.Module, list[Step]], list[Receipt]]] = {
-    "prune": Compressor._prune, "decompose": Compressor._decompose,
+_STRUCTURE: dict[str, Callable[[Compressor, Compressed, list[Step]], list[Receipt]]] = {
+    "drop": Compressor._drop, "prune": Compressor._prune, "decompose": Compressor._decompose,
 }
 """The techniques that change structure, in the order of application; quantisation follows recovery."""
 
@@ -113,16 +193,16 @@ def weight_bits(model: nn.Module, plan: Plan) -> dict[str, int]:
     return widths
 
 
-def quantize(result: Compressed, calibration: Tensor, weights: dict[str, QuantizedWeight] | None = None) -> None:
+def quantize(result: Compressed, calibration: Tensor, weights: dict[str, QuantizedWeight]) -> None:
     """Put weights on their integer grids, in place, and repair what that shifts.
 
     Norms are re-estimated behind the quantised weights; layers without a norm behind them get their bias
     corrected by the mean shift (Nagel et al., "Data-Free Quantization", ICCV 2019, section 4.2, from
-    calibration data). `weights` are ready integers from training, otherwise scales of least squared error.
+    calibration data). `weights` are the integers.
     """
     widths = weight_bits(result.model, result.plan)
     integer = [name for name, bits in widths.items() if bits <= 8]
-    means = input_means(result.model, calibration, integer) if weights is None else {}
+    means = input_means(result.model, calibration, integer)
     shifts = {}
     with torch.no_grad():
         for name, bits in widths.items():
@@ -132,7 +212,7 @@ def quantize(result: Compressed, calibration: Tensor, weights: dict[str, Quantiz
             if bits == 16:
                 weight.copy_(weight.half().float())
             elif bits <= 8:
-                chosen = weights[name] if weights is not None else quantize_weight(weight, bits)
+                chosen = weights[name]
                 if name in means:
                     shifts[name] = chosen.dequantized() - weight
                 weight.copy_(chosen.dequantized())

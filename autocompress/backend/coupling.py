@@ -148,20 +148,23 @@ def _half(group: Group) -> np.ndarray:
 
 
 def cut_channels(model: nn.Module, items: Mapping[str, tuple[Item, ...]], kept: Mapping[str, np.ndarray]) -> None:
-    """Remove from `model`, in place, every channel of each group that is not in `kept[group]`.
+    """Remove from `model`, in place, every channel of each group that is not in `kept[group]`."""
+    modules = dict(model.named_modules())
+    for (name, side), gone in sorted(removed_indices(items, kept).items()):
+        if gone and name in modules:  # not where the layer's block was dropped
+            _cut(modules[name], side, gone)
 
-    All cuts of one module's side are made at once, because indices are those of the original.
-    """
+
+def removed_indices(items: Mapping[str, tuple[Item, ...]],
+                    kept: Mapping[str, np.ndarray]) -> dict[tuple[str, Side], set[int]]:
+    """Indices of the original that each module's side loses: all cuts of one side are made at once."""
     removed: dict[tuple[str, Side], set[int]] = {}
     for name, channels in kept.items():
         alive = set(np.asarray(channels).tolist())
         for item in items[name]:
             gone = {int(i) for i, root in zip(item.indices, item.roots, strict=True) if int(root) not in alive}
             removed.setdefault((item.module, item.side), set()).update(gone)
-    modules = dict(model.named_modules())
-    for (name, side), gone in sorted(removed.items()):  # "in" before "out": both index the original rows
-        if gone:
-            _cut(modules[name], side, gone)
+    return removed
 
 
 def _cut(module: nn.Module, side: Side, gone: set[int]) -> None:
@@ -214,27 +217,3 @@ def _select(module: nn.Module, name: str, keep: Tensor, dim: int) -> None:
         return
     chosen = tensor.detach().index_select(dim, keep).contiguous()
     setattr(module, name, nn.Parameter(chosen) if isinstance(tensor, nn.Parameter) else chosen)
-
-
-def channel_scores(model: nn.Module, items: tuple[Item, ...], channels: int) -> np.ndarray:
-    """Importance of each channel of a group, shape `(channels,)`: L2 norm of everything that goes with it.
-
-    Squared norms of the coupled rows and columns, each item scaled to mean one so that no tensor drowns the
-    others (group magnitude importance, DepGraph section 3.3).
-    """
-    modules = dict(model.named_modules())
-    total = np.zeros(channels)
-    for item in items:
-        module = modules[item.module]
-        if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
-            continue
-        weight = module.weight.detach().double()
-        if item.side == "out" or weight.shape[1] == 1:
-            norms = weight.flatten(1).square().sum(1).numpy()
-            values = norms[item.indices]
-        else:
-            norms = weight.transpose(0, 1).flatten(1).square().sum(1).numpy()
-            values = norms[item.indices % len(norms)]
-        scores = np.bincount(item.roots, weights=values, minlength=channels)
-        total += scores / max(float(scores.mean()), 1e-30)
-    return total

@@ -270,7 +270,7 @@ def _freeze(model: nn.Module, steps: dict[str, LearnedStep]) -> dict[str, Quanti
         module = model.get_submodule(name)
         original = module.parametrizations.weight.original  # type: ignore[union-attr]
         learned[name] = step.quantized(original)  # type: ignore[arg-type]
-        parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+        parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
     return learned
 
 

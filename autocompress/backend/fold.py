@@ -28,9 +28,10 @@ def fold_norms(compressed: Compressed, table: LayerTable) -> Folded:
     """
     model = copy.deepcopy(compressed.model).cpu().eval()
     weights = dict(compressed.weights)
+    gone = table.gone(compressed.plan.find("drop"))
     with torch.no_grad():
         for layer in table.layers:
-            if not layer.folds_into:
+            if not layer.folds_into or layer.name in gone:
                 continue
             norm = model.get_submodule(layer.name)
             name, target = _last_leaf(model, layer.folds_into)

@@ -76,6 +76,6 @@ def quantize_weight(weight: Tensor, bits: int) -> QuantizedWeight:
 
 _CLIPS: dict[int, tuple[float, ...]] = {
     bits: tuple(torch.linspace(low, 1.0, 12).tolist())
-    for bits, low in {2: 0.2, 3: 0.3, 4: 0.4, 5: 0.5, 6: 0.6, 8: 0.7}.items()
+    for bits, low in {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4, 5: 0.5, 6: 0.6, 7: 0.65, 8: 0.7}.items()
 }
 """Clipping points tried, as shares of the largest magnitude: the fewer the bits, the deeper it pays to clip."""

@@ -14,6 +14,7 @@ import msgspec
 import torch
 from torch import Tensor, fx, nn
 
+from autocompress.backend.blocks import find_blocks
 from autocompress.backend.coupling import Coupling, record_coupling
 from autocompress.core.layer import Activation, Layer, LayerTable
 from autocompress.errors import InputError
@@ -64,12 +65,7 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[LayerTable, C
         activations=tuple(_lifetimes(nodes, owner)),
     )
     coupling = record_coupling(model, example, table)
-    return _with_groups(table, coupling), coupling
-
-
-def _with_groups(table: LayerTable, coupling: Coupling) -> LayerTable:
-    return LayerTable(input_shape=table.input_shape, outputs=table.outputs, layers=table.layers,
-                      groups=coupling.groups, activations=table.activations)
+    return msgspec.structs.replace(table, groups=coupling.groups, blocks=find_blocks(model, example)), coupling
 
 
 def _op(node: fx.Node) -> str:

@@ -72,7 +72,8 @@ def summarise(receipts: tuple[Receipt, ...]) -> str:
         kept = sum(len(fact["kept"]) for fact in facts if isinstance(fact.get("kept"), list))
         before, after = (sum(int(fact.get(f"weights_{when}", 0)) for fact in facts) for when in ("before", "after"))
         epochs = sum(float(fact.get("epochs", 0)) for fact in facts)
-        detail = f" ({epochs:g} epochs)" if epochs else f" (kept {kept} channels)" if kept else f" ({before} → {after} weights)" if before else ""
+        detail = (f" ({epochs:g} epochs)" if epochs else f" (kept {kept} channels)" if kept
+                  else f" ({before} → {after} weights)" if before else "")
         texts.append(f"{technique} {len(facts)}{detail}")
     return ", ".join(texts)
 

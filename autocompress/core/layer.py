@@ -8,6 +8,7 @@ is one executed layer of a compressed network: a layer has one part, or one for 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from functools import cached_property
 from math import prod
 from typing import Literal
@@ -76,6 +77,13 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     blocks: int = 1
 
 
+class Block(msgspec.Struct, frozen=True, kw_only=True):
+    """A residual branch that can be left out: its `layers`, in order, and a shortcut of the same shape beside it."""
+
+    name: str
+    layers: tuple[str, ...]
+
+
 class Activation(msgspec.Struct, frozen=True):
     """An intermediate tensor: `elements` per sample, alive from step `first` to step `last`.
 
@@ -95,6 +103,7 @@ class LayerTable(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     outputs: int
     layers: tuple[Layer, ...]
     groups: tuple[Group, ...] = ()
+    blocks: tuple[Block, ...] = ()
     activations: tuple[Activation, ...] = ()
     skeleton_bytes: int = 0
     """Bytes of the exported file that hold no layer parameter: graph, names, constants."""
@@ -103,6 +112,11 @@ class LayerTable(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def by_name(self) -> dict[str, Layer]:
         """Layers by name."""
         return {layer.name: layer for layer in self.layers}
+
+    def gone(self, dropped: Iterable[str]) -> frozenset[str]:
+        """Layers of the blocks `dropped`, and the norms that fold into them."""
+        names = set(dropped)
+        return frozenset(layer for block in self.blocks if block.name in names for layer in block.layers)
 
     @cached_property
     def fingerprint(self) -> str:

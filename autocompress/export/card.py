@@ -15,7 +15,9 @@ def model_card(manifest: dict[str, Any], data: str) -> str:
     bits = Counter(step["args"]["weight_bits"] for step in steps if step["technique"] == "quantize")
     pruned = sum(step["technique"] == "prune" for step in steps)
     factored = Counter(step["args"]["method"] for step in steps if step["technique"] == "decompose")
-    done = [f"{pruned} channel groups pruned"] if pruned else []
+    dropped = sum(step["technique"] == "drop" for step in steps)
+    done = [f"{dropped} residual blocks dropped"] if dropped else []
+    done += [f"{pruned} channel groups pruned"] if pruned else []
     done += [f"{n} layers factored by {method}" for method, n in sorted(factored.items())]
     done += [f"{n} layers with {b}-bit weights" for b, n in sorted(bits.items())]
     shape = ", ".join(str(size) for size in given["shape"][1:])

@@ -15,7 +15,7 @@ from math import prod
 
 from autocompress.core.layer import Part
 
-PLANES = {2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2)}
+PLANES = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}
 """Bits of each packed plane by width, and `ALIGN`, to a multiple of which codes are padded: as in export.packing."""
 ALIGN = 8
 SKELETON_NAME = 3
@@ -124,8 +124,12 @@ def _unpacking(bits: int, parts: list[Part], names: _Names) -> float:
     if len(planes) > 1:
         wide = [names.take() for _ in planes]
         total += sum(_node("Cast", pair, TO) for pair in zip(planes, wide, strict=True))
-        added, whole = names.take(), names.take()
-        total += _node("Add", [*wide, added]) + _node("Cast", [added, whole], TO)
+        added = wide[0]
+        for plane in wide[1:]:
+            previous, added = added, names.take()
+            total += _node("Add", [previous, plane, added])
+        whole = names.take()
+        total += _node("Cast", [added, whole], TO)
     sizes, pieces = names.take(), [names.take() for _ in parts]
     amount = len(parts) + (codes > weights)
     padding = [pieces[-1]] if codes > weights else []

@@ -72,10 +72,12 @@ def plan_rows(layers: LayerTable, plan: Plan, parts: tuple[Part, ...] = ()) -> l
     decomposed. `bytes` counts packed weights and biases, not scales or the graph; it is None without parts.
     """
     pruned, decomposed, quantized = (plan.find(name) for name in ("prune", "decompose", "quantize"))
+    gone = layers.gone(plan.find("drop"))
     rows = []
     for layer in layers.layers:
         own = [part for part in parts if part.layer == layer.name]
-        in_after, out_after = _channels_after(layer, layers.groups, pruned, own)
+        dropped = layer.name in gone
+        in_after, out_after = (0, 0) if dropped else _channels_after(layer, layers.groups, pruned, own)
         quantize, decompose = quantized.get(layer.name), decomposed.get(layer.name)
         bits = quantize.args if quantize else {}
         rows.append({
@@ -89,7 +91,8 @@ def plan_rows(layers: LayerTable, plan: Plan, parts: tuple[Part, ...] = ()) -> l
             "rank_share": _rank_share(layer, in_after, out_after, decompose),
             "bytes_before": 0 if layer.folds_into else 4 * layer.params,
             "bytes": round(sum(map(_part_bytes, own))) if parts else None,
-            "note": _note(layer, in_after, out_after, bool(quantize or decompose)),
+            "note": ("its block is dropped" if dropped
+                     else _note(layer, in_after, out_after, bool(quantize or decompose))),
         })
     return rows
 

@@ -92,23 +92,28 @@ class Projection:
     @cached_property
     def extremes(self) -> list[Plan]:
         """The smallest plans: by bytes, by each bounded metric, and without any decomposition."""
-        space = self.space
-        plain = space.decode(space.uniform(min(space.weight_bits)), 1.0, min(space.weight_bits))
+        plain = self._plain("size_bytes")[1]
         return [*(self.smallest(metric) for metric in dict.fromkeys(("size_bytes", *self.bounds))), plain]
 
     def smallest(self, metric: str = "size_bytes") -> Plan:
         """The plan with the least of one metric: all knobs at their cheapest, methods chosen one at a time."""
         space = self.space
-        values = space.uniform(min(space.weight_bits))
-        cap = min(space.weight_bits)
-        best = space.decode(values, 1.0, cap)
+        cap, best = self._plain(metric)
+        values = space.uniform(cap)
         for knob in space.knobs:
             for choice in knob.choices:
-                if knob.name.startswith(("method:", "act:")) and choice != WHOLE:
+                if knob.name.startswith(("drop:", "method:", "act:")) and choice != WHOLE:
                     plan = space.decode({**values, knob.name: choice}, 1.0, cap)
                     if self.estimate(plan)[metric] < self.estimate(best)[metric]:
                         best, values = plan, {**values, knob.name: choice}
         return best
+
+    def _plain(self, metric: str) -> tuple[int, Plan]:
+        """The width at which a uniform plan has the least of a metric, and that plan: in a small file the tables
+        that unpack fewer bits can outweigh what they save."""
+        plans = {bits: self.space.decode(self.space.uniform(bits), 1.0, bits) for bits in self.space.weight_bits}
+        least = min(sorted(plans), key=lambda bits: self.estimate(plans[bits])[metric])
+        return least, plans[least]
 
     def require_feasible(self) -> None:
         """InfeasibleError with the smallest reachable value of each bound that cannot be met."""

@@ -18,7 +18,7 @@ from autocompress.hardware.profile import HardwareProfile
 from autocompress.space.spec import SpaceSpec
 from autocompress.techniques import resolve
 from autocompress.techniques.decompose import METHODS, methods_for, rank_args
-from autocompress.techniques.prune import legal_keep
+from autocompress.techniques.prune import DEFAULT_CRITERION, legal_keep
 from autocompress.techniques.quantize import ACTIVATION_BITS, WEIGHT_BITS
 
 Value = float | int | str
@@ -37,7 +37,8 @@ class Knob(msgspec.Struct, frozen=True):
 
 
 class Space(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """Knobs by site. Names are `prune:SITE`, `bits:SITE`, `act:SITE`, `method:SITE`, `share:SITE`."""
+    """Knobs by site. Names are `drop:SITE`, `criterion:*`, `prune:SITE`, `bits:SITE`, `act:SITE`, `method:SITE`,
+    `share:SITE`. `criterion` holds where there is no knob for it."""
 
     table: LayerTable
     profile: HardwareProfile
@@ -45,6 +46,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     max_ratio: float
     min_share: float
     weight_bits: tuple[int, ...]
+    criterion: str = DEFAULT_CRITERION
 
     @property
     def by_name(self) -> dict[str, Knob]:
@@ -55,16 +57,21 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         """The plan of a setting. `squeeze` in [0, 1] moves every prune ratio that far towards its maximum,
         and `bits_cap` bounds weight bits: the two handles by which a plan is projected into a budget."""
         knobs = self.by_name
-        steps: list[Step] = []
+        steps = [Step(block.name, "drop", {}) for block in self.table.blocks if values.get(f"drop:{block.name}")]
+        gone = self.table.gone(step.site for step in steps)
+        criterion = str(values.get(f"criterion:{ALL_LAYERS}", self.criterion))
+        named = {} if criterion == DEFAULT_CRITERION else {"criterion": criterion}
         for group in self.table.groups:
-            if f"prune:{group.name}" in knobs:
+            if f"prune:{group.name}" in knobs and any(member.layer not in gone for member in group.members):
                 ratio = float(values[f"prune:{group.name}"])
                 ratio += (self.max_ratio - ratio) * squeeze
                 keep = legal_keep(group, group.channels * (1 - ratio), self.profile)
                 if keep < group.channels:
-                    steps.append(Step(group.name, "prune", {"keep": keep}))
+                    steps.append(Step(group.name, "prune", {"keep": keep, **named}))
         pruned = resolve(self.table, Plan.of(steps))
         for layer in self.table.layers:
+            if layer.name in gone:
+                continue
             if f"method:{layer.name}" in knobs:
                 method = str(values[f"method:{layer.name}"])
                 if method != WHOLE:
@@ -104,6 +111,8 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 values[knob.name] = min(int(c) for c in knob.choices)
             elif kind == "method":
                 values[knob.name] = WHOLE
+            elif kind in ("drop", "criterion"):
+                values[knob.name] = knob.choices[0]
             else:
                 values[knob.name] = knob.low if kind == "prune" else knob.high
         return values
@@ -116,6 +125,11 @@ def build_space(table: LayerTable, spec: SpaceSpec, profile: HardwareProfile) ->
     """
     knobs: list[Knob] = []
     weight_bits: tuple[int, ...] = (32,)
+    if spec.drop:
+        knobs += [Knob(f"drop:{b.name}", choices=(0, 1)) for b in table.blocks if _allowed(b.name, spec.drop.skip)
+                  and not any(table.by_name[layer].locked for layer in b.layers)]
+    if spec.prune and len(spec.prune.criteria) > 1:
+        knobs.append(Knob(f"criterion:{ALL_LAYERS}", choices=spec.prune.criteria))
     if spec.prune:
         knobs += [Knob(f"prune:{g.name}", low=0.0, high=spec.prune.max_ratio)
                   for g in table.groups if _allowed(g.name, spec.prune.skip) and _choices(g, spec, profile) > 1]
@@ -139,6 +153,7 @@ def build_space(table: LayerTable, spec: SpaceSpec, profile: HardwareProfile) ->
         raise InputError(f"the space {spec.name!r} must leave something to decide on {profile.id}, but it has no "
                          f"site in this network. Layers that cannot be touched: {locked}")
     return Space(table=table, profile=profile, knobs=tuple(knobs), weight_bits=weight_bits,
+                 criterion=spec.prune.criteria[0] if spec.prune else DEFAULT_CRITERION,
                  max_ratio=spec.prune.max_ratio if spec.prune else 0.0,
                  min_share=spec.decompose.min_share if spec.decompose else 0.1)
 

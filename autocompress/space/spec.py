@@ -12,15 +12,18 @@ import msgspec
 
 from autocompress.errors import InputError
 from autocompress.techniques.decompose import METHODS
+from autocompress.techniques.prune import CRITERIA, DEFAULT_CRITERION
 from autocompress.techniques.quantize import ACTIVATION_BITS, WEIGHT_BITS
 
 SCHEMA = 1
 
 
 class PruneSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Largest share of a coupling group's channels that may be removed; `skip` holds site patterns."""
+    """Largest share of a coupling group's channels that may be removed; what may decide which (one choice for the
+    whole model); `skip` holds site patterns."""
 
     max_ratio: float = 0.9
+    criteria: tuple[str, ...] = (DEFAULT_CRITERION,)
     skip: tuple[str, ...] = ()
 
 
@@ -44,6 +47,12 @@ class DecomposeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     skip: tuple[str, ...] = ()
 
 
+class DropSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Residual blocks may be left out; `skip` holds block patterns."""
+
+    skip: tuple[str, ...] = ()
+
+
 class SpaceSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A whole space file. A technique that is left out is not used."""
 
@@ -53,6 +62,7 @@ class SpaceSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     prune: PruneSpec | None = None
     quantize: QuantizeSpec | None = None
     decompose: DecomposeSpec | None = None
+    drop: DropSpec | None = None
 
 
 def _ready_made() -> dict[str, str]:
@@ -97,10 +107,13 @@ def parse_space(text: str, origin: str) -> SpaceSpec:
         raise InputError(f"{origin}: {error}") from None
     if spec.schema != SCHEMA:
         raise InputError(f"{origin}: schema must be {SCHEMA}, but got {spec.schema}; update autocompress")
-    if spec.prune is None and spec.quantize is None and spec.decompose is None:
-        raise InputError(f"{origin} must have at least one of [prune], [quantize], [decompose]: it allows nothing")
+    if not any((spec.prune, spec.quantize, spec.decompose, spec.drop)):
+        raise InputError(f"{origin} must have at least one of [prune], [quantize], [decompose], [drop]: it allows "
+                         "nothing")
     if spec.prune and not 0 < spec.prune.max_ratio < 1:
         raise InputError(f"{origin}: prune.max_ratio must be between 0 and 1, but got {spec.prune.max_ratio}")
+    if spec.prune:
+        _one_of(spec.prune.criteria, CRITERIA, f"{origin}: prune.criteria")
     if spec.decompose:
         if not 0 < spec.decompose.min_share < 1:
             raise InputError(f"{origin}: decompose.min_share must be between 0 and 1, "

@@ -64,9 +64,10 @@ class Workbench:
         self.refused = coupling.refused
         folded = fold_norms(Compressed(model, Plan()), table).model
         self.template = export_template(folded, data.input_shape)
+        self._templates = {frozenset[str](): self.template}
         self.table = _lock_unseen(table, self.template)
-        self.compressor = Compressor(model, self.table, coupling)
         self.calibration = data.normalise(_subset(data.train, CALIBRATION_SAMPLES, seed).inputs)
+        self.compressor = Compressor(model, self.table, coupling, self.calibration)
         self.baseline_file = float_bytes(self.template, folded)
         self._check_parity(folded, self.baseline_file, 1e-3)
         self.teacher = Teacher(self._answer, data, seed, folder / "teacher")
@@ -77,7 +78,7 @@ class Workbench:
     def baseline(self) -> Metrics:
         """The original's metrics: its own float file, run on the validation split."""
         runtime = Runtime(self.baseline_file, self.threads)
-        metrics = self._static(self.model, Plan(), len(self.baseline_file))
+        metrics = self._static(Compressed(self.model, Plan()), len(self.baseline_file))
         metrics["accuracy"] = self.accuracy(runtime, self.data.validation)
         return metrics | self._latency(self.baseline_file, Plan())
 
@@ -86,7 +87,8 @@ class Workbench:
         inputs = self.data.normalise(split.inputs).numpy()
         return accuracy(runtime, inputs, split.targets.numpy())
 
-    def _static(self, model: nn.Module, plan: Plan, size: int) -> Metrics:
+    def _static(self, compressed: Compressed, size: int) -> Metrics:
+        plan, model = compressed.plan, fold_norms(compressed, self.table).model  # what the file executes
         return {
             "size_bytes": size, "macs": count_macs(model, self.data.input_shape),
             "params": sum(p.numel() for p in model.parameters()),
@@ -124,7 +126,7 @@ class Workbench:
         with _timed(timings, "export"):
             built = self.build(compressed)
         with _timed(timings, "score"):
-            metrics = self._static(compressed.model, plan, len(built.data))
+            metrics = self._static(compressed, len(built.data))
             metrics["accuracy"] = self.accuracy(Runtime(built.data, self.threads), self.data.validation)
         with _timed(timings, "time"):
             metrics |= self._latency(built.data, plan)
@@ -136,7 +138,7 @@ class Workbench:
         path = self.weights_path(plan, rung)
         if rung > 0 and path.is_file():
             return load_weights(self.compressor.restructure(plan), path)
-        return self.compressor.compress(plan, self.calibration)
+        return self.compressor.compress(plan)
 
     def weights_path(self, plan: Plan, rung: int) -> Path:
         """Where the weights of a distilled candidate are."""
@@ -170,7 +172,7 @@ class Workbench:
         plan = Plan.of([Step(layer.name, "quantize", {"weight_bits": 8, "activation_bits": 8})
                         for layer in self.table.layers if layer.kind in ("conv", "linear") and not layer.locked])
         try:
-            runtime = Runtime(self.build(self.compressor.compress(plan, self.calibration)).data, self.threads)
+            runtime = Runtime(self.build(self.compressor.compress(plan)).data, self.threads)
         except TrialError as error:
             log.info("the original has no 8-bit file to learn from: %s", error)
             return None
@@ -192,12 +194,16 @@ class Workbench:
         half = {name for name, bits in widths.items() if bits == 16}
         ranges = self.calibration[:RANGE_SAMPLES].numpy()
 
+        dropped = frozenset(compressed.plan.find("drop"))
+        if dropped not in self._templates:
+            self._templates[dropped] = export_template(folded.model, self.data.input_shape)
+
         def make(template: Template) -> Built:
             self._check_parity(folded.model, float_bytes(template, folded.model), 1e-3)
             return build(template, folded.model, folded.weights, half, eight, ranges, self.threads)
 
         try:
-            return make(self.template)
+            return make(self._templates[dropped])
         except TrialError as error:
             log.info("exporting afresh: %s", error)
             return make(export_template(folded.model, self.data.input_shape))

@@ -103,6 +103,14 @@ def layer_at(step: Step, table: LayerTable) -> Layer:
     return layer
 
 
+def present(step: Step, parts: Parts) -> tuple[Part, ...]:
+    """The parts of the layer a step names. InputError when its block is dropped."""
+    if not parts[step.site]:
+        raise InputError(f"a {step.technique} step must name a layer that is still there, but the block of "
+                         f"{step.site} is dropped: leave one of the two steps out")
+    return parts[step.site]
+
+
 def _with(part: Part, **changes: object) -> Part:
     import msgspec
 

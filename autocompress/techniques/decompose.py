@@ -17,7 +17,7 @@ from autocompress.core.layer import Layer, LayerTable, Part
 from autocompress.core.plan import Step
 from autocompress.errors import InputError
 from autocompress.hardware.profile import HardwareProfile
-from autocompress.techniques.base import Parts, Technique, layer_at
+from autocompress.techniques.base import Parts, Technique, layer_at, present
 
 METHODS = ("svd", "spatial-svd", "tucker2")
 
@@ -115,7 +115,7 @@ def reason(layer: Layer) -> str:
 
 def _effect(step: Step, table: LayerTable, parts: Parts) -> None:
     layer_at(step, table)
-    (part,) = parts[step.site]
+    (part,) = present(step, parts)
     args = {name: value for name, value in step.args.items() if isinstance(value, int)}
     parts[step.site] = split(part, str(step.args["method"]), args)
 

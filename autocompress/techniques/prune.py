@@ -1,4 +1,7 @@
-"""Structured pruning: whole channels of a coupling group are removed. `args = {"keep": channels kept}`."""
+"""Structured pruning: whole channels of a coupling group are removed.
+
+`args = {"keep": channels kept}`, and `"criterion"`, one of `CRITERIA`, where it is not the default.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,11 @@ from autocompress.core.plan import Step
 from autocompress.errors import InputError
 from autocompress.hardware.profile import HardwareProfile
 from autocompress.techniques.base import Parts, Technique
+
+CRITERIA = ("l1", "l2", "bn-scale", "lamp", "fpgm", "activation", "apoz", "taylor", "fisher", "reconstruction",
+            "random")
+"""What decides which channels stay; sources stand in `autocompress.backend.importance`."""
+DEFAULT_CRITERION = "l2"
 
 
 @lru_cache(maxsize=8)
@@ -36,6 +44,8 @@ def _check(step: Step, table: LayerTable, profile: HardwareProfile) -> None:
     keep = step.args.get("keep")
     if not isinstance(keep, int) or not 1 <= keep <= group.channels:
         raise InputError(f"`keep` must be a whole number from 1 to {group.channels} at {step.site}, but got {keep!r}")
+    if step.args.get("criterion", DEFAULT_CRITERION) not in CRITERIA:
+        raise InputError(f"`criterion` at {step.site} must be one of {CRITERIA}, but got {step.args['criterion']!r}")
     legal = legal_keep(group, keep, profile)
     if keep != legal and keep != group.channels:
         raise InputError(f"`keep` at {step.site} must fit the channel multiple of {profile.id}, but got {keep}; "
@@ -48,6 +58,8 @@ def _effect(step: Step, table: LayerTable, parts: Parts) -> None:
         raise InputError(f"a prune step must name a coupling group, but {step.site!r} is none")
     cut = group.channels - int(step.args["keep"])
     for member in group.members:
+        if not parts[member.layer]:
+            continue  # its block was dropped
         (part,) = parts[member.layer]
         gone = cut * member.per_channel
         if part.kind == "norm" or (part.groups > 1 and part.groups == part.in_channels == part.out_channels):

@@ -13,9 +13,9 @@ from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Step
 from autocompress.errors import InputError
 from autocompress.hardware.profile import HardwareProfile
-from autocompress.techniques.base import Parts, Technique, layer_at
+from autocompress.techniques.base import Parts, Technique, layer_at, present
 
-WEIGHT_BITS = (2, 3, 4, 5, 6, 8, 16, 32)
+WEIGHT_BITS = (1, 2, 3, 4, 5, 6, 7, 8, 16, 32)
 ACTIVATION_BITS = (8, 32)
 
 
@@ -37,7 +37,7 @@ def _effect(step: Step, table: LayerTable, parts: Parts) -> None:
     parts[step.site] = tuple(
         msgspec.structs.replace(part, weight_bits=int(step.args["weight_bits"]),
                                 activation_bits=int(step.args["activation_bits"]))
-        for part in parts[step.site])
+        for part in present(step, parts))
 
 
 QUANTIZE = Technique("quantize", _check, _effect)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from autocompress.techniques.base import Technique
 from autocompress.techniques.decompose import DECOMPOSE
+from autocompress.techniques.drop import DROP
 from autocompress.techniques.prune import PRUNE
 from autocompress.techniques.quantize import QUANTIZE
 
-TECHNIQUES: dict[str, Technique] = {t.name: t for t in (PRUNE, DECOMPOSE, QUANTIZE)}
+TECHNIQUES: dict[str, Technique] = {t.name: t for t in (DROP, PRUNE, DECOMPOSE, QUANTIZE)}

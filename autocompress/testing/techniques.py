@@ -83,15 +83,15 @@ class TechniqueContract:
         """A plan works on a copy."""
         before = state_hash(bench.model)
         for plan in self.plans(bench):
-            compressed = bench.compressor.compress(plan, bench.calibration)
+            compressed = bench.compressor.compress(plan)
             assert not {id(p) for p in compressed.model.parameters()} & {id(p) for p in bench.model.parameters()}
         assert state_hash(bench.model) == before
 
     def test_equal_plans_give_equal_weights_and_receipts(self, bench: Workbench) -> None:
         """Nothing is left to chance or to the order of steps."""
         for plan in self.plans(bench):
-            first = bench.compressor.compress(plan, bench.calibration)
-            second = bench.compressor.compress(Plan.of(plan.steps[::-1]), bench.calibration)
+            first = bench.compressor.compress(plan)
+            second = bench.compressor.compress(Plan.of(plan.steps[::-1]))
             assert state_hash(first.model) == state_hash(second.model)
             assert first.receipts == second.receipts
             assert {receipt.site for receipt in first.receipts} == {step.site for step in plan.steps}
@@ -99,7 +99,7 @@ class TechniqueContract:
     def test_the_network_still_works(self, bench: Workbench) -> None:
         """Outputs keep their shape and are finite."""
         for plan in self.plans(bench):
-            scores = outputs(bench.compressor.compress(plan, bench.calibration).model, bench.calibration)
+            scores = outputs(bench.compressor.compress(plan).model, bench.calibration)
             assert scores.shape == outputs(bench.model, bench.calibration).shape
             assert torch.isfinite(scores).all()
             assert scores.std() > 0

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from autocompress.backend.coupling import channel_scores
+from autocompress.backend.importance import channel_scores
+from autocompress.backend.statistics import Statistics
 from autocompress.backend.trace import trace
 from autocompress.core.plan import Plan, Step
 from autocompress.techniques.prune import legal_keep
@@ -72,7 +73,7 @@ def test_the_least_important_channels_go_first() -> None:
         model[1][0].weight[[3, 7]] *= 1e-3  # type: ignore[index]
         model[2][0].weight[:, [3, 7]] *= 1e-3  # type: ignore[index]
     _table, coupling = trace(model, network.input_shape)
-    scores = channel_scores(model, coupling.items["1.0"], 24)
+    scores = channel_scores("l2", model, coupling.items["1.0"], 24, Statistics(model, torch.empty(0)))
     assert set(np.argsort(scores)[:2].tolist()) == {3, 7}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -35,6 +37,19 @@ class TestPrune(TechniqueContract):
                 kept = receipt.facts["kept"]
                 assert kept == sorted(set(kept))
                 assert len(kept) == plan.find("prune")[receipt.site].args["keep"]
+
+
+class TestDrop(TechniqueContract):
+    """Each block, and all of them."""
+
+    @pytest.fixture(params=["residual"])
+    def bench(self, request: pytest.FixtureRequest) -> Iterator[Workbench]:
+        """Only networks that have blocks."""
+        yield workbench(request.param)
+
+    def plans(self, bench: Workbench) -> list[Plan]:
+        steps = [Step(block.name, "drop", {}) for block in bench.table.blocks]
+        return [*(Plan.of([step]) for step in steps), Plan.of(steps)]
 
 
 class TestDecompose(TechniqueContract):
@@ -79,11 +94,10 @@ class TestQuantize(TechniqueContract):
         expected = outputs(bench.model, bench.calibration)
         errors = []
         for bits in (2, 4, 6, 8):
-            model = bench.compressor.compress(integers(bench, (bits,), 32), bench.calibration).model
+            model = bench.compressor.compress(integers(bench, (bits,), 32)).model
             # Norms are re-estimated from the calibration data, which moves them for any plan alike.
             reference = bench.compressor.compress(
-                Plan.of([Step(n, "quantize", {"weight_bits": 16, "activation_bits": 32}) for n in sites(bench)]),
-                bench.calibration).model
+                Plan.of([Step(n, "quantize", {"weight_bits": 16, "activation_bits": 32}) for n in sites(bench)])).model
             errors.append(float((outputs(model, bench.calibration) - outputs(reference, bench.calibration)).norm()
                                 / expected.norm()))
         assert errors == sorted(errors, reverse=True)
@@ -99,7 +113,7 @@ def test_every_technique_has_its_contract() -> None:
 @pytest.mark.parametrize("network", sorted(NETWORKS))
 def test_an_empty_plan_changes_nothing(network: str) -> None:
     bench = workbench(network)
-    compressed = bench.compressor.compress(Plan(), bench.calibration)
+    compressed = bench.compressor.compress(Plan())
     assert state_hash(compressed.model) == state_hash(bench.model)
     assert compressed.receipts == []
 
@@ -109,9 +123,9 @@ def test_one_layer_takes_all_techniques_in_order(network: str) -> None:
     """Prune, then decompose, then quantise: factors have pruned shapes, and each factor its integers."""
     bench = workbench(network)
     plan = Plan.of((*structure(bench).steps, *integers(bench, (4, 8, 3), 8).steps))
-    layers = [set(plan.find(technique)) for technique in TECHNIQUES]
+    layers = [set(plan.find(technique)) for technique in TECHNIQUES if technique != "drop"]
     assert set.intersection(*layers), "no layer of this network takes all techniques at once"
-    compressed = bench.compressor.compress(plan, bench.calibration)
+    compressed = bench.compressor.compress(plan)
     folded = fold_norms(compressed, bench.table)
     for part in flatten(resolve(bench.table, plan)):
         if part.kind in ("conv", "linear"):

@@ -11,6 +11,7 @@ import torch
 from autocompress.backend import compress, factorize
 from autocompress.backend.fold import fold_norms
 from autocompress.backend.quantization import QuantizedWeight
+from autocompress.backend.statistics import Statistics
 from autocompress.core.budget import Budget
 from autocompress.core.plan import Plan
 from autocompress.errors import InfeasibleError
@@ -29,7 +30,7 @@ SMALL_FILE, SMALL_ERROR = 20_000, 40
 @pytest.fixture(autouse=True)
 def values_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shapes alone settle the size; eigenvectors of 512 channels would take seconds."""
-    def truncated(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def truncated(matrix: torch.Tensor, rank: int, known: None) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.ones(rank, matrix.shape[1]), torch.ones(len(matrix), rank)
 
     def quantized(weight: torch.Tensor, bits: int) -> QuantizedWeight:
@@ -38,11 +39,12 @@ def values_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(factorize, "_truncated", truncated)
     monkeypatch.setattr(factorize, "_leading", lambda matrix, rank: torch.ones(len(matrix), rank, dtype=matrix.dtype))
     monkeypatch.setattr(compress, "quantize_weight", quantized)
+    monkeypatch.setattr(Statistics, "moments", lambda self, name: None)
 
 
 def _file_bytes(bench: Workbench, plan: Plan) -> int:
     compressed = bench.compressor.restructure(plan)
-    compress.quantize(compressed, bench.calibration[:2])
+    compress.quantize(compressed, bench.calibration[:2], bench.compressor.rounded(compressed))
     folded = fold_norms(compressed, bench.table)
     eight, half = set(), set()
     for name, bits in compress.weight_bits(compressed.model, plan).items():

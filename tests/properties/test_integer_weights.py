@@ -19,7 +19,7 @@ from autocompress.backend.quantization import (
 )
 from autocompress.export.activations import choose_range
 
-BITS = (2, 3, 4, 5, 6, 8)
+BITS = (1, 2, 3, 4, 5, 6, 7, 8)
 WEIGHTS = arrays.arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 12)),
                         elements=st.floats(-100, 100, width=32))
 FACTORS = st.floats(-8, 8, width=32).filter(lambda f: abs(f) > 1e-3)

@@ -29,13 +29,13 @@ SIZES = st.integers(1, 96)
     ("a", "prune", {"keep": 13}, "nearest legal value is 16"),
     ("ghost", "quantize", {"weight_bits": 8, "activation_bits": 8}, "'ghost' is none"),
     ("odd", "quantize", {"weight_bits": 8, "activation_bits": 8}, "no technique for LSTM"),
-    ("a", "quantize", {"weight_bits": 7, "activation_bits": 8}, "but got 7 and 8"),
+    ("a", "quantize", {"weight_bits": 9, "activation_bits": 8}, "but got 9 and 8"),
     ("a", "quantize", {"weight_bits": 16, "activation_bits": 8}, "set `activation_bits` to 32"),
     ("b", "decompose", {"method": "svd", "rank": 2}, "grouped convolutions are not decomposed"),
     ("a", "decompose", {"method": "svd", "rank": 2}, "`method` at a must be one of"),
     ("a", "decompose", {"method": "tucker2", "rank_in": 2, "rank_out": 0}, "`rank_out` at a"),
     ("fc", "decompose", {"method": "svd", "rank": "many"}, "`rank` at fc"),
-    ("a", "distort", {}, "a technique must be one of prune, decompose, quantize, but got 'distort'"),
+    ("a", "distort", {}, "a technique must be one of drop, prune, decompose, quantize, but got 'distort'"),
 ])
 def test_a_step_that_is_not_legal_says_what_is(site: str, technique: str, args: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):

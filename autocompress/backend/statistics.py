@@ -1,0 +1,218 @@
+"""What each layer of the original reads on calibration data: computed once, on first use, and shared by all plans.
+
+Least-squares reconstruction, whitened factors and rounding with feedback all ask the same question, how much an
+error of the weights shows in the output, and the second moments of the input answer it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+BATCH = 64
+GRADIENT_BATCH = 8
+POSITIONS = 48
+"""Positions of a feature map, or tokens, drawn from each sample: neighbours tell nearly the same."""
+FULL_WIDTH = 1152
+"""Columns of the weight up to which all of them are related to one another; in wider convolutions only channels are,
+alike at every tap of the kernel. Inverting costs the cube."""
+MAX_WIDTH = 8192
+"""Widest input whose moments are kept: 256 MiB of covariance."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of one layer's input, in columns of its weight as a matrix, `(channels / groups) * prod(kernel)` a group, or, for
+    convolutions wider than `FULL_WIDTH`, in channels.
+
+    `mean` (groups, d); `covariance` (groups, d, d), of the input less its mean. `magnitude` and `active`
+    (channels,): mean absolute value, and share of values that are not zero.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    magnitude: Tensor
+    active: Tensor
+
+    @property
+    def second(self) -> Tensor:
+        """Moments about zero `(groups, d, d)`: where nothing behind the layer absorbs a shift of the mean."""
+        return self.covariance + self.mean[:, :, None] * self.mean[:, None, :]
+
+    def channels(self, kept: Tensor) -> Moments:
+        """Those of the input channels `kept` (M,) of an ungrouped layer."""
+        area = self.mean.shape[1] // len(self.magnitude)
+        chosen = (kept[:, None] * area + torch.arange(area)).flatten()
+        return Moments(self.mean[:, chosen], self.covariance[:, chosen][:, :, chosen],
+                       self.magnitude[kept], self.active[kept])
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """How the loss hangs on a layer's weight, mean over batches. Each has one value a row, or a column, of channels:
+    `(out,)` and `(in / groups,)`. `taylor_*`: (sum of gradient · weight)²; `fisher_*`: sum of (gradient · weight)².
+    """
+
+    taylor_out: Tensor
+    taylor_in: Tensor
+    fisher_out: Tensor
+    fisher_in: Tensor
+
+    def taylor(self, out: bool) -> Tensor:
+        """By output or input channel."""
+        return self.taylor_out if out else self.taylor_in
+
+    def fisher(self, out: bool) -> Tensor:
+        """By output or input channel."""
+        return self.fisher_out if out else self.fisher_in
+
+
+class Statistics:
+    """Facts about every convolution and linear layer of `model` on normalised inputs `calibration` (N, …).
+
+    Labels for gradients are drawn from the network's own answers, seeded: no labels of the user's are needed, and
+    the gradient is not zero where the network is right and sure (that makes the Fisher information the true one).
+    """
+
+    def __init__(self, model: nn.Module, calibration: Tensor) -> None:
+        self._model, self._calibration = model, calibration
+
+    def sensitivity(self, name: str) -> Sensitivity | None:
+        """Of the loss to a layer's weight; None for a layer that the network never calls."""
+        return self._sensitivities.get(name)
+
+    @cached_property
+    def _sensitivities(self) -> dict[str, Sensitivity]:
+        weights = {name: module.weight for name, module in self._model.named_modules()
+                   if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear)}
+        before = {name: weight.requires_grad for name, weight in weights.items()}
+        sums: dict[str, list[Tensor]] = {}
+        batches = torch.split(self._calibration, GRADIENT_BATCH)
+        generator = torch.Generator().manual_seed(0)
+        for weight in weights.values():
+            weight.requires_grad_(True)
+        with torch.enable_grad():
+            for batch in batches:
+                logits = self._model(batch)
+                drawn = torch.multinomial(logits.detach().softmax(1), 1, generator=generator)[:, 0]
+                loss = F.cross_entropy(logits, drawn)
+                gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+                for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
+                    if gradient is not None:
+                        product = (gradient * weight.detach()).flatten(2) if weight.dim() > 2 else \
+                            (gradient * weight.detach())[:, :, None]
+                        by_pair, squares = product.sum(2), product.square().sum(2)
+                        new = [by_pair.sum(1).square(), by_pair.sum(0).square(), squares.sum(1), squares.sum(0)]
+                        sums[name] = [a + b for a, b in zip(sums[name], new, strict=True)] if name in sums else new
+        for name, weight in weights.items():
+            weight.requires_grad_(before[name])
+        return {name: Sensitivity(*(total / len(batches) for total in totals)) for name, totals in sums.items()}
+
+    def moments(self, name: str) -> Moments | None:
+        """Of a layer's input, or None: never called, or wider than `MAX_WIDTH`."""
+        return self._moments.get(name)
+
+    @cached_property
+    def _moments(self) -> dict[str, Moments]:
+        sums: dict[str, _Sums] = {}
+        handles = []
+        generator = torch.Generator().manual_seed(0)
+
+        def watch(name: str) -> Callable[..., None]:
+            def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+                sums.setdefault(name, _Sums()).add(module, args[0].detach(), generator)
+            return hook
+
+        for name, module in self._model.named_modules():
+            if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear) and columns(module) <= MAX_WIDTH:
+                handles.append(module.register_forward_pre_hook(watch(name)))
+        try:
+            with torch.no_grad():
+                for batch in torch.split(self._calibration, BATCH):
+                    self._model(batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return {name: total.moments() for name, total in sums.items()}
+
+
+def width(module: nn.Module) -> int:
+    """Columns of a layer's weight as a matrix, of one group."""
+    assert isinstance(module.weight, Tensor)
+    return module.weight[0].numel()
+
+
+def columns(module: nn.Module) -> int:
+    """Columns that moments have: those of the weight, or the channels of one group where that is too many."""
+    assert isinstance(module.weight, Tensor)
+    return module.weight.shape[1] if width(module) > FULL_WIDTH else width(module)
+
+
+def layer_patches(module: nn.Module, inputs: Tensor, generator: torch.Generator) -> Tensor:
+    """Rows that the weight matrix is multiplied with, `(groups, rows, d)`, at `POSITIONS` random positions a sample;
+    just the channels of a wide convolution."""
+    if isinstance(module, nn.Linear):
+        rows = inputs.flatten(1, -2) if inputs.dim() > 2 else inputs[:, None]
+        return rows[:, _positions(rows.shape[1], generator)].flatten(0, 1)[None]
+    assert isinstance(module, nn.Conv1d | nn.Conv2d)
+    if columns(module) < width(module):
+        flat = inputs.flatten(2)
+        flat = flat[:, :, _positions(flat.shape[2], generator)].movedim(1, -1).flatten(0, 1)
+        return flat.reshape(-1, module.groups, columns(module)).transpose(0, 1)
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    view = F.pad(inputs, module._reversed_padding_repeated_twice, mode=mode)
+    axes = len(module.kernel_size)
+    for axis, (kernel, stride, dilation) in enumerate(zip(module.kernel_size, module.stride, module.dilation,
+                                                         strict=True)):
+        view = view.unfold(2 + axis, dilation * (kernel - 1) + 1, stride)[..., ::dilation]
+    sizes = view.shape[2:2 + axes]  # view: (N, C, *positions, *kernel)
+    chosen = _positions(int(torch.tensor(sizes).prod()), generator)
+    index = torch.unravel_index(chosen, sizes)
+    patches: Tensor = view[(slice(None), slice(None), *index)]  # type: ignore[index]  # (N, C, P, *kernel)
+    rows = patches.movedim(2, 1).flatten(0, 1).reshape(-1, module.groups, width(module))
+    return rows.transpose(0, 1)
+
+
+def _positions(count: int, generator: torch.Generator) -> Tensor:
+    return torch.randperm(count, generator=generator)[:POSITIONS]
+
+
+class _Sums:
+    """Running totals over batches, of rows less the first batch's mean: where the mean is large against the spread,
+    the difference of two large numbers would be noise."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.values = 0
+        self.shift: Tensor | None = None
+        self.first: Tensor | float = 0.0
+        self.outer: Tensor | float = 0.0
+        self.magnitude: Tensor | float = 0.0
+        self.active: Tensor | float = 0.0
+
+    def add(self, module: nn.Module, inputs: Tensor, generator: torch.Generator) -> None:
+        rows = layer_patches(module, inputs, generator)
+        self.rows += rows.shape[1]
+        if self.shift is None:
+            self.shift = rows.mean(1)
+        rows = rows - self.shift[:, None]
+        self.first = self.first + rows.sum(1)
+        self.outer = self.outer + rows.transpose(1, 2) @ rows
+        axis = -1 if isinstance(module, nn.Linear) else 1
+        flat = inputs.movedim(axis, -1).flatten(0, -2)
+        self.values += len(flat)
+        self.magnitude = self.magnitude + flat.abs().sum(0)
+        self.active = self.active + (flat != 0).sum(0)
+
+    def moments(self) -> Moments:
+        assert self.shift is not None and isinstance(self.first, Tensor) and isinstance(self.outer, Tensor)
+        assert isinstance(self.magnitude, Tensor) and isinstance(self.active, Tensor)
+        drift = self.first / self.rows
+        covariance = self.outer / self.rows - drift[:, :, None] * drift[:, None, :]
+        return Moments(self.shift + drift, covariance, self.magnitude / self.values, self.active / self.values)

@@ -1,0 +1,171 @@
+"""Each technique alone on ResNet-18 for Fashion-MNIST, before any training, beside reference implementations.
+
+    python benchmarks/techniques.py --base DIR [--split test] [--only prune bits rank]
+
+DIR holds `resnet18_fashion.py` and `resnet18_fashion.safetensors` (93.11% test). Writes `benchmarks/techniques.md`.
+Every row is the file run in ONNX Runtime; the references are torch-pruning's own magnitude pruner, round-to-nearest
+with the largest magnitude as range, and the plain truncated SVD, all with the same norm re-estimation as ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import nn
+
+from autocompress.backend import compress as compressing
+from autocompress.backend.calibration import reestimate_norms
+from autocompress.backend.compress import Compressed, replace_module
+from autocompress.backend.factorize import factorize
+from autocompress.backend.quantization import per_channel
+from autocompress.core.plan import Plan, Step
+from autocompress.export.runtime import Runtime
+from autocompress.hardware.profile import load_profile
+from autocompress.study.workbench import Workbench
+from autocompress.tasks.data import load_data
+from autocompress.tasks.models import load_model
+from autocompress.techniques import resolve
+from autocompress.techniques.decompose import METHODS, methods_for, rank_args
+from autocompress.techniques.prune import CRITERIA
+
+Row = tuple[str, str, int, float, float]
+"""Group, name, bytes, accuracy of the split, seconds to apply."""
+
+
+class Bench:
+    """The network on its workbench, and how a compressed copy is scored."""
+
+    def __init__(self, base: Path, split: str, folder: Path) -> None:
+        data = load_data("fashion-mnist", root=None, seed=0, trust_code=True, image_size=28)
+        loaded = load_model(f"{base / 'resnet18_fashion.py'}:model", data=data, trust_code=True,
+                            weights=base / "resnet18_fashion.safetensors")
+        self.bench = Workbench(loaded.model, data, load_profile("host"), seed=0, folder=folder, epochs=1,
+                               threads=torch.get_num_threads())
+        self.split = getattr(data, split)
+        self.rows: list[Row] = []
+
+    def ours(self, group: str, name: str, plan: Plan) -> None:
+        """Apply a plan and score its file."""
+        began = time.perf_counter()
+        compressed = self.bench.compressor.compress(plan)
+        self.score(group, name, compressed, time.perf_counter() - began)
+
+    def score(self, group: str, name: str, compressed: Compressed, seconds: float) -> None:
+        """Accuracy of the file on the split."""
+        built = self.bench.build(compressed)
+        accuracy = self.bench.accuracy(Runtime(built.data, self.bench.threads), self.split)
+        self.rows.append((group, name, len(built.data), accuracy, seconds))
+        print(*self.rows[-1], flush=True)
+
+    def reference(self, group: str, name: str, change: Callable[[nn.Module], None]) -> None:
+        """A copy of the network changed by someone else's method, norms re-estimated, as a float file."""
+        model = copy.deepcopy(self.bench.model)
+        began = time.perf_counter()
+        change(model)
+        reestimate_norms(model, self.bench.calibration)
+        self.score(group, name, Compressed(model, Plan()), time.perf_counter() - began)
+
+
+def prune_rows(on: Bench, share: float = 0.3) -> None:
+    """A share of the channels of every group gone, by each criterion, with and without refitting the readers."""
+    groups = on.bench.table.groups
+    group = f"{share:.0%} of the channels removed"
+
+    def plan(criterion: str) -> Plan:
+        return Plan.of([Step(g.name, "prune", {"keep": round(g.channels * (1 - share)), "criterion": criterion})
+                        for g in groups])
+
+    def theirs(model: nn.Module) -> None:
+        import torch_pruning
+
+        example = on.bench.calibration[:2]
+        pruner = torch_pruning.pruner.MagnitudePruner(
+            model, example, importance=torch_pruning.importance.GroupMagnitudeImportance(p=2), pruning_ratio=share,
+            ignored_layers=[m for m in model.modules() if isinstance(m, nn.Linear)])
+        pruner.step()
+
+    on.reference(group, "torch-pruning, group L2 norm", theirs)
+    refit = compressing.Compressor._refit
+    compressing.Compressor._refit = lambda *_: None
+    on.ours(group, "ours, l2, readers not refitted", plan("l2"))
+    compressing.Compressor._refit = refit
+    for criterion in CRITERIA:
+        on.ours(group, f"ours, {criterion}, readers refitted", plan(criterion))
+
+
+def bit_rows(on: Bench) -> None:
+    """Weights of every layer at one width, activations float."""
+    layers = [layer.name for layer in on.bench.table.layers if layer.kind != "norm" and not layer.locked]
+    for bits in (8, 4, 3, 2):
+        group = f"{bits}-bit weights"
+
+        def nearest(model: nn.Module, bits: int = bits) -> None:
+            for name in layers:
+                weight = model.get_submodule(name).weight.data
+                top = 2 ** (bits - 1) - 1
+                scale = per_channel(weight.flatten(1).abs().amax(1) / top, weight)
+                weight.copy_((weight / scale).round().clamp(-top, top) * scale)
+
+        on.reference(group, "round to nearest, range by largest magnitude (file bytes are float's)", nearest)
+        on.ours(group, "ours", Plan.of([Step(name, "quantize", {"weight_bits": bits, "activation_bits": 32})
+                                        for name in layers]))
+
+
+def rank_rows(on: Bench, share: float = 0.25) -> None:
+    """Every layer with a legal decomposition at a share of its parameters."""
+    parts = resolve(on.bench.table, Plan())
+    for method in METHODS:
+        chosen = {layer.name: args for layer in on.bench.table.layers if method in methods_for(layer)
+                  and (args := rank_args(parts[layer.name][0], method, share, 1)) is not None}
+        group = f"{method} at {share:.0%} of the parameters"
+
+        def plain(model: nn.Module, method: str = method, chosen: dict[str, dict[str, int]] = chosen) -> None:
+            for name, args in chosen.items():
+                replace_module(model, name, factorize(model.get_submodule(name), method, args))
+
+        on.reference(group, "plain", plain)
+        on.ours(group, "ours, whitened", Plan.of([Step(name, "decompose", {"method": method, **args})
+                                                  for name, args in chosen.items()]))
+
+
+KINDS = {"prune": prune_rows, "bits": bit_rows, "rank": rank_rows}
+
+
+def table(rows: list[Row], split: str) -> str:
+    """The result as Markdown."""
+    lines = ["# Each technique alone", "",
+             f"`python benchmarks/techniques.py --base DIR --split {split}`: ResNet-18 on Fashion-MNIST, no training, "
+             f"accuracy of the file in ONNX Runtime on the {split} split. {os.cpu_count()} cores, "
+             f"{platform.machine()}, seed 0, 512 calibration images without labels. The first row of ours includes "
+             "the statistics that later rows share.", "",
+             "| what | how | bytes | accuracy % | seconds to apply |", "|---|---|---|---|---|"]
+    lines += [f"| {group} | {name} | {size:,} | {100 * accuracy:.2f} | {seconds:.2f} |"
+              for group, name, size, accuracy, seconds in rows]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run the kinds asked for and write the table after each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", type=Path, required=True)
+    parser.add_argument("--split", choices=("validation", "test"), default="test")
+    parser.add_argument("--only", nargs="+", choices=list(KINDS), default=list(KINDS))
+    given = parser.parse_args()
+    with TemporaryDirectory() as scratch:
+        on = Bench(given.base, given.split, Path(scratch))
+        on.ours("nothing", "original", Plan())
+        for kind in given.only:
+            KINDS[kind](on)
+            Path(__file__).with_suffix(".md").write_text(table(on.rows, given.split))
+
+
+if __name__ == "__main__":
+    main()
