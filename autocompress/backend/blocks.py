@@ -93,7 +93,18 @@ class _Shapes(fx.Interpreter):
 
 
 def _found(graph: fx.GraphModule, check_shapes: bool = False) -> Iterator[_Found]:
+    """Blocks in order. One is named by the module that holds it; where two would share a name (a transformer's
+    attention and its MLP), each by its last layer."""
+    sums = list(_sums(graph, check_shapes))
+    held = [_common(layers) for layers, _, _ in sums]
+    for (layers, total, shortcut), name in zip(sums, held, strict=True):
+        yield _Found(Block(name=name if held.count(name) == 1 else layers[-1], layers=layers), total, shortcut)
+
+
+def _sums(graph: fx.GraphModule, check_shapes: bool) -> Iterator[tuple[tuple[str, ...], fx.Node, fx.Node]]:
+    """Layers of a branch, the sum that ends it, and its shortcut."""
     order = {node: i for i, node in enumerate(graph.graph.nodes)}
+    called = [str(step.target) for step in graph.graph.nodes if step.op == "call_module"]
     for node in graph.graph.nodes:
         terms = [term for term in node.args if isinstance(term, fx.Node)]
         if node.target not in _SUMS or len(terms) != 2 or len(set(terms)) != 2:
@@ -104,11 +115,10 @@ def _found(graph: fx.GraphModule, check_shapes: bool = False) -> Iterator[_Found
             continue
         if check_shapes and not shortcut.meta["shape"] == body.meta["shape"] == node.meta["shape"]:
             continue
-        called = [str(step.target) for step in graph.graph.nodes if step.op == "call_module"]
         modules = [str(step.target) for step in sorted(region, key=order.__getitem__) if step.op == "call_module"]
         layers = tuple(layer for module in modules for layer in _weighted(graph, module))
         if layers and all(called.count(module) == 1 for module in modules if _weighted(graph, module)):
-            yield _Found(Block(name=_common(layers), layers=layers), node, shortcut)
+            yield layers, node, shortcut
 
 
 def _weighted(graph: fx.GraphModule, module: str) -> list[str]:

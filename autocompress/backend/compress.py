@@ -58,13 +58,14 @@ class Compressor:
         self._order: dict[tuple[str, str], np.ndarray] = {}
         self._normed = {layer.folds_into for layer in table.layers if layer.folds_into}
 
-    def restructure(self, plan: Plan) -> Compressed:
-        """Prune and decompose; weights stay float. InputError or ValueError when a step cannot be carried out."""
+    def restructure(self, plan: Plan, fit: bool = True) -> Compressed:
+        """Drop, prune and decompose; weights stay float. Without `fit` for the shapes alone: weights that will be
+        replaced by trained ones are not made to suit. InputError or ValueError when a step cannot be carried out."""
         resolve(self._table, plan)
         result = Compressed(copy.deepcopy(self._model), plan)
         for technique, apply in _STRUCTURE.items():
             steps = list(plan.find(technique).values())
-            result.receipts += apply(self, result, steps)
+            result.receipts += apply(self, result, steps, fit)
         return result
 
     def compress(self, plan: Plan) -> Compressed:
@@ -86,18 +87,19 @@ class Compressor:
             self._order[key] = blocks + np.arange(group.blocks)[:, None] * blocks.shape[1]
         return np.sort(self._order[key][:, :keep // group.blocks].reshape(-1))
 
-    def _drop(self, result: Compressed, steps: list[Step]) -> list[Receipt]:
+    def _drop(self, result: Compressed, steps: list[Step], _fit: bool) -> list[Receipt]:
         if not steps:
             return []
         gone = {step.site: self._table.gone([step.site]) for step in steps}
         result.model = drop_blocks(result.model, list(gone))
         return [Receipt(site, "drop", {"layers": sorted(layers)}) for site, layers in gone.items()]
 
-    def _prune(self, result: Compressed, steps: list[Step]) -> list[Receipt]:
+    def _prune(self, result: Compressed, steps: list[Step], fit: bool) -> list[Receipt]:
         kept = {step.site: self.kept_channels(self._groups[step.site], int(step.args["keep"]),
                                               str(step.args.get("criterion", DEFAULT_CRITERION))) for step in steps}
         cut_channels(result.model, self.coupling.items, kept)
-        self._refit(result, kept)
+        if fit:
+            self._refit(result, kept)
         return [Receipt(site, "prune", {"kept": channels.tolist()}) for site, channels in kept.items()]
 
     def _refit(self, result: Compressed, kept: dict[str, np.ndarray]) -> None:
@@ -135,8 +137,8 @@ class Compressor:
         """Of the input that a layer still has; None where its groups were cut."""
         moments = result.moments.get(name) or self.statistics.moments(name)
         module: Any = result.model.get_submodule(name)
-        if moments is None or isinstance(module, nn.Sequential):
-            return moments
+        if moments is None:
+            return None
         fits = moments.mean.shape[1] in (width(module), module.weight.shape[1]) \
             and len(moments.mean) == getattr(module, "groups", 1)
         return moments if fits else None
@@ -150,18 +152,20 @@ class Compressor:
             weight = result.model.get_submodule(name).weight
             assert isinstance(weight, Tensor)
             rounded[name] = quantize_weight(weight, bits)
+            if bits == 8 or name not in self._table.by_name:
+                continue  # 8 bits round well by themselves; what a factor reads was not measured
             moments = self._moments(result, name)
-            if moments is not None and name in self._table.by_name:
+            if moments is not None:
                 second = self._output_moments(name, moments)[None] if len(moments.mean) == 1 else moments.second
                 rounded[name] = round_with_feedback(weight.detach(), rounded[name], second, name)
         return rounded
 
-    def _decompose(self, result: Compressed, steps: list[Step]) -> list[Receipt]:
+    def _decompose(self, result: Compressed, steps: list[Step], fit: bool) -> list[Receipt]:
         receipts = []
         for step in steps:
             module = result.model.get_submodule(step.site)
             args = {name: value for name, value in step.args.items() if isinstance(value, int)}
-            moments = self._moments(result, step.site)
+            moments = self._moments(result, step.site) if fit else None
             known = None if moments is None else self._output_moments(step.site, moments)
             factors = factorize(module, str(step.args["method"]), args, known)
             replace_module(result.model, step.site, factors)
@@ -171,7 +175,7 @@ class Compressor:
         return receipts
 
 
-_STRUCTURE: dict[str, Callable[[Compressor, Compressed, list[Step]], list[Receipt]]] = {
+_STRUCTURE: dict[str, Callable[[Compressor, Compressed, list[Step], bool], list[Receipt]]] = {
     "drop": Compressor._drop, "prune": Compressor._prune, "decompose": Compressor._decompose,
 }
 """The techniques that change structure, in the order of application; quantisation follows recovery."""

@@ -137,7 +137,7 @@ class Workbench:
         """The network of a plan as it was after `rung`: recomputed, or read when training was involved."""
         path = self.weights_path(plan, rung)
         if rung > 0 and path.is_file():
-            return load_weights(self.compressor.restructure(plan), path)
+            return load_weights(self.compressor.restructure(plan, fit=False), path)
         return self.compressor.compress(plan)
 
     def weights_path(self, plan: Plan, rung: int) -> Path:

@@ -72,6 +72,24 @@ def test_blocks_in_a_row_are_dropped_together() -> None:
                                    outputs(model.last, inputs))
 
 
+def test_two_branches_of_one_module_have_names_of_their_own() -> None:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm1, self.attn = nn.LayerNorm(6), nn.Linear(6, 6)
+            self.norm2, self.mlp = nn.LayerNorm(6), nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x + self.attn(self.norm1(x))
+            total: Tensor = x + self.mlp(self.norm2(x))
+            return total
+
+    model, inputs = nn.Sequential(Pair(), nn.Linear(6, 3)).eval(), torch.randn(5, 6)
+    assert [block.name for block in find_blocks(model, inputs)] == ["0.attn", "0.mlp"]
+    x = inputs + model[0].attn(model[0].norm1(inputs))
+    torch.testing.assert_close(outputs(drop_blocks(copy.deepcopy(model), ["0.mlp"]), inputs), model[1](x).detach())
+
+
 def test_what_reads_inside_or_feeds_from_outside_is_no_block() -> None:
     class Tangled(nn.Module):
         def __init__(self) -> None:
