@@ -10,6 +10,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,13 +63,14 @@ class _Refit:
 class Compressor:
     """Applies plans to one original (eval mode, CPU, float32); the original is never changed.
 
-    `calibration`: normalised inputs `(N, …)`.
+    `calibration`: normalised inputs `(N, …)`. `kept`: folder for what it measures on them, shared by processes.
     """
 
-    def __init__(self, model: nn.Module, table: LayerTable, coupling: Coupling, calibration: Tensor) -> None:
+    def __init__(self, model: nn.Module, table: LayerTable, coupling: Coupling, calibration: Tensor,
+                 kept: Path | None = None) -> None:
         self._model, self._table, self.coupling = model, table, coupling
         self._calibration = calibration
-        self.statistics = Statistics(model, calibration)
+        self.statistics = Statistics(model, calibration, kept)
         self._groups = {group.name: group for group in table.groups}
         self._order: dict[tuple[str, str], np.ndarray] = {}
         self._memo = Memo()
