@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.backend.blocks import drop_blocks
-from autocompress.backend.calibration import correct_biases, input_means, reestimate_norms
+from autocompress.backend.calibration import correct_biases, reestimate_norms, runs_before_a_norm
 from autocompress.backend.coupling import Coupling, cut_channels, removed_indices
-from autocompress.backend.factorize import factorize
+from autocompress.backend.factorize import factorize, shapes
 from autocompress.backend.importance import channel_scores
+from autocompress.backend.memo import Memo, content
 from autocompress.backend.quantization import QuantizedWeight, quantize_weight
 from autocompress.backend.reconstruct import by_taps, from_taps, on_remaining, round_with_feedback
 from autocompress.backend.statistics import Moments, Statistics, width
@@ -27,6 +30,10 @@ from autocompress.core.layer import Group, LayerTable
 from autocompress.core.plan import Plan, Receipt, Step
 from autocompress.techniques import resolve
 from autocompress.techniques.prune import DEFAULT_CRITERION
+
+
+SCALE_SAMPLE = 512
+"""Weights of a row from which its scale is chosen before rounding with feedback, which refits the scale."""
 
 
 @dataclass
@@ -44,18 +51,29 @@ class Compressed:
     """Of the inputs that layers still have, by original name; only those with pruned inputs."""
 
 
+@dataclass(frozen=True)
+class _Refit:
+    """A layer on the inputs that it still has: its weight, what its bias gains, and the moments of those inputs."""
+
+    weight: Tensor
+    shift: Tensor
+    moments: Moments
+
+
 class Compressor:
     """Applies plans to one original (eval mode, CPU, float32); the original is never changed.
 
-    `calibration`: normalised inputs `(N, …)`.
+    `calibration`: normalised inputs `(N, …)`. `kept`: folder for what it measures on them, shared by processes.
     """
 
-    def __init__(self, model: nn.Module, table: LayerTable, coupling: Coupling, calibration: Tensor) -> None:
+    def __init__(self, model: nn.Module, table: LayerTable, coupling: Coupling, calibration: Tensor,
+                 kept: Path | None = None) -> None:
         self._model, self._table, self.coupling = model, table, coupling
         self._calibration = calibration
-        self.statistics = Statistics(model, calibration)
+        self.statistics = Statistics(model, calibration, kept)
         self._groups = {group.name: group for group in table.groups}
         self._order: dict[tuple[str, str], np.ndarray] = {}
+        self._memo = Memo()
         self._normed = {layer.folds_into for layer in table.layers if layer.folds_into}
 
     def restructure(self, plan: Plan, fit: bool = True) -> Compressed:
@@ -71,8 +89,6 @@ class Compressor:
     def compress(self, plan: Plan) -> Compressed:
         """The whole plan without training: structure, integer weights, norms re-estimated, biases corrected."""
         result = self.restructure(plan)
-        if result.plan.steps:
-            reestimate_norms(result.model, self._calibration)
         quantize(result, self._calibration, self.rounded(result))
         return result
 
@@ -111,21 +127,25 @@ class Compressor:
             moments = self.statistics.moments(name)
             if side != "in" or not gone or name in absent or moments is None or len(moments.mean) > 1:
                 continue
+            area = moments.mean.shape[1] // len(moments.magnitude)
             assert isinstance(original.weight, Tensor)
             stay = torch.tensor([i for i in range(len(moments.magnitude)) if i not in gone])
             rows = torch.tensor([i for i in range(len(original.weight)) if i not in removed.get((name, "out"), ())])
-            d = moments.mean.shape[1]
-            area = d // len(moments.magnitude)
-            kept_columns = (stay[:, None] * area + torch.arange(area)).flatten()
-            weight = by_taps(original.weight.detach()[rows], d)
+            weight = by_taps(original.weight.detach()[rows], moments.mean.shape[1])
+            columns = (stay[:, None] * area + torch.arange(area)).flatten()
+            known = partial(self._refitted, name, weight, moments, stay, columns)
+            refit = self._memo.get(("refit", name, content(rows), content(stay)), known)
             layer: Any = result.model.get_submodule(name)
-            refitted = on_remaining(weight, self._output_moments(name, moments), kept_columns, name)
             with torch.no_grad():
-                layer.weight.copy_(from_taps(refitted, tuple(layer.weight.shape)))
+                layer.weight.copy_(from_taps(refit.weight, tuple(layer.weight.shape)))
                 if isinstance(layer.bias, Tensor):
-                    shift = weight @ moments.mean[0] - refitted @ moments.mean[0, kept_columns]
-                    layer.bias += shift.reshape(len(rows), -1).sum(1)
-            result.moments[name] = moments.channels(stay)
+                    layer.bias += refit.shift.reshape(len(rows), -1).sum(1)
+            result.moments[name] = refit.moments
+
+    def _refitted(self, name: str, weight: Tensor, moments: Moments, stay: Tensor, columns: Tensor) -> _Refit:
+        refitted = on_remaining(weight, self._output_moments(name, moments), columns, name)
+        shift = weight @ moments.mean[0] - refitted @ moments.mean[0, columns]
+        return _Refit(refitted, shift, moments.channels(stay))
 
     def _output_moments(self, name: str, moments: Moments) -> Tensor:
         """Second moments `(d, d)` that weigh an error of an ungrouped layer: about the mean where a bias or a norm
@@ -151,28 +171,45 @@ class Compressor:
                 continue
             weight = result.model.get_submodule(name).weight
             assert isinstance(weight, Tensor)
-            rounded[name] = quantize_weight(weight, bits)
-            if bits == 8 or name not in self._table.by_name:
-                continue  # 8 bits round well by themselves; what a factor reads was not measured
-            moments = self._moments(result, name)
-            if moments is not None:
-                second = self._output_moments(name, moments)[None] if len(moments.mean) == 1 else moments.second
-                rounded[name] = round_with_feedback(weight.detach(), rounded[name], second, name)
+            # 8 bits round well by themselves; what a factor reads was not measured.
+            moments = None if bits == 8 or name not in self._table.by_name else self._moments(result, name)
+            rounded[name], _ = self._memo.get(("round", name, bits, id(moments), content(weight)),
+                                              partial(self._rounded, name, weight.detach(), bits, moments))
         return rounded
+
+    def _rounded(self, name: str, weight: Tensor, bits: int,
+                 moments: Moments | None) -> tuple[QuantizedWeight, Moments | None]:
+        """The integers, and the moments to keep them alive: it is by their identity that the result is found."""
+        if moments is None:
+            return quantize_weight(weight, bits), moments
+        # Scales alone are asked for, which a sample of each row settles.
+        rows = weight.flatten(1)
+        start = quantize_weight(rows[:, ::max(1, rows.shape[1] // SCALE_SAMPLE)], bits)
+        second = self._output_moments(name, moments)[None] if len(moments.mean) == 1 else moments.second
+        return round_with_feedback(weight, start, second, name), moments
 
     def _decompose(self, result: Compressed, steps: list[Step], fit: bool) -> list[Receipt]:
         receipts = []
         for step in steps:
             module = result.model.get_submodule(step.site)
             args = {name: value for name, value in step.args.items() if isinstance(value, int)}
-            moments = self._moments(result, step.site) if fit else None
-            known = None if moments is None else self._output_moments(step.site, moments)
-            factors = factorize(module, str(step.args["method"]), args, known)
+            factors = shapes(module, str(step.args["method"]), args)
+            if fit:
+                moments, weight = self._moments(result, step.site), module.weight
+                assert isinstance(weight, Tensor)
+                key = ("factors", step.site, str(step.args), id(moments), content(weight), content(module.bias))
+                made, _ = self._memo.get(key, partial(self._factors, module, step, args, moments))
+                factors = copy.deepcopy(made)
             replace_module(result.model, step.site, factors)
             receipts.append(Receipt(step.site, "decompose", {
                 "method": step.args["method"], **args, "weights_before": sum(p.numel() for p in module.parameters()),
                 "weights_after": sum(p.numel() for p in factors.parameters())}))
         return receipts
+
+    def _factors(self, module: nn.Module, step: Step, args: dict[str, int],
+                 moments: Moments | None) -> tuple[nn.Module, Moments | None]:
+        known, mean = (None, None) if moments is None else (self._output_moments(step.site, moments), moments.mean[0])
+        return factorize(module, str(step.args["method"]), args, known, mean, step.site), moments
 
 
 _STRUCTURE: dict[str, Callable[[Compressor, Compressed, list[Step], bool], list[Receipt]]] = {
@@ -206,7 +243,10 @@ def quantize(result: Compressed, calibration: Tensor, weights: dict[str, Quantiz
     """
     widths = weight_bits(result.model, result.plan)
     integer = [name for name, bits in widths.items() if bits <= 8]
-    means = input_means(result.model, calibration, integer)
+    early = runs_before_a_norm(result.model, calibration[:1], integer)
+    means = {}
+    if early:  # a shift that a later norm sees must be gone before that norm is re-estimated
+        means = reestimate_norms(result.model, calibration, early)
     shifts = {}
     with torch.no_grad():
         for name, bits in widths.items():
@@ -217,13 +257,14 @@ def quantize(result: Compressed, calibration: Tensor, weights: dict[str, Quantiz
                 weight.copy_(weight.half().float())
             elif bits <= 8:
                 chosen = weights[name]
-                if name in means:
+                if module.bias is not None:
                     shifts[name] = chosen.dequantized() - weight
                 weight.copy_(chosen.dequantized())
                 result.weights[name] = chosen
     correct_biases(result.model, shifts, means)
     if result.plan.steps:
-        reestimate_norms(result.model, calibration)
+        late = [name for name in shifts if name not in means]
+        correct_biases(result.model, shifts, reestimate_norms(result.model, calibration, late))
     for site, step in result.plan.find("quantize").items():
         result.receipts.append(Receipt(site, "quantize", {
             "weight_bits": step.args["weight_bits"],

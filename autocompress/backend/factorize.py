@@ -1,142 +1,201 @@
 """Low-rank factors of one weight, as modules that take the layer's place.
 
-Truncated SVD (Linear, 1×1), spatial SVD (Jaderberg et al., BMVC 2014) and Tucker-2 by HOOI (Kim et al.,
-ICLR 2016). With the covariance of the layer's input the error that is made small is that of the output, not of the
-weight: the decomposition is done in whitened coordinates (Wang et al., "SVD-LLM", ICLR 2025), and the last factor
-is refitted by least squares. All in float64 on the CPU, so that equal input gives equal factors.
+Truncated SVD (Linear, 1×1), the same of a wide kernel (Zhang et al., TPAMI 2016: k×k, then 1×1), spatial SVD
+(Jaderberg et al., BMVC 2014), Tucker-2 by HOOI (Kim et al., ICLR 2016) and CP (`cp.py`). With the moments of the
+layer's input the error that is made small is that of the output, not of the weight: what "SVD-LLM" (Wang et al.,
+ICLR 2025) does by whitening, SVDs do here by the principal directions of the output, which are the same factors
+without inverting anything. The last factor is refitted by least squares, and the bias takes up the mean of what is
+left. Equal input gives equal factors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from autocompress.backend.reconstruct import cholesky, damped
+from autocompress.backend.cp import canonical
+from autocompress.backend.reconstruct import cholesky, damped, unusable
 
-HOOI_SWEEPS = 3
+DAMPING = 1e-3
+HOOI_SWEEPS = 2
+EXACT = 512
+"""Size of a square matrix up to which all its eigenvectors are computed; weights of no more elements are taken in
+float64."""
+POWER_STEPS, SPARE = 3, 16
+"""Subspace iterations for the leading eigenvectors of a larger one, and how many more are carried along."""
 
 
-def factorize(module: nn.Module, method: str, args: Mapping[str, int],
-              covariance: Tensor | None = None) -> nn.Sequential:
+@dataclass(frozen=True)
+class _Values:
+    """Weights of the factors but the last as `leading`, what they make of the layer's input as a matrix, `basis`
+    (M, d), and the last factor behind it, `last` (out, M); M / rank columns for each channel between."""
+
+    leading: list[Tensor]
+    basis: Tensor
+    last: Tensor
+
+
+def factorize(module: nn.Module, method: str, args: Mapping[str, int], covariance: Tensor | None = None,
+              mean: Tensor | None = None, what: str = "a decomposed layer") -> nn.Sequential:
     """The factors of `module` in execution order; the last one carries the bias.
 
-    `covariance` `(d, d)` of the input, d columns of the weight as a matrix or, for wide convolutions, channels.
-    `args` are those of the plan's decompose step. ValueError for weights that are not
-    finite, TrialError for such moments.
+    `covariance` `(d, d)` and `mean` `(d,)` of the input, d columns of the weight as a matrix or, for wide
+    convolutions, channels. `args` are those of the plan's decompose step. ValueError for weights that are not
+    finite, TrialError for such moments and where CP does not settle.
     """
-    assert isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)
-    weight = module.weight.detach().double().cpu()
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    weight = weight.detach().cpu()
     if not torch.isfinite(weight).all():
         raise ValueError("nan: weights that are not finite cannot be decomposed")
-    known = None if covariance is None else damped(covariance.double(), 1e-3)
-    if method == "svd":
-        factors = _linear_factors(module, *_truncated(weight.flatten(1), args["rank"], known))
+    weight = weight.double() if weight.numel() <= EXACT**2 else weight
+    known = None if covariance is None else damped(covariance.to(weight), DAMPING)
+    if known is not None and not torch.isfinite(known).all():
+        raise unusable(what)
+    found = _METHODS[method](weight, args, known, what)
+    matrix, basis, last = weight.flatten(1), found.basis, found.last
+    if known is not None and len(known) == matrix.shape[1]:
+        last = _refitted(matrix, known, basis, what)
+    factors = shapes(module, method, args)
+    if mean is not None and factors[-1].bias is not None:
+        each = mean.to(weight).repeat_interleave(matrix.shape[1] // len(mean))
+        factors[-1].bias.data += matrix @ each - last @ (basis @ each)
+    rank = len(found.leading[-1])
+    last = last.reshape(len(last), rank, -1)
+    own = found.leading[-1].flatten(1).norm(dim=1).clamp_min(1e-20)
+    even = (last.norm(dim=(0, 2)) / own).sqrt().clamp_min(1e-10)  # both sides of a channel equally large
+    found.leading[-1] = found.leading[-1] * even.reshape(-1, *[1] * (found.leading[-1].dim() - 1))
+    for factor, value in zip(factors, (*found.leading, last / even[:, None]), strict=True):
+        factor.weight.data = value.float().reshape(factor.weight.shape).contiguous()
+    return factors
+
+
+def shapes(module: nn.Module, method: str, args: Mapping[str, int]) -> Any:
+    """The factors without their weights; the last has the layer's bias."""
+    assert isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)
+    axes = 0 if isinstance(module, nn.Linear) else len(module.kernel_size)
+    every, none = (True,) * axes, (False,) * axes
+    if method in ("svd", "channel-svd"):
+        spans, ranks = [every, none], [args["rank"]]
     elif method == "spatial-svd":
-        factors = _spatial_factors(module, weight, args["rank"], known)
+        spans, ranks = [(True, False), (False, True)], [args["rank"]]
     else:
-        factors = _tucker_factors(module, weight, args["rank_in"], args["rank_out"], known)
+        spans = [none, every, none]
+        ranks = [args["rank"]] * 2 if method == "cp" else [args["rank_in"], args["rank_out"]]
+    ends = [module.weight.shape[1], *ranks, module.weight.shape[0]]
+    groups = [1, args["rank"], 1] if method == "cp" else [1] * len(spans)
+    factors = [_factor(module, *ends[i:i + 2], span, groups[i]) for i, span in enumerate(spans)]
     if module.bias is not None:
         factors[-1].bias = nn.Parameter(module.bias.detach().clone())
     return nn.Sequential(*factors)
 
 
-def _truncated(matrix: Tensor, rank: int, known: Tensor | None) -> tuple[Tensor, Tensor]:
-    """`matrix` (out, in) ≈ second @ first with first (rank, in), second (out, rank), singular values shared."""
-    whitening = None if known is None else cholesky(known, "a decomposed layer")
-    u, s, vh = torch.linalg.svd(matrix if whitening is None else matrix @ whitening, full_matrices=False)
-    right = vh[:rank]
-    if whitening is not None:
-        right = torch.linalg.solve_triangular(whitening, right, upper=False, left=False)
-    root = s[:rank].sqrt()
-    return root[:, None] * right, u[:, :rank] * root
-
-
-def _refitted(weight: Tensor, known: Tensor | None, basis: Tensor, last: Tensor) -> Tensor:
-    """The best last factor `(out, M)` behind `basis` (M, d), which maps the input to what it reads; `last` if the
-    input's moments are not known."""
-    if known is None or len(known) != basis.shape[1]:
-        return last
-    seen = basis @ known
-    return torch.cholesky_solve(seen @ weight.T, cholesky(damped(seen @ basis.T, 1e-6), "a decomposed layer")).T
-
-
-def _linear_factors(module: nn.Module, first: Tensor, second: Tensor) -> list[Any]:
+def _factor(module: nn.Module, n_in: int, n_out: int, spans: tuple[bool, ...], groups: int) -> Any:
+    """A layer of the same kind that has the kernel, stride, padding and dilation of `module` along some axes."""
     if isinstance(module, nn.Linear):
-        factors: list[Any] = [nn.Linear(first.shape[1], first.shape[0], bias=False),
-                              nn.Linear(first.shape[0], second.shape[0], bias=False)]
-    else:
-        assert isinstance(module, nn.Conv1d | nn.Conv2d)
-        one = module.kernel_size
-        kind: Any = type(module)
-        factors = [kind(first.shape[1], first.shape[0], one, module.stride, module.padding, bias=False),
-                   kind(first.shape[0], second.shape[0], one, bias=False)]
-    for factor, value in zip(factors, (first, second), strict=True):
-        factor.weight = nn.Parameter(value.float().reshape(factor.weight.shape).contiguous())
-    return factors
+        return nn.utils.skip_init(nn.Linear, n_in, n_out, bias=False)
+    assert isinstance(module, nn.Conv1d | nn.Conv2d)
+
+    def along(sizes: Any, otherwise: int) -> Any:
+        return tuple(size if here else otherwise for size, here in zip(sizes, spans, strict=True))
+
+    padding = module.padding if isinstance(module.padding, str) else along(module.padding, 0)
+    kind: Any = type(module)
+    return nn.utils.skip_init(kind, n_in, n_out, along(module.kernel_size, 1), along(module.stride, 1), padding,
+                              along(module.dilation, 1), groups=groups, bias=False)
 
 
-def _spatial_factors(module: nn.Module, weight: Tensor, rank: int, known: Tensor | None) -> list[Any]:
-    assert isinstance(module, nn.Conv2d)
+def _refitted(matrix: Tensor, known: Tensor, basis: Tensor, what: str) -> Tensor:
+    """The best last factor `(out, M)` behind `basis` (M, d) for `matrix` (out, d)."""
+    seen = basis.double() @ known.double()
+    own = cholesky(damped(seen @ basis.double().T, 1e-6), what)
+    return torch.cholesky_solve(seen @ matrix.double().T, own).T.to(matrix)
+
+
+def _svd(weight: Tensor, args: Mapping[str, int], known: Tensor | None, _what: str) -> _Values:
+    matrix = weight.flatten(1)
+    outputs = _directions(_seen(weight.flatten(2) if weight.dim() > 2 else matrix[:, :, None], known) @ matrix.T,
+                          args["rank"])
+    basis = outputs.T @ matrix
+    return _Values([basis.reshape(-1, *weight.shape[1:])], basis, outputs)
+
+
+def _spatial(weight: Tensor, args: Mapping[str, int], known: Tensor | None, _what: str) -> _Values:
     n_out, n_in, rows, columns = weight.shape
     matrix = weight.permute(0, 3, 1, 2).reshape(n_out * columns, n_in * rows)
-    first, second = _truncated(matrix, rank, None if known is None else _one_column(known, n_in, rows, columns))
-    across = second.reshape(n_out, columns, rank).permute(0, 2, 1)
-    basis = torch.einsum("rci,jk->rjcik", first.reshape(rank, n_in, rows), torch.eye(columns, dtype=first.dtype))
-    across = _refitted(weight.flatten(1), known, basis.reshape(rank * columns, -1), across.flatten(1))
-    (ph, pw), (sh, sw), (dh, dw) = _pair(module.padding), _pair(module.stride), _pair(module.dilation)
-    vertical = nn.Conv2d(n_in, rank, (rows, 1), (sh, 1), (ph, 0), (dh, 1), bias=False)
-    horizontal = nn.Conv2d(rank, n_out, (1, columns), (1, sw), (0, pw), (1, dw), bias=False)
-    vertical.weight = nn.Parameter(first.float().reshape(rank, n_in, rows, 1).contiguous())
-    horizontal.weight = nn.Parameter(across.float().reshape(n_out, rank, 1, columns).contiguous())
-    return [vertical, horizontal]
+    if known is not None and len(known) != n_in:  # one column of a patch: the mean over its columns
+        blocks = known.reshape(n_in, rows, columns, n_in, rows, columns)
+        known_column = blocks.diagonal(dim1=2, dim2=5).mean(-1).reshape(n_in * rows, n_in * rows)
+    else:
+        known_column = known
+    outputs = _directions(_seen(matrix.reshape(-1, n_in, rows), known_column) @ matrix.T, args["rank"])
+    down = outputs.T @ matrix  # (rank, in · rows)
+    across = outputs.reshape(n_out, columns, -1).transpose(1, 2)
+    basis = torch.einsum("rci,jk->rjcik", down.reshape(-1, n_in, rows), torch.eye(columns).to(down))
+    return _Values([down], basis.reshape(-1, n_in * rows * columns), across.flatten(1))
 
 
-def _one_column(known: Tensor, n_in: int, rows: int, columns: int) -> Tensor:
-    """Covariance `(in · rows, in · rows)` of one column of a patch: the mean over the patch's columns."""
-    if len(known) == n_in:  # in channels alone: rows of a column are taken for unrelated
-        return torch.kron(known, torch.eye(rows, dtype=known.dtype))
-    blocks = known.reshape(n_in, rows, columns, n_in, rows, columns)
-    return blocks.diagonal(dim1=2, dim2=5).mean(-1).reshape(n_in * rows, n_in * rows)
-
-
-def _tucker_factors(module: nn.Module, weight: Tensor, rank_in: int, rank_out: int,
-                    known: Tensor | None) -> list[Any]:
-    assert isinstance(module, nn.Conv1d | nn.Conv2d)
-    kernel = weight.flatten(2)  # (out, in, k)
-    n_in, area = kernel.shape[1:]
-    whitening = torch.eye(n_in, dtype=kernel.dtype)
-    if known is not None:  # of the input channels alone, mean over the kernel
-        alike = len(known) == n_in
-        channels = known if alike else known.reshape(n_in, area, n_in, area).diagonal(dim1=1, dim2=3).mean(-1)
-        whitening = cholesky(channels, "a decomposed layer")
-    white = torch.einsum("oik,ij->ojk", kernel, whitening)
-    u_in = _leading(white.transpose(0, 1).flatten(1), rank_in)
-    u_out = _leading(white.flatten(1), rank_out)
+def _tucker(weight: Tensor, args: Mapping[str, int], known: Tensor | None, what: str) -> _Values:
+    white, colour = _whitened(weight, known, what)
+    u_in = _directions(_gram(white.transpose(0, 1)), args["rank_in"])
+    u_out = _directions(_gram(white), args["rank_out"])
     for _ in range(HOOI_SWEEPS):
-        u_out = _leading(torch.einsum("oik,ir->ork", white, u_in).flatten(1), rank_out)
-        u_in = _leading(torch.einsum("oik,or->irk", white, u_out).flatten(1), rank_in)
+        u_out = _directions(_gram(torch.einsum("oik,ir->ork", white, u_in)), args["rank_out"], u_out)
+        u_in = _directions(_gram(torch.einsum("oik,or->irk", white, u_out)), args["rank_in"], u_in)
     core = torch.einsum("oik,ir,os->srk", white, u_in, u_out)
-    before = torch.linalg.solve_triangular(whitening.T, u_in, upper=True).T  # (rank_in, in), colours taken out
-    basis = torch.einsum("srk,ri->sik", core, before).flatten(1)
-    after = _refitted(weight.flatten(1), known, basis, u_out)
-    kind: Any = type(module)
-    factors = [kind(weight.shape[1], rank_in, 1, bias=False),
-               kind(rank_in, rank_out, module.kernel_size, module.stride, module.padding, module.dilation, bias=False),
-               kind(rank_out, weight.shape[0], 1, bias=False)]
-    for factor, value in zip(factors, (before, core, after), strict=True):
-        factor.weight = nn.Parameter(value.float().reshape(factor.weight.shape).contiguous())
-    return factors
+    before = colour(u_in)
+    return _Values([before, core], torch.einsum("srk,ri->sik", core, before).flatten(1), u_out)
 
 
-def _leading(matrix: Tensor, rank: int) -> Tensor:
-    """The leading left singular vectors, from the (small) Gram matrix."""
-    _, vectors = torch.linalg.eigh(matrix @ matrix.T)
-    leading: Tensor = vectors[:, -rank:].flip(1)
-    return leading
+def _cp(weight: Tensor, args: Mapping[str, int], known: Tensor | None, what: str) -> _Values:
+    white, colour = _whitened(weight, known, what)
+    u_out, u_in, taps = canonical(white, args["rank"], what)
+    before = colour(u_in)
+    return _Values([before, taps.T], (before[:, :, None] * taps.T[:, None]).flatten(1), u_out)
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
+_METHODS: dict[str, Callable[[Tensor, Mapping[str, int], Tensor | None, str], _Values]] = {
+    "svd": _svd, "channel-svd": _svd, "spatial-svd": _spatial, "tucker2": _tucker, "cp": _cp,
+}
+
+
+def _seen(rows: Tensor, known: Tensor | None) -> Tensor:
+    """`rows` (n, in, taps) times the covariance, `(n, in · taps)`; that of channels alone holds at every tap."""
+    if known is None or len(known) == rows.shape[1] * rows.shape[2]:
+        return rows.flatten(1) if known is None else rows.flatten(1) @ known
+    return (rows.transpose(1, 2) @ known).transpose(1, 2).flatten(1)
+
+
+def _whitened(weight: Tensor, known: Tensor | None, what: str) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """`(out, in, taps)` in coordinates of input channels that are unrelated, and the way back for factors
+    `(in, rank)` of it, `(rank, in)`."""
+    kernel = weight.flatten(2)
+    n_in, area = kernel.shape[1:]
+    if known is None:
+        return kernel, lambda factor: factor.T
+    channels = known if len(known) == n_in else \
+        known.reshape(n_in, area, n_in, area).diagonal(dim1=1, dim2=3).mean(-1)  # mean over the kernel
+    whitening = cholesky(channels, what)
+    white = (kernel.transpose(1, 2) @ whitening).transpose(1, 2)
+    return white, lambda factor: torch.linalg.solve_triangular(whitening.T, factor, upper=True).T
+
+
+def _gram(rows: Tensor) -> Tensor:
+    flat = rows.flatten(1)
+    return flat @ flat.T
+
+
+def _directions(gram: Tensor, rank: int, start: Tensor | None = None) -> Tensor:
+    """The leading eigenvectors `(n, rank)` of a positive matrix, about, or improved from `start`."""
+    if start is None and (len(gram) <= EXACT or rank + SPARE > len(gram) // 2):
+        return torch.linalg.eigh(gram).eigenvectors[:, -rank:].flip(1)
+    if start is None:
+        start = torch.randn(len(gram), rank + SPARE, generator=torch.Generator().manual_seed(0)).to(gram)
+    for _ in range(POWER_STEPS):
+        start = torch.linalg.qr(gram @ start).Q
+    inner = torch.linalg.eigh(start.T @ gram @ start).eigenvectors[:, -rank:].flip(1)
+    return start @ inner

@@ -16,14 +16,16 @@ from autocompress.errors import TrialError
 
 DAMPING = 0.01
 """Added to the diagonal, as a share of its mean: directions that calibration hardly excites must not blow up."""
-BLOCK = 64
+BLOCK = 32
+"""Columns rounded one by one before what they owe to the next ones is made up for in one product."""
 
 
 def damped(covariance: Tensor, damping: float = DAMPING) -> Tensor:
     """`(…, d, d)` made safely invertible. A column that is always constant gets the mean of the others."""
     diagonal = covariance.diagonal(dim1=-2, dim2=-1)
-    extra = (damping * diagonal.mean(-1, keepdim=True)).clamp_min(1e-8).expand_as(diagonal)
-    return covariance + torch.diag_embed(extra)
+    result = covariance.clone()
+    result.diagonal(dim1=-2, dim2=-1).add_((damping * diagonal.mean(-1, keepdim=True)).clamp_min(1e-8))
+    return result
 
 
 def cholesky(matrix: Tensor, what: str) -> Tensor:
@@ -31,9 +33,14 @@ def cholesky(matrix: Tensor, what: str) -> Tensor:
     factor: Tensor
     factor, info = torch.linalg.cholesky_ex(matrix)
     if info.any() or not torch.isfinite(factor).all():
-        raise TrialError(f"the input covariance of {what} must be finite and positive, but is not: look for NaN or "
-                         "infinite values in the network or in the calibration data")
+        raise unusable(what)
     return factor
+
+
+def unusable(what: str) -> TrialError:
+    """Moments that nothing can be computed from."""
+    return TrialError(f"the input covariance of {what} must be finite and positive, but is not: look for NaN or "
+                      "infinite values in the network or in the calibration data")
 
 
 def by_taps(weight: Tensor, d: int) -> Tensor:
@@ -53,9 +60,9 @@ def from_taps(rows: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def on_remaining(weight: Tensor, covariance: Tensor, kept: Tensor, what: str = "a layer") -> Tensor:
     """The matrix `(out, M)` on the columns `kept` (M,) whose outputs come nearest to those of `weight` (out, d)."""
-    whole = damped(covariance)
-    factor = cholesky(whole[kept][:, kept], what)
-    target = weight @ whole[:, kept]
+    seen = damped(covariance)[:, kept]
+    factor = cholesky(seen[kept], what)
+    target = weight @ seen
     return torch.cholesky_solve(target.T, factor).T
 
 
@@ -75,35 +82,35 @@ def removal_damage(weight: Tensor, covariance: Tensor, area: int, what: str = "a
 
 def round_with_feedback(weight: Tensor, start: QuantizedWeight, covariance: Tensor,
                         what: str = "a layer") -> QuantizedWeight:
-    """`weight` `(C, …)` on the grid of `start`, each column's rounding error made up for by the columns after it.
+    """`weight` `(C, …)` on the grid of `start` (its scales; its levels are not read), each column's rounding error
+    made up for by the columns after it.
 
     `covariance` `(groups, d, d)` of the input, in columns or (wide convolutions) in channels. Loudest columns first;
-    scales are refitted at the end.
+    scales are refitted at the end. In the form of Babai's nearest plane (Chen et al., "The Geometry of LLM
+    Quantization", 2025): with covariance = RᵀR the columns are rounded from the last to the first, so one Cholesky
+    factor serves and nothing is inverted. In units of the scale, columns as rows in memory.
     """
     groups, d = covariance.shape[:2]
     taps = weight[0].numel() // d
-    rows = by_taps(weight, d).reshape(groups, -1, d).clone()
-    scale = start.scale.repeat_interleave(taps).reshape(groups, -1)
     hessian = damped(covariance)
-    order = hessian.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True)  # (groups, d)
-    hessian = hessian.take_along_dim(order[:, :, None], 1).take_along_dim(order[:, None, :], 2)
-    rows = rows.take_along_dim(order[:, None, :], 2)
-    target = rows.clone()
-    inverse = torch.cholesky_inverse(cholesky(hessian, what))
-    upper = torch.linalg.cholesky(inverse, upper=True)
-    levels = torch.empty_like(rows)
-    for begin in range(0, d, BLOCK):
+    group, order = torch.arange(groups)[:, None], hessian.diagonal(dim1=1, dim2=2).argsort(dim=1)  # loudest last
+    hessian = hessian[group[:, :, None], order[:, :, None], order[:, None]]
+    factor = cholesky(hessian, what)
+    pull = (factor / factor.diagonal(dim1=1, dim2=2)[:, None]).transpose(1, 2).contiguous()  # unit upper triangle
+    rows = by_taps(weight, d).reshape(groups, -1, d).transpose(1, 2)  # (groups, d, rows)
+    scale = start.scale.repeat_interleave(taps).reshape(groups, 1, -1)
+    target = rows[group, order] / scale
+    levels, errors = torch.empty_like(target), torch.empty_like(target)
+    for begin in range((d - 1) // BLOCK * BLOCK, -1, -BLOCK):
         end = min(begin + BLOCK, d)
-        errors = torch.empty(*rows.shape[:2], end - begin)
-        for j in range(begin, end):
-            levels[:, :, j] = round_to_levels(rows[:, :, j] / scale, start.bits)
-            error = (rows[:, :, j] - levels[:, :, j] * scale) / upper[:, j, j, None]
-            rows[:, :, j:end] -= error[:, :, None] * upper[:, None, j, j:end]
-            errors[:, :, j - begin] = error
-        rows[:, :, end:] -= errors @ upper[:, begin:end, end:]
-    seen = levels @ hessian
-    along, power = ((seen * other).sum(2).reshape(-1, taps).sum(1) for other in (target, levels))
+        wished = torch.baddbmm(target[:, begin:end], pull[:, begin:end, end:], errors[:, end:])
+        for j in range(end - 1, begin - 1, -1):
+            wish = torch.baddbmm(wished[:, j - begin, None], pull[:, j, None, j + 1:end], errors[:, j + 1:end])[:, 0]
+            levels[:, j] = round_to_levels(wish, start.bits)
+            torch.sub(target[:, j], levels[:, j], out=errors[:, j])
+    seen = hessian @ levels
+    along, power = ((seen * other).sum(1).reshape(-1, taps).sum(1) for other in (target, levels))
     fitted = along / power.clamp_min(1e-12)
-    levels = torch.empty_like(levels).scatter_(2, order[:, None, :].expand_as(levels), levels).flatten(0, 1)
-    return QuantizedWeight(start.bits, from_taps(levels, tuple(weight.shape)).to(torch.int8),
-                           torch.where(fitted > 0.5 * start.scale, fitted, start.scale))
+    back = levels[group, order.argsort(dim=1)].to(torch.int8).transpose(1, 2).flatten(0, 1)
+    return QuantizedWeight(start.bits, from_taps(back, tuple(weight.shape)).contiguous(),
+                           torch.where(fitted > 0.5, fitted, 1.0) * start.scale)

@@ -6,15 +6,23 @@ error of the weights shows in the output, and the second moments of the input an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autocompress.backend.memo import content
+from autocompress.backend.store import Store
+
+VERSION = 1
+"""Of how the facts below are measured: a change makes what was kept void."""
+PROBES = 8
 BATCH = 64
 GRADIENT_BATCH = 8
 POSITIONS = 48
@@ -74,14 +82,28 @@ class Sensitivity:
 
 
 class Statistics:
-    """Facts about every convolution and linear layer of `model` on normalised inputs `calibration` (N, …).
+    """Facts about every convolution and linear layer of `model` on normalised inputs `calibration` (N, …), kept in
+    `folder` where there is one (`store.py`).
 
     Labels for gradients are drawn from the network's own answers, seeded: no labels of the user's are needed, and
     the gradient is not zero where the network is right and sure (that makes the Fisher information the true one).
     """
 
-    def __init__(self, model: nn.Module, calibration: Tensor) -> None:
+    def __init__(self, model: nn.Module, calibration: Tensor, folder: Path | None = None) -> None:
         self._model, self._calibration = model, calibration
+        self._store = Store(folder, self._key)
+
+    def _key(self) -> str:
+        """A hash of all that the facts follow from. The network's code shows in its answers, of which two digits
+        are compared: the last ones depend on the number of threads."""
+        digest = hashlib.sha256(f"{VERSION} {torch.__version__} {BATCH} {GRADIENT_BATCH} {POSITIONS} {FULL_WIDTH} "
+                                f"{MAX_WIDTH} {self._model}".encode())
+        with torch.no_grad():
+            answers = self._model(self._calibration[:PROBES])
+        digits = (answers / answers.abs().max().clamp_min(1e-20) * 100).round().nan_to_num(101)
+        for name, tensor in (*self._model.state_dict().items(), ("inputs", self._calibration), ("", digits)):
+            digest.update(f"{name} {content(tensor)}".encode())
+        return digest.hexdigest()
 
     def sensitivity(self, name: str) -> Sensitivity | None:
         """Of the loss to a layer's weight; None for a layer that the network never calls."""
@@ -89,6 +111,10 @@ class Statistics:
 
     @cached_property
     def _sensitivities(self) -> dict[str, Sensitivity]:
+        kept = self._store.get("sensitivity", lambda: _flat(self._measured_sensitivities()))
+        return {name: Sensitivity(**facts) for name, facts in _nested(kept).items()}
+
+    def _measured_sensitivities(self) -> dict[str, Sensitivity]:
         weights = {name: module.weight for name, module in self._model.named_modules()
                    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear)}
         before = {name: weight.requires_grad for name, weight in weights.items()}
@@ -120,6 +146,10 @@ class Statistics:
 
     @cached_property
     def _moments(self) -> dict[str, Moments]:
+        kept = self._store.get("moments", lambda: _flat(self._measured_moments()))
+        return {name: Moments(**facts) for name, facts in _nested(kept).items()}
+
+    def _measured_moments(self) -> dict[str, Moments]:
         sums: dict[str, _Sums] = {}
         handles = []
         generator = torch.Generator().manual_seed(0)
@@ -140,6 +170,18 @@ class Statistics:
             for handle in handles:
                 handle.remove()
         return {name: total.moments() for name, total in sums.items()}
+
+
+def _flat(facts: Mapping[str, Moments | Sensitivity]) -> dict[str, Tensor]:
+    return {f"{name}/{key}": value for name, fact in facts.items() for key, value in vars(fact).items()}
+
+
+def _nested(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    facts: dict[str, dict[str, Tensor]] = {}
+    for path, tensor in tensors.items():
+        name, _, key = path.rpartition("/")
+        facts.setdefault(name, {})[key] = tensor
+    return facts
 
 
 def width(module: nn.Module) -> int:

@@ -87,10 +87,15 @@ def _factor_nodes(factors: list[Part]) -> float:
     for i, factor in enumerate(factors):
         last = i == len(factors) - 1
         after = SKELETON_NAME if last else SKELETON_NAME + 2
-        total += _node(_op(factor), [previous, SKELETON_NAME + 2, after], _attributes([factor]))
+        total += _node(_op(factor), [previous, SKELETON_NAME + 2, after], _attributes([factor]) + _group(factor))
         previous = after
     kernel = _numbers("kernel_shape", len(factors[0].kernel)) if factors[0].kernel else 0
     return total - _node(_op(factors[0]), [SKELETON_NAME] * 3, _attributes(factors) + kernel)
+
+
+def _group(part: Part) -> int:
+    """The attribute that tells a grouped convolution."""
+    return _field(_field(len("group")) + 1 + _varint(part.groups) + 3) if part.groups > 1 else 0
 
 
 def _op(part: Part) -> str:

@@ -123,6 +123,8 @@ def _rank_share(layer: Layer, in_after: int, out_after: int, step: Step | None) 
     if step.args.get("method") == "spatial-svd" and len(layer.kernel) == 2:
         # a (k×1) convolution, then a (1×k) one: the matrix is (in·kh) by (out·kw)
         fan_in, fan_out = in_after // max(layer.groups, 1) * layer.kernel[0], out_after * layer.kernel[1]
+    if step.args.get("method") == "cp":
+        fan_in, fan_out = (size * math.prod(layer.kernel) for size in (in_after, out_after))
     return min(1.0, int(step.args.get("rank", 0)) / max(min(fan_in, fan_out), 1))
 
 

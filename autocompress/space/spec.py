@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from autocompress.errors import InputError
-from autocompress.techniques.decompose import METHODS
+from autocompress.techniques.decompose import DEFAULT_METHODS, METHODS
 from autocompress.techniques.prune import CRITERIA, DEFAULT_CRITERION
 from autocompress.techniques.quantize import ACTIVATION_BITS, WEIGHT_BITS
 
@@ -42,7 +42,7 @@ class QuantizeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class DecomposeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Methods to choose from beside leaving a layer whole, and the smallest share of weights to keep."""
 
-    methods: tuple[str, ...] = METHODS
+    methods: tuple[str, ...] = DEFAULT_METHODS
     min_share: float = 0.1
     skip: tuple[str, ...] = ()
 

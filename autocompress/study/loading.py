@@ -16,6 +16,7 @@ from autocompress.search.workers import Inline, Processes
 from autocompress.study.folder import Description
 from autocompress.study.options import Options
 from autocompress.study.workbench import Workbench
+from autocompress.tasks.cache import cache_dir
 from autocompress.tasks.data import load_data
 from autocompress.tasks.default import default_task
 from autocompress.tasks.models import LoadedModel, load_model, model_fingerprint
@@ -41,7 +42,8 @@ def make_bench(loaded: LoadedModel, task: TaskData, asked: Options, folder: Path
     if device != "cpu" and not present:
         raise EnvironmentFault(f"--device {device} needs a GPU that torch can use, but there is none here: use cpu")
     return Workbench(loaded.model, task, load_profile(asked.profile), seed=asked.seed, folder=folder,
-                     epochs=asked.epochs, device=device, threads=torch.get_num_threads())
+                     epochs=asked.epochs, device=device, threads=torch.get_num_threads(),
+                     statistics=cache_dir() / "statistics")
 
 
 def reopen_bench(folder: Path, description: Description, model: Any, data: Any, trust_code: bool,

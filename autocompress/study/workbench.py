@@ -48,12 +48,13 @@ SHORT_STEPS, LONG_STEPS = 32, 128
 class Workbench:
     """Holds one trained network and its data; evaluates plans at any rung. Deterministic for a seed.
 
-    `folder` keeps the weights of distilled candidates and the teacher's answers. `threads` is for accuracy and
+    `folder` keeps the weights of distilled candidates and the teacher's answers, `statistics` (if given) what is
+    measured of the original, for other studies too. `threads` is for accuracy and
     training; latency is always measured with one.
     """
 
     def __init__(self, model: nn.Module, data: TaskData, profile: HardwareProfile, *, seed: int, folder: Path,
-                 epochs: int, device: str = "cpu", threads: int = 1) -> None:
+                 epochs: int, device: str = "cpu", threads: int = 1, statistics: Path | None = None) -> None:
         self.model, self.data, self.profile, self.seed = model, data, profile, seed
         self._folder, self._epochs, self._device, self.threads = folder, epochs, device, threads
         torch.manual_seed(seed)
@@ -67,7 +68,7 @@ class Workbench:
         self._templates = {frozenset[str](): self.template}
         self.table = _lock_unseen(table, self.template)
         self.calibration = data.normalise(_subset(data.train, CALIBRATION_SAMPLES, seed).inputs)
-        self.compressor = Compressor(model, self.table, coupling, self.calibration)
+        self.compressor = Compressor(model, self.table, coupling, self.calibration, statistics)
         self.baseline_file = float_bytes(self.template, folded)
         self._check_parity(folded, self.baseline_file, 1e-3)
         self.teacher = Teacher(self._answer, data, seed, folder / "teacher")

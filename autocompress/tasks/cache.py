@@ -19,7 +19,7 @@ NETWORK_TIMEOUT_S = 5.0
 
 
 def cache_dir() -> Path:
-    """Where downloads and the default model are kept; the variable AUTOCOMPRESS_CACHE overrides it."""
+    """Where downloads, the default model and statistics of networks are kept; AUTOCOMPRESS_CACHE overrides it."""
     return Path(os.environ.get("AUTOCOMPRESS_CACHE") or platformdirs.user_cache_dir("autocompress", appauthor=False))
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.backend.calibration import correct_biases, input_means
+from autocompress.backend.calibration import correct_biases, reestimate_norms
 from autocompress.backend.compress import Compressed, Compressor
 from autocompress.backend.distill import Recipe, Teacher, distill
 from autocompress.backend.fold import fold_norms
@@ -67,7 +67,7 @@ def test_bias_correction_removes_the_mean_error(groups: int) -> None:
     inputs = torch.randn(64, 8, 6, 6)
     original = copy.deepcopy(model)
     names = ["1", "4"]
-    means = input_means(model, inputs, names)
+    means = reestimate_norms(model, inputs, names)
     assert {name: mean.shape for name, mean in means.items()} == {"1": (8,), "4": (128,)}
     shifts = {}
     with torch.no_grad():

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
+from math import prod
 
 import pytest
 import torch
 
+from autocompress.backend.compress import replace_module
+from autocompress.backend.factorize import factorize
 from autocompress.backend.fold import fold_norms
 from autocompress.core.plan import Plan, Step
 from autocompress.estimate import flatten
@@ -72,14 +76,20 @@ class TestDecompose(TechniqueContract):
         for layer in bench.table.layers:
             for method in methods_for(layer):
                 part = parts[layer.name][0]
-                kernel = part.kernel or (1, 1)
-                full = {"svd": {"rank": min(part.in_channels, part.out_channels)},
+                area, kernel = prod(part.kernel), part.kernel or (1, 1)
+                smaller = min(part.in_channels, part.out_channels)
+                full = {"svd": {"rank": smaller}, "channel-svd": {"rank": min(part.in_channels * area,
+                                                                              part.out_channels)},
                         "spatial-svd": {"rank": min(part.in_channels * kernel[0], part.out_channels * kernel[-1])},
-                        "tucker2": {"rank_in": part.in_channels, "rank_out": part.out_channels}}[method]
-                plan = Plan.of([Step(layer.name, "decompose", {"method": method, **full})])
-                model = bench.compressor.restructure(plan).model
+                        "tucker2": {"rank_in": part.in_channels, "rank_out": part.out_channels},
+                        "cp": {"rank": area * smaller}}[method]
+                model, moments = copy.deepcopy(bench.model), bench.compressor.statistics.moments(layer.name)
+                assert moments is not None
+                factors = factorize(model.get_submodule(layer.name), method, full, moments.covariance[0],
+                                    moments.mean[0])
+                replace_module(model, layer.name, factors)
                 torch.testing.assert_close(outputs(model, bench.calibration), outputs(bench.model, bench.calibration),
-                                           rtol=1e-3, atol=1e-4)
+                                           rtol=1e-3, atol=1e-3 if method == "cp" else 1e-4)
 
 
 class TestQuantize(TechniqueContract):

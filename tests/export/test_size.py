@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from autocompress.backend import compress, factorize
+from autocompress.backend import compress
 from autocompress.backend.fold import fold_norms
 from autocompress.backend.quantization import QuantizedWeight
 from autocompress.backend.statistics import Statistics
@@ -29,21 +29,16 @@ SMALL_FILE, SMALL_ERROR = 20_000, 40
 
 @pytest.fixture(autouse=True)
 def values_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shapes alone settle the size; eigenvectors of 512 channels would take seconds."""
-    def truncated(matrix: torch.Tensor, rank: int, known: None) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.ones(rank, matrix.shape[1]), torch.ones(len(matrix), rank)
-
+    """Shapes alone settle the size."""
     def quantized(weight: torch.Tensor, bits: int) -> QuantizedWeight:
         return QuantizedWeight(bits, torch.ones(weight.shape, dtype=torch.int8), torch.ones(len(weight)))
 
-    monkeypatch.setattr(factorize, "_truncated", truncated)
-    monkeypatch.setattr(factorize, "_leading", lambda matrix, rank: torch.ones(len(matrix), rank, dtype=matrix.dtype))
     monkeypatch.setattr(compress, "quantize_weight", quantized)
     monkeypatch.setattr(Statistics, "moments", lambda self, name: None)
 
 
 def _file_bytes(bench: Workbench, plan: Plan) -> int:
-    compressed = bench.compressor.restructure(plan)
+    compressed = bench.compressor.restructure(plan, fit=False)
     compress.quantize(compressed, bench.calibration[:2], bench.compressor.rounded(compressed))
     folded = fold_norms(compressed, bench.table)
     eight, half = set(), set()

@@ -128,6 +128,7 @@ def test_a_cut_reaches_the_layers_that_read_the_channels(view: StudyView) -> Non
 @pytest.mark.parametrize(("args", "rank", "share"), [
     ({"method": "svd", "rank": 16}, "16", 16 / 256),
     ({"method": "spatial-svd", "rank": 96}, "96", 96 / (3 * 256)),
+    ({"method": "cp", "rank": 576}, "576", 576 / (9 * 256)),
     ({"method": "tucker2", "rank_in": 64, "rank_out": 128}, "64 × 128", (64 / 256 + 128 / 256) / 2),
 ])
 def test_rank_share(view: StudyView, args: dict[str, int | str], rank: str, share: float) -> None:

@@ -47,7 +47,7 @@ def test_knobs_of_the_default_space(table: LayerTable) -> None:
     assert names == {
         "prune:a", "prune:c", "act:*", "bits:a", "bits:b", "bits:c", "bits:fc",
         "method:a", "share:a", "method:c", "share:c", "method:fc", "share:fc"}
-    assert space.by_name["method:c"].choices == ("none", "spatial-svd", "tucker2")
+    assert space.by_name["method:c"].choices == ("none", "channel-svd", "spatial-svd", "tucker2")
     assert space.by_name["bits:a"].choices == (1, 2, 3, 4, 5, 6, 7, 8, 16, 32)
 
 
@@ -84,7 +84,7 @@ def test_widths_that_the_device_does_not_have_are_refused_at_load(table: LayerTa
     ("schema = 1\nname = 'a'\n[prune]\nmax_ratio = 'x'", r"\$\.prune\.max_ratio"), ("schema = ", "TOML"),
     ("schema = 1\nname = 'a'\n[quantize]\nweight_bits = [9]", "weight_bits"),
     ("schema = 1\nname = 'a'\n[quantize]\nweight_bits = []", "empty"),
-    ("schema = 1\nname = 'a'\n[decompose]\nmethods = ['cp']", "cp"),
+    ("schema = 1\nname = 'a'\n[decompose]\nmethods = ['tt']", "tt"),
     ("schema = 1\nname = 'a'\n[decompose]\nmin_share = 0", "min_share"),
     ("schema = 1\nname = 'a'\nname = 'b'", "TOML"),
 ])

@@ -14,7 +14,7 @@ from autocompress.errors import InputError
 from autocompress.hardware.profile import load_profile
 from autocompress.techniques import resolve, untouched
 from autocompress.techniques.base import check_plan
-from autocompress.techniques.decompose import rank_args, split
+from autocompress.techniques.decompose import METHODS, rank_args, split
 from autocompress.testing.facts import small_table
 
 TABLE = small_table()
@@ -35,6 +35,8 @@ SIZES = st.integers(1, 96)
     ("a", "decompose", {"method": "svd", "rank": 2}, "`method` at a must be one of"),
     ("a", "decompose", {"method": "tucker2", "rank_in": 2, "rank_out": 0}, "`rank_out` at a"),
     ("fc", "decompose", {"method": "svd", "rank": "many"}, "`rank` at fc"),
+    ("fc", "decompose", {"method": "svd", "rank": 30}, "svd at fc must leave fewer weights than .*`rank` may be at most"),
+    ("c", "decompose", {"method": "tucker2", "rank_in": 99, "rank_out": 2}, "`rank_in` at c may be at most 32"),
     ("a", "distort", {}, "a technique must be one of drop, prune, decompose, quantize, but got 'distort'"),
 ])
 def test_a_step_that_is_not_legal_says_what_is(site: str, technique: str, args: dict[str, Any], message: str) -> None:
@@ -63,7 +65,7 @@ def test_steps_apply_in_their_own_order_whatever_the_plan_says() -> None:
     assert untouched(TABLE) == {"odd": "no technique for LSTM"}
 
 
-@given(SIZES, SIZES, st.sampled_from(["svd", "spatial-svd", "tucker2"]), st.floats(0.01, 0.99),
+@given(SIZES, SIZES, st.sampled_from(METHODS), st.floats(0.01, 0.99),
        st.sampled_from([1, 2, 8]))
 def test_ranks_that_are_offered_save_weights(n_in: int, n_out: int, method: str, share: float, multiple: int) -> None:
     kernel = (1, 1) if method == "svd" else (3, 3)

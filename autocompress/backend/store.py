@@ -1,0 +1,106 @@
+"""Tensors that are dear to compute, kept on disk by what they were computed from: a second process, a resumed study or
+another budget for the same network reads them.
+
+A file is used only if it says it was made from the same things and its content has the hash that it carries. What is
+missing, damaged or foreign is computed again, and a folder that cannot be written costs time, nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from autocompress.backend.memo import content
+
+log = logging.getLogger(__name__)
+
+LIMIT_BYTES = 2**30
+"""Of all files of the folder; those not used for longest are deleted."""
+
+Tensors = dict[str, Tensor]
+
+
+class Store:
+    """Files `<kind>-<key>.safetensors` in `folder`, or nothing where it is None. `key`: a hash of all that the
+    tensors follow from, asked for on first use."""
+
+    def __init__(self, folder: Path | None, key: Callable[[], str]) -> None:
+        self._folder, self._key = folder, key
+
+    def get(self, kind: str, make: Callable[[], Tensors]) -> Tensors:
+        """What was kept, or what `make` computes, which is then kept."""
+        if self._folder is None:
+            return make()
+        key = self._key()
+        path = self._folder / f"{kind}-{key[:32]}.safetensors"
+        found = _read(path, key)
+        if found is not None:
+            return found
+        made = make()
+        if sum(tensor.nbytes for tensor in made.values()) <= LIMIT_BYTES:
+            _write(path, key, made)
+        return made
+
+
+def _read(path: Path, key: str) -> Tensors | None:
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            said = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        if said.get("key") != key:
+            raise ValueError("it was made from something else")
+        if said.get("content") != _digest(tensors):
+            raise ValueError("its content is not what was written")
+    except (OSError, SafetensorError, ValueError) as error:
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        log.warning("%s cannot be used (%s): computing it again", path, first)
+        return None
+    with suppress(OSError):
+        os.utime(path)
+    return tensors
+
+
+def _write(path: Path, key: str, tensors: Tensors) -> None:
+    part = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part,
+                  metadata={"key": key, "content": _digest(tensors)})
+        part.replace(path)
+        _trim(path.parent)
+    except (OSError, SafetensorError) as error:
+        log.info("%s cannot be kept: %s", path, error)
+        with suppress(OSError):
+            part.unlink()
+
+
+def _trim(folder: Path) -> None:
+    """Delete the files not used for longest until the rest fit; another process may delete them first."""
+    files = []
+    for path in folder.glob("*-*.safetensors"):
+        with suppress(OSError):
+            known = path.stat()
+            files.append((known.st_mtime, known.st_size, path))
+    total = 0
+    for _, size, path in sorted(files, reverse=True):
+        total += size
+        if total > LIMIT_BYTES:
+            with suppress(OSError):
+                path.unlink()
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {content(tensors[name])}".encode())
+    return digest.hexdigest()
