@@ -27,6 +27,7 @@ from autocompress.core.layer import Group, LayerTable
 from autocompress.core.plan import Plan, Receipt, Step
 from autocompress.techniques import resolve
 from autocompress.techniques.prune import DEFAULT_CRITERION
+from autocompress.techniques.quantize import DEFAULT_GRID, DEFAULT_ROUNDING
 
 
 @dataclass
@@ -151,12 +152,15 @@ class Compressor:
                 continue
             weight = result.model.get_submodule(name).weight
             assert isinstance(weight, Tensor)
-            rounded[name] = quantize_weight(weight, bits)
-            if bits == 8 or name not in self._table.by_name:
-                continue  # 8 bits round well by themselves; what a factor reads was not measured
-            moments = self._moments(result, name)
+            # What a factor reads was not measured.
+            moments = self._moments(result, name) if name in self._table.by_name else None
+            second = None
             if moments is not None:
                 second = self._output_moments(name, moments)[None] if len(moments.mean) == 1 else moments.second
+            rounded[name] = start_weight(name, weight, result.plan, second)
+            if bits == 8 or step_of(name, result.plan).args.get("rounding", DEFAULT_ROUNDING) == "nearest":
+                continue  # 8 bits round well by themselves
+            if second is not None:
                 rounded[name] = round_with_feedback(weight.detach(), rounded[name], second, name)
         return rounded
 
@@ -195,6 +199,19 @@ def weight_bits(model: nn.Module, plan: Plan) -> dict[str, int]:
         leaves = [f"{site}.{i}" for i in range(len(module))] if isinstance(module, nn.Sequential) else [site]
         widths.update(dict.fromkeys(leaves, int(step.args["weight_bits"])))
     return widths
+
+
+def step_of(name: str, plan: Plan) -> Step:
+    """The quantize step of a leaf module, which may be a factor of the layer that the step names."""
+    steps = plan.find("quantize")
+    return steps.get(name) or steps[name.rpartition(".")[0]]
+
+
+def start_weight(name: str, weight: Tensor, plan: Plan, importance: Tensor | None = None) -> QuantizedWeight:
+    """The weight of a leaf module on the grid that the plan gives it; see `quantize_weight`."""
+    args = step_of(name, plan).args
+    return quantize_weight(weight, int(args["weight_bits"]), str(args.get("grid", DEFAULT_GRID)),
+                           int(args.get("group", 0)), importance)
 
 
 def quantize(result: Compressed, calibration: Tensor, weights: dict[str, QuantizedWeight]) -> None:

@@ -58,10 +58,15 @@ def largest_level(bits: int) -> int:
     return 127 if bits == 8 else 2**bits - 1
 
 
+def top_level(weight: QuantizedWeight) -> int:
+    """The greatest level of a weight's grid."""
+    return largest_level(weight.bits) if weight.table is None else int(weight.table[-1])
+
+
 def round_to_levels(ratio: Tensor, bits: int, table: Tensor | None = None) -> Tensor:
     """Nearest level of each `weight / step`, as float."""
     if table is not None:
-        return nearest(ratio, table)
+        return nearest(ratio, table.to(ratio.device))
     top = largest_level(bits)
     if bits == 8:
         return ratio.round().clamp(-top, top)
@@ -73,8 +78,8 @@ def quantize_weight(weight: Tensor, bits: int, grid: str = "linear", group: int 
     """Quantise `(C, …)` per output channel, or per `group` weights of one, with scales of least squared error.
 
     A search over clipping points, then alternating refinement: for fixed levels the best scale is
-    <w, levels> / <levels, levels>. `importance` weighs the errors that a codebook is fitted to, by weight of a row
-    `(n,)`. ValueError for values that are not finite.
+    <w, levels> / <levels, levels>. `importance`, the second moments `(groups, d, d)` of the input, weighs the errors
+    that a codebook is fitted to. ValueError for values that are not finite.
     """
     if not torch.isfinite(weight).all():
         raise ValueError("nan: weights that are not finite cannot be quantised")
@@ -88,8 +93,8 @@ def quantize_weight(weight: Tensor, bits: int, grid: str = "linear", group: int 
     if grid == "pow2":
         table = power_levels(bits)
     elif grid == "codebook":
-        of_errors = flat.new_ones(columns) if importance is None else importance
-        table = codebook_levels(rows, F.pad(of_errors, (0, padding)).reshape(1, -1, run), bits)
+        of_errors = torch.ones_like(flat) if importance is None else _of_columns(importance, flat)
+        table = codebook_levels(rows, F.pad(of_errors, (0, padding)).reshape(rows.shape), bits)
     scale = _best_scale(rows, counts, bits, table)
     if not group:
         levels = round_to_levels(rows / scale, bits, table).reshape(weight.shape).to(torch.int8)
@@ -99,6 +104,13 @@ def quantize_weight(weight: Tensor, bits: int, grid: str = "linear", group: int 
     levels = round_to_levels(rows / (base * factors), bits, table).flatten(1)[:, :columns].reshape(weight.shape)
     return QuantizedWeight(bits, levels.to(torch.int8), base.flatten(), table, group,
                            factors.squeeze(2).to(torch.uint8))
+
+
+def _of_columns(second: Tensor, rows: Tensor) -> Tensor:
+    """Second moments `(groups, d, d)` → what an error of each of the weights `(C, n)` counts for."""
+    diagonal = second.diagonal(dim1=1, dim2=2)  # (groups, d)
+    taps = rows.shape[1] // diagonal.shape[1]
+    return diagonal.repeat_interleave(taps, 1).repeat_interleave(len(rows) // len(diagonal), 0).clamp_min(0.0)
 
 
 def _best_scale(rows: Tensor, counts: Tensor, bits: int, table: Tensor | None) -> Tensor:

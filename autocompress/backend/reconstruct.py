@@ -8,6 +8,8 @@ for rounding column by column; all in closed form from one covariance.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -83,11 +85,11 @@ def round_with_feedback(weight: Tensor, start: QuantizedWeight, covariance: Tens
     groups, d = covariance.shape[:2]
     taps = weight[0].numel() // d
     rows = by_taps(weight, d).reshape(groups, -1, d).clone()
-    scale = start.scale.repeat_interleave(taps).reshape(groups, -1)
+    steps = by_taps(start.steps().expand(weight.shape), d).reshape(groups, -1, d)
     hessian = damped(covariance)
     order = hessian.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True)  # (groups, d)
     hessian = hessian.take_along_dim(order[:, :, None], 1).take_along_dim(order[:, None, :], 2)
-    rows = rows.take_along_dim(order[:, None, :], 2)
+    rows, steps = (matrix.take_along_dim(order[:, None, :], 2) for matrix in (rows, steps))
     target = rows.clone()
     inverse = torch.cholesky_inverse(cholesky(hessian, what))
     upper = torch.linalg.cholesky(inverse, upper=True)
@@ -96,14 +98,15 @@ def round_with_feedback(weight: Tensor, start: QuantizedWeight, covariance: Tens
         end = min(begin + BLOCK, d)
         errors = torch.empty(*rows.shape[:2], end - begin)
         for j in range(begin, end):
-            levels[:, :, j] = round_to_levels(rows[:, :, j] / scale, start.bits)
-            error = (rows[:, :, j] - levels[:, :, j] * scale) / upper[:, j, j, None]
+            levels[:, :, j] = round_to_levels(rows[:, :, j] / steps[:, :, j], start.bits, start.table)
+            error = (rows[:, :, j] - levels[:, :, j] * steps[:, :, j]) / upper[:, j, j, None]
             rows[:, :, j:end] -= error[:, :, None] * upper[:, None, j, j:end]
             errors[:, :, j - begin] = error
         rows[:, :, end:] -= errors @ upper[:, begin:end, end:]
-    seen = levels @ hessian
-    along, power = ((seen * other).sum(2).reshape(-1, taps).sum(1) for other in (target, levels))
-    fitted = along / power.clamp_min(1e-12)
+    rounded = levels * steps
+    seen = rounded @ hessian
+    along, power = ((seen * other).sum(2).reshape(-1, taps).sum(1) for other in (target, rounded))
+    fitted = along / power.clamp_min(1e-30)
     levels = torch.empty_like(levels).scatter_(2, order[:, None, :].expand_as(levels), levels).flatten(0, 1)
-    return QuantizedWeight(start.bits, from_taps(levels, tuple(weight.shape)).to(torch.int8),
-                           torch.where(fitted > 0.5 * start.scale, fitted, start.scale))
+    return replace(start, levels=from_taps(levels, tuple(weight.shape)).to(torch.int8),
+                   scale=torch.where(fitted > 0.5, fitted * start.scale, start.scale))

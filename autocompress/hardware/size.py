@@ -39,8 +39,13 @@ def file_bytes(parts: Iterable[Part], skeleton_bytes: int) -> int:
     for bits in sorted({part.weight_bits for part in everything if part.weight_bits < 8}):
         total += _unpacking(bits, [part for part in everything if part.weight_bits == bits], names)
     total += sum(_stored(part, names) for part in everything)
-    activations = {end for part in everything if part.activation_bits == 8 for end in (part.reads, part.writes) if end}
-    return round(total + sum(_activation(names) for _ in activations))
+    activations: dict[str, int] = {}
+    for part in everything:
+        if part.activation_bits <= 16:
+            for end in (part.reads, part.writes):
+                activations[end] = min(part.activation_bits, activations.get(end, 16))
+    activations.pop("", None)
+    return round(total + sum(_activation(bits, names) for bits in activations.values()))
 
 
 class _Names:
@@ -157,8 +162,15 @@ def _stored(part: Part, names: _Names) -> float:
         return total + _tensor(name, shape, 2 * part.weights) + _node("Cast", [name, weight], TO) + weight - 3
     if part.weight_bits == 8:
         total += _tensor(name, shape, part.weights)
+    if part.grid != "linear":
+        index, table, name = names.take(), names.take(), names.take()
+        rows = 2 * 2**part.weight_bits
+        total += _node("Cast", [name, index], TO) + _tensor(table, (rows,), rows)
+        total += _node("Gather", [table, index, name])
+    if part.group:
+        return total + _grouped(part, name, names)
     scale, weight = names.take(), names.take()
-    if part.activation_bits == 8:
+    if part.activation_bits <= 16:
         total += _tensor(scale, (channels,), 4 * channels) + _node("DequantizeLinear", [name, scale, weight], AXIS)
     else:
         wide = names.take()
@@ -167,10 +179,41 @@ def _stored(part: Part, names: _Names) -> float:
     return total + weight - SKELETON_NAME
 
 
-def _activation(names: _Names) -> float:
+def _grouped(part: Part, name: int, names: _Names) -> float:
+    """Scales, factors and the nodes that give each weight its step and its value."""
+    shape, channels = _shape(part), part.out_channels
+    columns = part.weights // channels
+    runs = -(-columns // part.group)
+
+    def numbers(amount: int) -> int:
+        return _tensor(taken, (amount,), 8 * amount) + _node(op, [steps, taken, after])
+
+    wide, factors, steps, scale, after = (names.take() for _ in range(5))
+    total = _node("Cast", [name, wide], TO) + _tensor(factors, (channels, runs, 1), channels * runs)
+    total += _node("Cast", [factors, steps], TO) + _tensor(scale, (channels, 1, 1), 4 * channels)
+    total += _node("Mul", [steps, scale, after])
+    sizes = {"Expand": 3, "Reshape": 2}
+    if columns % part.group:
+        sizes["Split"] = 2
+    for op, amount in sizes.items():
+        taken, steps, after = names.take(), after, names.take()
+        total += numbers(amount)
+        if op == "Split":
+            total += _field(names.take()) + AXIS
+    if not part.kernel and not part.bias:  # a matrix product without a bias is stored transposed
+        steps, after = after, names.take()
+        total += _node("Transpose", [steps, after])
+    elif part.kernel:
+        op, taken, steps, after = "Reshape", names.take(), after, names.take()
+        total += numbers(len(shape))
+    weight = names.take()
+    return total + _node("Mul", [wide, after, weight]) + weight - SKELETON_NAME
+
+
+def _activation(bits: int, names: _Names) -> float:
     """Scale, zero point, and the QuantizeLinear and DequantizeLinear of one activation tensor."""
     scale, zero, code, real = (names.take() for _ in range(4))
-    total = _tensor(scale, (), 4) + _tensor(zero, (), 1)
+    total = _tensor(scale, (), 4) + _tensor(zero, (), bits // 8)
     total += _node("QuantizeLinear", [SKELETON_NAME, scale, zero, code])
     total += _node("DequantizeLinear", [code, scale, zero, real])
     return total + READERS * (real - SKELETON_NAME)

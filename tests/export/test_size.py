@@ -33,8 +33,11 @@ def values_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     def truncated(matrix: torch.Tensor, rank: int, known: None) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.ones(rank, matrix.shape[1]), torch.ones(len(matrix), rank)
 
-    def quantized(weight: torch.Tensor, bits: int) -> QuantizedWeight:
-        return QuantizedWeight(bits, torch.ones(weight.shape, dtype=torch.int8), torch.ones(len(weight)))
+    def quantized(weight: torch.Tensor, bits: int, grid: str, group: int, _: object) -> QuantizedWeight:
+        table = None if grid == "linear" else torch.tensor([-1, 1], dtype=torch.int8).repeat_interleave(2**bits // 2)
+        runs = -(-weight[0].numel() // group) if group else 0
+        return QuantizedWeight(bits, torch.ones(weight.shape, dtype=torch.int8), torch.ones(len(weight)), table, group,
+                               torch.ones(len(weight), runs, dtype=torch.uint8) if group else None)
 
     monkeypatch.setattr(factorize, "_truncated", truncated)
     monkeypatch.setattr(factorize, "_leading", lambda matrix, rank: torch.ones(len(matrix), rank, dtype=matrix.dtype))
@@ -46,15 +49,15 @@ def _file_bytes(bench: Workbench, plan: Plan) -> int:
     compressed = bench.compressor.restructure(plan)
     compress.quantize(compressed, bench.calibration[:2], bench.compressor.rounded(compressed))
     folded = fold_norms(compressed, bench.table)
-    eight, half = set(), set()
+    quantised, half = {}, set()
     for name, bits in compress.weight_bits(compressed.model, plan).items():
         steps = plan.find("quantize")
         step = steps.get(name) or steps[name.rpartition(".")[0]]
         if bits == 16:
             half.add(name)
-        elif step.args["activation_bits"] == 8:
-            eight.add(name)
-    return len(build(bench.template, folded.model, folded.weights, half, eight, bench.calibration[:2].numpy()).data)
+        elif step.args["activation_bits"] <= 16:
+            quantised[name] = step.args["activation_bits"]
+    return len(build(bench.template, folded.model, folded.weights, half, quantised, bench.calibration[:2].numpy()).data)
 
 
 def _plans(bench: Workbench, name: str, seed: int) -> list[Plan]:
