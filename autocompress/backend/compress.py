@@ -27,7 +27,7 @@ from autocompress.core.layer import Group, LayerTable
 from autocompress.core.plan import Plan, Receipt, Step
 from autocompress.techniques import resolve
 from autocompress.techniques.prune import DEFAULT_CRITERION
-from autocompress.techniques.quantize import DEFAULT_GRID, DEFAULT_ROUNDING
+from autocompress.techniques.quantize import DEFAULTS
 
 
 @dataclass
@@ -158,7 +158,7 @@ class Compressor:
             if moments is not None:
                 second = self._output_moments(name, moments)[None] if len(moments.mean) == 1 else moments.second
             rounded[name] = start_weight(name, weight, result.plan, second)
-            if bits == 8 or step_of(name, result.plan).args.get("rounding", DEFAULT_ROUNDING) == "nearest":
+            if bits == 8 or step_of(name, result.plan).args.get("rounding") == "nearest":
                 continue  # 8 bits round well by themselves
             if second is not None:
                 rounded[name] = round_with_feedback(weight.detach(), rounded[name], second, name)
@@ -210,7 +210,7 @@ def step_of(name: str, plan: Plan) -> Step:
 def start_weight(name: str, weight: Tensor, plan: Plan, importance: Tensor | None = None) -> QuantizedWeight:
     """The weight of a leaf module on the grid that the plan gives it; see `quantize_weight`."""
     args = step_of(name, plan).args
-    return quantize_weight(weight, int(args["weight_bits"]), str(args.get("grid", DEFAULT_GRID)),
+    return quantize_weight(weight, int(args["weight_bits"]), str(args.get("grid", DEFAULTS["grid"])),
                            int(args.get("group", 0)), importance)
 
 

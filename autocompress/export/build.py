@@ -18,7 +18,6 @@ from autocompress.export.graph import FloatGraph, Leaf, fill
 from autocompress.export.packing import ALIGN, index_in, lookup, pack, tables
 from autocompress.export.ranges import Range
 from autocompress.export.template import Template
-from autocompress.techniques.quantize import DEFAULT_RANGE
 
 OPSET_16 = 21
 """The first in which 16-bit activations can be written."""
@@ -64,7 +63,7 @@ class Built:
 
 def build(template: Template, model: nn.Module, weights: Mapping[str, IntegerWeight], half: set[str],
           quantised_activations: Mapping[str, int], calibration: np.ndarray, threads: int = 1,
-          method: str = DEFAULT_RANGE) -> Built:
+          method: str = "mse") -> Built:
     """Build the file of a folded network.
 
     `weights`: integer weights by module name; `half`: modules stored as float16; `quantised_activations`:

@@ -15,10 +15,12 @@ Further args, left out where they are the default:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from autocompress.core.layer import LayerTable
-from autocompress.core.plan import Plan, Step
+from autocompress.core.plan import Plan, Scalar, Step
 from autocompress.errors import InputError
 from autocompress.hardware.profile import HardwareProfile
 from autocompress.techniques.base import Parts, Technique, layer_at, present
@@ -28,27 +30,32 @@ ACTIVATION_BITS = (8, 16, 32)
 GRIDS = {"linear": (1, 2, 3, 4, 5, 6, 7, 8), "codebook": (2, 3, 4, 5, 6), "pow2": (2, 3, 4)}
 """Widths of each grid: one bit is two levels however they are placed; where levels are many, even ones are as good,
 and further powers of two too small to matter."""
-DEFAULT_GRID = "linear"
-GROUPS = (0, 32, 64, 128)
-ROUNDINGS = ("feedback", "nearest")
-DEFAULT_ROUNDING = "feedback"
-RANGES = ("mse", "minmax", "percentile", "entropy")
-DEFAULT_RANGE = "mse"
+SETTINGS: dict[str, tuple[Scalar, ...]] = {
+    "grid": tuple(GRIDS), "group": (0, 32, 64, 128), "rounding": ("feedback", "nearest"),
+    "range": ("mse", "minmax", "percentile", "entropy"),
+}
+"""What else a step may say beside its widths; the first of each is the default and is left out of `args`."""
+DEFAULTS = {name: legal[0] for name, legal in SETTINGS.items()}
 
 
-def legal_grid(grid: str, bits: int) -> str:
-    """The grid itself where it has this width, else the default."""
-    return grid if bits in GRIDS[grid] else DEFAULT_GRID
+def quantize_args(weight_bits: int, activation_bits: int, settings: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """The args of a step that follows `settings` as far as they are legal and matter at these widths."""
+    grid = settings["grid"] if weight_bits in GRIDS[str(settings["grid"])] else DEFAULTS["grid"]
+    matters = {"grid": weight_bits <= 8, "group": weight_bits <= 8 and activation_bits == 32,
+               "rounding": weight_bits < 8, "range": activation_bits != 32}
+    chosen = {name: value for name, value in {**settings, "grid": grid}.items()
+              if matters[name] and value != DEFAULTS[name]}
+    return {"weight_bits": weight_bits, "activation_bits": activation_bits, **chosen}
 
 
 def range_method(plan: Plan) -> str:
     """How the plan chooses ranges of activations. InputError when its steps disagree: layers share tensors."""
-    methods = {str(step.args.get("range", DEFAULT_RANGE)) for step in plan.find("quantize").values()
+    methods = {str(step.args.get("range", DEFAULTS["range"])) for step in plan.find("quantize").values()
                if step.args["activation_bits"] != 32}
     if len(methods) > 1:
         raise InputError(f"`range` must be the same at every layer, because layers share tensors, but the plan has "
                          f"{', '.join(sorted(methods))}")
-    return methods.pop() if methods else DEFAULT_RANGE
+    return methods.pop() if methods else str(DEFAULTS["range"])
 
 
 def _check(step: Step, table: LayerTable, profile: HardwareProfile) -> None:
@@ -63,15 +70,14 @@ def _check(step: Step, table: LayerTable, profile: HardwareProfile) -> None:
     if bits >= 16 and activation_bits != 32:
         raise InputError(f"float weights at {step.site} go with float activations: set `activation_bits` to 32")
     profile.check_bits(bits, int(activation_bits), step.site)
-    for name, legal, default in (("grid", tuple(GRIDS), DEFAULT_GRID), ("group", GROUPS, 0),
-                                 ("rounding", ROUNDINGS, DEFAULT_ROUNDING), ("range", RANGES, DEFAULT_RANGE)):
-        chosen = step.args.get(name, default)
+    for name, legal in SETTINGS.items():
+        chosen = step.args.get(name, legal[0])
         if chosen not in legal:
             raise InputError(f"`{name}` at {step.site} must be one of {legal}, but got {chosen!r}")
-        if chosen != default and bits >= 16:
+        if chosen != legal[0] and bits >= 16:
             raise InputError(f"`{name}` at {step.site} is for weights of 8 bits or less, but `weight_bits` is {bits}")
-    grid = str(step.args.get("grid", DEFAULT_GRID))
-    if legal_grid(grid, bits) != grid:
+    grid = str(step.args.get("grid", DEFAULTS["grid"]))
+    if bits < 16 and bits not in GRIDS[grid]:
         raise InputError(f"`weight_bits` at {step.site} must be one of {GRIDS[grid]} with a {grid} grid, "
                          f"but got {bits}")
     if step.args.get("group") and activation_bits != 32:
@@ -81,7 +87,7 @@ def _check(step: Step, table: LayerTable, profile: HardwareProfile) -> None:
 
 def _effect(step: Step, table: LayerTable, parts: Parts) -> None:
     layer_at(step, table)
-    grid, group = str(step.args.get("grid", DEFAULT_GRID)), int(step.args.get("group", 0))
+    grid, group = str(step.args.get("grid", DEFAULTS["grid"])), int(step.args.get("group", 0))
     parts[step.site] = tuple(
         msgspec.structs.replace(part, weight_bits=int(step.args["weight_bits"]), grid=grid, group=group,
                                 activation_bits=int(step.args["activation_bits"]))

@@ -21,6 +21,7 @@ from autocompress.space.projection import Projection
 from autocompress.space.space import build_space
 from autocompress.space.spec import list_spaces, load_space
 from autocompress.study.workbench import Workbench
+from autocompress.testing.exporters import integers, structure
 from autocompress.testing.techniques import workbench
 
 BUDGETS = (25_000, 50_000, 200_000, 2_000_000, 40_000_000)
@@ -102,6 +103,24 @@ def test_small_files_are_as_large_as_predicted(network: str, name: str) -> None:
     for seed in range(2):
         for plan in _plans(bench, name, seed):
             _agrees(bench, plan)
+
+
+@pytest.mark.parametrize("settings", [{"grid": "codebook"}, {"grid": "pow2"}, {"group": 32}, {"group": 128},
+                                      {"grid": "codebook", "group": 64}], ids=str)
+@pytest.mark.parametrize("network", ["residual", "mlp", "signal", "separable"])
+def test_grids_and_groups_are_counted(network: str, settings: dict[str, Any]) -> None:
+    bench = workbench(network)
+    _agrees(bench, integers(bench, (3, 4, 8), 32, **settings))
+    _agrees(bench, Plan.of([*structure(bench).steps, *integers(bench, (2,), 32, **settings).steps]))
+    if "group" not in settings:
+        _agrees(bench, integers(bench, (4, 2), 16, **settings))
+
+
+def test_groups_on_a_large_network_are_counted(resnet: Workbench) -> None:
+    for settings in ({"group": 32}, {"grid": "codebook", "group": 128}):
+        plan = integers(resnet, (4, 3), 32, **settings)
+        predicted, real = estimate(resnet.table, plan, resnet.profile)["size_bytes"], _file_bytes(resnet, plan)
+        assert predicted == pytest.approx(real, rel=2e-4)
 
 
 def test_the_skeleton_says_nothing_twice() -> None:
