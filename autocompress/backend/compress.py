@@ -7,7 +7,7 @@ function of weights, plan, calibration data and seed.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,10 +27,10 @@ from autocompress.backend.quantization import QuantizedWeight, quantize_weight
 from autocompress.backend.reconstruct import by_taps, from_taps, on_remaining, round_with_feedback
 from autocompress.backend.statistics import Moments, Statistics, width
 from autocompress.core.layer import Group, LayerTable
-from autocompress.core.plan import Plan, Receipt, Step
+from autocompress.core.plan import Plan, Receipt, Scalar, Step
 from autocompress.techniques import resolve
 from autocompress.techniques.prune import DEFAULT_CRITERION
-
+from autocompress.techniques.quantize import DEFAULTS
 
 SCALE_SAMPLE = 512
 """Weights of a row from which its scale is chosen before rounding with feedback, which refits the scale."""
@@ -171,22 +171,26 @@ class Compressor:
                 continue
             weight = result.model.get_submodule(name).weight
             assert isinstance(weight, Tensor)
-            # 8 bits round well by themselves; what a factor reads was not measured.
-            moments = None if bits == 8 or name not in self._table.by_name else self._moments(result, name)
-            rounded[name], _ = self._memo.get(("round", name, bits, id(moments), content(weight)),
-                                              partial(self._rounded, name, weight.detach(), bits, moments))
+            args = step_of(name, result.plan).args
+            moments = self._moments(result, name) if name in self._table.by_name else None  # a factor's are unknown
+            rounded[name], _ = self._memo.get(("round", name, str(args), id(moments), content(weight)),
+                                              partial(self._rounded, name, weight.detach(), args, moments))
         return rounded
 
-    def _rounded(self, name: str, weight: Tensor, bits: int,
+    def _rounded(self, name: str, weight: Tensor, args: Mapping[str, Scalar],
                  moments: Moments | None) -> tuple[QuantizedWeight, Moments | None]:
         """The integers, and the moments to keep them alive: it is by their identity that the result is found."""
-        if moments is None:
-            return quantize_weight(weight, bits), moments
-        # Scales alone are asked for, which a sample of each row settles.
+        second = None if moments is None else self._weighing(name, moments)
+        if second is None or args["weight_bits"] == 8 or args.get("rounding") == "nearest":
+            return start_weight(weight, args, second), moments  # 8 bits round well by themselves
         rows = weight.flatten(1)
-        start = quantize_weight(rows[:, ::max(1, rows.shape[1] // SCALE_SAMPLE)], bits)
-        second = self._output_moments(name, moments)[None] if len(moments.mean) == 1 else moments.second
-        return round_with_feedback(weight, start, second, name), moments
+        if not args.keys() & {"grid", "group"}:  # scales alone are asked for, which a sample of each row settles
+            rows = rows[:, ::max(1, rows.shape[1] // SCALE_SAMPLE)]
+        return round_with_feedback(weight, start_weight(rows, args, second), second, name), moments
+
+    def _weighing(self, name: str, moments: Moments) -> Tensor:
+        """Second moments `(groups, d, d)` that weigh an error of any layer."""
+        return self._output_moments(name, moments)[None] if len(moments.mean) == 1 else moments.second
 
     def _decompose(self, result: Compressed, steps: list[Step], fit: bool) -> list[Receipt]:
         receipts = []
@@ -232,6 +236,18 @@ def weight_bits(model: nn.Module, plan: Plan) -> dict[str, int]:
         leaves = [f"{site}.{i}" for i in range(len(module))] if isinstance(module, nn.Sequential) else [site]
         widths.update(dict.fromkeys(leaves, int(step.args["weight_bits"])))
     return widths
+
+
+def step_of(name: str, plan: Plan) -> Step:
+    """The quantize step of a leaf module, which may be a factor of the layer that the step names."""
+    steps = plan.find("quantize")
+    return steps.get(name) or steps[name.rpartition(".")[0]]
+
+
+def start_weight(weight: Tensor, args: Mapping[str, Scalar], importance: Tensor | None = None) -> QuantizedWeight:
+    """`weight` on the grid that the arguments of a quantize step give it; see `quantize_weight`."""
+    return quantize_weight(weight, int(args["weight_bits"]), str(args.get("grid", DEFAULTS["grid"])),
+                           int(args.get("group", 0)), importance)
 
 
 def quantize(result: Compressed, calibration: Tensor, weights: dict[str, QuantizedWeight]) -> None:

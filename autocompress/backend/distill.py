@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,13 +23,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from autocompress.backend.compress import Compressed, quantize, weight_bits
+from autocompress.backend.compress import Compressed, quantize, start_weight, step_of, weight_bits
 from autocompress.backend.quantization import (
     QuantizedWeight,
     largest_level,
     per_channel,
-    quantize_weight,
     round_to_levels,
+    spread,
+    top_level,
 )
 from autocompress.core.plan import Receipt
 from autocompress.errors import TrialError
@@ -131,49 +132,64 @@ class _Round(torch.autograd.Function):
     """Nearest level times scale, in few passes over memory: at a few samples a step, memory is what costs.
 
     Backward: rounding is passed over inside the grid, clipped weights get no gradient; the scale gets
-    level - ratio inside and the top level outside (LSQ, equation 3), times `damping`.
+    level - ratio inside and the top level outside (LSQ, equation 3), times `damping`. `factors` on the scale are
+    of the weight's shape, or 1.
     """
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, scale: Tensor, bits: int, damping: float) -> Tensor:
-        ratio = weight / per_channel(scale, weight)
-        levels = round_to_levels(ratio, bits)
-        ctx.save_for_backward(ratio, levels)
-        ctx.top, ctx.damping = largest_level(bits), damping
-        return levels * per_channel(scale, weight)
+    def forward(ctx: Any, weight: Tensor, scale: Tensor, start: QuantizedWeight, factors: Tensor,
+                damping: float) -> Tensor:
+        step = per_channel(scale, weight) * factors
+        ratio = weight / step
+        levels = round_to_levels(ratio, start.bits, start.table)
+        ctx.save_for_backward(ratio, levels, factors)
+        ctx.top, ctx.damping = top_level(start), damping
+        return levels * step
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        (gradient,), (ratio, levels) = gradients, ctx.saved_tensors
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        (gradient,), (ratio, levels, factors) = gradients, ctx.saved_tensors
         inside = ratio.abs() <= ctx.top
-        of_scale = (gradient * torch.where(inside, levels - ratio, levels)).flatten(1).sum(1)
-        return gradient * inside, of_scale * ctx.damping, None, None
+        of_scale = (gradient * factors * torch.where(inside, levels - ratio, levels)).flatten(1).sum(1)
+        return gradient * inside, of_scale * ctx.damping, None, None, None
 
 
 class LearnedStep(nn.Module):
     """Parametrisation of a weight: rounded to its grid with a learned scale per output channel (LSQ).
 
-    The scale's gradient is divided by the root of the number of weights it serves times the top level.
+    The grid itself stays: a codebook as it was fitted, and the factors of runs on the channel's scale. What is learned
+    is the scale in units in which the levels are about as large as evenly spaced ones: a power of two, so exact.
+    Its gradient is divided by the root of the number of weights it serves times the top level.
     """
 
     def __init__(self, start: QuantizedWeight) -> None:
         super().__init__()
-        self.bits = start.bits
-        self.scale = nn.Parameter(start.scale.clone())
+        self._start = start
+        largest = 1 if start.factors is None else 256
+        self._unit = 2.0 ** round(math.log2(largest * top_level(start) / largest_level(start.bits)))
+        self.scale = nn.Parameter(start.scale * self._unit)
         self._damping = 1 / math.sqrt(start.levels[0].numel() * largest_level(start.bits))
+        if start.factors is None:
+            self.register_buffer("factors", torch.ones(()), persistent=False)
+        else:
+            self.register_buffer("factors", spread(start.factors, start.group, start.levels), persistent=False)
+        self.factors: Tensor
 
     def forward(self, weight: Tensor) -> Tensor:
         """Float weight → the value it has in the file."""
         value: Tensor = _Round.apply(  # type: ignore[no-untyped-call]
-            weight, self.scale.abs().clamp_min(1e-8), self.bits, self._damping)
+            weight, self._scale(), self._start, self.factors, self._damping)
         return value
 
     @torch.no_grad()
     def quantized(self, weight: Tensor) -> QuantizedWeight:
         """The integers of the trained weight."""
-        scale = self.scale.abs().clamp_min(1e-8).cpu()
-        levels = round_to_levels(weight.detach().cpu() / per_channel(scale, weight), self.bits)
-        return QuantizedWeight(self.bits, levels.to(torch.int8), scale)
+        found = replace(self._start, scale=self._scale().cpu())
+        levels = round_to_levels(weight.detach().cpu() / found.steps(), found.bits, found.table)
+        return replace(found, levels=levels.to(torch.int8))
+
+    def _scale(self) -> Tensor:
+        return self.scale.abs().clamp_min(1e-8) / self._unit
 
 
 def autocast(device: str) -> torch.autocast:
@@ -258,7 +274,8 @@ def _learn_steps(model: nn.Module, start: Compressed) -> dict[str, LearnedStep]:
         if bits <= 8:
             module = model.get_submodule(name)
             assert isinstance(module.weight, Tensor)
-            known = start.weights.get(name) or quantize_weight(module.weight.detach().cpu(), bits)
+            known = start.weights.get(name) or start_weight(
+                module.weight.detach().cpu(), step_of(name, start.plan).args)
             steps[name] = LearnedStep(known).to(module.weight.device)
             parametrize.register_parametrization(module, "weight", steps[name], unsafe=True)
     return steps

@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from autocompress.backend.grids import codebook_levels, nearest, power_levels
 
 
 @dataclass(frozen=True)
 class QuantizedWeight:
     """`levels * scale` is the weight: int8 `levels` of the weight's shape, `scale` per output channel `(C,)`.
 
-    Below 8 bits the levels are the odd integers from 1 - 2**bits to 2**bits - 1, at 8 bits the integers from
-    -127 to 127: both grids are symmetric, so a sign moves freely between levels and what multiplies them.
+    Without a `table`, below 8 bits the levels are the odd integers from 1 - 2**bits to 2**bits - 1, at 8 bits the
+    integers from -127 to 127; else those of the table, int8 `(2**bits,)`, ascending. Every grid is symmetric, so a
+    sign moves freely between levels and what multiplies them. With a `group`, each run of so many weights of a row
+    has an integer factor of its own on the channel's scale: `factors` uint8 `(C, runs)`.
     """
 
     bits: int
     levels: Tensor
     scale: Tensor
+    table: Tensor | None = None
+    group: int = 0
+    factors: Tensor | None = None
+
+    def steps(self) -> Tensor:
+        """What one level is worth, float32, of a shape that broadcasts to the weight's."""
+        steps = per_channel(self.scale, self.levels)
+        return steps if self.factors is None else steps * spread(self.factors, self.group, self.levels)
 
     def dequantized(self) -> Tensor:
         """The float weight that these integers stand for."""
-        return self.levels.float() * per_channel(self.scale, self.levels)
+        return self.levels.float() * self.steps()
 
     def rescaled(self, factor: Tensor) -> QuantizedWeight:
         """The weight times `factor` per output channel `(C,)`, exactly: integers change by sign only."""
         sign = torch.where(factor < 0, -1, 1).to(torch.int8)
-        return QuantizedWeight(self.bits, self.levels * per_channel(sign, self.levels), self.scale * factor.abs())
+        return replace(self, levels=self.levels * per_channel(sign, self.levels), scale=self.scale * factor.abs())
 
 
 def per_channel(vector: Tensor, like: Tensor) -> Tensor:
@@ -35,43 +48,88 @@ def per_channel(vector: Tensor, like: Tensor) -> Tensor:
     return vector.reshape(-1, *[1] * (like.dim() - 1))
 
 
+def spread(factors: Tensor, group: int, like: Tensor) -> Tensor:
+    """`(C, runs)` → float of the shape of `like` `(C, …)`, each value for a run of `group` weights of a row."""
+    return factors.float().repeat_interleave(group, 1)[:, :like[0].numel()].reshape(like.shape)
+
+
 def largest_level(bits: int) -> int:
-    """The greatest level."""
+    """The greatest of the evenly spaced levels."""
     return 127 if bits == 8 else 2**bits - 1
 
 
-def round_to_levels(ratio: Tensor, bits: int) -> Tensor:
-    """Nearest level of each `weight / scale`, as float."""
+def top_level(weight: QuantizedWeight) -> int:
+    """The greatest level of a weight's grid."""
+    return largest_level(weight.bits) if weight.table is None else int(weight.table[-1])
+
+
+def round_to_levels(ratio: Tensor, bits: int, table: Tensor | None = None) -> Tensor:
+    """Nearest level of each `weight / step`, as float."""
+    if table is not None:
+        return nearest(ratio, table.to(ratio.device))
     top = largest_level(bits)
     if bits == 8:
         return ratio.round().clamp(-top, top)
     return torch.floor(ratio * 0.5).mul_(2).add_(1).clamp_(-top, top)
 
 
-def quantize_weight(weight: Tensor, bits: int) -> QuantizedWeight:
-    """Quantise `(C, …)` per output channel with scales of least squared error.
+def quantize_weight(weight: Tensor, bits: int, grid: str = "linear", group: int = 0,
+                    importance: Tensor | None = None) -> QuantizedWeight:
+    """Quantise `(C, …)` per output channel, or per `group` weights of one, with scales of least squared error.
 
-    A grid over clipping points, then alternating refinement: for fixed levels the best scale is
-    <w, levels> / <levels, levels>. ValueError for values that are not finite.
+    A search over clipping points, then alternating refinement: for fixed levels the best scale is
+    <w, levels> / <levels, levels>. `importance`, the second moments `(groups, d, d)` of the input, weighs the errors
+    that a codebook is fitted to. ValueError for values that are not finite.
     """
     if not torch.isfinite(weight).all():
         raise ValueError("nan: weights that are not finite cannot be quantised")
-    rows = weight.detach().float().flatten(1)
-    top = largest_level(bits)
-    absmax = rows.abs().amax(1, keepdim=True).clamp_min(1e-12)
+    flat = weight.detach().float().flatten(1)
+    columns = flat.shape[1]
+    run = group or columns
+    padding = -columns % run
+    rows = F.pad(flat, (0, padding)).reshape(len(flat), -1, run)
+    counts = F.pad(flat.new_ones(columns), (0, padding)).reshape(1, -1, run)
+    table = None
+    if grid == "pow2":
+        table = power_levels(bits)
+    elif grid == "codebook":
+        of_errors = torch.ones_like(flat) if importance is None else _of_columns(importance, flat)
+        table = codebook_levels(rows, F.pad(of_errors, (0, padding)).reshape(rows.shape), bits)
+    scale = _best_scale(rows, counts, bits, table)
+    if not group:
+        levels = round_to_levels(rows / scale, bits, table).reshape(weight.shape).to(torch.int8)
+        return QuantizedWeight(bits, levels, scale.flatten(), table)
+    base = scale.amax(1, keepdim=True) / 255
+    factors = (scale / base).round().clamp(1, 255)
+    levels = round_to_levels(rows / (base * factors), bits, table).flatten(1)[:, :columns].reshape(weight.shape)
+    return QuantizedWeight(bits, levels.to(torch.int8), base.flatten(), table, group,
+                           factors.squeeze(2).to(torch.uint8))
+
+
+def _of_columns(second: Tensor, rows: Tensor) -> Tensor:
+    """Second moments `(groups, d, d)` → what an error of each of the weights `(C, n)` counts for."""
+    diagonal = second.diagonal(dim1=1, dim2=2)  # (groups, d)
+    taps = rows.shape[1] // diagonal.shape[1]
+    return diagonal.repeat_interleave(taps, 1).repeat_interleave(len(rows) // len(diagonal), 0).clamp_min(0.0)
+
+
+def _best_scale(rows: Tensor, counts: Tensor, bits: int, table: Tensor | None) -> Tensor:
+    """`(C, runs, 1)` for rows `(C, runs, n)`; `counts` (1, runs, n) is 0 at padding."""
+    top = largest_level(bits) if table is None else int(table[-1])
+    absmax = rows.abs().amax(2, keepdim=True).clamp_min(1e-12)
     best_scale = absmax / top
     best_error = torch.full_like(absmax, torch.inf)
     for share in _CLIPS[bits]:
         scale = absmax * share / top
-        error = (round_to_levels(rows / scale, bits) * scale - rows).square().sum(1, keepdim=True)
+        errors = (round_to_levels(rows / scale, bits, table) * scale - rows).square()
+        error = (errors * counts).sum(2, keepdim=True)
         better = error < best_error
         best_scale, best_error = torch.where(better, scale, best_scale), torch.where(better, error, best_error)
     for _ in range(3):
-        levels = round_to_levels(rows / best_scale, bits)
-        fitted = (rows * levels).sum(1, keepdim=True) / levels.square().sum(1, keepdim=True).clamp_min(1.0)
+        levels = round_to_levels(rows / best_scale, bits, table) * counts
+        fitted = (rows * levels).sum(2, keepdim=True) / levels.square().sum(2, keepdim=True).clamp_min(1.0)
         best_scale = torch.where(fitted > 0, fitted, best_scale)
-    levels = round_to_levels(rows / best_scale, bits).to(torch.int8)
-    return QuantizedWeight(bits, levels.reshape(weight.shape), best_scale.squeeze(1))
+    return best_scale
 
 
 _CLIPS: dict[int, tuple[float, ...]] = {

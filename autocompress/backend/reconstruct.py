@@ -8,10 +8,12 @@ for rounding column by column; all in closed form from one covariance.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from autocompress.backend.quantization import QuantizedWeight, round_to_levels
+from autocompress.backend.quantization import QuantizedWeight, round_to_levels, spread
 from autocompress.errors import TrialError
 
 DAMPING = 0.01
@@ -97,20 +99,28 @@ def round_with_feedback(weight: Tensor, start: QuantizedWeight, covariance: Tens
     hessian = hessian[group[:, :, None], order[:, :, None], order[:, None]]
     factor = cholesky(hessian, what)
     pull = (factor / factor.diagonal(dim1=1, dim2=2)[:, None]).transpose(1, 2).contiguous()  # unit upper triangle
-    rows = by_taps(weight, d).reshape(groups, -1, d).transpose(1, 2)  # (groups, d, rows)
-    scale = start.scale.repeat_interleave(taps).reshape(groups, 1, -1)
-    target = rows[group, order] / scale
-    levels, errors = torch.empty_like(target), torch.empty_like(target)
+
+    def ordered(matrix: Tensor) -> Tensor:
+        """`(groups, d, rows)`."""
+        return by_taps(matrix, d).reshape(groups, -1, d).transpose(1, 2)[group, order]
+
+    target = ordered(weight) / start.scale.repeat_interleave(taps).reshape(groups, 1, -1)
+    factors = None if start.factors is None else ordered(spread(start.factors, start.group, weight))
+    values, errors = torch.empty_like(target), torch.empty_like(target)
     for begin in range((d - 1) // BLOCK * BLOCK, -1, -BLOCK):
         end = min(begin + BLOCK, d)
         wished = torch.baddbmm(target[:, begin:end], pull[:, begin:end, end:], errors[:, end:])
         for j in range(end - 1, begin - 1, -1):
             wish = torch.baddbmm(wished[:, j - begin, None], pull[:, j, None, j + 1:end], errors[:, j + 1:end])[:, 0]
-            levels[:, j] = round_to_levels(wish, start.bits)
-            torch.sub(target[:, j], levels[:, j], out=errors[:, j])
-    seen = hessian @ levels
-    along, power = ((seen * other).sum(1).reshape(-1, taps).sum(1) for other in (target, levels))
+            if factors is None:
+                values[:, j] = round_to_levels(wish, start.bits, start.table)
+            else:
+                values[:, j] = round_to_levels(wish / factors[:, j], start.bits, start.table) * factors[:, j]
+            torch.sub(target[:, j], values[:, j], out=errors[:, j])
+    seen = hessian @ values
+    along, power = ((seen * other).sum(1).reshape(-1, taps).sum(1) for other in (target, values))
     fitted = along / power.clamp_min(1e-12)
-    back = levels[group, order.argsort(dim=1)].to(torch.int8).transpose(1, 2).flatten(0, 1)
-    return QuantizedWeight(start.bits, from_taps(back, tuple(weight.shape)).contiguous(),
-                           torch.where(fitted > 0.5, fitted, 1.0) * start.scale)
+    levels = values if factors is None else values / factors
+    back = levels[group, order.argsort(dim=1)].round().to(torch.int8).transpose(1, 2).flatten(0, 1)
+    return replace(start, levels=from_taps(back, tuple(weight.shape)).contiguous(),
+                   scale=torch.where(fitted > 0.5, fitted, 1.0) * start.scale)

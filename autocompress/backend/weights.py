@@ -9,12 +9,13 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from autocompress.backend.compress import Compressed
+from autocompress.backend.compress import Compressed, step_of
 from autocompress.backend.quantization import QuantizedWeight
 from autocompress.core.plan import Receipt
 from autocompress.errors import StorageError
 
 _LEVELS, _SCALE = "quantized.levels.", "quantized.scale."
+_TABLE, _FACTORS = "quantized.table.", "quantized.factors."
 
 
 def save_weights(compressed: Compressed, path: Path) -> None:
@@ -23,6 +24,10 @@ def save_weights(compressed: Compressed, path: Path) -> None:
     for name, weight in compressed.weights.items():
         tensors[f"{_LEVELS}{name}"] = weight.levels.contiguous()
         tensors[f"{_SCALE}{name}"] = weight.scale.contiguous()
+        if weight.table is not None:
+            tensors[f"{_TABLE}{name}"] = weight.table.contiguous()
+        if weight.factors is not None:
+            tensors[f"{_FACTORS}{name}"] = weight.factors.contiguous()
     bits = {name: str(weight.bits) for name, weight in compressed.weights.items()}
     part = path.with_suffix(f".{os.getpid()}.tmp")
     try:
@@ -53,8 +58,11 @@ def load_weights(structure: Compressed, path: Path) -> Compressed:
     except (OSError, SafetensorError, RuntimeError) as error:
         first = next(iter(str(error).splitlines()), "")
         raise StorageError(f"{path} must hold the weights of this plan, but: {first}") from error
-    structure.weights = {name: QuantizedWeight(int(width), tensors[f"{_LEVELS}{name}"], tensors[f"{_SCALE}{name}"])
-                         for name, width in bits.items() if f"{_LEVELS}{name}" in tensors}
+    structure.weights = {
+        name: QuantizedWeight(int(width), tensors[f"{_LEVELS}{name}"], tensors[f"{_SCALE}{name}"],
+                              tensors.get(f"{_TABLE}{name}"), int(step_of(name, structure.plan).args.get("group", 0)),
+                              tensors.get(f"{_FACTORS}{name}"))
+        for name, width in bits.items() if f"{_LEVELS}{name}" in tensors}
     for site, step in structure.plan.find("quantize").items():
         structure.receipts.append(Receipt(site, "quantize", dict(step.args)))
     structure.model.eval()

@@ -142,6 +142,9 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     writes: str = ""
     weight_bits: int = 32
     activation_bits: int = 32
+    grid: str = "linear"
+    group: int = 0
+    """Weights of a row that share a scale; 0 where the whole row does."""
 
     @property
     def weights(self) -> int:

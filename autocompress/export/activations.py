@@ -7,52 +7,44 @@ and a Q a runtime may quantise float weights on its own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
 
 from autocompress.export.graph import FloatGraph
+from autocompress.export.ranges import Range, choose_range
 from autocompress.export.runtime import Runtime
 
 SAMPLES_PER_BATCH = 16384
-CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
-"""Ranges tried, as shares of the observed one."""
-
-
-@dataclass(frozen=True)
-class Range:
-    """Affine uint8: real = (code - zero_point) * scale."""
-
-    scale: float
-    zero_point: int
-
-
-def quantised_tensors(graph: FloatGraph, leaves: set[str]) -> list[str]:
-    """Tensors that get a Q/DQ pair when `leaves` have 8-bit activations; in order of production."""
+def quantised_tensors(graph: FloatGraph, leaves: Mapping[str, int]) -> dict[str, int]:
+    """Tensors that get a Q/DQ pair when `leaves` have activations of so many bits, and theirs, in order of production.
+    One that layers of two widths share takes the narrower, which integer kernels need."""
     readers: dict[str, list[int]] = {}
     for index, node in enumerate(graph.nodes):
         for name in node.input:
             readers.setdefault(name, []).append(index)
     result = {value.name for value in graph.source.graph.output}
-    chosen: dict[str, None] = {}
+    chosen: dict[str, int] = {}
     for name, leaf in graph.leaves.items():
         if name not in leaves:
             continue
-        chosen.setdefault(leaf.node.input[0])
+        ends = [leaf.node.input[0]]
         target = leaf.node.output[0]
         after = readers.get(target, [])
         if len(after) == 1 and graph.nodes[after[0]].op_type in ("Relu", "Clip"):
             target = graph.nodes[after[0]].output[0]
         if target not in result:
-            chosen.setdefault(target)
-    return list(chosen)
+            ends.append(target)
+        chosen |= {end: min(leaves[name], chosen.get(end, 16)) for end in ends}
+    return chosen
 
 
-def calibrate(graph: FloatGraph, tensors: list[str], inputs: np.ndarray, threads: int = 1) -> dict[str, Range]:
-    """Ranges of least squared error for `tensors`, from running the float graph on `inputs` `(N, …)`."""
+def calibrate(graph: FloatGraph, tensors: Mapping[str, int], inputs: np.ndarray, threads: int,
+              method: str) -> dict[str, Range]:
+    """Ranges for `tensors` of so many bits, chosen by `method` from running the float graph on `inputs` `(N, …)`."""
     if not tensors:
         return {}
-    model = graph.to_model(tensors)
+    model = graph.to_model(list(tensors))
     runtime = Runtime(model.SerializeToString(), threads)
     names = [output.name for output in model.graph.output]
     seen: dict[str, list[np.ndarray]] = {name: [] for name in tensors}
@@ -66,17 +58,5 @@ def calibrate(graph: FloatGraph, tensors: list[str], inputs: np.ndarray, threads
             low, high = bounds[name]
             bounds[name] = (min(low, float(flat.min())), max(high, float(flat.max())))
             seen[name].append(flat[::max(1, len(flat) // SAMPLES_PER_BATCH)])
-    return {name: choose_range(np.concatenate(seen[name]), *bounds[name]) for name in tensors}
-
-
-def choose_range(sample: np.ndarray, low: float, high: float) -> Range:
-    """The uint8 range inside [low, high] (which holds 0) of least squared error on `sample`."""
-    best, best_error = Range(1.0, 0), np.inf
-    for share in CLIPS:
-        scale = max((high - low) * share / 255, 1e-8)
-        zero = round(min(255.0, max(0.0, -low * share / scale)))
-        codes = np.clip(np.rint(sample / scale) + zero, 0, 255)
-        error = float(np.square((codes - zero) * scale - sample).mean())
-        if error < best_error:
-            best, best_error = Range(float(np.float32(scale)), zero), error
-    return best
+    return {name: choose_range(np.concatenate(seen[name]), *bounds[name], bits, method)
+            for name, bits in tensors.items()}

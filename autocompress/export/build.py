@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,14 +13,19 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from autocompress.errors import TrialError
-from autocompress.export.activations import Range, calibrate, quantised_tensors
+from autocompress.export.activations import calibrate, quantised_tensors
 from autocompress.export.graph import FloatGraph, Leaf, fill
-from autocompress.export.packing import ALIGN, pack, tables
+from autocompress.export.packing import ALIGN, index_in, lookup, pack, tables
+from autocompress.export.ranges import Range
 from autocompress.export.template import Template
+
+OPSET_16 = 21
+"""The first in which 16-bit activations can be written."""
 
 
 class IntegerWeight(Protocol):
-    """What the exporter needs of a quantised weight: int8 levels times a scale per output channel."""
+    """What the exporter needs of a quantised weight: int8 levels times a scale per output channel, or per run of
+    `group` weights of one."""
 
     @property
     def bits(self) -> int:
@@ -33,6 +39,18 @@ class IntegerWeight(Protocol):
     def scale(self) -> Tensor:
         """float32 `(C,)`."""
 
+    @property
+    def table(self) -> Tensor | None:
+        """int8 `(2**bits,)`, ascending, where the levels are not evenly spaced."""
+
+    @property
+    def group(self) -> int:
+        """Weights of a row that share a factor on the scale; 0 for none."""
+
+    @property
+    def factors(self) -> Tensor | None:
+        """uint8 `(C, runs)` with a `group`."""
+
 
 @dataclass(frozen=True)
 class Built:
@@ -44,19 +62,21 @@ class Built:
 
 
 def build(template: Template, model: nn.Module, weights: Mapping[str, IntegerWeight], half: set[str],
-          quantised_activations: set[str], calibration: np.ndarray, threads: int = 1) -> Built:
+          quantised_activations: Mapping[str, int], calibration: np.ndarray, threads: int = 1,
+          method: str = "mse") -> Built:
     """Build the file of a folded network.
 
     `weights`: integer weights by module name; `half`: modules stored as float16; `quantised_activations`:
-    modules with 8-bit activations, all of which must have integer weights of 8 bits or less.
-    `calibration`: normalised inputs `(N, …)`. TrialError when a planned module is not in the graph.
+    modules with 8 or 16-bit activations, all of which must have integer weights of 8 bits or less.
+    `calibration`: normalised inputs `(N, …)`, from which `method` chooses ranges.
+    TrialError when a planned module is not in the graph.
     """
     graph = fill(template, model)
     missing = sorted((set(weights) | half) - set(graph.leaves))
     if missing:
         raise TrialError(f"the exported graph has no node for {missing[0]}")
     tensors = quantised_tensors(graph, quantised_activations)
-    ranges = calibrate(graph, tensors, calibration, threads)
+    ranges = calibrate(graph, tensors, calibration, threads, method)
     writer = _Writer(graph, quantised_activations, ranges)
     writer.weights(weights, half)
     writer.activations()
@@ -67,7 +87,7 @@ def build(template: Template, model: nn.Module, weights: Mapping[str, IntegerWei
 class _Writer:
     """Rewrites a float graph into the shipped one. Short names: at 50 kB names are a tenth of the file."""
 
-    def __init__(self, graph: FloatGraph, quantised: set[str], ranges: Mapping[str, Range]) -> None:
+    def __init__(self, graph: FloatGraph, quantised: Mapping[str, int], ranges: Mapping[str, Range]) -> None:
         self._graph, self._quantised, self._ranges = graph, quantised, ranges
         self._head: list[onnx.NodeProto] = []  # weight arithmetic: folded by the runtime when it loads
         self._tensors = dict(graph.tensors)
@@ -102,10 +122,13 @@ class _Writer:
         for bits, names in sorted(widths.items()):
             restored = self._restore(bits, {name: self._levels(name, weights[name]) for name in names})
             for name in names:
-                self._dequantise(self._graph.leaves[name], restored[name], weights[name])
+                self._dequantise(self._graph.leaves[name], self._looked_up(restored[name], weights[name]),
+                                 weights[name])
 
     def _levels(self, name: str, weight: IntegerWeight) -> np.ndarray:
         levels: np.ndarray = weight.levels.numpy()
+        if weight.table is not None:
+            levels = index_in(levels, weight.table.numpy())
         return np.ascontiguousarray(levels.T) if self._graph.leaves[name].axis == 1 else levels
 
     def _restore(self, bits: int, levels: Mapping[str, np.ndarray]) -> dict[str, str]:
@@ -137,6 +160,13 @@ class _Writer:
             (total,) = self._node("Add", [total, plane])
         return self._node("Cast", [total], to=TensorProto.INT8)[0]
 
+    def _looked_up(self, restored: str, weight: IntegerWeight) -> str:
+        """The levels that odd integers stand for in the weight's table."""
+        if weight.table is None:
+            return restored
+        (index,) = self._node("Cast", [restored], to=TensorProto.INT32)
+        return self._node("Gather", [self._constant(lookup(weight.table.numpy())), index])[0]
+
     def _dequantise(self, leaf: Leaf, restored: str, weight: IntegerWeight) -> None:
         shape = self._tensors.pop(leaf.weight).shape
         scale: np.ndarray = weight.scale.numpy().astype(np.float32)
@@ -147,7 +177,25 @@ class _Writer:
             # A plain product is folded into float weights at load; a DequantizeLinear would run every time.
             along = [-1 if axis == leaf.axis else 1 for axis in range(len(shape))]
             (wide,) = self._node("Cast", [restored], to=TensorProto.FLOAT)
-            (leaf.node.input[1],) = self._node("Mul", [wide, self._constant(scale.reshape(along))])
+            steps = self._constant(scale.reshape(along)) if weight.factors is None else \
+                self._steps(leaf, scale, weight.factors.numpy(), weight.group, shape)
+            (leaf.node.input[1],) = self._node("Mul", [wide, steps])
+
+    def _steps(self, leaf: Leaf, scale: np.ndarray, factors: np.ndarray, group: int, shape: tuple[int, ...]) -> str:
+        """A step for each weight from a factor for each run; the last run of a row may be cut short."""
+        (wide,) = self._node("Cast", [self._constant(factors[:, :, None])], to=TensorProto.FLOAT)
+        (steps,) = self._node("Mul", [wide, self._constant(scale.reshape(-1, 1, 1))])
+        (steps,) = self._node("Expand", [steps, self._constant(np.array([1, 1, group], np.int64))])
+        (steps,) = self._node("Reshape", [steps, self._constant(np.array([len(scale), -1], np.int64))])
+        columns = prod(shape) // len(scale)
+        rest = factors.shape[1] * group - columns
+        if rest:
+            steps, _ = self._node("Split", [steps, self._constant(np.array([columns, rest], np.int64))], 2, axis=1)
+        if leaf.axis == 1:
+            return self._node("Transpose", [steps])[0]
+        if len(shape) > 2:
+            (steps,) = self._node("Reshape", [steps, self._constant(np.array(shape, np.int64))])
+        return steps
 
     def _safe(self, leaf: Leaf, scale: np.ndarray) -> np.ndarray:
         """Keep the runtime's int32 bias, bias / (input scale * weight scale), inside its type."""
@@ -164,7 +212,7 @@ class _Writer:
         renamed = {}
         for tensor, chosen in self._ranges.items():
             scale = self._constant(np.array(chosen.scale, np.float32))
-            zero = self._constant(np.array(chosen.zero_point, np.uint8))
+            zero = self._constant(np.array(chosen.zero_point, np.uint8 if chosen.bits == 8 else np.uint16))
             code, real = self._name(), self._name()
             pairs[tensor] = [helper.make_node("QuantizeLinear", [tensor, scale, zero], [code]),
                              helper.make_node("DequantizeLinear", [code, scale, zero], [real])]
@@ -181,6 +229,8 @@ class _Writer:
         """The serialised model, checked."""
         graph = FloatGraph(self._graph.source, [*self._head, *self._graph.nodes], self._tensors)
         model = graph.to_model()
+        if any(chosen.bits == 16 for chosen in self._ranges.values()):
+            next(opset for opset in model.opset_import if not opset.domain).version = OPSET_16
         onnx.checker.check_model(model)
         data: bytes = model.SerializeToString()
         return data

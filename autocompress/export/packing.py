@@ -14,6 +14,9 @@ import numpy as np
 PLANES: dict[int, tuple[int, ...]] = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}
 """Bits of each plane, least significant first, by bit-width."""
 
+LOOKED_UP = 2
+"""Rows of a lookup table by number of levels: odd integers leave every second row empty."""
+
 ALIGN = 8
 """Codes are padded to a multiple of this, so that every plane has the same number of them."""
 
@@ -42,6 +45,19 @@ def tables(bits: int) -> list[np.ndarray]:
         result.append((2 * (codes << shift) + offset).astype(np.int8))
         shift += width
     return result
+
+
+def index_in(levels: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Levels of an ascending int8 `table` (2**bits,) → the odd integers that stand for them, int8."""
+    index: np.ndarray = 2 * np.searchsorted(table, levels) + 1 - len(table)
+    return index.astype(np.int8)
+
+
+def lookup(table: np.ndarray) -> np.ndarray:
+    """`lookup(table)[index_in(levels, table)]` is `levels`: negative indices count from the end, in ONNX as here."""
+    rows = np.zeros(LOOKED_UP * len(table), np.int8)
+    rows[2 * np.arange(len(table)) + 1 - len(table)] = table
+    return rows
 
 
 def unpack(packed: list[np.ndarray], bits: int, count: int) -> np.ndarray:

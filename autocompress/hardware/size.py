@@ -38,9 +38,15 @@ def file_bytes(parts: Iterable[Part], skeleton_bytes: int) -> int:
     total = float(skeleton_bytes) + sum(_factor_nodes(own) for own in layers.values() if len(own) > 1)
     for bits in sorted({part.weight_bits for part in everything if part.weight_bits < 8}):
         total += _unpacking(bits, [part for part in everything if part.weight_bits == bits], names)
-    total += sum(_stored(part, names) for part in everything)
-    activations = {end for part in everything if part.activation_bits == 8 for end in (part.reads, part.writes) if end}
-    return round(total + sum(_activation(names) for _ in activations))
+    products = {part.name for own in layers.values() for part in own if not own[-1].kernel and not own[-1].bias}
+    total += sum(_stored(part, names, part.name in products) for part in everything)
+    activations: dict[str, int] = {}
+    for part in everything:
+        if part.activation_bits <= 16:
+            for end in (part.reads, part.writes):
+                activations[end] = min(part.activation_bits, activations.get(end, 16))
+    activations.pop("", None)
+    return round(total + sum(_activation(bits, names) for bits in activations.values()))
 
 
 class _Names:
@@ -145,8 +151,9 @@ def _unpacking(bits: int, parts: list[Part], names: _Names) -> float:
     return total
 
 
-def _stored(part: Part, names: _Names) -> float:
-    """Tensors of one part and the nodes that restore its weight, the shared unpacking of its width left out."""
+def _stored(part: Part, names: _Names, transposed: bool) -> float:
+    """Tensors of one part and the nodes that restore its weight, the shared unpacking of its width left out. A
+    matrix product without a bias is stored `transposed`."""
     if part.kind == "norm":
         return 4 * _tensor(SKELETON_NAME, (part.out_channels,), 4 * part.out_channels)
     if part.kind == "other":
@@ -154,28 +161,70 @@ def _stored(part: Part, names: _Names) -> float:
     channels, shape = part.out_channels, _shape(part)
     total: float = _tensor(SKELETON_NAME, (channels,), 4 * channels) if part.bias else 0
     if part.weight_bits == 32:
-        name = SKELETON_NAME if part.name == part.layer else SKELETON_NAME + 2
-        return total + _tensor(name, shape, 4 * part.weights)
+        return total + _tensor(_weight_name(part), shape, 4 * part.weights)
     name = names.take()
     if part.weight_bits == 16:
         weight = names.take()
         return total + _tensor(name, shape, 2 * part.weights) + _node("Cast", [name, weight], TO) + weight - 3
     if part.weight_bits == 8:
         total += _tensor(name, shape, part.weights)
+    if part.grid != "linear":
+        index, table, name = names.take(), names.take(), names.take()
+        rows = 2 * 2**part.weight_bits
+        total += _node("Cast", [name, index], TO) + _tensor(table, (rows,), rows)
+        total += _node("Gather", [table, index, name])
+    if part.group:
+        return total + _grouped(part, name, names, transposed)
     scale, weight = names.take(), names.take()
-    if part.activation_bits == 8:
+    if part.activation_bits <= 16:
         total += _tensor(scale, (channels,), 4 * channels) + _node("DequantizeLinear", [name, scale, weight], AXIS)
     else:
         wide = names.take()
         total += _tensor(scale, (channels,) + (1,) * (len(shape) - 1), 4 * channels)
         total += _node("Cast", [name, wide], TO) + _node("Mul", [wide, scale, weight])
-    return total + weight - SKELETON_NAME
+    return total + weight - _weight_name(part)
 
 
-def _activation(names: _Names) -> float:
+def _grouped(part: Part, name: int, names: _Names, transposed: bool) -> float:
+    """Scales, factors and the nodes that give each weight its step and its value."""
+    shape, channels = _shape(part), part.out_channels
+    columns = part.weights // channels
+    runs = -(-columns // part.group)
+
+    def numbers(amount: int) -> int:
+        return _tensor(taken, (amount,), 8 * amount) + _node(op, [steps, taken, after])
+
+    wide, factors, steps, scale, after = (names.take() for _ in range(5))
+    total = _node("Cast", [name, wide], TO) + _tensor(factors, (channels, runs, 1), channels * runs)
+    total += _node("Cast", [factors, steps], TO) + _tensor(scale, (channels, 1, 1), 4 * channels)
+    total += _node("Mul", [steps, scale, after])
+    sizes = {"Expand": 3, "Reshape": 2}
+    if columns % part.group:
+        sizes["Split"] = 2
+    for op, amount in sizes.items():
+        taken, steps, after = names.take(), after, names.take()
+        total += numbers(amount)
+        if op == "Split":
+            total += _field(names.take()) + AXIS
+    if transposed:
+        steps, after = after, names.take()
+        total += _node("Transpose", [steps, after])
+    elif part.kernel:
+        op, taken, steps, after = "Reshape", names.take(), after, names.take()
+        total += numbers(len(shape))
+    weight = names.take()
+    return total + _node("Mul", [wide, after, weight]) + weight - _weight_name(part)
+
+
+def _weight_name(part: Part) -> int:
+    """Length of a weight's name in the skeleton: a factor's has its number behind it."""
+    return SKELETON_NAME if part.name == part.layer else SKELETON_NAME + 2
+
+
+def _activation(bits: int, names: _Names) -> float:
     """Scale, zero point, and the QuantizeLinear and DequantizeLinear of one activation tensor."""
     scale, zero, code, real = (names.take() for _ in range(4))
-    total = _tensor(scale, (), 4) + _tensor(zero, (), 1)
+    total = _tensor(scale, (), 4) + _tensor(zero, (), bits // 8)
     total += _node("QuantizeLinear", [SKELETON_NAME, scale, zero, code])
     total += _node("DequantizeLinear", [code, scale, zero, real])
     return total + READERS * (real - SKELETON_NAME)

@@ -12,14 +12,14 @@ from fnmatch import fnmatch
 import msgspec
 
 from autocompress.core.layer import Group, Layer, LayerTable
-from autocompress.core.plan import Plan, Step
+from autocompress.core.plan import Plan, Scalar, Step
 from autocompress.errors import InputError
 from autocompress.hardware.profile import HardwareProfile
 from autocompress.space.spec import SpaceSpec
 from autocompress.techniques import resolve
 from autocompress.techniques.decompose import METHODS, methods_for, rank_args
 from autocompress.techniques.prune import DEFAULT_CRITERION, legal_keep
-from autocompress.techniques.quantize import ACTIVATION_BITS, WEIGHT_BITS
+from autocompress.techniques.quantize import ACTIVATION_BITS, DEFAULTS, WEIGHT_BITS, quantize_args
 
 Value = float | int | str
 Values = Mapping[str, Value]
@@ -38,7 +38,8 @@ class Knob(msgspec.Struct, frozen=True):
 
 class Space(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Knobs by site. Names are `drop:SITE`, `criterion:*`, `prune:SITE`, `bits:SITE`, `act:SITE`, `method:SITE`,
-    `share:SITE`. `criterion` holds where there is no knob for it."""
+    `share:SITE`, and `grid:*`, `group:*`, `rounding:*`, `range:*`. `criterion` and `settings` hold where there is no
+    knob."""
 
     table: LayerTable
     profile: HardwareProfile
@@ -47,6 +48,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     min_share: float
     weight_bits: tuple[int, ...]
     criterion: str = DEFAULT_CRITERION
+    settings: dict[str, Scalar] = msgspec.field(default_factory=lambda: dict(DEFAULTS))
 
     @property
     def by_name(self) -> dict[str, Knob]:
@@ -92,7 +94,8 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         activation_bits = int(activation) if bits <= 8 else 32
         if bits == 32:
             return []
-        return [Step(layer.name, "quantize", {"weight_bits": bits, "activation_bits": activation_bits})]
+        settings = {name: values.get(f"{name}:{ALL_LAYERS}", value) for name, value in self.settings.items()}
+        return [Step(layer.name, "quantize", quantize_args(bits, activation_bits, settings))]
 
     def _legal_bits(self, layer: Layer) -> tuple[int, ...]:
         return tuple(int(b) for b in self.by_name[f"bits:{layer.name}"].choices)
@@ -111,7 +114,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 values[knob.name] = min(int(c) for c in knob.choices)
             elif kind == "method":
                 values[knob.name] = WHOLE
-            elif kind in ("drop", "criterion"):
+            elif kind in ("drop", "criterion", *DEFAULTS):
                 values[knob.name] = knob.choices[0]
             else:
                 values[knob.name] = knob.low if kind == "prune" else knob.high
@@ -148,12 +151,16 @@ def build_space(table: LayerTable, spec: SpaceSpec, profile: HardwareProfile) ->
         knobs += [Knob(f"bits:{layer.name}", choices=weight_bits) for layer in quantized]
         sites = [ALL_LAYERS] if spec.quantize.activation_scope == "model" else [x.name for x in quantized]
         knobs += [Knob(f"act:{site}", choices=activations) for site in sites if quantized]
+        knobs += [Knob(f"{name}:{ALL_LAYERS}", choices=choices) for name, choices in spec.quantize.settings.items()
+                  if len(choices) > 1]
     if not any(len(knob.choices) > 1 or not knob.choices for knob in knobs) and not _changes(knobs):
         locked = "; ".join(f"{layer.name}: {layer.locked}" for layer in table.layers if layer.locked) or "none"
         raise InputError(f"the space {spec.name!r} must leave something to decide on {profile.id}, but it has no "
                          f"site in this network. Layers that cannot be touched: {locked}")
     return Space(table=table, profile=profile, knobs=tuple(knobs), weight_bits=weight_bits,
                  criterion=spec.prune.criteria[0] if spec.prune else DEFAULT_CRITERION,
+                 settings={name: choices[0] for name, choices in spec.quantize.settings.items()} if spec.quantize
+                 else DEFAULTS,
                  max_ratio=spec.prune.max_ratio if spec.prune else 0.0,
                  min_share=spec.decompose.min_share if spec.decompose else 0.1)
 

@@ -13,7 +13,7 @@ import msgspec
 from autocompress.errors import InputError
 from autocompress.techniques.decompose import DEFAULT_METHODS, METHODS
 from autocompress.techniques.prune import CRITERIA, DEFAULT_CRITERION
-from autocompress.techniques.quantize import ACTIVATION_BITS, WEIGHT_BITS
+from autocompress.techniques.quantize import ACTIVATION_BITS, SETTINGS, WEIGHT_BITS
 
 SCHEMA = 1
 
@@ -30,13 +30,24 @@ class PruneSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class QuantizeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bit-widths to choose from; "profile" means all that the profile allows.
 
-    `activation_scope`: one choice for the whole model, or one for each layer.
+    `activation_scope`: one choice for the whole model, or one for each layer. Of `grids`, `groups`, `roundings` and
+    `ranges` one is chosen for the whole model, and followed wherever it is legal; see `techniques.quantize`.
     """
 
     weight_bits: tuple[int, ...] | Literal["profile"] = "profile"
     activation_bits: tuple[int, ...] | Literal["profile"] = "profile"
     activation_scope: Literal["model", "layer"] = "model"
+    grids: tuple[str, ...] = ("linear",)
+    groups: tuple[int, ...] = (0,)
+    roundings: tuple[str, ...] = ("feedback",)
+    ranges: tuple[str, ...] = ("mse",)
     skip: tuple[str, ...] = ()
+
+
+    @property
+    def settings(self) -> dict[str, tuple[int | str, ...]]:
+        """What may be chosen for the whole model, by the name of the step's argument."""
+        return {"grid": self.grids, "group": self.groups, "rounding": self.roundings, "range": self.ranges}
 
 
 class DecomposeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -122,6 +133,8 @@ def parse_space(text: str, origin: str) -> SpaceSpec:
     if spec.quantize:
         _one_of(spec.quantize.weight_bits, WEIGHT_BITS, f"{origin}: quantize.weight_bits")
         _one_of(spec.quantize.activation_bits, ACTIVATION_BITS, f"{origin}: quantize.activation_bits")
+        for name, chosen in spec.quantize.settings.items():
+            _one_of(chosen, SETTINGS[name], f"{origin}: quantize.{name}s")
     return spec
 
 

@@ -32,6 +32,7 @@ from autocompress.hardware.profile import HardwareProfile
 from autocompress.tasks.splits import Split, TaskData
 from autocompress.techniques import resolve
 from autocompress.techniques.base import check_plan
+from autocompress.techniques.quantize import range_method
 
 log = logging.getLogger(__name__)
 
@@ -190,8 +191,10 @@ class Workbench:
         folded = fold_norms(compressed, self.table)
         widths = weight_bits(compressed.model, compressed.plan)
         steps = compressed.plan.find("quantize")
-        eight = {name for name, bits in widths.items() if bits <= 8
-                 and (steps.get(name) or steps[name.rpartition(".")[0]]).args["activation_bits"] == 8}
+        method = range_method(compressed.plan)
+        activations = {name: int((steps.get(name) or steps[name.rpartition(".")[0]]).args["activation_bits"])
+                       for name, bits in widths.items() if bits <= 8}
+        quantised = {name: bits for name, bits in activations.items() if bits <= 16}
         half = {name for name, bits in widths.items() if bits == 16}
         ranges = self.calibration[:RANGE_SAMPLES].numpy()
 
@@ -201,7 +204,8 @@ class Workbench:
 
         def make(template: Template) -> Built:
             self._check_parity(folded.model, float_bytes(template, folded.model), 1e-3)
-            return build(template, folded.model, folded.weights, half, eight, ranges, self.threads)
+            return build(template, folded.model, folded.weights, half, quantised, ranges, self.threads,
+                         method)
 
         try:
             return make(self._templates[dropped])

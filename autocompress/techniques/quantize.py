@@ -1,22 +1,61 @@
-"""Weight and activation bit-widths of a layer: `args = {"weight_bits": b, "activation_bits": 8 or 32}`.
+"""Weight and activation bit-widths of a layer: `args = {"weight_bits": b, "activation_bits": 8, 16 or 32}`.
 
-Weights of 8 bits and less are integers with one scale per output channel; 16 is float16, 32 float32.
-A layer with float weights has float activations: between quantised activations a runtime may quantise
-float weights on its own, silently.
+Weights of 8 bits and less are integers with one scale per output channel; 16 is float16, 32 float32. A layer with
+float weights has float activations: between quantised activations a runtime may quantise float weights on its own,
+silently. 16-bit activations are stored in integers but computed with in float.
+
+Further args, left out where they are the default:
+* `grid`: "linear"; "codebook", the levels of a layer fitted to its weights (2 to 6 bits); "pow2", signed powers of
+  two (2 to 4 bits).
+* `group`: that many weights of a row share a scale, instead of the whole row. With float activations only: integer
+  kernels know one scale per channel.
+* `rounding`: "feedback", each error made up for by the weights that follow, or "nearest".
+* `range`: how the range of a quantised activation is chosen, one way for the whole network.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from autocompress.core.layer import LayerTable
-from autocompress.core.plan import Step
+from autocompress.core.plan import Plan, Scalar, Step
 from autocompress.errors import InputError
 from autocompress.hardware.profile import HardwareProfile
 from autocompress.techniques.base import Parts, Technique, layer_at, present
 
 WEIGHT_BITS = (1, 2, 3, 4, 5, 6, 7, 8, 16, 32)
-ACTIVATION_BITS = (8, 32)
+ACTIVATION_BITS = (8, 16, 32)
+GRIDS = {"linear": (1, 2, 3, 4, 5, 6, 7, 8), "codebook": (2, 3, 4, 5, 6), "pow2": (2, 3, 4)}
+"""Widths of each grid: one bit is two levels however they are placed; where levels are many, even ones are as good,
+and further powers of two too small to matter."""
+SETTINGS: dict[str, tuple[Scalar, ...]] = {
+    "grid": tuple(GRIDS), "group": (0, 32, 64, 128), "rounding": ("feedback", "nearest"),
+    "range": ("mse", "minmax", "percentile", "entropy"),
+}
+"""What else a step may say beside its widths; the first of each is the default and is left out of `args`."""
+DEFAULTS = {name: legal[0] for name, legal in SETTINGS.items()}
+
+
+def quantize_args(weight_bits: int, activation_bits: int, settings: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """The args of a step that follows `settings` as far as they are legal and matter at these widths."""
+    grid = settings["grid"] if weight_bits in GRIDS[str(settings["grid"])] else DEFAULTS["grid"]
+    matters = {"grid": weight_bits <= 8, "group": weight_bits <= 8 and activation_bits == 32,
+               "rounding": weight_bits < 8, "range": activation_bits != 32}
+    chosen = {name: value for name, value in {**settings, "grid": grid}.items()
+              if matters[name] and value != DEFAULTS[name]}
+    return {"weight_bits": weight_bits, "activation_bits": activation_bits, **chosen}
+
+
+def range_method(plan: Plan) -> str:
+    """How the plan chooses ranges of activations. InputError when its steps disagree: layers share tensors."""
+    methods = {str(step.args.get("range", DEFAULTS["range"])) for step in plan.find("quantize").values()
+               if step.args["activation_bits"] != 32}
+    if len(methods) > 1:
+        raise InputError(f"`range` must be the same at every layer, because layers share tensors, but the plan has "
+                         f"{', '.join(sorted(methods))}")
+    return methods.pop() if methods else str(DEFAULTS["range"])
 
 
 def _check(step: Step, table: LayerTable, profile: HardwareProfile) -> None:
@@ -27,15 +66,30 @@ def _check(step: Step, table: LayerTable, profile: HardwareProfile) -> None:
     if weight_bits not in WEIGHT_BITS or activation_bits not in ACTIVATION_BITS:
         raise InputError(f"at {step.site} `weight_bits` must be one of {WEIGHT_BITS} and `activation_bits` one of "
                          f"{ACTIVATION_BITS}, but got {weight_bits!r} and {activation_bits!r}")
-    if int(weight_bits) >= 16 and activation_bits != 32:
+    bits = int(weight_bits)
+    if bits >= 16 and activation_bits != 32:
         raise InputError(f"float weights at {step.site} go with float activations: set `activation_bits` to 32")
-    profile.check_bits(int(weight_bits), int(activation_bits), step.site)
+    profile.check_bits(bits, int(activation_bits), step.site)
+    for name, legal in SETTINGS.items():
+        chosen = step.args.get(name, legal[0])
+        if chosen not in legal:
+            raise InputError(f"`{name}` at {step.site} must be one of {legal}, but got {chosen!r}")
+        if chosen != legal[0] and bits >= 16:
+            raise InputError(f"`{name}` at {step.site} is for weights of 8 bits or less, but `weight_bits` is {bits}")
+    grid = str(step.args.get("grid", DEFAULTS["grid"]))
+    if bits < 16 and bits not in GRIDS[grid]:
+        raise InputError(f"`weight_bits` at {step.site} must be one of {GRIDS[grid]} with a {grid} grid, "
+                         f"but got {bits}")
+    if step.args.get("group") and activation_bits != 32:
+        raise InputError(f"a `group` at {step.site} goes with float activations, because integer kernels know one "
+                         f"scale per channel: set `activation_bits` to 32, or leave `group` out")
 
 
 def _effect(step: Step, table: LayerTable, parts: Parts) -> None:
     layer_at(step, table)
+    grid, group = str(step.args.get("grid", DEFAULTS["grid"])), int(step.args.get("group", 0))
     parts[step.site] = tuple(
-        msgspec.structs.replace(part, weight_bits=int(step.args["weight_bits"]),
+        msgspec.structs.replace(part, weight_bits=int(step.args["weight_bits"]), grid=grid, group=group,
                                 activation_bits=int(step.args["activation_bits"]))
         for part in present(step, parts))
 

@@ -11,8 +11,9 @@ from torch import nn
 
 from autocompress.backend.compress import Compressed
 from autocompress.backend.fold import fold_norms
-from autocompress.core.plan import Plan, Step
+from autocompress.core.plan import Plan, Scalar, Step
 from autocompress.study.workbench import Workbench
+from autocompress.techniques.quantize import DEFAULTS, quantize_args
 from autocompress.testing.networks import NETWORKS
 from autocompress.testing.techniques import outputs, workbench
 
@@ -70,6 +71,30 @@ class ExporterContract:
                 np.testing.assert_array_equal(restored[name], weight.levels.numpy(), err_msg=name)
             assert _error(self.run(data, bench.calibration.numpy()), compressed.model, bench.calibration) <= TOLERANCE
 
+    @pytest.mark.parametrize("settings", [{"grid": "codebook"}, {"grid": "pow2"}, {"group": 32},
+                                          {"grid": "codebook", "group": 64}], ids=str)
+    def test_every_grid_is_exact(self, bench: Workbench, settings: dict[str, Scalar]) -> None:
+        """Codebooks, powers of two and scales per group, beside one another and beside evenly spaced levels."""
+        plan = Plan.of([*structure(bench).steps, *integers(bench, (3, 4, 2, 8, 6), 32, **settings).steps])
+        compressed = bench.compressor.compress(plan)
+        data = self.write(bench, compressed)
+        expected = fold_norms(compressed, bench.table).weights
+        restored = self.levels(bench, compressed, data)
+        for name, weight in expected.items():
+            np.testing.assert_array_equal(restored[name], weight.levels.numpy(), err_msg=name)
+        assert _error(self.run(data, bench.calibration.numpy()), compressed.model, bench.calibration) <= TOLERANCE
+
+    def test_wide_activations_come_near(self, bench: Workbench) -> None:
+        """16 bits of activations: next to nothing is lost, and no float weight is rounded behind one's back."""
+        for widths, settings in (((8, 4), {}), ((4, 3), {"grid": "codebook"})):
+            compressed = bench.compressor.compress(integers(bench, widths, 16, **settings))
+            data = self.write(bench, compressed)
+            expected = outputs(compressed.model, bench.calibration).numpy()
+            inputs = bench.calibration.numpy()
+            # Calibration data is inside its own range but for what the least squared error clips.
+            error = np.abs(self.run(data, inputs) - expected).mean() / np.abs(expected).max()
+            assert error <= 1e-3
+
     def test_everything_together(self, bench: Workbench) -> None:
         """Pruned, factored, integer weights and 8-bit activations: levels exact, scores near the network's."""
         steps = (*structure(bench).steps, *integers(bench, self.widths, 8).steps)
@@ -105,9 +130,10 @@ def sites(bench: Workbench) -> list[str]:
     return [layer.name for layer in bench.table.layers if layer.kind in ("conv", "linear") and not layer.locked]
 
 
-def integers(bench: Workbench, widths: tuple[int, ...], activation_bits: int) -> Plan:
-    """All layers as integers, the widths in turn."""
-    return Plan.of([Step(name, "quantize", {"weight_bits": widths[i % len(widths)], "activation_bits": activation_bits})
+def integers(bench: Workbench, widths: tuple[int, ...], activation_bits: int, **settings: Scalar) -> Plan:
+    """All layers as integers, the widths in turn; `settings` of the step wherever they are legal."""
+    return Plan.of([Step(name, "quantize", quantize_args(widths[i % len(widths)], activation_bits,
+                                                         {**DEFAULTS, **settings}))
                     for i, name in enumerate(sites(bench))])
 
 

@@ -110,7 +110,7 @@ def test_a_planned_layer_that_the_graph_lacks_is_told() -> None:
     compressed = bench.compressor.compress(_quantise(**{"0": (8, 8)}))
     folded = fold_norms(compressed, bench.table)
     with pytest.raises(TrialError, match="no node for ghost"):
-        build(bench.template, folded.model, {"ghost": folded.weights["0"]}, set(), set(), bench.calibration.numpy())
+        build(bench.template, folded.model, {"ghost": folded.weights["0"]}, set(), {}, bench.calibration.numpy())
 
 
 def test_the_runtime_refuses_what_is_no_model_and_scores_that_are_not_finite() -> None:

@@ -21,6 +21,7 @@ from autocompress.space.projection import Projection
 from autocompress.space.space import build_space
 from autocompress.space.spec import list_spaces, load_space
 from autocompress.study.workbench import Workbench
+from autocompress.testing.exporters import integers, structure
 from autocompress.testing.techniques import workbench
 
 BUDGETS = (25_000, 50_000, 200_000, 2_000_000, 40_000_000)
@@ -30,8 +31,11 @@ SMALL_FILE, SMALL_ERROR = 20_000, 40
 @pytest.fixture(autouse=True)
 def values_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shapes alone settle the size."""
-    def quantized(weight: torch.Tensor, bits: int) -> QuantizedWeight:
-        return QuantizedWeight(bits, torch.ones(weight.shape, dtype=torch.int8), torch.ones(len(weight)))
+    def quantized(weight: torch.Tensor, bits: int, grid: str, group: int, _: object) -> QuantizedWeight:
+        table = None if grid == "linear" else torch.tensor([-1, 1], dtype=torch.int8).repeat_interleave(2**bits // 2)
+        runs = -(-weight[0].numel() // group) if group else 0
+        return QuantizedWeight(bits, torch.ones(weight.shape, dtype=torch.int8), torch.ones(len(weight)), table, group,
+                               torch.ones(len(weight), runs, dtype=torch.uint8) if group else None)
 
     monkeypatch.setattr(compress, "quantize_weight", quantized)
     monkeypatch.setattr(Statistics, "moments", lambda self, name: None)
@@ -41,15 +45,15 @@ def _file_bytes(bench: Workbench, plan: Plan) -> int:
     compressed = bench.compressor.restructure(plan, fit=False)
     compress.quantize(compressed, bench.calibration[:2], bench.compressor.rounded(compressed))
     folded = fold_norms(compressed, bench.table)
-    eight, half = set(), set()
+    quantised, half = {}, set()
     for name, bits in compress.weight_bits(compressed.model, plan).items():
         steps = plan.find("quantize")
         step = steps.get(name) or steps[name.rpartition(".")[0]]
         if bits == 16:
             half.add(name)
-        elif step.args["activation_bits"] == 8:
-            eight.add(name)
-    return len(build(bench.template, folded.model, folded.weights, half, eight, bench.calibration[:2].numpy()).data)
+        elif step.args["activation_bits"] <= 16:
+            quantised[name] = step.args["activation_bits"]
+    return len(build(bench.template, folded.model, folded.weights, half, quantised, bench.calibration[:2].numpy()).data)
 
 
 def _plans(bench: Workbench, name: str, seed: int) -> list[Plan]:
@@ -94,6 +98,24 @@ def test_small_files_are_as_large_as_predicted(network: str, name: str) -> None:
     for seed in range(2):
         for plan in _plans(bench, name, seed):
             _agrees(bench, plan)
+
+
+@pytest.mark.parametrize("settings", [{"grid": "codebook"}, {"grid": "pow2"}, {"group": 32}, {"group": 128},
+                                      {"grid": "codebook", "group": 64}], ids=str)
+@pytest.mark.parametrize("network", ["residual", "mlp", "signal", "separable"])
+def test_grids_and_groups_are_counted(network: str, settings: dict[str, Any]) -> None:
+    bench = workbench(network)
+    _agrees(bench, integers(bench, (3, 4, 8), 32, **settings))
+    _agrees(bench, Plan.of([*structure(bench).steps, *integers(bench, (2,), 32, **settings).steps]))
+    if "group" not in settings:
+        _agrees(bench, integers(bench, (4, 2), 16, **settings))
+
+
+def test_groups_on_a_large_network_are_counted(resnet: Workbench) -> None:
+    for settings in ({"group": 32}, {"grid": "codebook", "group": 128}):
+        plan = integers(resnet, (4, 3), 32, **settings)
+        predicted, real = estimate(resnet.table, plan, resnet.profile)["size_bytes"], _file_bytes(resnet, plan)
+        assert predicted == pytest.approx(real, rel=2e-4)
 
 
 def test_the_skeleton_says_nothing_twice() -> None:

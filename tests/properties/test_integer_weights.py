@@ -17,7 +17,7 @@ from autocompress.backend.quantization import (
     quantize_weight,
     round_to_levels,
 )
-from autocompress.export.activations import choose_range
+from autocompress.export.ranges import choose_range
 
 BITS = (1, 2, 3, 4, 5, 6, 7, 8)
 WEIGHTS = arrays.arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 12)),

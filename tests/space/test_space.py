@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autocompress.core.budget import Budget
 from autocompress.core.layer import LayerTable
 from autocompress.errors import InputError
 from autocompress.hardware.profile import list_profiles, load_profile
+from autocompress.space.projection import Projection
 from autocompress.space.space import build_space
 from autocompress.space.spec import list_spaces, load_space, parse_space
 from autocompress.techniques import resolve
@@ -59,6 +61,35 @@ def test_uniform_settings_differ_in_width_alone(table: LayerTable) -> None:
     assert {s.args["weight_bits"] for s in space.decode(space.uniform(8)).steps} == {6}  # the nearest there is
 
 
+def test_settings_of_quantisation_hold_wherever_they_are_legal(table: LayerTable) -> None:
+    text = 'schema = 1\nname = "m"\n[quantize]\nweight_bits = [1, 4, 8, 16]\nactivation_bits = [8, 32]\n' \
+        'grids = ["codebook", "pow2"]\ngroups = [64]\nroundings = ["nearest"]\nranges = ["entropy", "mse"]\n'
+    space = build_space(table, parse_space(text, "m.toml"), load_profile("host"))
+    assert {knob.name for knob in space.knobs} == {
+        "grid:*", "range:*", "act:*", "bits:a", "bits:b", "bits:c", "bits:fc"}
+
+    def args(bits: int, activation: int, **model: str) -> dict[str, Any]:
+        values = {**space.uniform(bits), "act:*": activation} | {f"{name}:*": value for name, value in model.items()}
+        plan = space.decode(values)
+        check_plan(table, plan, space.profile)
+        return plan.find("quantize")["c"].args
+
+    assert args(4, 8) == {"weight_bits": 4, "activation_bits": 8, "grid": "codebook", "rounding": "nearest",
+                          "range": "entropy"}
+    assert args(4, 32, grid="pow2") == {"weight_bits": 4, "activation_bits": 32, "grid": "pow2", "group": 64,
+                                        "rounding": "nearest"}
+    assert args(8, 8, range="mse") == {"weight_bits": 8, "activation_bits": 8}
+    assert args(16, 8) == {"weight_bits": 16, "activation_bits": 32}
+    assert args(1, 32) == {"weight_bits": 1, "activation_bits": 32, "group": 64, "rounding": "nearest"}
+
+
+def test_the_smallest_plan_does_without_groups(table: LayerTable) -> None:
+    text = 'schema = 1\nname = "m"\n[quantize]\nweight_bits = [4]\nactivation_bits = [32]\ngroups = [32, 0]\n'
+    space = build_space(table, parse_space(text, "m.toml"), load_profile("host"))
+    plan = Projection(space, Budget(size_bytes=1e9)).smallest()
+    assert not any("group" in step.args for step in plan.steps)
+
+
 def test_nothing_to_decide_is_an_input_error_with_the_reasons(table: LayerTable) -> None:
     """Fault 27."""
     spec = parse_space('schema = 1\nname = "mine"\n[prune]\nskip = ["*"]\n', "mine.toml")
@@ -84,6 +115,9 @@ def test_widths_that_the_device_does_not_have_are_refused_at_load(table: LayerTa
     ("schema = 1\nname = 'a'\n[prune]\nmax_ratio = 'x'", r"\$\.prune\.max_ratio"), ("schema = ", "TOML"),
     ("schema = 1\nname = 'a'\n[quantize]\nweight_bits = [9]", "weight_bits"),
     ("schema = 1\nname = 'a'\n[quantize]\nweight_bits = []", "empty"),
+    ("schema = 1\nname = 'a'\n[quantize]\ngrids = ['log']", r"quantize\.grids must be taken from .*'log'"),
+    ("schema = 1\nname = 'a'\n[quantize]\ngroups = [48]", r"quantize\.groups"),
+    ("schema = 1\nname = 'a'\n[quantize]\nranges = []", r"quantize\.ranges must not be empty"),
     ("schema = 1\nname = 'a'\n[decompose]\nmethods = ['tt']", "tt"),
     ("schema = 1\nname = 'a'\n[decompose]\nmin_share = 0", "min_share"),
     ("schema = 1\nname = 'a'\nname = 'b'", "TOML"),

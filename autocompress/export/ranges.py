@@ -1,0 +1,96 @@
+"""From a sample of an activation to the range that its integers cover.
+
+* `minmax`: all that was observed.
+* `percentile`: all but the outermost 0.01% of the values.
+* `entropy`: the clipping of least Kullback-Leibler divergence between the histogram and itself after quantisation
+  (Migacz, "8-bit Inference with TensorRT", GTC 2017).
+* `mse`: the clipping of least squared error on the sample (Sung et al., "Resiliency of Deep Neural Networks under
+  Quantization", 2015).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
+"""Ranges tried for the least squared error, as shares of the observed one."""
+OUTSIDE = 1e-4
+"""Share of the values that a percentile leaves outside, half of it at either end."""
+BINS = 2048
+LEAST_BINS = 256
+"""Histogram of the entropy method, and the narrowest range that it tries."""
+STRIDE = 32
+"""Bins between one range that it tries and the next."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Affine unsigned integers of 8 or 16 bits: real = (code - zero_point) * scale."""
+
+    scale: float
+    zero_point: int
+    bits: int = 8
+
+
+def choose_range(sample: np.ndarray, low: float, high: float, bits: int = 8, method: str = "mse") -> Range:
+    """The range inside [low, high], the observed one widened to hold 0, that `method` chooses for `sample`."""
+    if method == "percentile":
+        ends = np.quantile(sample, (OUTSIDE / 2, 1 - OUTSIDE / 2))
+        return _covering(max(low, min(0.0, float(ends[0]))), min(high, max(0.0, float(ends[1]))), bits)
+    if method == "entropy":
+        share = _least_divergence(sample, low, high, 2**min(bits, 8))
+        return _covering(low * share, high * share, bits)
+    if method == "mse":
+        tried = [_covering(low * share, high * share, bits) for share in CLIPS]
+        return tried[int(np.argmin([_squared_error(sample, chosen) for chosen in tried]))]
+    return _covering(low, high, bits)
+
+
+def _covering(low: float, high: float, bits: int) -> Range:
+    top = 2**bits - 1
+    scale = max((high - low) / top, 1e-8)
+    return Range(float(np.float32(scale)), round(min(float(top), max(0.0, -low / scale))), bits)
+
+
+def _squared_error(sample: np.ndarray, chosen: Range) -> float:
+    codes = np.clip(np.rint(sample / chosen.scale) + chosen.zero_point, 0, 2**chosen.bits - 1)
+    return float(np.square((codes - chosen.zero_point) * chosen.scale - sample).mean())
+
+
+def _least_divergence(sample: np.ndarray, low: float, high: float, levels: int) -> float:
+    """The share of [low, high] that `entropy` keeps. Zeros are left out: they are exact in any range."""
+    values = sample[sample != 0]
+    if not len(values) or high - low < 1e-12:
+        return 1.0
+    counts, edges = np.histogram(values, BINS, (low, high))
+    zero = int(np.searchsorted(edges, 0.0))
+    best, least = 1.0, np.inf
+    for kept in range(LEAST_BINS, BINS + 1, STRIDE):
+        share = kept / BINS
+        begin, end = round(zero * (1 - share)), BINS - round((BINS - zero) * (1 - share))
+        inside = counts[begin:end].astype(float)
+        clipped = inside.copy()
+        clipped[0] += counts[:begin].sum()
+        clipped[-1] += counts[end:].sum()
+        divergence = _divergence(clipped, _quantised(inside, levels))
+        if divergence < least:
+            best, least = share, divergence
+    return best
+
+
+def _quantised(counts: np.ndarray, levels: int) -> np.ndarray:
+    """A histogram in which the bins of one level share its values evenly, but empty bins stay empty."""
+    level = np.arange(len(counts)) * levels // len(counts)
+    used = counts > 0
+    total = np.bincount(level, counts, levels)
+    amount = np.bincount(level, used, levels)
+    return np.where(used, (total / np.maximum(amount, 1))[level], 0.0)
+
+
+def _divergence(of: np.ndarray, by: np.ndarray) -> float:
+    """Kullback-Leibler divergence of two histograms; a little mass everywhere keeps it finite."""
+    p, q = of / of.sum(), (by + 1e-9) / (by.sum() + 1e-9 * len(by))
+    some = p > 0
+    return float((p[some] * np.log(p[some] / q[some])).sum())

@@ -1,0 +1,116 @@
+"""Ranges of activations: what each method keeps, in 8 and in 16 bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from autocompress.core.plan import Plan, Step
+from autocompress.errors import InputError
+from autocompress.export.ranges import choose_range
+from autocompress.export.runtime import Runtime
+from autocompress.techniques.quantize import SETTINGS, range_method
+from autocompress.testing.exporters import integers, sites
+from autocompress.testing.techniques import outputs, workbench
+
+METHODS = tuple(str(method) for method in SETTINGS["range"])
+
+
+def _ends(sample: np.ndarray, method: str, bits: int = 8) -> tuple[float, float]:
+    low, high = min(0.0, float(sample.min())), max(0.0, float(sample.max()))
+    chosen = choose_range(sample, low, high, bits, method)
+    return -chosen.zero_point * chosen.scale, (2**bits - 1 - chosen.zero_point) * chosen.scale
+
+
+@settings(deadline=None)
+@given(arrays.arrays(np.float32, st.integers(1, 64), elements=st.floats(-1000, 1000, width=32)),
+       st.sampled_from(METHODS), st.sampled_from([8, 16]))
+def test_every_range_is_legal_and_inside_the_observed_one(sample: np.ndarray, method: str, bits: int) -> None:
+    low, high = min(0.0, float(sample.min())), max(0.0, float(sample.max()))
+    chosen = choose_range(sample, low, high, bits, method)
+    top = 2**bits - 1
+    assert chosen.bits == bits
+    assert 0 <= chosen.zero_point <= top
+    assert chosen.scale == np.float32(chosen.scale) > 0
+    slack = chosen.scale * 1.01
+    assert -chosen.zero_point * chosen.scale >= low - slack
+    assert (top - chosen.zero_point) * chosen.scale <= max(high, 1e-8 * top) + slack
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_outlier_among_many_values(method: str) -> None:
+    sample = np.concatenate([np.random.default_rng(0).random(100_000, np.float32), [3.0]]).astype(np.float32)
+    low, high = _ends(sample, method)
+    assert low == 0
+    assert high == pytest.approx({"minmax": 3.0, "percentile": 1.0, "entropy": 1.0, "mse": 2.7}[method], rel=0.06)
+
+
+def test_entropy_keeps_what_is_evenly_used() -> None:
+    sample = np.linspace(-1, 3, 100_000, dtype=np.float32)
+    low, high = _ends(sample, "entropy")
+    assert (low, high) == (pytest.approx(-1, abs=0.05), pytest.approx(3, abs=0.05))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("value", [0.0, 2.5, -2.5])
+def test_a_constant_layer_has_a_range(method: str, value: float) -> None:
+    sample = np.full(100, value, np.float32)
+    chosen = choose_range(sample, min(value, 0.0), max(value, 0.0), 8, method)
+    code = np.clip(np.rint(sample / chosen.scale) + chosen.zero_point, 0, 255)
+    np.testing.assert_allclose((code - chosen.zero_point) * chosen.scale, value, rtol=0.5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_file_has_the_ranges_of_its_method(method: str) -> None:
+    bench = workbench("chain")
+    built = bench.build(bench.compressor.compress(integers(bench, (8,), 8, range=method)))
+    other = bench.build(bench.compressor.compress(integers(bench, (8,), 8, range="mse")))
+    assert (built.ranges == other.ranges) == (method == "mse")
+
+
+def test_layers_that_share_tensors_share_the_method() -> None:
+    steps = [Step(str(i), "quantize", {"weight_bits": 8, "activation_bits": 8, "range": method})
+             for i, method in enumerate(("minmax", "entropy"))]
+    with pytest.raises(InputError, match=r"`range` must be the same at every layer.*entropy, minmax"):
+        range_method(Plan.of(steps))
+    assert range_method(Plan.of(steps[:1])) == "minmax"
+    assert range_method(Plan()) == "mse"
+
+
+def test_wide_activations_run_in_float_between_exact_weights(tmp_path: Path) -> None:
+    """No integer kernel takes them, and no float weight may be rounded between an activation's DQ and Q."""
+    import onnxruntime
+
+    bench = workbench("residual")
+    data = bench.build(bench.compressor.compress(integers(bench, (8, 3), 16, grid="codebook"))).data
+    model = onnx.load_model_from_string(data)
+    assert {opset.version for opset in model.opset_import if not opset.domain} == {21}
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    assert "QLinearConv" not in kinds
+    inputs = bench.calibration.numpy()
+    plain = onnxruntime.SessionOptions()
+    plain.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    literal = onnxruntime.InferenceSession(data, plain, providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(Runtime(data).run(inputs), literal.run(None, {model.graph.input[0].name: inputs})[0],
+                               rtol=1e-3, atol=1e-4)
+
+
+def test_a_tensor_between_layers_of_two_widths_takes_the_narrower() -> None:
+    bench = workbench("chain")
+    bits = dict(zip(sites(bench), (16, 8, 16, 16), strict=True))
+    plan = Plan.of([Step(site, "quantize", {"weight_bits": 8, "activation_bits": b}) for site, b in bits.items()])
+    compressed = bench.compressor.compress(plan)
+    built = bench.build(compressed)
+    assert [built.ranges[f"{site}:input"].bits for site in bits] == [16, 8, 8, 16]
+    expected = outputs(compressed.model, bench.calibration).numpy()
+    got = Runtime(built.data).run(bench.calibration.numpy())
+    assert np.corrcoef(got.ravel(), expected.ravel())[0, 1] > 0.99
