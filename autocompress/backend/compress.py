@@ -1,4 +1,4 @@
-"""A plan carried out: prune, decompose, recover, quantise, on a copy of the original.
+"""A plan carried out: prune, decompose, sparsify, recover, quantise, on a copy of the original.
 
 The whole plan is checked and resolved on facts before a tensor is touched. The result is a deterministic
 function of weights, plan, calibration data and seed.
@@ -22,10 +22,12 @@ from autocompress.backend.factorize import factorize
 from autocompress.backend.importance import channel_scores
 from autocompress.backend.quantization import QuantizedWeight, quantize_weight
 from autocompress.backend.reconstruct import by_taps, from_taps, on_remaining, round_with_feedback
+from autocompress.backend.sparsify import Mask, sparsify
 from autocompress.backend.statistics import Moments, Statistics, width
 from autocompress.core.layer import Group, LayerTable
 from autocompress.core.plan import Plan, Receipt, Step
 from autocompress.techniques import resolve
+from autocompress.techniques import sparsify as sparsity
 from autocompress.techniques.prune import DEFAULT_CRITERION
 
 
@@ -42,6 +44,8 @@ class Compressed:
     weights: dict[str, QuantizedWeight] = field(default_factory=dict)
     moments: dict[str, Moments] = field(default_factory=dict)
     """Of the inputs that layers still have, by original name; only those with pruned inputs."""
+    masks: dict[str, Mask] = field(default_factory=dict)
+    """Of sparse weights, by module name: zero and kept zero wherever their `kept` is False."""
 
 
 class Compressor:
@@ -151,14 +155,19 @@ class Compressor:
                 continue
             weight = result.model.get_submodule(name).weight
             assert isinstance(weight, Tensor)
-            rounded[name] = quantize_weight(weight, bits)
+            kept = result.masks[name].kept if name in result.masks else None
+            rounded[name] = quantize_weight(weight, bits, kept)
             if bits == 8 or name not in self._table.by_name:
                 continue  # 8 bits round well by themselves; what a factor reads was not measured
             moments = self._moments(result, name)
             if moments is not None:
-                second = self._output_moments(name, moments)[None] if len(moments.mean) == 1 else moments.second
-                rounded[name] = round_with_feedback(weight.detach(), rounded[name], second, name)
+                rounded[name] = round_with_feedback(weight.detach(), rounded[name], self._weighing(name, moments), name,
+                                                    kept)
         return rounded
+
+    def _weighing(self, name: str, moments: Moments) -> Tensor:
+        """Second moments `(groups, d, d)` that weigh an error of any layer."""
+        return self._output_moments(name, moments)[None] if len(moments.mean) == 1 else moments.second
 
     def _decompose(self, result: Compressed, steps: list[Step], fit: bool) -> list[Receipt]:
         receipts = []
@@ -174,11 +183,32 @@ class Compressor:
                 "weights_after": sum(p.numel() for p in factors.parameters())}))
         return receipts
 
+    def _sparsify(self, result: Compressed, steps: list[Step], fit: bool) -> list[Receipt]:
+        receipts = []
+        for step in steps if fit else []:
+            pattern, density = str(step.args["pattern"]), float(step.args.get("density", 1.0))
+            criterion = str(step.args.get("criterion", sparsity.DEFAULT_CRITERION))
+            kept = {}
+            for name in leaves(result.model, step.site):
+                module: Any = result.model.get_submodule(name)
+                moments = self._moments(result, name) if name in self._table.by_name else None
+                second = None if moments is None else self._weighing(name, moments)
+                before = module.weight.detach().clone()
+                weight, result.masks[name] = sparsify(before, pattern, density, criterion, second, name)
+                with torch.no_grad():
+                    module.weight.copy_(weight)
+                if moments is not None and module.bias is not None:
+                    correct_biases(result.model, {name: weight - before}, {name: moments.channel_mean})
+                kept[name] = int(result.masks[name].kept.sum())
+            receipts.append(Receipt(step.site, "sparsify", {"pattern": pattern, "criterion": criterion, "kept": kept}))
+        return receipts
+
 
 _STRUCTURE: dict[str, Callable[[Compressor, Compressed, list[Step], bool], list[Receipt]]] = {
     "drop": Compressor._drop, "prune": Compressor._prune, "decompose": Compressor._decompose,
+    "sparsify": Compressor._sparsify,
 }
-"""The techniques that change structure, in the order of application; quantisation follows recovery."""
+"""The techniques that change structure or take weights out, in their order; quantisation follows recovery."""
 
 
 def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
@@ -187,13 +217,17 @@ def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), child, module)
 
 
+def leaves(model: nn.Module, site: str) -> list[str]:
+    """The layer itself, or its factors."""
+    module = model.get_submodule(site)
+    return [f"{site}.{i}" for i in range(len(module))] if isinstance(module, nn.Sequential) else [site]
+
+
 def weight_bits(model: nn.Module, plan: Plan) -> dict[str, int]:
     """Width of the weight of each planned leaf module of the compressed network, factors named one by one."""
     widths = {}
     for site, step in plan.find("quantize").items():
-        module = model.get_submodule(site)
-        leaves = [f"{site}.{i}" for i in range(len(module))] if isinstance(module, nn.Sequential) else [site]
-        widths.update(dict.fromkeys(leaves, int(step.args["weight_bits"])))
+        widths.update(dict.fromkeys(leaves(model, site), int(step.args["weight_bits"])))
     return widths
 
 

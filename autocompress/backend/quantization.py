@@ -48,29 +48,31 @@ def round_to_levels(ratio: Tensor, bits: int) -> Tensor:
     return torch.floor(ratio * 0.5).mul_(2).add_(1).clamp_(-top, top)
 
 
-def quantize_weight(weight: Tensor, bits: int) -> QuantizedWeight:
+def quantize_weight(weight: Tensor, bits: int, kept: Tensor | None = None) -> QuantizedWeight:
     """Quantise `(C, …)` per output channel with scales of least squared error.
 
     A grid over clipping points, then alternating refinement: for fixed levels the best scale is
-    <w, levels> / <levels, levels>. ValueError for values that are not finite.
+    <w, levels> / <levels, levels>. Where `kept` (bool, of the weight's shape) is False the level is zero, which is
+    not on the grid below 8 bits. ValueError for values that are not finite.
     """
     if not torch.isfinite(weight).all():
         raise ValueError("nan: weights that are not finite cannot be quantised")
     rows = weight.detach().float().flatten(1)
+    inside = 1.0 if kept is None else kept.flatten(1).float()
     top = largest_level(bits)
     absmax = rows.abs().amax(1, keepdim=True).clamp_min(1e-12)
     best_scale = absmax / top
     best_error = torch.full_like(absmax, torch.inf)
     for share in _CLIPS[bits]:
         scale = absmax * share / top
-        error = (round_to_levels(rows / scale, bits) * scale - rows).square().sum(1, keepdim=True)
+        error = (round_to_levels(rows / scale, bits) * inside * scale - rows).square().sum(1, keepdim=True)
         better = error < best_error
         best_scale, best_error = torch.where(better, scale, best_scale), torch.where(better, error, best_error)
     for _ in range(3):
-        levels = round_to_levels(rows / best_scale, bits)
+        levels = round_to_levels(rows / best_scale, bits) * inside
         fitted = (rows * levels).sum(1, keepdim=True) / levels.square().sum(1, keepdim=True).clamp_min(1.0)
         best_scale = torch.where(fitted > 0, fitted, best_scale)
-    levels = round_to_levels(rows / best_scale, bits).to(torch.int8)
+    levels = (round_to_levels(rows / best_scale, bits) * inside).to(torch.int8)
     return QuantizedWeight(bits, levels.reshape(weight.shape), best_scale.squeeze(1))
 
 

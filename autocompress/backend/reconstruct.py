@@ -74,11 +74,11 @@ def removal_damage(weight: Tensor, covariance: Tensor, area: int, what: str = "a
 
 
 def round_with_feedback(weight: Tensor, start: QuantizedWeight, covariance: Tensor,
-                        what: str = "a layer") -> QuantizedWeight:
+                        what: str = "a layer", kept: Tensor | None = None) -> QuantizedWeight:
     """`weight` `(C, …)` on the grid of `start`, each column's rounding error made up for by the columns after it.
 
     `covariance` `(groups, d, d)` of the input, in columns or (wide convolutions) in channels. Loudest columns first;
-    scales are refitted at the end.
+    scales are refitted at the end. Where `kept` (bool, of the weight's shape) is False the level is zero.
     """
     groups, d = covariance.shape[:2]
     taps = weight[0].numel() // d
@@ -89,6 +89,8 @@ def round_with_feedback(weight: Tensor, start: QuantizedWeight, covariance: Tens
     hessian = hessian.take_along_dim(order[:, :, None], 1).take_along_dim(order[:, None, :], 2)
     rows = rows.take_along_dim(order[:, None, :], 2)
     target = rows.clone()
+    inside = torch.ones_like(rows) if kept is None else \
+        by_taps(kept.float(), d).reshape(groups, -1, d).take_along_dim(order[:, None, :], 2)
     inverse = torch.cholesky_inverse(cholesky(hessian, what))
     upper = torch.linalg.cholesky(inverse, upper=True)
     levels = torch.empty_like(rows)
@@ -96,7 +98,7 @@ def round_with_feedback(weight: Tensor, start: QuantizedWeight, covariance: Tens
         end = min(begin + BLOCK, d)
         errors = torch.empty(*rows.shape[:2], end - begin)
         for j in range(begin, end):
-            levels[:, :, j] = round_to_levels(rows[:, :, j] / scale, start.bits)
+            levels[:, :, j] = round_to_levels(rows[:, :, j] / scale, start.bits) * inside[:, :, j]
             error = (rows[:, :, j] - levels[:, :, j] * scale) / upper[:, j, j, None]
             rows[:, :, j:end] -= error[:, :, None] * upper[:, None, j, j:end]
             errors[:, :, j - begin] = error

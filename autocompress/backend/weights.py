@@ -9,12 +9,13 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from autocompress.backend.compress import Compressed
+from autocompress.backend.compress import Compressed, leaves
 from autocompress.backend.quantization import QuantizedWeight
+from autocompress.backend.sparsify import Mask
 from autocompress.core.plan import Receipt
 from autocompress.errors import StorageError
 
-_LEVELS, _SCALE = "quantized.levels.", "quantized.scale."
+_LEVELS, _SCALE, _KEPT = "quantized.levels.", "quantized.scale.", "kept."
 
 
 def save_weights(compressed: Compressed, path: Path) -> None:
@@ -23,6 +24,7 @@ def save_weights(compressed: Compressed, path: Path) -> None:
     for name, weight in compressed.weights.items():
         tensors[f"{_LEVELS}{name}"] = weight.levels.contiguous()
         tensors[f"{_SCALE}{name}"] = weight.scale.contiguous()
+    tensors.update({f"{_KEPT}{name}": mask.kept.contiguous() for name, mask in compressed.masks.items()})
     bits = {name: str(weight.bits) for name, weight in compressed.weights.items()}
     part = path.with_suffix(f".{os.getpid()}.tmp")
     try:
@@ -55,6 +57,10 @@ def load_weights(structure: Compressed, path: Path) -> Compressed:
         raise StorageError(f"{path} must hold the weights of this plan, but: {first}") from error
     structure.weights = {name: QuantizedWeight(int(width), tensors[f"{_LEVELS}{name}"], tensors[f"{_SCALE}{name}"])
                          for name, width in bits.items() if f"{_LEVELS}{name}" in tensors}
+    for site, step in structure.plan.find("sparsify").items():
+        structure.masks.update({name: Mask(str(step.args["pattern"]), tensors[f"{_KEPT}{name}"])
+                                for name in leaves(structure.model, site) if f"{_KEPT}{name}" in tensors})
+        structure.receipts.append(Receipt(site, "sparsify", dict(step.args)))
     for site, step in structure.plan.find("quantize").items():
         structure.receipts.append(Receipt(site, "quantize", dict(step.args)))
     structure.model.eval()

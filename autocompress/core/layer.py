@@ -142,6 +142,10 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     writes: str = ""
     weight_bits: int = 32
     activation_bits: int = 32
+    pattern: str = ""
+    """Which weights are zero: `unstructured`, n:m, or nothing."""
+    kept: int = 0
+    """Weights that are not zero, where there is a pattern."""
 
     @property
     def weights(self) -> int:

@@ -102,7 +102,7 @@ class Projection:
         values = space.uniform(cap)
         for knob in space.knobs:
             for choice in knob.choices:
-                if knob.name.startswith(("drop:", "method:", "act:")) and choice != WHOLE:
+                if knob.name.startswith(("drop:", "method:", "pattern:", "act:")) and choice != WHOLE:
                     plan = space.decode({**values, knob.name: choice}, 1.0, cap)
                     if self.estimate(plan)[metric] < self.estimate(best)[metric]:
                         best, values = plan, {**values, knob.name: choice}
