@@ -3,9 +3,9 @@
 * `magnitude`: the largest (Janowsky, "Pruning versus clipping in neural networks", Phys. Rev. A 39, 1989).
 * `wanda`: the largest times the root mean square of the input they meet (Sun et al., ICLR 2024), compared within the
   layer: within rows, as for language models, was worse on convolutions.
-* `obs`: those whose going, made up for by those behind them, costs the output least (Hassibi & Stork's optimal brain
-  surgeon, column by column as in Frantar & Alistarh, "SparseGPT", ICML 2023); then all that stay are fitted once more,
-  by conjugate gradients.
+* `obs`: weights go in rounds, and those that stay make up for them, after the optimal brain surgeon (Hassibi & Stork,
+  NIPS 1992). As in Boža, "Fast and effective weight update for pruned large language models" (TMLR 2024), Wanda's
+  score chooses, and all rows are fitted at once without inverting; SparseGPT's column by column lost more here.
 
 Where a layer's input was not measured (factors, groups cut by pruning), magnitude decides.
 """
@@ -17,11 +17,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from autocompress.backend.reconstruct import BLOCK, by_taps, cholesky, damped, from_taps
+from autocompress.backend.reconstruct import by_taps, damped, from_taps
 from autocompress.core.sparsity import UNSTRUCTURED, group_of, kept_weights
+from autocompress.errors import TrialError
 
-FIT_STEPS = 10
-"""Steps of conjugate gradients: the error changes little after that."""
+ROUNDS, FIT_STEPS = 6, 3
+"""Rounds of the surgery, and steps of conjugate gradients in each: the error changes little beyond."""
 
 
 @dataclass(frozen=True)
@@ -54,67 +55,62 @@ def sparsify(weight: Tensor, pattern: str, density: float, criterion: str, secon
     """
     if not torch.isfinite(weight).all():
         raise ValueError(f"nan: weights that are not finite cannot be made sparse, but those of {what} are not")
-    count = kept_weights(weight.numel(), pattern, density)
+    keep, of = (kept_weights(weight.numel(), pattern, density), 0) if pattern == UNSTRUCTURED else group_of(pattern)
     if second is None or criterion == "magnitude":
-        kept = largest(weight.abs(), pattern, count)
+        kept = largest(weight.abs(), keep, of)
         return weight * kept, Mask(pattern, kept)
     groups, d = second.shape[:2]
+    if not torch.isfinite(second).all():
+        raise TrialError(f"the moments of the input of {what} must be finite, but are not: look for NaN or infinite "
+                         "values in the network or in the calibration data")
     hessian, shape = damped(second), tuple(weight.shape)
     rows = by_taps(weight, d).reshape(groups, -1, d)
     if criterion == "wanda":
         loud = rows.abs() * hessian.diagonal(dim1=1, dim2=2).sqrt()[:, None]
-        kept = largest(from_taps(loud.flatten(0, 1), shape), pattern, count)
+        kept = largest(from_taps(loud.flatten(0, 1), shape), keep, of)
         return weight * kept, Mask(pattern, kept)
-    places = largest_in_turn(rows, hessian, pattern, count, shape, what)
-    fitted = fit(rows, hessian, places, FIT_STEPS)
+    fitted, places = surgery(rows, hessian, shape, keep, of)
     return (from_taps(fitted.flatten(0, 1), shape).contiguous(),
             Mask(pattern, from_taps(places.flatten(0, 1), shape).contiguous()))
 
 
-def largest(score: Tensor, pattern: str, count: int) -> Tensor:
-    """Where the `count` largest of the layer are, or of each group of input channels the n largest: bool, of the
-    shape of `score`. Of equal ones the first stays."""
-    if pattern == UNSTRUCTURED:
-        order = score.flatten().argsort(descending=True, stable=True)[:count]
+def largest(score: Tensor, keep: int, of: int = 0) -> Tensor:
+    """Where the `keep` largest are, of each `of` consecutive input channels or, at 0, of all: bool, of the shape of
+    `score` `(out, in, …)`. Of equal ones the first stays."""
+    if not of:
+        order = score.flatten().argsort(descending=True, stable=True)[:keep]
         return torch.zeros(score.numel(), dtype=torch.bool).index_fill_(0, order, True).reshape(score.shape)
-    n, m = group_of(pattern)
     inner = score.movedim(1, -1)
-    order = inner.reshape(-1, m).argsort(dim=1, descending=True, stable=True)[:, :n]
-    kept = torch.zeros(len(order), m, dtype=torch.bool).scatter_(1, order, True)
+    order = inner.reshape(-1, of).argsort(dim=1, descending=True, stable=True)[:, :keep]
+    kept = torch.zeros(len(order), of, dtype=torch.bool).scatter_(1, order, True)
     return kept.reshape(inner.shape).movedim(-1, 1).contiguous()
 
 
-def largest_in_turn(rows: Tensor, hessian: Tensor, pattern: str, count: int, shape: tuple[int, ...],
-                    what: str) -> Tensor:
-    """Places `(groups, rows, d)` that stay when columns go block by block, each block chosen after the columns behind
-    took up what went before. An equal share stays in each block."""
-    d = hessian.shape[1]
-    taps = d // shape[1]
-    order = torch.arange(d).reshape(-1, taps).T.flatten()  # channels innermost: groups of n:m are neighbours
-    rows, hessian = rows[:, :, order], hessian[:, order][:, :, order]
-    inverse = torch.cholesky_inverse(cholesky(hessian, what))
-    upper = torch.linalg.cholesky(inverse, upper=True)
-    block = BLOCK if pattern == UNSTRUCTURED else BLOCK // group_of(pattern)[1] * group_of(pattern)[1]
-    kept, done = torch.zeros(rows.shape, dtype=torch.bool), 0
-    for begin in range(0, d, block):
-        end = min(begin + block, d)
-        share = round(count * end / d) - done
-        done += share
-        damage = (rows[:, :, begin:end] / upper.diagonal(dim1=1, dim2=2)[:, None, begin:end]).square()
-        kept[:, :, begin:end] = largest(damage.flatten(0, 1), pattern, share).reshape(damage.shape)
-        errors = torch.empty(damage.shape)
-        for j in range(begin, end):
-            error = rows[:, :, j].masked_fill(kept[:, :, j], 0) / upper[:, j, j, None]
-            rows[:, :, j:end] -= error[:, :, None] * upper[:, None, j, j:end]
-            errors[:, :, j - begin] = error
-        rows[:, :, end:] -= errors @ upper[:, begin:end, end:]
-    return torch.empty_like(kept).index_copy_(2, order, kept)
+def surgery(target: Tensor, hessian: Tensor, shape: tuple[int, ...], keep: int, of: int) -> tuple[Tensor, Tensor]:
+    """`target` `(groups, rows, d)` of a weight of `shape` with zeros, and the places that stay, as in `largest`.
+
+    In each of `ROUNDS` rounds the weights that are then worth least go, and the others are fitted to the outputs of
+    `target`; the share that stays shrinks by equal factors.
+    """
+    loudness = hessian.diagonal(dim1=1, dim2=2).sqrt()[:, None]
+    weight, kept = target, torch.ones_like(target, dtype=torch.bool)
+    whole = of or target.numel()
+    for turn in range(1, ROUNDS + 1):
+        worth = (weight.abs() * loudness).masked_fill(~kept, -1)
+        so_many = max(keep, round(whole * (keep / whole) ** (turn / ROUNDS)))
+        chosen = largest(from_taps(worth.flatten(0, 1), shape), so_many, of)
+        kept = by_taps(chosen, target.shape[2]).reshape(kept.shape)
+        weight = fit(weight, target, hessian, kept, FIT_STEPS)
+    return weight, kept
 
 
-def fit(target: Tensor, hessian: Tensor, kept: Tensor, steps: int) -> Tensor:
-    """The weights on the places `kept` whose outputs come near to those of `target`; all `(groups, rows, d)`."""
+def fit(start: Tensor, target: Tensor, hessian: Tensor, kept: Tensor, steps: int) -> Tensor:
+    """The weights on the places `kept` whose outputs come near to those of `target`; all `(groups, rows, d)`.
+
+    Conjugate gradients from `start`, each row scaled by the diagonal of `hessian` `(groups, d, d)`.
+    """
     inside = kept.float()
-    weight = target * inside
+    weight = start * inside
     scale = 1 / hessian.diagonal(dim1=1, dim2=2)[:, None]
     residual = inside * ((target - weight) @ hessian)
     direction = scale * residual

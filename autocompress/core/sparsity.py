@@ -63,6 +63,13 @@ def saves(pattern: str, weights: int, kept: int, bits: int) -> bool:
     return mask_bits(pattern) * weights + kept * bits < weights * bits
 
 
+def stored_bits(pattern: str, weights: int, kept: int, bits: int) -> float:
+    """Bits of one layer's weights with their mask, in the smaller form; without a pattern all are stored."""
+    if pattern and (bits < 8 or saves(pattern, weights, kept, bits)):
+        return mask_bits(pattern) * weights + kept * bits
+    return weights * bits
+
+
 def stored_sparse(pattern: str, bits: int, layers: Sequence[tuple[int, int]]) -> list[bool]:
     """For each layer of one pattern and width, `(weights, kept)`, whether the file stores it sparse.
 

@@ -77,7 +77,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         for layer in self.table.layers:
             if layer.name in gone:
                 continue
-            parts = pruned[layer.name]
+            parts = pruned.get(layer.name, ())  # a norm that folds has none
             if f"method:{layer.name}" in knobs:
                 method = str(values[f"method:{layer.name}"])
                 if method != WHOLE:
