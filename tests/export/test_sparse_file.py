@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autocompress.backend.fold import fold_norms
 from autocompress.core.plan import Plan, Step
 from autocompress.core.sparsity import UNSTRUCTURED, code_bits, kept_weights, mask_bits, stored_sparse
 from autocompress.errors import InputError, TrialError
@@ -144,5 +145,5 @@ def test_a_mask_that_the_graph_lacks_is_told() -> None:
     bench = workbench("mlp")
     compressed = bench.compressor.compress(Plan.of([Step("0", "sparsify", {"pattern": "2:4"})]))
     with pytest.raises(TrialError, match="no node for ghost"):
-        build(bench.template, compressed.model, {}, set(), set(), bench.calibration.numpy(),
+        build(bench.template, fold_norms(compressed, bench.table).model, {}, set(), set(), bench.calibration.numpy(),
               masks={"ghost": compressed.masks["0"]})
