@@ -19,6 +19,7 @@ from autocompress.estimate import estimate
 from autocompress.export.build import build
 from autocompress.export.runtime import Runtime
 from autocompress.export.sparse import arrangements, by_odd_integer, pack_sparse
+from autocompress.hardware.profile import load_profile
 from autocompress.study.workbench import Workbench
 from autocompress.testing.exporters import halves, integers, sparse, structure
 from autocompress.testing.techniques import outputs, workbench
@@ -125,6 +126,17 @@ def test_the_sparse_form_is_taken_only_where_it_is_smaller() -> None:
     assert stored_sparse("2:4", 8, [(1000, 500)]) == [False], "tables would outweigh what is saved"
     assert stored_sparse(UNSTRUCTURED, 8, [(10**6, 9 * 10**5), (10**6, 10**5)]) == [False, True]
     assert stored_sparse(UNSTRUCTURED, 2, [(1000, 900)]) == [True], "no zero without a mask"
+
+
+@pytest.mark.parametrize("profile", ["raspberry-pi-4", "nvidia-t4", "stm32h743"])
+def test_zeros_are_not_taken_for_speed(profile: str) -> None:
+    """No profile names a runtime that skips them."""
+    bench, device = workbench("residual"), load_profile(profile)
+    widths = integers(bench, (8,), 8).steps
+    sparse_plan = Plan.of((*sparse(bench, Plan(), density=0.05).steps, *widths))
+    dense, thin = (estimate(bench.table, plan, device) for plan in (Plan.of(widths), sparse_plan))
+    for metric in ("latency_ms", "macs", "peak_memory_bytes", "params"):
+        assert thin[metric] == dense[metric]
 
 
 @pytest.mark.parametrize(("pattern", "bits"), [(UNSTRUCTURED, 1.0), ("2:4", 0.75), ("1:4", 0.5), ("4:8", 0.875),
