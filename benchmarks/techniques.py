@@ -1,6 +1,6 @@
 """Each technique alone on ResNet-18 for Fashion-MNIST, before any training, beside reference implementations.
 
-    python benchmarks/techniques.py --base DIR [--split test] [--only prune bits rank]
+    python benchmarks/techniques.py --base DIR [--split test] [--only prune bits rank sparsity] [--limit N]
 
 DIR holds `resnet18_fashion.py` and `resnet18_fashion.safetensors` (93.11% test). Writes `benchmarks/techniques.md`.
 Every row is the file run in ONNX Runtime; the references are torch-pruning's own magnitude pruner, round-to-nearest
@@ -26,7 +26,8 @@ from autocompress.backend.calibration import reestimate_norms
 from autocompress.backend.compress import Compressed, replace_module
 from autocompress.backend.factorize import factorize
 from autocompress.backend.quantization import per_channel
-from autocompress.core.plan import Plan, Step
+from autocompress.core.plan import Plan, Scalar, Step
+from autocompress.core.sparsity import UNSTRUCTURED
 from autocompress.export.runtime import Runtime
 from autocompress.hardware.profile import load_profile
 from autocompress.study.workbench import Workbench
@@ -35,6 +36,8 @@ from autocompress.tasks.models import load_model
 from autocompress.techniques import resolve
 from autocompress.techniques.decompose import METHODS, methods_for, rank_args
 from autocompress.techniques.prune import CRITERIA
+from autocompress.techniques.sparsify import CRITERIA as SPARSITY_CRITERIA
+from autocompress.techniques.sparsify import can_be_sparse, fits
 
 Row = tuple[str, str, int, float, float]
 """Group, name, bytes, accuracy of the split, seconds to apply."""
@@ -43,13 +46,14 @@ Row = tuple[str, str, int, float, float]
 class Bench:
     """The network on its workbench, and how a compressed copy is scored."""
 
-    def __init__(self, base: Path, split: str, folder: Path) -> None:
+    def __init__(self, base: Path, split: str, limit: int | None, folder: Path) -> None:
         data = load_data("fashion-mnist", root=None, seed=0, trust_code=True, image_size=28)
         loaded = load_model(f"{base / 'resnet18_fashion.py'}:model", data=data, trust_code=True,
                             weights=base / "resnet18_fashion.safetensors")
         self.bench = Workbench(loaded.model, data, load_profile("host"), seed=0, folder=folder, epochs=1,
                                threads=torch.get_num_threads())
-        self.split = getattr(data, split)
+        chosen = getattr(data, split)
+        self.split = chosen if limit is None else chosen.take(torch.arange(min(limit, len(chosen))))
         self.rows: list[Row] = []
 
     def ours(self, group: str, name: str, plan: Plan) -> None:
@@ -136,14 +140,37 @@ def rank_rows(on: Bench, share: float = 0.25) -> None:
                                                   for name, args in chosen.items()]))
 
 
-KINDS = {"prune": prune_rows, "bits": bit_rows, "rank": rank_rows}
+def sparsity_rows(on: Bench) -> None:
+    """Single weights gone from every layer that the pattern fits, by each criterion, as float and as 4-bit files,
+    beside dense files of few bits."""
+    parts = resolve(on.bench.table, Plan())
+    layers = [layer.name for layer in on.bench.table.layers if can_be_sparse(layer)]
+
+    def quantized(bits: int) -> list[Step]:
+        return [Step(name, "quantize", {"weight_bits": bits, "activation_bits": 32}) for name in layers if bits < 32]
+
+    kinds: list[tuple[str, dict[str, Scalar]]] = [
+        *((f"{density:.0%} of the weights", {"pattern": UNSTRUCTURED, "density": density})
+          for density in (0.5, 0.3, 0.2, 0.1)), *((pattern, {"pattern": pattern}) for pattern in ("2:4", "1:4", "1:8"))]
+    for bits in (4, 3, 2):
+        on.ours("sparse: dense beside them", f"{bits} bits", Plan.of(quantized(bits)))
+    for bits in (4, 32):
+        for kind, args in kinds:
+            sites = [name for name in layers if fits(parts[name][0], str(args["pattern"]))]
+            for criterion in SPARSITY_CRITERIA:
+                steps = [Step(name, "sparsify", {**args, "criterion": criterion}) for name in sites]
+                on.ours(f"sparse: {kind}, {bits} bits", criterion, Plan.of([*steps, *quantized(bits)]))
 
 
-def table(rows: list[Row], split: str) -> str:
+KINDS = {"prune": prune_rows, "bits": bit_rows, "rank": rank_rows, "sparsity": sparsity_rows}
+
+
+def table(rows: list[Row], split: str, limit: int | None) -> str:
     """The result as Markdown."""
     lines = ["# Each technique alone", "",
              f"`python benchmarks/techniques.py --base DIR --split {split}`: ResNet-18 on Fashion-MNIST, no training, "
-             f"accuracy of the file in ONNX Runtime on the {split} split. {os.cpu_count()} cores, "
+             f"accuracy of the file in ONNX Runtime on {f'the first {limit} of ' if limit else ''}the {split} split. "
+             f"{os.cpu_count()} cores, "
              f"{platform.machine()}, seed 0, 512 calibration images without labels. The first row of ours includes "
              "the statistics that later rows share.", "",
              "| what | how | bytes | accuracy % | seconds to apply |", "|---|---|---|---|---|"]
@@ -158,13 +185,14 @@ def main() -> None:
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("--split", choices=("validation", "test"), default="test")
     parser.add_argument("--only", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--limit", type=int, help="score on the first N of the split")
     given = parser.parse_args()
     with TemporaryDirectory() as scratch:
-        on = Bench(given.base, given.split, Path(scratch))
+        on = Bench(given.base, given.split, given.limit, Path(scratch))
         on.ours("nothing", "original", Plan())
         for kind in given.only:
             KINDS[kind](on)
-            Path(__file__).with_suffix(".md").write_text(table(on.rows, given.split))
+            Path(__file__).with_suffix(".md").write_text(table(on.rows, given.split, given.limit))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A plan carried out: prune, decompose, recover, quantise, on a copy of the original.
+"""A plan carried out: prune, decompose, sparsify, recover, quantise, on a copy of the original.
 
 The whole plan is checked and resolved on facts before a tensor is touched. The result is a deterministic
 function of weights, plan, calibration data and seed.
@@ -25,10 +25,12 @@ from autocompress.backend.importance import channel_scores
 from autocompress.backend.memo import Memo, content
 from autocompress.backend.quantization import QuantizedWeight, quantize_weight
 from autocompress.backend.reconstruct import by_taps, from_taps, on_remaining, round_with_feedback
+from autocompress.backend.sparsify import Mask, sparsify
 from autocompress.backend.statistics import Moments, Statistics, width
 from autocompress.core.layer import Group, LayerTable
 from autocompress.core.plan import Plan, Receipt, Scalar, Step
 from autocompress.techniques import resolve
+from autocompress.techniques import sparsify as sparsity
 from autocompress.techniques.prune import DEFAULT_CRITERION
 from autocompress.techniques.quantize import DEFAULTS
 
@@ -49,6 +51,8 @@ class Compressed:
     weights: dict[str, QuantizedWeight] = field(default_factory=dict)
     moments: dict[str, Moments] = field(default_factory=dict)
     """Of the inputs that layers still have, by original name; only those with pruned inputs."""
+    masks: dict[str, Mask] = field(default_factory=dict)
+    """Of sparse weights, by module name: zero and kept zero wherever their `kept` is False."""
 
 
 @dataclass(frozen=True)
@@ -172,21 +176,25 @@ class Compressor:
             weight = result.model.get_submodule(name).weight
             assert isinstance(weight, Tensor)
             args = step_of(name, result.plan).args
+            kept = result.masks[name].kept if name in result.masks else None
             moments = self._moments(result, name) if name in self._table.by_name else None  # a factor's are unknown
-            rounded[name], _ = self._memo.get(("round", name, str(args), id(moments), content(weight)),
-                                              partial(self._rounded, name, weight.detach(), args, moments))
+            key = ("round", name, str(args), id(moments), content(weight), content(kept))
+            rounded[name], _ = self._memo.get(key, partial(self._rounded, name, weight.detach(), args, moments, kept))
         return rounded
 
-    def _rounded(self, name: str, weight: Tensor, args: Mapping[str, Scalar],
-                 moments: Moments | None) -> tuple[QuantizedWeight, Moments | None]:
+    def _rounded(self, name: str, weight: Tensor, args: Mapping[str, Scalar], moments: Moments | None,
+                 kept: Tensor | None) -> tuple[QuantizedWeight, Moments | None]:
         """The integers, and the moments to keep them alive: it is by their identity that the result is found."""
         second = None if moments is None else self._weighing(name, moments)
         if second is None or args["weight_bits"] == 8 or args.get("rounding") == "nearest":
-            return start_weight(weight, args, second), moments  # 8 bits round well by themselves
-        rows = weight.flatten(1)
+            return start_weight(weight, args, second, kept), moments  # 8 bits round well by themselves
+        every = 1
         if not args.keys() & {"grid", "group"}:  # scales alone are asked for, which a sample of each row settles
-            rows = rows[:, ::max(1, rows.shape[1] // SCALE_SAMPLE)]
-        return round_with_feedback(weight, start_weight(rows, args, second), second, name), moments
+            every = max(1, weight[0].numel() // SCALE_SAMPLE)
+        rows, inside = (None if of is None else of.flatten(1)[:, ::every] for of in (weight, kept))
+        assert rows is not None
+        start = start_weight(rows, args, second, inside)
+        return round_with_feedback(weight, start, second, name, kept), moments
 
     def _weighing(self, name: str, moments: Moments) -> Tensor:
         """Second moments `(groups, d, d)` that weigh an error of any layer."""
@@ -215,11 +223,32 @@ class Compressor:
         known, mean = (None, None) if moments is None else (self._output_moments(step.site, moments), moments.mean[0])
         return factorize(module, str(step.args["method"]), args, known, mean, step.site), moments
 
+    def _sparsify(self, result: Compressed, steps: list[Step], fit: bool) -> list[Receipt]:
+        receipts = []
+        for step in steps if fit else []:
+            pattern, density = str(step.args["pattern"]), float(step.args.get("density", 1.0))
+            criterion = str(step.args.get("criterion", sparsity.DEFAULT_CRITERION))
+            kept = {}
+            for name in leaves(result.model, step.site):
+                module: Any = result.model.get_submodule(name)
+                moments = self._moments(result, name) if name in self._table.by_name else None
+                second = None if moments is None else self._weighing(name, moments)
+                before = module.weight.detach().clone()
+                weight, result.masks[name] = sparsify(before, pattern, density, criterion, second, name)
+                with torch.no_grad():
+                    module.weight.copy_(weight)
+                if moments is not None and module.bias is not None:
+                    correct_biases(result.model, {name: weight - before}, {name: moments.channel_mean})
+                kept[name] = int(result.masks[name].kept.sum())
+            receipts.append(Receipt(step.site, "sparsify", {"pattern": pattern, "criterion": criterion, "kept": kept}))
+        return receipts
+
 
 _STRUCTURE: dict[str, Callable[[Compressor, Compressed, list[Step], bool], list[Receipt]]] = {
     "drop": Compressor._drop, "prune": Compressor._prune, "decompose": Compressor._decompose,
+    "sparsify": Compressor._sparsify,
 }
-"""The techniques that change structure, in the order of application; quantisation follows recovery."""
+"""The techniques that change structure or take weights out, in their order; quantisation follows recovery."""
 
 
 def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
@@ -228,13 +257,17 @@ def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), child, module)
 
 
+def leaves(model: nn.Module, site: str) -> list[str]:
+    """The layer itself, or its factors."""
+    module = model.get_submodule(site)
+    return [f"{site}.{i}" for i in range(len(module))] if isinstance(module, nn.Sequential) else [site]
+
+
 def weight_bits(model: nn.Module, plan: Plan) -> dict[str, int]:
     """Width of the weight of each planned leaf module of the compressed network, factors named one by one."""
     widths = {}
     for site, step in plan.find("quantize").items():
-        module = model.get_submodule(site)
-        leaves = [f"{site}.{i}" for i in range(len(module))] if isinstance(module, nn.Sequential) else [site]
-        widths.update(dict.fromkeys(leaves, int(step.args["weight_bits"])))
+        widths.update(dict.fromkeys(leaves(model, site), int(step.args["weight_bits"])))
     return widths
 
 
@@ -244,10 +277,11 @@ def step_of(name: str, plan: Plan) -> Step:
     return steps.get(name) or steps[name.rpartition(".")[0]]
 
 
-def start_weight(weight: Tensor, args: Mapping[str, Scalar], importance: Tensor | None = None) -> QuantizedWeight:
+def start_weight(weight: Tensor, args: Mapping[str, Scalar], importance: Tensor | None = None,
+                 kept: Tensor | None = None) -> QuantizedWeight:
     """`weight` on the grid that the arguments of a quantize step give it; see `quantize_weight`."""
     return quantize_weight(weight, int(args["weight_bits"]), str(args.get("grid", DEFAULTS["grid"])),
-                           int(args.get("group", 0)), importance)
+                           int(args.get("group", 0)), importance, kept)
 
 
 def quantize(result: Compressed, calibration: Tensor, weights: dict[str, QuantizedWeight]) -> None:

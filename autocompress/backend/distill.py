@@ -32,6 +32,7 @@ from autocompress.backend.quantization import (
     spread,
     top_level,
 )
+from autocompress.backend.sparsify import Mask, Masked
 from autocompress.core.plan import Receipt
 from autocompress.errors import TrialError
 
@@ -246,7 +247,7 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
         steps_done += 1
     teacher.save()
     model = model.cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
-    learned = _freeze(model, steps)
+    learned = _freeze(model, steps, start.masks)
     start.model, start.weights = model, {}
     start.receipts = [r for r in start.receipts if r.technique != "quantize"]
     start.receipts.append(Receipt("", "distill", {"steps": steps_done, "epochs": round(steps_done / per_epoch, 2)}))
@@ -274,20 +275,28 @@ def _learn_steps(model: nn.Module, start: Compressed) -> dict[str, LearnedStep]:
         if bits <= 8:
             module = model.get_submodule(name)
             assert isinstance(module.weight, Tensor)
+            kept = start.masks[name].kept if name in start.masks else None
             known = start.weights.get(name) or start_weight(
-                module.weight.detach().cpu(), step_of(name, start.plan).args)
+                module.weight.detach().cpu(), step_of(name, start.plan).args, kept=kept)
             steps[name] = LearnedStep(known).to(module.weight.device)
             parametrize.register_parametrization(module, "weight", steps[name], unsafe=True)
+    for name, mask in start.masks.items():  # behind the rounding, whose grid may have no zero
+        module = model.get_submodule(name)
+        assert isinstance(module.weight, Tensor)
+        parametrize.register_parametrization(module, "weight", Masked(mask).to(module.weight.device))
     return steps
 
 
-def _freeze(model: nn.Module, steps: dict[str, LearnedStep]) -> dict[str, QuantizedWeight]:
+def _freeze(model: nn.Module, steps: dict[str, LearnedStep], masks: dict[str, Mask]) -> dict[str, QuantizedWeight]:
     learned = {}
     for name, step in steps.items():
         module = model.get_submodule(name)
         original = module.parametrizations.weight.original  # type: ignore[union-attr]
         learned[name] = step.quantized(original)  # type: ignore[arg-type]
-        parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+        if name in masks:
+            learned[name] = replace(learned[name], levels=learned[name].levels * masks[name].kept)
+    for name in {*steps, *masks}:
+        parametrize.remove_parametrizations(model.get_submodule(name), "weight", leave_parametrized=True)
     return learned
 
 

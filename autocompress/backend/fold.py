@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from autocompress.backend.compress import Compressed, replace_module
 from autocompress.backend.quantization import QuantizedWeight, per_channel
+from autocompress.backend.sparsify import Mask
 from autocompress.core.layer import LayerTable
 
 
 @dataclass(frozen=True)
 class Folded:
-    """A network without foldable norms, and its integer weights after folding, by module name."""
+    """A network without foldable norms, its integer weights after folding and its masks, by module name."""
 
     model: nn.Module
     weights: dict[str, QuantizedWeight]
+    masks: dict[str, Mask] = field(default_factory=dict)
 
 
 def fold_norms(compressed: Compressed, table: LayerTable) -> Folded:
@@ -45,7 +47,7 @@ def fold_norms(compressed: Compressed, table: LayerTable) -> Folded:
                 assert isinstance(target.weight, Tensor)
                 target.weight = nn.Parameter(target.weight * per_channel(factor, target.weight))
             replace_module(model, layer.name, nn.Identity())
-    return Folded(model, weights)
+    return Folded(model, weights, compressed.masks)
 
 
 def _last_leaf(model: nn.Module, name: str) -> tuple[str, nn.Module]:

@@ -74,12 +74,13 @@ def round_to_levels(ratio: Tensor, bits: int, table: Tensor | None = None) -> Te
 
 
 def quantize_weight(weight: Tensor, bits: int, grid: str = "linear", group: int = 0,
-                    importance: Tensor | None = None) -> QuantizedWeight:
+                    importance: Tensor | None = None, kept: Tensor | None = None) -> QuantizedWeight:
     """Quantise `(C, …)` per output channel, or per `group` weights of one, with scales of least squared error.
 
     A search over clipping points, then alternating refinement: for fixed levels the best scale is
     <w, levels> / <levels, levels>. `importance`, the second moments `(groups, d, d)` of the input, weighs the errors
-    that a codebook is fitted to. ValueError for values that are not finite.
+    that a codebook is fitted to. Where `kept` (bool, of the weight's shape) is False the level is zero, which is
+    not on the grid below 8 bits. ValueError for values that are not finite.
     """
     if not torch.isfinite(weight).all():
         raise ValueError("nan: weights that are not finite cannot be quantised")
@@ -88,21 +89,22 @@ def quantize_weight(weight: Tensor, bits: int, grid: str = "linear", group: int 
     run = group or columns
     padding = -columns % run
     rows = F.pad(flat, (0, padding)).reshape(len(flat), -1, run)
-    counts = F.pad(flat.new_ones(columns), (0, padding)).reshape(1, -1, run)
+    inside = flat.new_ones(1, columns) if kept is None else kept.flatten(1).float()
+    counts = F.pad(inside, (0, padding)).reshape(len(inside), -1, run)
     table = None
     if grid == "pow2":
         table = power_levels(bits)
     elif grid == "codebook":
         of_errors = torch.ones_like(flat) if importance is None else _of_columns(importance, flat)
-        table = codebook_levels(rows, F.pad(of_errors, (0, padding)).reshape(rows.shape), bits)
+        table = codebook_levels(rows, F.pad(of_errors * inside, (0, padding)).reshape(rows.shape), bits)
     scale = _best_scale(rows, counts, bits, table)
     if not group:
-        levels = round_to_levels(rows / scale, bits, table).reshape(weight.shape).to(torch.int8)
+        levels = (round_to_levels(rows / scale, bits, table) * counts).reshape(weight.shape).to(torch.int8)
         return QuantizedWeight(bits, levels, scale.flatten(), table)
     base = scale.amax(1, keepdim=True) / 255
     factors = (scale / base).round().clamp(1, 255)
-    levels = round_to_levels(rows / (base * factors), bits, table).flatten(1)[:, :columns].reshape(weight.shape)
-    return QuantizedWeight(bits, levels.to(torch.int8), base.flatten(), table, group,
+    levels = (round_to_levels(rows / (base * factors), bits, table) * counts).flatten(1)[:, :columns]
+    return QuantizedWeight(bits, levels.reshape(weight.shape).to(torch.int8), base.flatten(), table, group,
                            factors.squeeze(2).to(torch.uint8))
 
 
@@ -114,7 +116,7 @@ def _of_columns(second: Tensor, rows: Tensor) -> Tensor:
 
 
 def _best_scale(rows: Tensor, counts: Tensor, bits: int, table: Tensor | None) -> Tensor:
-    """`(C, runs, 1)` for rows `(C, runs, n)`; `counts` (1, runs, n) is 0 at padding."""
+    """`(C, runs, 1)` for rows `(C, runs, n)`; `counts` (C or 1, runs, n) is 0 where there is no weight."""
     top = largest_level(bits) if table is None else int(table[-1])
     absmax = rows.abs().amax(2, keepdim=True).clamp_min(1e-12)
     best_scale = absmax / top

@@ -83,14 +83,15 @@ def removal_damage(weight: Tensor, covariance: Tensor, area: int, what: str = "a
 
 
 def round_with_feedback(weight: Tensor, start: QuantizedWeight, covariance: Tensor,
-                        what: str = "a layer") -> QuantizedWeight:
+                        what: str = "a layer", kept: Tensor | None = None) -> QuantizedWeight:
     """`weight` `(C, …)` on the grid of `start` (its scales; its levels are not read), each column's rounding error
     made up for by the columns after it.
 
     `covariance` `(groups, d, d)` of the input, in columns or (wide convolutions) in channels. Loudest columns first;
-    scales are refitted at the end. In the form of Babai's nearest plane (Chen et al., "The Geometry of LLM
-    Quantization", 2025): with covariance = RᵀR the columns are rounded from the last to the first, so one Cholesky
-    factor serves and nothing is inverted. In units of the scale, columns as rows in memory.
+    scales are refitted at the end. Where `kept` (bool, of the weight's shape) is False the level is zero. In the form
+    of Babai's nearest plane (Chen et al., "The Geometry of LLM Quantization", 2025): with covariance = RᵀR the columns
+    are rounded from the last to the first, so one Cholesky factor serves and nothing is inverted. In units of the
+    scale, columns as rows in memory.
     """
     groups, d = covariance.shape[:2]
     taps = weight[0].numel() // d
@@ -106,6 +107,7 @@ def round_with_feedback(weight: Tensor, start: QuantizedWeight, covariance: Tens
 
     target = ordered(weight) / start.scale.repeat_interleave(taps).reshape(groups, 1, -1)
     factors = None if start.factors is None else ordered(spread(start.factors, start.group, weight))
+    inside = None if kept is None else ordered(kept.float())
     values, errors = torch.empty_like(target), torch.empty_like(target)
     for begin in range((d - 1) // BLOCK * BLOCK, -1, -BLOCK):
         end = min(begin + BLOCK, d)
@@ -116,6 +118,8 @@ def round_with_feedback(weight: Tensor, start: QuantizedWeight, covariance: Tens
                 values[:, j] = round_to_levels(wish, start.bits, start.table)
             else:
                 values[:, j] = round_to_levels(wish / factors[:, j], start.bits, start.table) * factors[:, j]
+            if inside is not None:
+                values[:, j] *= inside[:, j]
             torch.sub(target[:, j], values[:, j], out=errors[:, j])
     seen = hessian @ values
     along, power = ((seen * other).sum(1).reshape(-1, taps).sum(1) for other in (target, values))

@@ -53,6 +53,11 @@ class Moments:
         """Moments about zero `(groups, d, d)`: where nothing behind the layer absorbs a shift of the mean."""
         return self.covariance + self.mean[:, :, None] * self.mean[:, None, :]
 
+    @property
+    def channel_mean(self) -> Tensor:
+        """Mean input of each channel `(channels,)`, over the taps of the kernel."""
+        return self.mean.reshape(len(self.magnitude), -1).mean(1)
+
     def channels(self, kept: Tensor) -> Moments:
         """Those of the input channels `kept` (M,) of an ungrouped layer."""
         area = self.mean.shape[1] // len(self.magnitude)

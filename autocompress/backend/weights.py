@@ -9,12 +9,13 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from autocompress.backend.compress import Compressed, step_of
+from autocompress.backend.compress import Compressed, leaves, step_of
 from autocompress.backend.quantization import QuantizedWeight
+from autocompress.backend.sparsify import Mask
 from autocompress.core.plan import Receipt
 from autocompress.errors import StorageError
 
-_LEVELS, _SCALE = "quantized.levels.", "quantized.scale."
+_LEVELS, _SCALE, _KEPT = "quantized.levels.", "quantized.scale.", "kept."
 _TABLE, _FACTORS = "quantized.table.", "quantized.factors."
 
 
@@ -28,6 +29,7 @@ def save_weights(compressed: Compressed, path: Path) -> None:
             tensors[f"{_TABLE}{name}"] = weight.table.contiguous()
         if weight.factors is not None:
             tensors[f"{_FACTORS}{name}"] = weight.factors.contiguous()
+    tensors.update({f"{_KEPT}{name}": mask.kept.contiguous() for name, mask in compressed.masks.items()})
     bits = {name: str(weight.bits) for name, weight in compressed.weights.items()}
     part = path.with_suffix(f".{os.getpid()}.tmp")
     try:
@@ -63,6 +65,10 @@ def load_weights(structure: Compressed, path: Path) -> Compressed:
                               tensors.get(f"{_TABLE}{name}"), int(step_of(name, structure.plan).args.get("group", 0)),
                               tensors.get(f"{_FACTORS}{name}"))
         for name, width in bits.items() if f"{_LEVELS}{name}" in tensors}
+    for site, step in structure.plan.find("sparsify").items():
+        structure.masks.update({name: Mask(str(step.args["pattern"]), tensors[f"{_KEPT}{name}"])
+                                for name in leaves(structure.model, site) if f"{_KEPT}{name}" in tensors})
+        structure.receipts.append(Receipt(site, "sparsify", dict(step.args)))
     for site, step in structure.plan.find("quantize").items():
         structure.receipts.append(Receipt(site, "quantize", dict(step.args)))
     structure.model.eval()

@@ -145,6 +145,10 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     grid: str = "linear"
     group: int = 0
     """Weights of a row that share a scale; 0 where the whole row does."""
+    pattern: str = ""
+    """Which weights are zero: `unstructured`, n:m, or nothing."""
+    kept: int = 0
+    """Weights that are not zero, where there is a pattern."""
 
     @property
     def weights(self) -> int:

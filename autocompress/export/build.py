@@ -17,6 +17,7 @@ from autocompress.export.activations import calibrate, quantised_tensors
 from autocompress.export.graph import FloatGraph, Leaf, fill
 from autocompress.export.packing import ALIGN, index_in, lookup, pack, tables
 from autocompress.export.ranges import Range
+from autocompress.export.sparse import Mask, Packed, Writer, expand, pack_sparse, to_store
 from autocompress.export.template import Template
 
 OPSET_16 = 21
@@ -63,22 +64,23 @@ class Built:
 
 def build(template: Template, model: nn.Module, weights: Mapping[str, IntegerWeight], half: set[str],
           quantised_activations: Mapping[str, int], calibration: np.ndarray, threads: int = 1,
-          method: str = "mse") -> Built:
+          method: str = "mse", masks: Mapping[str, Mask] | None = None) -> Built:
     """Build the file of a folded network.
 
     `weights`: integer weights by module name; `half`: modules stored as float16; `quantised_activations`:
     modules with 8 or 16-bit activations, all of which must have integer weights of 8 bits or less.
-    `calibration`: normalised inputs `(N, …)`, from which `method` chooses ranges.
-    TrialError when a planned module is not in the graph.
+    `calibration`: normalised inputs `(N, …)`, from which `method` chooses ranges. `masks`: of sparse weights, by
+    module name. TrialError when a planned module is not in the graph.
     """
     graph = fill(template, model)
-    missing = sorted((set(weights) | half) - set(graph.leaves))
+    masks = masks or {}
+    missing = sorted((set(weights) | half | set(masks)) - set(graph.leaves))
     if missing:
         raise TrialError(f"the exported graph has no node for {missing[0]}")
     tensors = quantised_tensors(graph, quantised_activations)
     ranges = calibrate(graph, tensors, calibration, threads, method)
     writer = _Writer(graph, quantised_activations, ranges)
-    writer.weights(weights, half)
+    writer.weights(weights, half, masks)
     writer.activations()
     by_layer = {f"{name}:input": ranges[leaf.node.input[0]] for name, leaf in writer.read_before.items()}
     return Built(writer.finish(), by_layer)
@@ -110,20 +112,48 @@ class _Writer:
         self._head.append(helper.make_node(op, inputs, names, **attributes))
         return names
 
-    def weights(self, weights: Mapping[str, IntegerWeight], half: set[str]) -> None:
+    def weights(self, weights: Mapping[str, IntegerWeight], half: set[str], masks: Mapping[str, Mask]) -> None:
         """Replace every planned weight by its stored form and the nodes that restore it."""
-        for name in sorted(half):  # sorted: equal candidates have equal bytes
+        bits = {name: weights[name].bits if name in weights else 16 if name in half else 32 for name in masks}
+        sparse = to_store(masks, bits)
+        self._sparse_floats({key: names for key, names in sparse.items() if key[0] > 8}, masks)
+        done = {name for names in sparse.values() for name in names}
+        for name in sorted(half - done):  # sorted: equal candidates have equal bytes
             leaf = self._graph.leaves[name]
             stored = self._constant(self._tensors.pop(leaf.weight).astype(np.float16))
             (leaf.node.input[1],) = self._node("Cast", [stored], to=TensorProto.FLOAT)
         widths: dict[int, list[str]] = {}
         for name in sorted(weights):
             widths.setdefault(weights[name].bits, []).append(name)
-        for bits, names in sorted(widths.items()):
-            restored = self._restore(bits, {name: self._levels(name, weights[name]) for name in names})
+        for width, names in sorted(widths.items()):
+            levels = {name: self._levels(name, weights[name]) for name in names}
+            packed = {f"sparse {pattern}": self._pack(pattern, {name: levels.pop(name) for name in inside}, masks)
+                      for (bits_of, pattern), inside in sparse.items() if bits_of == width}
+            restored = self._restore(width, levels | {key: group.values for key, group in packed.items()})
+            for key, group in packed.items():
+                restored |= expand(self._writer, restored[key], group)
             for name in names:
                 self._dequantise(self._graph.leaves[name], self._looked_up(restored[name], weights[name]),
                                  weights[name])
+
+    def _sparse_floats(self, sparse: Mapping[tuple[int, str], list[str]], masks: Mapping[str, Mask]) -> None:
+        for (bits, pattern), names in sparse.items():
+            kind = np.float16 if bits == 16 else np.float32
+            tensors = {name: self._tensors.pop(self._graph.leaves[name].weight).astype(kind) for name in names}
+            packed = self._pack(pattern, tensors, masks)
+            for name, whole in expand(self._writer, self._constant(packed.values), packed).items():
+                wide = self._node("Cast", [whole], to=TensorProto.FLOAT)[0] if bits == 16 else whole
+                self._graph.leaves[name].node.input[1] = wide
+
+    def _pack(self, pattern: str, tensors: Mapping[str, np.ndarray], masks: Mapping[str, Mask]) -> Packed:
+        leaves = self._graph.leaves
+        kept = {name: masks[name].kept.numpy().T if leaves[name].axis == 1 else masks[name].kept.numpy()
+                for name in tensors}
+        return pack_sparse(pattern, tensors, kept, {name: 1 - leaves[name].axis for name in tensors})
+
+    @property
+    def _writer(self) -> Writer:
+        return Writer(self._constant, self._node, self._unpack)
 
     def _levels(self, name: str, weight: IntegerWeight) -> np.ndarray:
         levels: np.ndarray = weight.levels.numpy()
@@ -137,20 +167,23 @@ class _Writer:
             return {name: self._constant(value) for name, value in levels.items()}
         stream = np.concatenate([value.reshape(-1) for value in levels.values()])
         padding = -len(stream) % ALIGN
-        stream = np.pad(stream, (0, padding), constant_values=1)
-        planes = []
-        flat = self._constant(np.array([-1], np.int64))
-        for plane, table in zip(pack(stream, bits), tables(bits), strict=True):
-            (index,) = self._node("Cast", [self._constant(plane)], to=TensorProto.INT32)
-            (codes,) = self._node("Gather", [self._constant(table), index])
-            planes += self._node("Reshape", [codes, flat])
-        whole = planes[0] if len(planes) == 1 else self._sum(planes)
+        whole = self._unpack(np.pad(stream, (0, padding), constant_values=1), bits)
         sizes = [value.size for value in levels.values()] + ([padding] if padding else [])
         pieces = self._node("Split", [whole, self._constant(np.array(sizes, np.int64))], len(sizes))
         shaped = {}
         for (name, value), piece in zip(levels.items(), pieces, strict=False):
             (shaped[name],) = self._node("Reshape", [piece, self._constant(np.array(value.shape, np.int64))])
         return shaped
+
+    def _unpack(self, stream: np.ndarray, bits: int) -> str:
+        """Flat INT8 of odd integers, a multiple of `ALIGN` of them."""
+        planes = []
+        flat = self._constant(np.array([-1], np.int64))
+        for plane, table in zip(pack(stream, bits), tables(bits), strict=True):
+            (index,) = self._node("Cast", [self._constant(plane)], to=TensorProto.INT32)
+            (codes,) = self._node("Gather", [self._constant(table), index])
+            planes += self._node("Reshape", [codes, flat])
+        return planes[0] if len(planes) == 1 else self._sum(planes)
 
     def _sum(self, planes: list[str]) -> str:
         """Add INT8 planes by way of INT32, the only integer type every runtime adds."""

@@ -56,7 +56,7 @@ def _covering(low: float, high: float, bits: int) -> Range:
 
 def _squared_error(sample: np.ndarray, chosen: Range) -> float:
     codes = np.clip(np.rint(sample / chosen.scale) + chosen.zero_point, 0, 2**chosen.bits - 1)
-    return float(np.square((codes - chosen.zero_point) * chosen.scale - sample).mean())
+    return float(np.square((codes - chosen.zero_point) * chosen.scale - sample, dtype=np.float64).mean())
 
 
 def _least_divergence(sample: np.ndarray, low: float, high: float, levels: int) -> float:

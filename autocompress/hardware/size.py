@@ -14,6 +14,7 @@ from itertools import count
 from math import prod
 
 from autocompress.core.layer import Part
+from autocompress.core.sparsity import UNSTRUCTURED, code_bits, group_of, group_size, stored_sparse
 
 PLANES = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}
 """Bits of each packed plane by width, and `ALIGN`, to a multiple of which codes are padded: as in export.packing."""
@@ -25,7 +26,9 @@ READERS = 1.3
 TO = 11
 """The attribute `to` of a Cast."""
 AXIS = 13
-"""The attribute `axis` of a DequantizeLinear."""
+"""The attribute `axis` of a DequantizeLinear or a Concat."""
+Sparse = dict[tuple[int, str], list[Part]]
+"""Parts that the file stores sparse, by width and pattern."""
 
 
 def file_bytes(parts: Iterable[Part], skeleton_bytes: int) -> int:
@@ -36,10 +39,15 @@ def file_bytes(parts: Iterable[Part], skeleton_bytes: int) -> int:
     everything = [part for own in layers.values() for part in own]
     names = _Names()
     total = float(skeleton_bytes) + sum(_factor_nodes(own) for own in layers.values() if len(own) > 1)
+    sparse = _sparse(everything)
+    masked = {part.name for own in sparse.values() for part in own}
     for bits in sorted({part.weight_bits for part in everything if part.weight_bits < 8}):
-        total += _unpacking(bits, [part for part in everything if part.weight_bits == bits], names)
+        shapes = [_shape(part) for part in everything if part.weight_bits == bits and part.name not in masked]
+        shapes += [(_kept(pattern, own),) for (width, pattern), own in sparse.items() if width == bits]
+        total += _unpacking(bits, shapes, names)
+    total += sum(_expansion(bits, pattern, own, names) for (bits, pattern), own in sparse.items())
     products = {part.name for own in layers.values() for part in own if not own[-1].kernel and not own[-1].bias}
-    total += sum(_stored(part, names, part.name in products) for part in everything)
+    total += sum(_stored(part, names, part.name in products, part.name in masked) for part in everything)
     activations: dict[str, int] = {}
     for part in everything:
         if part.activation_bits <= 16:
@@ -118,10 +126,75 @@ def _attributes(parts: list[Part]) -> int:
     return pads * _numbers("pads", 2 * rank) + strides * _numbers("strides", rank)
 
 
-def _unpacking(bits: int, parts: list[Part], names: _Names) -> float:
+def _sparse(parts: list[Part]) -> Sparse:
+    groups: Sparse = defaultdict(list)
+    for part in parts:
+        if part.pattern:
+            groups[part.weight_bits, part.pattern].append(part)
+    chosen = {}
+    for (bits, pattern), own in sorted(groups.items()):
+        sparse = stored_sparse(pattern, bits, [(part.weights, part.kept) for part in own])
+        chosen[bits, pattern] = [part for part, take in zip(own, sparse, strict=True) if take]
+    return {key: own for key, own in chosen.items() if own}
+
+
+def _padding(pattern: str, parts: list[Part]) -> int:
+    """Weights added so that codes come in whole bytes."""
+    step = group_size(pattern) * (1 if pattern == UNSTRUCTURED else ALIGN)
+    return -sum(part.weights for part in parts) % step
+
+
+def _kept(pattern: str, parts: list[Part]) -> int:
+    """Values that the file stores for the parts of one pattern."""
+    extra = 0 if pattern == UNSTRUCTURED else _padding(pattern, parts) // group_size(pattern) * group_of(pattern)[0]
+    return sum(part.kept for part in parts) + extra
+
+
+def _expansion(bits: int, pattern: str, parts: list[Part], names: _Names) -> float:
+    """The mask of all weights of one width and pattern, and what makes whole weights of the kept ones."""
+    padding, width = _padding(pattern, parts), code_bits(pattern)
+    codes = (sum(part.weights for part in parts) + padding) // group_size(pattern)
+    value, bytes_each = names.take(), max(1, bits // 8)
+    total = _tensor(value, (_kept(pattern, parts),), _kept(pattern, parts) * bytes_each) if bits >= 8 else 0.0
+    if width == 8:
+        total += _tensor(names.take(), (codes,), codes)
+    else:
+        total += _planes(width, codes, names)
+    table, zero, axis, flat, sizes = (names.take() for _ in range(5))
+    rows = 256 if width == 8 else 2 ** (width + 1)
+    total += _tensor(table, (rows, group_size(pattern)), rows * group_size(pattern))
+    total += _tensor(zero, (1,), bytes_each) + _tensor(axis, (), 4) + _tensor(flat, (1,), 8)
+    place = max(names.take() for _ in range(8))
+    total += 2 * _node("Cast", [place, place], TO) + 2 * _node("Gather", [place] * 3)
+    total += _node("Reshape", [place] * 3) + _node("CumSum", [place] * 3) + _node("Mul", [place] * 3)
+    total += _node("Concat", [place] * 3, AXIS)
+    pieces = [names.take() for _ in parts] + [place] * bool(padding)
+    total += _tensor(sizes, (len(pieces),), 8 * len(pieces)) + _node("Split", [place, sizes, *pieces])
+    for part, piece in zip(parts, pieces, strict=False):
+        shape, rank = names.take(), len(_shape(part))
+        total += _tensor(shape, (rank,), 8 * rank) + _node("Reshape", [piece, shape, names.take()])
+        if pattern != UNSTRUCTURED and prod(part.kernel) > 1:
+            total += _node("Transpose", [piece, names.take()], _numbers("perm", rank))
+    return total
+
+
+def _unpacking(bits: int, shapes: list[tuple[int, ...]], names: _Names) -> float:
     """The packed stream of all weights of one width, and what turns it into one INT8 tensor for each."""
-    weights = sum(part.weights for part in parts)
+    weights = sum(map(prod, shapes))
     codes = -(-weights // ALIGN) * ALIGN
+    total = _planes(bits, codes, names)
+    sizes, pieces = names.take(), [names.take() for _ in shapes]
+    amount = len(shapes) + (codes > weights)
+    padding = [pieces[-1]] if codes > weights else []
+    total += _tensor(sizes, (amount,), 8 * amount) + _node("Split", [sizes, sizes, *pieces, *padding])
+    for own, piece in zip(shapes, pieces, strict=True):
+        shape, rank = names.take(), len(own)
+        total += _tensor(shape, (rank,), 8 * rank) + _node("Reshape", [piece, shape, names.take()])
+    return total
+
+
+def _planes(bits: int, codes: int, names: _Names) -> float:
+    """Packed codes, and what turns them into one flat INT8 tensor."""
     flat = names.take()
     total, planes = _tensor(flat, (1,), 8), []
     for width in PLANES[bits]:
@@ -131,7 +204,6 @@ def _unpacking(bits: int, parts: list[Part], names: _Names) -> float:
         total += _node("Cast", [packed, index], TO) + _node("Gather", [table, index, gathered])
         total += _node("Reshape", [gathered, flat, plane])
         planes.append(plane)
-    whole = planes[0]
     if len(planes) > 1:
         wide = [names.take() for _ in planes]
         total += sum(_node("Cast", pair, TO) for pair in zip(planes, wide, strict=True))
@@ -139,34 +211,29 @@ def _unpacking(bits: int, parts: list[Part], names: _Names) -> float:
         for plane in wide[1:]:
             previous, added = added, names.take()
             total += _node("Add", [previous, plane, added])
-        whole = names.take()
-        total += _node("Cast", [added, whole], TO)
-    sizes, pieces = names.take(), [names.take() for _ in parts]
-    amount = len(parts) + (codes > weights)
-    padding = [pieces[-1]] if codes > weights else []
-    total += _tensor(sizes, (amount,), 8 * amount) + _node("Split", [whole, sizes, *pieces, *padding])
-    for part, piece in zip(parts, pieces, strict=True):
-        shape, rank = names.take(), len(_shape(part))
-        total += _tensor(shape, (rank,), 8 * rank) + _node("Reshape", [piece, shape, names.take()])
+        total += _node("Cast", [added, names.take()], TO)
     return total
 
 
-def _stored(part: Part, names: _Names, transposed: bool) -> float:
-    """Tensors of one part and the nodes that restore its weight, the shared unpacking of its width left out. A
-    matrix product without a bias is stored `transposed`."""
+def _stored(part: Part, names: _Names, transposed: bool, sparse: bool) -> float:
+    """Tensors of one part and the nodes that restore its weight, what parts of its width share left out. A matrix
+    product without a bias is stored `transposed`."""
     if part.kind == "norm":
         return 4 * _tensor(SKELETON_NAME, (part.out_channels,), 4 * part.out_channels)
     if part.kind == "other":
         return _tensor(SKELETON_NAME, (part.weights,), 4 * part.weights)
     channels, shape = part.out_channels, _shape(part)
     total: float = _tensor(SKELETON_NAME, (channels,), 4 * channels) if part.bias else 0
+    if part.weight_bits == 32 and sparse:
+        return total + names.take() - SKELETON_NAME
     if part.weight_bits == 32:
         return total + _tensor(_weight_name(part), shape, 4 * part.weights)
     name = names.take()
     if part.weight_bits == 16:
         weight = names.take()
-        return total + _tensor(name, shape, 2 * part.weights) + _node("Cast", [name, weight], TO) + weight - 3
-    if part.weight_bits == 8:
+        total += 0 if sparse else _tensor(name, shape, 2 * part.weights)
+        return total + _node("Cast", [name, weight], TO) + weight - SKELETON_NAME
+    if part.weight_bits == 8 and not sparse:
         total += _tensor(name, shape, part.weights)
     if part.grid != "linear":
         index, table, name = names.take(), names.take(), names.take()

@@ -13,8 +13,9 @@ import pandas as pd
 
 from autocompress.core.layer import Group, Layer, LayerTable, Part
 from autocompress.core.plan import Plan, Step
+from autocompress.core.sparsity import stored_bits
 from autocompress.report.files import write_atomic
-from autocompress.report.text import TITLES, factor, rank_text
+from autocompress.report.text import TITLES, factor, rank_text, sparsity_text
 from autocompress.report.view import StudyView
 
 _LEADING = ["trial", "status", "rung", "origin", *TITLES]
@@ -69,9 +70,10 @@ def plan_rows(layers: LayerTable, plan: Plan, parts: tuple[Part, ...] = ()) -> l
 
     Channels come from `parts` where the layer has some, else from the kept channels of its groups.
     `removed` and `rank_share` are shares, 0 to 1; `rank_share` is None for a layer that is not
-    decomposed. `bytes` counts packed weights and biases, not scales or the graph; it is None without parts.
+    decomposed. `bytes` counts packed weights, masks and biases, not scales or the graph; it is None without parts.
     """
-    pruned, decomposed, quantized = (plan.find(name) for name in ("prune", "decompose", "quantize"))
+    pruned, decomposed, sparse, quantized = (
+        plan.find(name) for name in ("prune", "decompose", "sparsify", "quantize"))
     gone = layers.gone(plan.find("drop"))
     rows = []
     for layer in layers.layers:
@@ -86,13 +88,14 @@ def plan_rows(layers: LayerTable, plan: Plan, parts: tuple[Part, ...] = ()) -> l
             "out_before": layer.out_channels, "out_after": out_after,
             "removed": 1 - out_after / layer.out_channels if layer.out_channels else 0.0,
             "weight_bits": int(bits.get("weight_bits", 32)), "activation_bits": int(bits.get("activation_bits", 32)),
+            "sparsity": sparsity_text(sparse.get(layer.name)),
             "method": str(decompose.args.get("method", "")) if decompose else "",
             "rank": rank_text(decompose),
             "rank_share": _rank_share(layer, in_after, out_after, decompose),
             "bytes_before": 0 if layer.folds_into else 4 * layer.params,
             "bytes": round(sum(map(_part_bytes, own))) if parts else None,
             "note": ("its block is dropped" if dropped
-                     else _note(layer, in_after, out_after, bool(quantize or decompose))),
+                     else _note(layer, in_after, out_after, bool(quantize or decompose or layer.name in sparse))),
         })
     return rows
 
@@ -129,7 +132,8 @@ def _rank_share(layer: Layer, in_after: int, out_after: int, step: Step | None) 
 
 
 def _part_bytes(part: Part) -> float:
-    return part.weights * part.weight_bits / 8 + (4 * part.out_channels if part.bias and part.kind != "norm" else 0)
+    stored = stored_bits(part.pattern, part.weights, part.kept, part.weight_bits)
+    return stored / 8 + (4 * part.out_channels if part.bias and part.kind != "norm" else 0)
 
 
 def _note(layer: Layer, in_after: int, out_after: int, has_step: bool) -> str:

@@ -77,6 +77,13 @@ def rank_text(step: Step | None) -> str:
     return " × ".join(str(rank) for rank in ranks)
 
 
+def sparsity_text(step: Step | None) -> str:
+    """Share of weights kept, or n:m."""
+    if step is None:
+        return ""
+    return f"{float(step.args['density']):.0%}" if "density" in step.args else str(step.args.get("pattern", "?"))
+
+
 def describe_plan(layers: LayerTable, plan: Plan | None) -> str:
     """A line for people: `prune 8 groups to 61% of their channels · quantize 20 layers (8 bit 12, 4 bit 8)`."""
     if plan is None:
@@ -98,6 +105,9 @@ def describe_plan(layers: LayerTable, plan: Plan | None) -> str:
         elif technique == "quantize":
             bits = Counter(f"{s.args.get('weight_bits', '?')} bit" for s in steps.values())
             phrases.append(f"quantize {_plural(count, 'layer')} ({_tally(bits)})")
+        elif technique == "sparsify":
+            patterns = Counter(sparsity_text(step) for step in steps.values())
+            phrases.append(f"sparsify {_plural(count, 'layer')} ({_tally(patterns)})")
         else:
             phrases.append(f"{technique} {_plural(count, 'site')}")
     return " · ".join(phrases) or "unchanged"

@@ -26,6 +26,9 @@ MARGIN = 0.995
 STEPS = 256
 """Resolution of the squeeze: finer than the channel grid of any layer that matters."""
 
+CHEAPER = ("drop:", "method:", "pattern:", "act:", "grid:", "group:")
+"""Knobs of which one choice may make a plan smaller than another."""
+
 
 class Projected(msgspec.Struct, frozen=True):
     """A plan inside the budget, its estimated metrics, and how far it was moved."""
@@ -102,7 +105,7 @@ class Projection:
         values = space.uniform(cap)
         for knob in space.knobs:
             for choice in knob.choices:
-                if knob.name.startswith(("drop:", "method:", "act:", "grid:", "group:")) and choice != WHOLE:
+                if knob.name.startswith(CHEAPER) and choice != WHOLE:
                     plan = space.decode({**values, knob.name: choice}, 1.0, cap)
                     if self.estimate(plan)[metric] < self.estimate(best)[metric]:
                         best, values = plan, {**values, knob.name: choice}

@@ -11,13 +11,15 @@ from fnmatch import fnmatch
 
 import msgspec
 
-from autocompress.core.layer import Group, Layer, LayerTable
+from autocompress.core.layer import Group, Layer, LayerTable, Part
 from autocompress.core.plan import Plan, Scalar, Step
+from autocompress.core.sparsity import UNSTRUCTURED, kept_weights, saves
 from autocompress.errors import InputError
 from autocompress.hardware.profile import HardwareProfile
-from autocompress.space.spec import SpaceSpec
-from autocompress.techniques import resolve
-from autocompress.techniques.decompose import METHODS, methods_for, rank_args
+from autocompress.space.spec import MAX_DENSITY, SpaceSpec, SparsifySpec
+from autocompress.techniques import resolve, sparsify
+from autocompress.techniques.base import whole
+from autocompress.techniques.decompose import METHODS, methods_for, rank_args, split
 from autocompress.techniques.prune import DEFAULT_CRITERION, legal_keep
 from autocompress.techniques.quantize import ACTIVATION_BITS, DEFAULTS, WEIGHT_BITS, quantize_args
 
@@ -38,8 +40,8 @@ class Knob(msgspec.Struct, frozen=True):
 
 class Space(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Knobs by site. Names are `drop:SITE`, `criterion:*`, `prune:SITE`, `bits:SITE`, `act:SITE`, `method:SITE`,
-    `share:SITE`, and `grid:*`, `group:*`, `rounding:*`, `range:*`. `criterion` and `settings` hold where there is no
-    knob."""
+    `share:SITE`, `sparse-criterion:*`, `pattern:SITE`, `density:SITE`, and `grid:*`, `group:*`, `rounding:*`,
+    `range:*`. `criterion`, `sparse_criterion` and `settings` hold where there is no knob for them."""
 
     table: LayerTable
     profile: HardwareProfile
@@ -49,6 +51,8 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     weight_bits: tuple[int, ...]
     criterion: str = DEFAULT_CRITERION
     settings: dict[str, Scalar] = msgspec.field(default_factory=lambda: dict(DEFAULTS))
+    min_density: float = 0.1
+    sparse_criterion: str = sparsify.DEFAULT_CRITERION
 
     @property
     def by_name(self) -> dict[str, Knob]:
@@ -74,17 +78,39 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         for layer in self.table.layers:
             if layer.name in gone:
                 continue
+            parts = pruned.get(layer.name, ())  # a norm that folds has none
             if f"method:{layer.name}" in knobs:
                 method = str(values[f"method:{layer.name}"])
                 if method != WHOLE:
                     share = float(values[f"share:{layer.name}"])
                     share += (self.min_share - share) * squeeze
-                    args = rank_args(pruned[layer.name][0], method, share, self.profile.rank_multiple)
+                    args = rank_args(parts[0], method, share, self.profile.rank_multiple)
                     if args is not None:
+                        parts = split(parts[0], method, args)
                         steps.append(Step(layer.name, "decompose", {"method": method, **args}))
-            if f"bits:{layer.name}" in knobs:
-                steps += self._quantize(layer, values, bits_cap)
+            quantize = self._quantize(layer, values, bits_cap) if f"bits:{layer.name}" in knobs else []
+            bits = int(quantize[0].args["weight_bits"]) if quantize else 32
+            if f"pattern:{layer.name}" in knobs:
+                steps += self._sparsify(layer, values, squeeze, parts, bits)
+            steps += quantize
         return Plan.of(steps)
+
+    def _sparsify(self, layer: Layer, values: Values, squeeze: float, parts: tuple[Part, ...], bits: int) -> list[Step]:
+        """Nothing where the pattern does not fit the parts, or saves no bytes at their width."""
+        pattern = str(values[f"pattern:{layer.name}"])
+        if pattern == WHOLE or not all(sparsify.fits(part, pattern) for part in parts):
+            return []
+        args: dict[str, Scalar] = {"pattern": pattern}
+        density = 1.0
+        if pattern == UNSTRUCTURED:
+            density = float(values[f"density:{layer.name}"])
+            density += (self.min_density - density) * squeeze
+            args["density"] = density
+        if not all(saves(pattern, p.weights, kept_weights(p.weights, pattern, density), bits) for p in parts):
+            return []
+        criterion = str(values.get(f"sparse-criterion:{ALL_LAYERS}", self.sparse_criterion))
+        named = {} if criterion == sparsify.DEFAULT_CRITERION else {"criterion": criterion}
+        return [Step(layer.name, "sparsify", {**args, **named})]
 
     def _quantize(self, layer: Layer, values: Values, cap: int) -> list[Step]:
         bits = int(values[f"bits:{layer.name}"])
@@ -112,9 +138,9 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                     choices, key=lambda c: (abs(c - weight_bits), c))
             elif kind == "act":
                 values[knob.name] = min(int(c) for c in knob.choices)
-            elif kind == "method":
+            elif kind in ("method", "pattern"):
                 values[knob.name] = WHOLE
-            elif kind in ("drop", "criterion", *DEFAULTS):
+            elif kind in ("drop", "criterion", "sparse-criterion", *DEFAULTS):
                 values[knob.name] = knob.choices[0]
             else:
                 values[knob.name] = knob.low if kind == "prune" else knob.high
@@ -143,6 +169,8 @@ def build_space(table: LayerTable, spec: SpaceSpec, profile: HardwareProfile) ->
             if methods and _allowed(layer.name, spec.decompose.skip):
                 knobs.append(Knob(f"method:{layer.name}", choices=(WHOLE, *methods)))
                 knobs.append(Knob(f"share:{layer.name}", low=spec.decompose.min_share, high=0.9))
+    if spec.sparsify:
+        knobs += _sparsity(open_layers, spec.sparsify)
     if spec.quantize:
         weight_bits = _widths(spec.quantize.weight_bits, WEIGHT_BITS, profile.weight_bits, "weight_bits", profile.id)
         activations = _widths(spec.quantize.activation_bits, ACTIVATION_BITS, profile.activation_bits,
@@ -162,7 +190,21 @@ def build_space(table: LayerTable, spec: SpaceSpec, profile: HardwareProfile) ->
                  settings={name: choices[0] for name, choices in spec.quantize.settings.items()} if spec.quantize
                  else DEFAULTS,
                  max_ratio=spec.prune.max_ratio if spec.prune else 0.0,
-                 min_share=spec.decompose.min_share if spec.decompose else 0.1)
+                 min_share=spec.decompose.min_share if spec.decompose else 0.1,
+                 sparse_criterion=spec.sparsify.criteria[0] if spec.sparsify else sparsify.DEFAULT_CRITERION,
+                 min_density=spec.sparsify.min_density if spec.sparsify else 0.1)
+
+
+def _sparsity(layers: list[Layer], spec: SparsifySpec) -> list[Knob]:
+    """A pattern and a density for each layer; patterns that do not fit the whole layer are not offered."""
+    knobs = [Knob(f"sparse-criterion:{ALL_LAYERS}", choices=spec.criteria)] if len(spec.criteria) > 1 else []
+    for layer in layers:
+        patterns = tuple(p for p in spec.patterns if sparsify.fits(whole(layer), p))
+        if patterns and _allowed(layer.name, spec.skip):
+            knobs.append(Knob(f"pattern:{layer.name}", choices=(WHOLE, *patterns)))
+            if UNSTRUCTURED in patterns:
+                knobs.append(Knob(f"density:{layer.name}", low=spec.min_density, high=MAX_DENSITY))
+    return knobs
 
 
 def _allowed(site: str, skip: tuple[str, ...]) -> bool:

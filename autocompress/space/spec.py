@@ -10,12 +10,16 @@ from typing import Literal
 
 import msgspec
 
+from autocompress.core.sparsity import UNSTRUCTURED
 from autocompress.errors import InputError
+from autocompress.techniques import sparsify
 from autocompress.techniques.decompose import DEFAULT_METHODS, METHODS
 from autocompress.techniques.prune import CRITERIA, DEFAULT_CRITERION
 from autocompress.techniques.quantize import ACTIVATION_BITS, SETTINGS, WEIGHT_BITS
 
 SCHEMA = 1
+MAX_DENSITY = 0.9
+"""Largest share of weights that a sparse layer may keep: above it a mask costs more than it saves."""
 
 
 class PruneSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,6 +62,16 @@ class DecomposeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     skip: tuple[str, ...] = ()
 
 
+class SparsifySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Patterns to choose from beside leaving a layer dense, the smallest share of weights that `unstructured` keeps,
+    and what may decide which (one choice for the whole model)."""
+
+    patterns: tuple[str, ...] = (UNSTRUCTURED,)
+    min_density: float = 0.1
+    criteria: tuple[str, ...] = (sparsify.DEFAULT_CRITERION,)
+    skip: tuple[str, ...] = ()
+
+
 class DropSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Residual blocks may be left out; `skip` holds block patterns."""
 
@@ -74,6 +88,7 @@ class SpaceSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     quantize: QuantizeSpec | None = None
     decompose: DecomposeSpec | None = None
     drop: DropSpec | None = None
+    sparsify: SparsifySpec | None = None
 
 
 def _ready_made() -> dict[str, str]:
@@ -118,9 +133,9 @@ def parse_space(text: str, origin: str) -> SpaceSpec:
         raise InputError(f"{origin}: {error}") from None
     if spec.schema != SCHEMA:
         raise InputError(f"{origin}: schema must be {SCHEMA}, but got {spec.schema}; update autocompress")
-    if not any((spec.prune, spec.quantize, spec.decompose, spec.drop)):
-        raise InputError(f"{origin} must have at least one of [prune], [quantize], [decompose], [drop]: it allows "
-                         "nothing")
+    if not any((spec.prune, spec.quantize, spec.decompose, spec.drop, spec.sparsify)):
+        raise InputError(f"{origin} must have at least one of [prune], [quantize], [decompose], [drop], [sparsify]: it "
+                         "allows nothing")
     if spec.prune and not 0 < spec.prune.max_ratio < 1:
         raise InputError(f"{origin}: prune.max_ratio must be between 0 and 1, but got {spec.prune.max_ratio}")
     if spec.prune:
@@ -130,12 +145,28 @@ def parse_space(text: str, origin: str) -> SpaceSpec:
             raise InputError(f"{origin}: decompose.min_share must be between 0 and 1, "
                              f"but got {spec.decompose.min_share}")
         _one_of(spec.decompose.methods, METHODS, f"{origin}: decompose.methods")
+    if spec.sparsify:
+        _check_sparsify(spec.sparsify, origin)
     if spec.quantize:
         _one_of(spec.quantize.weight_bits, WEIGHT_BITS, f"{origin}: quantize.weight_bits")
         _one_of(spec.quantize.activation_bits, ACTIVATION_BITS, f"{origin}: quantize.activation_bits")
         for name, chosen in spec.quantize.settings.items():
             _one_of(chosen, SETTINGS[name], f"{origin}: quantize.{name}s")
     return spec
+
+
+def _check_sparsify(spec: SparsifySpec, origin: str) -> None:
+    if not spec.patterns:
+        raise InputError(f"{origin}: sparsify.patterns must not be empty")
+    for pattern in spec.patterns:
+        try:
+            sparsify.check_pattern(pattern)
+        except InputError as error:
+            raise InputError(f"{origin}: sparsify.patterns: {error}") from None
+    if not 0 < spec.min_density < MAX_DENSITY:
+        raise InputError(f"{origin}: sparsify.min_density must be between 0 and {MAX_DENSITY}, "
+                         f"but got {spec.min_density}")
+    _one_of(spec.criteria, sparsify.CRITERIA, f"{origin}: sparsify.criteria")
 
 
 def _one_of(values: tuple[object, ...] | str, legal: tuple[object, ...], what: str) -> None:

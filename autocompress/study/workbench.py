@@ -204,8 +204,8 @@ class Workbench:
 
         def make(template: Template) -> Built:
             self._check_parity(folded.model, float_bytes(template, folded.model), 1e-3)
-            return build(template, folded.model, folded.weights, half, quantised, ranges, self.threads,
-                         method)
+            return build(template, folded.model, folded.weights, half, quantised, ranges, self.threads, method,
+                         folded.masks)
 
         try:
             return make(self._templates[dropped])

@@ -1,6 +1,6 @@
 """What a technique is, and how a plan turns the original's facts into a compressed network's.
 
-`resolve` walks the techniques in the order of application, so prune → decompose → quantise is fixed in one
+`resolve` walks the techniques in the order of application, so prune → decompose → sparsify → quantise is fixed in one
 place (`TECHNIQUES`). Everything here is arithmetic on facts: nothing is built, nothing needs torch.
 """
 

@@ -7,5 +7,6 @@ from autocompress.techniques.decompose import DECOMPOSE
 from autocompress.techniques.drop import DROP
 from autocompress.techniques.prune import PRUNE
 from autocompress.techniques.quantize import QUANTIZE
+from autocompress.techniques.sparsify import SPARSIFY
 
-TECHNIQUES: dict[str, Technique] = {t.name: t for t in (DROP, PRUNE, DECOMPOSE, QUANTIZE)}
+TECHNIQUES: dict[str, Technique] = {t.name: t for t in (DROP, PRUNE, DECOMPOSE, SPARSIFY, QUANTIZE)}

@@ -12,8 +12,12 @@ from torch import nn
 from autocompress.backend.compress import Compressed
 from autocompress.backend.fold import fold_norms
 from autocompress.core.plan import Plan, Scalar, Step
+from autocompress.core.sparsity import UNSTRUCTURED
 from autocompress.study.workbench import Workbench
+from autocompress.techniques import resolve
+from autocompress.techniques.decompose import methods_for, rank_args
 from autocompress.techniques.quantize import DEFAULTS, quantize_args
+from autocompress.techniques.sparsify import DEFAULT_CRITERION, fits
 from autocompress.testing.networks import NETWORKS
 from autocompress.testing.techniques import outputs, workbench
 
@@ -108,10 +112,30 @@ class ExporterContract:
         assert np.isfinite(scores).all()
         assert np.corrcoef(scores.ravel(), outputs(compressed.model, bench.calibration).numpy().ravel())[0, 1] > 0.95
 
+    def test_sparse_weights_are_exact(self, bench: Workbench) -> None:
+        """Pruned, factored, sparse in every pattern that fits, integer weights of every width: the zeros and all other
+        levels come back bit for bit; float values too."""
+        for activation_bits in (8, 32):
+            shape = structure(bench)
+            steps = (*shape.steps, *sparse(bench, shape).steps, *integers(bench, self.widths, activation_bits).steps)
+            compressed = bench.compressor.compress(Plan.of(steps))
+            data = self.write(bench, compressed)
+            folded = fold_norms(compressed, bench.table)
+            restored = self.levels(bench, compressed, data)
+            for name, weight in folded.weights.items():
+                np.testing.assert_array_equal(restored[name], weight.levels.numpy(), err_msg=name)
+                assert not restored[name][~folded.masks[name].kept.numpy()].any()
+        assert _error(self.run(data, bench.calibration.numpy()), compressed.model, bench.calibration) <= TOLERANCE
+        for bits, tolerance in ((32, TOLERANCE), (16, 2e-3)):
+            plan = Plan.of((*sparse(bench, Plan()).steps, *([] if bits == 32 else halves(bench).steps)))
+            compressed = bench.compressor.compress(plan)
+            data = self.write(bench, compressed)
+            assert len(data) < len(self.write(bench, bench.compressor.compress(Plan())))
+            assert _error(self.run(data, bench.calibration.numpy()), compressed.model, bench.calibration) <= tolerance
+
     def test_half_precision_weights(self, bench: Workbench) -> None:
         """16 bits: what is stored is what the network holds."""
-        steps = [Step(name, "quantize", {"weight_bits": 16, "activation_bits": 32}) for name in sites(bench)]
-        compressed = bench.compressor.compress(Plan.of(steps))
+        compressed = bench.compressor.compress(halves(bench))
         data = self.write(bench, compressed)
         # Folding multiplies by a norm's factor after rounding, and the file rounds again.
         assert _error(self.run(data, bench.calibration.numpy()), compressed.model, bench.calibration) <= 2e-3
@@ -137,11 +161,27 @@ def integers(bench: Workbench, widths: tuple[int, ...], activation_bits: int, **
                     for i, name in enumerate(sites(bench))])
 
 
+def halves(bench: Workbench) -> Plan:
+    """All layers as float16."""
+    return Plan.of([Step(name, "quantize", {"weight_bits": 16, "activation_bits": 32}) for name in sites(bench)])
+
+
+def sparse(bench: Workbench, before: Plan, patterns: tuple[str, ...] = ("2:4", UNSTRUCTURED, "1:4", "4:8"),
+           density: float = 0.3, criterion: str = DEFAULT_CRITERION) -> Plan:
+    """All layers sparse behind the plan `before`, the patterns in turn, unstructured where one does not fit."""
+    parts, steps = resolve(bench.table, before), []
+    for i, name in enumerate(sites(bench)):
+        pattern = patterns[i % len(patterns)]
+        if pattern == UNSTRUCTURED or not all(fits(part, pattern) for part in parts[name]):
+            args: dict[str, Scalar] = {"pattern": UNSTRUCTURED, "density": density}
+        else:
+            args = {"pattern": pattern}
+        steps.append(Step(name, "sparsify", {**args, "criterion": criterion}))
+    return Plan.of(steps)
+
+
 def structure(bench: Workbench) -> Plan:
     """Every group halved, every layer factored that can be, its methods in turn."""
-    from autocompress.techniques import resolve
-    from autocompress.techniques.decompose import methods_for, rank_args
-
     steps = [Step(group.name, "prune", {"keep": group.channels // 2}) for group in bench.table.groups]
     parts = resolve(bench.table, Plan.of(steps))
     for i, layer in enumerate(bench.table.layers):

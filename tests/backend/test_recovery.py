@@ -19,7 +19,7 @@ from autocompress.backend.trace import trace
 from autocompress.backend.weights import load_weights, save_weights
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import StorageError, TrialError
-from autocompress.testing.exporters import integers, structure
+from autocompress.testing.exporters import integers, sparse, structure
 from autocompress.testing.networks import NETWORKS, task_data
 from autocompress.testing.techniques import outputs, state_hash, workbench
 
@@ -140,14 +140,15 @@ def test_distillation_fails_on_nan_and_stops_when_asked() -> None:
         distill(start, teacher, bench.data, Recipe(epochs=1), bench.calibration, 0, should_stop=lambda: True)
 
 
-@pytest.mark.parametrize("technique", ["quantize", "decompose"])
+@pytest.mark.parametrize("technique", ["quantize", "decompose", "sparsify"])
 def test_weights_that_are_not_finite_are_named(technique: str) -> None:
     model = NETWORKS["mlp"].make()
     with torch.no_grad():
         model[0].weight[0, 0] = float("nan")  # type: ignore[index]
     table, coupling = trace(model, (20,))
-    args: dict[str, int | float | str] = {"weight_bits": 4, "activation_bits": 8} if technique == "quantize" \
-        else {"method": "svd", "rank": 4}
+    args: dict[str, int | float | str] = {"quantize": {"weight_bits": 4, "activation_bits": 8},
+                                          "decompose": {"method": "svd", "rank": 4},
+                                          "sparsify": {"pattern": "2:4"}}[technique]
     with pytest.raises(ValueError, match="nan"):
         Compressor(model, table, coupling, torch.randn(4, 20)).compress(Plan.of([Step("0", technique, args)]))
 
@@ -161,10 +162,38 @@ def test_a_network_with_nan_outputs_is_not_exported() -> None:
         bench.build(compressed)
 
 
+@pytest.mark.parametrize("bits", [2, 8, 32])
+def test_what_was_taken_out_stays_out_in_training(tmp_path: Path, bits: int) -> None:
+    bench = workbench("residual")
+    widths = () if bits == 32 else integers(bench, (bits,), 8).steps
+    plan = Plan.of((*sparse(bench, Plan()).steps, *widths))
+    start = bench.compressor.compress(plan)
+    before = {name: mask.kept.clone() for name, mask in start.masks.items()}
+    untrained = {name: start.model.get_submodule(name).weight.detach().clone() for name in before}  # type: ignore[operator]
+    teacher = Teacher(partial(outputs, bench.model), bench.data, 0, None)
+    done = distill(start, teacher, bench.data, Recipe(epochs=3, batch=16), bench.calibration, 0)
+    for name, kept in before.items():
+        module = done.model.get_submodule(name)
+        assert isinstance(module.weight, Tensor)
+        assert not hasattr(module, "parametrizations")
+        assert torch.equal(done.masks[name].kept, kept)
+        assert not module.weight[~kept].any()
+        assert not torch.equal(module.weight[kept], untrained[name][kept])
+        if bits < 32:
+            torch.testing.assert_close(module.weight, done.weights[name].dequantized(), rtol=0, atol=0)
+        if bits < 8:
+            assert (done.weights[name].levels[kept] != 0).all()
+    save_weights(done, tmp_path / "w.safetensors")
+    again = load_weights(bench.compressor.restructure(plan, fit=False), tmp_path / "w.safetensors")
+    assert {name: mask.pattern for name, mask in again.masks.items()} == {n: m.pattern for n, m in done.masks.items()}
+    assert bench.build(again).data == bench.build(done).data
+
+
 @pytest.mark.parametrize("network", ["chain", "flattened"])
 def test_kept_weights_come_back_exactly(tmp_path: Path, network: str) -> None:
     bench = workbench(network)
-    plan = Plan.of((*structure(bench).steps, *integers(bench, (4, 8, 2), 8).steps))
+    shape = structure(bench)
+    plan = Plan.of((*shape.steps, *sparse(bench, shape).steps, *integers(bench, (4, 8, 2), 8).steps))
     kept = bench.compressor.compress(plan)
     path = tmp_path / "deep" / "weights.safetensors"
     save_weights(kept, path)

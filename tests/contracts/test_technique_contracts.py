@@ -13,12 +13,14 @@ from autocompress.backend.compress import replace_module
 from autocompress.backend.factorize import factorize
 from autocompress.backend.fold import fold_norms
 from autocompress.core.plan import Plan, Step
+from autocompress.core.sparsity import UNSTRUCTURED, group_of
 from autocompress.estimate import flatten
 from autocompress.study.workbench import Workbench
 from autocompress.techniques import TECHNIQUES, resolve
 from autocompress.techniques.decompose import METHODS, methods_for, rank_args
 from autocompress.techniques.prune import legal_keep
-from autocompress.testing.exporters import integers, sites, structure
+from autocompress.techniques.sparsify import CRITERIA
+from autocompress.testing.exporters import integers, sites, sparse, structure
 from autocompress.testing.networks import NETWORKS
 from autocompress.testing.techniques import TechniqueContract, outputs, state_hash, workbench
 
@@ -116,6 +118,33 @@ class TestQuantize(TechniqueContract):
         assert errors[-1] < 0.1
 
 
+class TestSparsify(TechniqueContract):
+    """Every criterion, every pattern that fits, few weights and many, alone and with integers."""
+
+    def plans(self, bench: Workbench) -> list[Plan]:
+        patterns = [sparse(bench, Plan(), criterion=criterion) for criterion in CRITERIA]
+        few = sparse(bench, Plan(), (UNSTRUCTURED,), 0.05)
+        return [*patterns, few, Plan.of((*sparse(bench, Plan()).steps, *integers(bench, (2, 4, 8), 32).steps))]
+
+    def test_as_many_weights_stay_as_predicted(self, bench: Workbench) -> None:
+        shape = structure(bench)
+        behind = Plan.of((*shape.steps, *sparse(bench, shape).steps, *integers(bench, (1, 3, 8), 8).steps))
+        for plan in (*self.plans(bench), behind):
+            folded = fold_norms(bench.compressor.compress(plan), bench.table)
+            for part in flatten(resolve(bench.table, plan)):
+                if part.pattern:
+                    mask = folded.masks[part.name]
+                    weight = folded.model.get_submodule(part.name).weight
+                    assert isinstance(weight, torch.Tensor)
+                    assert mask.kept.shape == weight.shape
+                    assert int(mask.kept.sum()) == part.kept
+                    assert not weight[~mask.kept].any()
+                    if part.pattern != UNSTRUCTURED:
+                        n, m = group_of(part.pattern)
+                        groups = mask.kept.movedim(1, -1).reshape(-1, m)
+                        assert (groups.sum(1) == n).all()
+
+
 def test_every_technique_has_its_contract() -> None:
     tested = {name.removeprefix("Test").lower() for name, value in globals().items()
               if isinstance(value, type) and issubclass(value, TechniqueContract) and value is not TechniqueContract}
@@ -132,9 +161,10 @@ def test_an_empty_plan_changes_nothing(network: str) -> None:
 
 @pytest.mark.parametrize("network", sorted(NETWORKS))
 def test_one_layer_takes_all_techniques_in_order(network: str) -> None:
-    """Prune, then decompose, then quantise: factors have pruned shapes, and each factor its integers."""
+    """Prune, decompose, sparsify, quantise: factors have pruned shapes, and each factor its zeros and integers."""
     bench = workbench(network)
-    plan = Plan.of((*structure(bench).steps, *integers(bench, (4, 8, 3), 8).steps))
+    shape = structure(bench)
+    plan = Plan.of((*shape.steps, *sparse(bench, shape).steps, *integers(bench, (4, 8, 3), 8).steps))
     layers = [set(plan.find(technique)) for technique in TECHNIQUES if technique != "drop"]
     assert set.intersection(*layers), "no layer of this network takes all techniques at once"
     compressed = bench.compressor.compress(plan)

@@ -10,10 +10,12 @@ import msgspec
 import pandas as pd
 import pytest
 
+from autocompress.core.layer import Part
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import EnvironmentFault
 from autocompress.report.files import write_atomic
 from autocompress.report.tables import front_frame, plan_rows, trials_frame, write_csv, write_json
+from autocompress.report.text import describe_plan
 from autocompress.report.view import StudyView
 
 
@@ -112,6 +114,23 @@ def test_a_plan_has_one_row_for_each_layer(view: StudyView) -> None:
     assert by_name["stage0.block0.conv.bn"]["note"] == "folds into stage0.block0.conv"
     part = next(p for p in view.parts if p.layer == "classifier")
     assert by_name["classifier"]["bytes"] == part.weights * part.weight_bits / 8 + 40
+
+
+def test_a_sparse_layer_says_what_it_keeps(view: StudyView) -> None:
+    first, second = "stage0.block1.conv", "stage0.block2.conv"
+    plan = Plan.of([Step(first, "sparsify", {"pattern": "2:4"}),
+                    Step(first, "quantize", {"weight_bits": 4, "activation_bits": 8}),
+                    Step(second, "sparsify", {"pattern": "unstructured", "density": 0.2})])
+    parts = (Part(name=first, layer=first, kind="conv", in_channels=32, out_channels=32, kernel=(3, 3), bias=False,
+                  weight_bits=4, pattern="2:4", kept=4608),
+             Part(name=second, layer=second, kind="conv", in_channels=32, out_channels=32, kernel=(3, 3), bias=False,
+                  pattern="unstructured", kept=1843))
+    rows = {r["layer"]: r for r in plan_rows(view.layers, plan, parts)}
+    assert (rows[first]["sparsity"], rows[second]["sparsity"], rows["classifier"]["sparsity"]) == ("2:4", "20%", "")
+    assert rows[first]["bytes"] == 9216 * (0.75 + 0.5 * 4) / 8
+    assert rows[second]["bytes"] == round((9216 + 1843 * 32) / 8)
+    assert rows[first]["note"] == rows[second]["note"] == ""
+    assert describe_plan(view.layers, plan) == "quantize 1 layer (4 bit × 1) · sparsify 2 layers (2:4 × 1, 20% × 1)"
 
 
 def test_a_cut_reaches_the_layers_that_read_the_channels(view: StudyView) -> None:

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from autocompress.core.budget import Budget
 from autocompress.core.layer import LayerTable
+from autocompress.core.plan import Plan, Step
+from autocompress.core.sparsity import saves
 from autocompress.errors import InputError
 from autocompress.hardware.profile import list_profiles, load_profile
 from autocompress.space.projection import Projection
@@ -90,6 +92,63 @@ def test_the_smallest_plan_does_without_groups(table: LayerTable) -> None:
     assert not any("group" in step.args for step in plan.steps)
 
 
+SPARSE = """schema = 1
+name = "mine"
+[prune]
+[decompose]
+[sparsify]
+patterns = ["unstructured", "2:4"]
+criteria = ["wanda", "magnitude"]
+min_density = 0.05
+skip = ["fc"]
+[quantize]
+"""
+
+
+def test_sparsity_is_offered_where_it_fits_and_taken_where_it_saves(table: LayerTable) -> None:
+    space = build_space(table, parse_space(SPARSE, "mine.toml"), load_profile("host"))
+    knobs = space.by_name
+    assert knobs["pattern:a"].choices == knobs["pattern:b"].choices == ("none", "unstructured")  # 3 and 1 inputs
+    assert knobs["pattern:c"].choices == ("none", "unstructured", "2:4")
+    assert (knobs["density:c"].low, knobs["density:c"].high) == (0.05, 0.9)
+    assert "pattern:fc" not in knobs
+    plain = space.uniform(4)
+    assert not space.decode(plain).find("sparsify")
+    loose = {**plain, "pattern:c": "unstructured", "density:c": 0.4, "sparse-criterion:*": "wanda"}
+    assert space.decode(loose).find("sparsify") == {
+        "c": Step("c", "sparsify", {"pattern": "unstructured", "density": 0.4, "criterion": "wanda"})}
+    assert space.decode(loose, 0.5).find("sparsify")["c"].args["density"] == pytest.approx(0.225)
+    assert space.decode(loose, 1.0).find("sparsify")["c"].args["density"] == 0.05
+    assert not space.decode(loose, bits_cap=1).find("sparsify"), "a mask of one bit saves nothing there"
+    fixed = {**plain, "pattern:c": "2:4", "sparse-criterion:*": "magnitude"}
+    assert space.decode(fixed, 0.3).find("sparsify")["c"].args["pattern"] == "2:4"
+    odd = {**fixed, "method:c": "tucker2", "share:c": 0.02}
+    plan = space.decode(odd)
+    channels = {part.in_channels for part in resolve(table, plan)["c"]}
+    assert ("sparsify" in {step.technique for step in plan.steps}) == all(c % 4 == 0 for c in channels)
+    alone = parse_space('schema = 1\nname = "m"\n[sparsify]\npatterns = ["2:4"]\n', "m.toml")
+    assert {knob.name for knob in build_space(table, alone, load_profile("host")).knobs} == {"pattern:c", "pattern:fc"}
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_every_sparse_setting_is_a_legal_plan(table: LayerTable, data: st.DataObject) -> None:
+    device = load_profile("host")
+    space = build_space(table, parse_space(SPARSE, "mine.toml"), device)
+    values: dict[str, Any] = {
+        knob.name: data.draw(st.sampled_from(knob.choices) if knob.choices else st.floats(knob.low, knob.high))
+        for knob in space.knobs}
+    squeeze, cap = data.draw(st.floats(0, 1)), data.draw(st.sampled_from([2, 4, 8, 32]))
+    plan = space.decode(values, squeeze, cap)
+    check_plan(table, plan, device)
+    dense = Plan.of([step for step in plan.steps if step.technique != "sparsify"])
+    for name, parts in resolve(table, plan).items():
+        for part, before in zip(parts, resolve(table, dense)[name], strict=True):
+            assert part.weights == before.weights
+            if part.pattern:
+                assert saves(part.pattern, part.weights, part.kept, part.weight_bits)
+
+
 def test_nothing_to_decide_is_an_input_error_with_the_reasons(table: LayerTable) -> None:
     """Fault 27."""
     spec = parse_space('schema = 1\nname = "mine"\n[prune]\nskip = ["*"]\n', "mine.toml")
@@ -121,6 +180,10 @@ def test_widths_that_the_device_does_not_have_are_refused_at_load(table: LayerTa
     ("schema = 1\nname = 'a'\n[decompose]\nmethods = ['tt']", "tt"),
     ("schema = 1\nname = 'a'\n[decompose]\nmin_share = 0", "min_share"),
     ("schema = 1\nname = 'a'\nname = 'b'", "TOML"),
+    ("schema = 1\nname = 'a'\n[sparsify]\npatterns = ['2:2']", r"sparsify\.patterns: .* but got '2:2'"),
+    ("schema = 1\nname = 'a'\n[sparsify]\npatterns = []", "patterns must not be empty"),
+    ("schema = 1\nname = 'a'\n[sparsify]\nmin_density = 0", "min_density must be between 0 and 0.9"),
+    ("schema = 1\nname = 'a'\n[sparsify]\ncriteria = ['luck']", "sparsify.criteria"),
 ])
 def test_faults_in_a_space_file_are_named(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:

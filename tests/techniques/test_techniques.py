@@ -41,9 +41,20 @@ SIZES = st.integers(1, 96)
     ("a", "decompose", {"method": "svd", "rank": 2}, "`method` at a must be one of"),
     ("a", "decompose", {"method": "tucker2", "rank_in": 2, "rank_out": 0}, "`rank_out` at a"),
     ("fc", "decompose", {"method": "svd", "rank": "many"}, "`rank` at fc"),
-    ("fc", "decompose", {"method": "svd", "rank": 30}, "svd at fc must leave fewer weights than .*`rank` may be at most"),
+    ("fc", "decompose", {"method": "svd", "rank": 30}, "svd at fc must leave fewer weights .*`rank` may be at most"),
     ("c", "decompose", {"method": "tucker2", "rank_in": 99, "rank_out": 2}, "`rank_in` at c may be at most 32"),
-    ("a", "distort", {}, "a technique must be one of drop, prune, decompose, quantize, but got 'distort'"),
+    ("a", "sparsify", {"pattern": "unstructured", "density": 1.0}, "`density` at a must be between 0 and 1, but got 1"),
+    ("a", "sparsify", {"pattern": "unstructured", "density": float("nan")}, "`density` at a .* but got nan"),
+    ("a", "sparsify", {"pattern": "unstructured"}, "`density` at a .* but got None"),
+    ("a", "sparsify", {"pattern": "2:4"}, "2:4 at a must divide the input channels of a, but it has 3"),
+    ("b", "sparsify", {"pattern": "2:4"}, "2:4 at b must divide the input channels of b, but it has 1"),
+    ("c", "sparsify", {"pattern": "2:4", "density": 0.5}, "which has its own: leave it out"),
+    ("c", "sparsify", {"pattern": "4:2"}, "pattern must be 'unstructured' or n:m .* but got '4:2'"),
+    ("c", "sparsify", {"pattern": "8:16"}, "at most 256 arrangements"),
+    ("c", "sparsify", {}, "but got 'None'"),
+    ("c", "sparsify", {"pattern": "2:4", "criterion": "luck"}, "`criterion` at c must be one of"),
+    ("odd", "sparsify", {"pattern": "2:4"}, "odd cannot be sparse: no technique for LSTM"),
+    ("a", "distort", {}, "a technique must be one of drop, prune, decompose, sparsify, quantize, but got 'distort'"),
 ])
 def test_a_step_that_is_not_legal_says_what_is(site: str, technique: str, args: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
@@ -69,6 +80,17 @@ def test_steps_apply_in_their_own_order_whatever_the_plan_says() -> None:
     assert (parts["b"][0].groups, parts["b"][0].in_channels, parts["b"][0].out_channels) == (16, 16, 16)
     assert parts["fc"][0].in_channels == 24
     assert untouched(TABLE) == {"odd": "no technique for LSTM"}
+
+
+def test_every_factor_is_sparse_and_keeps_its_shape() -> None:
+    steps = [Step("c", "decompose", {"method": "tucker2", "rank_in": 8, "rank_out": 8}),
+             Step("c", "sparsify", {"pattern": "2:4"}),
+             Step("fc", "sparsify", {"pattern": "unstructured", "density": 0.1})]
+    parts = resolve(TABLE, Plan.of(steps))
+    assert [(p.weights, p.kept, p.pattern) for p in parts["c"]] == [
+        (256, 128, "2:4"), (576, 288, "2:4"), (384, 192, "2:4")]
+    assert [(p.weights, p.kept, p.macs) for p in parts["fc"]] == [(480, 48, 480)]
+    assert (parts["a"][0].pattern, parts["a"][0].kept) == ("", 0)
 
 
 @given(SIZES, SIZES, st.sampled_from(METHODS), st.floats(0.01, 0.99),

@@ -1,0 +1,83 @@
+"""Which weights a sparse layer keeps, in numbers alone, and what it costs to say which they are.
+
+`unstructured`: any of them; a bit for each weight says which. `n:m`: n of every m consecutive input channels, at each
+tap of the kernel, which is the order in which a matrix product sums them; one code says which of the arrangements.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from math import comb
+
+from autocompress.errors import InputError
+
+UNSTRUCTURED = "unstructured"
+MAX_ARRANGEMENTS = 256
+MAX_GROUP = 16
+BYTE = 8
+TABLE_BYTES = 2600
+"""About what the table and the nodes take that restore all sparse layers of one pattern and width."""
+
+
+@lru_cache(maxsize=64)
+def group_of(pattern: str) -> tuple[int, int]:
+    """`"2:4"` → (2, 4). InputError for anything else but a small n:m."""
+    found = re.fullmatch(r"([1-9]\d?):([1-9]\d?)", pattern)
+    n, m = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 0 < n < m <= MAX_GROUP or comb(m, n) > MAX_ARRANGEMENTS:
+        raise InputError(f"a sparsity pattern must be {UNSTRUCTURED!r} or n:m with n < m ≤ {MAX_GROUP} and at most "
+                         f"{MAX_ARRANGEMENTS} arrangements, such as '2:4', but got {pattern!r}")
+    return n, m
+
+
+def code_bits(pattern: str) -> int:
+    """Bits of the code for one group of weights: a group of `unstructured` is a byte of the mask."""
+    if pattern == UNSTRUCTURED:
+        return BYTE
+    n, m = group_of(pattern)
+    return (comb(m, n) - 1).bit_length()
+
+
+def group_size(pattern: str) -> int:
+    """Weights that share one code."""
+    return BYTE if pattern == UNSTRUCTURED else group_of(pattern)[1]
+
+
+def kept_weights(weights: int, pattern: str, density: float = 1.0) -> int:
+    """How many of a layer's weights stay; at least one. `density` counts for `unstructured` alone."""
+    if pattern == UNSTRUCTURED:
+        return max(1, min(weights, round(weights * density)))
+    n, m = group_of(pattern)
+    return weights // m * n
+
+
+def mask_bits(pattern: str) -> float:
+    """Bits for each weight, kept or not, that say which are kept."""
+    return code_bits(pattern) / group_size(pattern)
+
+
+def saves(pattern: str, weights: int, kept: int, bits: int) -> bool:
+    """Whether a layer is smaller sparse than dense, tables that layers share left out."""
+    return mask_bits(pattern) * weights + kept * bits < weights * bits
+
+
+def stored_bits(pattern: str, weights: int, kept: int, bits: int) -> float:
+    """Bits of one layer's weights with their mask, in the smaller form; without a pattern all are stored."""
+    if pattern and (bits < 8 or saves(pattern, weights, kept, bits)):
+        return mask_bits(pattern) * weights + kept * bits
+    return weights * bits
+
+
+def stored_sparse(pattern: str, bits: int, layers: Sequence[tuple[int, int]]) -> list[bool]:
+    """For each layer of one pattern and width, `(weights, kept)`, whether the file stores it sparse.
+
+    Below 8 bits always: those grids are odd, and without a mask there is no zero. Else where it is smaller.
+    """
+    if bits < 8:
+        return [True] * len(layers)
+    chosen = [saves(pattern, weights, kept, bits) for weights, kept in layers]
+    saved = sum(weights * (bits - mask_bits(pattern)) - kept * bits
+                for (weights, kept), sparse in zip(layers, chosen, strict=True) if sparse)
+    return chosen if saved > 8 * TABLE_BYTES else [False] * len(layers)
