@@ -145,9 +145,9 @@ class _Round(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         (gradient,), (ratio, levels) = gradients, ctx.saved_tensors
-        inside = ratio.abs() <= ctx.top
-        of_scale = (gradient * torch.where(inside, levels - ratio, levels)).flatten(1).sum(1)
-        return gradient * inside, of_scale * ctx.damping, None, None
+        inside = torch.ops.aten.hardtanh_backward(gradient, ratio, -ctx.top, ctx.top)
+        by_weight = (gradient * levels).addcmul_(inside, ratio, value=-1)
+        return inside, by_weight.sum(tuple(range(1, by_weight.dim()))) * ctx.damping, None, None
 
 
 class LearnedStep(nn.Module):
@@ -192,7 +192,7 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
     model = start.model.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     steps = _learn_steps(model, start)
     optimizer = torch.optim.SGD(_parameter_groups(model, recipe), lr=recipe.learning_rate, momentum=0.9,
-                                nesterov=True)
+                                nesterov=True, fused=True)
     generator = torch.Generator().manual_seed(seed)
     targets = data.train_targets
     per_epoch = math.ceil(len(targets) / recipe.batch)
