@@ -49,6 +49,8 @@ class Compressed:
     plan: Plan
     receipts: list[Receipt] = field(default_factory=list)
     weights: dict[str, QuantizedWeight] = field(default_factory=dict)
+    latent: dict[str, Tensor] = field(default_factory=dict)
+    """Trained float weights that `weights` were rounded from, by the same names: training and averaging go on there."""
     moments: dict[str, Moments] = field(default_factory=dict)
     """Of the inputs that layers still have, by original name; only those with pruned inputs."""
     masks: dict[str, Mask] = field(default_factory=dict)

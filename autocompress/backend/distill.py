@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from autocompress.backend.averaging import MovingAverage
 from autocompress.backend.compress import Compressed, quantize, start_weight, step_of, weight_bits
 from autocompress.backend.quantization import (
     QuantizedWeight,
@@ -32,6 +33,7 @@ from autocompress.backend.quantization import (
     spread,
     top_level,
 )
+from autocompress.backend.schedule import Schedule
 from autocompress.backend.sparsify import Mask, Masked
 from autocompress.core.plan import Receipt
 from autocompress.errors import TrialError
@@ -66,6 +68,11 @@ class Recipe:
     """Whether the teacher's time counts as `seconds`. Not where students are compared: the first would pay for all."""
     warm_up: float = 0.05
     """Share of the schedule in which the learning rate rises."""
+    average: float = 0.0
+    """Decay of the moving average of all parameters that is kept in place of the last ones; 0 keeps the last."""
+    patience: int = 5
+    """Epochs without a lower loss after which a training comes to an early end, see `Schedule`; 0: never. One that a
+    clock ends is left to it."""
 
 
 class Teacher:
@@ -150,9 +157,11 @@ class _Round(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         (gradient,), (ratio, levels, factors) = gradients, ctx.saved_tensors
-        inside = ratio.abs() <= ctx.top
-        of_scale = (gradient * factors * torch.where(inside, levels - ratio, levels)).flatten(1).sum(1)
-        return gradient * inside, of_scale * ctx.damping, None, None, None
+        inside = torch.ops.aten.hardtanh_backward(gradient, ratio, -ctx.top, ctx.top)
+        by_weight = (gradient * levels).addcmul_(inside, ratio, value=-1)
+        if factors.dim():
+            by_weight *= factors
+        return inside, by_weight.sum(tuple(range(1, by_weight.dim()))) * ctx.damping, None, None, None
 
 
 class LearnedStep(nn.Module):
@@ -209,7 +218,7 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
     model = start.model.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     steps = _learn_steps(model, start)
     optimizer = torch.optim.SGD(_parameter_groups(model, recipe), lr=recipe.learning_rate, momentum=0.9,
-                                nesterov=True)
+                                nesterov=True, fused=True)
     generator = torch.Generator().manual_seed(seed)
     targets = data.train_targets
     per_epoch = math.ceil(len(targets) / recipe.batch)
@@ -218,7 +227,9 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
     def clock() -> float:
         return time.perf_counter() - (0.0 if recipe.charge_teacher else teacher.seconds)
 
-    began, done, steps_done = clock(), 0.0, 0
+    average = MovingAverage(list(model.parameters()), recipe.average) if recipe.average else None
+    schedule = Schedule(total, per_epoch, recipe.warm_up, recipe.patience if recipe.seconds is None else 0)
+    began, steps_done = clock(), 0
     for step in range(total):
         if step % per_epoch == 0:
             order = torch.randperm(len(targets), generator=generator)
@@ -227,13 +238,13 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
             continue  # BatchNorm cannot train on one sample
         if should_stop is not None and should_stop():
             raise TrialError("stopped by the user")
-        done = step / total
+        done = schedule.done(step)
         if recipe.seconds is not None:
             done = max(done, (clock() - began) / recipe.seconds)
-            if done >= 1:
-                break
+        if done >= 1:
+            break
         for group in optimizer.param_groups:
-            group["lr"] = group["base"] * _schedule(done, recipe.warm_up)
+            group["lr"] = group["base"] * schedule.factor(done)
         inputs, logits = teacher.batch(step // per_epoch, rows)
         with autocast(device):
             out = model(inputs.to(device))
@@ -245,27 +256,28 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
         steps_done += 1
+        if average is not None:
+            average.update()
+        schedule.see(step, float(loss.detach()))
+    if average is not None:
+        average.apply()
     teacher.save()
     model = model.cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
-    learned = _freeze(model, steps, start.masks)
     start.model, start.weights = model, {}
+    learned, start.latent = _freeze(model, steps, start.masks)
     start.receipts = [r for r in start.receipts if r.technique != "quantize"]
-    start.receipts.append(Receipt("", "distill", {"steps": steps_done, "epochs": round(steps_done / per_epoch, 2)}))
+    start.receipts.append(Receipt("", "distill", {
+        "steps": steps_done, "epochs": round(steps_done / per_epoch, 2), "plateau_at_step": schedule.plateau}))
     quantize(start, calibration, learned)
     return start
-
-
-def _schedule(done: float, warm_up: float) -> float:
-    """Linear rise, then half a cosine to zero."""
-    if done < warm_up:
-        return (done + 1e-3) / warm_up
-    return 0.5 * (1 + math.cos(math.pi * (done - warm_up) / (1 - warm_up)))
 
 
 def _loss(student: Tensor, teacher: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
     t = recipe.temperature
     soft = F.kl_div(F.log_softmax(student / t, 1), F.log_softmax(teacher / t, 1), log_target=True,
                     reduction="batchmean") * t * t
+    if not recipe.label_weight:
+        return soft  # whatever stands in place of labels is not looked at
     return (1 - recipe.label_weight) * soft + recipe.label_weight * F.cross_entropy(student, targets)
 
 
@@ -278,6 +290,8 @@ def _learn_steps(model: nn.Module, start: Compressed) -> dict[str, LearnedStep]:
             kept = start.masks[name].kept if name in start.masks else None
             known = start.weights.get(name) or start_weight(
                 module.weight.detach().cpu(), step_of(name, start.plan).args, kept=kept)
+            if name in start.latent:
+                module.weight.data.copy_(start.latent[name])
             steps[name] = LearnedStep(known).to(module.weight.device)
             parametrize.register_parametrization(module, "weight", steps[name], unsafe=True)
     for name, mask in start.masks.items():  # behind the rounding, whose grid may have no zero
@@ -287,17 +301,19 @@ def _learn_steps(model: nn.Module, start: Compressed) -> dict[str, LearnedStep]:
     return steps
 
 
-def _freeze(model: nn.Module, steps: dict[str, LearnedStep], masks: dict[str, Mask]) -> dict[str, QuantizedWeight]:
-    learned = {}
+def _freeze(model: nn.Module, steps: dict[str, LearnedStep],
+            masks: dict[str, Mask]) -> tuple[dict[str, QuantizedWeight], dict[str, Tensor]]:
+    """Integers, and the float weights that they were rounded from, by module name."""
+    learned, latent = {}, {}
     for name, step in steps.items():
         module = model.get_submodule(name)
-        original = module.parametrizations.weight.original  # type: ignore[union-attr]
-        learned[name] = step.quantized(original)  # type: ignore[arg-type]
+        original = module.parametrizations.weight.original.detach().clone()  # type: ignore[union-attr, operator]
+        learned[name], latent[name] = step.quantized(original), original
         if name in masks:
             learned[name] = replace(learned[name], levels=learned[name].levels * masks[name].kept)
     for name in {*steps, *masks}:
         parametrize.remove_parametrizations(model.get_submodule(name), "weight", leave_parametrized=True)
-    return learned
+    return learned, latent
 
 
 def _parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, object]]:

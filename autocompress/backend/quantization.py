@@ -70,7 +70,7 @@ def round_to_levels(ratio: Tensor, bits: int, table: Tensor | None = None) -> Te
     top = largest_level(bits)
     if bits == 8:
         return ratio.round().clamp(-top, top)
-    return torch.floor(ratio * 0.5).mul_(2).add_(1).clamp_(-top, top)
+    return (ratio * 0.5).floor_().mul_(2).add_(1).clamp_(-top, top)
 
 
 def quantize_weight(weight: Tensor, bits: int, grid: str = "linear", group: int = 0,

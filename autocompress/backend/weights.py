@@ -21,7 +21,9 @@ _TABLE, _FACTORS = "quantized.table.", "quantized.factors."
 
 def save_weights(compressed: Compressed, path: Path) -> None:
     """Write whole or not at all (temporary file, fsync, rename). StorageError when it cannot be written."""
-    tensors: dict[str, Tensor] = {f"model.{k}": v.contiguous() for k, v in compressed.model.state_dict().items()}
+    # What integers were rounded from takes the place of their values, which follow from levels and scales.
+    state = compressed.model.state_dict() | {f"{name}.weight": value for name, value in compressed.latent.items()}
+    tensors: dict[str, Tensor] = {f"model.{k}": v.contiguous() for k, v in state.items()}
     for name, weight in compressed.weights.items():
         tensors[f"{_LEVELS}{name}"] = weight.levels.contiguous()
         tensors[f"{_SCALE}{name}"] = weight.scale.contiguous()
@@ -69,6 +71,11 @@ def load_weights(structure: Compressed, path: Path) -> Compressed:
         structure.masks.update({name: Mask(str(step.args["pattern"]), tensors[f"{_KEPT}{name}"])
                                 for name in leaves(structure.model, site) if f"{_KEPT}{name}" in tensors})
         structure.receipts.append(Receipt(site, "sparsify", dict(step.args)))
+    structure.latent = {name: tensors[f"model.{name}.weight"] for name in structure.weights}
+    for name, chosen in structure.weights.items():
+        weight = structure.model.get_submodule(name).weight
+        assert isinstance(weight, Tensor)
+        weight.data.copy_(chosen.dequantized())
     for site, step in structure.plan.find("quantize").items():
         structure.receipts.append(Receipt(site, "quantize", dict(step.args)))
     structure.model.eval()

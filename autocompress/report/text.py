@@ -24,7 +24,7 @@ _FORMATS: dict[str, Callable[[float], str]] = {
     "accuracy": format_percent, "size_bytes": format_bytes, "latency_ms": format_milliseconds,
     "macs": format_count, "params": format_count, "peak_memory_bytes": format_bytes,
 }
-_RUNGS = ("calibrated", "distilled, short", "distilled, long")
+_RUNGS = ("calibrated", "distilled, short", "distilled, long", "averaged")
 
 
 def format_metric(metric: str, value: float | None) -> str:

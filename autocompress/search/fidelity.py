@@ -14,8 +14,9 @@ from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Candidate
 from autocompress.core.front import minimised, non_dominated
 
-CALIBRATED, SHORT, LONG = 0, 1, 2
-RUNG_NAMES = {CALIBRATED: "calibrated", SHORT: "distilled briefly", LONG: "distilled"}
+CALIBRATED, SHORT, LONG, AVERAGED = 0, 1, 2, 3
+RUNG_NAMES = {CALIBRATED: "calibrated", SHORT: "distilled briefly", LONG: "distilled",
+              AVERAGED: "averaged"}
 
 UNIFORM_SHARE = 0.8
 """Share of the promotions that uniform baselines get, if there are that many."""

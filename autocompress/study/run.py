@@ -30,11 +30,13 @@ from autocompress.search.storage import (
     require_same,
     storage_errors,
     storage_url,
+    store_rung,
 )
 from autocompress.search.workers import Inline, Processes
 from autocompress.space.projection import Projection
 from autocompress.space.space import build_space
 from autocompress.space.spec import SpaceSpec, load_space
+from autocompress.study.blending import blend
 from autocompress.study.folder import (
     DESCRIPTION,
     Description,
@@ -57,6 +59,9 @@ if TYPE_CHECKING:
     import optuna
 
 log = logging.getLogger(__name__)
+
+AVERAGING_SHARE = 0.01
+"""Share of a time limit that is left to averaging trained candidates."""
 
 
 def search(model: Any = None, data: Any = None, budget: str | float | None = None, *,
@@ -105,12 +110,23 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     description = _describe(folder, name, asked, constraints, bench, baseline, identity, timings)
     # At the end the original runs on the test split, the file on both: a bound from what was just measured.
     reserve = 5 + timings["original"] * (0.5 + len(task.test) / len(task.validation))
-    settings = Settings(trials=asked.trials, seconds=asked.seconds, reserve_seconds=reserve)
+    averaging = AVERAGING_SHARE * (asked.seconds or 0.0)
+    settings = Settings(trials=asked.trials, seconds=asked.seconds, reserve_seconds=reserve + averaging)
     with _stoppable() as should_stop:
         engine = Engine(study, projection, constraints, baseline["accuracy"], settings, started, notify, should_stop)
         failure = _search(engine, make_pool(bench, loaded, task, asked, folder, should_stop))
         timings["sampling and storage"] = engine.overhead_seconds
         result = SearchResult(folder, description, study=study, bench=bench)
+        if failure is None and result.best is not None:
+            def has_time(needed: float) -> bool:
+                spent = time.perf_counter() - started + needed
+                return not should_stop() and (asked.seconds is None or spent < asked.seconds - reserve)
+
+            before = time.perf_counter()
+            evaluation = blend(bench, result.candidates, result.best, constraints, baseline["accuracy"], has_time)
+            if evaluation is not None:
+                store_rung(study, result.best.trial, evaluation)
+            timings["averaging"] = time.perf_counter() - before
         if failure is None and result.best is not None and not result.is_exported:
             notify(Event(kind="phase", text=f"exporting and verifying trial {result.best.trial}"))
             before = time.perf_counter()

@@ -125,13 +125,17 @@ class Workbench:
                 distill(compressed, self.teacher, self.data, self._recipe(rung, seconds), self.calibration,
                         self.seed, self._device, should_stop)
             save_weights(compressed, self.weights_path(plan, rung))
+        return self.measured(compressed, rung, timings)
+
+    def measured(self, compressed: Compressed, rung: int, timings: dict[str, float]) -> Evaluation:
+        """Build the file and run it; `timings` are of what was done before. TrialError when it cannot be exported."""
         with _timed(timings, "export"):
             built = self.build(compressed)
         with _timed(timings, "score"):
             metrics = self._static(compressed, len(built.data))
             metrics["accuracy"] = self.accuracy(Runtime(built.data, self.threads), self.data.validation)
         with _timed(timings, "time"):
-            metrics |= self._latency(built.data, plan)
+            metrics |= self._latency(built.data, compressed.plan)
         return Evaluation(rung=rung, metrics=metrics, sources=self.sources, receipts=_receipts(compressed, built),
                           timings=timings)
 

@@ -1,0 +1,61 @@
+"""The last step of a search: the best candidate averaged with trained relatives, where validation gains by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from autocompress.backend.averaging import soup
+from autocompress.backend.weights import save_weights
+from autocompress.core.budget import Budget
+from autocompress.core.evaluation import Candidate, Evaluation
+from autocompress.core.plan import Plan
+from autocompress.errors import TrialError
+from autocompress.search.fidelity import AVERAGED
+from autocompress.study.workbench import Workbench
+
+RELATIVES = 5
+"""How many relatives are tried, the most accurate first."""
+
+
+def blend(bench: Workbench, everyone: Sequence[Candidate], chosen: Candidate, budget: Budget,
+          baseline_accuracy: float, has_time: Callable[[float], bool]) -> Evaluation | None:
+    """A greedy soup (Wortsman et al., 2022) that starts from `chosen`; its weights are kept as those of rung
+    `AVERAGED` of that plan.
+
+    Relatives are other trainings of the same plan, and of plans that differ from it in widths alone. Each is taken in
+    only when the file of the average is inside the budget and more accurate on the validation split. None when
+    `chosen` was not trained, has no relatives, or none of them helps. `has_time`: whether so many seconds are left.
+    """
+    start = chosen.best
+    if chosen.plan is None or start is None or start.rung == 0:
+        return None
+    pot = [bench.rebuild(chosen.plan, start.rung)]
+    kept: Evaluation | None = None
+    seconds = sum(spent for phase, spent in start.timings.items() if phase != "distill")
+    for plan, rung in _relatives(bench, everyone, chosen):
+        if not has_time(seconds):
+            break
+        try:
+            made = soup([*pot, bench.rebuild(plan, rung)], bench.calibration)
+            measured = bench.measured(made, AVERAGED, {})
+        except TrialError:
+            continue  # as an average it is no network; the members stay what they are
+        if measured.metrics["accuracy"] > (kept or start).metrics["accuracy"] \
+                and budget.allows(measured.metrics, baseline_accuracy):
+            pot, kept = [*pot, bench.rebuild(plan, rung)], measured
+            save_weights(made, bench.weights_path(chosen.plan, AVERAGED))
+    return kept
+
+
+def _relatives(bench: Workbench, everyone: Sequence[Candidate], chosen: Candidate) -> list[tuple[Plan, int]]:
+    assert chosen.plan is not None and chosen.best is not None
+    found = {(c.plan.fingerprint, e.rung): (e.metrics["accuracy"], c.plan, e.rung)
+             for c in everyone if c.plan is not None and _structure(c.plan) == _structure(chosen.plan)
+             for e in c.evaluations if 0 < e.rung < AVERAGED and bench.weights_path(c.plan, e.rung).is_file()}
+    found.pop((chosen.plan.fingerprint, chosen.best.rung), None)
+    ranked = sorted(found.values(), key=lambda one: (-one[0], one[1].fingerprint, one[2]))
+    return [(plan, rung) for _, plan, rung in ranked[:RELATIVES]]
+
+
+def _structure(plan: Plan) -> Plan:
+    return Plan(tuple(step for step in plan.steps if step.technique != "quantize"))

@@ -1,0 +1,71 @@
+"""The soup at the end of a search: only relatives, only a gain on validation data, only inside the budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from autocompress.core.budget import Budget
+from autocompress.core.evaluation import Candidate
+from autocompress.core.plan import Plan, Step
+from autocompress.hardware.profile import load_profile
+from autocompress.search.fidelity import AVERAGED
+from autocompress.study.blending import blend
+from autocompress.study.workbench import Workbench
+from autocompress.testing.exporters import integers
+from autocompress.testing.networks import NETWORKS, task_data
+from autocompress.testing.techniques import state_hash
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workbench, list[Candidate]]:
+    """Two plans of one structure, the first trained twice, and one of another structure."""
+    chain = NETWORKS["chain"]
+    bench = Workbench(chain.make(), task_data(chain.input_shape), load_profile("host"), seed=0,
+                      folder=tmp_path_factory.mktemp("study"), epochs=1)
+    pruned = Step(bench.table.groups[0].name, "prune", {"keep": 8})
+    plans = [Plan.of((pruned, *integers(bench, bits, 8).steps)) for bits in ((3,), (4,))] + [integers(bench, (3,), 8)]
+    candidates = [Candidate(trial=number, status="complete", plan=plan,
+                            evaluations=tuple(bench.evaluate(plan, rung) for rung in range(3 if number == 0 else 2)))
+                  for number, plan in enumerate(plans)]
+    return bench, candidates
+
+
+def _scored(candidate: Candidate, *accuracies: float) -> Candidate:
+    return msgspec.structs.replace(candidate, evaluations=tuple(
+        msgspec.structs.replace(e, metrics=e.metrics | {"accuracy": accuracy})
+        for e, accuracy in zip(candidate.evaluations, accuracies, strict=True)))
+
+
+def _always(seconds: float) -> bool:
+    assert seconds > 0
+    return True
+
+
+def test_a_gain_is_kept_and_can_be_rebuilt(trained: tuple[Workbench, list[Candidate]]) -> None:
+    bench, everyone = trained
+    chosen = _scored(everyone[0], 0.0, 0.0, 0.0)
+    made = blend(bench, everyone, chosen, Budget(), 1.0, _always)
+    assert made is not None and made.rung == AVERAGED and chosen.plan is not None
+    receipt = next(r for r in made.receipts if r.technique == "soup")
+    members = receipt.facts["members"]
+    plans = [c.plan.fingerprint for c in everyone if c.plan is not None]
+    assert members[0] == plans[0] and len(members) > 1 and plans[2] not in members
+    again = bench.rebuild(chosen.plan, AVERAGED)
+    assert bench.measured(again, AVERAGED, {}).metrics["accuracy"] == made.metrics["accuracy"]
+    assert state_hash(again.model) == state_hash(bench.rebuild(chosen.plan, AVERAGED).model)
+
+
+def test_without_a_gain_budget_relatives_or_time_there_is_none(trained: tuple[Workbench, list[Candidate]],
+                                                               tmp_path: Path) -> None:
+    bench, everyone = trained
+    best, worst = _scored(everyone[0], 0.0, 0.5, 1.0), _scored(everyone[0], 0.0, 0.0, 0.0)
+    assert blend(bench, everyone, best, Budget(), 1.0, _always) is None
+    assert blend(bench, everyone, worst, Budget(size_bytes=10), 1.0, _always) is None
+    assert blend(bench, everyone, worst, Budget(), 1.0, lambda seconds: False) is None
+    alone = _scored(everyone[2], 0.0, 0.0)
+    assert blend(bench, everyone, alone, Budget(), 1.0, _always) is None
+    calibrated = _scored(everyone[0], 1.0, 0.0, 0.0)
+    assert blend(bench, everyone, calibrated, Budget(), 1.0, _always) is None
