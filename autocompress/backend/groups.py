@@ -5,13 +5,11 @@ Channels that the labels tie together are an atom; atoms that take as much of th
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from autocompress.backend.coupling import Coupling, Item
@@ -77,7 +75,9 @@ def _atoms(found: Propagation) -> dict[int, _Atom]:
     for use in found.uses:
         for index, root in enumerate(found.labels.find(use.labels).tolist()):
             if root:
-                atoms.setdefault(root, _Atom(root)).indices.setdefault((use.layer, use.side), []).append(index)
+                if root not in atoms:
+                    atoms[root] = _Atom(root)
+                atoms[root].indices.setdefault((use.layer, use.side), []).append(index)
     return dict(sorted(atoms.items()))
 
 

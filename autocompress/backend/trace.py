@@ -67,7 +67,9 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[LayerTable, C
         activations=tuple(_lifetimes(nodes, owner)),
     )
     coupling = record_coupling(model, example, table, _propagate(program, table, owner))
-    return msgspec.structs.replace(table, groups=coupling.groups, blocks=find_blocks(model, example)), coupling
+    told = tuple(msgspec.structs.replace(layer, uncut=coupling.refused.get(layer.name, "")) for layer in table.layers)
+    return msgspec.structs.replace(table, layers=told, groups=coupling.groups,
+                                   blocks=find_blocks(model, example)), coupling
 
 
 def _propagate(program: torch.export.ExportedProgram, table: LayerTable, owner: dict[str, str]) -> Propagation:

@@ -44,6 +44,8 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
     """For a norm layer: the convolution whose weights absorb it in the exported file, or nothing."""
     locked: str = ""
     """Why no technique can touch this layer; empty when one can."""
+    uncut: str = ""
+    """Why none of its output channels can be cut; empty when some can, or when it is locked anyway."""
 
     @property
     def positions(self) -> int:
