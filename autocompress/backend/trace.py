@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from autocompress.backend.blocks import find_blocks
-from autocompress.backend.coupling import Coupling, record_coupling
+from autocompress.backend.coupling import Coupling
+from autocompress.backend.groups import record_coupling
+from autocompress.backend.propagate import Propagation
 from autocompress.core.layer import Activation, Layer, LayerTable
 from autocompress.errors import InputError
 
@@ -64,8 +66,19 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[LayerTable, C
         input_shape=tuple(input_shape), outputs=_outputs(program), layers=tuple(layers),
         activations=tuple(_lifetimes(nodes, owner)),
     )
-    coupling = record_coupling(model, example, table)
-    return msgspec.structs.replace(table, groups=coupling.groups, blocks=find_blocks(model, example)), coupling
+    coupling = record_coupling(model, example, table, _propagate(program, table, owner))
+    told = tuple(msgspec.structs.replace(layer, uncut=coupling.refused.get(layer.name, "")) for layer in table.layers)
+    return msgspec.structs.replace(table, layers=told, groups=coupling.groups,
+                                   blocks=find_blocks(model, example)), coupling
+
+
+def _propagate(program: torch.export.ExportedProgram, table: LayerTable, owner: dict[str, str]) -> Propagation:
+    """Labels of channels carried through the traced graph."""
+    signature = program.graph_signature
+    stored = {**signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants}
+    known = {**program.state_dict, **program.constants}
+    constants = {placeholder: known[name] for placeholder, name in stored.items() if isinstance(known[name], Tensor)}
+    return Propagation(program.graph.nodes, table, owner, constants, dict(signature.inputs_to_parameters))
 
 
 def _op(node: fx.Node) -> str:

@@ -44,6 +44,8 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
     """For a norm layer: the convolution whose weights absorb it in the exported file, or nothing."""
     locked: str = ""
     """Why no technique can touch this layer; empty when one can."""
+    uncut: str = ""
+    """Why none of its output channels can be cut; empty when some can, or when it is locked anyway."""
 
     @property
     def positions(self) -> int:
@@ -65,7 +67,8 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
-    """Channels cut together. `name` is the layer that produces them.
+    """Channels cut together. `name` is the first layer that produces them; where one layer's channels make several
+    groups, the others are `name/2`, `name/3`, ….
 
     `blocks` > 1: the channels form that many equal blocks (a grouped convolution) and the same number
     must be kept in each.
@@ -75,6 +78,13 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     channels: int
     members: tuple[Member, ...]
     blocks: int = 1
+    heads: bool = False
+    """Whether a channel of the group is an attention head: then any whole number of them is legal."""
+
+    @property
+    def width(self) -> int:
+        """Channels of the naming layer's own that one channel of the group takes."""
+        return next((m.per_channel for m in self.members if m.side == "out"), 1)
 
 
 class Block(msgspec.Struct, frozen=True, kw_only=True):

@@ -100,6 +100,7 @@ def _export(model: nn.Module, input_shape: tuple[int, ...]) -> onnx.ModelProto:
     assert exported is not None
     proto: onnx.ModelProto = exported.model_proto
     _free_flattens(proto)
+    _free_reshapes(proto)
     if len(proto.graph.output) != 1 or len(proto.graph.input) != 1:
         raise InputError(f"the network must have one input and one output tensor, but the exported graph has "
                          f"{len(proto.graph.input)} and {len(proto.graph.output)}")
@@ -118,6 +119,48 @@ def _free_flattens(proto: onnx.ModelProto) -> None:
             node.op_type = "Flatten"  # axis 1 by default: rows stay samples, whatever the width
             del node.input[1:]
             del node.attribute[:]
+    _drop_unused(proto)
+
+
+def _free_reshapes(proto: onnx.ModelProto) -> None:
+    """Let other reshapes that keep the batch infer one axis too: the one made of several, the longer of two, or, of
+    three, the middle one (attention heads, between queries, keys, values and the size of a head). Another one may be
+    cut all the same; then the file does not compute what the network computes, and a check says so."""
+    shapes = {value.name: [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
+              for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output)}
+    constants = {i.name: numpy_helper.to_array(i) for i in proto.graph.initializer}
+    for node in proto.graph.node:
+        if node.op_type != "Reshape" or node.input[1] not in constants:
+            continue
+        before, after = shapes.get(node.input[0], []), shapes.get(node.output[0], [])
+        free = _freed(before, after)
+        if free is not None:
+            name = "shape_" + "_".join(map(str, free))
+            if name not in constants:
+                constants[name] = np.array(free, np.int64)
+                proto.graph.initializer.append(numpy_helper.from_array(constants[name], name))
+            node.input[1] = name
+            del node.attribute[:]
+    _drop_unused(proto)
+
+
+def _freed(before: list[int | str], after: list[int | str]) -> list[int] | None:
+    """The target of a reshape from `before` to `after` (names are free sizes) with 0 for every leading axis that
+    stays and -1 for one that is inferred; None where it is not of that kind."""
+    stay = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), 0)
+    same = 0
+    while same < min(len(before), len(after)) - stay and before[-1 - same] == after[-1 - same]:
+        same += 1
+    new = after[stay:len(after) - same]
+    if not stay or not isinstance(before[0], str) or not 1 <= len(new) <= 3 or 0 in new \
+            or not all(isinstance(size, int) for size in after[stay:]):
+        return None
+    sizes = [int(size) for size in after[stay:]]
+    sizes[(0, sizes.index(max(sizes[:2])), 1)[len(new) - 1]] = -1
+    return [0] * stay + sizes
+
+
+def _drop_unused(proto: onnx.ModelProto) -> None:
     used = {name for node in proto.graph.node for name in node.input}
     for unused in [i for i in proto.graph.initializer if i.name not in used]:
         proto.graph.initializer.remove(unused)

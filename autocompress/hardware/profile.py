@@ -13,6 +13,7 @@ import tomllib
 from functools import cached_property
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from math import gcd
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -93,8 +94,8 @@ class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
                 choices = ", ".join(map(str, legal))
                 raise InputError(f"`{word}` must be one of ({choices}) on {self.id}, but got {bits} at {site}")
 
-    def legal_channels(self, count: int, keep: int, bits: int) -> int:
-        """The legal number of channels nearest to `keep` of a layer that has `count`; ties go up.
+    def legal_channels(self, count: int, keep: int, bits: int, unit: int = 1) -> int:
+        """The legal number of units nearest to `keep` of a layer that has `count` of `unit` channels each; ties go up.
 
         Legal are the multiples that the device likes at this weight width, and `count` itself: to leave
         a layer alone is always allowed. A layer with fewer channels than one multiple gets the multiple
@@ -102,7 +103,7 @@ class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         """
         if count < 1:
             raise ValueError(f"a layer has at least one channel, but count is {count}")
-        multiple = self.channel_multiple[bits]
+        multiple = self.channel_multiple[bits] // gcd(self.channel_multiple[bits], unit)
         while multiple > count:
             multiple //= 2
         below = max(multiple, min(keep, count) // multiple * multiple)

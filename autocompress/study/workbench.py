@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from autocompress.backend.attention import with_open_heads
 from autocompress.backend.compress import Compressed, Compressor, weight_bits
 from autocompress.backend.distill import Recipe, Teacher, autocast, distill
 from autocompress.backend.fold import fold_norms
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 CALIBRATION_SAMPLES = 512
 RANGE_SAMPLES = 256
 PARITY_SAMPLES = 16
+HEAD_SAMPLES = 4
 TEACHER_AGREEMENT = 0.98
 """Least share of calibration samples to which the original's 8-bit file gives the original's class before it may
 teach in its place."""
@@ -56,19 +58,21 @@ class Workbench:
 
     def __init__(self, model: nn.Module, data: TaskData, profile: HardwareProfile, *, seed: int, folder: Path,
                  epochs: int, device: str = "cpu", threads: int = 1, statistics: Path | None = None) -> None:
-        self.model, self.data, self.profile, self.seed = model, data, profile, seed
+        self.data, self.profile, self.seed = data, profile, seed
         self._folder, self._epochs, self._device, self.threads = folder, epochs, device, threads
         torch.manual_seed(seed)
+        self.calibration = data.normalise(_subset(data.train, CALIBRATION_SAMPLES, seed).inputs)
+        model, left_whole = with_open_heads(model, self.calibration[:HEAD_SAMPLES])
+        self.model = model
         table, coupling = trace(model, data.input_shape)
         if table.outputs != data.classes:
             raise InputError(f"the network must have one output for each of the {data.classes} classes of "
                              f"{data.name}, but it has {table.outputs}")
-        self.refused = coupling.refused
+        self.refused = left_whole | coupling.refused
         folded = fold_norms(Compressed(model, Plan()), table).model
         self.template = export_template(folded, data.input_shape)
         self._templates = {frozenset[str](): self.template}
         self.table = _lock_unseen(table, self.template)
-        self.calibration = data.normalise(_subset(data.train, CALIBRATION_SAMPLES, seed).inputs)
         self.compressor = Compressor(model, self.table, coupling, self.calibration, statistics)
         self.baseline_file = float_bytes(self.template, folded)
         self._check_parity(folded, self.baseline_file, 1e-3)

@@ -28,19 +28,34 @@ def groups_by_name(table: LayerTable) -> dict[str, Group]:
 
 
 def legal_keep(group: Group, keep: float, profile: HardwareProfile) -> int:
-    """The legal channel count nearest to `keep`: the profile's multiple, equal in every block, at least one."""
-    if group.blocks > 1:
-        per_block = group.channels // group.blocks
-        return max(1, min(per_block, round(keep / group.blocks))) * group.blocks
+    """The legal channel count nearest to `keep`: the layer keeps a multiple that the profile likes, equally many in
+    every block, at least one; of attention heads any whole number."""
+    if group.heads:
+        return max(1, min(group.channels, round(keep)))
     bits = 8 if 8 in profile.weight_bits else min(profile.weight_bits)
-    return profile.legal_channels(group.channels, max(1, round(keep)), bits)
+    per_block = profile.legal_channels(group.channels // group.blocks, max(1, round(keep / group.blocks)), bits,
+                                       group.blocks * group.width)
+    return per_block * group.blocks
+
+
+def _no_group(site: str, table: LayerTable) -> str:
+    """Why there is nothing to prune at `site`, and what can be pruned."""
+    cut = ", ".join(groups_by_name(table)) or "none (this network has no such group)"
+    layer = table.by_name.get(site)
+    if layer is None:
+        why = "it is no layer of this network"
+    elif any(member.layer == site and member.side == "out" for group in table.groups for member in group.members):
+        why = "its channels go with those of " + ", ".join(
+            group.name for group in table.groups if any(m.layer == site and m.side == "out" for m in group.members))
+    else:
+        why = layer.uncut or layer.locked or "it has no channels of its own"
+    return f"a prune step must name a coupling group, but {site!r} is none: {why}. Groups that can be pruned: {cut}"
 
 
 def _check(step: Step, table: LayerTable, profile: HardwareProfile) -> None:
     group = groups_by_name(table).get(step.site)
     if group is None:
-        raise InputError(f"a prune step must name a coupling group, but {step.site!r} is none of "
-                         f"{', '.join(groups_by_name(table)) or '(this network has none)'}")
+        raise InputError(_no_group(step.site, table))
     keep = step.args.get("keep")
     if not isinstance(keep, int) or not 1 <= keep <= group.channels:
         raise InputError(f"`keep` must be a whole number from 1 to {group.channels} at {step.site}, but got {keep!r}")
@@ -55,7 +70,7 @@ def _check(step: Step, table: LayerTable, profile: HardwareProfile) -> None:
 def _effect(step: Step, table: LayerTable, parts: Parts) -> None:
     group = groups_by_name(table).get(step.site)
     if group is None:
-        raise InputError(f"a prune step must name a coupling group, but {step.site!r} is none")
+        raise InputError(_no_group(step.site, table))
     cut = group.channels - int(step.args["keep"])
     for member in group.members:
         if not parts[member.layer]:

@@ -1,0 +1,111 @@
+"""Labels of channels: which element of a tensor belongs to which output channel of which layer.
+
+A tensor of a network is accompanied by an int64 array of its shape. Each element holds the label of the channel that
+it was made from, or 0 where no cut can reach it. Along dimensions in which nothing changes the array has stride 0,
+so that a feature map costs as much as its channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+MEETS_CONSTANT = "its channels meet positions that no layer's channel stands for"
+
+
+def varying(labels: Tensor) -> list[int]:
+    """Dimensions along which the labels change."""
+    return [dim for dim in range(labels.dim()) if labels.shape[dim] > 1 and labels.stride(dim)]
+
+
+def core(labels: Tensor) -> Tensor:
+    """The labels with every dimension in which nothing changes cut down to one element."""
+    for dim in range(labels.dim()):
+        if labels.shape[dim] > 1 and not labels.stride(dim):
+            labels = labels.narrow(dim, 0, 1)
+    return labels
+
+
+def compact(labels: Tensor) -> Tensor:
+    """Equal labels, with stride 0 wherever nothing changes."""
+    small = core(labels)
+    for dim in sorted(range(small.dim()), key=lambda d: -small.shape[d]):
+        if small.shape[dim] > 1:
+            first = small.narrow(dim, 0, 1)
+            small = first if bool((small == first).all()) else small
+    return small.expand(labels.shape)
+
+
+class Labels:
+    """Gives labels out, unites those that can only be cut together, and remembers which may not be cut and why."""
+
+    def __init__(self) -> None:
+        self._root = torch.zeros(1, dtype=torch.long)
+        self._fixed: list[tuple[Tensor, str]] = []
+        self._mixed: list[tuple[Tensor, str]] = []
+        self._heads: list[Tensor] = []
+
+    def fresh(self, count: int) -> Tensor:
+        """`count` labels that nothing has yet."""
+        new = torch.arange(len(self._root), len(self._root) + count)
+        self._root = torch.cat([self._root, new])
+        return new
+
+    def find(self, labels: Tensor) -> Tensor:
+        """The least label that each is united with."""
+        return compact(self._root[core(labels)].expand(labels.shape))
+
+    def unite(self, a: Tensor, b: Tensor) -> None:
+        """Element by element; where only one of two has a label, that one is fixed."""
+        a, b = torch.broadcast_tensors(core(a), core(b))
+        self.fix(torch.where(b == 0, a, torch.where(a == 0, b, 0)), MEETS_CONSTANT)
+        both = (a != 0) & (b != 0)
+        a, b = a[both], b[both]
+        while True:
+            roots = self._root[a], self._root[b]
+            apart = roots[0] != roots[1]
+            if not bool(apart.any()):
+                return
+            low, high = torch.minimum(*roots)[apart], torch.maximum(*roots)[apart]
+            self._root.scatter_reduce_(0, high, low, "amin")
+            while not torch.equal(further := self._root[self._root], self._root):
+                self._root = further
+
+    def unite_along(self, labels: Tensor, dim: int, why: str = "") -> Tensor:
+        """Make the labels equal along `dim`. `why` is told of a layer all of whose channels become one by it."""
+        small = core(labels)
+        if small.shape[dim] > 1:
+            if why:
+                self._mixed.append((small[small != 0].unique(), why))
+            self.unite(small, small.amax(dim, keepdim=True))
+        return self.find(labels)
+
+    def fix(self, labels: Tensor, reason: str) -> None:
+        """These channels cannot be cut."""
+        found = core(labels)[core(labels) != 0].unique()
+        if len(found):
+            self._fixed.append((found, reason))
+
+    def mark_heads(self, labels: Tensor) -> None:
+        """These channels belong to attention heads."""
+        self._heads.append(core(labels).unique())
+
+    def reasons(self) -> dict[int, str]:
+        """Why the channels of a root cannot be cut, for those that cannot."""
+        return dict(self._first(self._fixed))
+
+    def mixers(self) -> dict[int, str]:
+        """What made several channels one, by root."""
+        return dict(self._first(self._mixed))
+
+    def heads(self) -> set[int]:
+        """Roots that are attention heads."""
+        return {root for labels in self._heads for root in self._root[labels].tolist()}
+
+    def _first(self, told: list[tuple[Tensor, str]]) -> Iterator[tuple[int, str]]:
+        """Reversed, so that in a dict the first reason given stays."""
+        for labels, reason in reversed(told):
+            for root in self._root[labels].unique().tolist():
+                yield root, reason
