@@ -64,7 +64,8 @@ def fill(template: Template, model: nn.Module) -> FloatGraph:
     anchored = {template.model.graph.node[i].input[1] for i in template.anchors}
     for name, slot in template.slots.items():
         if name not in anchored:
-            graph.tensors[name] = _tensor(slot.key, state, model)
+            value = _tensor(slot.key, state, model)
+            graph.tensors[name] = np.ascontiguousarray(value.T) if slot.transposed else value
     for index, original in enumerate(template.model.graph.node):
         node = onnx.NodeProto()
         node.CopyFrom(original)
