@@ -18,6 +18,8 @@ import multiprocessing
 import os
 import platform
 import random
+import resource
+import signal
 import time
 import traceback
 import warnings
@@ -152,34 +154,36 @@ def difference(got: Any, expected: Any) -> float:
     return float((got - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
 
 
-def send_check(name: str, results: Connection) -> None:
+def send_check(name: str, timeout: int, results: Connection) -> None:
     """`check` in a process of its own."""
+    resource.setrlimit(resource.RLIMIT_CPU, (timeout, timeout))
+    began = time.process_time()
     warnings.simplefilter("ignore")
     try:
         found = check(name)
     except Exception as error:  # whatever it is, it is this network's result
         traceback.print_exc()
         found = {"fault": f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"}
-    results.send(found)
+    results.send(found | {"seconds": time.process_time() - began})
 
 
-def run(name: str, timeout: float) -> dict[str, Any]:
-    """The outcome of one network, whatever becomes of its process."""
-    began = time.perf_counter()
+def run(name: str, timeout: int) -> dict[str, Any]:
+    """The outcome of one network, whatever becomes of its process. `timeout`: seconds of processor time."""
     context = multiprocessing.get_context("fork")  # what is imported already is not imported again
     receiving, sending = context.Pipe(duplex=False)
-    process = context.Process(target=send_check, args=(name, sending))
+    process = context.Process(target=send_check, args=(name, timeout, sending))
     process.start()
     sending.close()
     found: dict[str, Any]
     try:
-        found = receiving.recv() if receiving.poll(timeout) else {"fault": f"longer than {timeout:.0f} seconds"}
+        found = receiving.recv()
+        process.join()
     except EOFError:
         process.join()
-        found = {"fault": f"the process ended with exit code {process.exitcode}"}
-    process.kill()
-    process.join()
-    return found | {"seconds": time.perf_counter() - began}
+        signals = {-signal.SIGXCPU: f"longer than {timeout} seconds", -signal.SIGKILL: f"longer than {timeout} seconds"}
+        found = {"fault": signals.get(process.exitcode or 0, f"the process ended with exit code {process.exitcode}"),
+                 "seconds": timeout}
+    return found
 
 
 def preload() -> None:
@@ -236,7 +240,8 @@ def names() -> list[str]:
 def main() -> None:
     """Run all and write the table after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--timeout", type=float, default=600)
+    parser.add_argument("--timeout", type=int, default=600,
+                        help="processor seconds for one network")
     parser.add_argument("--only", nargs="+", metavar="NAME")
     given = parser.parse_args()
     warnings.simplefilter("ignore")

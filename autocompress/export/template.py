@@ -22,7 +22,8 @@ from autocompress.errors import InputError
 
 OPSET = 20
 INPUT, OUTPUT = "input", "output"
-_WEIGHTED = ("Conv", "Gemm", "MatMul")
+WEIGHT_INPUT = {"Conv": 1, "Gemm": 1, "MatMul": 1, "Gather": 0}
+"""Which input of a node is the weight of a layer."""
 # It says of every tensor of the network that it is not merged with others: see `_simplify`.
 logging.getLogger("onnx_ir.passes.common.initializer_deduplication").setLevel(logging.ERROR)
 
@@ -39,7 +40,7 @@ class Slot:
 class Template:
     """`model` is the graph without the tensors in `slots` (initialiser name → place in the state dict).
 
-    `anchors` maps the index of a Conv, Gemm or MatMul node to the name of the layer it executes.
+    `anchors` maps the index of a Conv, Gemm, MatMul or Gather node to the name of the layer it executes.
     """
 
     model: onnx.ModelProto
@@ -52,12 +53,12 @@ class Template:
         return len(self.model.SerializeToString())
 
 
-def export_template(model: nn.Module, input_shape: tuple[int, ...]) -> Template:
-    """Export the structure of `model` (eval mode, norms folded; input `(N, *input_shape)`, N free).
+def export_template(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Template:
+    """Export the structure of `model` (eval mode, norms folded; input `(N, *input_shape)` of `dtype`, N free).
 
     InputError when the network cannot be traced (with the exporter's first line) or has several outputs.
     """
-    proto = _export(_randomised(model), input_shape)
+    proto = _export(_randomised(model), input_shape, dtype)
     values = {key: value.detach().numpy() for key, value in _randomised(model).state_dict().items()
               if value.is_floating_point()}
     slots = {}
@@ -71,8 +72,9 @@ def export_template(model: nn.Module, input_shape: tuple[int, ...]) -> Template:
     slots = _shorten(proto, slots)
     anchors = {}
     for index, node in enumerate(proto.graph.node):
-        if node.op_type in _WEIGHTED and len(node.input) > 1 and node.input[1] in slots:
-            key = slots[node.input[1]].key
+        weight = node.input[WEIGHT_INPUT[node.op_type]] if node.op_type in WEIGHT_INPUT else ""
+        if weight in slots:
+            key = slots[weight].key
             if key.endswith(".weight"):
                 anchors[index] = key.removesuffix(".weight")
     return Template(proto, slots, anchors)
@@ -89,8 +91,8 @@ def _randomised(model: nn.Module) -> nn.Module:
     return model
 
 
-def _export(model: nn.Module, input_shape: tuple[int, ...]) -> onnx.ModelProto:
-    example = torch.zeros(2, *input_shape)
+def _export(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) -> onnx.ModelProto:
+    example = torch.zeros(2, *input_shape, dtype=dtype)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:

@@ -14,6 +14,7 @@ from autocompress.backend.fold import fold_norms
 from autocompress.core.plan import Plan, Step
 from autocompress.study.workbench import Workbench
 from autocompress.testing.networks import NETWORKS
+from autocompress.techniques.quantize import KINDS
 from autocompress.testing.techniques import outputs, workbench
 
 TOLERANCE = 1e-4
@@ -102,12 +103,14 @@ class ExporterContract:
 
 def sites(bench: Workbench) -> list[str]:
     """Layers that can be quantised."""
-    return [layer.name for layer in bench.table.layers if layer.kind in ("conv", "linear") and not layer.locked]
+    return [layer.name for layer in bench.table.layers if layer.kind in KINDS and not layer.locked]
 
 
 def integers(bench: Workbench, widths: tuple[int, ...], activation_bits: int) -> Plan:
     """All layers as integers, the widths in turn."""
-    return Plan.of([Step(name, "quantize", {"weight_bits": widths[i % len(widths)], "activation_bits": activation_bits})
+    embeddings = {layer.name for layer in bench.table.layers if layer.kind == "embedding"}
+    return Plan.of([Step(name, "quantize", {"weight_bits": widths[i % len(widths)],
+                                            "activation_bits": 32 if name in embeddings else activation_bits})
                     for i, name in enumerate(sites(bench))])
 
 
