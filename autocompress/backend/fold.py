@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from autocompress.backend.compress import Compressed, replace_module
+from autocompress.backend.compress import Compressed, replace_module, weight_bits
 from autocompress.backend.quantization import QuantizedWeight, per_channel
 from autocompress.backend.sparsify import Mask
 from autocompress.core.layer import LayerTable
@@ -26,7 +26,8 @@ class Folded:
 def fold_norms(compressed: Compressed, table: LayerTable) -> Folded:
     """A copy with every norm of `table` that folds absorbed; integers stay integers.
 
-    A norm's factor per output channel moves into the scales of a quantised weight exactly.
+    A norm's factor per output channel moves into the scales of a quantised weight exactly; a weight of 16 bits is
+    rounded again, as the file stores it.
     """
     model = copy.deepcopy(compressed.model).cpu().eval()
     weights = dict(compressed.weights)
@@ -46,8 +47,19 @@ def fold_norms(compressed: Compressed, table: LayerTable) -> Folded:
             else:
                 assert isinstance(target.weight, Tensor)
                 target.weight = nn.Parameter(target.weight * per_channel(factor, target.weight))
-            replace_module(model, layer.name, nn.Identity())
+            replace_module(model, layer.name, behind_norm(norm))
+        for name, bits in weight_bits(model, compressed.plan).items():
+            if bits == 16:
+                weight = model.get_submodule(name).weight
+                assert isinstance(weight, Tensor)
+                weight.copy_(weight.half())
     return Folded(model, weights, compressed.masks)
+
+
+def behind_norm(norm: nn.Module) -> nn.Module:
+    """What a norm executes behind the normalisation itself: the activation of a subclass that has one."""
+    rest = [child for child in norm.children() if not isinstance(child, nn.Identity | nn.Dropout)]
+    return nn.Sequential(*rest) if rest else nn.Identity()
 
 
 def _last_leaf(model: nn.Module, name: str) -> tuple[str, nn.Module]:

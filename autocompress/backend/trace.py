@@ -34,12 +34,13 @@ _VANISH = {"dropout", "dropout_", "feature_dropout", "contiguous", "alias", "det
 """Operators that the exported file does not have."""
 
 
-def trace(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[LayerTable, Coupling]:
-    """The layer table of `model` (eval mode; input `(N, *input_shape)`) and its recorded coupling.
+def trace(model: nn.Module, input_shape: tuple[int, ...],
+          dtype: torch.dtype = torch.float32) -> tuple[LayerTable, Coupling]:
+    """The layer table of `model` (eval mode; input `(N, *input_shape)` of `dtype`) and its recorded coupling.
 
     InputError when the network cannot be traced.
     """
-    example = torch.zeros(2, *input_shape)
+    example = torch.zeros(2, *input_shape, dtype=dtype)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
@@ -51,14 +52,14 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[LayerTable, C
     owner = _owners(program)
     calls: dict[str, list[fx.Node]] = {}
     for node in nodes:
-        if _op(node) in _CONV | {"linear", "batch_norm"} and len(node.args) > 1:
-            name = owner.get(getattr(node.args[1], "name", ""))
+        if _op(node) in _CONV | {"linear", "batch_norm", "embedding"} and len(node.args) > 1:
+            name = owner.get(getattr(node.args[_op(node) != "embedding"], "name", ""))
             if name is not None:
                 calls.setdefault(name, []).append(node)
     shapes = _called(model, example)
     folds = _folds(calls, owner)
     ends = {name: _ends(node_list[0], _op(node_list[0]) != "batch_norm" and name in folds.values())
-            for name, node_list in calls.items()}
+            for name, node_list in calls.items() if _op(node_list[0]) != "embedding"}
     layers = [msgspec.structs.replace(_layer(name, module, calls.get(name, []), shapes, folds),
                                       **dict(zip(("reads", "writes"), ends.get(name, ("", "")), strict=True)))
               for name, module in _in_order(model, shapes) if _own_params(module)]
@@ -101,12 +102,14 @@ def _outputs(program: torch.export.ExportedProgram) -> int:
 
 
 def _called(model: nn.Module, example: Tensor) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Input and output shape of each module with parameters of its own that is really called, in order."""
+    """Input and (first) output shape of each module with parameters of its own that is really called, in order."""
     shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
     handles = []
 
     def hook(name: str) -> Any:
         def remember(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            if isinstance(output, tuple) and output:
+                output = output[0]
             if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
                 shapes.setdefault(name, (tuple(inputs[0].shape[1:]), tuple(output.shape[1:])))
         return remember
@@ -177,6 +180,8 @@ def _layer(name: str, module: nn.Module, nodes: list[fx.Node], shapes: dict[str,
     if isinstance(module, nn.Linear):
         return Layer(kind="linear", in_channels=module.in_features, out_channels=module.out_features,
                      bias=module.bias is not None, **common)
+    if isinstance(module, nn.Embedding):
+        return Layer(kind="embedding", in_channels=module.embedding_dim, out_channels=module.num_embeddings, **common)
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
         return Layer(kind="norm", in_channels=module.num_features, out_channels=module.num_features,
                      folds_into=folds.get(name, ""), **common)
@@ -186,7 +191,7 @@ def _layer(name: str, module: nn.Module, nodes: list[fx.Node], shapes: dict[str,
 def _locked(name: str, module: nn.Module, nodes: list[fx.Node], shapes: dict[str, Any]) -> str:
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
         return ""
-    if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
+    if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear | nn.Embedding):
         return f"no technique for {type(module).__name__}"
     if name not in shapes:
         return "its parent reads its weights directly, or it is never executed"
@@ -194,6 +199,8 @@ def _locked(name: str, module: nn.Module, nodes: list[fx.Node], shapes: dict[str
         return "its weights are used more than once"
     if not nodes:
         return "the traced graph does not show its weights as one layer"
+    if isinstance(module, nn.Embedding) and module.max_norm is not None:
+        return "max_norm changes its weights while it runs"
     if not module.weight.is_floating_point():
         return f"weights of type {module.weight.dtype}"
     if isinstance(module, nn.Conv1d | nn.Conv2d) and module.padding_mode != "zeros":

@@ -15,11 +15,13 @@ from typing import Literal
 
 import msgspec
 
-Kind = Literal["conv", "linear", "norm", "other"]
+Kind = Literal["conv", "linear", "embedding", "norm", "other"]
 
 
 class Layer(msgspec.Struct, frozen=True, kw_only=True):
     """One parameter-bearing module of the original. Shapes leave the batch out: `(C, H, W)`.
+
+    An embedding's `out_channels` are its rows, one a token, its `in_channels` their width: axes as a weight has them.
 
     `kernel` is `()` for linear layers. `positions` is the number of output positions at which the
     weight is applied (H·W of the output for a convolution), `in_positions` the same of the input.
@@ -169,5 +171,6 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates for one sample; a norm layer counts none (it folds or is negligible)."""
-        return 0 if self.kind == "norm" else self.weights * self.positions
+        """Multiply-accumulates for one sample; a norm counts none (it folds or is negligible), nor does an embedding,
+        which looks up."""
+        return 0 if self.kind in ("norm", "embedding") else self.weights * self.positions

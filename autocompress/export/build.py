@@ -94,7 +94,7 @@ class _Writer:
         self._head: list[onnx.NodeProto] = []  # weight arithmetic: folded by the runtime when it loads
         self._tensors = dict(graph.tensors)
         self._names = 0
-        copies = {name: Leaf(leaf.name, _copy(leaf.node), leaf.weight, leaf.bias, leaf.axis)
+        copies = {name: Leaf(leaf.name, _copy(leaf.node), leaf.weight, leaf.bias, leaf.axis, leaf.at)
                   for name, leaf in graph.leaves.items() if name in quantised}
         self.read_before = copies
 
@@ -121,7 +121,7 @@ class _Writer:
         for name in sorted(half - done):  # sorted: equal candidates have equal bytes
             leaf = self._graph.leaves[name]
             stored = self._constant(self._tensors.pop(leaf.weight).astype(np.float16))
-            (leaf.node.input[1],) = self._node("Cast", [stored], to=TensorProto.FLOAT)
+            (leaf.node.input[leaf.at],) = self._node("Cast", [stored], to=TensorProto.FLOAT)
         widths: dict[int, list[str]] = {}
         for name in sorted(weights):
             widths.setdefault(weights[name].bits, []).append(name)
@@ -205,14 +205,14 @@ class _Writer:
         scale: np.ndarray = weight.scale.numpy().astype(np.float32)
         if leaf.name in self._quantised:
             scale = self._safe(leaf, scale)
-            (leaf.node.input[1],) = self._node("DequantizeLinear", [restored, self._constant(scale)], axis=leaf.axis)
+            (leaf.node.input[leaf.at],) = self._node("DequantizeLinear", [restored, self._constant(scale)], axis=leaf.axis)
         else:
             # A plain product is folded into float weights at load; a DequantizeLinear would run every time.
             along = [-1 if axis == leaf.axis else 1 for axis in range(len(shape))]
             (wide,) = self._node("Cast", [restored], to=TensorProto.FLOAT)
             steps = self._constant(scale.reshape(along)) if weight.factors is None else \
                 self._steps(leaf, scale, weight.factors.numpy(), weight.group, shape)
-            (leaf.node.input[1],) = self._node("Mul", [wide, steps])
+            (leaf.node.input[leaf.at],) = self._node("Mul", [wide, steps])
 
     def _steps(self, leaf: Leaf, scale: np.ndarray, factors: np.ndarray, group: int, shape: tuple[int, ...]) -> str:
         """A step for each weight from a factor for each run; the last run of a row may be cut short."""

@@ -23,6 +23,12 @@ def model_card(manifest: dict[str, Any], data: str) -> str:
     shape = ", ".join(str(size) for size in given["shape"][1:])
     scaled = "pixels.astype(np.float32) / 255" if given["scale"] == "pixels / 255" else "pixels.astype(np.float32)"
     axes = ", ".join(["1", "-1", *["1"] * (len(given["shape"]) - 2)])
+    prepared = f"""pixels = np.zeros((1, {shape}))  # your input
+mean = np.array({given["mean"]}, np.float32).reshape({axes})
+std = np.array({given["std"]}, np.float32).reshape({axes})
+inputs = (({scaled} - mean) / std).astype(np.float32)"""
+    if given["dtype"] == "int64":
+        prepared = f"inputs = np.zeros((1, {shape}), np.int64)  # your tokens"
     rows = [
         f"| {what} | {show(facts[f'baseline_{key}'])} | {show(facts[key])} |" for what, key, show in (
             (f"accuracy on the test split of {data}", "accuracy", format_percent),
@@ -47,10 +53,7 @@ import numpy as np
 import onnxruntime
 
 session = onnxruntime.InferenceSession("model.onnx")
-pixels = np.zeros((1, {shape}))  # your input
-mean = np.array({given["mean"]}, np.float32).reshape({axes})
-std = np.array({given["std"]}, np.float32).reshape({axes})
-inputs = (({scaled} - mean) / std).astype(np.float32)
+{prepared}
 (scores,) = session.run(None, {{"input": inputs}})
 print(scores.argmax(axis=1))
 ```

@@ -14,18 +14,20 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 from autocompress.errors import TrialError
-from autocompress.export.template import Template, state_arrays
+from autocompress.export.template import WEIGHT_INPUT, Template, state_arrays
 
 
 @dataclass
 class Leaf:
-    """One weighted node. `weight` is the initialiser's name, `axis` its output-channel axis."""
+    """One weighted node. `weight` is the initialiser's name, `axis` its output-channel axis, `at` its place among the
+    node's inputs."""
 
     name: str
     node: onnx.NodeProto
     weight: str
     bias: str = ""
     axis: int = 0
+    at: int = 1
 
 
 @dataclass
@@ -61,10 +63,12 @@ def fill(template: Template, model: nn.Module) -> FloatGraph:
     graph = FloatGraph(template.model)
     for initializer in template.model.graph.initializer:
         graph.tensors[initializer.name] = numpy_helper.to_array(initializer)
-    anchored = {template.model.graph.node[i].input[1] for i in template.anchors}
+    nodes = template.model.graph.node
+    anchored = {nodes[i].input[WEIGHT_INPUT[nodes[i].op_type]] for i in template.anchors}
     for name, slot in template.slots.items():
         if name not in anchored:
-            graph.tensors[name] = _tensor(slot.key, state, model)
+            value = _tensor(slot.key, state, model)
+            graph.tensors[name] = np.ascontiguousarray(value.T) if slot.transposed else value
     for index, original in enumerate(template.model.graph.node):
         node = onnx.NodeProto()
         node.CopyFrom(original)
@@ -72,20 +76,21 @@ def fill(template: Template, model: nn.Module) -> FloatGraph:
             graph.nodes.append(node)
             continue
         layer = template.anchors[index]
-        slot = template.slots[node.input[1]]
+        at = WEIGHT_INPUT[node.op_type]
+        slot = template.slots[node.input[at]]
         module = model.get_submodule(layer)
         if isinstance(module, nn.Sequential):
             _chain(graph, node, layer, module, slot.transposed)
         else:
             weight = state[slot.key]
-            graph.tensors[node.input[1]] = np.ascontiguousarray(weight.T) if slot.transposed else weight
+            graph.tensors[node.input[at]] = np.ascontiguousarray(weight.T) if slot.transposed else weight
             groups = getattr(module, "groups", 1)
             for attribute in node.attribute:
                 if attribute.name == "group":
                     attribute.i = groups
             graph.nodes.append(node)
             bias = node.input[2] if len(node.input) > 2 else ""
-            graph.leaves[layer] = Leaf(layer, node, node.input[1], bias, _axis(node, slot.transposed))
+            graph.leaves[layer] = Leaf(layer, node, node.input[at], bias, _axis(node, slot.transposed), at)
     return graph
 
 

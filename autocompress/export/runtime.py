@@ -29,15 +29,17 @@ class Runtime:
             self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no base class
             raise TrialError(f"ONNX Runtime refuses the file: {str(error).splitlines()[0]}") from error
-        self._input = self._session.get_inputs()[0].name
+        given = self._session.get_inputs()[0]
+        self._input = given.name
+        self._dtype = np.int64 if given.type == "tensor(int64)" else np.float32
 
     def run(self, inputs: np.ndarray) -> np.ndarray:
-        """Outputs of one batch of normalised float32 inputs `(N, …)`."""
+        """Outputs of one batch of normalised float32 inputs `(N, …)`, or of int64 tokens."""
         return self.run_all(inputs)[0]
 
     def run_all(self, inputs: np.ndarray) -> list[np.ndarray]:
         """Every output of the graph for one batch."""
-        result: list[np.ndarray] = self._session.run(None, {self._input: np.ascontiguousarray(inputs, np.float32)})
+        result: list[np.ndarray] = self._session.run(None, {self._input: np.ascontiguousarray(inputs, self._dtype)})
         return result
 
     def logits(self, inputs: np.ndarray, batch: int = 256) -> np.ndarray:

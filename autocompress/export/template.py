@@ -8,6 +8,7 @@ initialisers, and because a tensor is then recognised in the graph by its values
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
 from dataclasses import dataclass
 
@@ -21,7 +22,10 @@ from autocompress.errors import InputError
 
 OPSET = 20
 INPUT, OUTPUT = "input", "output"
-_WEIGHTED = ("Conv", "Gemm", "MatMul")
+WEIGHT_INPUT = {"Conv": 1, "Gemm": 1, "MatMul": 1, "Gather": 0}
+"""Which input of a node is the weight of a layer."""
+# It says of every tensor of the network that it is not merged with others: see `_simplify`.
+logging.getLogger("onnx_ir.passes.common.initializer_deduplication").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Slot:
 class Template:
     """`model` is the graph without the tensors in `slots` (initialiser name → place in the state dict).
 
-    `anchors` maps the index of a Conv, Gemm or MatMul node to the name of the layer it executes.
+    `anchors` maps the index of a Conv, Gemm, MatMul or Gather node to the name of the layer it executes.
     """
 
     model: onnx.ModelProto
@@ -49,12 +53,12 @@ class Template:
         return len(self.model.SerializeToString())
 
 
-def export_template(model: nn.Module, input_shape: tuple[int, ...]) -> Template:
-    """Export the structure of `model` (eval mode, norms folded; input `(N, *input_shape)`, N free).
+def export_template(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Template:
+    """Export the structure of `model` (eval mode, norms folded; input `(N, *input_shape)` of `dtype`, N free).
 
     InputError when the network cannot be traced (with the exporter's first line) or has several outputs.
     """
-    proto = _export(_randomised(model), input_shape)
+    proto = _export(_randomised(model), input_shape, dtype)
     values = {key: value.detach().numpy() for key, value in _randomised(model).state_dict().items()
               if value.is_floating_point()}
     slots = {}
@@ -64,11 +68,13 @@ def export_template(model: nn.Module, input_shape: tuple[int, ...]) -> Template:
             slots[initializer.name] = slot
     for initializer in [i for i in proto.graph.initializer if i.name in slots]:
         proto.graph.initializer.remove(initializer)
+    _fold_transposes(proto, slots)
     slots = _shorten(proto, slots)
     anchors = {}
     for index, node in enumerate(proto.graph.node):
-        if node.op_type in _WEIGHTED and len(node.input) > 1 and node.input[1] in slots:
-            key = slots[node.input[1]].key
+        weight = node.input[WEIGHT_INPUT[node.op_type]] if node.op_type in WEIGHT_INPUT else ""
+        if weight in slots:
+            key = slots[weight].key
             if key.endswith(".weight"):
                 anchors[index] = key.removesuffix(".weight")
     return Template(proto, slots, anchors)
@@ -85,19 +91,20 @@ def _randomised(model: nn.Module) -> nn.Module:
     return model
 
 
-def _export(model: nn.Module, input_shape: tuple[int, ...]) -> onnx.ModelProto:
-    example = torch.zeros(2, *input_shape)
+def _export(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) -> onnx.ModelProto:
+    example = torch.zeros(2, *input_shape, dtype=dtype)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
             program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-            exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False,
+            exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False, optimize=False,
                                          input_names=[INPUT], output_names=[OUTPUT])
+            assert exported is not None
+            _simplify(exported, program)
         except Exception as error:  # the exporter raises many kinds; the user needs its first line
             cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise InputError(f"the network must be traceable by torch.export, but: {cause}; "
                              "remove data-dependent control flow or fixed batch sizes from forward()") from error
-    assert exported is not None
     proto: onnx.ModelProto = exported.model_proto
     _free_flattens(proto)
     _free_reshapes(proto)
@@ -105,6 +112,17 @@ def _export(model: nn.Module, input_shape: tuple[int, ...]) -> onnx.ModelProto:
         raise InputError(f"the network must have one input and one output tensor, but the exported graph has "
                          f"{len(proto.graph.input)} and {len(proto.graph.output)}")
     return proto
+
+
+def _simplify(exported: torch.onnx.ONNXProgram, program: torch.export.ExportedProgram) -> None:
+    """The exporter's own clean-up, but for arithmetic on the network's tensors: it would be done once and for all with
+    the values at hand, which are not those of any candidate. A graph input has no value to compute with."""
+    graph = exported.model.graph
+    tensors = [graph.initializers[name] for name in program.state_dict if name in graph.initializers]
+    graph.inputs.extend(tensors)
+    exported.optimize()
+    for tensor in tensors:
+        graph.inputs.remove(tensor)
 
 
 def _free_flattens(proto: onnx.ModelProto) -> None:
@@ -177,6 +195,18 @@ def _recognise(value: np.ndarray, name: str, values: dict[str, np.ndarray]) -> S
         if known.ndim == 2 and known.T.shape == value.shape and np.array_equal(known.T, value):
             return Slot(key, transposed=True)
     return None
+
+
+def _fold_transposes(proto: onnx.ModelProto, slots: dict[str, Slot]) -> None:
+    """Let a matrix that is transposed before use be stored so."""
+    graph = proto.graph
+    for node in [n for n in graph.node if n.op_type == "Transpose" and n.input[0] in slots]:
+        if [list(attribute.ints) for attribute in node.attribute] == [[1, 0]] and not slots[node.input[0]].transposed:
+            slots[node.output[0]] = Slot(slots[node.input[0]].key, transposed=True)
+            graph.node.remove(node)
+    read = {name for node in graph.node for name in node.input}
+    for name in [name for name in slots if name not in read]:
+        del slots[name]
 
 
 def _shorten(proto: onnx.ModelProto, slots: dict[str, Slot]) -> dict[str, Slot]:

@@ -113,12 +113,15 @@ def _group(part: Part) -> int:
 
 
 def _op(part: Part) -> str:
-    return "Conv" if part.kernel else "Gemm"
+    """A linear layer at several positions, such as tokens, is a product; its bias is added by a node of its own."""
+    return "Conv" if part.kernel else "Gemm" if part.positions == 1 else "MatMul"
 
 
 def _attributes(parts: list[Part]) -> int:
     """Attributes of the one node that does the work of `parts`."""
     rank = len(parts[0].kernel)
+    if _op(parts[0]) == "MatMul":
+        return 0
     if not rank:
         return _field(_field(len("transB")) + 5)
     pads = any(prod(part.kernel) > 1 for part in parts)

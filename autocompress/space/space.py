@@ -21,7 +21,7 @@ from autocompress.techniques import resolve, sparsify
 from autocompress.techniques.base import whole
 from autocompress.techniques.decompose import METHODS, methods_for, rank_args, split
 from autocompress.techniques.prune import DEFAULT_CRITERION, legal_keep
-from autocompress.techniques.quantize import ACTIVATION_BITS, DEFAULTS, WEIGHT_BITS, quantize_args
+from autocompress.techniques.quantize import ACTIVATION_BITS, DEFAULTS, KINDS, WEIGHT_BITS, quantize_args
 
 Value = float | int | str
 Values = Mapping[str, Value]
@@ -117,7 +117,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         if bits > cap:
             bits = max((b for b in self._legal_bits(layer) if b <= cap), default=min(self._legal_bits(layer)))
         activation = values.get(f"act:{layer.name}", values.get(f"act:{ALL_LAYERS}", 32))
-        activation_bits = int(activation) if bits <= 8 else 32
+        activation_bits = int(activation) if bits <= 8 and layer.kind != "embedding" else 32
         if bits == 32:
             return []
         settings = {name: values.get(f"{name}:{ALL_LAYERS}", value) for name, value in self.settings.items()}
@@ -175,9 +175,11 @@ def build_space(table: LayerTable, spec: SpaceSpec, profile: HardwareProfile) ->
         weight_bits = _widths(spec.quantize.weight_bits, WEIGHT_BITS, profile.weight_bits, "weight_bits", profile.id)
         activations = _widths(spec.quantize.activation_bits, ACTIVATION_BITS, profile.activation_bits,
                               "activation_bits", profile.id)
-        quantized = [layer for layer in open_layers if _allowed(layer.name, spec.quantize.skip)]
+        quantized = [layer for layer in table.layers if layer.kind in KINDS and not layer.locked
+                     and _allowed(layer.name, spec.quantize.skip)]
         knobs += [Knob(f"bits:{layer.name}", choices=weight_bits) for layer in quantized]
-        sites = [ALL_LAYERS] if spec.quantize.activation_scope == "model" else [x.name for x in quantized]
+        sites = [ALL_LAYERS] if spec.quantize.activation_scope == "model" else [x.name for x in quantized
+                                                                                         if x.kind != "embedding"]
         knobs += [Knob(f"act:{site}", choices=activations) for site in sites if quantized]
         knobs += [Knob(f"{name}:{ALL_LAYERS}", choices=choices) for name, choices in spec.quantize.settings.items()
                   if len(choices) > 1]

@@ -56,7 +56,7 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
         "verified": {k: v for k, v in facts.items() if k != "path"},
         "profile": description.profile, "budget": msgspec.to_builtins(description.budget), "seed": description.seed,
         "fingerprints": description.fingerprints, "versions": versions(),
-        "input": {"name": "input", "shape": ["N", *bench.data.input_shape], "dtype": "float32",
+        "input": {"name": "input", "shape": ["N", *bench.data.input_shape], "dtype": str(bench.data.dtype).removeprefix("torch."),
                   "scale": "pixels / 255" if bench.data.train.inputs.dtype.itemsize == 1 else "as given",
                   "mean": list(bench.data.mean), "std": list(bench.data.std)},
         "output": {"name": "output", "shape": ["N", bench.data.classes], "meaning": "class scores before softmax"},

@@ -25,15 +25,16 @@ from autocompress.core.evaluation import Evaluation, Metrics, Source
 from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan, Receipt, Step
 from autocompress.errors import InputError, TrialError
-from autocompress.estimate import estimate_parts, peak_memory_bytes
+from autocompress.estimate import estimate_parts, flatten, peak_memory_bytes
 from autocompress.export.build import Built, build, float_bytes
 from autocompress.export.runtime import Runtime, accuracy, latencies_ms
 from autocompress.export.template import Template, export_template
 from autocompress.hardware.profile import HardwareProfile
+from autocompress.hardware.size import file_bytes
 from autocompress.tasks.splits import Split, TaskData
 from autocompress.techniques import resolve
 from autocompress.techniques.base import check_plan
-from autocompress.techniques.quantize import range_method
+from autocompress.techniques.quantize import KINDS, range_method
 
 log = logging.getLogger(__name__)
 
@@ -64,17 +65,19 @@ class Workbench:
         self.calibration = data.normalise(_subset(data.train, CALIBRATION_SAMPLES, seed).inputs)
         model, left_whole = with_open_heads(model, self.calibration[:HEAD_SAMPLES])
         self.model = model
-        table, coupling = trace(model, data.input_shape)
+        # The fast path of attention computes without calling the layers that are to be measured and replaced.
+        torch.backends.mha.set_fastpath_enabled(False)
+        table, coupling = trace(model, data.input_shape, data.dtype)
         if table.outputs != data.classes:
             raise InputError(f"the network must have one output for each of the {data.classes} classes of "
                              f"{data.name}, but it has {table.outputs}")
         self.refused = left_whole | coupling.refused
         folded = fold_norms(Compressed(model, Plan()), table).model
-        self.template = export_template(folded, data.input_shape)
+        self.template = export_template(folded, data.input_shape, data.dtype)
         self._templates = {frozenset[str](): self.template}
-        self.table = _lock_unseen(table, self.template)
-        self.compressor = Compressor(model, self.table, coupling, self.calibration, statistics)
         self.baseline_file = float_bytes(self.template, folded)
+        self.table = _as_exported(table, self.template, len(self.baseline_file))
+        self.compressor = Compressor(model, self.table, coupling, self.calibration, statistics)
         self._check_parity(folded, self.baseline_file, 1e-3)
         self.teacher = Teacher(self._answer, data, seed, folder / "teacher")
         self.example = self.calibration[:1].numpy()
@@ -96,7 +99,7 @@ class Workbench:
     def _static(self, compressed: Compressed, size: int) -> Metrics:
         plan, model = compressed.plan, fold_norms(compressed, self.table).model  # what the file executes
         return {
-            "size_bytes": size, "macs": count_macs(model, self.data.input_shape),
+            "size_bytes": size, "macs": count_macs(model, self.data.input_shape, self.data.dtype),
             "params": sum(p.numel() for p in model.parameters()),
             "peak_memory_bytes": peak_memory_bytes(self.table, resolve(self.table, plan)),
         }
@@ -208,7 +211,7 @@ class Workbench:
 
         dropped = frozenset(compressed.plan.find("drop"))
         if dropped not in self._templates:
-            self._templates[dropped] = export_template(folded.model, self.data.input_shape)
+            self._templates[dropped] = export_template(folded.model, self.data.input_shape, self.data.dtype)
 
         def make(template: Template) -> Built:
             self._check_parity(folded.model, float_bytes(template, folded.model), 1e-3)
@@ -219,7 +222,7 @@ class Workbench:
             return make(self._templates[dropped])
         except TrialError as error:
             log.info("exporting afresh: %s", error)
-            return make(export_template(folded.model, self.data.input_shape))
+            return make(export_template(folded.model, self.data.input_shape, self.data.dtype))
 
     def _check_parity(self, model: nn.Module, file: bytes, tolerance: float) -> None:
         """TrialError unless the float file computes what the network computes."""
@@ -235,22 +238,25 @@ class Workbench:
                              f"relative), but differs by {error:.2g}")
 
 
-def count_macs(model: nn.Module, input_shape: tuple[int, ...]) -> int:
+def count_macs(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> int:
     """Multiply-accumulates of one sample by thop, on a copy (it leaves buffers behind)."""
     import thop
 
-    macs, _ = thop.profile(copy.deepcopy(model).eval(), inputs=(torch.zeros(1, *input_shape),), verbose=False)
+    example = torch.zeros(1, *input_shape, dtype=dtype)
+    macs, _ = thop.profile(copy.deepcopy(model).eval(), inputs=(example,), verbose=False)
     return int(macs)
 
 
-def _lock_unseen(table: LayerTable, template: Template) -> LayerTable:
-    """Lock layers that the exported graph does not show as one node: they could not be stored compressed."""
+def _as_exported(table: LayerTable, template: Template, size_bytes: int) -> LayerTable:
+    """Lock layers that the exported graph does not show as one node: they could not be stored compressed. What the
+    original's file holds beside its layers, `size_bytes` less their tensors, is the skeleton."""
     seen = set(template.anchors.values())
     layers = tuple(
         msgspec.structs.replace(layer, locked="the exported graph does not show it as one node")
-        if layer.kind in ("conv", "linear") and not layer.locked and layer.name not in seen else layer
+        if layer.kind in KINDS and not layer.locked and layer.name not in seen else layer
         for layer in table.layers)
-    return msgspec.structs.replace(table, layers=layers, skeleton_bytes=template.skeleton_bytes)
+    layered = file_bytes(flatten(resolve(table, Plan())), 0)
+    return msgspec.structs.replace(table, layers=layers, skeleton_bytes=size_bytes - layered)
 
 
 def _subset(split: Split, count: int, seed: int) -> Split:

@@ -117,12 +117,15 @@ def _split(part: Any, where: str) -> Split:
 
 
 def _inputs(value: Any, where: str) -> Tensor:
-    """(N, …) uint8 or float32; grey images gain a channel, channels-last pixels are turned."""
+    """(N, …) uint8, float32 or int64 tokens; grey images gain a channel, channels-last pixels are turned."""
     tensor = _tensor(value, where)
     if tensor.dtype.is_floating_point:
         return tensor.float()
+    if tensor.dtype == torch.int64 and tensor.ndim == 2:
+        return tensor  # sequences of tokens
     if tensor.dtype != torch.uint8:
-        raise InputError(f"{where}: inputs must be uint8 pixels or floats, but are {tensor.dtype}: convert them")
+        raise InputError(f"{where}: inputs must be uint8 pixels, floats, or int64 tokens (N, length), but are "
+                         f"{tensor.dtype} {tuple(tensor.shape)}: convert them")
     if tensor.ndim == 3:
         return tensor[:, None]
     if tensor.ndim == 4 and tensor.shape[3] in (1, 3, 4) and tensor.shape[1] not in (1, 3, 4):

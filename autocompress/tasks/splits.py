@@ -18,7 +18,7 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """`inputs` (N, …) uint8 pixels or float32 values; `targets` (N,) int64 labels from 0."""
+    """`inputs` (N, …) uint8 pixels, float32 values or int64 tokens; `targets` (N,) int64 labels from 0."""
 
     inputs: Tensor
     targets: Tensor
@@ -37,7 +37,7 @@ class TaskData:
     """A classification data set.
 
     `mean` and `std` hold one value for each channel, or one for all, and apply after uint8 pixels were
-    divided by 255; float inputs are not divided. `pad` (pixels) and `flip` describe the augmentation.
+    divided by 255; float inputs are not divided, and tokens left as they are. `pad` (pixels) and `flip` describe the augmentation.
     """
 
     name: str
@@ -55,6 +55,11 @@ class TaskData:
         """Shape of one sample, without the batch: `(C, H, W)` for images."""
         return tuple(self.train.inputs.shape[1:])
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What a network is fed: int64 tokens, or float32."""
+        return torch.int64 if self.train.inputs.dtype == torch.int64 else torch.float32
+
     @cached_property
     def fingerprint(self) -> str:
         """Content hash of every sample, label and the normalisation."""
@@ -67,7 +72,9 @@ class TaskData:
         return digest.hexdigest()[:16]
 
     def normalise(self, inputs: Tensor) -> Tensor:
-        """A batch (N, …) as stored → float32 of the same shape, as the model is fed."""
+        """A batch (N, …) as stored → float32 of the same shape, or the same tokens: as the model is fed."""
+        if inputs.dtype == torch.int64:
+            return inputs
         values = inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs.float()
         if set(self.mean) == {0.0} and set(self.std) == {1.0}:
             return values
@@ -160,9 +167,9 @@ def checked(data: TaskData) -> TaskData:
 
 def _check_split(where: str, split: Split, data: TaskData) -> None:
     inputs, targets = split.inputs, split.targets
-    if inputs.dtype not in (torch.uint8, torch.float32) or targets.dtype != torch.int64 or targets.ndim != 1:
+    if inputs.dtype not in (torch.uint8, torch.float32, torch.int64) or targets.dtype != torch.int64 or targets.ndim != 1:
         raise InputError(
-            f"{where}: inputs must be uint8 or float32 and labels int64 of shape (N,), but they are "
+            f"{where}: inputs must be uint8, float32 or int64 and labels int64 of shape (N,), but they are "
             f"{inputs.dtype} and {targets.dtype} {tuple(targets.shape)}"
         )
     if len(inputs) != len(targets):
@@ -171,6 +178,11 @@ def _check_split(where: str, split: Split, data: TaskData) -> None:
         raise InputError(f"{where} is empty: bring more samples (an automatic split needs ten or more)")
     if inputs.ndim < 2 or inputs[0].numel() == 0:
         raise InputError(f"{where}: a sample must be an array such as (C, H, W), but inputs are {tuple(inputs.shape)}")
+    if inputs.dtype == torch.int64 and int(inputs.min()) < 0:
+        raise InputError(f"{where}: tokens must be 0 or more, but the least is {int(inputs.min())}")
+    if (inputs.dtype == torch.int64) != (data.dtype == torch.int64):
+        raise InputError(f"{where}: all splits must hold tokens, or none, but training has {data.train.inputs.dtype} "
+                         f"and this has {inputs.dtype}")
     if inputs.shape[1:] != data.train.inputs.shape[1:]:
         raise InputError(
             f"{where}: samples must be shaped as in training, {data.input_shape}, but are {tuple(inputs.shape[1:])}"
@@ -189,6 +201,9 @@ def _check_split(where: str, split: Split, data: TaskData) -> None:
 def _check_normalisation(data: TaskData) -> None:
     values: Sequence[tuple[float, ...]] = (data.mean, data.std)
     channels = data.input_shape[0]
+    if data.dtype == torch.int64 and (set(data.mean), set(data.std)) != ({0.0}, {1.0}):
+        raise InputError(f"{data.name}: tokens cannot be normalised, but mean and std are {data.mean} and {data.std}: "
+                         "leave them out")
     if any(len(v) not in (1, channels) for v in values) or not all(s > 0 for s in data.std):
         raise InputError(
             f"{data.name}: mean and std must hold 1 or {channels} values, std above zero, "

@@ -2,7 +2,8 @@
 
 Weights of 8 bits and less are integers with one scale per output channel; 16 is float16, 32 float32. A layer with
 float weights has float activations: between quantised activations a runtime may quantise float weights on its own,
-silently. 16-bit activations are stored in integers but computed with in float.
+silently. So has an embedding, whatever its weights: it reads tokens, and its output is rows of its table. 16-bit
+activations are stored in integers but computed with in float.
 
 Further args, left out where they are the default:
 * `grid`: "linear"; "codebook", the levels of a layer fitted to its weights (2 to 6 bits); "pow2", signed powers of
@@ -26,6 +27,7 @@ from autocompress.hardware.profile import HardwareProfile
 from autocompress.techniques.base import Parts, Technique, layer_at, present
 
 WEIGHT_BITS = (1, 2, 3, 4, 5, 6, 7, 8, 16, 32)
+KINDS = ("conv", "linear", "embedding")
 ACTIVATION_BITS = (8, 16, 32)
 GRIDS = {"linear": (1, 2, 3, 4, 5, 6, 7, 8), "codebook": (2, 3, 4, 5, 6), "pow2": (2, 3, 4)}
 """Widths of each grid: one bit is two levels however they are placed; where levels are many, even ones are as good,
@@ -60,7 +62,7 @@ def range_method(plan: Plan) -> str:
 
 def _check(step: Step, table: LayerTable, profile: HardwareProfile) -> None:
     layer = layer_at(step, table)
-    if layer.locked or layer.kind not in ("conv", "linear"):
+    if layer.locked or layer.kind not in KINDS:
         raise InputError(f"{step.site} cannot be quantised: {layer.locked or layer.kind + ' layers stay float'}")
     weight_bits, activation_bits = step.args.get("weight_bits"), step.args.get("activation_bits")
     if weight_bits not in WEIGHT_BITS or activation_bits not in ACTIVATION_BITS:
@@ -69,6 +71,8 @@ def _check(step: Step, table: LayerTable, profile: HardwareProfile) -> None:
     bits = int(weight_bits)
     if bits >= 16 and activation_bits != 32:
         raise InputError(f"float weights at {step.site} go with float activations: set `activation_bits` to 32")
+    if layer.kind == "embedding" and activation_bits != 32:
+        raise InputError(f"the embedding {step.site} has float activations: set `activation_bits` to 32")
     profile.check_bits(bits, int(activation_bits), step.site)
     for name, legal in SETTINGS.items():
         chosen = step.args.get(name, legal[0])

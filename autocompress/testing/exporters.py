@@ -16,7 +16,7 @@ from autocompress.core.sparsity import UNSTRUCTURED
 from autocompress.study.workbench import Workbench
 from autocompress.techniques import resolve
 from autocompress.techniques.decompose import methods_for, rank_args
-from autocompress.techniques.quantize import DEFAULTS, quantize_args
+from autocompress.techniques.quantize import DEFAULTS, KINDS, quantize_args
 from autocompress.techniques.sparsify import DEFAULT_CRITERION, fits
 from autocompress.testing.networks import NETWORKS
 from autocompress.testing.techniques import outputs, workbench
@@ -151,13 +151,14 @@ class ExporterContract:
 
 def sites(bench: Workbench) -> list[str]:
     """Layers that can be quantised."""
-    return [layer.name for layer in bench.table.layers if layer.kind in ("conv", "linear") and not layer.locked]
+    return [layer.name for layer in bench.table.layers if layer.kind in KINDS and not layer.locked]
 
 
 def integers(bench: Workbench, widths: tuple[int, ...], activation_bits: int, **settings: Scalar) -> Plan:
     """All layers as integers, the widths in turn; `settings` of the step wherever they are legal."""
-    return Plan.of([Step(name, "quantize", quantize_args(widths[i % len(widths)], activation_bits,
-                                                         {**DEFAULTS, **settings}))
+    embeddings = {layer.name for layer in bench.table.layers if layer.kind == "embedding"}
+    return Plan.of([Step(name, "quantize", quantize_args(
+        widths[i % len(widths)], 32 if name in embeddings else activation_bits, {**DEFAULTS, **settings}))
                     for i, name in enumerate(sites(bench))])
 
 

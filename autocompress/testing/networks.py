@@ -19,17 +19,23 @@ CLASSES = 5
 
 @dataclass(frozen=True)
 class Network:
-    """A maker of one architecture and the shape of its input `(C, …)`. `make()` gives equal weights each time."""
+    """A maker of one architecture and the shape of its input `(C, …)`, float32 values, or tokens below `vocabulary`.
+    `make()` gives equal weights each time."""
 
     name: str
     input_shape: tuple[int, ...]
     build: Callable[[], nn.Module]
+    vocabulary: int = 0
 
     def make(self, seed: int = 0) -> nn.Module:
         """A new copy in eval mode with seeded weights and norm statistics."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return randomised_norms(self.build().eval())
+
+    def data(self) -> TaskData:
+        """Random samples that it takes."""
+        return task_data(self.input_shape, vocabulary=self.vocabulary)
 
 
 def randomised_norms(model: nn.Module) -> nn.Module:
@@ -44,12 +50,16 @@ def randomised_norms(model: nn.Module) -> nn.Module:
     return model
 
 
-def task_data(input_shape: tuple[int, ...], classes: int = CLASSES, samples: int = 64, seed: int = 0) -> TaskData:
-    """Random inputs and labels in three splits of `samples` each."""
+def task_data(input_shape: tuple[int, ...], classes: int = CLASSES, samples: int = 64, seed: int = 0,
+              vocabulary: int = 0) -> TaskData:
+    """Random inputs, tokens where there is a `vocabulary`, and labels, in three splits of `samples` each."""
     generator = torch.Generator().manual_seed(seed)
 
     def split() -> Split:
-        return Split(torch.randn(samples, *input_shape, generator=generator), torch.arange(samples) % classes)
+        shape = samples, *input_shape
+        inputs = torch.randint(vocabulary, shape, generator=generator) if vocabulary else \
+            torch.randn(shape, generator=generator)
+        return Split(inputs, torch.arange(samples) % classes)
 
     return TaskData("random", split(), split(), split(), classes)
 
@@ -97,6 +107,48 @@ class Dense(nn.Module):
         return scores
 
 
+class Recurrent(nn.Module):
+    """The last output of an LSTM or a GRU, classified in two layers."""
+
+    def __init__(self, cell: type[nn.LSTM | nn.GRU]) -> None:
+        super().__init__()
+        self.rnn = cell(6, 16, batch_first=True)
+        self.hidden, self.fc = nn.Linear(16, 32), nn.Linear(32, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, 8, 6)` → `(N, 5)`."""
+        outputs, _ = self.rnn(x)
+        scores: Tensor = self.fc(torch.relu(self.hidden(outputs[:, -1])))
+        return scores
+
+
+class Encoder(nn.Module):
+    """Tokens, their places, one transformer layer with the norms first, and the mean over places."""
+
+    def __init__(self, width: int = 16, heads: int = 2, vocabulary: int = 40, length: int = 8) -> None:
+        super().__init__()
+        self.heads = heads
+        self.tokens = nn.Embedding(vocabulary, width)
+        self.places = nn.Parameter(torch.randn(length, width) / 4)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.out = nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        self.fc = nn.Linear(width, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens `(N, 8)` → `(N, 5)`."""
+        x = self.tokens(x) + self.places
+        y = self.norm1(x)
+        query, key, value = (part(y).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+                             for part in (self.query, self.key, self.value))
+        read = nn.functional.scaled_dot_product_attention(query, key, value)
+        x = x + self.out(read.transpose(1, 2).flatten(2))
+        x = x + self.down(torch.relu(self.up(self.norm2(x))))
+        scores: Tensor = self.fc(x.mean(1))
+        return scores
+
+
 def _chain() -> nn.Module:
     return nn.Sequential(conv_norm(3, 16), conv_norm(16, 24, stride=2), conv_norm(24, 32),
                          nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, CLASSES))
@@ -134,6 +186,7 @@ NETWORKS: dict[str, Network] = {network.name: network for network in (
     Network("chain", (3, 12, 12), _chain), Network("residual", (3, 12, 12), Residual),
     Network("separable", (3, 12, 12), _separable), Network("grouped", (3, 12, 12), _grouped),
     Network("dense", (3, 12, 12), Dense), Network("signal", (2, 16), _signal), Network("mlp", (20,), _mlp),
-    Network("flattened", (1, 8, 8), _flattened),
+    Network("flattened", (1, 8, 8), _flattened), Network("lstm", (8, 6), lambda: Recurrent(nn.LSTM)),
+    Network("gru", (8, 6), lambda: Recurrent(nn.GRU)), Network("encoder", (8,), Encoder, vocabulary=40),
 )}
 """By name: at most 32 channels, at most 16×16 inputs, every architecture that coupling must tell apart."""

@@ -26,12 +26,21 @@ class TestOnnx(ExporterContract):
     def levels(self, bench: Workbench, compressed: Compressed, data: bytes) -> dict[str, np.ndarray]:
         model = onnx.load_model_from_string(data)
         producer = {name: node for node in model.graph.node for name in node.output}
-        weighted = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
+
+        def restores(name: str) -> bool:
+            node = producer.get(name)
+            if node is None or node.op_type not in ("DequantizeLinear", "Mul") or (node.input[0] not in producer \
+                    and node.op_type == "Mul"):
+                return False
+            before = producer.get(node.input[0])
+            return before is None or before.op_type == ("Cast" if node.op_type == "Mul" else "Reshape")
+
+        weighted = [node for node in model.graph.node if any(map(restores, node.input))]
         leaves = fill(bench.template, fold_norms(compressed, bench.table).model).leaves
         assert [leaf.node.op_type for leaf in leaves.values()] == [node.op_type for node in weighted]
         sources = {}
         for name, node in zip(leaves, weighted, strict=True):
-            scaling = producer[node.input[1]]
+            scaling = producer[node.input[leaves[name].at]]
             sources[name] = scaling.input[0] if scaling.op_type == "DequantizeLinear" \
                 else producer[scaling.input[0]].input[0]
         stored = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}

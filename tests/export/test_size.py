@@ -92,7 +92,7 @@ def test_resnet_files_are_as_large_as_predicted(resnet: Workbench) -> None:
 
 
 @pytest.mark.parametrize("name", list_spaces())
-@pytest.mark.parametrize("network", ["dense", "mlp", "signal"])
+@pytest.mark.parametrize("network", ["dense", "encoder", "lstm", "mlp", "signal"])
 def test_small_files_are_as_large_as_predicted(network: str, name: str) -> None:
     bench = workbench(network)
     for seed in range(2):
