@@ -143,7 +143,7 @@ class _Writer:
             packed = self._pack(pattern, tensors, masks)
             for name, whole in expand(self._writer, self._constant(packed.values), packed).items():
                 wide = self._node("Cast", [whole], to=TensorProto.FLOAT)[0] if bits == 16 else whole
-                self._graph.leaves[name].node.input[1] = wide
+                self._graph.leaves[name].node.input[self._graph.leaves[name].at] = wide
 
     def _pack(self, pattern: str, tensors: Mapping[str, np.ndarray], masks: Mapping[str, Mask]) -> Packed:
         leaves = self._graph.leaves
