@@ -23,7 +23,7 @@ from autocompress.backend.coupling import Coupling, cut_channels, removed_indice
 from autocompress.backend.factorize import factorize, shapes
 from autocompress.backend.importance import channel_scores
 from autocompress.backend.memo import Memo, content
-from autocompress.backend.quantization import QuantizedWeight, quantize_weight
+from autocompress.backend.quantization import QuantizedWeight, per_channel, quantize_weight, round_to_levels
 from autocompress.backend.reconstruct import by_taps, from_taps, on_remaining, round_with_feedback
 from autocompress.backend.statistics import Moments, Statistics, width
 from autocompress.core.layer import Group, LayerTable
@@ -31,9 +31,9 @@ from autocompress.core.plan import Plan, Receipt, Step
 from autocompress.techniques import resolve
 from autocompress.techniques.prune import DEFAULT_CRITERION
 
-
 SCALE_SAMPLE = 512
-"""Weights of a row from which its scale is chosen before rounding with feedback, which refits the scale."""
+"""Weights of a row from which its scale is chosen: at 8 bits together with the largest, which must not be cut off;
+below, feedback refits the scale."""
 
 
 @dataclass
@@ -180,11 +180,16 @@ class Compressor:
     def _rounded(self, name: str, weight: Tensor, bits: int,
                  moments: Moments | None) -> tuple[QuantizedWeight, Moments | None]:
         """The integers, and the moments to keep them alive: it is by their identity that the result is found."""
+        rows = weight.flatten(1)
+        sample = rows[:, ::max(1, rows.shape[1] // SCALE_SAMPLE)]
+        if bits == 8:
+            largest = rows.take_along_dim(rows.abs().argmax(1, keepdim=True), 1)
+            scale = quantize_weight(torch.cat([sample, largest], 1), 8).scale
+            levels = round_to_levels(weight / per_channel(scale, weight), 8).to(torch.int8)
+            return QuantizedWeight(8, levels, scale), moments
         if moments is None:
             return quantize_weight(weight, bits), moments
-        # Scales alone are asked for, which a sample of each row settles.
-        rows = weight.flatten(1)
-        start = quantize_weight(rows[:, ::max(1, rows.shape[1] // SCALE_SAMPLE)], bits)
+        start = quantize_weight(sample, bits)
         second = self._output_moments(name, moments)[None] if len(moments.mean) == 1 else moments.second
         return round_with_feedback(weight, start, second, name), moments
 
@@ -195,9 +200,9 @@ class Compressor:
             args = {name: value for name, value in step.args.items() if isinstance(value, int)}
             factors = shapes(module, str(step.args["method"]), args)
             if fit:
-                moments, weight = self._moments(result, step.site), module.weight
-                assert isinstance(weight, Tensor)
-                key = ("factors", step.site, str(step.args), id(moments), content(weight), content(module.bias))
+                moments = self._moments(result, step.site)
+                own = [content(parameter) for parameter in module.parameters()]
+                key = ("factors", step.site, str(step.args), id(moments), *own)
                 made, _ = self._memo.get(key, partial(self._factors, module, step, args, moments))
                 factors = copy.deepcopy(made)
             replace_module(result.model, step.site, factors)
