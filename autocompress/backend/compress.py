@@ -92,6 +92,10 @@ class Compressor:
         quantize(result, self._calibration, self.rounded(result))
         return result
 
+    def forget(self) -> None:
+        """Let go of the layers that later plans could share; what was measured stays."""
+        self._memo = Memo()
+
     def kept_channels(self, group: Group, keep: int, criterion: str = DEFAULT_CRITERION) -> np.ndarray:
         """Indices of the `keep` most important channels, equally many in each block, ascending."""
         key = group.name, criterion
@@ -212,7 +216,7 @@ class Compressor:
         return receipts
 
     def _factors(self, module: nn.Module, step: Step, args: dict[str, int],
-                 moments: Moments | None) -> tuple[nn.Module, Moments | None]:
+                 moments: Moments | None) -> tuple[nn.Sequential, Moments | None]:
         known, mean = (None, None) if moments is None else (self._output_moments(step.site, moments), moments.mean[0])
         return factorize(module, str(step.args["method"]), args, known, mean, step.site), moments
 

@@ -60,7 +60,7 @@ def factorize(module: nn.Module, method: str, args: Mapping[str, int], covarianc
     matrix, basis, last = weight.flatten(1), found.basis, found.last
     if known is not None and len(known) == matrix.shape[1]:
         last = _refitted(matrix, known, basis, what)
-    factors = shapes(module, method, args)
+    factors: Any = shapes(module, method, args)
     if mean is not None and factors[-1].bias is not None:
         each = mean.to(weight).repeat_interleave(matrix.shape[1] // len(mean))
         factors[-1].bias.data += matrix @ each - last @ (basis @ each)
@@ -71,10 +71,11 @@ def factorize(module: nn.Module, method: str, args: Mapping[str, int], covarianc
     found.leading[-1] = found.leading[-1] * even.reshape(-1, *[1] * (found.leading[-1].dim() - 1))
     for factor, value in zip(factors, (*found.leading, last / even[:, None]), strict=True):
         factor.weight.data = value.float().reshape(factor.weight.shape).contiguous()
-    return factors
+    result: nn.Sequential = factors
+    return result
 
 
-def shapes(module: nn.Module, method: str, args: Mapping[str, int]) -> Any:
+def shapes(module: nn.Module, method: str, args: Mapping[str, int]) -> nn.Sequential:
     """The factors without their weights; the last has the layer's bias."""
     assert isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)
     axes = 0 if isinstance(module, nn.Linear) else len(module.kernel_size)
