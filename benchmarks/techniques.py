@@ -1,6 +1,6 @@
 """Each technique alone on ResNet-18 for Fashion-MNIST, before any training, beside reference implementations.
 
-    python benchmarks/techniques.py --base DIR [--split test] [--only prune bits rank sparsity] [--limit N]
+    python benchmarks/techniques.py --base DIR [--split test] [--only prune bits rank sparsity cost] [--limit N]
 
 DIR holds `resnet18_fashion.py` and `resnet18_fashion.safetensors` (93.11% test). Writes `benchmarks/techniques.md`.
 Every row is the file run in ONNX Runtime; the references are torch-pruning's own magnitude pruner, round-to-nearest
@@ -13,6 +13,7 @@ import argparse
 import copy
 import os
 import platform
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +43,11 @@ from autocompress.techniques.sparsify import can_be_sparse, fits
 Row = tuple[str, str, int, float, float]
 """Group, name, bytes, accuracy of the split, seconds to apply."""
 
+Cost = tuple[str, float, float, float]
+"""A plan, and milliseconds of processor: to apply it the first time, again, and for one pass over the calibration
+data through what it makes."""
+REPEATS = 3
+
 
 class Bench:
     """The network on its workbench, and how a compressed copy is scored."""
@@ -55,6 +61,7 @@ class Bench:
         chosen = getattr(data, split)
         self.split = chosen if limit is None else chosen.take(torch.arange(min(limit, len(chosen))))
         self.rows: list[Row] = []
+        self.costs: list[Cost] = []
 
     def ours(self, group: str, name: str, plan: Plan) -> None:
         """Apply a plan and score its file."""
@@ -162,10 +169,54 @@ def sparsity_rows(on: Bench) -> None:
                 on.ours(f"sparse: {kind}, {bits} bits", criterion, Plan.of([*steps, *quantized(bits)]))
 
 
-KINDS = {"prune": prune_rows, "bits": bit_rows, "rank": rank_rows, "sparsity": sparsity_rows}
+def cost_rows(on: Bench) -> None:
+    """Processor time of each technique over the whole network, without the passes over the calibration data."""
+    bench = on.bench
+    compressor, parts = bench.compressor, resolve(bench.table, Plan())
+    began = time.process_time()
+    compressor.statistics.moments("")
+    on.costs.append(("statistics, once a network: moments of all inputs", _since(began), 0.0, 0.0))
+    compressor.kept_channels(bench.table.groups[0], 1)  # sensitivities, where the default criterion asks for them
+
+    def prune(share: float) -> list[Step]:
+        return [Step(g.name, "prune", {"keep": round(g.channels * (1 - share))}) for g in bench.table.groups]
+
+    def quantize(bits: int) -> list[Step]:
+        return [Step(layer.name, "quantize", {"weight_bits": bits, "activation_bits": 32})
+                for layer in bench.table.layers if layer.kind != "norm" and not layer.locked]
+
+    plans = {f"{share:.0%} of the channels removed": prune(share) for share in (0.3, 0.6)}
+    plans |= {f"{bits}-bit weights": quantize(bits) for bits in (8, 4, 2)}
+    plans |= {f"{share:.0%} of the channels removed, 4-bit weights": [*prune(share), *quantize(4)]
+              for share in (0.3, 0.6)}
+    for method in METHODS:
+        plans[f"{method} at 25% of the parameters"] = [
+            Step(layer.name, "decompose", {"method": method, **args}) for layer in bench.table.layers
+            if method in methods_for(layer) and (args := rank_args(parts[layer.name][0], method, 0.25, 1))]
+    for name, steps in plans.items():
+        plan, first, again, passes = Plan.of(steps), [], [], []
+        for _ in range(REPEATS):
+            compressor.forget()
+            for into in (first, again):
+                began = time.process_time()
+                structured = compressor.restructure(plan)
+                compressor.rounded(structured)
+                into.append(_since(began))
+            began = time.process_time()
+            reestimate_norms(structured.model, bench.calibration)
+            passes.append(_since(began))
+        on.costs.append((name, *(statistics.median(times) for times in (first, again, passes))))
+        print(*on.costs[-1], flush=True)
 
 
-def table(rows: list[Row], split: str, limit: int | None) -> str:
+def _since(began: float) -> float:
+    return 1000 * (time.process_time() - began)
+
+
+KINDS = {"prune": prune_rows, "bits": bit_rows, "rank": rank_rows, "sparsity": sparsity_rows, "cost": cost_rows}
+
+
+def table(rows: list[Row], split: str, limit: int | None, costs: list[Cost]) -> str:
     """The result as Markdown."""
     lines = ["# Each technique alone", "",
              f"`python benchmarks/techniques.py --base DIR --split {split}`: ResNet-18 on Fashion-MNIST, no training, "
@@ -176,6 +227,13 @@ def table(rows: list[Row], split: str, limit: int | None) -> str:
              "| what | how | bytes | accuracy % | seconds to apply |", "|---|---|---|---|---|"]
     lines += [f"| {group} | {name} | {size:,} | {100 * accuracy:.2f} | {seconds:.2f} |"
               for group, name, size, accuracy, seconds in rows]
+    if costs:
+        lines += ["", f"Milliseconds of processor, {torch.get_num_threads()} thread(s), median of {REPEATS}. Applying "
+                  "a plan: the first time, and again with the layers that the study still holds. Beside it one pass "
+                  "over the 512 calibration images through the compressed network, which a plan needs once more.", "",
+                  "| plan | first | again | one pass | first / pass |", "|---|---|---|---|---|"]
+        lines += [f"| {name} | {first:,.0f} | {again:,.0f} | {once:,.0f} | {first / once:.2f} |" if once
+                  else f"| {name} | {first:,.0f} | | | |" for name, first, again, once in costs]
     return "\n".join(lines) + "\n"
 
 
@@ -192,7 +250,7 @@ def main() -> None:
         on.ours("nothing", "original", Plan())
         for kind in given.only:
             KINDS[kind](on)
-            Path(__file__).with_suffix(".md").write_text(table(on.rows, given.split, given.limit))
+            Path(__file__).with_suffix(".md").write_text(table(on.rows, given.split, given.limit, on.costs))
 
 
 if __name__ == "__main__":

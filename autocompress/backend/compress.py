@@ -23,7 +23,7 @@ from autocompress.backend.coupling import Coupling, cut_channels, removed_indice
 from autocompress.backend.factorize import factorize, shapes
 from autocompress.backend.importance import channel_scores
 from autocompress.backend.memo import Memo, content
-from autocompress.backend.quantization import QuantizedWeight, quantize_weight
+from autocompress.backend.quantization import QuantizedWeight, per_channel, quantize_weight, round_to_levels
 from autocompress.backend.reconstruct import by_taps, from_taps, on_remaining, round_with_feedback
 from autocompress.backend.sparsify import Mask, sparsify
 from autocompress.backend.statistics import Moments, Statistics, width
@@ -35,7 +35,8 @@ from autocompress.techniques.prune import DEFAULT_CRITERION
 from autocompress.techniques.quantize import DEFAULTS
 
 SCALE_SAMPLE = 512
-"""Weights of a row from which its scale is chosen before rounding with feedback, which refits the scale."""
+"""Weights of a row from which its scale is chosen: at 8 bits together with the largest, which must not be cut off;
+below, feedback refits the scale."""
 
 
 @dataclass
@@ -97,6 +98,10 @@ class Compressor:
         result = self.restructure(plan)
         quantize(result, self._calibration, self.rounded(result))
         return result
+
+    def forget(self) -> None:
+        """Let go of the layers that later plans could share; what was measured stays."""
+        self._memo = Memo()
 
     def kept_channels(self, group: Group, keep: int, criterion: str = DEFAULT_CRITERION) -> np.ndarray:
         """Indices of the `keep` most important channels, equally many in each block, ascending."""
@@ -188,14 +193,14 @@ class Compressor:
                  kept: Tensor | None) -> tuple[QuantizedWeight, Moments | None]:
         """The integers, and the moments to keep them alive: it is by their identity that the result is found."""
         second = None if moments is None else self._weighing(name, moments)
-        if second is None or args["weight_bits"] == 8 or args.get("rounding") == "nearest":
-            return start_weight(weight, args, second, kept), moments  # 8 bits round well by themselves
-        every = 1
-        if not args.keys() & {"grid", "group"}:  # scales alone are asked for, which a sample of each row settles
-            every = max(1, weight[0].numel() // SCALE_SAMPLE)
-        rows, inside = (None if of is None else of.flatten(1)[:, ::every] for of in (weight, kept))
-        assert rows is not None
-        start = start_weight(rows, args, second, inside)
+        bits, plain = int(args["weight_bits"]), not args.keys() & {"grid", "group"}
+        if bits == 8 and plain:  # rounds well by itself
+            return _in_eight_bits(weight, kept), moments
+        if second is None or bits == 8 or args.get("rounding") == "nearest":
+            return start_weight(weight, args, second, kept), moments
+        every = max(1, weight[0].numel() // SCALE_SAMPLE) if plain else 1  # a codebook asks for more than scales
+        start = start_weight(weight.flatten(1)[:, ::every], args, second,
+                             None if kept is None else kept.flatten(1)[:, ::every])
         return round_with_feedback(weight, start, second, name, kept), moments
 
     def _weighing(self, name: str, moments: Moments) -> Tensor:
@@ -209,9 +214,9 @@ class Compressor:
             args = {name: value for name, value in step.args.items() if isinstance(value, int)}
             factors = shapes(module, str(step.args["method"]), args)
             if fit:
-                moments, weight = self._moments(result, step.site), module.weight
-                assert isinstance(weight, Tensor)
-                key = ("factors", step.site, str(step.args), id(moments), content(weight), content(module.bias))
+                moments = self._moments(result, step.site)
+                own = [content(parameter) for parameter in module.parameters()]
+                key = ("factors", step.site, str(step.args), id(moments), *own)
                 made, _ = self._memo.get(key, partial(self._factors, module, step, args, moments))
                 factors = copy.deepcopy(made)
             replace_module(result.model, step.site, factors)
@@ -221,7 +226,7 @@ class Compressor:
         return receipts
 
     def _factors(self, module: nn.Module, step: Step, args: dict[str, int],
-                 moments: Moments | None) -> tuple[nn.Module, Moments | None]:
+                 moments: Moments | None) -> tuple[nn.Sequential, Moments | None]:
         known, mean = (None, None) if moments is None else (self._output_moments(step.site, moments), moments.mean[0])
         return factorize(module, str(step.args["method"]), args, known, mean, step.site), moments
 
@@ -284,6 +289,16 @@ def start_weight(weight: Tensor, args: Mapping[str, Scalar], importance: Tensor 
     """`weight` on the grid that the arguments of a quantize step give it; see `quantize_weight`."""
     return quantize_weight(weight, int(args["weight_bits"]), str(args.get("grid", DEFAULTS["grid"])),
                            int(args.get("group", 0)), importance, kept)
+
+
+def _in_eight_bits(weight: Tensor, kept: Tensor | None) -> QuantizedWeight:
+    """Linear levels, nearest, with scales chosen from a sample of each row."""
+    rows = weight.flatten(1)
+    sample = torch.cat([rows[:, ::max(1, rows.shape[1] // SCALE_SAMPLE)],
+                        rows.take_along_dim(rows.abs().argmax(1, keepdim=True), 1)], 1)
+    scale = quantize_weight(sample, 8).scale
+    levels = round_to_levels(weight / per_channel(scale, weight), 8)
+    return QuantizedWeight(8, (levels if kept is None else levels * kept).to(torch.int8), scale)
 
 
 def quantize(result: Compressed, calibration: Tensor, weights: dict[str, QuantizedWeight]) -> None:

@@ -60,7 +60,7 @@ def factorize(module: nn.Module, method: str, args: Mapping[str, int], covarianc
     matrix, basis, last = weight.flatten(1), found.basis, found.last
     if known is not None and len(known) == matrix.shape[1]:
         last = _refitted(matrix, known, basis, what)
-    factors = shapes(module, method, args)
+    factors: Any = shapes(module, method, args)
     if mean is not None and factors[-1].bias is not None:
         each = mean.to(weight).repeat_interleave(matrix.shape[1] // len(mean))
         factors[-1].bias.data += matrix @ each - last @ (basis @ each)
@@ -71,10 +71,11 @@ def factorize(module: nn.Module, method: str, args: Mapping[str, int], covarianc
     found.leading[-1] = found.leading[-1] * even.reshape(-1, *[1] * (found.leading[-1].dim() - 1))
     for factor, value in zip(factors, (*found.leading, last / even[:, None]), strict=True):
         factor.weight.data = value.float().reshape(factor.weight.shape).contiguous()
-    return factors
+    result: nn.Sequential = factors
+    return result
 
 
-def shapes(module: nn.Module, method: str, args: Mapping[str, int]) -> Any:
+def shapes(module: nn.Module, method: str, args: Mapping[str, int]) -> nn.Sequential:
     """The factors without their weights; the last has the layer's bias."""
     assert isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)
     axes = 0 if isinstance(module, nn.Linear) else len(module.kernel_size)
@@ -88,7 +89,7 @@ def shapes(module: nn.Module, method: str, args: Mapping[str, int]) -> Any:
         ranks = [args["rank"]] * 2 if method == "cp" else [args["rank_in"], args["rank_out"]]
     ends = [module.weight.shape[1], *ranks, module.weight.shape[0]]
     groups = [1, args["rank"], 1] if method == "cp" else [1] * len(spans)
-    factors = [_factor(module, *ends[i:i + 2], span, groups[i]) for i, span in enumerate(spans)]
+    factors = [_factor(module, ends[i], ends[i + 1], span, groups[i]) for i, span in enumerate(spans)]
     if module.bias is not None:
         factors[-1].bias = nn.Parameter(module.bias.detach().clone())
     return nn.Sequential(*factors)
@@ -97,7 +98,7 @@ def shapes(module: nn.Module, method: str, args: Mapping[str, int]) -> Any:
 def _factor(module: nn.Module, n_in: int, n_out: int, spans: tuple[bool, ...], groups: int) -> Any:
     """A layer of the same kind that has the kernel, stride, padding and dilation of `module` along some axes."""
     if isinstance(module, nn.Linear):
-        return nn.utils.skip_init(nn.Linear, n_in, n_out, bias=False)
+        return nn.utils.skip_init(nn.Linear, n_in, n_out, bias=False)  # type: ignore[no-untyped-call]
     assert isinstance(module, nn.Conv1d | nn.Conv2d)
 
     def along(sizes: Any, otherwise: int) -> Any:
@@ -105,8 +106,9 @@ def _factor(module: nn.Module, n_in: int, n_out: int, spans: tuple[bool, ...], g
 
     padding = module.padding if isinstance(module.padding, str) else along(module.padding, 0)
     kind: Any = type(module)
-    return nn.utils.skip_init(kind, n_in, n_out, along(module.kernel_size, 1), along(module.stride, 1), padding,
-                              along(module.dilation, 1), groups=groups, bias=False)
+    return nn.utils.skip_init(  # type: ignore[no-untyped-call]
+        kind, n_in, n_out, along(module.kernel_size, 1), along(module.stride, 1), padding, along(module.dilation, 1),
+        groups=groups, bias=False)
 
 
 def _refitted(matrix: Tensor, known: Tensor, basis: Tensor, what: str) -> Tensor:
@@ -127,12 +129,11 @@ def _svd(weight: Tensor, args: Mapping[str, int], known: Tensor | None, _what: s
 def _spatial(weight: Tensor, args: Mapping[str, int], known: Tensor | None, _what: str) -> _Values:
     n_out, n_in, rows, columns = weight.shape
     matrix = weight.permute(0, 3, 1, 2).reshape(n_out * columns, n_in * rows)
-    if known is not None and len(known) != n_in:  # one column of a patch: the mean over its columns
+    column = known
+    if known is not None and len(known) != n_in:  # of one column of a patch: the mean over its columns
         blocks = known.reshape(n_in, rows, columns, n_in, rows, columns)
-        known_column = blocks.diagonal(dim1=2, dim2=5).mean(-1).reshape(n_in * rows, n_in * rows)
-    else:
-        known_column = known
-    outputs = _directions(_seen(matrix.reshape(-1, n_in, rows), known_column) @ matrix.T, args["rank"])
+        column = blocks.diagonal(dim1=2, dim2=5).mean(-1).reshape(n_in * rows, n_in * rows)
+    outputs = _directions(_seen(matrix.reshape(-1, n_in, rows), column) @ matrix.T, args["rank"])
     down = outputs.T @ matrix  # (rank, in · rows)
     across = outputs.reshape(n_out, columns, -1).transpose(1, 2)
     basis = torch.einsum("rci,jk->rjcik", down.reshape(-1, n_in, rows), torch.eye(columns).to(down))
@@ -192,10 +193,11 @@ def _gram(rows: Tensor) -> Tensor:
 def _directions(gram: Tensor, rank: int, start: Tensor | None = None) -> Tensor:
     """The leading eigenvectors `(n, rank)` of a positive matrix, about, or improved from `start`."""
     if start is None and (len(gram) <= EXACT or rank + SPARE > len(gram) // 2):
-        return torch.linalg.eigh(gram).eigenvectors[:, -rank:].flip(1)
+        exact: Tensor = torch.linalg.eigh(gram).eigenvectors[:, -rank:].flip(1)
+        return exact
     if start is None:
         start = torch.randn(len(gram), rank + SPARE, generator=torch.Generator().manual_seed(0)).to(gram)
     for _ in range(POWER_STEPS):
         start = torch.linalg.qr(gram @ start).Q
-    inner = torch.linalg.eigh(start.T @ gram @ start).eigenvectors[:, -rank:].flip(1)
+    inner: Tensor = torch.linalg.eigh(start.T @ gram @ start).eigenvectors[:, -rank:].flip(1)
     return start @ inner

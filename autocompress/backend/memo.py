@@ -42,7 +42,7 @@ def content(tensor: Tensor | None) -> str:
     if tensor is None:
         return ""
     digest = hashlib.sha256(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
-    digest.update(tensor.detach().contiguous().cpu().numpy())
+    digest.update(tensor.detach().contiguous().cpu().numpy().data)
     return digest.hexdigest()
 
 

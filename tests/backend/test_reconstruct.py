@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autocompress.backend import statistics
-from autocompress.backend.factorize import factorize
 from autocompress.backend.quantization import quantize_weight
 from autocompress.backend.reconstruct import damped, on_remaining, removal_damage, round_with_feedback
 from autocompress.backend.statistics import Statistics
 from autocompress.errors import TrialError
-from autocompress.testing.techniques import outputs
 
 
 def _correlated(d: int, rows: int = 4000, seed: int = 0) -> Tensor:
@@ -145,26 +142,3 @@ def test_degenerate_moments_are_mended_or_named() -> None:
     assert torch.isfinite(on_remaining(weight, torch.zeros(6, 6), torch.tensor([0, 1]))).all()
     with pytest.raises(TrialError, match="covariance of conv7 must be finite"):
         on_remaining(weight, torch.full((6, 6), torch.nan), torch.tensor([0, 1]), "conv7")
-
-
-@pytest.mark.parametrize(("layer", "method", "args"), [
-    (nn.Linear(16, 24), "svd", {"rank": 4}),
-    (nn.Conv2d(16, 24, 1, stride=2), "svd", {"rank": 4}),
-    (nn.Conv2d(6, 10, 3, padding=1), "spatial-svd", {"rank": 4}),
-    (nn.Conv2d(6, 10, 3, stride=2, padding=1), "tucker2", {"rank_in": 3, "rank_out": 4}),
-    (nn.Conv1d(6, 10, 5), "tucker2", {"rank_in": 3, "rank_out": 4}),
-])
-def test_whitened_factors_come_nearer_to_the_output(layer: nn.Module, method: str, args: dict[str, int]) -> None:
-    generator = torch.Generator().manual_seed(3)
-    shape = {nn.Linear: (400, 16), nn.Conv2d: (40, layer.weight.shape[1], 12, 12), nn.Conv1d: (60, 6, 30)}[type(layer)]
-    inputs = torch.randn(shape, generator=generator)  # type: ignore[arg-type]
-    mixing = torch.randn(shape[1], shape[1], generator=generator) * torch.logspace(0.5, -1, shape[1])[:, None]
-    inputs = F.relu(torch.einsum("nc...,cd->nd...", inputs, mixing) + 0.5)
-    moments = Statistics(nn.Sequential(layer), inputs).moments("0")
-    assert moments is not None
-    expected = layer(inputs).detach()
-
-    def error(covariance: Tensor | None) -> float:
-        return float((outputs(factorize(layer, method, args, covariance), inputs) - expected).square().mean())
-
-    assert error(moments.second[0]) < 0.9 * error(None)
