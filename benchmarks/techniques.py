@@ -141,8 +141,8 @@ def rank_rows(on: Bench, share: float = 0.25) -> None:
 
 
 def sparsity_rows(on: Bench) -> None:
-    """Single weights gone from every layer that the pattern fits, by each criterion, as float and as 4-bit files, beside
-    dense files of few bits."""
+    """Single weights gone from every layer that the pattern fits, by each criterion, as float and as 4-bit files,
+    beside dense files of few bits."""
     parts = resolve(on.bench.table, Plan())
     layers = [layer.name for layer in on.bench.table.layers if can_be_sparse(layer)]
 
