@@ -128,7 +128,7 @@ def plan_table(view: StudyView) -> str:
             (escape(row["layer"]), "name"), (escape(row["kind"]), ""),
             (_channels(row["in_before"], row["in_after"]), "n"), (_channels(row["out_before"], row["out_after"]), "n"),
             (cut, "n"),
-            (", ".join(filter(None, ["float 32" if float_layer else f"{row['weight_bits']} bit", row["sparsity"]])),
+            (", ".join(filter(None, ("float 32" if float_layer else f"{row['weight_bits']} bit", row["sparsity"]))),
              "n"),
             ("float 32" if row["activation_bits"] >= 32 else f"{row['activation_bits']} bit", "n"),
             (escape(f"{row['method']} {row['rank']}".strip() or "–"), ""),

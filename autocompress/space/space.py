@@ -104,7 +104,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         density = 1.0
         if pattern == UNSTRUCTURED:
             density = float(values[f"density:{layer.name}"])
-            density += (self.min_density - density) * squeeze
+            density = round(density + (self.min_density - density) * squeeze, 4)
             args["density"] = density
         if not all(saves(pattern, p.weights, kept_weights(p.weights, pattern, density), bits) for p in parts):
             return []

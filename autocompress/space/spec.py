@@ -18,8 +18,8 @@ from autocompress.techniques.prune import CRITERIA, DEFAULT_CRITERION
 from autocompress.techniques.quantize import ACTIVATION_BITS, SETTINGS, WEIGHT_BITS
 
 SCHEMA = 1
-MAX_DENSITY = 0.9
-"""Largest share of weights that a sparse layer may keep: above it a mask costs more than it saves."""
+MIN_DENSITY, MAX_DENSITY = 0.001, 0.9
+"""Shares of weights that a sparse layer may keep: above, a mask costs more than it saves at most widths."""
 
 
 class PruneSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -163,8 +163,8 @@ def _check_sparsify(spec: SparsifySpec, origin: str) -> None:
             sparsify.check_pattern(pattern)
         except InputError as error:
             raise InputError(f"{origin}: sparsify.patterns: {error}") from None
-    if not 0 < spec.min_density < MAX_DENSITY:
-        raise InputError(f"{origin}: sparsify.min_density must be between 0 and {MAX_DENSITY}, "
+    if not MIN_DENSITY <= spec.min_density < MAX_DENSITY:
+        raise InputError(f"{origin}: sparsify.min_density must be from {MIN_DENSITY} to below {MAX_DENSITY}, "
                          f"but got {spec.min_density}")
     _one_of(spec.criteria, sparsify.CRITERIA, f"{origin}: sparsify.criteria")
 

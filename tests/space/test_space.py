@@ -182,7 +182,7 @@ def test_widths_that_the_device_does_not_have_are_refused_at_load(table: LayerTa
     ("schema = 1\nname = 'a'\nname = 'b'", "TOML"),
     ("schema = 1\nname = 'a'\n[sparsify]\npatterns = ['2:2']", r"sparsify\.patterns: .* but got '2:2'"),
     ("schema = 1\nname = 'a'\n[sparsify]\npatterns = []", "patterns must not be empty"),
-    ("schema = 1\nname = 'a'\n[sparsify]\nmin_density = 0", "min_density must be between 0 and 0.9"),
+    ("schema = 1\nname = 'a'\n[sparsify]\nmin_density = 0", "min_density must be from 0.001 to below 0.9"),
     ("schema = 1\nname = 'a'\n[sparsify]\ncriteria = ['luck']", "sparsify.criteria"),
 ])
 def test_faults_in_a_space_file_are_named(text: str, message: str) -> None:
