@@ -64,12 +64,14 @@ class Recipe:
     weight_decay: float = 1e-4
     temperature: float = 4.0
     label_weight: float = 0.1
+    """Share of the loss that is cross-entropy with the labels. At 0 they are not looked at, and may be anything."""
     charge_teacher: bool = True
     """Whether the teacher's time counts as `seconds`. Not where students are compared: the first would pay for all."""
     warm_up: float = 0.05
     """Share of the schedule in which the learning rate rises."""
     average: float = 0.0
-    """Decay of the moving average of all parameters that is kept in place of the last ones; 0 keeps the last."""
+    """Largest decay of the moving average of all parameters, learned scales too, that is kept in place of the last
+    ones; 0 keeps the last. Behind a cosine that ends at zero there was nothing to gain."""
     patience: int = 5
     """Epochs without a lower loss after which a training comes to an early end, see `Schedule`; 0: never. One that a
     clock ends is left to it."""

@@ -45,7 +45,9 @@ class Schedule:
         return 0.5 * (1 + math.cos(math.pi * (done - self._warm_up) / (1 - self._warm_up)))
 
     def see(self, step: int, loss: float) -> None:
-        """Take in the loss of a step."""
+        """Take in the loss of a step. What comes before the learning rate has risen says nothing."""
+        if step < self._warm_up * self._total:
+            return
         self._losses.append(loss)
         if len(self._losses) < self._window:
             return

@@ -80,7 +80,9 @@ def test_a_soup_is_the_mean_before_rounding_in_the_first_ones_widths(other: int)
         torch.testing.assert_close(made.latent[name], mean)
         torch.testing.assert_close(made.model.get_submodule(name).weight, weight.dequantized(), rtol=0, atol=0)
         assert weight.bits == 3
-        assert float((weight.dequantized() - mean).abs().max()) < float(mean.abs().max())
+        if not other:
+            scales = [member.weights[name].scale for member in members]
+            torch.testing.assert_close(weight.scale, (scales[0] + scales[1]) / 2)
     bench.build(made)
 
 
@@ -104,4 +106,6 @@ def test_float_weights_behind_integers_are_kept(tmp_path: Path) -> None:
     again = load_weights(bench.compressor.restructure(plan, fit=False), tmp_path / "w.safetensors")
     assert again.latent.keys() == kept.latent.keys()
     assert all(torch.equal(again.latent[name], kept.latent[name]) for name in kept.latent)
-    assert state_hash(again.model) == state_hash(kept.model)
+    state = kept.model.state_dict()
+    assert again.model.state_dict().keys() == state.keys()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in again.model.state_dict().items())
