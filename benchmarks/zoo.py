@@ -3,9 +3,9 @@
     python benchmarks/zoo.py [--only NAME …] [--timeout 600]
 
 Each network is randomly initialised, its norm statistics too, and runs in a process of its own on the smallest input
-that it takes. A random legal plan of the space `default`, with blocks dropped (activations float, so that the comparison
-is exact), is carried out; the file must compute what the compressed network computes. Writes `benchmarks/zoo.json` and,
-made from it, `benchmarks/zoo.md`, with pass or the precise reason for each. With `--only` the other rows stay.
+that it takes. A random legal plan of the space `default`, with blocks dropped, is carried out (activations float, so
+that the comparison is exact); the file must compute what the compressed network computes. Writes `benchmarks/zoo.json`
+and, made from it, `benchmarks/zoo.md`, with pass or the precise reason for each. With `--only` the other rows stay.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ SEED = 0
 TIMM = (
     "beit_base_patch16_224", "cait_xxs24_224", "coat_lite_tiny", "coatnet_nano_rw_224", "convnext_atto",
     "convnextv2_atto", "crossvit_tiny_240", "cspdarknet53", "davit_tiny", "deit_tiny_patch16_224", "densenet121",
-    "dla34", "edgenext_xx_small", "efficientformer_l1", "efficientnet_b0", "efficientnet_lite0", "eva02_tiny_patch14_224",
+    "dla34", "edgenext_xx_small", "efficientformer_l1", "efficientnet_b0", "efficientnet_lite0",
+    "eva02_tiny_patch14_224",
     "fastvit_t8", "focalnet_tiny_srf", "gcvit_xxtiny", "ghostnet_050", "gmlp_s16_224", "hardcorenas_a",
     "hrnet_w18_small", "inception_next_tiny", "inception_v4", "lcnet_050", "levit_128s", "mambaout_femto",
     "maxvit_rmlp_pico_rw_256", "mixer_s32_224", "mnasnet_small", "mobilenetv3_small_050", "mobilenetv4_conv_small",
@@ -206,13 +207,13 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     passed = sum("fault" not in row for row in rows.values())
     lines = ["# Model zoo", "", f"`python benchmarks/zoo.py`: **{passed} of {len(rows)}** architectures "
              f"({100 * passed / max(len(rows), 1):.1f}%) are traced, compressed by a random legal plan, exported, and "
-             f"compute in ONNX Runtime what the compressed network computes (largest difference at most {TOLERANCE:g} of "
-             f"the largest output, {SAMPLES} samples). Random weights and norm statistics, seed {SEED}, one thread, "
+             f"compute in ONNX Runtime what the compressed network computes (largest difference at most {TOLERANCE:g} "
+             f"of the largest output, {SAMPLES} samples). Random weights and norm statistics, seed {SEED}, one thread, "
              f"{platform.machine()}.", "",
              "Layers can be quantised, locked ones are stored as they are; the plan's steps are counted as "
              "dropped blocks / pruned groups / factored layers / quantised layers.", "",
              "| network | input | parameters | kept | file bytes | groups | blocks | layers | locked | steps | "
-             "groups refused | difference | result | seconds |", "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"]
+             "groups refused | difference | result | seconds |", "|---" * 14 + "|"]
     for name, row in sorted(rows.items()):
         if "error" in row:
             facts = (f"{row['input']} | {row['params']:,} | {row['kept']:,} | {row['bytes']:,} | {row['groups']} | "

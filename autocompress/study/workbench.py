@@ -73,7 +73,7 @@ class Workbench:
         self.table = _as_exported(table, self.template, len(self.baseline_file))
         self.calibration = data.normalise(_subset(data.train, CALIBRATION_SAMPLES, seed).inputs)
         self.compressor = Compressor(model, self.table, coupling, self.calibration)
-        self._check_parity(folded, self.baseline_file, 1e-3)
+        self._check_parity(model, self.baseline_file, 1e-3)
         self.teacher = Teacher(self._answer, data, seed, folder / "teacher")
         self.example = self.calibration[:1].numpy()
 

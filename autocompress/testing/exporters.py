@@ -13,8 +13,8 @@ from autocompress.backend.compress import Compressed
 from autocompress.backend.fold import fold_norms
 from autocompress.core.plan import Plan, Step
 from autocompress.study.workbench import Workbench
-from autocompress.testing.networks import NETWORKS
 from autocompress.techniques.quantize import KINDS
+from autocompress.testing.networks import NETWORKS
 from autocompress.testing.techniques import outputs, workbench
 
 TOLERANCE = 1e-4
