@@ -112,6 +112,15 @@ def drawn_plan(bench: Any) -> Any:
 
 
 def check(name: str) -> dict[str, Any]:
+    """One network of the zoo, on the smallest input that it takes."""
+    import torch
+
+    torch.manual_seed(SEED)
+    model = livened(build(name))
+    return check_network(model, smallest_input(model), CLASSES)
+
+
+def check_network(model: Any, shape: tuple[int, ...], classes: int) -> dict[str, Any]:
     """One network from tracing to the file; what was found, or what went wrong."""
     import torch
 
@@ -122,10 +131,7 @@ def check(name: str) -> dict[str, Any]:
     from autocompress.testing.networks import task_data
     from autocompress.testing.techniques import outputs
 
-    torch.manual_seed(SEED)
-    model = livened(build(name))
-    shape = smallest_input(model)
-    bench = Workbench(model, task_data(shape, CLASSES, SAMPLES), load_profile("host"), seed=SEED,
+    bench = Workbench(model, task_data(shape, classes, SAMPLES), load_profile("host"), seed=SEED,
                       folder=Path(os.devnull), epochs=1)
     plan = drawn_plan(bench)
     compressed = bench.compressor.compress(plan)
