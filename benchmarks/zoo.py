@@ -29,7 +29,7 @@ from typing import Any
 
 CLASSES = 10
 SAMPLES = 16
-SIZES = (64, 128, 224, 240, 256, 299)
+SIZES = (64, 56, 128, 224, 240, 256, 299)
 TOLERANCE = 1e-4
 SEED = 0
 TIMM = (
@@ -58,10 +58,15 @@ def build(name: str) -> Any:
     if library == "timm":
         import timm
 
-        return timm.create_model(architecture, pretrained=False, num_classes=CLASSES).eval()
+        try:  # networks of fixed size are as fast to check at a smaller one
+            return timm.create_model(architecture, pretrained=False, num_classes=CLASSES, img_size=SIZES[0]).eval()
+        except (TypeError, AssertionError):  # no such argument, or a size that its windows do not divide
+            return timm.create_model(architecture, pretrained=False, num_classes=CLASSES).eval()
     import torchvision
 
-    more = {"init_weights": False} if architecture in ("googlenet", "inception_v3") else {}
+    more: dict[str, Any] = {"init_weights": False} if architecture in ("googlenet", "inception_v3") else {}
+    if architecture.startswith("vit_"):
+        more["image_size"] = 4 * int(architecture.rpartition("_")[2])
     return torchvision.models.get_model(architecture, weights=None, num_classes=CLASSES, **more).eval()
 
 
