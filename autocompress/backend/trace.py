@@ -57,7 +57,8 @@ def trace(model: nn.Module, input_shape: tuple[int, ...],
             if name is not None:
                 calls.setdefault(name, []).append(node)
     shapes = _called(model, example)
-    folds = _folds(calls, owner)
+    folds = {norm: into for norm, into in _folds(calls, owner).items()
+             if model.get_submodule(norm).running_mean is not None}
     ends = {name: _ends(node_list[0], _op(node_list[0]) != "batch_norm" and name in folds.values())
             for name, node_list in calls.items() if _op(node_list[0]) != "embedding"}
     layers = [msgspec.structs.replace(_layer(name, module, calls.get(name, []), shapes, folds),
@@ -199,6 +200,8 @@ def _locked(name: str, module: nn.Module, nodes: list[fx.Node], shapes: dict[str
         return "its weights are used more than once"
     if not nodes:
         return "the traced graph does not show its weights as one layer"
+    if _departs(module, shapes[name][0]):
+        return f"the forward of {type(module).__name__} computes more than its weights do"
     if isinstance(module, nn.Embedding) and module.max_norm is not None:
         return "max_norm changes its weights while it runs"
     if not module.weight.is_floating_point():
@@ -208,6 +211,18 @@ def _locked(name: str, module: nn.Module, nodes: list[fx.Node], shapes: dict[str
     if isinstance(module, nn.Conv1d | nn.Conv2d) and isinstance(module.padding, str):
         return f"padding given as {module.padding!r}"
     return ""
+
+
+def _departs(module: nn.Module, in_shape: tuple[int, ...]) -> bool:
+    """Whether a subclass does more than the layer that it is (pads, scales): a factor in its place would not."""
+    base = next(kind for kind in (nn.Conv1d, nn.Conv2d, nn.Linear, nn.Embedding) if isinstance(module, kind))
+    if type(module).forward is base.forward:
+        return False
+    tokens = base is nn.Embedding
+    inputs = torch.zeros(2, *in_shape, dtype=torch.int64) if tokens else torch.ones(2, *in_shape)
+    with torch.no_grad():
+        own, plain = module(inputs), base.forward(module, inputs)  # type: ignore[arg-type]
+    return own.shape != plain.shape or not torch.allclose(own, plain, rtol=1e-4, atol=1e-6)
 
 
 def _lifetimes(nodes: list[fx.Node], owner: dict[str, str]) -> list[Activation]:

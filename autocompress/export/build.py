@@ -205,7 +205,8 @@ class _Writer:
         scale: np.ndarray = weight.scale.numpy().astype(np.float32)
         if leaf.name in self._quantised:
             scale = self._safe(leaf, scale)
-            (leaf.node.input[leaf.at],) = self._node("DequantizeLinear", [restored, self._constant(scale)], axis=leaf.axis)
+            (leaf.node.input[leaf.at],) = self._node("DequantizeLinear", [restored, self._constant(scale)],
+                                                     axis=leaf.axis)
         else:
             # A plain product is folded into float weights at load; a DequantizeLinear would run every time.
             along = [-1 if axis == leaf.axis else 1 for axis in range(len(shape))]

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from autocompress.errors import InputError
 
 OPSET = 20
+LARGEST_BYTES = 2**31 - 1
+"""Of one protobuf message; tensors beside the file are not written."""
 INPUT, OUTPUT = "input", "output"
 WEIGHT_INPUT = {"Conv": 1, "Gemm": 1, "MatMul": 1, "Gather": 0}
 """Which input of a node is the weight of a layer."""
@@ -56,8 +58,13 @@ class Template:
 def export_template(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Template:
     """Export the structure of `model` (eval mode, norms folded; input `(N, *input_shape)` of `dtype`, N free).
 
-    InputError when the network cannot be traced (with the exporter's first line) or has several outputs.
+    InputError when the network cannot be traced (with the exporter's first line), has several outputs, or does not
+    fit into one file.
     """
+    weights_bytes = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    if weights_bytes > LARGEST_BYTES:
+        raise InputError(f"the weights of the original must fit into one ONNX file, {LARGEST_BYTES / 1e9:.2f} GB at "
+                         f"most, but they take {weights_bytes / 1e9:.2f} GB: take a smaller original")
     proto = _export(_randomised(model), input_shape, dtype)
     values = {key: value.detach().numpy() for key, value in _randomised(model).state_dict().items()
               if value.is_floating_point()}

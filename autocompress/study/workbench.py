@@ -78,7 +78,7 @@ class Workbench:
         self.baseline_file = float_bytes(self.template, folded)
         self.table = _as_exported(table, self.template, len(self.baseline_file))
         self.compressor = Compressor(model, self.table, coupling, self.calibration, statistics)
-        self._check_parity(folded, self.baseline_file, 1e-3)
+        self._check_parity(model, self.baseline_file, 1e-3)
         self.teacher = Teacher(self._answer, data, seed, folder / "teacher")
         self.example = self.calibration[:1].numpy()
 

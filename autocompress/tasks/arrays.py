@@ -32,7 +32,8 @@ def from_memory(value: Any, name: str, seed: int) -> TaskData:
 
     `(x, y)` arrays · `(train, test)` or `(train, validation, test)`, each an `(x, y)` pair or a torch
     Dataset · one Dataset · a dict of those by split, which may also hold classes, mean, std, pad, flip.
-    Arrays are (N, …), uint8 pixels or floats, labels (N,) integers. InputError says what does not fit.
+    Arrays are (N, …) uint8 pixels or floats, or (N, length) int64 tokens; labels (N,) integers. InputError says what
+    does not fit.
     """
     if isinstance(value, TaskData):
         return value

@@ -37,7 +37,8 @@ class TaskData:
     """A classification data set.
 
     `mean` and `std` hold one value for each channel, or one for all, and apply after uint8 pixels were
-    divided by 255; float inputs are not divided, and tokens left as they are. `pad` (pixels) and `flip` describe the augmentation.
+    divided by 255; float inputs are not divided, and tokens left as they are. `pad` (pixels) and `flip` describe
+    the augmentation.
     """
 
     name: str
@@ -167,7 +168,8 @@ def checked(data: TaskData) -> TaskData:
 
 def _check_split(where: str, split: Split, data: TaskData) -> None:
     inputs, targets = split.inputs, split.targets
-    if inputs.dtype not in (torch.uint8, torch.float32, torch.int64) or targets.dtype != torch.int64 or targets.ndim != 1:
+    known = (torch.uint8, torch.float32, torch.int64)
+    if inputs.dtype not in known or targets.dtype != torch.int64 or targets.ndim != 1:
         raise InputError(
             f"{where}: inputs must be uint8, float32 or int64 and labels int64 of shape (N,), but they are "
             f"{inputs.dtype} and {targets.dtype} {tuple(targets.shape)}"

@@ -28,12 +28,14 @@ class TestOnnx(ExporterContract):
         producer = {name: node for node in model.graph.node for name in node.output}
 
         def restores(name: str) -> bool:
+            """Whether a tensor is a stored weight times its scale."""
             node = producer.get(name)
-            if node is None or node.op_type not in ("DequantizeLinear", "Mul") or (node.input[0] not in producer \
-                    and node.op_type == "Mul"):
+            if node is None or node.op_type not in ("DequantizeLinear", "Mul"):
                 return False
             before = producer.get(node.input[0])
-            return before is None or before.op_type == ("Cast" if node.op_type == "Mul" else "Reshape")
+            if node.op_type == "Mul":
+                return before is not None and before.op_type == "Cast"
+            return before is None or before.op_type == "Reshape"
 
         weighted = [node for node in model.graph.node if any(map(restores, node.input))]
         leaves = fill(bench.template, fold_norms(compressed, bench.table).model).leaves

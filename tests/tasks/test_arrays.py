@@ -114,7 +114,7 @@ def test_a_dataset_that_fails_names_the_sample() -> None:
     [
         (7, "but got int"),
         ((), "a tuple of nothing"),
-        ((np.zeros((20, 4), dtype=np.int64), np.arange(20) % 2), "uint8 pixels or floats"),
+        ((np.zeros((20, 4), dtype=np.int16), np.arange(20) % 2), "uint8 pixels, floats, or int64 tokens"),
         ((np.zeros((20, 4)), np.arange(20) % 2 + 0.5), "labels must be integers"),
         ((np.zeros((20, 4)), np.zeros((20, 3), dtype=int)), "one integer a sample"),
         ((np.zeros((20, 4)), np.arange(20) % 2 + 1), "without a gap, but those of the training split are 1, 2"),
