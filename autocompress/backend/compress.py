@@ -158,8 +158,10 @@ class Compressor:
         return (moments.covariance if absorbs else moments.second)[0]
 
     def _moments(self, result: Compressed, name: str) -> Moments | None:
-        """Of the input that a layer still has; None where its groups were cut."""
-        moments = result.moments.get(name) or self.statistics.moments(name)
+        """Of the input that a layer, or the first factor of one, still has; None where its groups were cut, and where
+        a first factor sees it through another kernel."""
+        layer = name if name in self._table.by_name else name.removesuffix(".0")
+        moments = result.moments.get(layer) or self.statistics.moments(layer)
         module: Any = result.model.get_submodule(name)
         if moments is None:
             return None
@@ -175,8 +177,8 @@ class Compressor:
                 continue
             weight = result.model.get_submodule(name).weight
             assert isinstance(weight, Tensor)
-            # 8 bits round well by themselves; what a factor reads was not measured.
-            moments = None if bits == 8 or name not in self._table.by_name else self._moments(result, name)
+            # 8 bits round well by themselves; what a later factor reads was not measured.
+            moments = None if bits == 8 else self._moments(result, name)
             rounded[name], _ = self._memo.get(("round", name, bits, id(moments), content(weight)),
                                               partial(self._rounded, name, weight.detach(), bits, moments))
         return rounded
@@ -194,7 +196,8 @@ class Compressor:
         if moments is None:
             return quantize_weight(weight, bits), moments
         start = quantize_weight(sample, bits)
-        second = self._output_moments(name, moments)[None] if len(moments.mean) == 1 else moments.second
+        layer = name if name in self._table.by_name else name.removesuffix(".0")
+        second = self._output_moments(layer, moments)[None] if len(moments.mean) == 1 else moments.second
         return round_with_feedback(weight, start, second, name), moments
 
     def _decompose(self, result: Compressed, steps: list[Step], fit: bool) -> list[Receipt]:
