@@ -165,8 +165,10 @@ class Compressor:
         return (moments.covariance if absorbs else moments.second)[0]
 
     def _moments(self, result: Compressed, name: str) -> Moments | None:
-        """Of the input that a layer still has; None where its groups were cut."""
-        moments = result.moments.get(name) or self.statistics.moments(name)
+        """Of the input that a layer, or the first factor of one, still has; None where its groups were cut, and where
+        a first factor sees it through another kernel."""
+        layer = name if name in self._table.by_name else name.removesuffix(".0")
+        moments = result.moments.get(layer) or self.statistics.moments(layer)
         module: Any = result.model.get_submodule(name)
         if moments is None:
             return None
@@ -184,7 +186,7 @@ class Compressor:
             assert isinstance(weight, Tensor)
             args = step_of(name, result.plan).args
             kept = result.masks[name].kept if name in result.masks else None
-            moments = self._moments(result, name) if name in self._table.by_name else None  # a factor's are unknown
+            moments = self._moments(result, name)
             key = ("round", name, str(args), id(moments), content(weight), content(kept))
             rounded[name], _ = self._memo.get(key, partial(self._rounded, name, weight.detach(), args, moments, kept))
         return rounded
@@ -204,8 +206,9 @@ class Compressor:
         return round_with_feedback(weight, start, second, name, kept), moments
 
     def _weighing(self, name: str, moments: Moments) -> Tensor:
-        """Second moments `(groups, d, d)` that weigh an error of any layer."""
-        return self._output_moments(name, moments)[None] if len(moments.mean) == 1 else moments.second
+        """Second moments `(groups, d, d)` that weigh an error of any layer, or of the first factor of one."""
+        layer = name if name in self._table.by_name else name.removesuffix(".0")
+        return self._output_moments(layer, moments)[None] if len(moments.mean) == 1 else moments.second
 
     def _decompose(self, result: Compressed, steps: list[Step], fit: bool) -> list[Receipt]:
         receipts = []
@@ -238,7 +241,7 @@ class Compressor:
             kept = {}
             for name in leaves(result.model, step.site):
                 module: Any = result.model.get_submodule(name)
-                moments = self._moments(result, name) if name in self._table.by_name else None
+                moments = self._moments(result, name)
                 second = None if moments is None else self._weighing(name, moments)
                 before = module.weight.detach().clone()
                 weight, result.masks[name] = sparsify(before, pattern, density, criterion, second, name)

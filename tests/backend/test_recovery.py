@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.backend.calibration import correct_biases, reestimate_norms
+from autocompress.backend.calibration import correct_biases, reestimate_norms, runs_before_a_norm
 from autocompress.backend.compress import Compressed, Compressor
 from autocompress.backend.distill import Recipe, Teacher, distill
 from autocompress.backend.fold import fold_norms
@@ -255,3 +255,50 @@ def test_kept_answers_of_the_teacher_are_used(tmp_path: Path) -> None:
     first.save()
     other.save()
     Teacher(deaf, data, 0, tmp_path).batch(0, torch.tensor([1, 3, 5, 7, 8, 9]))
+
+
+def test_a_first_factor_is_rounded_with_feedback_from_what_the_layer_reads() -> None:
+    bench = workbench("chain")
+    plan = Plan.of([Step("2.0", "decompose", {"method": "channel-svd", "rank": 12}),
+                    Step("2.0", "quantize", {"weight_bits": 2, "activation_bits": 32})])
+    structured = bench.compressor.restructure(plan)
+    first = structured.model.get_submodule("2.0.0").weight
+    moments = bench.compressor.statistics.moments("2.0")
+    assert isinstance(first, Tensor)
+    assert moments is not None
+
+    def error(candidate: Tensor) -> float:
+        change = (candidate - first.detach()).flatten(1)
+        return float((change @ moments.covariance[0] * change).sum())
+
+    rounded = bench.compressor.rounded(structured)
+    assert error(rounded["2.0.0"].dequantized()) < 0.9 * error(quantize_weight(first, 2).dequantized())
+    assert rounded.keys() == {"2.0.0", "2.0.1"}
+
+
+def test_a_plan_tried_again_takes_what_the_first_time_made() -> None:
+    """Layers shared by candidates are made once, and what is done to one candidate does not show in the next."""
+    bench = workbench("residual")
+    plan = Plan.of((*structure(bench).steps, *integers(bench, (3, 8), 8).steps))
+    bench.compressor.forget()
+    first = bench.compressor.compress(plan)
+    expected = state_hash(first.model)
+    with torch.no_grad():
+        for parameter in first.model.parameters():
+            parameter.zero_()
+    assert state_hash(bench.compressor.compress(plan).model) == expected
+    bench.compressor.forget()
+    assert state_hash(bench.compressor.compress(plan).model) == expected
+
+
+def test_one_pass_tells_norms_and_means_where_no_norm_follows() -> None:
+    """A bias that a later norm sees is corrected before that norm is re-estimated, any other one after."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.BatchNorm1d(8), nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 3))
+    inputs = torch.randn(300, 6)
+    assert runs_before_a_norm(model.eval(), inputs[:1], ["0", "3", "5"]) == ["0"]
+    assert runs_before_a_norm(model[3:], torch.randn(1, 8), ["0", "2"]) == []
+    means = reestimate_norms(model, inputs, ["3", "5"])
+    seen = outputs(model[:3], inputs)
+    torch.testing.assert_close(means["3"], seen.mean(0), rtol=0.05, atol=0.02)
+    assert means["5"].shape == (4,)
