@@ -37,6 +37,7 @@ from autocompress.tasks.models import load_model
 from autocompress.techniques import resolve
 from autocompress.techniques.decompose import METHODS, methods_for, rank_args
 from autocompress.techniques.prune import CRITERIA
+from autocompress.techniques.quantize import SETTINGS
 from autocompress.techniques.sparsify import CRITERIA as SPARSITY_CRITERIA
 from autocompress.techniques.sparsify import can_be_sparse, fits
 
@@ -130,6 +131,27 @@ def bit_rows(on: Bench) -> None:
                                         for name in layers]))
 
 
+def grid_rows(on: Bench) -> None:
+    """Every further way to quantise, for all layers at once, beside the default."""
+    layers = [layer.name for layer in on.bench.table.layers if layer.kind != "norm" and not layer.locked]
+
+    def row(group: str, name: str, weight_bits: int, activation_bits: int, **settings: str | int) -> None:
+        args = {"weight_bits": weight_bits, "activation_bits": activation_bits, **settings}
+        on.ours(group, name, Plan.of([Step(layer, "quantize", args) for layer in layers]))
+
+    for bits in (4, 3, 2):
+        group = f"{bits}-bit weights, other grids and roundings"
+        row(group, "even levels", bits, 32)
+        for grid in ("codebook", "pow2"):
+            row(group, grid, bits, 32, grid=grid)
+        row(group, "even levels, to nearest", bits, 32, rounding="nearest")
+        for size in (128, 32):
+            row(group, f"even levels, a scale for {size} weights", bits, 32, group=size)
+    for method in SETTINGS["range"]:
+        row("8-bit weights and activations", f"ranges by {method}", 8, 8, range=method)
+    row("8-bit weights and activations", "16-bit activations", 8, 16)
+
+
 def rank_rows(on: Bench, share: float = 0.25) -> None:
     """Every layer with a legal decomposition at a share of its parameters."""
     parts = resolve(on.bench.table, Plan())
@@ -213,7 +235,7 @@ def _since(began: float) -> float:
     return 1000 * (time.process_time() - began)
 
 
-KINDS = {"prune": prune_rows, "bits": bit_rows, "rank": rank_rows, "sparsity": sparsity_rows, "cost": cost_rows}
+KINDS = {"prune": prune_rows, "bits": bit_rows, "grids": grid_rows, "rank": rank_rows, "sparsity": sparsity_rows, "cost": cost_rows}
 
 
 def table(rows: list[Row], split: str, limit: int | None, costs: list[Cost]) -> str:

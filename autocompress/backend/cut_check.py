@@ -43,7 +43,7 @@ class _CutCheck:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self._model = _randomised(copy.deepcopy(model).eval())
-            self._input = 2 * torch.rand(example.shape)  # below 2 and not negative: fit to be indices as well
+            self._input = (2 * torch.rand(example.shape)).to(example.dtype)  # 0 and 1 where tokens are asked for
         self._whole = _outputs(self._model, self._input)
 
     def problem(self, recorded: Recorded) -> str:

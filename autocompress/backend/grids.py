@@ -51,7 +51,7 @@ def codebook_levels(rows: Tensor, importance: Tensor, bits: int) -> Tensor:
 def nearest(ratio: Tensor, levels: Tensor) -> Tensor:
     """The nearest of `levels` (n,), ascending, as float."""
     levels = levels.to(ratio.dtype)
-    return levels[torch.bucketize(ratio, (levels[1:] + levels[:-1]) / 2)]
+    return levels[torch.bucketize(ratio.contiguous(), (levels[1:] + levels[:-1]) / 2)]
 
 
 def _mirrored(magnitudes: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -9,15 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from autocompress.backend.distill import LearnedStep
+from autocompress.backend.distill import LearnedStep, Recipe, Teacher, distill
 from autocompress.backend.fold import fold_norms
 from autocompress.backend.grids import _cluster, codebook_levels, nearest, power_levels
 from autocompress.backend.quantization import QuantizedWeight, per_channel, quantize_weight
 from autocompress.backend.reconstruct import round_with_feedback
 from autocompress.backend.weights import load_weights, save_weights
 from autocompress.core.plan import Plan, Step
+from autocompress.export.runtime import Runtime
 from autocompress.testing.exporters import integers
-from autocompress.testing.techniques import workbench
+from autocompress.testing.techniques import outputs, workbench
 
 UNEVEN = [("codebook", bits) for bits in (2, 3, 4, 5, 6)] + [("pow2", bits) for bits in (2, 3, 4)]
 
@@ -203,3 +205,25 @@ def test_factors_of_a_layer_have_the_layers_grid() -> None:
     weights = bench.compressor.compress(plan).weights
     assert set(weights) == {"0.0", "0.1"}
     assert all(weight.table is not None for weight in weights.values())
+
+
+@pytest.mark.parametrize("settings", [{"grid": "codebook"}, {"grid": "pow2"}, {"grid": "codebook", "group": 32}],
+                         ids=str)
+def test_distillation_keeps_the_grid_and_comes_nearer_to_the_teacher(settings: dict[str, str | int]) -> None:
+    bench = workbench("chain")
+    start = bench.compressor.compress(integers(bench, (2,), 32, **settings))
+    tables = {name: weight.table for name, weight in start.weights.items()}
+    inputs = bench.data.normalise(bench.data.train.inputs)
+    expected = outputs(bench.model, inputs)
+    before = float((outputs(start.model, inputs) - expected).square().mean())
+    teacher = Teacher(partial(outputs, bench.model), bench.data, 0, None)
+    done = distill(start, teacher, bench.data, Recipe(epochs=30, batch=16), bench.calibration, 0)
+    assert float((outputs(done.model, inputs) - expected).square().mean()) < 0.7 * before
+    for name, weight in done.weights.items():
+        module = done.model.get_submodule(name)
+        table = tables[name]
+        assert table is not None
+        assert torch.isin(weight.levels, table).all()
+        torch.testing.assert_close(module.weight, weight.dequantized(), rtol=0, atol=0)
+    scores = Runtime(bench.build(done).data).run(bench.calibration.numpy())
+    torch.testing.assert_close(torch.from_numpy(scores), outputs(done.model, bench.calibration), rtol=1e-3, atol=1e-4)
