@@ -33,7 +33,7 @@ def values_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     def truncated(matrix: torch.Tensor, rank: int, known: None) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.ones(rank, matrix.shape[1]), torch.ones(len(matrix), rank)
 
-    def quantized(weight: torch.Tensor, bits: int) -> QuantizedWeight:
+    def quantized(weight: torch.Tensor, bits: int, kept: torch.Tensor | None = None) -> QuantizedWeight:
         return QuantizedWeight(bits, torch.ones(weight.shape, dtype=torch.int8), torch.ones(len(weight)))
 
     monkeypatch.setattr(factorize, "_truncated", truncated)
