@@ -78,8 +78,10 @@ def largest(score: Tensor, keep: int, of: int = 0) -> Tensor:
     """Where the `keep` largest are, of each `of` consecutive input channels or, at 0, of all: bool, of the shape of
     `score` `(out, in, …)`. Of equal ones the first stays."""
     if not of:
-        order = score.flatten().argsort(descending=True, stable=True)[:keep]
-        return torch.zeros(score.numel(), dtype=torch.bool).index_fill_(0, order, True).reshape(score.shape)
+        least = score.flatten().kthvalue(score.numel() - keep + 1).values  # no sorting: layers have millions
+        above, equal = score > least, score == least
+        first = equal.flatten().cumsum(0).reshape(score.shape) <= keep - above.sum()
+        return above | (equal & first)
     inner = score.movedim(1, -1)
     order = inner.reshape(-1, of).argsort(dim=1, descending=True, stable=True)[:, :keep]
     kept = torch.zeros(len(order), of, dtype=torch.bool).scatter_(1, order, True)

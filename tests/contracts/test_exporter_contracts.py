@@ -35,9 +35,10 @@ class TestOnnx(ExporterContract):
             before = producer.get(node.input[0])
             if node.op_type == "Mul":
                 return before is not None and before.op_type == "Cast"
-            return before is None or before.op_type == "Reshape"
+            return before is None or before.op_type != "QuantizeLinear"
 
-        weighted = [node for node in model.graph.node if any(map(restores, node.input))]
+        kinds = {leaf.node.op_type for leaf in fill(bench.template, bench.model).leaves.values()}
+        weighted = [node for node in model.graph.node if node.op_type in kinds and any(map(restores, node.input))]
         leaves = fill(bench.template, fold_norms(compressed, bench.table).model).leaves
         assert [leaf.node.op_type for leaf in leaves.values()] == [node.op_type for node in weighted]
         sources = {}

@@ -44,9 +44,10 @@ def _tucker(n_in: int, n_out: int) -> list[Factor]:
 
 
 DROP = Step("bn1", "drop", {})
-PRUNE = [Step("conv1", "prune", {"keep": 8}), Step("down", "prune", {"keep": 16})]
+PRUNE = [Step("stem.0", "prune", {"keep": 8}), Step("down", "prune", {"keep": 16})]
 TUCKER = Step(LAYER, "decompose", {"method": "tucker2", "rank_in": 4, "rank_out": 8})
 QUANTIZE = Step(LAYER, "quantize", {"weight_bits": 4, "activation_bits": 32})
+SPARSE = Step(LAYER, "sparsify", {"pattern": "unstructured", "density": 0.25})
 WHOLE, CUT = [Factor(16, 32, (3, 3), AFTER)], [Factor(8, 16, (3, 3), AFTER)]
 
 CASES: dict[tuple[str, ...], tuple[list[Step], list[Factor], int]] = {
@@ -56,7 +57,13 @@ CASES: dict[tuple[str, ...], tuple[list[Step], list[Factor], int]] = {
     ("prune", "decompose"): ([*PRUNE, TUCKER], _tucker(8, 16), 32),
     ("prune", "quantize"): ([*PRUNE, QUANTIZE], CUT, 4),
     ("decompose", "quantize"): ([TUCKER, QUANTIZE], _tucker(16, 32), 4),
+    ("drop", "sparsify"): ([DROP, SPARSE], WHOLE, 32),
+    ("prune", "sparsify"): ([*PRUNE, SPARSE], CUT, 32),
+    ("decompose", "sparsify"): ([TUCKER, SPARSE], _tucker(16, 32), 32),
+    ("sparsify", "quantize"): ([SPARSE, QUANTIZE], WHOLE, 4),
     ("drop", "prune", "decompose", "quantize"): ([DROP, *PRUNE, TUCKER, QUANTIZE], _tucker(8, 16), 4),
+    ("drop", "prune", "decompose", "sparsify", "quantize"): (
+        [DROP, *PRUNE, TUCKER, SPARSE, QUANTIZE], _tucker(8, 16), 4),
 }
 
 METHODS: dict[str, tuple[dict[str, Any], list[Factor]]] = {
@@ -103,10 +110,18 @@ def _check(steps: list[Step], factors: list[Factor], bits: int) -> None:
     assert [executed[name] for name in names] == [f.weights * f.positions for f in factors]
 
     built = bench.build(compressed)
-    weights = sum(f.weights for f in factors)
+    weights, mask = sum(f.weights for f in factors), 0
+    if plan.find("sparsify"):  # the values that stay, and a bit for every weight
+        assert [part.kept for part in parts] == [int((model.get_submodule(n).weight != 0).sum()) for n in names]
+        assert sum(part.kept for part in parts) == pytest.approx(weights / 4, abs=len(parts))
+        weights, mask = sum(part.kept for part in parts), -(-weights // 8)
     stored = [numpy_helper.to_array(i) for i in onnx.load_model_from_string(built.data).graph.initializer]
     if bits == 4:  # one packed stream, as only this layer has integers; its unpacking table has two axes
-        assert sum(a.nbytes for a in stored if a.dtype == np.uint8 and a.ndim == 1) == -(-weights // 8) * 8 // 2
+        assert sum(a.nbytes for a in stored if a.dtype == np.uint8 and a.ndim == 1) == -(-weights // 8) * 8 // 2 + mask
+    elif mask:
+        shapes = [a.shape for a in stored if a.dtype == np.float32 and a.ndim == 1]
+        assert (weights,) in shapes
+        assert (mask,) in [a.shape for a in stored if a.dtype == np.uint8]
     else:
         shapes = [a.shape for a in stored if a.dtype == np.float32 and a.ndim == 4]
         assert all((f.n_out, f.n_in // f.groups, *f.kernel) in shapes for f in factors)
