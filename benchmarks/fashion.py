@@ -27,7 +27,7 @@ JOBS = "jobs.txt"
 PASSES = ("distill", "score", "time")
 """Phases that run networks, in all processes; everything else is counted as overhead, also the calibration passes in
 `compress`."""
-ALONE = ("original", "verify")
+ALONE = ("original", "averaging", "verify")
 """The same, in one process."""
 
 
