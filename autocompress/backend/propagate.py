@@ -10,7 +10,6 @@ element instead of by layer.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,30 +18,24 @@ import torch
 from torch import Tensor, fx
 
 from autocompress.backend.labels import Labels, compact, core, varying
+from autocompress.backend.operators import (
+    ALONG,
+    FREE,
+    MOVES,
+    RESHAPES,
+    SAME,
+    SPLITS,
+    SUMS,
+    WINDOWS,
+    argument,
+    name_of,
+    op_name,
+    place_of,
+    shape_of,
+)
 from autocompress.core.layer import LayerTable
 
-MOVES = {
-    "view", "reshape", "_unsafe_view", "flatten", "unflatten", "permute", "transpose", "t", "numpy_T", "swapaxes",
-    "swapdims", "movedim", "moveaxis", "squeeze", "unsqueeze", "slice", "select", "narrow", "expand", "repeat",
-    "repeat_interleave", "tile", "cat", "concat", "stack", "split", "split_with_sizes", "chunk", "tensor_split", "unbind",
-    "roll", "flip", "rot90", "index", "index_select", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "unfold",
-    "diagonal",
-}
-SPLITS = {"chunk", "split", "split_with_sizes", "tensor_split"}
-RESHAPES = {"view", "reshape", "_unsafe_view", "unflatten"}
-SAME = {
-    "dropout", "feature_dropout", "alpha_dropout", "contiguous", "clone", "detach", "alias", "to", "_to_copy", "type_as",
-    "lift_fresh_copy", "lift_fresh", "zeros_like", "ones_like", "full_like", "hardswish", "hardtanh", "relu6", "selu",
-    "celu", "silu", "mish", "gelu", "hardsigmoid", "softplus", "softsign", "tanhshrink", "logsigmoid", "log_sigmoid",
-}
-"""The result has the labels of the first operand. More are known by torch's own tag for elementwise operators."""
-FREE = {"new_zeros", "new_ones", "new_full", "new_empty"}
-"""They take no value from their operand."""
-SUMS = {"mean", "sum", "amax", "amin", "max", "min", "prod", "std", "var", "std_mean", "var_mean", "logsumexp", "norm",
-        "linalg_vector_norm", "argmax", "argmin"}
-ALONG = {"softmax", "_softmax", "log_softmax", "_log_softmax", "cumsum", "cumprod"}
-WINDOWS = re.compile(r"(?:adaptive_)?(?:max|avg)_pool(\d)d.*|_?upsample_\w+?(\d)d.*")
-"""Pooling and resizing over that many last dimensions."""
+LAYERS = {"conv1d", "conv2d", "linear", "batch_norm"}
 
 Value = Tensor | Sequence[Tensor | None] | None
 """Labels, one or several tensors; None for a tensor without a label."""
@@ -103,7 +96,7 @@ class Propagation:
         if name == "getitem":
             source = self._values.get(node.args[0])  # type: ignore[arg-type]
             return None if source is None else source[node.args[1]]  # type: ignore[index, return-value]
-        if name in ("conv1d", "conv2d", "linear", "batch_norm") and self._owner.get(name_of(node.args[1])) in self._table.by_name:
+        if name in LAYERS and self._owner.get(name_of(node.args[1])) in self._table.by_name:
             return self._layer(node, self._owner[name_of(node.args[1])])
         if name in FREE or all(self._of(source) is None for source in node.all_input_nodes):
             return None
@@ -142,12 +135,12 @@ class Propagation:
                 self.labels.fix(labels, reason)
 
     def _unknown(self, node: fx.Node) -> None:
-        self._fix(node.all_input_nodes, f"its channels reach {_place(node)}, and cannot be followed through it")
+        self._fix(node.all_input_nodes, f"its channels reach {place_of(node)}, and cannot be followed through it")
 
     def _layer(self, node: fx.Node, name: str) -> Tensor | None:
         """A convolution, linear layer or norm: it reads one label a channel and, but for norms, writes new ones."""
         layer, inputs = self._table.by_name[name], self._of(node.args[0])
-        axis = len(_shape(node)) - 1 if layer.kind == "linear" else 1
+        axis = len(shape_of(node)) - 1 if layer.kind == "linear" else 1
         if layer.locked:
             self._fix([node.args[0]], f"{name}: {layer.locked}")  # type: ignore[list-item]
             return None
@@ -157,7 +150,7 @@ class Propagation:
             if read is None:
                 return None
             self.uses.append(Use(name, "out", read))
-            return _along_axis(read, axis, _shape(node))
+            return _along_axis(read, axis, shape_of(node))
         if read is not None:
             self.uses.append(Use(name, "in", read))
         if layer.out_channels == 1:
@@ -165,7 +158,7 @@ class Propagation:
         written = self.labels.fresh(layer.out_channels)
         self.producers.append((name, written))
         self.uses.append(Use(name, "out", written))
-        return _along_axis(written, axis, _shape(node))
+        return _along_axis(written, axis, shape_of(node))
 
     def _channels(self, labels: Tensor, axis: int) -> Tensor:
         """The one label of each channel, whatever its position."""
@@ -210,7 +203,7 @@ class Propagation:
         return self._constants[node.name]
 
     def _pointwise(self, node: fx.Node) -> Tensor | None:
-        return self._join([self._operand(source) for source in node.all_input_nodes], _shape(node))
+        return self._join([self._operand(source) for source in node.all_input_nodes], shape_of(node))
 
     def _join(self, operands: Sequence[Operand], shape: tuple[int, ...]) -> Tensor | None:
         """Labels that meet under broadcasting become one; a tensor without labels that has one value for each
@@ -256,7 +249,7 @@ class Propagation:
             return None
         whole = asked is None or asked == []
         dims = range(labels.dim()) if whole else [asked] if isinstance(asked, int) else asked
-        summed = self._summed(labels, dims, f"{_place(node)} mixes its channels",
+        summed = self._summed(labels, dims, f"{place_of(node)} mixes its channels",
                               keep=bool(argument(node, "keepdim")))
         return summed if isinstance(value, Tensor) else [summed] * len(value)
 
@@ -271,7 +264,7 @@ class Propagation:
     def _along(self, node: fx.Node) -> Tensor | None:
         labels, dim = self._of(node.args[0]), argument(node, "dim")
         return None if labels is None else self.labels.unite_along(labels, dim % labels.dim(),
-                                                                   f"{_place(node)} mixes its channels")
+                                                                   f"{place_of(node)} mixes its channels")
 
     def _window(self, node: fx.Node) -> Value:
         labels, value = self._of(node.args[0]), node.meta["val"]
@@ -279,7 +272,7 @@ class Propagation:
             return None
         count = int(next(filter(None, WINDOWS.fullmatch(op_name(node)).groups())))  # type: ignore[union-attr]
         for dim in range(labels.dim() - count, labels.dim()):
-            labels = self.labels.unite_along(labels, dim, f"{_place(node)} mixes its channels").narrow(dim, 0, 1)
+            labels = self.labels.unite_along(labels, dim, f"{place_of(node)} mixes its channels").narrow(dim, 0, 1)
         return labels.expand(value.shape) if isinstance(value, Tensor) else [labels.expand(v.shape) for v in value]
 
     def _pad(self, node: fx.Node) -> Tensor | None:
@@ -292,7 +285,7 @@ class Propagation:
         if any(inner) and argument(node, "mode") not in (None, "constant"):
             return self._unknown(node)
         small = torch.constant_pad_nd(core(labels), inner, 0)
-        return compact(small.expand(_shape(node)))
+        return compact(small.expand(shape_of(node)))
 
     def _layer_norm(self, node: fx.Node) -> Tensor | None:
         labels = self._of(node.args[0])
@@ -305,7 +298,7 @@ class Propagation:
         return self._product(self._operand(node.args[0]), self._operand(node.args[1]), node)
 
     def _operand(self, node: Any) -> Operand:
-        return self._of(node), _shape(node), node
+        return self._of(node), shape_of(node), node
 
     def _product(self, left: Operand, right: Operand, node: fx.Node) -> Tensor | None:
         """`(…, m, k)` times `(…, k, n)`: as the sum over k of an elementwise product of `(…, m, n, k)`."""
@@ -318,7 +311,7 @@ class Propagation:
         whole = self._join([(None if a is None else a.unsqueeze(-2), rows, node_a),
                             (None if b is None else b.transpose(-1, -2).unsqueeze(-3), columns, node_b)],
                            (*batch, shape_a[-2], shape_b[-1], shape_a[-1]))
-        return None if whole is None else self._summed(whole, [-1], f"{_place(node)} mixes its channels")
+        return None if whole is None else self._summed(whole, [-1], f"{place_of(node)} mixes its channels")
 
     def _attention(self, node: fx.Node) -> Tensor | None:
         """Softmax(q kᵀ + mask) v: heads do not see one another, so each is one thing to cut."""
@@ -334,43 +327,6 @@ class Propagation:
         return result
 
 
-def op_name(node: fx.Node) -> str:
-    """The operator, the same for its in-place form; nothing for an operator that is not torch's own."""
-    if node.op == "call_function" and getattr(node.target, "namespace", "aten") != "aten":
-        return ""
-    name = str(getattr(node.target, "_opname", getattr(node.target, "__name__", node.target)))
-    return name if name.startswith("_") else name.removesuffix("_")
-
-
-def name_of(node: object) -> str:
-    """Of an operand that is a node."""
-    return node.name if isinstance(node, fx.Node) else ""
-
-
-def argument(node: fx.Node, name: str) -> Any:
-    """The operand called `name`, or its default; None where the operator has none such."""
-    if name in node.kwargs:
-        return node.kwargs[name]
-    for place, known in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
-        if known.name == name:
-            return node.args[place] if place < len(node.args) else known.default_value if known.has_default_value() \
-                else None
-    return None
-
-
-def _shape(node: object) -> tuple[int, ...]:
-    value = node.meta["val"] if isinstance(node, fx.Node) else None
-    return tuple(value.shape) if isinstance(value, Tensor) else ()
-
-
 def _along_axis(row: Tensor, axis: int, shape: tuple[int, ...]) -> Tensor:
     """One label a channel, everywhere on a tensor of `shape`."""
     return row.reshape([-1 if dim == axis else 1 for dim in range(len(shape))]).expand(shape)
-
-
-def _place(node: fx.Node) -> str:
-    """The operator and the module that calls it, for a message."""
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    path, kind = stack[-1] if stack else ("", "")
-    kind = str(kind).rpartition(".")[2]
-    return f"{path} ({kind})" if path and stack else f"the operator {op_name(node)}"

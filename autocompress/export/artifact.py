@@ -17,7 +17,7 @@ MODEL, MANIFEST, CARD = "model.onnx", "manifest.json", "README.md"
 
 def versions() -> dict[str, str]:
     """What made the file."""
-    packages = ("autocompress", "torch", "torch-pruning", "onnx", "onnxruntime", "onnxscript", "optuna", "numpy")
+    packages = ("autocompress", "torch", "onnx", "onnxruntime", "onnxscript", "optuna", "numpy")
     found = {"python": platform.python_version()}
     for package in packages:
         try:
