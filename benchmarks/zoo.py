@@ -32,6 +32,7 @@ SAMPLES = 16
 SIZES = (64, 56, 128, 224, 240, 256, 299)
 TOLERANCE = 1e-4
 SEED = 0
+KINDS = ("drop", "prune", "decompose", "quantize")
 TIMM = (
     "beit_base_patch16_224", "cait_xxs24_224", "coat_lite_tiny", "coatnet_nano_rw_224", "convnext_atto",
     "convnextv2_atto", "crossvit_tiny_240", "cspdarknet53", "davit_tiny", "deit_tiny_patch16_224", "densenet121",
@@ -148,7 +149,7 @@ def check_network(model: Any, shape: tuple[int, ...], classes: int) -> dict[str,
              "layers": sum(1 for layer in bench.table.layers if layer.kind in ("conv", "linear") and not layer.locked),
              "locked": sum(1 for layer in bench.table.layers if layer.locked and layer.params),
              "refused": len(bench.refused), "reason": next(iter(bench.refused.values()), ""),
-             "steps": {kind: len(plan.find(kind)) for kind in ("drop", "prune", "decompose", "quantize")}}
+             "steps": {kind: len(plan.find(kind)) for kind in KINDS}}
     executed = outputs(fold_norms(compressed, bench.table).model, inputs)
     got = torch.from_numpy(Runtime(file).run(inputs.numpy()))
     found["error"] = difference(got, executed)
@@ -229,10 +230,10 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         if "error" in row:
             facts = (f"{row['input']} | {row['params']:,} | {row['kept']:,} | {row['bytes']:,} | {row['groups']} | "
                      f"{row['blocks']} | {row['layers']} | {row['locked']} | "
-                     f"{' / '.join(map(str, row['steps'].values()))} | "
+                     f"{' / '.join(str(row['steps'][kind]) for kind in KINDS)} | "
                      f"{row['refused']}{': ' + row['reason'] if row['reason'] else ''} | {row['error']:.1e}")
         else:
-            facts = " | " * 9
+            facts = " | " * 10
         fault = str(row.get("fault", "")).replace("|", "/")
         lines.append(f"| {name} | {facts} | {fault or 'pass'} | {row['seconds']:.0f} |")
     return "\n".join(lines) + "\n"

@@ -43,7 +43,8 @@ def estimate_latency_ms(
     for part in parts:
         if part.kind == "norm":
             continue
-        part_bytes = part.weights * part.weight_bits / 8
+        read = part.positions * part.in_channels if part.kind == "embedding" else part.weights  # its rows looked up
+        part_bytes = read * part.weight_bits / 8
         compute_s = part.macs / _rate(part, profile)
         total_ms += 1e3 * max(compute_s, part_bytes / profile.bandwidth_bytes_per_s) + profile.layer_overhead_ms
         weights_bytes += part_bytes

@@ -15,6 +15,7 @@ from autocompress.backend.distill import Recipe, distill
 from autocompress.backend.trace import trace
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError
+from autocompress.estimate import estimate
 from autocompress.export.runtime import Runtime
 from autocompress.hardware.profile import load_profile
 from autocompress.space.space import build_space
@@ -30,16 +31,17 @@ from autocompress.testing.techniques import outputs, workbench
 def test_an_embedding_is_stored_in_the_bits_it_was_given() -> None:
     bench = workbench("encoder")
     sizes = {}
-    for bits in (2, 8, 16):
+    for bits in (2, 8, 16, 32):
         plan = Plan.of([Step("tokens", "quantize", {"weight_bits": bits, "activation_bits": 32})])
         compressed = bench.compressor.compress(plan)
         data = bench.build(compressed).data
         got = Runtime(data).run(bench.calibration.numpy())
         np.testing.assert_allclose(got, outputs(compressed.model, bench.calibration).numpy(), rtol=0, atol=1e-4)
+        assert estimate(bench.table, plan, bench.profile)["size_bytes"] == pytest.approx(len(data), abs=40)
         sizes[bits] = len(data)
     cells = bench.table.by_name["tokens"].params
-    assert sizes[16] - sizes[8] > 0.8 * cells - 200  # less one float scale a row
-    assert sizes[8] - sizes[2] > 0
+    assert sizes[32] - sizes[16] > 1.9 * cells
+    assert sizes[32] - sizes[8] > 2.5 * cells  # and one float scale a row
 
 
 def test_an_embedding_has_no_8_bit_activations() -> None:
