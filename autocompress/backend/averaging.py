@@ -7,14 +7,15 @@ al., "Model Soups" (ICML 2022).
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from autocompress.backend.compress import Compressed, quantize, weight_bits
-from autocompress.backend.quantization import QuantizedWeight, per_channel, quantize_weight, round_to_levels
-from autocompress.core.plan import Receipt
+from autocompress.backend.compress import Compressed, quantize, start_weight, step_of, weight_bits
+from autocompress.backend.quantization import QuantizedWeight, round_to_levels
+from autocompress.core.plan import Receipt, Scalar
 
 _STRUCTURE = ("drop", "prune", "decompose")
 
@@ -50,10 +51,10 @@ def soup(members: Sequence[Compressed], calibration: Tensor) -> Compressed:
     another.
     """
     first = members[0]
-    if any(_structure(member) != _structure(first) for member in members):
-        raise ValueError("the members of a soup must be dropped, pruned and decomposed alike, but they are not")
+    if any(_structure(member) != _structure(first) or not _same_masks(first, member) for member in members):
+        raise ValueError("the members of a soup must be dropped, pruned, decomposed and sparse alike, but they are not")
     receipts = [receipt for receipt in first.receipts if receipt.technique != "quantize"]
-    result = Compressed(copy.deepcopy(first.model), first.plan, receipts)
+    result = Compressed(copy.deepcopy(first.model), first.plan, receipts, masks=first.masks)
     for name, parameter in result.model.named_parameters():
         parameter.data.copy_(_mean([_value(member, name) for member in members]))
     integers = {}
@@ -63,7 +64,8 @@ def soup(members: Sequence[Compressed], calibration: Tensor) -> Compressed:
         weight = result.model.get_submodule(name).weight
         assert isinstance(weight, Tensor)
         known = [member.weights[name] for member in members if name in member.weights]
-        integers[name] = _rounded(weight.detach(), bits, known, len(members))
+        kept = result.masks[name].kept if name in result.masks else None
+        integers[name] = _rounded(weight.detach(), step_of(name, result.plan).args, known, len(members), kept)
         result.latent[name] = weight.detach().clone()
         weight.data.copy_(integers[name].dequantized())
     quantize(result, calibration, integers)
@@ -74,6 +76,11 @@ def soup(members: Sequence[Compressed], calibration: Tensor) -> Compressed:
 def _structure(member: Compressed) -> tuple[list[Receipt], dict[str, torch.Size]]:
     receipts = [receipt for receipt in member.receipts if receipt.technique in _STRUCTURE]
     return receipts, {name: tensor.shape for name, tensor in member.model.state_dict().items()}
+
+
+def _same_masks(one: Compressed, other: Compressed) -> bool:
+    return one.masks.keys() == other.masks.keys() and all(
+        torch.equal(mask.kept, other.masks[name].kept) for name, mask in one.masks.items())
 
 
 def _value(member: Compressed, name: str) -> Tensor:
@@ -92,9 +99,19 @@ def _mean(values: Sequence[Tensor]) -> Tensor:
     return mean
 
 
-def _rounded(weight: Tensor, bits: int, known: Sequence[QuantizedWeight], count: int) -> QuantizedWeight:
-    """On the grid of mean scales where all `count` members have this width, else on a new one."""
-    if len(known) < count or {q.bits for q in known} != {bits}:
-        return quantize_weight(weight, bits)
-    scale = _mean([q.scale for q in known])
-    return QuantizedWeight(bits, round_to_levels(weight / per_channel(scale, weight), bits).to(torch.int8), scale)
+def _rounded(weight: Tensor, args: Mapping[str, Scalar], known: Sequence[QuantizedWeight], count: int,
+             kept: Tensor | None) -> QuantizedWeight:
+    """On the grid of mean scales where all `count` members have the same levels, else on a new one."""
+    if len(known) < count or not all(_same_grid(known[0], other) for other in known):
+        return start_weight(weight, args, kept=kept)
+    mean = replace(known[0], scale=_mean([q.scale for q in known]))
+    levels = round_to_levels(weight / mean.steps(), mean.bits, mean.table)
+    return replace(mean, levels=(levels if kept is None else levels * kept).to(torch.int8))
+
+
+def _same_grid(one: QuantizedWeight, other: QuantizedWeight) -> bool:
+    return one.bits == other.bits and _same(one.table, other.table) and _same(one.factors, other.factors)
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is other or (one is not None and other is not None and torch.equal(one, other))

@@ -327,7 +327,7 @@ def quantize(result: Compressed, calibration: Tensor, weights: dict[str, Quantiz
                 weight.copy_(weight.half().float())
             elif bits <= 8:
                 chosen = weights[name]
-                if module.bias is not None:
+                if getattr(module, "bias", None) is not None:
                     shifts[name] = chosen.dequantized() - weight
                 weight.copy_(chosen.dequantized())
                 result.weights[name] = chosen
