@@ -148,8 +148,8 @@ def _computes(model: nn.Module, made: dict[str, SelfAttention], inputs: Tensor, 
     except Exception:  # the user's forward: anything can come
         return False
     finally:
-        for name, module in before.items():
-            _put(model, name, module)
+        for name, original in before.items():
+            _put(model, name, original)
 
 
 def _close(got: Tensor, expected: Tensor, tolerance: float) -> bool:

@@ -38,6 +38,11 @@ def compact(labels: Tensor) -> Tensor:
     return small.expand(labels.shape)
 
 
+def _distinct(labels: Tensor) -> Tensor:
+    found: Tensor = labels[labels != 0].unique()  # type: ignore[no-untyped-call]
+    return found
+
+
 class Labels:
     """Gives labels out, unites those that can only be cut together, and remembers which may not be cut and why."""
 
@@ -59,7 +64,7 @@ class Labels:
 
     def unite(self, a: Tensor, b: Tensor) -> None:
         """Element by element; where only one of two has a label, that one is fixed."""
-        a, b = torch.broadcast_tensors(core(a), core(b))
+        a, b = torch.broadcast_tensors(core(a), core(b))  # type: ignore[no-untyped-call]
         self.fix(torch.where(b == 0, a, torch.where(a == 0, b, 0)), MEETS_CONSTANT)
         both = (a != 0) & (b != 0)
         a, b = a[both], b[both]
@@ -78,19 +83,19 @@ class Labels:
         small = core(labels)
         if small.shape[dim] > 1:
             if why:
-                self._mixed.append((small[small != 0].unique(), why))
+                self._mixed.append((_distinct(small), why))
             self.unite(small, small.amax(dim, keepdim=True))
         return self.find(labels)
 
     def fix(self, labels: Tensor, reason: str) -> None:
         """These channels cannot be cut."""
-        found = core(labels)[core(labels) != 0].unique()
+        found = _distinct(core(labels))
         if len(found):
             self._fixed.append((found, reason))
 
     def mark_heads(self, labels: Tensor) -> None:
         """These channels belong to attention heads."""
-        self._heads.append(core(labels).unique())
+        self._heads.append(_distinct(core(labels)))
 
     def reasons(self) -> dict[int, str]:
         """Why the channels of a root cannot be cut, for those that cannot."""
@@ -107,5 +112,5 @@ class Labels:
     def _first(self, told: list[tuple[Tensor, str]]) -> Iterator[tuple[int, str]]:
         """Reversed, so that in a dict the first reason given stays."""
         for labels, reason in reversed(told):
-            for root in self._root[labels].unique().tolist():
+            for root in _distinct(self._root[labels]).tolist():
                 yield root, reason

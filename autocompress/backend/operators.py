@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, fx
@@ -67,3 +68,17 @@ def place_of(node: fx.Node) -> str:
     path, kind = stack[-1] if stack else ("", "")
     kind = str(kind).rpartition(".")[2]
     return f"{path} ({kind})" if path and stack else f"the operator {op_name(node)}"
+
+
+def origin_of(node: fx.Node, parameters: Mapping[str, str], constants: Mapping[str, Tensor]) -> str:
+    """What a tensor without labels is made from: names of placeholders that hold `parameters` and `constants`."""
+    seen, stack, found = set(), [node], []
+    while stack:
+        step = stack.pop()
+        if step.op == "placeholder" and step.name not in parameters and step.name not in constants:
+            return "a tensor made from the network's input" if step is not node else "the network's input"
+        if step.op == "placeholder" and step.name in parameters:
+            found.append(parameters[step.name])
+        stack += [source for source in step.all_input_nodes if source not in seen]
+        seen.update(step.all_input_nodes)
+    return f"the bare parameter {min(found)}" if found else "a constant"

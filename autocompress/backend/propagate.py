@@ -14,25 +14,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 
+from autocompress.backend import operators as ops
 from autocompress.backend.labels import Labels, compact, core, varying
-from autocompress.backend.operators import (
-    ALONG,
-    FREE,
-    MOVES,
-    RESHAPES,
-    SAME,
-    SPLITS,
-    SUMS,
-    WINDOWS,
-    argument,
-    name_of,
-    op_name,
-    place_of,
-    shape_of,
-)
 from autocompress.core.layer import LayerTable
 
 LAYERS = {"conv1d", "conv2d", "linear", "batch_norm"}
@@ -92,29 +79,29 @@ class Propagation:
     # -- one operator --------------------------------------------------------------------------------------
 
     def _run(self, node: fx.Node) -> Value:
-        name = op_name(node)
+        name = ops.op_name(node)
         if name == "getitem":
             source = self._values.get(node.args[0])  # type: ignore[arg-type]
             return None if source is None else source[node.args[1]]  # type: ignore[index, return-value]
-        if name in LAYERS and self._owner.get(name_of(node.args[1])) in self._table.by_name:
-            return self._layer(node, self._owner[name_of(node.args[1])])
-        if name in FREE or all(self._of(source) is None for source in node.all_input_nodes):
+        if name in LAYERS and self._owner.get(ops.name_of(node.args[1])) in self._table.by_name:
+            return self._layer(node, self._owner[ops.name_of(node.args[1])])
+        if name in ops.FREE or all(self._of(source) is None for source in node.all_input_nodes):
             return None
         rule = self._rule(node, name)
         return self._unknown(node) if rule is None else rule(node)
 
     def _rule(self, node: fx.Node, name: str) -> Callable[[fx.Node], Value] | None:
-        if name in MOVES:
+        if name in ops.MOVES:
             return self._move
-        if name in SAME:
+        if name in ops.SAME:
             return lambda node: self._of(node.args[0])
         if name == "expand_as" or torch.Tag.pointwise in getattr(node.target, "tags", ()):
             return self._pointwise
-        if name in SUMS:
+        if name in ops.SUMS:
             return self._sum
-        if name in ALONG:
+        if name in ops.ALONG:
             return self._along
-        if WINDOWS.fullmatch(name):
+        if ops.WINDOWS.fullmatch(name):
             return self._window
         return {"matmul": self._matmul, "bmm": self._matmul, "mm": self._matmul, "layer_norm": self._layer_norm,
                 "scaled_dot_product_attention": self._attention, "pad": self._pad,
@@ -134,13 +121,14 @@ class Propagation:
             for labels in self._all_of(node):
                 self.labels.fix(labels, reason)
 
-    def _unknown(self, node: fx.Node) -> None:
-        self._fix(node.all_input_nodes, f"its channels reach {place_of(node)}, and cannot be followed through it")
+    def _unknown(self, node: fx.Node) -> Tensor | None:
+        self._fix(node.all_input_nodes, f"its channels reach {ops.place_of(node)}, and cannot be followed through it")
+        return None
 
     def _layer(self, node: fx.Node, name: str) -> Tensor | None:
         """A convolution, linear layer or norm: it reads one label a channel and, but for norms, writes new ones."""
         layer, inputs = self._table.by_name[name], self._of(node.args[0])
-        axis = len(shape_of(node)) - 1 if layer.kind == "linear" else 1
+        axis = len(ops.shape_of(node)) - 1 if layer.kind == "linear" else 1
         if layer.locked:
             self._fix([node.args[0]], f"{name}: {layer.locked}")  # type: ignore[list-item]
             return None
@@ -150,7 +138,7 @@ class Propagation:
             if read is None:
                 return None
             self.uses.append(Use(name, "out", read))
-            return _along_axis(read, axis, shape_of(node))
+            return _along_axis(read, axis, ops.shape_of(node))
         if read is not None:
             self.uses.append(Use(name, "in", read))
         if layer.out_channels == 1:
@@ -158,7 +146,7 @@ class Propagation:
         written = self.labels.fresh(layer.out_channels)
         self.producers.append((name, written))
         self.uses.append(Use(name, "out", written))
-        return _along_axis(written, axis, shape_of(node))
+        return _along_axis(written, axis, ops.shape_of(node))
 
     def _channels(self, labels: Tensor, axis: int) -> Tensor:
         """The one label of each channel, whatever its position."""
@@ -168,23 +156,21 @@ class Propagation:
         return core(labels).flatten().expand(labels.shape[axis])
 
     def _move(self, node: fx.Node) -> Value:
-        name = op_name(node)
+        name = ops.op_name(node)
         try:
-            args = fx.map_arg(node.args, self._moved)
-            kwargs = fx.map_arg(node.kwargs, self._moved)
-            if name in ("view", "_unsafe_view"):
-                result: Any = torch.reshape(*args)
-            else:
-                result = node.target(*args, **kwargs)  # type: ignore[operator]
+            operator: Any = torch.reshape if name in ("view", "_unsafe_view") else node.target
+            args: Any = fx.map_arg(node.args, self._moved)
+            kwargs: Any = fx.map_arg(node.kwargs, self._moved)
+            result = operator(*args, **kwargs)
         except (RuntimeError, TypeError, NotImplementedError, LookupError):  # an index that is computed, for one
             return self._unknown(node)
         if isinstance(result, Tensor):
-            result = compact(result)
-            if name in RESHAPES and len(varying(result)) > 1:
-                self._rectangles.append(result)
-            return result
+            moved = compact(result)
+            if name in ops.RESHAPES and len(varying(moved)) > 1:
+                self._rectangles.append(moved)
+            return moved
         parts = [compact(part) for part in result]
-        if name in SPLITS and len({tuple(part.shape) for part in parts}) == 1:
+        if name in ops.SPLITS and len({tuple(part.shape) for part in parts}) == 1:
             self._rectangles.append(compact(torch.stack(parts)))
         return parts
 
@@ -198,12 +184,12 @@ class Propagation:
         return torch.zeros((), dtype=torch.long).expand(value.shape) if labels is None else labels
 
     def _constant(self, node: fx.Node) -> Tensor:
-        while node.op == "call_function" and op_name(node) in SAME:
+        while node.op == "call_function" and ops.op_name(node) in ops.SAME:
             node = node.all_input_nodes[0]
         return self._constants[node.name]
 
     def _pointwise(self, node: fx.Node) -> Tensor | None:
-        return self._join([self._operand(source) for source in node.all_input_nodes], shape_of(node))
+        return self._join([self._operand(source) for source in node.all_input_nodes], ops.shape_of(node))
 
     def _join(self, operands: Sequence[Operand], shape: tuple[int, ...]) -> Tensor | None:
         """Labels that meet under broadcasting become one; a tensor without labels that has one value for each
@@ -223,34 +209,22 @@ class Propagation:
         for labels, own, node in operands:
             padded = (1,) * (len(shape) - len(own)) + own
             if labels is None and any(padded[dim] > 1 for dim in varying(joined)):
-                self.labels.fix(joined, f"{self._origin(node)} has a value for each of its channels")
+                source = ops.origin_of(node, self._parameters, self._constants)
+                self.labels.fix(joined, f"{source} has a value for each of its channels")
         return joined
-
-    def _origin(self, node: fx.Node) -> str:
-        """What a tensor without labels is."""
-        seen, stack, parameters = set(), [node], []
-        while stack:
-            step = stack.pop()
-            if step.op == "placeholder" and step.name not in self._parameters and step.name not in self._constants:
-                return "a tensor made from the network's input" if step is not node else "the network's input"
-            if step.op == "placeholder" and step.name in self._parameters:
-                parameters.append(self._parameters[step.name])
-            stack += [source for source in step.all_input_nodes if source not in seen]
-            seen.update(step.all_input_nodes)
-        return f"the bare parameter {min(parameters)}" if parameters else "a constant"
 
     def _sum(self, node: fx.Node) -> Value:
         value = node.meta["val"]
-        if op_name(node) in ("max", "min") and isinstance(node.args[1] if len(node.args) > 1 else None, fx.Node):
+        if ops.op_name(node) in ("max", "min") and isinstance(node.args[1] if len(node.args) > 1 else None, fx.Node):
             return self._pointwise(node)  # of two tensors
-        asked = argument(node, "dim")
+        asked = ops.argument(node, "dim")
         labels = self._of(node.args[0])
         if labels is None:
             return None
         whole = asked is None or asked == []
         dims = range(labels.dim()) if whole else [asked] if isinstance(asked, int) else asked
-        summed = self._summed(labels, dims, f"{place_of(node)} mixes its channels",
-                              keep=bool(argument(node, "keepdim")))
+        summed = self._summed(labels, dims, f"{ops.place_of(node)} mixes its channels",
+                              keep=bool(ops.argument(node, "keepdim")))
         return summed if isinstance(value, Tensor) else [summed] * len(value)
 
     def _summed(self, labels: Tensor, dims: Iterable[int], why: str, keep: bool = False) -> Tensor:
@@ -262,30 +236,30 @@ class Propagation:
         return compact(labels)
 
     def _along(self, node: fx.Node) -> Tensor | None:
-        labels, dim = self._of(node.args[0]), argument(node, "dim")
+        labels, dim = self._of(node.args[0]), ops.argument(node, "dim")
         return None if labels is None else self.labels.unite_along(labels, dim % labels.dim(),
-                                                                   f"{place_of(node)} mixes its channels")
+                                                                   f"{ops.place_of(node)} mixes its channels")
 
     def _window(self, node: fx.Node) -> Value:
         labels, value = self._of(node.args[0]), node.meta["val"]
         if labels is None:
             return None
-        count = int(next(filter(None, WINDOWS.fullmatch(op_name(node)).groups())))  # type: ignore[union-attr]
+        count = int(next(filter(None, ops.WINDOWS.fullmatch(ops.op_name(node)).groups())))  # type: ignore[union-attr]
         for dim in range(labels.dim() - count, labels.dim()):
-            labels = self.labels.unite_along(labels, dim, f"{place_of(node)} mixes its channels").narrow(dim, 0, 1)
+            labels = self.labels.unite_along(labels, dim, f"{ops.place_of(node)} mixes its channels").narrow(dim, 0, 1)
         return labels.expand(value.shape) if isinstance(value, Tensor) else [labels.expand(v.shape) for v in value]
 
     def _pad(self, node: fx.Node) -> Tensor | None:
         """New positions have the labels of their channel, and new channels none."""
-        labels, pads = self._of(node.args[0]), argument(node, "pad")
+        labels, pads = self._of(node.args[0]), ops.argument(node, "pad")
         changing = varying(labels) if labels is not None else []
         if labels is None:
             return None
         inner = [pad if labels.dim() - 1 - i // 2 in changing else 0 for i, pad in enumerate(pads)]
-        if any(inner) and argument(node, "mode") not in (None, "constant"):
+        if any(inner) and ops.argument(node, "mode") not in (None, "constant"):
             return self._unknown(node)
         small = torch.constant_pad_nd(core(labels), inner, 0)
-        return compact(small.expand(shape_of(node)))
+        return compact(small.expand(ops.shape_of(node)))
 
     def _layer_norm(self, node: fx.Node) -> Tensor | None:
         labels = self._of(node.args[0])
@@ -298,24 +272,24 @@ class Propagation:
         return self._product(self._operand(node.args[0]), self._operand(node.args[1]), node)
 
     def _operand(self, node: Any) -> Operand:
-        return self._of(node), shape_of(node), node
+        return self._of(node), ops.shape_of(node), node
 
     def _product(self, left: Operand, right: Operand, node: fx.Node) -> Tensor | None:
         """`(…, m, k)` times `(…, k, n)`: as the sum over k of an elementwise product of `(…, m, n, k)`."""
         (a, shape_a, node_a), (b, shape_b, node_b) = left, right
         if len(shape_a) < 2 or len(shape_b) < 2:
             return self._unknown(node)
-        batch = torch.broadcast_shapes(shape_a[:-2], shape_b[:-2])
+        batch = np.broadcast_shapes(shape_a[:-2], shape_b[:-2])
         rows = (*shape_a[:-2], shape_a[-2], 1, shape_a[-1])
         columns = (*shape_b[:-2], 1, shape_b[-1], shape_b[-2])
         whole = self._join([(None if a is None else a.unsqueeze(-2), rows, node_a),
                             (None if b is None else b.transpose(-1, -2).unsqueeze(-3), columns, node_b)],
                            (*batch, shape_a[-2], shape_b[-1], shape_a[-1]))
-        return None if whole is None else self._summed(whole, [-1], f"{place_of(node)} mixes its channels")
+        return None if whole is None else self._summed(whole, [-1], f"{ops.place_of(node)} mixes its channels")
 
     def _attention(self, node: fx.Node) -> Tensor | None:
         """Softmax(q kᵀ + mask) v: heads do not see one another, so each is one thing to cut."""
-        (query, key, value), mask = map(self._operand, node.args[:3]), argument(node, "attn_mask")
+        (query, key, value), mask = map(self._operand, node.args[:3]), ops.argument(node, "attn_mask")
         labels, shape, source = key
         turned = None if labels is None else labels.transpose(-1, -2), (*shape[:-2], shape[-1], shape[-2]), source
         scores = self._product(query, turned, node), (*query[1][:-1], shape[-2]), query[2]
