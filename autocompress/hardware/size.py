@@ -62,8 +62,8 @@ def _field(content: int) -> int:
     return 1 + _varint(content) + content
 
 
-def _tensor(name: int, dims: tuple[int, ...], content: int) -> int:
-    """An initialiser; its element type takes two bytes."""
+def tensor_bytes(name: int, dims: tuple[int, ...], content: int) -> int:
+    """An initialiser with a name of `name` letters and `content` bytes of values; its element type takes two bytes."""
     return _field(sum(1 + _varint(size) for size in dims) + 2 + _field(name) + _field(content))
 
 
@@ -115,11 +115,11 @@ def _unpacking(bits: int, parts: list[Part], names: _Names) -> float:
     weights = sum(part.weights for part in parts)
     codes = -(-weights // ALIGN) * ALIGN
     flat = names.take()
-    total, planes = _tensor(flat, (1,), 8), []
+    total, planes = tensor_bytes(flat, (1,), 8), []
     for width in PLANES[bits]:
         packed, index, table, gathered, plane = (names.take() for _ in range(5))
-        total += _tensor(packed, (codes * width // 8,), codes * width // 8)
-        total += _tensor(table, (256, 8 // width), 256 * 8 // width)
+        total += tensor_bytes(packed, (codes * width // 8,), codes * width // 8)
+        total += tensor_bytes(table, (256, 8 // width), 256 * 8 // width)
         total += _node("Cast", [packed, index], TO) + _node("Gather", [table, index, gathered])
         total += _node("Reshape", [gathered, flat, plane])
         planes.append(plane)
@@ -136,36 +136,36 @@ def _unpacking(bits: int, parts: list[Part], names: _Names) -> float:
     sizes, pieces = names.take(), [names.take() for _ in parts]
     amount = len(parts) + (codes > weights)
     padding = [pieces[-1]] if codes > weights else []
-    total += _tensor(sizes, (amount,), 8 * amount) + _node("Split", [whole, sizes, *pieces, *padding])
+    total += tensor_bytes(sizes, (amount,), 8 * amount) + _node("Split", [whole, sizes, *pieces, *padding])
     for part, piece in zip(parts, pieces, strict=True):
         shape, rank = names.take(), len(_shape(part))
-        total += _tensor(shape, (rank,), 8 * rank) + _node("Reshape", [piece, shape, names.take()])
+        total += tensor_bytes(shape, (rank,), 8 * rank) + _node("Reshape", [piece, shape, names.take()])
     return total
 
 
 def _stored(part: Part, names: _Names) -> float:
     """Tensors of one part and the nodes that restore its weight, the shared unpacking of its width left out."""
     if part.kind == "norm":
-        return 4 * _tensor(SKELETON_NAME, (part.out_channels,), 4 * part.out_channels)
+        return 4 * tensor_bytes(SKELETON_NAME, (part.out_channels,), 4 * part.out_channels)
     if part.kind == "other":
-        return _tensor(SKELETON_NAME, (part.weights,), 4 * part.weights)
+        return tensor_bytes(SKELETON_NAME, (part.weights,), 4 * part.weights)
     channels, shape = part.out_channels, _shape(part)
-    total: float = _tensor(SKELETON_NAME, (channels,), 4 * channels) if part.bias else 0
+    total: float = tensor_bytes(SKELETON_NAME, (channels,), 4 * channels) if part.bias else 0
     if part.weight_bits == 32:
         name = SKELETON_NAME if part.name == part.layer else SKELETON_NAME + 2
-        return total + _tensor(name, shape, 4 * part.weights)
+        return total + tensor_bytes(name, shape, 4 * part.weights)
     name = names.take()
     if part.weight_bits == 16:
         weight = names.take()
-        return total + _tensor(name, shape, 2 * part.weights) + _node("Cast", [name, weight], TO) + weight - 3
+        return total + tensor_bytes(name, shape, 2 * part.weights) + _node("Cast", [name, weight], TO) + weight - 3
     if part.weight_bits == 8:
-        total += _tensor(name, shape, part.weights)
+        total += tensor_bytes(name, shape, part.weights)
     scale, weight = names.take(), names.take()
     if part.activation_bits == 8:
-        total += _tensor(scale, (channels,), 4 * channels) + _node("DequantizeLinear", [name, scale, weight], AXIS)
+        total += tensor_bytes(scale, (channels,), 4 * channels) + _node("DequantizeLinear", [name, scale, weight], AXIS)
     else:
         wide = names.take()
-        total += _tensor(scale, (channels,) + (1,) * (len(shape) - 1), 4 * channels)
+        total += tensor_bytes(scale, (channels,) + (1,) * (len(shape) - 1), 4 * channels)
         total += _node("Cast", [name, wide], TO) + _node("Mul", [wide, scale, weight])
     return total + weight - SKELETON_NAME
 
@@ -173,7 +173,7 @@ def _stored(part: Part, names: _Names) -> float:
 def _activation(names: _Names) -> float:
     """Scale, zero point, and the QuantizeLinear and DequantizeLinear of one activation tensor."""
     scale, zero, code, real = (names.take() for _ in range(4))
-    total = _tensor(scale, (), 4) + _tensor(zero, (), 1)
+    total = tensor_bytes(scale, (), 4) + tensor_bytes(zero, (), 1)
     total += _node("QuantizeLinear", [SKELETON_NAME, scale, zero, code])
     total += _node("DequantizeLinear", [code, scale, zero, real])
     return total + READERS * (real - SKELETON_NAME)
