@@ -31,12 +31,21 @@ def quantised_tensors(graph: FloatGraph, leaves: Mapping[str, int]) -> dict[str,
         ends = [leaf.node.input[0]]
         target = leaf.node.output[0]
         after = readers.get(target, [])
+        if leaf.node.op_type == "MatMul" and len(after) == 1 and _adds_bias(graph, after[0]):
+            target = graph.nodes[after[0]].output[0]
+            after = readers.get(target, [])
         if len(after) == 1 and graph.nodes[after[0]].op_type in ("Relu", "Clip"):
             target = graph.nodes[after[0]].output[0]
         if target not in result:
             ends.append(target)
         chosen |= {end: min(leaves[name], chosen.get(end, 16)) for end in ends}
     return chosen
+
+
+def _adds_bias(graph: FloatGraph, index: int) -> bool:
+    """Whether a node is the sum of a product and a vector of the network's: a linear layer at several positions."""
+    node = graph.nodes[index]
+    return node.op_type == "Add" and any(name in graph.tensors and graph.tensors[name].ndim == 1 for name in node.input)
 
 
 def calibrate(graph: FloatGraph, tensors: Mapping[str, int], inputs: np.ndarray, threads: int,

@@ -76,8 +76,8 @@ def _field(content: int) -> int:
     return 1 + _varint(content) + content
 
 
-def _tensor(name: int, dims: tuple[int, ...], content: int) -> int:
-    """An initialiser; its element type takes two bytes."""
+def tensor_bytes(name: int, dims: tuple[int, ...], content: int) -> int:
+    """An initialiser with a name of `name` letters and `content` bytes of values; its element type takes two bytes."""
     return _field(sum(1 + _varint(size) for size in dims) + 2 + _field(name) + _field(content))
 
 
@@ -158,24 +158,24 @@ def _expansion(bits: int, pattern: str, parts: list[Part], names: _Names) -> flo
     padding, width = _padding(pattern, parts), code_bits(pattern)
     codes = (sum(part.weights for part in parts) + padding) // group_size(pattern)
     value, bytes_each = names.take(), max(1, bits // 8)
-    total = _tensor(value, (_kept(pattern, parts),), _kept(pattern, parts) * bytes_each) if bits >= 8 else 0.0
+    total = tensor_bytes(value, (_kept(pattern, parts),), _kept(pattern, parts) * bytes_each) if bits >= 8 else 0.0
     if width == 8:
-        total += _tensor(names.take(), (codes,), codes)
+        total += tensor_bytes(names.take(), (codes,), codes)
     else:
         total += _planes(width, codes, names)
     table, zero, axis, flat, sizes = (names.take() for _ in range(5))
     rows = 256 if width == 8 else 2 ** (width + 1)
-    total += _tensor(table, (rows, group_size(pattern)), rows * group_size(pattern))
-    total += _tensor(zero, (1,), bytes_each) + _tensor(axis, (), 4) + _tensor(flat, (1,), 8)
+    total += tensor_bytes(table, (rows, group_size(pattern)), rows * group_size(pattern))
+    total += tensor_bytes(zero, (1,), bytes_each) + tensor_bytes(axis, (), 4) + tensor_bytes(flat, (1,), 8)
     place = max(names.take() for _ in range(8))
     total += 2 * _node("Cast", [place, place], TO) + 2 * _node("Gather", [place] * 3)
     total += _node("Reshape", [place] * 3) + _node("CumSum", [place] * 3) + _node("Mul", [place] * 3)
     total += _node("Concat", [place] * 3, AXIS)
     pieces = [names.take() for _ in parts] + [place] * bool(padding)
-    total += _tensor(sizes, (len(pieces),), 8 * len(pieces)) + _node("Split", [place, sizes, *pieces])
+    total += tensor_bytes(sizes, (len(pieces),), 8 * len(pieces)) + _node("Split", [place, sizes, *pieces])
     for part, piece in zip(parts, pieces, strict=False):
         shape, rank = names.take(), len(_shape(part))
-        total += _tensor(shape, (rank,), 8 * rank) + _node("Reshape", [piece, shape, names.take()])
+        total += tensor_bytes(shape, (rank,), 8 * rank) + _node("Reshape", [piece, shape, names.take()])
         if pattern != UNSTRUCTURED and prod(part.kernel) > 1:
             total += _node("Transpose", [piece, names.take()], _numbers("perm", rank))
     return total
@@ -189,21 +189,21 @@ def _unpacking(bits: int, shapes: list[tuple[int, ...]], names: _Names) -> float
     sizes, pieces = names.take(), [names.take() for _ in shapes]
     amount = len(shapes) + (codes > weights)
     padding = [pieces[-1]] if codes > weights else []
-    total += _tensor(sizes, (amount,), 8 * amount) + _node("Split", [sizes, sizes, *pieces, *padding])
+    total += tensor_bytes(sizes, (amount,), 8 * amount) + _node("Split", [sizes, sizes, *pieces, *padding])
     for own, piece in zip(shapes, pieces, strict=True):
         shape, rank = names.take(), len(own)
-        total += _tensor(shape, (rank,), 8 * rank) + _node("Reshape", [piece, shape, names.take()])
+        total += tensor_bytes(shape, (rank,), 8 * rank) + _node("Reshape", [piece, shape, names.take()])
     return total
 
 
 def _planes(bits: int, codes: int, names: _Names) -> float:
     """Packed codes, and what turns them into one flat INT8 tensor."""
     flat = names.take()
-    total, planes = _tensor(flat, (1,), 8), []
+    total, planes = tensor_bytes(flat, (1,), 8), []
     for width in PLANES[bits]:
         packed, index, table, gathered, plane = (names.take() for _ in range(5))
-        total += _tensor(packed, (codes * width // 8,), codes * width // 8)
-        total += _tensor(table, (256, 8 // width), 256 * 8 // width)
+        total += tensor_bytes(packed, (codes * width // 8,), codes * width // 8)
+        total += tensor_bytes(table, (256, 8 // width), 256 * 8 // width)
         total += _node("Cast", [packed, index], TO) + _node("Gather", [table, index, gathered])
         total += _node("Reshape", [gathered, flat, plane])
         planes.append(plane)
@@ -222,35 +222,35 @@ def _stored(part: Part, names: _Names, transposed: bool, sparse: bool) -> float:
     """Tensors of one part and the nodes that restore its weight, what parts of its width share left out. A matrix
     product without a bias is stored `transposed`."""
     if part.kind == "norm":
-        return 4 * _tensor(SKELETON_NAME, (part.out_channels,), 4 * part.out_channels)
+        return 4 * tensor_bytes(SKELETON_NAME, (part.out_channels,), 4 * part.out_channels)
     if part.kind == "other":
-        return _tensor(SKELETON_NAME, (part.weights,), 4 * part.weights)
+        return tensor_bytes(SKELETON_NAME, (part.weights,), 4 * part.weights)
     channels, shape = part.out_channels, _shape(part)
-    total: float = _tensor(SKELETON_NAME, (channels,), 4 * channels) if part.bias else 0
+    total: float = tensor_bytes(SKELETON_NAME, (channels,), 4 * channels) if part.bias else 0
     if part.weight_bits == 32 and sparse:
         return total + names.take() - SKELETON_NAME
     if part.weight_bits == 32:
-        return total + _tensor(_weight_name(part), shape, 4 * part.weights)
+        return total + tensor_bytes(_weight_name(part), shape, 4 * part.weights)
     name = names.take()
     if part.weight_bits == 16:
         weight = names.take()
-        total += 0 if sparse else _tensor(name, shape, 2 * part.weights)
+        total += 0 if sparse else tensor_bytes(name, shape, 2 * part.weights)
         return total + _node("Cast", [name, weight], TO) + weight - SKELETON_NAME
     if part.weight_bits == 8 and not sparse:
-        total += _tensor(name, shape, part.weights)
+        total += tensor_bytes(name, shape, part.weights)
     if part.grid != "linear":
         index, table, name = names.take(), names.take(), names.take()
         rows = 2 * 2**part.weight_bits
-        total += _node("Cast", [name, index], TO) + _tensor(table, (rows,), rows)
+        total += _node("Cast", [name, index], TO) + tensor_bytes(table, (rows,), rows)
         total += _node("Gather", [table, index, name])
     if part.group:
         return total + _grouped(part, name, names, transposed)
     scale, weight = names.take(), names.take()
     if part.activation_bits <= 16:
-        total += _tensor(scale, (channels,), 4 * channels) + _node("DequantizeLinear", [name, scale, weight], AXIS)
+        total += tensor_bytes(scale, (channels,), 4 * channels) + _node("DequantizeLinear", [name, scale, weight], AXIS)
     else:
         wide = names.take()
-        total += _tensor(scale, (channels,) + (1,) * (len(shape) - 1), 4 * channels)
+        total += tensor_bytes(scale, (channels,) + (1,) * (len(shape) - 1), 4 * channels)
         total += _node("Cast", [name, wide], TO) + _node("Mul", [wide, scale, weight])
     return total + weight - _weight_name(part)
 
@@ -262,11 +262,11 @@ def _grouped(part: Part, name: int, names: _Names, transposed: bool) -> float:
     runs = -(-columns // part.group)
 
     def numbers(amount: int) -> int:
-        return _tensor(taken, (amount,), 8 * amount) + _node(op, [steps, taken, after])
+        return tensor_bytes(taken, (amount,), 8 * amount) + _node(op, [steps, taken, after])
 
     wide, factors, steps, scale, after = (names.take() for _ in range(5))
-    total = _node("Cast", [name, wide], TO) + _tensor(factors, (channels, runs, 1), channels * runs)
-    total += _node("Cast", [factors, steps], TO) + _tensor(scale, (channels, 1, 1), 4 * channels)
+    total = _node("Cast", [name, wide], TO) + tensor_bytes(factors, (channels, runs, 1), channels * runs)
+    total += _node("Cast", [factors, steps], TO) + tensor_bytes(scale, (channels, 1, 1), 4 * channels)
     total += _node("Mul", [steps, scale, after])
     sizes = {"Expand": 3, "Reshape": 2}
     if columns % part.group:
@@ -294,7 +294,7 @@ def _weight_name(part: Part) -> int:
 def _activation(bits: int, names: _Names) -> float:
     """Scale, zero point, and the QuantizeLinear and DequantizeLinear of one activation tensor."""
     scale, zero, code, real = (names.take() for _ in range(4))
-    total = _tensor(scale, (), 4) + _tensor(zero, (), bits // 8)
+    total = tensor_bytes(scale, (), 4) + tensor_bytes(zero, (), bits // 8)
     total += _node("QuantizeLinear", [SKELETON_NAME, scale, zero, code])
     total += _node("DequantizeLinear", [code, scale, zero, real])
     return total + READERS * (real - SKELETON_NAME)

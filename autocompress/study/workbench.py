@@ -25,12 +25,12 @@ from autocompress.core.evaluation import Evaluation, Metrics, Source
 from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan, Receipt, Step
 from autocompress.errors import InputError, TrialError
-from autocompress.estimate import estimate_parts, flatten, peak_memory_bytes
+from autocompress.estimate import estimate_parts, peak_memory_bytes
 from autocompress.export.build import Built, build, float_bytes
 from autocompress.export.runtime import Runtime, accuracy, latencies_ms
 from autocompress.export.template import Template, export_template
 from autocompress.hardware.profile import HardwareProfile
-from autocompress.hardware.size import file_bytes
+from autocompress.hardware.size import file_bytes, tensor_bytes
 from autocompress.tasks.splits import Split, TaskData
 from autocompress.techniques import resolve
 from autocompress.techniques.base import check_plan
@@ -76,7 +76,7 @@ class Workbench:
         self.template = export_template(folded, data.input_shape, data.dtype)
         self._templates = {frozenset[str](): self.template}
         self.baseline_file = float_bytes(self.template, folded)
-        self.table = _as_exported(table, self.template, len(self.baseline_file))
+        self.table = _as_exported(table, self.template, folded)
         self.compressor = Compressor(model, self.table, coupling, self.calibration, statistics)
         self._check_parity(model, self.baseline_file, 1e-3)
         self.teacher = Teacher(self._answer, data, seed, folder / "teacher")
@@ -247,16 +247,23 @@ def count_macs(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtyp
     return int(macs)
 
 
-def _as_exported(table: LayerTable, template: Template, size_bytes: int) -> LayerTable:
-    """Lock layers that the exported graph does not show as one node: they could not be stored compressed. What the
-    original's file holds beside its layers, `size_bytes` less their tensors, is the skeleton."""
+def _as_exported(table: LayerTable, template: Template, folded: nn.Module) -> LayerTable:
+    """Lock layers that the exported graph does not show as one node: they could not be stored compressed. The skeleton
+    makes up for layers of several tensors, and for those that the file does not hold because they are never run."""
     seen = set(template.anchors.values())
     layers = tuple(
         msgspec.structs.replace(layer, locked="the exported graph does not show it as one node")
         if layer.kind in KINDS and not layer.locked and layer.name not in seen else layer
         for layer in table.layers)
-    layered = file_bytes(flatten(resolve(table, Plan())), 0)
-    return msgspec.structs.replace(table, layers=layers, skeleton_bytes=size_bytes - layered)
+    state, stored = folded.state_dict(), dict.fromkeys(table.by_name, 0)
+    for name, slot in template.slots.items():
+        value, owner = state[slot.key], slot.key.rpartition(".")[0]
+        stored[owner] = stored.get(owner, 0) + tensor_bytes(len(name), tuple(value.shape), value.nbytes)
+    skeleton_bytes = template.skeleton_bytes
+    for name, parts in resolve(table, Plan()).items():
+        if table.by_name[name].kind == "other" or not stored[name]:
+            skeleton_bytes += stored[name] - file_bytes(parts, 0)
+    return msgspec.structs.replace(table, layers=layers, skeleton_bytes=skeleton_bytes)
 
 
 def _subset(split: Split, count: int, seed: int) -> Split:
