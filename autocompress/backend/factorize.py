@@ -76,7 +76,7 @@ def factorize(module: nn.Module, method: str, args: Mapping[str, int], covarianc
 
 
 def shapes(module: nn.Module, method: str, args: Mapping[str, int]) -> nn.Sequential:
-    """The factors without their weights; the last has the layer's bias."""
+    """The factors with weights of zero; the last has the layer's bias."""
     assert isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)
     axes = 0 if isinstance(module, nn.Linear) else len(module.kernel_size)
     every, none = (True,) * axes, (False,) * axes
@@ -90,6 +90,8 @@ def shapes(module: nn.Module, method: str, args: Mapping[str, int]) -> nn.Sequen
     ends = [module.weight.shape[1], *ranks, module.weight.shape[0]]
     groups = [1, args["rank"], 1] if method == "cp" else [1] * len(spans)
     factors = [_factor(module, ends[i], ends[i + 1], span, groups[i]) for i, span in enumerate(spans)]
+    for factor in factors:
+        nn.init.zeros_(factor.weight)
     if module.bias is not None:
         factors[-1].bias = nn.Parameter(module.bias.detach().clone())
     return nn.Sequential(*factors)

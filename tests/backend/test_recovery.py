@@ -295,9 +295,9 @@ def test_one_pass_tells_norms_and_means_where_no_norm_follows() -> None:
     """A bias that a later norm sees is corrected before that norm is re-estimated, any other one after."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.BatchNorm1d(8), nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 3))
-    inputs = torch.randn(300, 6)
+    inputs = torch.randn(256, 6)
     assert runs_before_a_norm(model.eval(), inputs[:1], ["0", "3", "5"]) == ["0"]
-    assert runs_before_a_norm(model[3:], torch.randn(1, 8), ["0", "2"]) == []
+    assert runs_before_a_norm(model[3:], torch.randn(1, 8), ["3", "5"]) == []
     means = reestimate_norms(model, inputs, ["3", "5"])
     seen = outputs(model[:3], inputs)
     torch.testing.assert_close(means["3"], seen.mean(0), rtol=0.05, atol=0.02)
