@@ -64,7 +64,7 @@ class Built:
 
 def build(template: Template, model: nn.Module, weights: Mapping[str, IntegerWeight], half: set[str],
           quantised_activations: Mapping[str, int], calibration: np.ndarray, threads: int = 1,
-          method: str = "mse", masks: Mapping[str, Mask] | None = None) -> Built:
+          method: str = "minmax", masks: Mapping[str, Mask] | None = None) -> Built:
     """Build the file of a folded network.
 
     `weights`: integer weights by module name; `half`: modules stored as float16; `quantised_activations`:

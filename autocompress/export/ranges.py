@@ -34,7 +34,7 @@ class Range:
     bits: int = 8
 
 
-def choose_range(sample: np.ndarray, low: float, high: float, bits: int = 8, method: str = "mse") -> Range:
+def choose_range(sample: np.ndarray, low: float, high: float, bits: int = 8, method: str = "minmax") -> Range:
     """The range inside [low, high], the observed one widened to hold 0, that `method` chooses for `sample`."""
     if method == "percentile":
         ends = np.quantile(sample, (OUTSIDE / 2, 1 - OUTSIDE / 2))

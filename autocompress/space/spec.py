@@ -44,7 +44,7 @@ class QuantizeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     grids: tuple[str, ...] = ("linear",)
     groups: tuple[int, ...] = (0,)
     roundings: tuple[str, ...] = ("feedback",)
-    ranges: tuple[str, ...] = ("mse",)
+    ranges: tuple[str, ...] = ("minmax",)
     skip: tuple[str, ...] = ()
 
 

@@ -34,7 +34,7 @@ GRIDS = {"linear": (1, 2, 3, 4, 5, 6, 7, 8), "codebook": (2, 3, 4, 5, 6), "pow2"
 and further powers of two too small to matter."""
 SETTINGS: dict[str, tuple[Scalar, ...]] = {
     "grid": tuple(GRIDS), "group": (0, 32, 64, 128), "rounding": ("feedback", "nearest"),
-    "range": ("mse", "minmax", "percentile", "entropy"),
+    "range": ("minmax", "mse", "percentile", "entropy"),
 }
 """What else a step may say beside its widths; the first of each is the default and is left out of `args`."""
 DEFAULTS = {name: legal[0] for name, legal in SETTINGS.items()}

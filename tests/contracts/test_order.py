@@ -12,8 +12,8 @@ import pytest
 from onnx import numpy_helper
 
 from autocompress.backend.fold import fold_norms
-from autocompress.core.sparsity import stored_sparse
 from autocompress.core.plan import Plan, Step
+from autocompress.core.sparsity import stored_sparse
 from autocompress.errors import InputError
 from autocompress.estimate import estimate, flatten
 from autocompress.techniques import TECHNIQUES, resolve

@@ -70,8 +70,8 @@ def test_a_constant_layer_has_a_range(method: str, value: float) -> None:
 def test_the_file_has_the_ranges_of_its_method(method: str) -> None:
     bench = workbench("chain")
     built = bench.build(bench.compressor.compress(integers(bench, (8,), 8, range=method)))
-    other = bench.build(bench.compressor.compress(integers(bench, (8,), 8, range="mse")))
-    assert (built.ranges == other.ranges) == (method == "mse")
+    other = bench.build(bench.compressor.compress(integers(bench, (8,), 8, range="minmax")))
+    assert (built.ranges == other.ranges) == (method == "minmax")
 
 
 def test_layers_that_share_tensors_share_the_method() -> None:
@@ -80,7 +80,7 @@ def test_layers_that_share_tensors_share_the_method() -> None:
     with pytest.raises(InputError, match=r"`range` must be the same at every layer.*entropy, minmax"):
         range_method(Plan.of(steps))
     assert range_method(Plan.of(steps[:1])) == "minmax"
-    assert range_method(Plan()) == "mse"
+    assert range_method(Plan()) == "minmax"
 
 
 def test_wide_activations_run_in_float_between_exact_weights(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_uniform_settings_differ_in_width_alone(table: LayerTable) -> None:
 
 def test_settings_of_quantisation_hold_wherever_they_are_legal(table: LayerTable) -> None:
     text = 'schema = 1\nname = "m"\n[quantize]\nweight_bits = [1, 4, 8, 16]\nactivation_bits = [8, 32]\n' \
-        'grids = ["codebook", "pow2"]\ngroups = [64]\nroundings = ["nearest"]\nranges = ["entropy", "mse"]\n'
+        'grids = ["codebook", "pow2"]\ngroups = [64]\nroundings = ["nearest"]\nranges = ["entropy", "minmax"]\n'
     space = build_space(table, parse_space(text, "m.toml"), load_profile("host"))
     assert {knob.name for knob in space.knobs} == {
         "grid:*", "range:*", "act:*", "bits:a", "bits:b", "bits:c", "bits:fc"}
@@ -80,7 +80,7 @@ def test_settings_of_quantisation_hold_wherever_they_are_legal(table: LayerTable
                           "range": "entropy"}
     assert args(4, 32, grid="pow2") == {"weight_bits": 4, "activation_bits": 32, "grid": "pow2", "group": 64,
                                         "rounding": "nearest"}
-    assert args(8, 8, range="mse") == {"weight_bits": 8, "activation_bits": 8}
+    assert args(8, 8, range="minmax") == {"weight_bits": 8, "activation_bits": 8}
     assert args(16, 8) == {"weight_bits": 16, "activation_bits": 32}
     assert args(1, 32) == {"weight_bits": 1, "activation_bits": 32, "group": 64, "rounding": "nearest"}
 
