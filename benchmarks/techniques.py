@@ -235,7 +235,8 @@ def _since(began: float) -> float:
     return 1000 * (time.process_time() - began)
 
 
-KINDS = {"prune": prune_rows, "bits": bit_rows, "grids": grid_rows, "rank": rank_rows, "sparsity": sparsity_rows, "cost": cost_rows}
+KINDS = {"prune": prune_rows, "bits": bit_rows, "grids": grid_rows, "rank": rank_rows, "sparsity": sparsity_rows,
+         "cost": cost_rows}
 
 
 def table(rows: list[Row], split: str, limit: int | None, costs: list[Cost]) -> str:

@@ -17,7 +17,7 @@ from autocompress.study.workbench import Workbench
 from autocompress.techniques import resolve
 from autocompress.techniques.decompose import methods_for, rank_args
 from autocompress.techniques.quantize import DEFAULTS, KINDS, quantize_args
-from autocompress.techniques.sparsify import DEFAULT_CRITERION, fits
+from autocompress.techniques.sparsify import DEFAULT_CRITERION, can_be_sparse, fits
 from autocompress.testing.networks import NETWORKS
 from autocompress.testing.techniques import outputs, workbench
 
@@ -171,7 +171,7 @@ def sparse(bench: Workbench, before: Plan, patterns: tuple[str, ...] = ("2:4", U
            density: float = 0.3, criterion: str = DEFAULT_CRITERION) -> Plan:
     """All layers sparse behind the plan `before`, the patterns in turn, unstructured where one does not fit."""
     parts, steps = resolve(bench.table, before), []
-    for i, name in enumerate(sites(bench)):
+    for i, name in enumerate(layer.name for layer in bench.table.layers if can_be_sparse(layer)):
         pattern = patterns[i % len(patterns)]
         if pattern == UNSTRUCTURED or not all(fits(part, pattern) for part in parts[name]):
             args: dict[str, Scalar] = {"pattern": UNSTRUCTURED, "density": density}
