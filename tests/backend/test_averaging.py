@@ -95,7 +95,7 @@ def test_only_alike_structures_are_averaged() -> None:
     strangers = next((a, b) for a in range(3) for b in range(a) if kept[a] != kept[b])
     for pair in (strangers, (0, None)):
         chosen = [bench.compressor.compress(Plan()) if i is None else members[i] for i in pair]
-        with pytest.raises(ValueError, match="pruned and decomposed alike"):
+        with pytest.raises(ValueError, match="pruned, decomposed and sparse alike"):
             soup(chosen, bench.calibration)
 
 

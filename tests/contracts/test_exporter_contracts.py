@@ -37,9 +37,9 @@ class TestOnnx(ExporterContract):
                 return before is not None and before.op_type == "Cast"
             return before is None or before.op_type != "QuantizeLinear"
 
-        kinds = {leaf.node.op_type for leaf in fill(bench.template, bench.model).leaves.values()}
-        weighted = [node for node in model.graph.node if node.op_type in kinds and any(map(restores, node.input))]
         leaves = fill(bench.template, fold_norms(compressed, bench.table).model).leaves
+        kinds = {leaf.node.op_type for leaf in leaves.values()}
+        weighted = [node for node in model.graph.node if node.op_type in kinds and any(map(restores, node.input))]
         assert [leaf.node.op_type for leaf in leaves.values()] == [node.op_type for node in weighted]
         sources = {}
         for name, node in zip(leaves, weighted, strict=True):

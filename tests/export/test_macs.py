@@ -16,10 +16,10 @@ from autocompress.testing.networks import NETWORKS
 from autocompress.testing.techniques import state_hash, workbench
 
 
-def _by_torch(model: nn.Module, shape: tuple[int, ...]) -> int:
+def _by_torch(model: nn.Module, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> int:
     """torch's own counter sees operators, thop modules."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(torch.zeros(1, *shape))
+        model(torch.zeros(1, *shape, dtype=dtype))
     return int(counter.get_total_flops()) // 2
 
 
@@ -33,9 +33,9 @@ def test_resnet() -> None:
 def test_small_networks(network: str) -> None:
     bench = workbench(network)
     folded = fold_norms(bench.compressor.restructure(Plan()), bench.table).model
-    torchs = _by_torch(folded, bench.data.input_shape)
+    torchs = _by_torch(folded, bench.data.input_shape, bench.data.dtype)
     pooling = 0 if network in ("residual", "dense", "mlp", "flattened") else 5_000
-    assert count_macs(folded, bench.data.input_shape) == pytest.approx(torchs, rel=0.01, abs=pooling)
+    assert count_macs(folded, bench.data.input_shape, bench.data.dtype) == pytest.approx(torchs, rel=0.01, abs=pooling)
     assert estimate(bench.table, Plan(), bench.profile)["macs"] == torchs
 
 

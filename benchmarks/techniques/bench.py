@@ -1,0 +1,116 @@
+"""One network on its workbench, and how compressed copies of it are scored."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import torch
+from torch import nn
+
+from autocompress.backend.calibration import reestimate_norms
+from autocompress.backend.compress import Compressed
+from autocompress.backend.distill import Recipe, distill
+from autocompress.core.plan import Plan
+from autocompress.export.runtime import Runtime
+from autocompress.hardware.profile import load_profile
+from autocompress.study.workbench import Workbench
+from autocompress.tasks.data import load_data
+from autocompress.tasks.models import load_model
+
+HERE = Path(__file__).parent
+NETWORKS = {"resnet18": ("resnet18_fashion.py", "resnet18_fashion.safetensors"),
+            "mobilenet": (str(HERE.parent / "mobilenet.py"), "mobilenet.safetensors")}
+"""By name: the file with the factory `model`, and that of the weights; both in the base folder unless absolute."""
+
+
+class Row(msgspec.Struct, frozen=True):
+    """A file and its accuracy on the split; `seconds` to apply the method, training included."""
+
+    group: str
+    name: str
+    bytes: int
+    accuracy: float
+    seconds: float
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """Milliseconds of processor: to apply a plan the first time, again, and for one pass over the calibration data
+    through what it makes; 0 where there is none."""
+
+    plan: str
+    first: float
+    again: float = 0.0
+    one_pass: float = 0.0
+
+
+class Results(msgspec.Struct, frozen=True):
+    """All that was measured of one network."""
+
+    network: str
+    split: str
+    samples: int
+    threads: int
+    rows: list[Row] = []
+    costs: list[Cost] = []
+
+
+class Bench:
+    """Scores files on a split; every row is written as soon as it is known."""
+
+    def __init__(self, network: str, base: Path, split: str, limit: int | None, folder: Path) -> None:
+        code, weights = NETWORKS[network]
+        data = load_data("fashion-mnist", root=None, seed=0)
+        loaded = load_model(f"{base / code}:model", data=data, trust_code=True, weights=base / weights)
+        self.bench = Workbench(loaded.model, data, load_profile("host"), seed=0, folder=folder, epochs=1,
+                               threads=torch.get_num_threads())
+        chosen = getattr(data, split)
+        self.split = chosen if limit is None else chosen.take(torch.arange(min(limit, len(chosen))))
+        self.file = HERE / f"{network}.json"
+        self.results = Results(network, split, len(self.split), self.bench.threads)
+        self.layers = [layer.name for layer in self.bench.table.layers
+                       if layer.kind in ("conv", "linear") and not layer.locked]
+
+    def ours(self, group: str, name: str, plan: Plan) -> None:
+        """Apply a plan and score its file."""
+        began = time.perf_counter()
+        compressed = self.bench.compressor.compress(plan)
+        self.score(group, name, compressed, time.perf_counter() - began)
+
+    def theirs(self, group: str, name: str, change: Callable[[nn.Module], None]) -> None:
+        """Score a copy of the network changed by another method, norms re-estimated, as a float file."""
+        began = time.perf_counter()
+        changed = self.changed(change)
+        self.score(group, name, changed, time.perf_counter() - began)
+
+    def changed(self, change: Callable[[nn.Module], None]) -> Compressed:
+        """A copy of the network that another method changed."""
+        model = copy.deepcopy(self.bench.model)
+        change(model)
+        reestimate_norms(model, self.bench.calibration)
+        return Compressed(model, Plan())
+
+    def after_an_epoch(self, group: str, name: str, start: Compressed) -> None:
+        """Distil for one epoch of the training split, then score."""
+        began = time.perf_counter()
+        bench = self.bench
+        distill(start, bench.teacher, bench.data, Recipe(epochs=1.0), bench.calibration, seed=0)
+        self.score(group, name, start, time.perf_counter() - began)
+
+    def score(self, group: str, name: str, compressed: Compressed, seconds: float) -> None:
+        """Build the file and score it."""
+        self.score_file(group, name, self.bench.build(compressed).data, seconds)
+
+    def score_file(self, group: str, name: str, file: bytes, seconds: float) -> None:
+        """Accuracy of a file on the split."""
+        accuracy = self.bench.accuracy(Runtime(file, self.bench.threads), self.split)
+        self.add(Row(group, name, len(file), accuracy, seconds))
+
+    def add(self, found: Row | Cost) -> None:
+        """Keep what was found."""
+        (self.results.rows if isinstance(found, Row) else self.results.costs).append(found)  # type: ignore[arg-type]
+        print(found, flush=True)
+        self.file.write_bytes(msgspec.json.format(msgspec.json.encode(self.results)))
