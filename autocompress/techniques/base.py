@@ -38,7 +38,7 @@ def whole(layer: Layer) -> Part:
     """The one part of an untouched layer."""
     if layer.kind == "other":
         return Part(name=layer.name, layer=layer.name, kind="other", in_channels=1,
-                    out_channels=layer.params, bias=False)
+                    out_channels=layer.params, positions=layer.positions, bias=False)
     return Part(
         name=layer.name, layer=layer.name, kind=layer.kind, in_channels=layer.in_channels,
         out_channels=layer.out_channels, groups=layer.groups, kernel=layer.kernel,
