@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from functools import cached_property
-from math import prod
+from math import gcd, prod
 from typing import Literal
 
 import msgspec
@@ -84,9 +84,9 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a channel of the group is an attention head: then any whole number of them is legal."""
 
     @property
-    def width(self) -> int:
-        """Channels of the naming layer's own that one channel of the group takes."""
-        return next((m.per_channel for m in self.members if m.side == "out"), 1)
+    def unit(self) -> int:
+        """The number of own channels by which all members shrink, or a multiple of it, when one channel goes."""
+        return gcd(*(member.per_channel for member in self.members))
 
 
 class Block(msgspec.Struct, frozen=True, kw_only=True):

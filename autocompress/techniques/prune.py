@@ -28,13 +28,13 @@ def groups_by_name(table: LayerTable) -> dict[str, Group]:
 
 
 def legal_keep(group: Group, keep: float, profile: HardwareProfile) -> int:
-    """The legal channel count nearest to `keep`: the layer keeps a multiple that the profile likes, equally many in
-    every block, at least one; of attention heads any whole number."""
+    """The legal channel count nearest to `keep`: every member keeps a multiple that the profile likes, equally many in
+    each block, at least one; of attention heads any whole number."""
     if group.heads:
         return max(1, min(group.channels, round(keep)))
     bits = 8 if 8 in profile.weight_bits else min(profile.weight_bits)
     per_block = profile.legal_channels(group.channels // group.blocks, max(1, round(keep / group.blocks)), bits,
-                                       group.blocks * group.width)
+                                       group.blocks * group.unit)
     return per_block * group.blocks
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +17,12 @@ from autocompress.backend.trace import trace
 from autocompress.core.layer import Group, LayerTable
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError
+from autocompress.export.runtime import Runtime
 from autocompress.hardware.profile import load_profile
+from autocompress.study.workbench import Workbench
 from autocompress.techniques.base import check_plan
 from autocompress.techniques.prune import legal_keep
-from autocompress.testing.networks import CLASSES, conv_norm, randomised_norms
+from autocompress.testing.networks import CLASSES, conv_norm, randomised_norms, task_data
 from autocompress.testing.techniques import outputs
 
 Forward = Callable[[nn.ModuleDict, Tensor], Tensor]
@@ -248,3 +252,19 @@ def test_widths_keep_to_the_multiple_of_the_device(case: str, profile: str) -> N
 def test_heads_are_counted_one_by_one() -> None:
     group = Group(name="qkv", channels=3, members=(), heads=True)
     assert [legal_keep(group, keep, load_profile("nvidia-t4")) for keep in (0, 0.4, 1.6, 3, 9)] == [1, 1, 2, 3, 3]
+
+
+@pytest.mark.parametrize("case", ["shuffled", "excited"])
+def test_cut_networks_are_files_that_compute_the_same(case: str) -> None:
+    make, shape, _ = CASES[case]
+    torch.manual_seed(0)
+    bench = Workbench(randomised_norms(make().eval()), task_data(shape, samples=24), load_profile("host"), seed=0,
+                      folder=Path(os.devnull), epochs=1)
+    keeps = {group.name: legal_keep(group, group.channels / 2, bench.profile) for group in bench.table.groups}
+    plan = Plan.of([Step(name, "prune", {"keep": keep}) for name, keep in keeps.items()])
+    compressed = bench.compressor.compress(plan)
+    built = bench.build(compressed)
+    expected = outputs(compressed.model, bench.calibration).numpy()
+    got = Runtime(built.data).run(bench.calibration.numpy())
+    assert np.abs(got - expected).max() <= 1e-3 * np.abs(expected).max()
+    assert len(built.data) < len(bench.baseline_file)
