@@ -9,6 +9,7 @@ Like Ensembles" (NeurIPS 2016), which shows how little a single block is missed.
 
 from __future__ import annotations
 
+import copy
 import operator
 import warnings
 from collections.abc import Collection, Iterator
@@ -31,7 +32,7 @@ class _Found:
 
 def find_blocks(model: nn.Module, example: Tensor) -> tuple[Block, ...]:
     """All blocks that can be dropped, in order. None where torch.fx cannot trace the network symbolically."""
-    graph = _symbolic(model)
+    graph = _symbolic(copy.deepcopy(model))  # some networks keep what they computed, and would keep the tracer's
     if graph is None:
         return ()
     try:
