@@ -79,9 +79,18 @@ def _symbolic(model: nn.Module) -> fx.GraphModule | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return fx.symbolic_trace(model)
+            tracer = _Tracer()
+            return fx.GraphModule(model, tracer.trace(model))
     except Exception:  # data-dependent Python: torch.fx raises many kinds
         return None
+
+
+class _Tracer(fx.Tracer):
+    """Keeps layers whole that techniques name, subclasses as well: traced into, they would be bare tensors."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        layers = nn.Conv1d | nn.Conv2d | nn.Linear | nn.Embedding | nn.BatchNorm1d | nn.BatchNorm2d
+        return isinstance(m, layers) or super().is_leaf_module(m, module_qualified_name)
 
 
 class _Shapes(fx.Interpreter):
