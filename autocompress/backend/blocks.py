@@ -9,6 +9,7 @@ Like Ensembles" (NeurIPS 2016), which shows how little a single block is missed.
 
 from __future__ import annotations
 
+import copy
 import operator
 import warnings
 from collections.abc import Collection, Iterator
@@ -31,7 +32,7 @@ class _Found:
 
 def find_blocks(model: nn.Module, example: Tensor) -> tuple[Block, ...]:
     """All blocks that can be dropped, in order. None where torch.fx cannot trace the network symbolically."""
-    graph = _symbolic(model)
+    graph = _symbolic(copy.deepcopy(model))  # some networks keep what they computed, and would keep the tracer's
     if graph is None:
         return ()
     try:
@@ -78,9 +79,18 @@ def _symbolic(model: nn.Module) -> fx.GraphModule | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return fx.symbolic_trace(model)
+            tracer = _Tracer()
+            return fx.GraphModule(model, tracer.trace(model))
     except Exception:  # data-dependent Python: torch.fx raises many kinds
         return None
+
+
+class _Tracer(fx.Tracer):
+    """Keeps layers whole that techniques name, subclasses as well: traced into, they would be bare tensors."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        layers = nn.Conv1d | nn.Conv2d | nn.Linear | nn.Embedding | nn.BatchNorm1d | nn.BatchNorm2d
+        return isinstance(m, layers) or super().is_leaf_module(m, module_qualified_name)
 
 
 class _Shapes(fx.Interpreter):

@@ -6,6 +6,7 @@ with hooks, which tells whether a module is really called (some parents read a c
 
 from __future__ import annotations
 
+import copy
 import warnings
 from math import prod
 from typing import Any
@@ -44,7 +45,7 @@ def trace(model: nn.Module, input_shape: tuple[int, ...],
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
-            program = torch.export.export(model, (example,))
+            program = torch.export.export(copy.deepcopy(model), (example,))  # tracing leaves marks in some
         except Exception as error:  # torch.export raises many kinds
             cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise InputError(f"the network must be traceable by torch.export, but: {cause}") from error
