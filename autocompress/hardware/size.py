@@ -252,7 +252,7 @@ def _stored(part: Part, names: _Names, transposed: bool, sparse: bool) -> float:
         wide = names.take()
         total += tensor_bytes(scale, (channels,) + (1,) * (len(shape) - 1), 4 * channels)
         total += _node("Cast", [name, wide], TO) + _node("Mul", [wide, scale, weight])
-    return total + weight - _weight_name(part)
+    return total + weight - _replaced_name(part)
 
 
 def _grouped(part: Part, name: int, names: _Names, transposed: bool) -> float:
@@ -283,7 +283,13 @@ def _grouped(part: Part, name: int, names: _Names, transposed: bool) -> float:
         op, taken, steps, after = "Reshape", names.take(), after, names.take()
         total += numbers(len(shape))
     weight = names.take()
-    return total + _node("Mul", [wide, after, weight]) + weight - _weight_name(part)
+    return total + _node("Mul", [wide, after, weight]) + weight - _replaced_name(part)
+
+
+def _replaced_name(part: Part) -> int:
+    """Length of the name that a restored weight's takes the place of; of a factor's less one, to err on the safe side:
+    a prediction may be a little high, but not low."""
+    return SKELETON_NAME if part.name == part.layer else SKELETON_NAME + 1
 
 
 def _weight_name(part: Part) -> int:
