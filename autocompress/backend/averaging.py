@@ -13,8 +13,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from autocompress.backend.compress import Compressed, quantize, start_weight, step_of, weight_bits
+from autocompress.backend.compressed import Compressed, step_of, weight_bits
 from autocompress.backend.quantization import QuantizedWeight, round_to_levels
+from autocompress.backend.rounding import quantize, start_weight
 from autocompress.core.plan import Receipt, Scalar
 
 _STRUCTURE = ("drop", "prune", "decompose")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,44 +18,22 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.backend.blocks import drop_blocks
-from autocompress.backend.calibration import correct_biases, reestimate_norms, runs_before_a_norm
+from autocompress.backend.calibration import correct_biases
+from autocompress.backend.compressed import Compressed, leaves, replace_module, step_of, weight_bits
 from autocompress.backend.coupling import Coupling, cut_channels, removed_indices
 from autocompress.backend.factorize import factorize, shapes
 from autocompress.backend.importance import channel_scores
 from autocompress.backend.memo import Memo, content
-from autocompress.backend.quantization import QuantizedWeight, per_channel, quantize_weight, round_to_levels
-from autocompress.backend.reconstruct import by_taps, from_taps, on_remaining, round_with_feedback
-from autocompress.backend.sparsify import Mask, sparsify
+from autocompress.backend.quantization import QuantizedWeight
+from autocompress.backend.reconstruct import by_taps, from_taps, on_remaining
+from autocompress.backend.rounding import quantize, rounded_weight
+from autocompress.backend.sparsify import sparsify
 from autocompress.backend.statistics import Moments, Statistics, width
 from autocompress.core.layer import Group, LayerTable
 from autocompress.core.plan import Plan, Receipt, Scalar, Step
 from autocompress.techniques import resolve
 from autocompress.techniques import sparsify as sparsity
 from autocompress.techniques.prune import DEFAULT_CRITERION
-from autocompress.techniques.quantize import DEFAULTS
-
-SCALE_SAMPLE = 512
-"""Weights of a row from which its scale is chosen: at 8 bits together with the largest, which must not be cut off;
-below, feedback refits the scale."""
-
-
-@dataclass
-class Compressed:
-    """A network with a plan applied. `model`'s quantised weights hold exactly the values of `weights`.
-
-    `weights` is by module name of the compressed network (`layer1.0.conv1`, or `layer1.0.conv1.2` for a factor).
-    """
-
-    model: nn.Module
-    plan: Plan
-    receipts: list[Receipt] = field(default_factory=list)
-    weights: dict[str, QuantizedWeight] = field(default_factory=dict)
-    latent: dict[str, Tensor] = field(default_factory=dict)
-    """Trained float weights that `weights` were rounded from, by the same names: training and averaging go on there."""
-    moments: dict[str, Moments] = field(default_factory=dict)
-    """Of the inputs that layers still have, by original name; only those with pruned inputs."""
-    masks: dict[str, Mask] = field(default_factory=dict)
-    """Of sparse weights, by module name: zero and kept zero wherever their `kept` is False."""
 
 
 @dataclass(frozen=True)
@@ -195,15 +173,7 @@ class Compressor:
                  kept: Tensor | None) -> tuple[QuantizedWeight, Moments | None]:
         """The integers, and the moments to keep them alive: it is by their identity that the result is found."""
         second = None if moments is None else self._weighing(name, moments)
-        bits, plain = int(args["weight_bits"]), not args.keys() & {"grid", "group"}
-        if bits == 8 and plain:  # rounds well by itself
-            return _in_eight_bits(weight, kept), moments
-        if second is None or bits == 8 or args.get("rounding") == "nearest":
-            return start_weight(weight, args, second, kept), moments
-        every = max(1, weight[0].numel() // SCALE_SAMPLE) if plain else 1  # a codebook asks for more than scales
-        start = start_weight(weight.flatten(1)[:, ::every], args, second,
-                             None if kept is None else kept.flatten(1)[:, ::every])
-        return round_with_feedback(weight, start, second, name, kept), moments
+        return rounded_weight(weight, args, second, kept, name), moments
 
     def _weighing(self, name: str, moments: Moments) -> Tensor:
         """Second moments `(groups, d, d)` that weigh an error of any layer, or of the first factor of one."""
@@ -259,85 +229,3 @@ _STRUCTURE: dict[str, Callable[[Compressor, Compressed, list[Step], bool], list[
     "sparsify": Compressor._sparsify,
 }
 """The techniques that change structure or take weights out, in their order; quantisation follows recovery."""
-
-
-def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put `module` in the place of the submodule `name`."""
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, module)
-
-
-def leaves(model: nn.Module, site: str) -> list[str]:
-    """The layer itself, or its factors."""
-    module = model.get_submodule(site)
-    return [f"{site}.{i}" for i in range(len(module))] if isinstance(module, nn.Sequential) else [site]
-
-
-def weight_bits(model: nn.Module, plan: Plan) -> dict[str, int]:
-    """Width of the weight of each planned leaf module of the compressed network, factors named one by one."""
-    widths = {}
-    for site, step in plan.find("quantize").items():
-        widths.update(dict.fromkeys(leaves(model, site), int(step.args["weight_bits"])))
-    return widths
-
-
-def step_of(name: str, plan: Plan) -> Step:
-    """The quantize step of a leaf module, which may be a factor of the layer that the step names."""
-    steps = plan.find("quantize")
-    return steps.get(name) or steps[name.rpartition(".")[0]]
-
-
-def start_weight(weight: Tensor, args: Mapping[str, Scalar], importance: Tensor | None = None,
-                 kept: Tensor | None = None) -> QuantizedWeight:
-    """`weight` on the grid that the arguments of a quantize step give it; see `quantize_weight`."""
-    return quantize_weight(weight, int(args["weight_bits"]), str(args.get("grid", DEFAULTS["grid"])),
-                           int(args.get("group", 0)), importance, kept)
-
-
-def _in_eight_bits(weight: Tensor, kept: Tensor | None) -> QuantizedWeight:
-    """Linear levels, nearest, with scales chosen from a sample of each row."""
-    rows = weight.flatten(1)
-    sample = torch.cat([rows[:, ::max(1, rows.shape[1] // SCALE_SAMPLE)],
-                        rows.take_along_dim(rows.abs().argmax(1, keepdim=True), 1)], 1)
-    scale = quantize_weight(sample, 8).scale
-    levels = round_to_levels(weight / per_channel(scale, weight), 8)
-    return QuantizedWeight(8, (levels if kept is None else levels * kept).to(torch.int8), scale)
-
-
-def quantize(result: Compressed, calibration: Tensor, weights: dict[str, QuantizedWeight]) -> None:
-    """Put weights on their integer grids, in place, and repair what that shifts.
-
-    Norms are re-estimated behind the quantised weights; layers without a norm behind them get their bias
-    corrected by the mean shift (Nagel et al., "Data-Free Quantization", ICCV 2019, section 4.2, from
-    calibration data). `weights` are the integers.
-    """
-    widths = weight_bits(result.model, result.plan)
-    integer = [name for name, bits in widths.items() if bits <= 8]
-    early = runs_before_a_norm(result.model, calibration[:1], integer)
-    means = {}
-    if early:  # a shift that a later norm sees must be gone before that norm is re-estimated
-        means = reestimate_norms(result.model, calibration, early)
-    shifts = {}
-    with torch.no_grad():
-        for name, bits in widths.items():
-            module = result.model.get_submodule(name)
-            weight = module.weight
-            assert isinstance(weight, Tensor)
-            if bits == 16:
-                weight.copy_(weight.half().float())
-            elif bits <= 8:
-                chosen = weights[name]
-                if getattr(module, "bias", None) is not None:
-                    shifts[name] = chosen.dequantized() - weight
-                weight.copy_(chosen.dequantized())
-                result.weights[name] = chosen
-    correct_biases(result.model, shifts, means)
-    if result.plan.steps:
-        late = [name for name in shifts if name not in means]
-        correct_biases(result.model, shifts, reestimate_norms(result.model, calibration, late))
-    for site, step in result.plan.find("quantize").items():
-        result.receipts.append(Receipt(site, "quantize", {
-            "weight_bits": step.args["weight_bits"],
-            "scales": {name: [round(float(s), 9) for s in q.scale[:4]] for name, q in result.weights.items()
-                       if name == site or name.rpartition(".")[0] == site},
-        }))

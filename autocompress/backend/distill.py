@@ -13,44 +13,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Protocol
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from autocompress.backend.averaging import MovingAverage
-from autocompress.backend.compress import Compressed, quantize, start_weight, step_of, weight_bits
-from autocompress.backend.quantization import (
-    QuantizedWeight,
-    largest_level,
-    per_channel,
-    round_to_levels,
-    spread,
-    top_level,
-)
+from autocompress.backend.compressed import Compressed
+from autocompress.backend.learned_step import freeze_steps, learn_steps
+from autocompress.backend.rounding import quantize
 from autocompress.backend.schedule import Schedule
-from autocompress.backend.sparsify import Mask, Masked
+from autocompress.backend.teacher import Teacher, TrainingData
 from autocompress.core.plan import Receipt
 from autocompress.errors import TrialError
-
-
-class TrainingData(Protocol):
-    """What distillation needs of the user's data."""
-
-    def train_view(self, view: int, seed: int) -> Tensor:
-        """All training inputs as stored, augmented the way view number `view` is; view 0 is plain."""
-
-    def normalise(self, inputs: Tensor) -> Tensor:
-        """Stored inputs → float32 network inputs."""
-
-    @property
-    def train_targets(self) -> Tensor:
-        """Labels `(N,)`."""
 
 
 @dataclass(frozen=True)
@@ -77,133 +53,6 @@ class Recipe:
     clock ends is left to it."""
 
 
-class Teacher:
-    """The original's logits for augmented views of the training set, kept in `folder` between processes.
-
-    `answer` maps normalised inputs `(N, …)` to logits `(N, classes)`. Rows are asked for when a student first needs
-    them: a short training never waits for a whole pass of the original.
-    """
-
-    VIEWS = 2
-
-    def __init__(self, answer: Callable[[Tensor], Tensor], data: TrainingData, seed: int,
-                 folder: Path | None) -> None:
-        self._answer, self._data, self._seed, self._folder = answer, data, seed, folder
-        self._inputs: dict[int, Tensor] = {}
-        self._logits: dict[int, Tensor] = {}  # NaN where not known yet
-        self.seconds = 0.0
-        """Time spent on answers so far."""
-
-    def batch(self, epoch: int, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised inputs `(B, …)` and teacher logits `(B, classes)` of `rows` `(B,)` in the view of `epoch`."""
-        began = time.perf_counter()
-        index = 1 + epoch % self.VIEWS
-        if index not in self._inputs:
-            self._inputs[index] = self._data.train_view(index, self._seed)
-            self._logits[index] = self._stored(index)
-        inputs = self._data.normalise(self._inputs[index][rows])
-        known = self._logits[index]
-        missing = known[rows, 0].isnan() if len(known) else torch.ones(len(rows), dtype=torch.bool)
-        if missing.any():
-            answers = self._answer(inputs[missing]).float().cpu()
-            if not len(known):
-                known = self._logits[index] = torch.full((len(self._inputs[index]), answers.shape[1]), torch.nan)
-            known[rows[missing]] = answers
-            self.seconds += time.perf_counter() - began
-        return inputs, known[rows]
-
-    def save(self) -> None:
-        """Keep what was answered for later processes; what another process kept meanwhile is kept too."""
-        for index, known in self._logits.items():
-            path = self._path(index)
-            if path is None or not len(known):
-                continue
-            stored = self._stored(index)
-            if len(stored):
-                known = torch.where(known.isnan(), stored, known)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(f".{time.monotonic_ns()}.tmp")
-            save_file({"logits": known.contiguous()}, part)
-            part.replace(path)
-
-    def _path(self, index: int) -> Path | None:
-        return self._folder / f"teacher-{index}.safetensors" if self._folder else None
-
-    def _stored(self, index: int) -> Tensor:
-        path = self._path(index)
-        if path is not None and path.is_file():
-            stored: Tensor = load_file(path)["logits"]
-            if len(stored) == len(self._inputs[index]):
-                return stored
-        return torch.empty(0, 0)
-
-
-class _Round(torch.autograd.Function):
-    """Nearest level times scale, in few passes over memory: at a few samples a step, memory is what costs.
-
-    Backward: rounding is passed over inside the grid, clipped weights get no gradient; the scale gets
-    level - ratio inside and the top level outside (LSQ, equation 3), times `damping`. `factors` on the scale are
-    of the weight's shape, or 1.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, scale: Tensor, start: QuantizedWeight, factors: Tensor,
-                damping: float) -> Tensor:
-        step = per_channel(scale, weight) * factors
-        ratio = weight / step
-        levels = round_to_levels(ratio, start.bits, start.table)
-        ctx.save_for_backward(ratio, levels, factors)
-        ctx.top, ctx.damping = top_level(start), damping
-        return levels * step
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        (gradient,), (ratio, levels, factors) = gradients, ctx.saved_tensors
-        inside = torch.ops.aten.hardtanh_backward(gradient, ratio, -ctx.top, ctx.top)
-        by_weight = (gradient * levels).addcmul_(inside, ratio, value=-1)
-        if factors.dim():
-            by_weight *= factors
-        return inside, by_weight.sum(tuple(range(1, by_weight.dim()))) * ctx.damping, None, None, None
-
-
-class LearnedStep(nn.Module):
-    """Parametrisation of a weight: rounded to its grid with a learned scale per output channel (LSQ).
-
-    The grid itself stays: a codebook as it was fitted, and the factors of runs on the channel's scale. What is learned
-    is the scale in units in which the levels are about as large as evenly spaced ones: a power of two, so exact.
-    Its gradient is divided by the root of the number of weights it serves times the top level.
-    """
-
-    def __init__(self, start: QuantizedWeight) -> None:
-        super().__init__()
-        self._start = start
-        largest = 1 if start.factors is None else 256
-        self._unit = 2.0 ** round(math.log2(largest * top_level(start) / largest_level(start.bits)))
-        self.scale = nn.Parameter(start.scale * self._unit)
-        self._damping = 1 / math.sqrt(start.levels[0].numel() * largest_level(start.bits))
-        if start.factors is None:
-            self.register_buffer("factors", torch.ones(()), persistent=False)
-        else:
-            self.register_buffer("factors", spread(start.factors, start.group, start.levels), persistent=False)
-        self.factors: Tensor
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """Float weight → the value it has in the file."""
-        value: Tensor = _Round.apply(  # type: ignore[no-untyped-call]
-            weight, self._scale(), self._start, self.factors, self._damping)
-        return value
-
-    @torch.no_grad()
-    def quantized(self, weight: Tensor) -> QuantizedWeight:
-        """The integers of the trained weight."""
-        found = replace(self._start, scale=self._scale().cpu())
-        levels = round_to_levels(weight.detach().cpu() / found.steps(), found.bits, found.table)
-        return replace(found, levels=levels.to(torch.int8))
-
-    def _scale(self) -> Tensor:
-        return self.scale.abs().clamp_min(1e-8) / self._unit
-
-
 def autocast(device: str) -> torch.autocast:
     """bfloat16 on a GPU. On CPUs float32: pruned networks were no faster in bfloat16 even with matrix units."""
     return torch.autocast(device.split(":")[0], dtype=torch.bfloat16, enabled=device.startswith("cuda"))
@@ -218,7 +67,7 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
     """
     # Channels last: a fifth faster on CPUs for narrow networks, and what tensor cores want.
     model = start.model.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    steps = _learn_steps(model, start)
+    steps = learn_steps(model, start)
     optimizer = torch.optim.SGD(_parameter_groups(model, recipe), lr=recipe.learning_rate, momentum=0.9,
                                 nesterov=True, fused=True)
     generator = torch.Generator().manual_seed(seed)
@@ -266,7 +115,7 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
     teacher.save()
     model = model.cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     start.model, start.weights = model, {}
-    learned, start.latent = _freeze(model, steps, start.masks)
+    learned, start.latent = freeze_steps(model, steps, start.masks)
     start.receipts = [r for r in start.receipts if r.technique != "quantize"]
     start.receipts.append(Receipt("", "distill", {
         "steps": steps_done, "epochs": round(steps_done / per_epoch, 2), "plateau_at_step": schedule.plateau}))
@@ -281,41 +130,6 @@ def _loss(student: Tensor, teacher: Tensor, targets: Tensor, recipe: Recipe) -> 
     if not recipe.label_weight:
         return soft  # whatever stands in place of labels is not looked at
     return (1 - recipe.label_weight) * soft + recipe.label_weight * F.cross_entropy(student, targets)
-
-
-def _learn_steps(model: nn.Module, start: Compressed) -> dict[str, LearnedStep]:
-    steps = {}
-    for name, bits in weight_bits(model, start.plan).items():
-        if bits <= 8:
-            module = model.get_submodule(name)
-            assert isinstance(module.weight, Tensor)
-            kept = start.masks[name].kept if name in start.masks else None
-            known = start.weights.get(name) or start_weight(
-                module.weight.detach().cpu(), step_of(name, start.plan).args, kept=kept)
-            if name in start.latent:
-                module.weight.data.copy_(start.latent[name])
-            steps[name] = LearnedStep(known).to(module.weight.device)
-            parametrize.register_parametrization(module, "weight", steps[name], unsafe=True)
-    for name, mask in start.masks.items():  # behind the rounding, whose grid may have no zero
-        module = model.get_submodule(name)
-        assert isinstance(module.weight, Tensor)
-        parametrize.register_parametrization(module, "weight", Masked(mask).to(module.weight.device))
-    return steps
-
-
-def _freeze(model: nn.Module, steps: dict[str, LearnedStep],
-            masks: dict[str, Mask]) -> tuple[dict[str, QuantizedWeight], dict[str, Tensor]]:
-    """Integers, and the float weights that they were rounded from, by module name."""
-    learned, latent = {}, {}
-    for name, step in steps.items():
-        module = model.get_submodule(name)
-        original = module.parametrizations.weight.original.detach().clone()  # type: ignore[union-attr, operator]
-        learned[name], latent[name] = step.quantized(original), original
-        if name in masks:
-            learned[name] = replace(learned[name], levels=learned[name].levels * masks[name].kept)
-    for name in {*steps, *masks}:
-        parametrize.remove_parametrizations(model.get_submodule(name), "weight", leave_parametrized=True)
-    return learned, latent
 
 
 def _parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, object]]:

@@ -59,7 +59,7 @@ def factorize(module: nn.Module, method: str, args: Mapping[str, int], covarianc
     found = _METHODS[method](weight, args, known, what)
     matrix, basis, last = weight.flatten(1), found.basis, found.last
     if known is not None and len(known) == matrix.shape[1]:
-        last = _refitted(matrix, known, basis, what)
+        last = last + _correction(matrix - last @ basis, known, basis, what)
     factors: Any = shapes(module, method, args)
     if mean is not None and factors[-1].bias is not None:
         each = mean.to(weight).repeat_interleave(matrix.shape[1] // len(mean))
@@ -113,11 +113,11 @@ def _factor(module: nn.Module, n_in: int, n_out: int, spans: tuple[bool, ...], g
         groups=groups, bias=False)
 
 
-def _refitted(matrix: Tensor, known: Tensor, basis: Tensor, what: str) -> Tensor:
-    """The best last factor `(out, M)` behind `basis` (M, d) for `matrix` (out, d)."""
+def _correction(missing: Tensor, known: Tensor, basis: Tensor, what: str) -> Tensor:
+    """What to add to the last factor `(out, M)` behind `basis` (M, d) to make up best for `missing` (out, d)."""
     seen = basis.double() @ known.double()
     own = cholesky(damped(seen @ basis.double().T, 1e-6), what)
-    return torch.cholesky_solve(seen @ matrix.double().T, own).T.to(matrix)
+    return torch.cholesky_solve(seen @ missing.double().T, own).T.to(missing)
 
 
 def _svd(weight: Tensor, args: Mapping[str, int], known: Tensor | None, _what: str) -> _Values:

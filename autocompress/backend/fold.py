@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from autocompress.backend.compress import Compressed, replace_module, weight_bits
+from autocompress.backend.compressed import Compressed, replace_module, weight_bits
 from autocompress.backend.quantization import QuantizedWeight, per_channel
 from autocompress.backend.sparsify import Mask
 from autocompress.core.layer import LayerTable

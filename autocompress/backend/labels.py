@@ -114,3 +114,8 @@ class Labels:
         for labels, reason in reversed(told):
             for root in _distinct(self._root[labels]).tolist():
                 yield root, reason
+
+
+def along_axis(row: Tensor, axis: int, shape: tuple[int, ...]) -> Tensor:
+    """One label a channel, everywhere on a tensor of `shape`."""
+    return row.reshape([-1 if dim == axis else 1 for dim in range(len(shape))]).expand(shape)

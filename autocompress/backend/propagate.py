@@ -19,14 +19,12 @@ import torch
 from torch import Tensor, fx
 
 from autocompress.backend import operators as ops
-from autocompress.backend.labels import Labels, compact, core, varying
+from autocompress.backend.labels import Labels, along_axis, compact, core, varying
 from autocompress.core.layer import LayerTable
 
 LAYERS = {"conv1d", "conv2d", "linear", "batch_norm"}
-
 Value = Tensor | Sequence[Tensor | None] | None
 """Labels, one or several tensors; None for a tensor without a label."""
-
 Operand = tuple[Tensor | None, tuple[int, ...], fx.Node]
 """Labels, shape, and the node that makes the tensor."""
 
@@ -138,7 +136,7 @@ class Propagation:
             if read is None:
                 return None
             self.uses.append(Use(name, "out", read))
-            return _along_axis(read, axis, ops.shape_of(node))
+            return along_axis(read, axis, ops.shape_of(node))
         if read is not None:
             self.uses.append(Use(name, "in", read))
         if layer.out_channels == 1:
@@ -146,7 +144,7 @@ class Propagation:
         written = self.labels.fresh(layer.out_channels)
         self.producers.append((name, written))
         self.uses.append(Use(name, "out", written))
-        return _along_axis(written, axis, ops.shape_of(node))
+        return along_axis(written, axis, ops.shape_of(node))
 
     def _channels(self, labels: Tensor, axis: int) -> Tensor:
         """The one label of each channel, whatever its position."""
@@ -299,8 +297,3 @@ class Propagation:
         if result is not None and scores[0] is not None:
             self.labels.mark_heads(result)
         return result
-
-
-def _along_axis(row: Tensor, axis: int, shape: tuple[int, ...]) -> Tensor:
-    """One label a channel, everywhere on a tensor of `shape`."""
-    return row.reshape([-1 if dim == axis else 1 for dim in range(len(shape))]).expand(shape)

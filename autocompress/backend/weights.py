@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from autocompress.backend.compress import Compressed, leaves, step_of
+from autocompress.backend.compressed import Compressed, leaves, step_of
 from autocompress.backend.quantization import QuantizedWeight
 from autocompress.backend.sparsify import Mask
 from autocompress.core.plan import Receipt

@@ -15,6 +15,7 @@ from math import prod
 
 from autocompress.core.layer import Part
 from autocompress.core.sparsity import UNSTRUCTURED, code_bits, group_of, group_size, stored_sparse
+from autocompress.hardware.protobuf import AXIS, TO, field_bytes, node_bytes, numbers_bytes, tensor_bytes
 
 PLANES = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}
 """Bits of each packed plane by width, and `ALIGN`, to a multiple of which codes are padded: as in export.packing."""
@@ -23,10 +24,6 @@ SKELETON_NAME = 3
 """Typical length of a tensor's name in the skeleton: `p10` to `t99`."""
 READERS = 1.3
 """Typical number of nodes that read an activation: more than one where a residual branches off."""
-TO = 11
-"""The attribute `to` of a Cast."""
-AXIS = 13
-"""The attribute `axis` of a DequantizeLinear or a Concat."""
 Sparse = dict[tuple[int, str], list[Part]]
 """Parts that the file stores sparse, by width and pattern."""
 
@@ -68,29 +65,6 @@ class _Names:
         return 1 + len(str(next(self._numbers)))
 
 
-def _varint(value: int) -> int:
-    return max(1, -(-value.bit_length() // 7))
-
-
-def _field(content: int) -> int:
-    return 1 + _varint(content) + content
-
-
-def tensor_bytes(name: int, dims: tuple[int, ...], content: int) -> int:
-    """An initialiser with a name of `name` letters and `content` bytes of values; its element type takes two bytes."""
-    return _field(sum(1 + _varint(size) for size in dims) + 2 + _field(name) + _field(content))
-
-
-def _node(op: str, names: Iterable[int], attributes: int = 0) -> int:
-    """A node; `names` are the lengths of its inputs' and outputs' names."""
-    return _field(_field(len(op)) + sum(map(_field, names)) + attributes)
-
-
-def _numbers(name: str, amount: int) -> int:
-    """An attribute of small integers."""
-    return _field(_field(len(name)) + 2 * amount + 3)
-
-
 def _shape(part: Part) -> tuple[int, ...]:
     return (part.out_channels, part.in_channels // part.groups, *part.kernel)
 
@@ -101,15 +75,15 @@ def _factor_nodes(factors: list[Part]) -> float:
     for i, factor in enumerate(factors):
         last = i == len(factors) - 1
         after = SKELETON_NAME if last else SKELETON_NAME + 2
-        total += _node(_op(factor), [previous, SKELETON_NAME + 2, after], _attributes([factor]) + _group(factor))
+        total += node_bytes(_op(factor), [previous, SKELETON_NAME + 2, after], _attributes([factor]) + _group(factor))
         previous = after
-    kernel = _numbers("kernel_shape", len(factors[0].kernel)) if factors[0].kernel else 0
-    return total - _node(_op(factors[0]), [SKELETON_NAME] * 3, _attributes(factors) + kernel)
+    kernel = numbers_bytes("kernel_shape", len(factors[0].kernel)) if factors[0].kernel else 0
+    return total - node_bytes(_op(factors[0]), [SKELETON_NAME] * 3, _attributes(factors) + kernel)
 
 
 def _group(part: Part) -> int:
     """The attribute that tells a grouped convolution."""
-    return _field(_field(len("group")) + 1 + _varint(part.groups) + 3) if part.groups > 1 else 0
+    return field_bytes(field_bytes(len("group")) + 1 + _varint(part.groups) + 3) if part.groups > 1 else 0
 
 
 def _op(part: Part) -> str:
@@ -123,10 +97,10 @@ def _attributes(parts: list[Part]) -> int:
     if _op(parts[0]) == "MatMul":
         return 0
     if not rank:
-        return _field(_field(len("transB")) + 5)
+        return field_bytes(field_bytes(len("transB")) + 5)
     pads = any(prod(part.kernel) > 1 for part in parts)
     strides = any(part.positions < part.in_positions for part in parts)
-    return pads * _numbers("pads", 2 * rank) + strides * _numbers("strides", rank)
+    return pads * numbers_bytes("pads", 2 * rank) + strides * numbers_bytes("strides", rank)
 
 
 def _sparse(parts: list[Part]) -> Sparse:
@@ -168,16 +142,16 @@ def _expansion(bits: int, pattern: str, parts: list[Part], names: _Names) -> flo
     total += tensor_bytes(table, (rows, group_size(pattern)), rows * group_size(pattern))
     total += tensor_bytes(zero, (1,), bytes_each) + tensor_bytes(axis, (), 4) + tensor_bytes(flat, (1,), 8)
     place = max(names.take() for _ in range(8))
-    total += 2 * _node("Cast", [place, place], TO) + 2 * _node("Gather", [place] * 3)
-    total += _node("Reshape", [place] * 3) + _node("CumSum", [place] * 3) + _node("Mul", [place] * 3)
-    total += _node("Concat", [place] * 3, AXIS)
+    total += 2 * node_bytes("Cast", [place, place], TO) + 2 * node_bytes("Gather", [place] * 3)
+    total += node_bytes("Reshape", [place] * 3) + node_bytes("CumSum", [place] * 3) + node_bytes("Mul", [place] * 3)
+    total += node_bytes("Concat", [place] * 3, AXIS)
     pieces = [names.take() for _ in parts] + [place] * bool(padding)
-    total += tensor_bytes(sizes, (len(pieces),), 8 * len(pieces)) + _node("Split", [place, sizes, *pieces])
+    total += tensor_bytes(sizes, (len(pieces),), 8 * len(pieces)) + node_bytes("Split", [place, sizes, *pieces])
     for part, piece in zip(parts, pieces, strict=False):
         shape, rank = names.take(), len(_shape(part))
-        total += tensor_bytes(shape, (rank,), 8 * rank) + _node("Reshape", [piece, shape, names.take()])
+        total += tensor_bytes(shape, (rank,), 8 * rank) + node_bytes("Reshape", [piece, shape, names.take()])
         if pattern != UNSTRUCTURED and prod(part.kernel) > 1:
-            total += _node("Transpose", [piece, names.take()], _numbers("perm", rank))
+            total += node_bytes("Transpose", [piece, names.take()], numbers_bytes("perm", rank))
     return total
 
 
@@ -189,10 +163,10 @@ def _unpacking(bits: int, shapes: list[tuple[int, ...]], names: _Names) -> float
     sizes, pieces = names.take(), [names.take() for _ in shapes]
     amount = len(shapes) + (codes > weights)
     padding = [pieces[-1]] if codes > weights else []
-    total += tensor_bytes(sizes, (amount,), 8 * amount) + _node("Split", [sizes, sizes, *pieces, *padding])
+    total += tensor_bytes(sizes, (amount,), 8 * amount) + node_bytes("Split", [sizes, sizes, *pieces, *padding])
     for own, piece in zip(shapes, pieces, strict=True):
         shape, rank = names.take(), len(own)
-        total += tensor_bytes(shape, (rank,), 8 * rank) + _node("Reshape", [piece, shape, names.take()])
+        total += tensor_bytes(shape, (rank,), 8 * rank) + node_bytes("Reshape", [piece, shape, names.take()])
     return total
 
 
@@ -204,17 +178,17 @@ def _planes(bits: int, codes: int, names: _Names) -> float:
         packed, index, table, gathered, plane = (names.take() for _ in range(5))
         total += tensor_bytes(packed, (codes * width // 8,), codes * width // 8)
         total += tensor_bytes(table, (256, 8 // width), 256 * 8 // width)
-        total += _node("Cast", [packed, index], TO) + _node("Gather", [table, index, gathered])
-        total += _node("Reshape", [gathered, flat, plane])
+        total += node_bytes("Cast", [packed, index], TO) + node_bytes("Gather", [table, index, gathered])
+        total += node_bytes("Reshape", [gathered, flat, plane])
         planes.append(plane)
     if len(planes) > 1:
         wide = [names.take() for _ in planes]
-        total += sum(_node("Cast", pair, TO) for pair in zip(planes, wide, strict=True))
+        total += sum(node_bytes("Cast", pair, TO) for pair in zip(planes, wide, strict=True))
         added = wide[0]
         for plane in wide[1:]:
             previous, added = added, names.take()
-            total += _node("Add", [previous, plane, added])
-        total += _node("Cast", [added, names.take()], TO)
+            total += node_bytes("Add", [previous, plane, added])
+        total += node_bytes("Cast", [added, names.take()], TO)
     return total
 
 
@@ -235,23 +209,23 @@ def _stored(part: Part, names: _Names, transposed: bool, sparse: bool) -> float:
     if part.weight_bits == 16:
         weight = names.take()
         total += 0 if sparse else tensor_bytes(name, shape, 2 * part.weights)
-        return total + _node("Cast", [name, weight], TO) + weight - SKELETON_NAME
+        return total + node_bytes("Cast", [name, weight], TO) + weight - SKELETON_NAME
     if part.weight_bits == 8 and not sparse:
         total += tensor_bytes(name, shape, part.weights)
     if part.grid != "linear":
         index, table, name = names.take(), names.take(), names.take()
         rows = 2 * 2**part.weight_bits
-        total += _node("Cast", [name, index], TO) + tensor_bytes(table, (rows,), rows)
-        total += _node("Gather", [table, index, name])
+        total += node_bytes("Cast", [name, index], TO) + tensor_bytes(table, (rows,), rows)
+        total += node_bytes("Gather", [table, index, name])
     if part.group:
         return total + _grouped(part, name, names, transposed)
     scale, weight = names.take(), names.take()
     if part.activation_bits <= 16:
-        total += tensor_bytes(scale, (channels,), 4 * channels) + _node("DequantizeLinear", [name, scale, weight], AXIS)
+        total += tensor_bytes(scale, (channels,), 4 * channels) + node_bytes("DequantizeLinear", [name, scale, weight], AXIS)
     else:
         wide = names.take()
         total += tensor_bytes(scale, (channels,) + (1,) * (len(shape) - 1), 4 * channels)
-        total += _node("Cast", [name, wide], TO) + _node("Mul", [wide, scale, weight])
+        total += node_bytes("Cast", [name, wide], TO) + node_bytes("Mul", [wide, scale, weight])
     return total + weight - _replaced_name(part)
 
 
@@ -262,12 +236,12 @@ def _grouped(part: Part, name: int, names: _Names, transposed: bool) -> float:
     runs = -(-columns // part.group)
 
     def numbers(amount: int) -> int:
-        return tensor_bytes(taken, (amount,), 8 * amount) + _node(op, [steps, taken, after])
+        return tensor_bytes(taken, (amount,), 8 * amount) + node_bytes(op, [steps, taken, after])
 
     wide, factors, steps, scale, after = (names.take() for _ in range(5))
-    total = _node("Cast", [name, wide], TO) + tensor_bytes(factors, (channels, runs, 1), channels * runs)
-    total += _node("Cast", [factors, steps], TO) + tensor_bytes(scale, (channels, 1, 1), 4 * channels)
-    total += _node("Mul", [steps, scale, after])
+    total = node_bytes("Cast", [name, wide], TO) + tensor_bytes(factors, (channels, runs, 1), channels * runs)
+    total += node_bytes("Cast", [factors, steps], TO) + tensor_bytes(scale, (channels, 1, 1), 4 * channels)
+    total += node_bytes("Mul", [steps, scale, after])
     sizes = {"Expand": 3, "Reshape": 2}
     if columns % part.group:
         sizes["Split"] = 2
@@ -275,15 +249,15 @@ def _grouped(part: Part, name: int, names: _Names, transposed: bool) -> float:
         taken, steps, after = names.take(), after, names.take()
         total += numbers(amount)
         if op == "Split":
-            total += _field(names.take()) + AXIS
+            total += field_bytes(names.take()) + AXIS
     if transposed:
         steps, after = after, names.take()
-        total += _node("Transpose", [steps, after])
+        total += node_bytes("Transpose", [steps, after])
     elif part.kernel:
         op, taken, steps, after = "Reshape", names.take(), after, names.take()
         total += numbers(len(shape))
     weight = names.take()
-    return total + _node("Mul", [wide, after, weight]) + weight - _replaced_name(part)
+    return total + node_bytes("Mul", [wide, after, weight]) + weight - _replaced_name(part)
 
 
 def _replaced_name(part: Part) -> int:
@@ -301,6 +275,6 @@ def _activation(bits: int, names: _Names) -> float:
     """Scale, zero point, and the QuantizeLinear and DequantizeLinear of one activation tensor."""
     scale, zero, code, real = (names.take() for _ in range(4))
     total = tensor_bytes(scale, (), 4) + tensor_bytes(zero, (), bits // 8)
-    total += _node("QuantizeLinear", [SKELETON_NAME, scale, zero, code])
-    total += _node("DequantizeLinear", [code, scale, zero, real])
+    total += node_bytes("QuantizeLinear", [SKELETON_NAME, scale, zero, code])
+    total += node_bytes("DequantizeLinear", [code, scale, zero, real])
     return total + READERS * (real - SKELETON_NAME)

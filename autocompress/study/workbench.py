@@ -16,9 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.backend.attention import with_open_heads
-from autocompress.backend.compress import Compressed, Compressor, weight_bits
-from autocompress.backend.distill import Recipe, Teacher, autocast, distill
+from autocompress.backend.compress import Compressor
+from autocompress.backend.compressed import Compressed, weight_bits
+from autocompress.backend.distill import Recipe, autocast, distill
 from autocompress.backend.fold import fold_norms
+from autocompress.backend.teacher import Teacher
 from autocompress.backend.trace import trace
 from autocompress.backend.weights import load_weights, save_weights
 from autocompress.core.evaluation import Evaluation, Metrics, Source
@@ -30,7 +32,8 @@ from autocompress.export.build import Built, build, float_bytes
 from autocompress.export.runtime import Runtime, accuracy, latencies_ms
 from autocompress.export.template import Template, export_template
 from autocompress.hardware.profile import HardwareProfile
-from autocompress.hardware.size import file_bytes, tensor_bytes
+from autocompress.hardware.protobuf import tensor_bytes
+from autocompress.hardware.size import file_bytes
 from autocompress.tasks.splits import Split, TaskData
 from autocompress.techniques import resolve
 from autocompress.techniques.base import check_plan

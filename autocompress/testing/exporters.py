@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from autocompress.backend.compress import Compressed
+from autocompress.backend.compressed import Compressed
 from autocompress.backend.fold import fold_norms
 from autocompress.core.plan import Plan, Scalar, Step
 from autocompress.core.sparsity import UNSTRUCTURED

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from autocompress.backend.calibration import reestimate_norms
-from autocompress.backend.compress import Compressed
+from autocompress.backend.compressed import Compressed
 from autocompress.backend.distill import Recipe, distill
 from autocompress.core.plan import Plan
 from autocompress.export.runtime import Runtime

@@ -13,7 +13,7 @@ from bench import Bench
 from torch import nn
 
 from autocompress.backend import compress as compressing
-from autocompress.backend.compress import replace_module
+from autocompress.backend.compressed import replace_module
 from autocompress.backend.factorize import factorize
 from autocompress.backend.quantization import per_channel
 from autocompress.core.plan import Plan, Scalar, Step

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from autocompress.backend.averaging import MovingAverage, soup
-from autocompress.backend.compress import Compressed
-from autocompress.backend.distill import Recipe, Teacher, distill
+from autocompress.backend.compressed import Compressed
+from autocompress.backend.distill import Recipe, distill
+from autocompress.backend.teacher import Teacher
 from autocompress.backend.weights import load_weights, save_weights
 from autocompress.core.plan import Plan, Step
 from autocompress.testing.exporters import integers, structure

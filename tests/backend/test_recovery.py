@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.backend.calibration import correct_biases, reestimate_norms, runs_before_a_norm
-from autocompress.backend.compress import Compressed, Compressor
-from autocompress.backend.distill import Recipe, Teacher, distill
+from autocompress.backend.compress import Compressor
+from autocompress.backend.compressed import Compressed
+from autocompress.backend.distill import Recipe, distill
 from autocompress.backend.fold import fold_norms
 from autocompress.backend.quantization import quantize_weight
+from autocompress.backend.teacher import Teacher
 from autocompress.backend.trace import trace
 from autocompress.backend.weights import load_weights, save_weights
 from autocompress.core.plan import Plan, Step

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from autocompress.backend.compress import Compressed
+from autocompress.backend.compressed import Compressed
 from autocompress.backend.fold import fold_norms
 from autocompress.export.graph import fill
 from autocompress.export.runtime import Runtime

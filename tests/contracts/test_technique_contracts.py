@@ -9,7 +9,7 @@ from math import prod
 import pytest
 import torch
 
-from autocompress.backend.compress import replace_module
+from autocompress.backend.compressed import replace_module
 from autocompress.backend.factorize import factorize
 from autocompress.backend.fold import fold_norms
 from autocompress.core.plan import Plan, Step

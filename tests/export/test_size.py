@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from autocompress.backend import compress
+from autocompress.backend import rounding
+from autocompress.backend.compressed import weight_bits
 from autocompress.backend.fold import fold_norms
 from autocompress.backend.quantization import QuantizedWeight
 from autocompress.backend.statistics import Statistics
@@ -38,16 +39,16 @@ def values_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
         return QuantizedWeight(bits, torch.ones(weight.shape, dtype=torch.int8), torch.ones(len(weight)), table, group,
                                torch.ones(len(weight), runs, dtype=torch.uint8) if group else None)
 
-    monkeypatch.setattr(compress, "quantize_weight", quantized)
+    monkeypatch.setattr(rounding, "quantize_weight", quantized)
     monkeypatch.setattr(Statistics, "moments", lambda self, name: None)
 
 
 def _file_bytes(bench: Workbench, plan: Plan) -> int:
     compressed = bench.compressor.restructure(plan, fit=False)
-    compress.quantize(compressed, bench.calibration[:2], bench.compressor.rounded(compressed))
+    rounding.quantize(compressed, bench.calibration[:2], bench.compressor.rounded(compressed))
     folded = fold_norms(compressed, bench.table)
     quantised, half = {}, set()
-    for name, bits in compress.weight_bits(compressed.model, plan).items():
+    for name, bits in weight_bits(compressed.model, plan).items():
         steps = plan.find("quantize")
         step = steps.get(name) or steps[name.rpartition(".")[0]]
         if bits == 16:

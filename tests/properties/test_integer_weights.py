@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from autocompress.backend.distill import LearnedStep
+from autocompress.backend.learned_step import LearnedStep
 from autocompress.backend.quantization import (
     QuantizedWeight,
     largest_level,

@@ -1,0 +1,93 @@
+"""From float weights to the integers that a plan asks for, and what that shifts made good."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from autocompress.backend.calibration import correct_biases, reestimate_norms, runs_before_a_norm
+from autocompress.backend.compressed import Compressed, weight_bits
+from autocompress.backend.quantization import QuantizedWeight, per_channel, quantize_weight, round_to_levels
+from autocompress.backend.reconstruct import round_with_feedback
+from autocompress.core.plan import Receipt, Scalar
+from autocompress.techniques.quantize import DEFAULTS
+
+SCALE_SAMPLE = 512
+"""Weights of a row from which its scale is chosen: at 8 bits together with the largest, which must not be cut off;
+below, feedback refits the scale."""
+
+
+def rounded_weight(weight: Tensor, args: Mapping[str, Scalar], second: Tensor | None, kept: Tensor | None,
+                   what: str) -> QuantizedWeight:
+    """`weight` `(C, …)` rounded as the arguments of a quantize step say.
+
+    `second`: moments `(groups, d, d)` of the input that weigh an error, where they are known. `kept`: see
+    `quantize_weight`. `what` names the layer in an error.
+    """
+    bits, plain = int(args["weight_bits"]), not args.keys() & {"grid", "group"}
+    if bits == 8 and plain:  # rounds well by itself
+        return _in_eight_bits(weight, kept)
+    if second is None or bits == 8 or args.get("rounding") == "nearest":
+        return start_weight(weight, args, second, kept)
+    every = max(1, weight[0].numel() // SCALE_SAMPLE) if plain else 1  # a codebook asks for more than scales
+    start = start_weight(weight.flatten(1)[:, ::every], args, second,
+                         None if kept is None else kept.flatten(1)[:, ::every])
+    return round_with_feedback(weight, start, second, what, kept)
+
+
+def start_weight(weight: Tensor, args: Mapping[str, Scalar], importance: Tensor | None = None,
+                 kept: Tensor | None = None) -> QuantizedWeight:
+    """`weight` on the grid that the arguments of a quantize step give it; see `quantize_weight`."""
+    return quantize_weight(weight, int(args["weight_bits"]), str(args.get("grid", DEFAULTS["grid"])),
+                           int(args.get("group", 0)), importance, kept)
+
+
+def _in_eight_bits(weight: Tensor, kept: Tensor | None) -> QuantizedWeight:
+    """Linear levels, nearest, with scales chosen from a sample of each row."""
+    rows = weight.flatten(1)
+    sample = torch.cat([rows[:, ::max(1, rows.shape[1] // SCALE_SAMPLE)],
+                        rows.take_along_dim(rows.abs().argmax(1, keepdim=True), 1)], 1)
+    scale = quantize_weight(sample, 8).scale
+    levels = round_to_levels(weight / per_channel(scale, weight), 8)
+    return QuantizedWeight(8, (levels if kept is None else levels * kept).to(torch.int8), scale)
+
+
+def quantize(result: Compressed, calibration: Tensor, weights: dict[str, QuantizedWeight]) -> None:
+    """Put weights on their integer grids, in place, and repair what that shifts.
+
+    Norms are re-estimated behind the quantised weights; layers without a norm behind them get their bias
+    corrected by the mean shift (Nagel et al., "Data-Free Quantization", ICCV 2019, section 4.2, from
+    calibration data). `weights` are the integers.
+    """
+    widths = weight_bits(result.model, result.plan)
+    integer = [name for name, bits in widths.items() if bits <= 8]
+    early = runs_before_a_norm(result.model, calibration[:1], integer)
+    means = {}
+    if early:  # a shift that a later norm sees must be gone before that norm is re-estimated
+        means = reestimate_norms(result.model, calibration, early)
+    shifts = {}
+    with torch.no_grad():
+        for name, bits in widths.items():
+            module = result.model.get_submodule(name)
+            weight = module.weight
+            assert isinstance(weight, Tensor)
+            if bits == 16:
+                weight.copy_(weight.half().float())
+            elif bits <= 8:
+                chosen = weights[name]
+                if getattr(module, "bias", None) is not None:
+                    shifts[name] = chosen.dequantized() - weight
+                weight.copy_(chosen.dequantized())
+                result.weights[name] = chosen
+    correct_biases(result.model, shifts, means)
+    if result.plan.steps:
+        late = [name for name in shifts if name not in means]
+        correct_biases(result.model, shifts, reestimate_norms(result.model, calibration, late))
+    for site, step in result.plan.find("quantize").items():
+        result.receipts.append(Receipt(site, "quantize", {
+            "weight_bits": step.args["weight_bits"],
+            "scales": {name: [round(float(s), 9) for s in q.scale[:4]] for name, q in result.weights.items()
+                       if name == site or name.rpartition(".")[0] == site},
+        }))

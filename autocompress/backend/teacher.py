@@ -1,0 +1,87 @@
+"""The original's answers, asked for once and kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+
+class TrainingData(Protocol):
+    """What distillation needs of the user's data."""
+
+    def train_view(self, view: int, seed: int) -> Tensor:
+        """All training inputs as stored, augmented the way view number `view` is; view 0 is plain."""
+
+    def normalise(self, inputs: Tensor) -> Tensor:
+        """Stored inputs → float32 network inputs."""
+
+    @property
+    def train_targets(self) -> Tensor:
+        """Labels `(N,)`."""
+
+
+class Teacher:
+    """The original's logits for augmented views of the training set, kept in `folder` between processes.
+
+    `answer` maps normalised inputs `(N, …)` to logits `(N, classes)`. Rows are asked for when a student first needs
+    them: a short training never waits for a whole pass of the original.
+    """
+
+    VIEWS = 2
+
+    def __init__(self, answer: Callable[[Tensor], Tensor], data: TrainingData, seed: int,
+                 folder: Path | None) -> None:
+        self._answer, self._data, self._seed, self._folder = answer, data, seed, folder
+        self._inputs: dict[int, Tensor] = {}
+        self._logits: dict[int, Tensor] = {}  # NaN where not known yet
+        self.seconds = 0.0
+        """Time spent on answers so far."""
+
+    def batch(self, epoch: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised inputs `(B, …)` and teacher logits `(B, classes)` of `rows` `(B,)` in the view of `epoch`."""
+        began = time.perf_counter()
+        index = 1 + epoch % self.VIEWS
+        if index not in self._inputs:
+            self._inputs[index] = self._data.train_view(index, self._seed)
+            self._logits[index] = self._stored(index)
+        inputs = self._data.normalise(self._inputs[index][rows])
+        known = self._logits[index]
+        missing = known[rows, 0].isnan() if len(known) else torch.ones(len(rows), dtype=torch.bool)
+        if missing.any():
+            answers = self._answer(inputs[missing]).float().cpu()
+            if not len(known):
+                known = self._logits[index] = torch.full((len(self._inputs[index]), answers.shape[1]), torch.nan)
+            known[rows[missing]] = answers
+            self.seconds += time.perf_counter() - began
+        return inputs, known[rows]
+
+    def save(self) -> None:
+        """Keep what was answered for later processes; what another process kept meanwhile is kept too."""
+        for index, known in self._logits.items():
+            path = self._path(index)
+            if path is None or not len(known):
+                continue
+            stored = self._stored(index)
+            if len(stored):
+                known = torch.where(known.isnan(), stored, known)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(f".{time.monotonic_ns()}.tmp")
+            save_file({"logits": known.contiguous()}, part)
+            part.replace(path)
+
+    def _path(self, index: int) -> Path | None:
+        return self._folder / f"teacher-{index}.safetensors" if self._folder else None
+
+    def _stored(self, index: int) -> Tensor:
+        path = self._path(index)
+        if path is not None and path.is_file():
+            stored: Tensor = load_file(path)["logits"]
+            if len(stored) == len(self._inputs[index]):
+                return stored
+        return torch.empty(0, 0)
