@@ -10,18 +10,19 @@ AXIS = 13
 """The attribute `axis` of a DequantizeLinear or a Concat."""
 
 
-def _varint(value: int) -> int:
+def varint_bytes(value: int) -> int:
+    """A whole number, seven bits in a byte."""
     return max(1, -(-value.bit_length() // 7))
 
 
 def field_bytes(content: int) -> int:
     """A field of `content` bytes with its tag and length."""
-    return 1 + _varint(content) + content
+    return 1 + varint_bytes(content) + content
 
 
 def tensor_bytes(name: int, dims: tuple[int, ...], content: int) -> int:
     """An initialiser with a name of `name` letters and `content` bytes of values; its element type takes two bytes."""
-    return field_bytes(sum(1 + _varint(size) for size in dims) + 2 + field_bytes(name) + field_bytes(content))
+    return field_bytes(sum(1 + varint_bytes(size) for size in dims) + 2 + field_bytes(name) + field_bytes(content))
 
 
 def node_bytes(op: str, names: Iterable[int], attributes: int = 0) -> int:

@@ -15,7 +15,7 @@ from math import prod
 
 from autocompress.core.layer import Part
 from autocompress.core.sparsity import UNSTRUCTURED, code_bits, group_of, group_size, stored_sparse
-from autocompress.hardware.protobuf import AXIS, TO, field_bytes, node_bytes, numbers_bytes, tensor_bytes
+from autocompress.hardware.protobuf import AXIS, TO, field_bytes, node_bytes, numbers_bytes, tensor_bytes, varint_bytes
 
 PLANES = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}
 """Bits of each packed plane by width, and `ALIGN`, to a multiple of which codes are padded: as in export.packing."""
@@ -83,7 +83,7 @@ def _factor_nodes(factors: list[Part]) -> float:
 
 def _group(part: Part) -> int:
     """The attribute that tells a grouped convolution."""
-    return field_bytes(field_bytes(len("group")) + 1 + _varint(part.groups) + 3) if part.groups > 1 else 0
+    return field_bytes(field_bytes(len("group")) + 1 + varint_bytes(part.groups) + 3) if part.groups > 1 else 0
 
 
 def _op(part: Part) -> str:
@@ -221,7 +221,8 @@ def _stored(part: Part, names: _Names, transposed: bool, sparse: bool) -> float:
         return total + _grouped(part, name, names, transposed)
     scale, weight = names.take(), names.take()
     if part.activation_bits <= 16:
-        total += tensor_bytes(scale, (channels,), 4 * channels) + node_bytes("DequantizeLinear", [name, scale, weight], AXIS)
+        total += tensor_bytes(scale, (channels,), 4 * channels)
+        total += node_bytes("DequantizeLinear", [name, scale, weight], AXIS)
     else:
         wide = names.take()
         total += tensor_bytes(scale, (channels,) + (1,) * (len(shape) - 1), 4 * channels)
