@@ -8,11 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import autocompress
 from autocompress.hardware.profile import list_profiles, load_profile
-from autocompress.space.spec import list_spaces, load_space
+from autocompress.space.spec import SpaceSpec, list_spaces, load_space
+from autocompress.techniques import TECHNIQUES, sparsify
+from autocompress.techniques.decompose import METHODS
+from autocompress.techniques.prune import CRITERIA
+from autocompress.techniques.quantize import SETTINGS
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "autocompress"
@@ -53,6 +58,19 @@ def test_every_shipped_space_loads(name: str) -> None:
     spec = load_space(name)
     assert spec.name == name
     assert spec.description
+
+
+def test_the_guide_to_spaces_names_every_key_and_option() -> None:
+    text = (ROOT / "docs" / "space.md").read_text("utf-8")
+    tables = {field.name: field.type.__args__[0] for field in msgspec.structs.fields(SpaceSpec)
+              if field.name not in ("schema", "name", "description")}
+    assert set(tables) == set(TECHNIQUES)
+    for table, spec in tables.items():
+        section = text.split(f"## `[{table}]`")[1].split("\n## ")[0]
+        for field in msgspec.structs.fields(spec):
+            assert f"| `{field.name}` | " in section, f"{table}.{field.name}"
+    options = {*CRITERIA, *METHODS, *sparsify.CRITERIA, *(str(v) for values in SETTINGS.values() for v in values)}
+    assert [option for option in options if not re.search(rf"\b{re.escape(option)}\b", text)] == []
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(ROOT)))

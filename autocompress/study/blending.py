@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 from autocompress.backend.averaging import soup
@@ -18,22 +19,23 @@ RELATIVES = 5
 
 
 def blend(bench: Workbench, everyone: Sequence[Candidate], chosen: Candidate, budget: Budget,
-          baseline_accuracy: float, has_time: Callable[[float], bool]) -> Evaluation | None:
+          baseline_accuracy: float, seconds: float, should_stop: Callable[[], bool]) -> Evaluation | None:
     """A greedy soup (Wortsman et al., 2022) that starts from `chosen`; its weights are kept as those of rung
     `AVERAGED` of that plan.
 
     Relatives are other trainings of the same plan, and of plans that differ from it in widths alone. Each is taken in
     only when the file of the average is inside the budget and more accurate on the validation split. None when
-    `chosen` was not trained, has no relatives, or none of them helps. `has_time`: whether so many seconds are left.
+    `chosen` was not trained, has no relatives, or none of them helps. Nothing is begun that would take longer than the
+    `seconds` there are.
     """
     start = chosen.best
     if chosen.plan is None or start is None or start.rung == 0:
         return None
     pot = [bench.rebuild(chosen.plan, start.rung)]
     kept: Evaluation | None = None
-    seconds = sum(spent for phase, spent in start.timings.items() if phase != "distill")
+    end, each = time.perf_counter() + seconds, sum(v for phase, v in start.timings.items() if phase != "distill")
     for plan, rung in _relatives(bench, everyone, chosen):
-        if not has_time(seconds):
+        if should_stop() or time.perf_counter() + each > end:
             break
         try:
             made = soup([*pot, bench.rebuild(plan, rung)], bench.calibration)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import shutil
 import signal
@@ -118,12 +119,10 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
         timings["sampling and storage"] = engine.overhead_seconds
         result = SearchResult(folder, description, study=study, bench=bench)
         if failure is None and result.best is not None:
-            def has_time(needed: float) -> bool:
-                spent = time.perf_counter() - started + needed
-                return not should_stop() and (asked.seconds is None or spent < asked.seconds - reserve)
-
             before = time.perf_counter()
-            evaluation = blend(bench, result.candidates, result.best, constraints, baseline["accuracy"], has_time)
+            left = math.inf if asked.seconds is None else started + asked.seconds - reserve - before
+            evaluation = blend(bench, result.candidates, result.best, constraints, baseline["accuracy"], left,
+                               should_stop)
             if evaluation is not None:
                 store_rung(study, result.best.trial, evaluation)
             timings["averaging"] = time.perf_counter() - before

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from autocompress.backend.attention import with_open_heads
 from autocompress.backend.compress import Compressor
-from autocompress.backend.compressed import Compressed, weight_bits
+from autocompress.backend.compressed import Compressed, step_of, weight_bits
 from autocompress.backend.distill import Recipe, autocast, distill
 from autocompress.backend.fold import fold_norms
 from autocompress.backend.teacher import Teacher
@@ -56,8 +56,8 @@ class Workbench:
     """Holds one trained network and its data; evaluates plans at any rung. Deterministic for a seed.
 
     `folder` keeps the weights of distilled candidates and the teacher's answers, `statistics` (if given) what is
-    measured of the original, for other studies too. `threads` is for accuracy and
-    training; latency is always measured with one.
+    measured of the original, for other studies too. `threads` is for accuracy and training; latency is always
+    measured with one.
     """
 
     def __init__(self, model: nn.Module, data: TaskData, profile: HardwareProfile, *, seed: int, folder: Path,
@@ -204,9 +204,8 @@ class Workbench:
         """
         folded = fold_norms(compressed, self.table)
         widths = weight_bits(compressed.model, compressed.plan)
-        steps = compressed.plan.find("quantize")
         method = range_method(compressed.plan)
-        activations = {name: int((steps.get(name) or steps[name.rpartition(".")[0]]).args["activation_bits"])
+        activations = {name: int(step_of(name, compressed.plan).args["activation_bits"])
                        for name, bits in widths.items() if bits <= 8}
         quantised = {name: bits for name, bits in activations.items() if bits <= 16}
         half = {name for name, bits in widths.items() if bits == 16}

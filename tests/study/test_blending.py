@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import msgspec
@@ -39,15 +40,14 @@ def _scored(candidate: Candidate, *accuracies: float) -> Candidate:
         for e, accuracy in zip(candidate.evaluations, accuracies, strict=True)))
 
 
-def _always(seconds: float) -> bool:
-    assert seconds > 0
-    return True
+def _never() -> bool:
+    return False
 
 
 def test_a_gain_is_kept_and_can_be_rebuilt(trained: tuple[Workbench, list[Candidate]]) -> None:
     bench, everyone = trained
     chosen = _scored(everyone[0], 0.0, 0.0, 0.0)
-    made = blend(bench, everyone, chosen, Budget(), 1.0, _always)
+    made = blend(bench, everyone, chosen, Budget(), 1.0, math.inf, _never)
     assert made is not None and made.rung == AVERAGED and chosen.plan is not None
     receipt = next(r for r in made.receipts if r.technique == "soup")
     members = receipt.facts["members"]
@@ -62,10 +62,10 @@ def test_without_a_gain_budget_relatives_or_time_there_is_none(trained: tuple[Wo
                                                                tmp_path: Path) -> None:
     bench, everyone = trained
     best, worst = _scored(everyone[0], 0.0, 0.5, 1.0), _scored(everyone[0], 0.0, 0.0, 0.0)
-    assert blend(bench, everyone, best, Budget(), 1.0, _always) is None
-    assert blend(bench, everyone, worst, Budget(size_bytes=10), 1.0, _always) is None
-    assert blend(bench, everyone, worst, Budget(), 1.0, lambda seconds: False) is None
+    assert blend(bench, everyone, best, Budget(), 1.0, math.inf, _never) is None
+    assert blend(bench, everyone, worst, Budget(size_bytes=10), 1.0, math.inf, _never) is None
+    assert blend(bench, everyone, worst, Budget(), 1.0, 0.0, _never) is None
     alone = _scored(everyone[2], 0.0, 0.0)
-    assert blend(bench, everyone, alone, Budget(), 1.0, _always) is None
+    assert blend(bench, everyone, alone, Budget(), 1.0, math.inf, _never) is None
     calibrated = _scored(everyone[0], 1.0, 0.0, 0.0)
-    assert blend(bench, everyone, calibrated, Budget(), 1.0, _always) is None
+    assert blend(bench, everyone, calibrated, Budget(), 1.0, math.inf, _never) is None
