@@ -12,6 +12,7 @@ from autocompress.hardware.memory import peak_activation_bytes
 from autocompress.hardware.profile import HardwareProfile
 from autocompress.hardware.size import file_bytes
 from autocompress.techniques import Parts, resolve
+from autocompress.techniques.base import whole
 
 
 def estimate(table: LayerTable, plan: Plan, profile: HardwareProfile) -> Metrics:
@@ -24,7 +25,7 @@ def estimate_parts(table: LayerTable, parts: Parts, profile: HardwareProfile) ->
     """The same from resolved parts."""
     executed = flatten(parts)
     metrics: Metrics = {
-        "size_bytes": file_bytes(executed, table.skeleton_bytes),
+        "size_bytes": file_bytes(executed, table.skeleton_bytes, _absent(table, parts)),
         "macs": sum(part.macs for part in executed),
         "params": sum(part.weights + (part.out_channels if part.bias else 0) for part in executed),
         "peak_memory_bytes": peak_memory_bytes(table, parts),
@@ -32,6 +33,11 @@ def estimate_parts(table: LayerTable, parts: Parts, profile: HardwareProfile) ->
     if profile.latency == "estimated":
         metrics["latency_ms"] = estimate_latency_ms(executed, profile).milliseconds
     return metrics
+
+
+def _absent(table: LayerTable, parts: Parts) -> list[Part]:
+    """Layers of dropped blocks, as they were."""
+    return [whole(layer) for layer in table.layers if layer.kind in ("conv", "linear") and not parts[layer.name]]
 
 
 def flatten(parts: Parts) -> list[Part]:

@@ -28,22 +28,25 @@ Sparse = dict[tuple[int, str], list[Part]]
 """Parts that the file stores sparse, by width and pattern."""
 
 
-def file_bytes(parts: Iterable[Part], skeleton_bytes: int) -> int:
-    """Predicted bytes of `model.onnx` for a whole network, given in order of execution."""
+def file_bytes(parts: Iterable[Part], skeleton_bytes: int, absent: Iterable[Part] = ()) -> int:
+    """Predicted bytes of `model.onnx` for a whole network, given in order of execution. `absent`: convolutions and
+    linear layers of the original that are gone, with the activation behind each."""
     layers: dict[str, list[Part]] = defaultdict(list)
     for part in parts:
         layers[part.layer].append(part)
     everything = [part for own in layers.values() for part in own]
     names = _Names()
-    total = float(skeleton_bytes) + sum(_factor_nodes(own) for own in layers.values() if len(own) > 1)
+    total = float(skeleton_bytes) - sum(_bare_node(part) for part in absent)
+    total += sum(_factor_nodes(own) for own in layers.values() if len(own) > 1)
     sparse = _sparse(everything)
     masked = {part.name for own in sparse.values() for part in own}
     for bits in sorted({part.weight_bits for part in everything if part.weight_bits < 8}):
         shapes = [_shape(part) for part in everything if part.weight_bits == bits and part.name not in masked]
         shapes += [(_kept(pattern, own),) for (width, pattern), own in sparse.items() if width == bits]
         total += _unpacking(bits, shapes, names)
-    total += sum(_expansion(bits, pattern, own, names) for (bits, pattern), own in sparse.items())
-    products = {part.name for own in layers.values() for part in own if not own[-1].kernel and not own[-1].bias}
+    products = {part.name for own in layers.values() for part in own
+                if _op(own[-1]) == "MatMul" or not (own[-1].kernel or own[-1].bias)}
+    total += sum(_expansion(bits, pattern, own, names, products) for (bits, pattern), own in sparse.items())
     total += sum(_stored(part, names, part.name in products, part.name in masked) for part in everything)
     activations: dict[str, int] = {}
     for part in everything:
@@ -79,6 +82,13 @@ def _factor_nodes(factors: list[Part]) -> float:
         previous = after
     kernel = numbers_bytes("kernel_shape", len(factors[0].kernel)) if factors[0].kernel else 0
     return total - node_bytes(_op(factors[0]), [SKELETON_NAME] * 3, _attributes(factors) + kernel)
+
+
+def _bare_node(part: Part) -> int:
+    """A layer's node in the skeleton, and the one of an activation."""
+    kernel = numbers_bytes("kernel_shape", len(part.kernel)) if part.kernel else 0
+    return node_bytes(_op(part), [SKELETON_NAME] * 4, _attributes([part]) + kernel + _group(part)) \
+        + node_bytes("Relu", [SKELETON_NAME] * 2)
 
 
 def _group(part: Part) -> int:
@@ -127,7 +137,7 @@ def _kept(pattern: str, parts: list[Part]) -> int:
     return sum(part.kept for part in parts) + extra
 
 
-def _expansion(bits: int, pattern: str, parts: list[Part], names: _Names) -> float:
+def _expansion(bits: int, pattern: str, parts: list[Part], names: _Names, products: set[str]) -> float:
     """The mask of all weights of one width and pattern, and what makes whole weights of the kept ones."""
     padding, width = _padding(pattern, parts), code_bits(pattern)
     codes = (sum(part.weights for part in parts) + padding) // group_size(pattern)
@@ -150,7 +160,7 @@ def _expansion(bits: int, pattern: str, parts: list[Part], names: _Names) -> flo
     for part, piece in zip(parts, pieces, strict=False):
         shape, rank = names.take(), len(_shape(part))
         total += tensor_bytes(shape, (rank,), 8 * rank) + node_bytes("Reshape", [piece, shape, names.take()])
-        if pattern != UNSTRUCTURED and prod(part.kernel) > 1:
+        if pattern != UNSTRUCTURED and (prod(part.kernel) > 1 or part.name in products):
             total += node_bytes("Transpose", [piece, names.take()], numbers_bytes("perm", rank))
     return total
 

@@ -211,20 +211,25 @@ class Workbench:
         half = {name for name, bits in widths.items() if bits == 16}
         ranges = self.calibration[:RANGE_SAMPLES].numpy()
 
-        dropped = frozenset(compressed.plan.find("drop"))
-        if dropped not in self._templates:
-            self._templates[dropped] = export_template(folded.model, self.data.input_shape, self.data.dtype)
-
         def make(template: Template) -> Built:
             self._check_parity(folded.model, float_bytes(template, folded.model), 1e-3)
             return build(template, folded.model, folded.weights, half, quantised, ranges, self.threads, method,
                          folded.masks)
 
         try:
-            return make(self._templates[dropped])
+            return make(self.template_of(compressed.plan))
         except TrialError as error:
             log.info("exporting afresh: %s", error)
             return make(export_template(folded.model, self.data.input_shape, self.data.dtype))
+
+    def template_of(self, plan: Plan) -> Template:
+        """The original's graph without the blocks that `plan` drops: one for all plans that drop the same."""
+        drops = tuple(plan.find("drop").values())
+        key = frozenset(step.site for step in drops)
+        if key not in self._templates:
+            bare = fold_norms(self.compressor.restructure(Plan.of(drops), fit=False), self.table).model
+            self._templates[key] = export_template(bare, self.data.input_shape, self.data.dtype)
+        return self._templates[key]
 
     def _check_parity(self, model: nn.Module, file: bytes, tolerance: float) -> None:
         """TrialError unless the float file computes what the network computes."""

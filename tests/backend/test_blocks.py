@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from autocompress.backend.blocks import drop_blocks, find_blocks
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError
 from autocompress.estimate import estimate
+from autocompress.export.runtime import Runtime
 from autocompress.techniques.base import check_plan
 from autocompress.testing.exporters import integers
 from autocompress.testing.networks import NETWORKS, Residual
@@ -120,6 +122,17 @@ def test_a_dropped_block_with_everything_else() -> None:
     predicted = estimate(bench.table, plan, bench.profile)
     assert abs(predicted["size_bytes"] - evaluation.metrics["size_bytes"]) < 600
     assert predicted["macs"] == pytest.approx(evaluation.metrics["macs"], rel=0.02)
+
+
+def test_plans_that_drop_the_same_share_a_graph_and_nothing_else() -> None:
+    """The graph kept for a set of dropped blocks is that of the original, not of the first plan that dropped them."""
+    bench = workbench("residual")
+    drop = Step("bn1", "drop", {})
+    factored = Step("conv2", "decompose", {"method": "tucker2", "rank_in": 4, "rank_out": 8})
+    for steps in ([drop, factored], [drop], [drop, Step("conv2", "decompose", {"method": "channel-svd", "rank": 6})]):
+        compressed = bench.compressor.compress(Plan.of(steps))
+        scores = Runtime(bench.build(compressed).data).run(bench.calibration.numpy())
+        np.testing.assert_allclose(scores, outputs(compressed.model, bench.calibration).numpy(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("steps", "message"), [

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from autocompress.backend import rounding
-from autocompress.backend.compressed import weight_bits
+from autocompress.backend.compressed import step_of, weight_bits
 from autocompress.backend.fold import fold_norms
 from autocompress.backend.quantization import QuantizedWeight
 from autocompress.backend.statistics import Statistics
@@ -44,18 +44,18 @@ def values_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _file_bytes(bench: Workbench, plan: Plan) -> int:
-    compressed = bench.compressor.restructure(plan, fit=False)
+    compressed = bench.compressor.restructure(plan, fit=bool(plan.find("sparsify")))  # which weights stay
     rounding.quantize(compressed, bench.calibration[:2], bench.compressor.rounded(compressed))
     folded = fold_norms(compressed, bench.table)
     quantised, half = {}, set()
     for name, bits in weight_bits(compressed.model, plan).items():
-        steps = plan.find("quantize")
-        step = steps.get(name) or steps[name.rpartition(".")[0]]
+        step = step_of(name, plan)
         if bits == 16:
             half.add(name)
         elif step.args["activation_bits"] <= 16:
             quantised[name] = step.args["activation_bits"]
-    return len(build(bench.template, folded.model, folded.weights, half, quantised, bench.calibration[:2].numpy()).data)
+    return len(build(bench.template_of(plan), folded.model, folded.weights, half, quantised,
+                     bench.calibration[:2].numpy(), masks=folded.masks).data)
 
 
 def _plans(bench: Workbench, name: str, seed: int) -> list[Plan]:
