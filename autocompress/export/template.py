@@ -118,7 +118,17 @@ def _export(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) 
     if len(proto.graph.output) != 1 or len(proto.graph.input) != 1:
         raise InputError(f"the network must have one input and one output tensor, but the exported graph has "
                          f"{len(proto.graph.input)} and {len(proto.graph.output)}")
+    _name_batch(proto)
     return proto
+
+
+def _name_batch(proto: onnx.ModelProto) -> None:
+    """Call the free dimension what it is, for whoever looks at the file."""
+    free = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if free and dim.dim_param == free:
+                dim.dim_param = "batch"
 
 
 def _simplify(exported: torch.onnx.ONNXProgram, program: torch.export.ExportedProgram) -> None:

@@ -89,7 +89,7 @@ class Engine:
             return
         seen = set()
         widths: list[int | None] = [bits for bits in UNIFORM_BITS if bits in self._space.weight_bits]
-        for bits in widths or [None]:
+        for bits in (widths or [None])[:max(1, self._settings.trials // 2)]:  # a short search tries other things too
             values = self._space.uniform(bits)
             fingerprint = self._projection.project(values).plan.fingerprint
             if fingerprint not in seen:

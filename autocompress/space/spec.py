@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from importlib.resources import files
 from pathlib import Path
@@ -130,7 +131,7 @@ def parse_space(text: str, origin: str) -> SpaceSpec:
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{origin} is not valid TOML: {error}") from None
     except msgspec.ValidationError as error:
-        raise InputError(f"{origin}: {error}") from None
+        raise InputError(f"{origin}: {error}{_legal_keys(str(error))}") from None
     if spec.schema != SCHEMA:
         raise InputError(f"{origin}: schema must be {SCHEMA}, but got {spec.schema}; update autocompress")
     if not any((spec.prune, spec.quantize, spec.decompose, spec.drop, spec.sparsify)):
@@ -167,6 +168,19 @@ def _check_sparsify(spec: SparsifySpec, origin: str) -> None:
         raise InputError(f"{origin}: sparsify.min_density must be from {MIN_DENSITY} to below {MAX_DENSITY}, "
                          f"but got {spec.min_density}")
     _one_of(spec.criteria, sparsify.CRITERIA, f"{origin}: sparsify.criteria")
+
+
+def _legal_keys(message: str) -> str:
+    """What may stand where a key is not known, for the end of a message."""
+    found = re.search(r"unknown field `(.+?)`(?: - at `\$\.(\w+)`)?", message)
+    if found is None:
+        return ""
+    tables: dict[str, type[msgspec.Struct]] = {
+        "prune": PruneSpec, "quantize": QuantizeSpec, "decompose": DecomposeSpec, "drop": DropSpec,
+        "sparsify": SparsifySpec}
+    legal = [field.name for field in msgspec.structs.fields(tables.get(found[2] or "", SpaceSpec))]
+    close = difflib.get_close_matches(found[1], legal, n=1)
+    return f"; did you mean `{close[0]}`?" if close else f"; legal here are {', '.join(legal)}"
 
 
 def _one_of(values: tuple[object, ...] | str, legal: tuple[object, ...], what: str) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,9 @@ class Options:
     seconds: float | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
+        for name in ("weights", "out", "data_root"):  # from Python a path may come as text
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, Path(getattr(self, name)))
         for name, least in (("trials", 1), ("epochs", 1), ("jobs", 1)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
@@ -68,6 +72,17 @@ class Options:
         if self.model is not None and self.data is None:
             raise InputError("a model needs its data: give digits, fashion-mnist, imagefolder:DIR, npz:FILE or "
                              "path/to/file.py:factory")
+
+    @classmethod
+    def of(cls, **given: Any) -> Options:
+        """As the constructor. InputError for an argument that there is not, with the nearest that there is."""
+        legal = [field.name for field in fields(cls) if field.init]
+        for name in given:
+            if name not in legal:
+                close = difflib.get_close_matches(name, legal, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(legal)}"
+                raise InputError(f"search() has no argument {name!r}; {hint}")
+        return cls(**given)
 
     def constraints(self) -> Budget:
         """The bounds as a Budget. InputError for text without a legal unit."""

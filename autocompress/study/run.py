@@ -80,10 +80,7 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     Raises InputError, InfeasibleError, EnvironmentFault, or Interrupted after Ctrl-C; the study is kept in each case.
     """
     started = time.perf_counter()
-    try:
-        asked = Options(model=model, data=data, budget=budget, **options)
-    except TypeError as error:
-        raise InputError(f"search() does not know this argument: {error}") from None
+    asked = Options.of(model=model, data=data, budget=budget, **options)
     constraints, profile, spec = asked.constraints(), load_profile(asked.profile), load_space(asked.space)
     make_sampler(asked.sampler, asked.seed)
     notify = on_event or (lambda event: None)

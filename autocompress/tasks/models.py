@@ -71,6 +71,14 @@ def load_model(
     return LoadedModel(model, safe_name(name), model_fingerprint(model))
 
 
+def _remedy(cause: str) -> str:
+    if "required positional argument" in cause:
+        return "A network has one input here: wrap one that has several in a module that makes the others itself"
+    if "'indices'" in cause:
+        return "Tokens must be int64 of shape (N, length)"
+    return "Give data of the model's channels and size, or a factory that builds the model for this data"
+
+
 def check_fits(model: nn.Module, data: TaskData) -> None:
     """Run two samples. InputError when the model refuses them or does not answer (2, classes) finite logits."""
     inputs = data.normalise(data.train.inputs[:2])
@@ -82,7 +90,7 @@ def check_fits(model: nn.Module, data: TaskData) -> None:
             cause = next(iter(str(error).splitlines()), "no message")
             raise InputError(
                 f"the model must take the data's batches, {given}, but said: {type(error).__name__}: {cause[:300]}. "
-                "Give data of the model's channels and size, or a factory that builds the model for this data"
+                f"{_remedy(cause)}"
             ) from error
     expected = (len(inputs), data.classes)
     if not isinstance(outputs, Tensor):

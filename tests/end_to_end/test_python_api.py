@@ -126,7 +126,7 @@ def test_reopened_with_its_network_it_exports_again(result: SearchResult, traine
 
 def test_processes_find_the_same_kind_of_front(trained: nn.Module, arrays: Arrays, tmp_path: Path) -> None:
     result = autocompress.search(model=trained, data=arrays, budget="9kB", trials=4, epochs=1, jobs=2,
-                                 out=tmp_path / "study")
+                                 out=str(tmp_path / "study"))
     assert result.best is not None and result.to_dict()["trials"]["failed"] == 0
 
 
@@ -139,3 +139,8 @@ def test_a_profile_fixes_widths_and_memory(trained: nn.Module, arrays: Arrays, t
         assert candidate.metrics["size_bytes"] <= 2 * 2**20
     with pytest.raises(InfeasibleError, match="smallest reachable on stm32h743"):
         autocompress.search(model=trained, data=arrays, profile="stm32h743", peak_memory="100B", out=tmp_path / "no")
+
+
+def test_an_argument_that_there_is_not_is_named(arrays: Arrays) -> None:
+    with pytest.raises(InputError, match="search\\(\\) has no argument 'trails'; did you mean 'trials'"):
+        autocompress.search(model=_network(), data=arrays, trails=4)
