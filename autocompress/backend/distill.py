@@ -21,12 +21,14 @@ from torch import Tensor, nn
 
 from autocompress.backend.averaging import MovingAverage
 from autocompress.backend.compressed import Compressed
+from autocompress.backend.features import Original, attention_loss, find_taps, recorded
 from autocompress.backend.learned_step import freeze_steps, learn_steps
 from autocompress.backend.rounding import quantize
 from autocompress.backend.schedule import Schedule
 from autocompress.backend.teacher import Teacher, TrainingData
+from autocompress.core.layer import Layer
 from autocompress.core.plan import Receipt
-from autocompress.errors import TrialError
+from autocompress.errors import InputError, TrialError
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,9 @@ class Recipe:
     patience: int = 5
     """Epochs without a lower loss after which a training comes to an early end, see `Schedule`; 0: never. One that a
     clock ends is left to it."""
+    attention_weight: float = 0.0
+    """Weight of the distance of attention maps from the original's (see `features`), added to the loss. Above 0 the
+    original runs beside the student at every step, for its kept answers hold no features."""
 
 
 def autocast(device: str) -> torch.autocast:
@@ -59,12 +64,14 @@ def autocast(device: str) -> torch.autocast:
 
 
 def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Recipe, calibration: Tensor,
-            seed: int, device: str = "cpu", should_stop: Callable[[], bool] | None = None) -> Compressed:
+            seed: int, device: str = "cpu", should_stop: Callable[[], bool] | None = None,
+            original: Original | None = None) -> Compressed:
     """Train `start` (changed in place and returned) towards the teacher's logits; quantised at the end.
 
-    TrialError when the loss is not finite or `should_stop` says so. Deterministic for given inputs unless
-    `recipe.seconds` cuts it short.
+    `original` is needed where `recipe.attention_weight` is above 0, and InputError says so. TrialError when the loss
+    is not finite or `should_stop` says so. Deterministic for given inputs unless `recipe.seconds` cuts it short.
     """
+    taps = _taps(recipe, original, start)
     # Channels last: a fifth faster on CPUs for narrow networks, and what tensor cores want.
     model = start.model.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     steps = learn_steps(model, start)
@@ -97,9 +104,13 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
         for group in optimizer.param_groups:
             group["lr"] = group["base"] * schedule.factor(done)
         inputs, logits = teacher.batch(step // per_epoch, rows)
-        with autocast(device):
-            out = model(inputs.to(device))
+        inputs = inputs.to(device)
+        with autocast(device), recorded(model, taps) as maps:
+            out = model(inputs)
         loss = _loss(out.float(), logits.to(device), targets[rows].to(device), recipe)
+        if original is not None and taps:
+            with autocast(device):
+                loss = loss + recipe.attention_weight * attention_loss(maps, original, taps, inputs)
         if not torch.isfinite(loss):
             raise TrialError("nan: the loss of distillation is not finite")
         optimizer.zero_grad(set_to_none=True)
@@ -118,9 +129,19 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
     learned, start.latent = freeze_steps(model, steps, start.masks)
     start.receipts = [r for r in start.receipts if r.technique != "quantize"]
     start.receipts.append(Receipt("", "distill", {
-        "steps": steps_done, "epochs": round(steps_done / per_epoch, 2), "plateau_at_step": schedule.plateau}))
+        "steps": steps_done, "epochs": round(steps_done / per_epoch, 2), "plateau_at_step": schedule.plateau,
+        **({"attention_of": [layer.name for layer in taps]} if taps else {})}))
     quantize(start, calibration, learned)
     return start
+
+
+def _taps(recipe: Recipe, original: Original | None, start: Compressed) -> tuple[Layer, ...]:
+    if not recipe.attention_weight:
+        return ()
+    if original is None or not recipe.attention_weight > 0:
+        raise InputError("attention_weight must be 0, or above 0 where the original is at hand, but it is "
+                         f"{recipe.attention_weight:g} {'without' if original is None else 'with'} an original")
+    return find_taps(original.table, start.plan)
 
 
 def _loss(student: Tensor, teacher: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:

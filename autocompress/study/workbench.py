@@ -19,6 +19,7 @@ from autocompress.backend.attention import with_open_heads
 from autocompress.backend.compress import Compressor
 from autocompress.backend.compressed import Compressed, step_of, weight_bits
 from autocompress.backend.distill import Recipe, autocast, distill
+from autocompress.backend.features import Original
 from autocompress.backend.fold import fold_norms
 from autocompress.backend.teacher import Teacher
 from autocompress.backend.trace import trace
@@ -133,7 +134,7 @@ class Workbench:
         if rung:
             with _timed(timings, "distill"):
                 distill(compressed, self.teacher, self.data, self._recipe(rung, seconds), self.calibration,
-                        self.seed, self._device, should_stop)
+                        self.seed, self._device, should_stop, Original(self._original, self.table))
             save_weights(compressed, self.weights_path(plan, rung))
         return self.measured(compressed, rung, timings)
 
