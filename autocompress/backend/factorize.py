@@ -29,6 +29,17 @@ POWER_STEPS, SPARE = 3, 16
 """Subspace iterations for the leading eigenvectors of a larger one, and how many more are carried along."""
 
 
+class Factors(nn.Sequential):
+    """The factors of one layer, in its place. `weight` is there for networks that ask a layer for the type or the
+    device of its weight."""
+
+    @property
+    def weight(self) -> Tensor:
+        """That of the last factor."""
+        last: Tensor = self[-1].weight  # type: ignore[assignment]
+        return last
+
+
 @dataclass(frozen=True)
 class _Values:
     """Weights of the factors but the last as `leading`, what they make of the layer's input as a matrix, `basis`
@@ -94,7 +105,7 @@ def shapes(module: nn.Module, method: str, args: Mapping[str, int]) -> nn.Sequen
         nn.init.zeros_(factor.weight)
     if module.bias is not None:
         factors[-1].bias = nn.Parameter(module.bias.detach().clone())
-    return nn.Sequential(*factors)
+    return Factors(*factors)
 
 
 def _factor(module: nn.Module, n_in: int, n_out: int, spans: tuple[bool, ...], groups: int) -> Any:

@@ -154,3 +154,19 @@ def test_a_weight_of_zeros_has_factors_of_zero_output(method: str, args: dict[st
 def test_cp_that_comes_to_nothing_is_named() -> None:
     with pytest.raises(TrialError, match="CP factors of conv7 must come nearer to its weight than nothing"):
         canonical(torch.zeros(4, 3, 9), 2, "conv7")
+
+
+def test_a_network_may_ask_a_factored_layer_for_the_type_of_its_weight() -> None:
+    class Asks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(8, 6)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            result: torch.Tensor = self.inner(x.to(self.inner.weight.dtype))
+            return result
+
+    network = Asks()
+    network.inner = factorizing.factorize(network.inner, "svd", {"rank": 6})  # type: ignore[assignment]
+    assert network(torch.zeros(2, 8, dtype=torch.float64)).dtype == torch.float32
+    assert set(network.state_dict()) == {"inner.0.weight", "inner.1.weight", "inner.1.bias"}
