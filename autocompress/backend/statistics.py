@@ -30,6 +30,8 @@ POSITIONS = 48
 FULL_WIDTH = 1152
 """Columns of the weight up to which all of them are related to one another; in wider convolutions only channels are,
 alike at every tap of the kernel. Inverting costs the cube."""
+PLAIN = (nn.Conv1d.forward, nn.Conv2d.forward, nn.Linear.forward)
+"""What a layer must compute for its rows to be known: not one that pads or scales by itself."""
 MAX_WIDTH = 8192
 """Widest input whose moments are kept: 256 MiB of covariance."""
 
@@ -165,7 +167,7 @@ class Statistics:
             return hook
 
         for name, module in self._model.named_modules():
-            if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear) and columns(module) <= MAX_WIDTH:
+            if type(module).forward in PLAIN and columns(module) <= MAX_WIDTH:
                 handles.append(module.register_forward_pre_hook(watch(name)))
         try:
             with torch.no_grad():
