@@ -7,16 +7,16 @@ al., "Model Soups" (ICML 2022).
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from autocompress.backend.compressed import Compressed, step_of, weight_bits
+from autocompress.backend.compressed import Compressed, IntegerLayer, integer_layers
 from autocompress.backend.quantization import QuantizedWeight, round_to_levels
 from autocompress.backend.rounding import quantize, start_weight
-from autocompress.core.plan import Receipt, Scalar
+from autocompress.core.plan import Receipt
 
 _STRUCTURE = ("drop", "prune", "decompose")
 
@@ -59,16 +59,11 @@ def soup(members: Sequence[Compressed], calibration: Tensor) -> Compressed:
     for name, parameter in result.model.named_parameters():
         parameter.data.copy_(_mean([_value(member, name) for member in members]))
     integers = {}
-    for name, bits in weight_bits(result.model, result.plan).items():
-        if bits > 8:
-            continue
-        weight = result.model.get_submodule(name).weight
-        assert isinstance(weight, Tensor)
-        known = [member.weights[name] for member in members if name in member.weights]
-        kept = result.masks[name].kept if name in result.masks else None
-        integers[name] = _rounded(weight.detach(), step_of(name, result.plan).args, known, len(members), kept)
-        result.latent[name] = weight.detach().clone()
-        weight.data.copy_(integers[name].dequantized())
+    for layer in integer_layers(result):
+        known = [member.weights[layer.name] for member in members if layer.name in member.weights]
+        integers[layer.name] = _rounded(layer, known, len(members))
+        result.latent[layer.name] = layer.weight.detach().clone()
+        layer.weight.data.copy_(integers[layer.name].dequantized())
     quantize(result, calibration, integers)
     result.receipts.append(Receipt("", "soup", {"members": [member.plan.fingerprint for member in members]}))
     return result
@@ -100,14 +95,14 @@ def _mean(values: Sequence[Tensor]) -> Tensor:
     return mean
 
 
-def _rounded(weight: Tensor, args: Mapping[str, Scalar], known: Sequence[QuantizedWeight], count: int,
-             kept: Tensor | None) -> QuantizedWeight:
+def _rounded(layer: IntegerLayer, known: Sequence[QuantizedWeight], count: int) -> QuantizedWeight:
     """On the grid of mean scales where all `count` members have the same levels, else on a new one."""
+    weight = layer.weight.detach()
     if len(known) < count or not all(_same_grid(known[0], other) for other in known):
-        return start_weight(weight, args, kept=kept)
+        return start_weight(weight, layer.args, kept=layer.kept)
     mean = replace(known[0], scale=_mean([q.scale for q in known]))
     levels = round_to_levels(weight / mean.steps(), mean.bits, mean.table)
-    return replace(mean, levels=(levels if kept is None else levels * kept).to(torch.int8))
+    return replace(mean, levels=(levels if layer.kept is None else levels * layer.kept).to(torch.int8))
 
 
 def _same_grid(one: QuantizedWeight, other: QuantizedWeight) -> bool:

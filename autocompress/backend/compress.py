@@ -7,7 +7,7 @@ function of weights, plan, calibration data and seed.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from autocompress.backend.blocks import drop_blocks
 from autocompress.backend.calibration import correct_biases
-from autocompress.backend.compressed import Compressed, leaves, replace_module, step_of, weight_bits
+from autocompress.backend.compressed import Compressed, IntegerLayer, integer_layers, leaves, replace_module
 from autocompress.backend.coupling import Coupling, cut_channels, removed_indices
 from autocompress.backend.factorize import factorize, shapes
 from autocompress.backend.importance import channel_scores
@@ -30,7 +30,7 @@ from autocompress.backend.rounding import quantize, rounded_weight
 from autocompress.backend.sparsify import sparsify
 from autocompress.backend.statistics import Moments, Statistics, width
 from autocompress.core.layer import Group, LayerTable
-from autocompress.core.plan import Plan, Receipt, Scalar, Step
+from autocompress.core.plan import Plan, Receipt, Step
 from autocompress.techniques import resolve
 from autocompress.techniques import sparsify as sparsity
 from autocompress.techniques.prune import DEFAULT_CRITERION
@@ -157,23 +157,16 @@ class Compressor:
     def rounded(self, result: Compressed) -> dict[str, QuantizedWeight]:
         """Integer weights, rounded with feedback where the moments of the input are known."""
         rounded = {}
-        for name, bits in weight_bits(result.model, result.plan).items():
-            if bits > 8:
-                continue
-            weight = result.model.get_submodule(name).weight
-            assert isinstance(weight, Tensor)
-            args = step_of(name, result.plan).args
-            kept = result.masks[name].kept if name in result.masks else None
-            moments = self._moments(result, name)
-            key = ("round", name, str(args), id(moments), content(weight), content(kept))
-            rounded[name], _ = self._memo.get(key, partial(self._rounded, name, weight.detach(), args, moments, kept))
+        for layer in integer_layers(result):
+            moments = self._moments(result, layer.name)
+            key = ("round", layer.name, str(layer.args), id(moments), content(layer.weight), content(layer.kept))
+            rounded[layer.name], _ = self._memo.get(key, partial(self._rounded, layer, moments))
         return rounded
 
-    def _rounded(self, name: str, weight: Tensor, args: Mapping[str, Scalar], moments: Moments | None,
-                 kept: Tensor | None) -> tuple[QuantizedWeight, Moments | None]:
+    def _rounded(self, layer: IntegerLayer, moments: Moments | None) -> tuple[QuantizedWeight, Moments | None]:
         """The integers, and the moments to keep them alive: it is by their identity that the result is found."""
-        second = None if moments is None else self._weighing(name, moments)
-        return rounded_weight(weight, args, second, kept, name), moments
+        second = None if moments is None else self._weighing(layer.name, moments)
+        return rounded_weight(layer.weight.detach(), layer.args, second, layer.kept, layer.name), moments
 
     def _weighing(self, name: str, moments: Moments) -> Tensor:
         """Second moments `(groups, d, d)` that weigh an error of any layer, or of the first factor of one."""

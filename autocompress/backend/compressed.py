@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from autocompress.backend.quantization import QuantizedWeight
 from autocompress.backend.sparsify import Mask
 from autocompress.backend.statistics import Moments
-from autocompress.core.plan import Plan, Receipt, Step
+from autocompress.core.plan import Plan, Receipt, Scalar, Step
 
 
 @dataclass
@@ -49,6 +50,29 @@ def weight_bits(model: nn.Module, plan: Plan) -> dict[str, int]:
     for site, step in plan.find("quantize").items():
         widths.update(dict.fromkeys(leaves(model, site), int(step.args["weight_bits"])))
     return widths
+
+
+@dataclass(frozen=True)
+class IntegerLayer:
+    """A leaf module whose weight the plan stores in 8 bits or less: the weight as it is, the arguments of the step, and
+    which weights stay where it is sparse."""
+
+    name: str
+    weight: Tensor
+    args: Mapping[str, Scalar]
+    kept: Tensor | None
+
+
+def integer_layers(result: Compressed) -> list[IntegerLayer]:
+    """All of them, in the order of the plan."""
+    found = []
+    for name, bits in weight_bits(result.model, result.plan).items():
+        if bits <= 8:
+            weight = result.model.get_submodule(name).weight
+            assert isinstance(weight, Tensor)
+            kept = result.masks[name].kept if name in result.masks else None
+            found.append(IntegerLayer(name, weight, step_of(name, result.plan).args, kept))
+    return found
 
 
 def step_of(name: str, plan: Plan) -> Step:

@@ -74,7 +74,7 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
     taps = _taps(recipe, original, start)
     # Channels last: a fifth faster on CPUs for narrow networks, and what tensor cores want.
     model = start.model.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    steps = learn_steps(model, start)
+    steps = learn_steps(start)
     optimizer = torch.optim.SGD(_parameter_groups(model, recipe), lr=recipe.learning_rate, momentum=0.9,
                                 nesterov=True, fused=True)
     generator = torch.Generator().manual_seed(seed)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from autocompress.backend.compressed import Compressed, step_of, weight_bits
+from autocompress.backend.compressed import Compressed, integer_layers
 from autocompress.backend.quantization import (
     QuantizedWeight,
     largest_level,
@@ -92,19 +92,16 @@ class LearnedStep(nn.Module):
         return self.scale.abs().clamp_min(1e-8) / self._unit
 
 
-def learn_steps(model: nn.Module, start: Compressed) -> dict[str, LearnedStep]:
+def learn_steps(start: Compressed) -> dict[str, LearnedStep]:
+    """Let every integer weight of `start`, in place, be trained on its grid, and sparse ones keep their zeros."""
+    model = start.model
     steps = {}
-    for name, bits in weight_bits(model, start.plan).items():
-        if bits <= 8:
-            module = model.get_submodule(name)
-            assert isinstance(module.weight, Tensor)
-            kept = start.masks[name].kept if name in start.masks else None
-            known = start.weights.get(name) or start_weight(
-                module.weight.detach().cpu(), step_of(name, start.plan).args, kept=kept)
-            if name in start.latent:
-                module.weight.data.copy_(start.latent[name])
-            steps[name] = LearnedStep(known).to(module.weight.device)
-            parametrize.register_parametrization(module, "weight", steps[name], unsafe=True)
+    for layer in integer_layers(start):
+        known = start.weights.get(layer.name) or start_weight(layer.weight.detach().cpu(), layer.args, kept=layer.kept)
+        if layer.name in start.latent:
+            layer.weight.data.copy_(start.latent[layer.name])
+        steps[layer.name] = LearnedStep(known).to(layer.weight.device)
+        parametrize.register_parametrization(model.get_submodule(layer.name), "weight", steps[layer.name], unsafe=True)
     for name, mask in start.masks.items():  # behind the rounding, whose grid may have no zero
         module = model.get_submodule(name)
         assert isinstance(module.weight, Tensor)
@@ -113,7 +110,7 @@ def learn_steps(model: nn.Module, start: Compressed) -> dict[str, LearnedStep]:
 
 
 def freeze_steps(model: nn.Module, steps: dict[str, LearnedStep],
-            masks: dict[str, Mask]) -> tuple[dict[str, QuantizedWeight], dict[str, Tensor]]:
+                 masks: dict[str, Mask]) -> tuple[dict[str, QuantizedWeight], dict[str, Tensor]]:
     """Integers, and the float weights that they were rounded from, by module name."""
     learned, latent = {}, {}
     for name, step in steps.items():
