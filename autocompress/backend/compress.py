@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.backend.blocks import drop_blocks
-from autocompress.backend.calibration import correct_biases
+from autocompress.backend.calibration import NormInputs, correct_biases, norm_inputs
 from autocompress.backend.compressed import Compressed, IntegerLayer, integer_layers, leaves, replace_module
 from autocompress.backend.coupling import Coupling, cut_channels, removed_indices
 from autocompress.backend.factorize import factorize, shapes
@@ -53,19 +53,19 @@ class Compressor:
 
     def __init__(self, model: nn.Module, table: LayerTable, coupling: Coupling, calibration: Tensor,
                  kept: Path | None = None) -> None:
-        self._model, self._table, self.coupling = model, table, coupling
+        self.original, self._table, self.coupling = model, table, coupling
         self._calibration = calibration
         self.statistics = Statistics(model, calibration, kept)
         self._groups = {group.name: group for group in table.groups}
         self._order: dict[tuple[str, str], np.ndarray] = {}
         self._memo = Memo()
-        self._normed = {layer.folds_into for layer in table.layers if layer.folds_into}
+        self.normed = {layer.folds_into for layer in table.layers if layer.folds_into}
 
     def restructure(self, plan: Plan, fit: bool = True) -> Compressed:
         """Drop, prune and decompose; weights stay float. Without `fit` for the shapes alone: weights that will be
         replaced by trained ones are not made to suit. InputError or ValueError when a step cannot be carried out."""
         resolve(self._table, plan)
-        result = Compressed(copy.deepcopy(self._model), plan)
+        result = Compressed(copy.deepcopy(self.original), plan, norms=dict(self._norms) if fit else {})
         for technique, apply in _STRUCTURE.items():
             steps = list(plan.find(technique).values())
             result.receipts += apply(self, result, steps, fit)
@@ -85,7 +85,7 @@ class Compressor:
         """Indices of the `keep` most important channels, equally many in each block, ascending."""
         key = group.name, criterion
         if key not in self._order:
-            scores = channel_scores(criterion, self._model, self.coupling.items[group.name], group.channels,
+            scores = channel_scores(criterion, self.original, self.coupling.items[group.name], group.channels,
                                     self.statistics)
             # Stable sort: of equal scores the lower index stays, on every machine.
             blocks = np.argsort(-scores.reshape(group.blocks, -1), axis=1, kind="stable")
@@ -104,15 +104,27 @@ class Compressor:
                                               str(step.args.get("criterion", DEFAULT_CRITERION))) for step in steps}
         cut_channels(result.model, self.coupling.items, kept)
         if fit:
+            self._cut_norms(result, kept)
             self._refit(result, kept)
         return [Receipt(site, "prune", {"kept": channels.tolist()}) for site, channels in kept.items()]
+
+    @cached_property
+    def _norms(self) -> dict[str, NormInputs]:
+        return norm_inputs(self.original, self._calibration)
+
+    def _cut_norms(self, result: Compressed, kept: dict[str, np.ndarray]) -> None:
+        for (name, _), gone in removed_indices(self.coupling.items, kept).items():
+            if name in result.norms:
+                count = len(self._norms[name].running_mean)
+                stay = torch.tensor([i for i in range(count) if i not in gone])
+                result.norms[name] = self._norms[name].channels(stay)
 
     def _refit(self, result: Compressed, kept: dict[str, np.ndarray]) -> None:
         """Let every layer that lost inputs make up for them with those it still has."""
         removed = removed_indices(self.coupling.items, kept)
         absent = self._table.gone(result.plan.find("drop"))
         for (name, side), gone in removed.items():
-            original = self._model.get_submodule(name)
+            original = self.original.get_submodule(name)
             moments = self.statistics.moments(name)
             if side != "in" or not gone or name in absent or moments is None or len(moments.mean) > 1:
                 continue
@@ -139,7 +151,7 @@ class Compressor:
     def _output_moments(self, name: str, moments: Moments) -> Tensor:
         """Second moments `(d, d)` that weigh an error of an ungrouped layer: about the mean where a bias or a norm
         takes up a shift, about zero elsewhere."""
-        absorbs = name in self._normed or self._model.get_submodule(name).bias is not None
+        absorbs = name in self.normed or self.original.get_submodule(name).bias is not None
         return (moments.covariance if absorbs else moments.second)[0]
 
     def _moments(self, result: Compressed, name: str) -> Moments | None:

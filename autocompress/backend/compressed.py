@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from autocompress.backend.calibration import NormInputs
 from autocompress.backend.quantization import QuantizedWeight
 from autocompress.backend.sparsify import Mask
 from autocompress.backend.statistics import Moments
@@ -30,6 +31,8 @@ class Compressed:
     """Of the inputs that layers still have, by original name; only those with pruned inputs."""
     masks: dict[str, Mask] = field(default_factory=dict)
     """Of sparse weights, by module name: zero and kept zero wherever their `kept` is False."""
+    norms: dict[str, NormInputs] = field(default_factory=dict)
+    """What the original's norms see, of the channels that are left; empty once norms have learned in training."""
 
 
 def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autocompress.backend.averaging import MovingAverage
+from autocompress.backend.calibration import rebase_norms
 from autocompress.backend.compressed import Compressed
 from autocompress.backend.features import Original, attention_loss, find_taps, recorded
 from autocompress.backend.learned_step import freeze_steps, learn_steps
@@ -72,6 +73,7 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
     is not finite or `should_stop` says so. Deterministic for given inputs unless `recipe.seconds` cuts it short.
     """
     taps = _taps(recipe, original, start)
+    rebase_norms(start.model, calibration)
     # Channels last: a fifth faster on CPUs for narrow networks, and what tensor cores want.
     model = start.model.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     steps = learn_steps(start)
@@ -125,7 +127,7 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
         average.apply()
     teacher.save()
     model = model.cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
-    start.model, start.weights = model, {}
+    start.model, start.weights, start.norms = model, {}, {}
     learned, start.latent = freeze_steps(model, steps, start.masks)
     start.receipts = [r for r in start.receipts if r.technique != "quantize"]
     start.receipts.append(Receipt("", "distill", {

@@ -57,8 +57,8 @@ def _in_eight_bits(weight: Tensor, kept: Tensor | None) -> QuantizedWeight:
 def quantize(result: Compressed, calibration: Tensor, weights: dict[str, QuantizedWeight]) -> None:
     """Put weights on their integer grids, in place, and repair what that shifts.
 
-    Norms are re-estimated behind the quantised weights; layers without a norm behind them get their bias
-    corrected by the mean shift (Nagel et al., "Data-Free Quantization", ICCV 2019, section 4.2, from
+    Norms are re-estimated behind the quantised weights, towards `result.norms`; layers without a norm behind them
+    get their bias corrected by the mean shift (Nagel et al., "Data-Free Quantization", ICCV 2019, section 4.2, from
     calibration data). `weights` are the integers.
     """
     widths = weight_bits(result.model, result.plan)
@@ -66,7 +66,7 @@ def quantize(result: Compressed, calibration: Tensor, weights: dict[str, Quantiz
     early = runs_before_a_norm(result.model, calibration[:1], integer)
     means = {}
     if early:  # a shift that a later norm sees must be gone before that norm is re-estimated
-        means = reestimate_norms(result.model, calibration, early)
+        means = reestimate_norms(result.model, calibration, early, result.norms)
     shifts = {}
     with torch.no_grad():
         for name, bits in widths.items():
@@ -84,7 +84,7 @@ def quantize(result: Compressed, calibration: Tensor, weights: dict[str, Quantiz
     correct_biases(result.model, shifts, means)
     if result.plan.steps:
         late = [name for name in shifts if name not in means]
-        correct_biases(result.model, shifts, reestimate_norms(result.model, calibration, late))
+        correct_biases(result.model, shifts, reestimate_norms(result.model, calibration, late, result.norms))
     for site, step in result.plan.find("quantize").items():
         result.receipts.append(Receipt(site, "quantize", {
             "weight_bits": step.args["weight_bits"],

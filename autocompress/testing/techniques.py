@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from autocompress.backend.calibration import reestimate_norms
 from autocompress.backend.fold import Folded, fold_norms
 from autocompress.core.layer import Part
 from autocompress.core.plan import Plan
@@ -33,9 +34,20 @@ WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Linear)
 @lru_cache(maxsize=16)
 def workbench(network: str) -> Workbench:
     """One of the small networks on its bench, with random data, for the profile `host`. Nothing is written."""
+    return _workbench(NETWORKS[network].make(), network)
+
+
+@lru_cache(maxsize=4)
+def trained_workbench(network: str) -> Workbench:
+    """The same, with norms that hold the statistics of its data, as after training: its outputs differ by sample."""
     chosen = NETWORKS[network]
-    return Workbench(chosen.make(), chosen.data(), load_profile("host"), seed=0,
-                     folder=Path(os.devnull), epochs=1)
+    model, data = chosen.make(), chosen.data()
+    reestimate_norms(model, data.normalise(data.train.inputs))
+    return _workbench(model, network)
+
+
+def _workbench(model: nn.Module, network: str) -> Workbench:
+    return Workbench(model, NETWORKS[network].data(), load_profile("host"), seed=0, folder=Path(os.devnull), epochs=1)
 
 
 def state_hash(model: nn.Module) -> str:

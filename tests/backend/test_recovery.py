@@ -23,7 +23,7 @@ from autocompress.core.plan import Plan, Step
 from autocompress.errors import TrialError
 from autocompress.testing.exporters import integers, sparse, structure
 from autocompress.testing.networks import NETWORKS
-from autocompress.testing.techniques import outputs, state_hash, workbench
+from autocompress.testing.techniques import outputs, state_hash, trained_workbench, workbench
 
 
 @pytest.mark.parametrize("bits", [None, 2, 4, 8])
@@ -93,28 +93,28 @@ def test_bias_correction_removes_the_mean_error(groups: int) -> None:
 
 
 def _start() -> tuple[Compressed, Teacher]:
-    bench = workbench("chain")
-    plan = integers(bench, (2, 3), 8)
+    bench = trained_workbench("chain")
+    plan = Plan.of((*structure(bench).steps, *integers(bench, (2, 3), 8).steps))
     teacher = Teacher(partial(outputs, bench.model), bench.data, 0, None)
     return bench.compressor.compress(plan), teacher
 
 
 def _distilled(seed: int) -> Compressed:
-    bench = workbench("chain")
+    bench = trained_workbench("chain")
     start, teacher = _start()
-    return distill(start, teacher, bench.data, Recipe(epochs=30, batch=16), bench.calibration, seed)
+    return distill(start, teacher, bench.data, Recipe(epochs=30, batch=32, label_weight=0), bench.calibration, seed)
 
 
 def test_distillation_comes_nearer_to_the_teacher_and_ships_integers() -> None:
-    bench = workbench("chain")
+    bench = trained_workbench("chain")
     start, _ = _start()
     inputs = bench.data.normalise(bench.data.train.inputs)
     teacher = outputs(bench.model, inputs)
     before = float((outputs(start.model, inputs) - teacher).square().mean())
     done = _distilled(0)
-    assert float((outputs(done.model, inputs) - teacher).square().mean()) < 0.7 * before
+    assert float((outputs(done.model, inputs) - teacher).square().mean()) < 0.85 * before
     assert not done.model.training
-    assert set(done.weights) == {"0.0", "1.0", "2.0", "5"}
+    assert set(done.weights) == set(start.weights) and len(done.weights) >= 4
     for name, weight in done.weights.items():
         module = done.model.get_submodule(name)
         torch.testing.assert_close(module.weight, weight.dequantized(), rtol=0, atol=0)
