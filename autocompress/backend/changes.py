@@ -1,0 +1,75 @@
+"""How one step of a plan, alone, changes the weights of the original: what its damage is predicted from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from autocompress.backend.compress import Compressor
+from autocompress.backend.compressed import leaves
+from autocompress.backend.coupling import removed_indices
+from autocompress.core.plan import Plan, Step
+from autocompress.errors import InputError
+
+
+def weight_changes(compressor: Compressor, step: Step) -> dict[str, Tensor]:
+    """Changes of weights, each of the shape of the original's, by layer, that do to the network what `step` does.
+
+    Removed channels show where they are read: those inputs count nothing any more, and the others are refitted.
+    InputError for a step that leaves blocks out, which is no change of weights.
+    """
+    if step.technique == "drop":
+        raise InputError(f"a dropped block must be measured, because it is no change of weights, but the step drops "
+                         f"{step.site}")
+    result = compressor.restructure(Plan.of([step]))
+    if step.technique == "prune":
+        kept = next(receipt.facts["kept"] for receipt in result.receipts if receipt.technique == "prune")
+        return _of_pruning(compressor, result.model, step.site, np.array(kept))
+    integers = compressor.rounded(result)
+    values = [integers[name].dequantized() if name in integers else _weight(result.model, name)
+              for name in leaves(result.model, step.site)]
+    if step.args.get("weight_bits") == 16:
+        values = [value.half().float() for value in values]
+    return {step.site: composed(values) - _weight(compressor.original, step.site)}
+
+
+def composed(weights: Sequence[Tensor]) -> Tensor:
+    """The weight `(out, in / groups, *kernel)` of one layer that does what those of factors in a row do.
+
+    Along each axis of the kernel at most one factor is wider than 1. One with fewer inputs than the factor before
+    has outputs is depthwise.
+    """
+    total = weights[0]
+    for weight in weights[1:]:
+        depthwise = weight.shape[1] != len(total)
+        total = weight * total if depthwise else torch.einsum("or...,ri...->oi...", weight, total)
+    return total
+
+
+def _of_pruning(compressor: Compressor, pruned: nn.Module, group: str, kept: np.ndarray) -> dict[str, Tensor]:
+    changes = {}
+    removed = removed_indices(compressor.coupling.items, {group: kept})
+    for (name, side), gone in removed.items():
+        module: Any = compressor.original.get_submodule(name)
+        if side != "in" or not gone or not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
+            continue
+        before, after = _weight(compressor.original, name), _weight(pruned, name)
+        rows = [row for row in range(len(before)) if row not in removed.get((name, "out"), ())]
+        change = torch.zeros_like(before)
+        for place, row in enumerate(rows):
+            first = row * getattr(module, "groups", 1) // len(before) * before.shape[1]  # input of the row's block
+            columns = [column for column in range(before.shape[1]) if first + column not in gone]
+            change[row] = -before[row]
+            change[row, columns] += after[place]
+        changes[name] = change
+    return changes
+
+
+def _weight(model: nn.Module, name: str) -> Tensor:
+    weight = model.get_submodule(name).weight
+    assert isinstance(weight, Tensor)
+    return weight.detach()

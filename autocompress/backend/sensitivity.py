@@ -1,0 +1,159 @@
+"""What each step alone would cost in accuracy, from a handful of passes for all of them.
+
+To second order, changing weights by Δ costs, in Kullback-Leibler divergence from the original's answers, half the
+mean of ⟨g, Δ⟩², where g is the gradient of the logarithm of an answer that is drawn from them: the Fisher form, which
+needs no labels (LeCun et al., "Optimal Brain Damage", NIPS 1989; Amari, "Natural Gradient", 1998). One forward and
+one backward pass give, layer by layer, the gradients of single samples, and products with them the costs of all steps.
+Answers are softened, as in distillation: a network that is sure of everything would seem to feel nothing.
+
+What a norm or a corrected bias behind a layer makes good is taken out of Δ first: a shift of the mean, and, with a
+norm, a change of scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autocompress.backend.changes import weight_changes
+from autocompress.backend.compress import Compressor
+from autocompress.backend.reconstruct import by_taps
+from autocompress.core.plan import Step
+
+SAMPLES = 128
+BATCH = 16
+DRAWS = 1
+"""Answers drawn for each sample, each for one backward pass."""
+TEMPERATURE = 4.0
+CHUNK_BYTES = 512 * 2**20
+"""Of changes held at once; each chunk costs its own passes."""
+GRADIENT_BYTES = 64 * 2**20
+
+Change = tuple[int, Tensor]
+"""The number of the step that it belongs to, and how it changes the layer's weight, flat."""
+
+
+def damages(compressor: Compressor, calibration: Tensor, steps: Sequence[Step]) -> list[float]:
+    """Predicted cost of each step alone, in nats of KL divergence of softened answers; `calibration` `(N, …)`."""
+    inputs = calibration[:SAMPLES]
+    felt = torch.zeros(len(steps), len(inputs) * DRAWS)
+    for chunk in _chunks(compressor, steps):
+        for change, by_answer in _products(compressor.original, inputs, chunk):
+            felt[change] += by_answer
+    return [float(cost) for cost in felt.square().mean(1) / (2 * TEMPERATURE**2)]
+
+
+def _chunks(compressor: Compressor, steps: Sequence[Step]) -> Iterator[dict[str, list[Change]]]:
+    """Changes by layer, as many at once as `CHUNK_BYTES` allow."""
+    chunk: dict[str, list[Change]] = {}
+    held = 0
+    for number, step in enumerate(steps):
+        for name, change in weight_changes(compressor, step).items():
+            if held and held + change.nbytes > CHUNK_BYTES:
+                yield chunk
+                chunk, held = {}, 0
+            chunk.setdefault(name, []).append((number, _less_what_is_made_good(compressor, name, change).flatten()))
+            held += change.nbytes
+    if chunk:
+        yield chunk
+
+
+def _less_what_is_made_good(compressor: Compressor, name: str, change: Tensor) -> Tensor:
+    """A norm behind the layer gives its output the variance that it had: to first order that takes from each row of
+    the change its part along the row itself."""
+    moments = compressor.statistics.moments(name)
+    if moments is None or name not in compressor.normed:
+        return change
+    weight: Any = compressor.original.get_submodule(name).weight
+    groups, d = moments.covariance.shape[:2]
+    rows, delta = (by_taps(w, d).reshape(groups, -1, d) for w in (weight.detach(), change))
+    seen = rows @ moments.covariance
+    along, own = (delta * seen).sum(2), (rows * seen).sum(2)
+    per_output = (x.reshape(len(weight), -1).sum(1) for x in (along, own))
+    share: Tensor = next(per_output) / next(per_output).clamp_min(1e-12)
+    made_good: Tensor = share.reshape(-1, *[1] * (change.dim() - 1)) * weight.detach()
+    return change - made_good
+
+
+def _products(model: nn.Module, inputs: Tensor, chunk: dict[str, list[Change]]) -> Iterator[tuple[int, Tensor]]:
+    """For each change its products `(samples * DRAWS,)` with the gradients of single answers."""
+    generator = torch.Generator().manual_seed(0)
+    matrices = {name: torch.stack([change for _, change in changes]) for name, changes in chunk.items()}
+    found: dict[str, list[Tensor]] = {name: [] for name in chunk}
+    for batch in torch.split(inputs, BATCH):
+        reads, writes, logits = _watched(model, batch, list(chunk))
+        share = (logits.detach() / TEMPERATURE).softmax(1)
+        for draw in range(DRAWS):
+            answer = torch.multinomial(share, 1, generator=generator)[:, 0]
+            gradients = torch.autograd.grad(logits, list(writes.values()),
+                                            F.one_hot(answer, share.shape[1]) - share,
+                                            retain_graph=draw + 1 < DRAWS, allow_unused=True)
+            for name, gradient in zip(writes, gradients, strict=True):
+                if gradient is not None:
+                    found[name].append(_with_gradients(model.get_submodule(name), reads[name], gradient,
+                                                       matrices[name]))
+    for name, changes in chunk.items():
+        if found[name]:
+            by_answer = torch.cat(found[name])
+            yield from ((number, by_answer[:, i]) for i, (number, _) in enumerate(changes))
+
+
+def _watched(model: nn.Module, batch: Tensor,
+             names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+    """What the named layers read and write, and the logits; the writes can be differentiated."""
+    reads: dict[str, Tensor] = {}
+    writes: dict[str, Tensor] = {}
+
+    def watch(name: str) -> Any:
+        def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            reads[name] = args[0].detach()
+            writes[name] = output if output.requires_grad else output.requires_grad_()
+            return writes[name]
+        return hook
+
+    handles = [model.get_submodule(name).register_forward_hook(watch(name)) for name in names]
+    try:
+        with torch.enable_grad():
+            logits: Tensor = model(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return reads, writes, logits
+
+
+def _with_gradients(module: Any, inputs: Tensor, gradient: Tensor, changes: Tensor) -> Tensor:
+    """Products `(N, changes)` of the weight gradients of single samples, less what a shift of the mean does to them,
+    with `changes` `(changes, weights)`."""
+    if isinstance(module, nn.Embedding):
+        looked_up = changes.reshape(len(changes), *module.weight.shape)[:, inputs]
+        return (looked_up * gradient).flatten(2).sum(2).T
+    rows, errors = _rows(module, inputs), _errors(module, gradient)
+    rows = rows - rows.mean((0, 3), keepdim=True)
+    each = max(1, GRADIENT_BYTES // (4 * changes.shape[1]))
+    products = [(errors[i:i + each] @ rows[i:i + each].transpose(2, 3)).flatten(1) @ changes.T
+                for i in range(0, len(rows), each)]
+    return torch.cat(products)
+
+
+def _rows(module: Any, inputs: Tensor) -> Tensor:
+    """What the weight matrix is multiplied with, `(N, groups, d, positions)`."""
+    if isinstance(module, nn.Linear):
+        return inputs.reshape(len(inputs), 1, -1, module.in_features).transpose(2, 3)
+    padded = F.pad(inputs, module._reversed_padding_repeated_twice,
+                   mode="constant" if module.padding_mode == "zeros" else module.padding_mode)
+    kernel, dilation, stride = module.kernel_size, module.dilation, module.stride
+    if isinstance(module, nn.Conv1d):
+        padded, kernel, dilation, stride = padded[:, :, None], (1, *kernel), (1, *dilation), (1, *stride)
+    columns = F.unfold(padded, kernel, dilation, 0, stride)
+    return columns.reshape(len(inputs), module.groups, -1, columns.shape[2])
+
+
+def _errors(module: Any, gradient: Tensor) -> Tensor:
+    """The gradient of what a layer writes, `(N, groups, out / groups, positions)`."""
+    if isinstance(module, nn.Linear):
+        return gradient.reshape(len(gradient), 1, -1, gradient.shape[-1]).transpose(2, 3)
+    return gradient.reshape(len(gradient), module.groups, gradient.shape[1] // module.groups, -1)

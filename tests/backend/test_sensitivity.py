@@ -1,0 +1,96 @@
+"""Predicted damages: right to second order on networks small enough to check, and in the order of measured ones."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autocompress.backend import sensitivity
+from autocompress.backend.changes import composed, weight_changes
+from autocompress.backend.factorize import factorize
+from autocompress.backend.sensitivity import TEMPERATURE, damages
+from autocompress.core.layer import Layer
+from autocompress.core.plan import Plan, Step
+from autocompress.errors import InputError
+from autocompress.study.workbench import Workbench
+from autocompress.techniques.base import whole
+from autocompress.techniques.decompose import methods_for, rank_args
+from autocompress.testing.networks import NETWORKS
+from autocompress.testing.techniques import outputs, state_hash, trained_workbench, workbench
+
+
+def _steps(bench: Workbench) -> list[Step]:
+    """Some of each technique that changes weights, at every site."""
+    steps = [Step(group.name, "prune", {"keep": group.blocks * max(1, round(group.channels * share / group.blocks))})
+             for group in bench.table.groups for share in (0.75, 0.5, 0.25)]
+    for layer in bench.table.layers:
+        if layer.kind in ("conv", "linear") and not layer.locked:
+            steps += [Step(layer.name, "quantize", {"weight_bits": bits, "activation_bits": 32}) for bits in (2, 4, 8)]
+            found = [(method, rank_args(whole(layer), method, 0.5, 1)) for method in methods_for(layer)]
+            steps += [Step(layer.name, "decompose", {"method": method, **args}) for method, args in found
+                      if args and method != "cp"]
+    return steps
+
+
+def _measured(bench: Workbench, step: Step) -> float:
+    expected = outputs(bench.model, bench.calibration).double() / TEMPERATURE
+    got = outputs(bench.compressor.compress(Plan.of([step])).model, bench.calibration).double() / TEMPERATURE
+    return float(F.kl_div(got.log_softmax(1), expected.log_softmax(1), log_target=True, reduction="batchmean"))
+
+
+@pytest.mark.parametrize("network", sorted(NETWORKS))
+def test_predictions_are_near_what_is_measured_one_at_a_time(network: str) -> None:
+    bench = trained_workbench(network)
+    steps = _steps(bench)
+    predicted = torch.tensor(damages(bench.compressor, bench.calibration, steps))
+    measured = torch.tensor([_measured(bench, step) for step in steps])
+    assert len(steps) > 10
+    assert _spearman(predicted, measured) >= 0.9
+    assert 0.7 < float((predicted / measured).median()) < 1.4, "nats, not only an order"
+
+
+def test_they_are_settled_and_leave_the_network_alone() -> None:
+    bench = workbench("residual")
+    steps, before = _steps(bench)[:6], state_hash(bench.model)
+    assert damages(bench.compressor, bench.calibration, steps) == damages(bench.compressor, bench.calibration, steps)
+    assert state_hash(bench.model) == before
+
+
+def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = workbench("separable")
+    steps = _steps(bench)[:12]
+    whole_at_once = damages(bench.compressor, bench.calibration, steps)
+    monkeypatch.setattr(sensitivity, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(sensitivity, "GRADIENT_BYTES", 1)
+    assert damages(bench.compressor, bench.calibration, steps) == pytest.approx(whole_at_once, rel=1e-3)
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(6, 8, 3), nn.Conv2d(6, 8, (3, 1)), nn.Conv1d(6, 8, 5), nn.Linear(6, 8),
+                                   nn.Conv2d(6, 8, 1)], ids=str)
+def test_factors_compose_to_the_weight_that_they_compute(layer: nn.Module) -> None:
+    facts = Layer(name="x", kind="linear" if isinstance(layer, nn.Linear) else "conv", in_channels=6,
+                  out_channels=8, kernel=tuple(layer.weight.shape[2:]))
+    inputs = torch.randn(2, 6, *(9 for _ in layer.weight.shape[2:]))
+    for method in methods_for(facts):
+        args = rank_args(whole(facts), method, 0.6, 1)
+        assert args is not None
+        factors = factorize(layer, method, args)
+        single = copy.deepcopy(layer)
+        with torch.no_grad():
+            single.weight.copy_(composed([factor.weight.detach() for factor in factors]))
+        torch.testing.assert_close(outputs(single, inputs), outputs(factors, inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_a_dropped_block_is_refused() -> None:
+    bench = workbench("residual")
+    with pytest.raises(InputError, match="dropped block must be measured"):
+        weight_changes(bench.compressor, Step(bench.table.blocks[0].name, "drop", {}))
+
+
+def _spearman(one: Tensor, other: Tensor) -> float:
+    ranks = torch.stack([x.argsort().argsort().double() for x in (one, other)])
+    return float(torch.corrcoef(ranks)[0, 1])
