@@ -158,7 +158,8 @@ def integers(bench: Workbench, widths: tuple[int, ...], activation_bits: int, **
     """All layers as integers, the widths in turn; `settings` of the step wherever they are legal."""
     embeddings = {layer.name for layer in bench.table.layers if layer.kind == "embedding"}
     return Plan.of([Step(name, "quantize", quantize_args(
-        widths[i % len(widths)], 32 if name in embeddings else activation_bits, {**DEFAULTS, **settings}))
+        widths[i % len(widths)], 32 if name in embeddings else activation_bits, {**DEFAULTS, **settings},
+        bench.table.by_name[name]))
                     for i, name in enumerate(sites(bench))])
 
 
