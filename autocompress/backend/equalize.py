@@ -20,6 +20,9 @@ from autocompress.backend.calibration import BATCH
 from autocompress.backend.compressed import leaves
 from autocompress.backend.rescale import Scaling, by_columns, first_leaf, rescale
 
+SWEEPS, SETTLED = 20, 1e-3
+"""Most rounds over the network, and the relative change of all factors at which they end: what a layer reads and what
+it writes are rescaled, and each moves the ranges of the other side."""
 FLOOR = 1e-4
 """A channel of a smaller range than this share of the largest counts as having it: little is known of one so quiet."""
 HEADROOM = 0.8
@@ -37,17 +40,24 @@ def equalize(model: nn.Module, scalings: Mapping[str, Scaling], asked: Mapping[s
     """
     chosen = {source: scaling for source, scaling in scalings.items() if source in asked}
     seen, reached = _ranges(model, chosen, calibration)
-    factors = {}
-    for source, scaling in chosen.items():  # in this order, because the rows of one follow from its own columns
-        written = seen[source] if asked[source] == "activations" else _rows(model, source, folds.get(source, ""))
-        factor = _halfway(written, *_columns(model, scaling))
-        if scaling.cap is not None:
-            room = HEADROOM * scaling.cap
-            free = reached[source] < room
-            factor = torch.where(free, torch.minimum(factor, room / reached[source].clamp_min(1e-12)), 1.0)
-        rescale(model, scaling, factor)
-        factors[source] = factor
-    return factors
+    factors = {source: torch.ones_like(values) for source, values in seen.items()}
+    for _ in range(SWEEPS):
+        moved = 0.0
+        for source, scaling in chosen.items():
+            known = factors[source]
+            rows = _rows(model, source, folds.get(source, "")) / known
+            columns, own_scales = _columns(model, scaling)
+            factor = _halfway(seen[source] if asked[source] == "activations" else rows, columns * known, own_scales)
+            if scaling.cap is not None:
+                room = HEADROOM * scaling.cap
+                free = reached[source] < room
+                factor = torch.where(free, torch.minimum(factor, room / reached[source].clamp_min(1e-12)), 1.0)
+            rescale(model, scaling, factor / known)
+            factors[source] = factor
+            moved = max(moved, float((factor / known - 1).abs().max()))
+        if moved < SETTLED:
+            break
+    return {source: factors[source] for source in chosen}
 
 
 def _halfway(written: Tensor, read: Tensor, own_scales: bool) -> Tensor:
