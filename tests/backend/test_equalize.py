@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from autocompress.backend.calibration import reestimate_norms
@@ -27,7 +28,7 @@ from autocompress.techniques.base import check_plan
 from autocompress.techniques.quantize import equalized
 from autocompress.testing.exporters import integers, structure
 from autocompress.testing.networks import NETWORKS, randomised_norms, task_data
-from autocompress.testing.techniques import outputs, state_hash, workbench
+from autocompress.testing.techniques import outputs, workbench
 
 WAYS = ("weights", "activations")
 FOUND: dict[str, dict[str, dict[str, int]]] = {
@@ -295,12 +296,16 @@ def test_trained_weights_are_not_rescaled_twice(tmp_path: Path) -> None:
     plan = integers(bench, (4,), 8, equalize="activations")
     assert sum("equalize" in step.args for step in plan.steps) == 3
     evaluation = bench.evaluate(plan, 1)
-    again = bench.rebuild(plan, 1)
-    assert len(bench.build(again).data) == evaluation.metrics["size_bytes"]
-    agreement = _agreement(bench, again.model)
-    assert agreement > 0.6, "rescaled twice, its answers would be others'"
+    again, kept = bench.rebuild(plan, 1), load_file(bench.weights_path(plan, 1))
+    started = bench.compressor.compress(plan)
+    for name in bench.compressor.coupling.scalings:
+        trained = again.model.state_dict()[f"{name}.weight"]
+        torch.testing.assert_close(trained, kept[f"model.{name}.weight"], rtol=0, atol=0)
+        # Training moves a factor by less than rescaling does.
+        moved = (trained / started.model.state_dict()[f"{name}.weight"]).abs().log().abs().median()
+        rescaled = (trained / bench.model.state_dict()[f"{name}.weight"]).abs().log().abs().median()
+        assert moved < rescaled
     assert bench.measured(again, 1, {}).metrics["accuracy"] == evaluation.metrics["accuracy"]
-    assert state_hash(bench.rebuild(plan, 1).model) == state_hash(again.model)
 
 
 def test_rescaled_inputs_are_no_taps_of_attention() -> None:
@@ -310,11 +315,6 @@ def test_rescaled_inputs_are_no_taps_of_attention() -> None:
 
 
 # -- what it is good for -------------------------------------------------------------------------------
-
-
-def _agreement(bench: Workbench, model: nn.Module) -> float:
-    inputs = bench.calibration
-    return float((outputs(model, inputs).argmax(1) == outputs(bench.model, inputs).argmax(1)).float().mean())
 
 
 @pytest.mark.parametrize("network", ["chain", "separable"])
@@ -336,7 +336,6 @@ def test_channels_made_uneven_by_hand_are_rescued(network: str) -> None:
         return float((scores - expected).norm() / (expected - expected.mean(0)).norm())
 
     without = error("none")
-    print(network, without, [error(way) for way in WAYS])
     for way in WAYS:
         assert error(way) < 0.5 * without, way
 
