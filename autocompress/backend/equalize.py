@@ -47,11 +47,9 @@ def equalize(model: nn.Module, scalings: Mapping[str, Scaling], asked: Mapping[s
             known = factors[source]
             rows = _rows(model, source, folds.get(source, "")) / known
             columns, own_scales = _columns(model, scaling)
-            factor = _halfway(seen[source] if asked[source] == "activations" else rows, columns * known, own_scales)
-            if scaling.cap is not None:
-                room = HEADROOM * scaling.cap
-                free = reached[source] < room
-                factor = torch.where(free, torch.minimum(factor, room / reached[source].clamp_min(1e-12)), 1.0)
+            written = seen[source] if asked[source] == "activations" else rows
+            room = None if scaling.cap is None else HEADROOM * scaling.cap / reached[source].clamp_min(1e-12)
+            factor = _halfway(written, columns * known, own_scales, room)
             rescale(model, scaling, factor / known)
             factors[source] = factor
             moved = max(moved, float((factor / known - 1).abs().max()))
@@ -60,16 +58,22 @@ def equalize(model: nn.Module, scalings: Mapping[str, Scaling], asked: Mapping[s
     return {source: factors[source] for source in chosen}
 
 
-def _halfway(written: Tensor, read: Tensor, own_scales: bool) -> Tensor:
-    """Factors `(C,)`, of geometric mean 1, by which the ranges of channels as `written` and as `read` become alike.
-    Where each channel has a scale of its own at the reader, those written are all made equal. A channel that is not
-    used, or not finite, keeps its factor."""
-    known = (written > 0) & (read > 0) & written.isfinite() & read.isfinite()
-    if not known.any():
+def _halfway(written: Tensor, read: Tensor, own_scales: bool, room: Tensor | None) -> Tensor:
+    """Factors `(C,)` by which the ranges of channels as `written` and as `read` become alike. Where each channel has a
+    scale of its own at the reader, those written are all made equal.
+
+    `room`: the largest factor of each channel; one of less than 1 stays as it is. The others follow those that stay,
+    or else have a geometric mean of 1. A channel that is not used, or not finite, stays too.
+    """
+    usable = (written > 0) & (read > 0) & written.isfinite() & read.isfinite()
+    free = usable if room is None else usable & (room > 1)
+    if not free.any():
         return torch.ones_like(written)
-    written, read = (ranges.clamp_min(FLOOR * float(ranges[known].max())) for ranges in (written, read))
+    written, read = (ranges.clamp_min(FLOOR * float(ranges[usable].max())) for ranges in (written, read))
     balance = 1 / written if own_scales else (read / written).sqrt()
-    return torch.where(known, balance / balance[known].log().mean().exp(), 1.0)
+    leading = usable & ~free if (usable & ~free).any() else free
+    factor = balance / balance[leading].log().mean().exp()
+    return torch.where(free, factor if room is None else torch.minimum(factor, room), 1.0)
 
 
 def _columns(model: nn.Module, scaling: Scaling) -> tuple[Tensor, bool]:
