@@ -1,4 +1,4 @@
-"""A plan carried out: prune, decompose, sparsify, recover, quantise, on a copy of the original.
+"""A plan carried out: prune, decompose, sparsify, equalise, recover, quantise, on a copy of the original.
 
 The whole plan is checked and resolved on facts before a tensor is touched. The result is a deterministic
 function of weights, plan, calibration data and seed.
@@ -74,7 +74,8 @@ class Compressor:
         return result
 
     def compress(self, plan: Plan) -> Compressed:
-        """The whole plan without training: structure, integer weights, norms re-estimated, biases corrected."""
+        """The whole plan without training: structure, even channels, integer weights, norms re-estimated, biases
+        corrected."""
         result = self.restructure(plan)
         self._equalize(result)
         quantize(result, self._calibration, self.rounded(result))
