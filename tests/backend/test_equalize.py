@@ -337,6 +337,6 @@ def test_channels_made_uneven_by_hand_are_rescued(network: str) -> None:
 
     without = error("none")
     for way in WAYS:
-        assert error(way) < 0.5 * without, way
+        assert error(way) < 0.1 * without, way
 
 
