@@ -1,4 +1,4 @@
-"""A plan carried out: prune, decompose, sparsify, recover, quantise, on a copy of the original.
+"""A plan carried out: prune, decompose, sparsify, equalise, recover, quantise, on a copy of the original.
 
 The whole plan is checked and resolved on facts before a tensor is touched. The result is a deterministic
 function of weights, plan, calibration data and seed.
@@ -21,6 +21,7 @@ from autocompress.backend.blocks import drop_blocks
 from autocompress.backend.calibration import NormInputs, correct_biases, norm_inputs
 from autocompress.backend.compressed import Compressed, IntegerLayer, integer_layers, leaves, replace_module
 from autocompress.backend.coupling import Coupling, cut_channels, removed_indices
+from autocompress.backend.equalize import equalize
 from autocompress.backend.factorize import factorize, shapes
 from autocompress.backend.importance import channel_scores
 from autocompress.backend.memo import Memo, content
@@ -34,6 +35,7 @@ from autocompress.core.plan import Plan, Receipt, Step
 from autocompress.techniques import resolve
 from autocompress.techniques import sparsify as sparsity
 from autocompress.techniques.prune import DEFAULT_CRITERION
+from autocompress.techniques.quantize import equalized
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,10 @@ class Compressor:
         return result
 
     def compress(self, plan: Plan) -> Compressed:
-        """The whole plan without training: structure, integer weights, norms re-estimated, biases corrected."""
+        """The whole plan without training: structure, even channels, integer weights, norms re-estimated, biases
+        corrected."""
         result = self.restructure(plan)
+        self._equalize(result)
         quantize(result, self._calibration, self.rounded(result))
         return result
 
@@ -154,6 +158,26 @@ class Compressor:
         absorbs = name in self.normed or self.original.get_submodule(name).bias is not None
         return (moments.covariance if absorbs else moments.second)[0]
 
+    def _equalize(self, result: Compressed) -> None:
+        """Rescale channels as the plan asks, with the moments of those inputs. Not where trained weights are put in
+        place of the network's: they have been rescaled."""
+        asked = equalized(self._table, result.plan)
+        if not asked:
+            return
+        folds = {source: self._table.by_name[source].folds_into for source in asked}
+        scalings = self.coupling.scalings
+        for source, factor in equalize(result.model, scalings, asked, folds, self._calibration).items():
+            for name, repeat in scalings[source].readers.items():
+                own = factor.repeat_interleave(repeat)
+                moments = self._moments(result, leaves(result.model, name)[0])
+                if moments is not None:
+                    key = ("equalize", name, id(moments), content(own))
+                    result.moments[name], _ = self._memo.get(key, partial(_rescaled, moments, own))
+            result.receipts += [Receipt(name, "equalize", {
+                "against": source, "rescaled": int((factor != 1).sum()), "channels": len(factor),
+                "least": round(float(factor.min()), 6), "largest": round(float(factor.max()), 6),
+            }) for name in scalings[source].readers if name in result.plan.find("quantize")]
+
     def _moments(self, result: Compressed, name: str) -> Moments | None:
         """Of the input that a layer, or the first factor of one, still has; None where its groups were cut, and where
         a first factor sees it through another kernel."""
@@ -227,6 +251,11 @@ class Compressor:
                 kept[name] = int(result.masks[name].kept.sum())
             receipts.append(Receipt(step.site, "sparsify", {"pattern": pattern, "criterion": criterion, "kept": kept}))
         return receipts
+
+
+def _rescaled(moments: Moments, factor: Tensor) -> tuple[Moments, Moments]:
+    """With the moments that they were made from, to keep those alive: it is by their identity that these are found."""
+    return moments.rescaled(factor), moments
 
 
 _STRUCTURE: dict[str, Callable[[Compressor, Compressed, list[Step], bool], list[Receipt]]] = {

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from autocompress.core.layer import Layer, LayerTable
 from autocompress.core.plan import Plan
 from autocompress.errors import InputError
+from autocompress.techniques.quantize import equalized
 
 MOST_TAPS = 4
 
@@ -33,18 +34,19 @@ class Original:
 
 def find_taps(table: LayerTable, plan: Plan) -> tuple[Layer, ...]:
     """Layers whose input is compared: at each resolution the last one to read it, so that sums and activations
-    before it are seen; of more than `MOST_TAPS` resolutions the last ones. Blocks that the plan drops are passed over.
+    before it are seen; of more than `MOST_TAPS` resolutions the last ones. Blocks that the plan drops are passed over,
+    and inputs that it rescales, whose channels count for more or less than the original's.
 
     InputError where no layer reads a map: `(C, …)` before a convolution, `(…, C)` before a linear layer, of more than
     one place, and not the network's own input, which is the same for every student.
     """
-    gone = table.gone(plan.find("drop"))
+    gone, rescaled = table.gone(plan.find("drop")), equalized(table, plan)
     last: dict[tuple[int, ...], Layer] = {}
     for layer in table.layers:
         places = layer.in_shape[1:] if layer.kind == "conv" else layer.in_shape[:-1]
         first = bool(layer.reads) and layer.reads == table.layers[0].reads
         if layer.kind in ("conv", "linear") and not layer.locked and layer.name not in gone and not first \
-                and prod(places) > 1:
+                and layer.scales_with not in rescaled and prod(places) > 1:
             last.pop(places, None)  # in the order of the layers that stay
             last[places] = layer
     if not last:

@@ -67,6 +67,12 @@ class Moments:
         return Moments(self.mean[:, chosen], self.covariance[:, chosen][:, :, chosen],
                        self.magnitude[kept], self.active[kept])
 
+    def rescaled(self, factor: Tensor) -> Moments:
+        """Those of the input with each channel times `factor` (channels,), all above 0."""
+        own = factor.repeat_interleave(self.mean.numel() // len(factor)).reshape(self.mean.shape)
+        return Moments(self.mean * own, self.covariance * own[:, :, None] * own[:, None, :],
+                       self.magnitude * factor, self.active)
+
 
 @dataclass(frozen=True)
 class Sensitivity:

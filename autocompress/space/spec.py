@@ -35,8 +35,9 @@ class PruneSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class QuantizeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bit-widths to choose from; "profile" means all that the profile allows.
 
-    `activation_scope`: one choice for the whole model, or one for each layer. Of `grids`, `groups`, `roundings` and
-    `ranges` one is chosen for the whole model, and followed wherever it is legal; see `techniques.quantize`.
+    `activation_scope`: one choice for the whole model, or one for each layer. Of `grids`, `groups`, `roundings`,
+    `ranges` and `equalizes` one is chosen for the whole model, and followed wherever it is legal; see
+    `techniques.quantize`.
     """
 
     weight_bits: tuple[int, ...] | Literal["profile"] = "profile"
@@ -46,13 +47,15 @@ class QuantizeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     groups: tuple[int, ...] = (0,)
     roundings: tuple[str, ...] = ("feedback",)
     ranges: tuple[str, ...] = ("minmax",)
+    equalizes: tuple[str, ...] = ("none",)
     skip: tuple[str, ...] = ()
 
 
     @property
     def settings(self) -> dict[str, tuple[int | str, ...]]:
         """What may be chosen for the whole model, by the name of the step's argument."""
-        return {"grid": self.grids, "group": self.groups, "rounding": self.roundings, "range": self.ranges}
+        return {"grid": self.grids, "group": self.groups, "rounding": self.roundings, "range": self.ranges,
+                "equalize": self.equalizes}
 
 
 class DecomposeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

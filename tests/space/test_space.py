@@ -85,6 +85,26 @@ def test_settings_of_quantisation_hold_wherever_they_are_legal(table: LayerTable
     assert args(1, 32) == {"weight_bits": 1, "activation_bits": 32, "group": 64, "rounding": "nearest"}
 
 
+def test_channels_are_rescaled_only_where_they_can_be(table: LayerTable) -> None:
+    text = 'schema = 1\nname = "m"\n[quantize]\nweight_bits = [4, 16]\nequalizes = ["activations", "none"]\n'
+    space = build_space(table, parse_space(text, "m.toml"), load_profile("host"))
+    assert space.by_name["equalize:*"].choices == ("activations", "none")
+    values = {**space.uniform(4), "bits:c": 16}
+    plan = space.decode(values)
+    check_plan(table, plan, space.profile)
+    assert {site: step.args.get("equalize") for site, step in plan.find("quantize").items()} == {
+        "a": None, "b": "activations", "c": None, "fc": "activations"}
+    assert not any("equalize" in step.args for step in space.decode({**values, "equalize:*": "none"}).steps)
+    alone = msgspec.structs.replace(
+        table, layers=tuple(msgspec.structs.replace(layer, scales_with="") for layer in table.layers))
+    without = build_space(alone, parse_space(text, "m.toml"), load_profile("host"))
+    assert "equalize:*" not in without.by_name
+    assert not any("equalize" in step.args for step in without.decode(without.uniform(4)).steps)
+    with pytest.raises(InputError, match=r"`equalize` at c must be left out.*it cannot at any layer"):
+        check_plan(alone, Plan((Step("c", "quantize", {"weight_bits": 4, "activation_bits": 8,
+                                                       "equalize": "weights"}),)), space.profile)
+
+
 def test_the_smallest_plan_does_without_groups(table: LayerTable) -> None:
     text = 'schema = 1\nname = "m"\n[quantize]\nweight_bits = [4]\nactivation_bits = [32]\ngroups = [32, 0]\n'
     space = build_space(table, parse_space(text, "m.toml"), load_profile("host"))
