@@ -123,7 +123,7 @@ def _nearest_plane(columns: Tensor, factor: Factor, nearest: Callable[..., Tenso
     errors = torch.empty_like(columns)  # in the factor's order
     wishes, aims, owed = (columns.new_zeros(groups, STRIP, rows) for _ in range(3))
     near = columns.new_zeros(groups, STRIP, STRIP)
-    wish, aim, owe, row = (whole.split(1, 1) for whole in (wishes, aims, owed, near))
+    wish, aim, owe, row = (torch.split(whole, 1, 1) for whole in (wishes, aims, owed, near))
     for begin in range((d - 1) // BLOCK * BLOCK, -1, -BLOCK):
         end = min(begin + BLOCK, d)
         flat = _flat(factor.order[:, begin:end], d)
@@ -132,10 +132,11 @@ def _nearest_plane(columns: Tensor, factor: Factor, nearest: Callable[..., Tenso
         block = torch.baddbmm(target, factor.pull[:, begin:end, end:], errors[:, end:])
         for low in range((end - begin - 1) // STRIP * STRIP, -1, -STRIP):
             high = min(low + STRIP, end - begin)
-            used, here, after = slice(STRIP - high + low, STRIP), slice(begin + low, begin + high), slice(begin + high, end)
+            here, after = slice(begin + low, begin + high), slice(begin + high, end)
+            used = slice(STRIP - high + low, STRIP)
             wishes[:, used] = torch.baddbmm(block[:, low:high], factor.pull[:, here, after], errors[:, after])
             aims[:, used], near[:, used, used] = target[:, low:high], factor.pull[:, here, here]
-            own = [other[:, low:high].split(1, 1) for other in others]
+            own = [torch.split(other[:, low:high], 1, 1) for other in others]
             for i in range(STRIP - 1, used.start - 1, -1):
                 value = nearest(wish[i].baddbmm_(row[i], owed), *(of[i - used.start] for of in own))
                 torch.sub(aim[i], value, out=owe[i])

@@ -63,6 +63,14 @@ def top_level(weight: QuantizedWeight) -> int:
     return largest_level(weight.bits) if weight.table is None else int(weight.table[-1])
 
 
+def level_table(weight: QuantizedWeight) -> Tensor:
+    """All levels of a weight's grid, ascending, as float."""
+    if weight.table is not None:
+        return weight.table.float()
+    top = largest_level(weight.bits)
+    return torch.arange(-top, top + 1, 1 if weight.bits == 8 else 2).float()
+
+
 def round_to_levels(ratio: Tensor, bits: int, table: Tensor | None = None) -> Tensor:
     """Nearest level of each `weight / step`, as float."""
     if table is not None:

@@ -8,6 +8,7 @@ from math import gcd
 import torch
 from torch import Tensor
 
+from autocompress.backend.adaround import round_up_or_down
 from autocompress.backend.calibration import correct_biases, reestimate_norms, runs_before_a_norm
 from autocompress.backend.compressed import Compressed, weight_bits
 from autocompress.backend.feedback import Factor, round_with_feedback
@@ -16,8 +17,8 @@ from autocompress.core.plan import Receipt, Scalar
 from autocompress.techniques.quantize import DEFAULTS
 
 SCALE_SAMPLE = 256
-"""About so many weights of a row are those from which its scale is chosen: at 8 bits together with the largest, which must not be cut off;
-below, feedback refits the scale."""
+"""About so many weights of a row are those from which its scale is chosen: at 8 bits together with the largest, which
+must not be cut off; below, feedback refits the scale."""
 
 
 def rounded_weight(weight: Tensor, args: Mapping[str, Scalar], second: Tensor | None, kept: Tensor | None,
@@ -32,6 +33,8 @@ def rounded_weight(weight: Tensor, args: Mapping[str, Scalar], second: Tensor | 
         return _in_eight_bits(weight, kept)
     if second is None or bits == 8 or args.get("rounding") == "nearest":
         return start_weight(weight, args, second, kept)
+    if args.get("rounding") == "adaround":
+        return round_up_or_down(weight, start_weight(weight, args, second, kept), second, what, kept)
     every = _every(weight) if plain else 1  # a codebook asks for more than scales
     start = start_weight(weight.flatten(1)[:, ::every], args, second,
                          None if kept is None else kept.flatten(1)[:, ::every])
