@@ -23,6 +23,7 @@ from autocompress.backend.compressed import Compressed, IntegerLayer, integer_la
 from autocompress.backend.coupling import Coupling, cut_channels, removed_indices
 from autocompress.backend.equalize import equalize
 from autocompress.backend.factorize import factorize, shapes
+from autocompress.backend.feedback import Factor, factored
 from autocompress.backend.importance import channel_scores
 from autocompress.backend.memo import Memo, content
 from autocompress.backend.quantization import QuantizedWeight
@@ -61,6 +62,7 @@ class Compressor:
         self._groups = {group.name: group for group in table.groups}
         self._order: dict[tuple[str, str], np.ndarray] = {}
         self._memo = Memo()
+        self._originals = {name.removesuffix(".weight"): weight for name, weight in model.named_parameters()}
         self.normed = {layer.folds_into for layer in table.layers if layer.folds_into}
 
     def restructure(self, plan: Plan, fit: bool = True) -> Compressed:
@@ -195,14 +197,26 @@ class Compressor:
         rounded = {}
         for layer in integer_layers(result):
             moments = self._moments(result, layer.name)
-            key = ("round", layer.name, str(layer.args), id(moments), content(layer.weight), content(layer.kept))
+            key = ("round", layer.name, str(layer.args), id(moments), self._identity(layer), content(layer.kept))
             rounded[layer.name], _ = self._memo.get(key, partial(self._rounded, layer, moments))
         return rounded
+
+    def _identity(self, layer: IntegerLayer) -> str:
+        """What tells a layer's weight from others it may have; comparing is faster than hashing."""
+        original = self._originals.get(layer.name)
+        return "original" if original is not None and torch.equal(layer.weight, original) else content(layer.weight)
 
     def _rounded(self, layer: IntegerLayer, moments: Moments | None) -> tuple[QuantizedWeight, Moments | None]:
         """The integers, and the moments to keep them alive: it is by their identity that the result is found."""
         second = None if moments is None else self._weighing(layer.name, moments)
-        return rounded_weight(layer.weight.detach(), layer.args, second, layer.kept, layer.name), moments
+
+        def shared() -> Factor:
+            """One for all widths."""
+            assert second is not None
+            key = ("factor", layer.name, id(moments))
+            return self._memo.get(key, lambda: (factored(second, layer.name), moments))[0]
+
+        return rounded_weight(layer.weight.detach(), layer.args, second, layer.kept, layer.name, shared), moments
 
     def _weighing(self, name: str, moments: Moments) -> Tensor:
         """Second moments `(groups, d, d)` that weigh an error of any layer, or of the first factor of one."""

@@ -64,7 +64,7 @@ class Moments:
         """Those of the input channels `kept` (M,) of an ungrouped layer."""
         area = self.mean.shape[1] // len(self.magnitude)
         chosen = (kept[:, None] * area + torch.arange(area)).flatten()
-        return Moments(self.mean[:, chosen], self.covariance[:, chosen][:, :, chosen],
+        return Moments(self.mean[:, chosen], self.covariance.index_select(1, chosen).index_select(2, chosen),
                        self.magnitude[kept], self.active[kept])
 
     def rescaled(self, factor: Tensor) -> Moments:

@@ -10,7 +10,8 @@ Further args, left out where they are the default:
   two (2 to 4 bits).
 * `group`: that many weights of a row share a scale, instead of the whole row. With float activations only: integer
   kernels know one scale per channel.
-* `rounding`: "feedback", each error made up for by the weights that follow, or "nearest".
+* `rounding`: "feedback", each error made up for by the weights that follow; "nearest"; or "adaround", up or
+  down as learned from the moments of the input. Where those are not known, all round to nearest.
 * `range`: how the range of a quantised activation is chosen, one way for the whole network.
 * `equalize`: the channels that this layer reads are rescaled against the layer that writes them, so that the network
   computes the same with more even channels: "weights", by what both layers' weights show, or "activations", by what
@@ -36,7 +37,7 @@ GRIDS = {"linear": (1, 2, 3, 4, 5, 6, 7, 8), "codebook": (2, 3, 4, 5, 6), "pow2"
 """Widths of each grid: one bit is two levels however they are placed; where levels are many, even ones are as good,
 and further powers of two too small to matter."""
 SETTINGS: dict[str, tuple[Scalar, ...]] = {
-    "grid": tuple(GRIDS), "group": (0, 32, 64, 128), "rounding": ("feedback", "nearest"),
+    "grid": tuple(GRIDS), "group": (0, 32, 64, 128), "rounding": ("feedback", "nearest", "adaround"),
     "range": ("minmax", "mse", "percentile", "entropy"), "equalize": ("none", "weights", "activations"),
 }
 """What else a step may say beside its widths; the first of each is the default and is left out of `args`."""
