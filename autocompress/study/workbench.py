@@ -134,7 +134,8 @@ class Workbench:
         if rung:
             with _timed(timings, "distill"):
                 distill(compressed, self.teacher, self.data, self._recipe(rung, seconds), self.calibration,
-                        self.seed, self._device, should_stop, Original(self._original, self.table))
+                        self.seed, self._device, should_stop,
+                        Original(self._original, self.table, self.compressor.coupling))
             save_weights(compressed, self.weights_path(plan, rung))
         return self.measured(compressed, rung, timings)
 
