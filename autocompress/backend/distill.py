@@ -28,8 +28,8 @@ from autocompress.backend.learned_step import freeze_steps, learn_steps
 from autocompress.backend.rounding import quantize
 from autocompress.backend.schedule import Schedule
 from autocompress.backend.teacher import Teacher, TrainingData
-from autocompress.core.layer import Layer
-from autocompress.core.plan import Receipt
+from autocompress.core.layer import LayerTable
+from autocompress.core.plan import Plan, Receipt
 from autocompress.errors import InputError, TrialError
 
 
@@ -82,14 +82,26 @@ class Recipe:
             raise InputError("epochs must be above 0 where block_steps is 0: a recovery of neither does nothing")
 
     @property
-    def runs_original(self) -> bool:
-        """Whether the original itself is needed, not only its answers."""
-        return bool(self.attention_weight or self.feature_weight or self.block_steps)
+    def compares_features(self) -> bool:
+        """Whether the original runs beside the student."""
+        return bool(self.attention_weight or self.feature_weight)
 
 
 def autocast(device: str) -> torch.autocast:
     """bfloat16 on a GPU. On CPUs float32: pruned networks were no faster in bfloat16 even with matrix units."""
     return torch.autocast(device.split(":")[0], dtype=torch.bfloat16, enabled=device.startswith("cuda"))
+
+
+def check_recipe(recipe: Recipe, original: LayerTable | None, inputs: Tensor) -> None:
+    """InputError when a network of these facts, or one without an original at hand, cannot be trained so on `inputs`
+    `(N, …)`."""
+    if recipe.mixup and not inputs.is_floating_point():
+        raise InputError(f"mixup must be 0 for inputs that cannot be mixed, such as tokens, but it is {recipe.mixup:g}")
+    if original is None and (recipe.compares_features or recipe.block_steps):
+        raise InputError("attention_weight, feature_weight and block_steps must be 0 without the original, but are "
+                         f"{recipe.attention_weight:g}, {recipe.feature_weight:g} and {recipe.block_steps}")
+    if original is not None and recipe.compares_features:
+        find_taps(original, Plan())
 
 
 def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Recipe, calibration: Tensor,
@@ -101,9 +113,8 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
     cannot be mixed. TrialError when the loss is not finite or `should_stop` says so. Deterministic for given inputs
     unless `recipe.seconds` cuts it short.
     """
-    taps = _taps(recipe, original, start)
-    if recipe.mixup and not calibration.is_floating_point():
-        raise InputError(f"mixup must be 0 for inputs that cannot be mixed, such as tokens, but it is {recipe.mixup:g}")
+    check_recipe(recipe, None if original is None else original.table, calibration)
+    taps = find_taps(original.table, start.plan) if original is not None and recipe.compares_features else ()
     if recipe.block_steps and original is not None:
         before = time.perf_counter()
         bound = recipe.seconds if recipe.seconds is None or not recipe.epochs else recipe.seconds / 2
@@ -192,15 +203,6 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
            (("attention_of", recipe.attention_weight), ("features_of", recipe.feature_weight)) if weight}}))
     quantize(start, calibration, learned)
     return start
-
-
-def _taps(recipe: Recipe, original: Original | None, start: Compressed) -> tuple[Layer, ...]:
-    if original is None:
-        if recipe.runs_original:
-            raise InputError("attention_weight, feature_weight and block_steps must be 0 without the original, but are "
-                             f"{recipe.attention_weight:g}, {recipe.feature_weight:g} and {recipe.block_steps}")
-        return ()
-    return find_taps(original.table, start.plan) if recipe.attention_weight or recipe.feature_weight else ()
 
 
 def _loss(student: Tensor, teacher: Tensor, labels: Sequence[tuple[float, Tensor]], recipe: Recipe) -> Tensor:
