@@ -181,6 +181,9 @@ def checked(data: TaskData) -> TaskData:
         only = int(data.train.targets[0])
         raise InputError(f"{data.name}: the training split must hold at least 2 classes, but all labels are {only}")
     _check_normalisation(data)
+    if data.augment is not None and not callable(data.augment):
+        raise InputError(f"{data.name}: `augment` must be a function of a batch and a generator, "
+                         f"but is {data.augment!r}")
     return data
 
 
