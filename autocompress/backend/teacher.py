@@ -59,14 +59,11 @@ class Teacher:
         return inputs, known[rows]
 
     def mixed(self, epoch: int, rows: Tensor, partners: Tensor, share: float) -> tuple[Tensor, Tensor]:
-        """As `batch`, each input `share` of that of `rows` and the rest of that of `partners`; the answers, asked for
-        anew, are not kept."""
-        began = time.perf_counter()
+        """As `batch`, each input `share` of that of `rows` and the rest of that of `partners`. The answers, asked for
+        anew, are not kept, nor their time counted as the teacher's: each student pays for its own."""
         stored = self._view(1 + epoch % self.VIEWS)
         inputs = torch.lerp(self._data.normalise(stored[partners]), self._data.normalise(stored[rows]), share)
-        logits = self._answer(inputs).float().cpu()
-        self.seconds += time.perf_counter() - began
-        return inputs, logits
+        return inputs, self._answer(inputs).float().cpu()
 
     def save(self) -> None:
         """Keep what was answered for later processes; what another process kept meanwhile is kept too."""

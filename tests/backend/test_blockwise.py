@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from autocompress.backend import blockwise
 from autocompress.backend.blockwise import reconstruct_blocks
+from autocompress.backend.compress import Compressor
 from autocompress.backend.compressed import Compressed
 from autocompress.backend.distill import Recipe, distill
 from autocompress.backend.features import Original
@@ -21,7 +22,7 @@ from autocompress.errors import InputError, TrialError
 from autocompress.study.workbench import Workbench
 from autocompress.tasks.splits import TaskData
 from autocompress.testing.exporters import integers, sparse, structure
-from autocompress.testing.networks import NETWORKS, Residual
+from autocompress.testing.networks import NETWORKS, Residual, randomised_norms
 from autocompress.testing.techniques import outputs, state_hash, workbench
 
 READERS = {
@@ -235,6 +236,32 @@ def test_a_network_that_adds_to_its_shortcut_in_place_learns_from_what_was_there
     student = Compressed(copy.deepcopy(model), Plan())
     done = reconstruct_blocks(student, Original(model, table, coupling), bench.calibration, 5, 0)
     assert state_hash(done.model) == state_hash(bench.model)
+
+
+def test_a_unit_may_end_before_a_norm_whose_channels_are_cut() -> None:
+    class NormFirst(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.fc = nn.Conv2d(3, 16, 3), nn.Linear(16, 5)
+            self.norm, self.conv = nn.BatchNorm2d(16), nn.Conv2d(16, 16, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.tanh(self.stem(x))
+            x = x + self.conv(torch.relu(self.norm(x)))
+            scores: Tensor = self.fc(x.mean((2, 3)))
+            return scores
+
+    torch.manual_seed(0)
+    model = randomised_norms(NormFirst().eval())
+    inputs = torch.randn(64, 3, 10, 10)
+    table, coupling = trace(model, (3, 10, 10))
+    (group,) = [group for group in table.groups if group.name == "stem"]
+    plan = Plan.of([Step("stem", "prune", {"keep": 8})])
+    start = Compressor(model, table, coupling, inputs).compress(plan)
+    done = reconstruct_blocks(start, Original(model, table, coupling), inputs, 30, 0)
+    errors = next(r for r in done.receipts if r.technique == "blockwise").facts["errors"]
+    assert list(errors) == ["norm", "fc", "output"] and group.channels == 16  # type: ignore[call-overload]
+    assert errors["norm"] == [0.0, 0.0] and errors["fc"][1] < errors["fc"][0]  # type: ignore[call-overload, index]
 
 
 def test_mixed_inputs_are_answered_anew_and_tokens_are_refused() -> None:
