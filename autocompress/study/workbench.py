@@ -58,8 +58,8 @@ class Workbench:
     """Holds one trained network and its data; evaluates plans at any rung. Deterministic for a seed.
 
     `folder` keeps the weights of distilled candidates and the teacher's answers, `statistics` (if given) what is
-    measured of the original, for other studies too. `threads` is for accuracy and training; latency is always
-    measured with one. `recovery`: how to train; how long is for the rung, and its blocks are reconstructed once.
+    measured of the original, for other studies too. `threads` is for accuracy and training; latency is measured with
+    one. `recovery`: how to train; how long is for the rung. With `block_steps`, rung 1 reconstructs blocks, no more.
     """
 
     def __init__(self, model: nn.Module, data: TaskData, profile: HardwareProfile, *, seed: int, folder: Path,
@@ -138,9 +138,9 @@ class Workbench:
         if rung:
             with _timed(timings, "distill"):
                 trained = rung > 1 and self.weights_path(plan, rung - 1).is_file()
+                original = Original(self._original, self.table, self.compressor.coupling)
                 distill(compressed, self.teacher, self.data, self._recipe(rung, seconds, trained), self.calibration,
-                        self.seed, self._device, should_stop,
-                        Original(self._original, self.table, self.compressor.coupling))
+                        self.seed, self._device, should_stop, original)
             save_weights(compressed, self.weights_path(plan, rung))
         return self.measured(compressed, rung, timings)
 
@@ -169,6 +169,8 @@ class Workbench:
 
     def _recipe(self, rung: int, seconds: float | None, trained: bool = False) -> Recipe:
         known = replace(self._recovery, block_steps=0) if trained else self._recovery
+        if rung == 1 and known.block_steps:  # a short distillation behind it only did harm
+            return replace(known, epochs=0.0, seconds=seconds)
         per_epoch = max(1, len(self.data.train) // known.batch)
         if seconds is not None:
             # The clock ends it; the count only has to be out of reach.

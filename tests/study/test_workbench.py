@@ -48,11 +48,11 @@ def test_a_candidate_is_trained_as_the_space_says(tmp_path: Path, monkeypatch: p
                                                                                  "activation_bits": 8})])
     rungs = [{r.technique: r.facts for r in bench.evaluate(plan, rung, seconds).receipts if r.site == ""}
              for rung, seconds in ((1, None), (2, 0.5))]
-    assert rungs[0].keys() == {"blockwise", "distill"} and rungs[1].keys() == {"distill"}, "its blocks once"
-    assert all(rung["distill"]["features_of"] == ["1.0", "2.0"] for rung in rungs)
+    assert rungs[0].keys() == {"blockwise"} and rungs[1].keys() == {"distill"}
+    assert rungs[1]["distill"]["features_of"] == ["1.0", "2.0"]
     bench.weights_path(plan, 1).unlink()
     again = bench.evaluate(plan, 2, 0.5)
-    assert "blockwise" in {r.technique for r in again.receipts}, "nothing was trained before"
+    assert {"blockwise", "distill"} <= {r.technique for r in again.receipts}, "nothing was trained before"
 
 
 def test_a_recovery_that_the_network_does_not_allow_is_refused_before_any_work(tmp_path: Path) -> None:
