@@ -137,10 +137,9 @@ class Workbench:
             compressed = self.rebuild(plan, rung - 1)
         if rung:
             with _timed(timings, "distill"):
-                trained = rung > 1 and self.weights_path(plan, rung - 1).is_file()
-                original = Original(self._original, self.table, self.compressor.coupling)
-                distill(compressed, self.teacher, self.data, self._recipe(rung, seconds, trained), self.calibration,
-                        self.seed, self._device, should_stop, original)
+                recipe = self._recipe(rung, seconds, self.weights_path(plan, rung - 1).is_file())
+                distill(compressed, self.teacher, self.data, recipe, self.calibration, self.seed, self._device,
+                        should_stop, Original(self._original, self.table, self.compressor.coupling))
             save_weights(compressed, self.weights_path(plan, rung))
         return self.measured(compressed, rung, timings)
 
