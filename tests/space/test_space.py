@@ -205,6 +205,10 @@ def test_widths_that_the_device_does_not_have_are_refused_at_load(table: LayerTa
     ("schema = 1\nname = 'a'\n[drop]\nxyz = 1", "legal here are skip"),
     ("schema = 1\nname = 'a'\n[sparsify]\npatterns = ['2:2']", r"sparsify\.patterns: .* but got '2:2'"),
     ("schema = 1\nname = 'a'\n[sparsify]\npatterns = []", "patterns must not be empty"),
+    ("schema = 1\nname = 'a'\n[drop]\n[recovery]\nmixup = nan", "recovery.mixup must be 0 or more"),
+    ("schema = 1\nname = 'a'\n[drop]\n[recovery]\nblock_steps = -1", "recovery.block_steps must be 0 or more"),
+    ("schema = 1\nname = 'a'\n[drop]\n[recovery]\nblock_step = 1", "did you mean `block_steps`"),
+    ("schema = 1\nname = 'a'\n[recovery]\nmixup = 0.2", "it allows nothing"),
     ("schema = 1\nname = 'a'\n[sparsify]\nmin_density = 0", "min_density must be from 0.001 to below 0.9"),
     ("schema = 1\nname = 'a'\n[sparsify]\ncriteria = ['luck']", "sparsify.criteria"),
 ])
