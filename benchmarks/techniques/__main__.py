@@ -5,8 +5,8 @@
 DIR holds the weights: `resnet18_fashion.safetensors` with its `resnet18_fashion.py`, or `mobilenet.safetensors`, which
 `benchmarks/mobilenet.py` trains. Every row is a file run in ONNX Runtime. The references are torch-pruning's own
 magnitude pruner, round-to-nearest, ONNX Runtime's static quantiser and plain decompositions; where a method changes
-the torch network, norms are re-estimated as they are for ours. Writes `benchmarks/techniques/NETWORK.json` and, from
-all of those, `benchmarks/techniques.md`.
+the torch network, norms are re-estimated on the same images. Writes `benchmarks/techniques/NETWORK.json` and, from
+all of those, `benchmarks/techniques.md`; with `--only` the other rows stay.
 """
 
 from __future__ import annotations

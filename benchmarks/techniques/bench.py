@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -70,9 +71,16 @@ class Bench:
         chosen = getattr(data, split)
         self.split = chosen if limit is None else chosen.take(torch.arange(min(limit, len(chosen))))
         self.file = HERE / f"{network}.json"
-        self.results = Results(network, split, len(self.split), self.bench.threads)
+        self.results = self._kept(Results(network, split, len(self.split), self.bench.threads))
         self.layers = [layer.name for layer in self.bench.table.layers
                        if layer.kind in ("conv", "linear") and not layer.locked]
+
+    def _kept(self, empty: Results) -> Results:
+        """Earlier rows on the same images: those that are not measured anew stay."""
+        if not self.file.exists():
+            return empty
+        found = msgspec.json.decode(self.file.read_bytes(), type=Results)
+        return found if (found.split, found.samples) == (empty.split, empty.samples) else empty
 
     def ours(self, group: str, name: str, plan: Plan) -> None:
         """Apply a plan and score its file."""
@@ -111,6 +119,13 @@ class Bench:
 
     def add(self, found: Row | Cost) -> None:
         """Keep what was found."""
-        (self.results.rows if isinstance(found, Row) else self.results.costs).append(found)  # type: ignore[arg-type]
+        rows: list[Any] = self.results.rows if isinstance(found, Row) else self.results.costs
+        keys = [_key(row) for row in rows]
+        place = keys.index(_key(found)) if _key(found) in keys else len(rows)
+        rows[place:place + 1] = [found]
         print(found, flush=True)
         self.file.write_bytes(msgspec.json.format(msgspec.json.encode(self.results)))
+
+
+def _key(found: Row | Cost) -> tuple[str, ...]:
+    return (found.group, found.name) if isinstance(found, Row) else (found.plan,)
