@@ -32,7 +32,7 @@ class _Found:
 
 def find_blocks(model: nn.Module, example: Tensor) -> tuple[Block, ...]:
     """All blocks that can be dropped, in order. None where torch.fx cannot trace the network symbolically."""
-    graph = _symbolic(copy.deepcopy(model))  # some networks keep what they computed, and would keep the tracer's
+    graph = symbolic(copy.deepcopy(model))  # some networks keep what they computed, and would keep the tracer's
     if graph is None:
         return ()
     try:
@@ -49,7 +49,7 @@ def drop_blocks(model: nn.Module, names: Collection[str]) -> nn.Module:
 
     ValueError when a name is no block of this network.
     """
-    graph = _symbolic(model)
+    graph = symbolic(model)
     by_name = {} if graph is None else {found.block.name: found for found in _found(graph)}
     missing = sorted(set(names) - set(by_name))
     if graph is None or missing:
@@ -73,7 +73,8 @@ def _standing(node: fx.Node, by_name: dict[str, _Found], dropped: Collection[str
     return node
 
 
-def _symbolic(model: nn.Module) -> fx.GraphModule | None:
+def symbolic(model: nn.Module) -> fx.GraphModule | None:
+    """The network as torch.fx traces it, or as it is where it came from there; None where it cannot be traced."""
     if isinstance(model, fx.GraphModule):
         return model
     try:

@@ -1,4 +1,4 @@
-"""A plan carried out: prune, decompose, sparsify, recover, quantise, on a copy of the original.
+"""A plan carried out: prune, decompose, sparsify, equalise, recover, quantise, on a copy of the original.
 
 The whole plan is checked and resolved on facts before a tensor is touched. The result is a deterministic
 function of weights, plan, calibration data and seed.
@@ -21,7 +21,9 @@ from autocompress.backend.blocks import drop_blocks
 from autocompress.backend.calibration import NormInputs, correct_biases, norm_inputs
 from autocompress.backend.compressed import Compressed, IntegerLayer, integer_layers, leaves, replace_module
 from autocompress.backend.coupling import Coupling, cut_channels, removed_indices
+from autocompress.backend.equalize import equalize
 from autocompress.backend.factorize import factorize, shapes
+from autocompress.backend.feedback import Factor, factored
 from autocompress.backend.importance import channel_scores
 from autocompress.backend.memo import Memo, content
 from autocompress.backend.quantization import QuantizedWeight
@@ -34,6 +36,7 @@ from autocompress.core.plan import Plan, Receipt, Step
 from autocompress.techniques import resolve
 from autocompress.techniques import sparsify as sparsity
 from autocompress.techniques.prune import DEFAULT_CRITERION
+from autocompress.techniques.quantize import equalized
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Compressor:
         self._groups = {group.name: group for group in table.groups}
         self._order: dict[tuple[str, str], np.ndarray] = {}
         self._memo = Memo()
+        self._originals = {name.removesuffix(".weight"): weight for name, weight in model.named_parameters()}
         self.normed = {layer.folds_into for layer in table.layers if layer.folds_into}
 
     def restructure(self, plan: Plan, fit: bool = True) -> Compressed:
@@ -72,8 +76,10 @@ class Compressor:
         return result
 
     def compress(self, plan: Plan) -> Compressed:
-        """The whole plan without training: structure, integer weights, norms re-estimated, biases corrected."""
+        """The whole plan without training: structure, even channels, integer weights, norms re-estimated, biases
+        corrected."""
         result = self.restructure(plan)
+        self._equalize(result)
         quantize(result, self._calibration, self.rounded(result))
         return result
 
@@ -154,6 +160,26 @@ class Compressor:
         absorbs = name in self.normed or self.original.get_submodule(name).bias is not None
         return (moments.covariance if absorbs else moments.second)[0]
 
+    def _equalize(self, result: Compressed) -> None:
+        """Rescale channels as the plan asks, with the moments of those inputs. Not where trained weights are put in
+        place of the network's: they have been rescaled."""
+        asked = equalized(self._table, result.plan)
+        if not asked:
+            return
+        folds = {source: self._table.by_name[source].folds_into for source in asked}
+        scalings = self.coupling.scalings
+        for source, factor in equalize(result.model, scalings, asked, folds, self._calibration).items():
+            for name, repeat in scalings[source].readers.items():
+                own = factor.repeat_interleave(repeat)
+                moments = self._moments(result, leaves(result.model, name)[0])
+                if moments is not None:
+                    key = ("equalize", name, id(moments), content(own))
+                    result.moments[name], _ = self._memo.get(key, partial(_rescaled, moments, own))
+            result.receipts += [Receipt(name, "equalize", {
+                "against": source, "rescaled": int((factor != 1).sum()), "channels": len(factor),
+                "least": round(float(factor.min()), 6), "largest": round(float(factor.max()), 6),
+            }) for name in scalings[source].readers if name in result.plan.find("quantize")]
+
     def _moments(self, result: Compressed, name: str) -> Moments | None:
         """Of the input that a layer, or the first factor of one, still has; None where its groups were cut, and where
         a first factor sees it through another kernel."""
@@ -171,14 +197,26 @@ class Compressor:
         rounded = {}
         for layer in integer_layers(result):
             moments = self._moments(result, layer.name)
-            key = ("round", layer.name, str(layer.args), id(moments), content(layer.weight), content(layer.kept))
+            key = ("round", layer.name, str(layer.args), id(moments), self._identity(layer), content(layer.kept))
             rounded[layer.name], _ = self._memo.get(key, partial(self._rounded, layer, moments))
         return rounded
+
+    def _identity(self, layer: IntegerLayer) -> str:
+        """What tells a layer's weight from others it may have; comparing is faster than hashing."""
+        original = self._originals.get(layer.name)
+        return "original" if original is not None and torch.equal(layer.weight, original) else content(layer.weight)
 
     def _rounded(self, layer: IntegerLayer, moments: Moments | None) -> tuple[QuantizedWeight, Moments | None]:
         """The integers, and the moments to keep them alive: it is by their identity that the result is found."""
         second = None if moments is None else self._weighing(layer.name, moments)
-        return rounded_weight(layer.weight.detach(), layer.args, second, layer.kept, layer.name), moments
+
+        def shared() -> Factor:
+            """One for all widths."""
+            assert second is not None
+            key = ("factor", layer.name, id(moments))
+            return self._memo.get(key, lambda: (factored(second, layer.name), moments))[0]
+
+        return rounded_weight(layer.weight.detach(), layer.args, second, layer.kept, layer.name, shared), moments
 
     def _weighing(self, name: str, moments: Moments) -> Tensor:
         """Second moments `(groups, d, d)` that weigh an error of any layer, or of the first factor of one."""
@@ -227,6 +265,11 @@ class Compressor:
                 kept[name] = int(result.masks[name].kept.sum())
             receipts.append(Receipt(step.site, "sparsify", {"pattern": pattern, "criterion": criterion, "kept": kept}))
         return receipts
+
+
+def _rescaled(moments: Moments, factor: Tensor) -> tuple[Moments, Moments]:
+    """With the moments that they were made from, to keep those alive: it is by their identity that these are found."""
+    return moments.rescaled(factor), moments
 
 
 _STRUCTURE: dict[str, Callable[[Compressor, Compressed, list[Step], bool], list[Receipt]]] = {

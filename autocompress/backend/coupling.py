@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from autocompress.backend.rescale import Scaling
 from autocompress.core.layer import Group
 
 Side = str
@@ -36,6 +37,8 @@ class Coupling:
     groups: tuple[Group, ...]
     items: dict[str, tuple[Item, ...]]
     refused: dict[str, str] = field(default_factory=dict)
+    scalings: dict[str, Scaling] = field(default_factory=dict)
+    """By the module whose output channels can be rescaled."""
 
 
 def cut_channels(model: nn.Module, items: Mapping[str, tuple[Item, ...]], kept: Mapping[str, np.ndarray]) -> None:

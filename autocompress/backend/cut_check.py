@@ -42,9 +42,9 @@ class _CutCheck:
     def __init__(self, model: nn.Module, example: Tensor) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            self._model = _randomised(copy.deepcopy(model).eval())
+            self._model = randomised(copy.deepcopy(model).eval())
             self._input = (2 * torch.rand(example.shape)).to(example.dtype)  # 0 and 1 where tokens are asked for
-        self._whole = _outputs(self._model, self._input)
+        self._whole = layer_outputs(self._model, self._input)
 
     def problem(self, recorded: Recorded) -> str:
         """Why cutting these groups would change more than it should, or nothing."""
@@ -58,17 +58,17 @@ class _CutCheck:
                 _stop_reading(unread.get_submodule(name), sorted(gone))
         try:
             cut_channels(cut, items, kept)
-            after = _outputs(cut, self._input)
+            after = layer_outputs(cut, self._input)
         except Exception as error:  # any failure of the user's forward is a reason to leave the channels alone
             return f"the network does not run with fewer of its channels ({next(iter(str(error).splitlines()), '')})"
-        for name, expected in _outputs(unread, self._input).items():
+        for name, expected in layer_outputs(unread, self._input).items():
             axis = 1 if isinstance(unread.get_submodule(name), _CHANNELS_FIRST) else -1
             stay = [i for i in range(expected.shape[axis]) if i not in removed.get((name, "out"), ())]
-            if removed.get((name, "in")) and _close(expected, self._whole[name]):
+            if removed.get((name, "in")) and close(expected, self._whole[name]):
                 return f"whether they can be cut cannot be told: {name} does not react to them"
             expected = expected.index_select(axis, torch.tensor(stay))
             got = after.get(name)
-            if got is None or got.shape != expected.shape or not _close(got, expected):
+            if got is None or got.shape != expected.shape or not close(got, expected):
                 return f"with fewer of its channels, {name or 'the network'} computes something else: a size is " \
                        "written into a forward"
         return ""
@@ -78,11 +78,11 @@ _CHANNELS_FIRST = (nn.Conv1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d)
 _COMPARED = (*_CHANNELS_FIRST, nn.Linear)
 
 
-def _close(got: Tensor, expected: Tensor) -> bool:
+def close(got: Tensor, expected: Tensor) -> bool:
     return bool((got - expected).abs().max() <= TOLERANCE * expected.abs().max())
 
 
-def _outputs(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
+def layer_outputs(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
     """Of every layer that can be cut, and of the network itself, under an empty name."""
     found: dict[str, Tensor] = {}
 
@@ -101,7 +101,7 @@ def _outputs(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
     return found
 
 
-def _randomised(model: nn.Module) -> nn.Module:
+def randomised(model: nn.Module) -> nn.Module:
     """Signals of about one everywhere; every scale and shift matters."""
     with torch.no_grad():
         for module in model.modules():

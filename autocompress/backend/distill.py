@@ -11,30 +11,35 @@ and epoch reuses that: a small student would otherwise spend most of its time wa
 from __future__ import annotations
 
 import math
+import random
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autocompress.backend.averaging import MovingAverage
+from autocompress.backend.blockwise import reconstruct_blocks
 from autocompress.backend.calibration import rebase_norms
 from autocompress.backend.compressed import Compressed
-from autocompress.backend.features import Original, attention_loss, find_taps, recorded
+from autocompress.backend.features import Original, Projections, attention_loss, find_taps, recorded, wanted_features
 from autocompress.backend.learned_step import freeze_steps, learn_steps
 from autocompress.backend.rounding import quantize
 from autocompress.backend.schedule import Schedule
 from autocompress.backend.teacher import Teacher, TrainingData
-from autocompress.core.layer import Layer
-from autocompress.core.plan import Receipt
+from autocompress.core.layer import LayerTable
+from autocompress.core.plan import Plan, Receipt
 from autocompress.errors import InputError, TrialError
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to distil. `epochs` counts passes over the training set, `seconds` ends it earlier if given."""
+    """How to win accuracy back. `epochs` counts passes over the training set, `seconds` ends it earlier if given.
+
+    InputError when a number is out of its range.
+    """
 
     epochs: float = 1.0
     seconds: float | None = None
@@ -57,6 +62,30 @@ class Recipe:
     attention_weight: float = 0.0
     """Weight of the distance of attention maps from the original's (see `features`), added to the loss. Above 0 the
     original runs beside the student at every step, for its kept answers hold no features."""
+    feature_weight: float = 0.0
+    """Weight of the distance of projected feature maps from the original's (see `features.Projections`), added to the
+    loss. Both maps are of one pass of the original."""
+    block_steps: int = 0
+    """Optimiser steps for each unit of the network before the distillation, on calibration inputs alone (see
+    `blockwise`). With `epochs` 0 they are the whole recovery, else at most half of `seconds`."""
+    mixup: float = 0.0
+    """Parameter of the Beta distribution from which the shares are drawn at which pairs of inputs are mixed (Zhang et
+    al., "mixup", ICLR 2018); 0 mixes none. The teacher answers every mixture anew: its kept answers are of no use."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "label_weight", "attention_weight", "feature_weight", "block_steps", "mixup"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise InputError(f"{name} must be 0 or more, and finite, but got {value!r}")
+        if self.label_weight > 1:
+            raise InputError(f"label_weight must be from 0 to 1, but got {self.label_weight!r}")
+        if not (self.epochs or self.block_steps):
+            raise InputError("epochs must be above 0 where block_steps is 0: a recovery of neither does nothing")
+
+    @property
+    def compares_features(self) -> bool:
+        """Whether the original runs beside the student."""
+        return bool(self.attention_weight or self.feature_weight)
 
 
 def autocast(device: str) -> torch.autocast:
@@ -64,22 +93,51 @@ def autocast(device: str) -> torch.autocast:
     return torch.autocast(device.split(":")[0], dtype=torch.bfloat16, enabled=device.startswith("cuda"))
 
 
+def check_recipe(recipe: Recipe, original: LayerTable | None, inputs: Tensor) -> None:
+    """InputError when a network of these facts, or one without an original at hand, cannot be trained so on `inputs`
+    `(N, …)`."""
+    if recipe.mixup and not inputs.is_floating_point():
+        raise InputError(f"mixup must be 0 for inputs that cannot be mixed, such as tokens, but it is {recipe.mixup:g}")
+    if original is None and (recipe.compares_features or recipe.block_steps):
+        raise InputError("attention_weight, feature_weight and block_steps must be 0 without the original, but are "
+                         f"{recipe.attention_weight:g}, {recipe.feature_weight:g} and {recipe.block_steps}")
+    if original is not None and recipe.compares_features:
+        find_taps(original, Plan())
+
+
 def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Recipe, calibration: Tensor,
             seed: int, device: str = "cpu", should_stop: Callable[[], bool] | None = None,
             original: Original | None = None) -> Compressed:
     """Train `start` (changed in place and returned) towards the teacher's logits; quantised at the end.
 
-    `original` is needed where `recipe.attention_weight` is above 0, and InputError says so. TrialError when the loss
-    is not finite or `should_stop` says so. Deterministic for given inputs unless `recipe.seconds` cuts it short.
+    `original` is needed where the recipe asks for more than its answers, and InputError says so; and that tokens
+    cannot be mixed. TrialError when the loss is not finite or `should_stop` says so. Deterministic for given inputs
+    unless `recipe.seconds` cuts it short.
     """
-    taps = _taps(recipe, original, start)
+    check_recipe(recipe, None if original is None else original.table, calibration)
+    taps = find_taps(original.table, start.plan) if original is not None and recipe.compares_features else ()
+    if recipe.block_steps and original is not None:
+        before = time.perf_counter()
+        bound = recipe.seconds if recipe.seconds is None or not recipe.epochs else recipe.seconds / 2
+        start = reconstruct_blocks(start, original, calibration, recipe.block_steps, seed, device, bound, should_stop)
+        if not recipe.epochs:
+            return start
+        if recipe.seconds is not None:
+            recipe = replace(recipe, seconds=max(recipe.seconds - (time.perf_counter() - before), 1e-3))
     rebase_norms(start.model, calibration)
     # Channels last: a fifth faster on CPUs for narrow networks, and what tensor cores want.
     model = start.model.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     steps = learn_steps(start)
-    optimizer = torch.optim.SGD(_parameter_groups(model, recipe), lr=recipe.learning_rate, momentum=0.9,
-                                nesterov=True, fused=True)
+    groups = _parameter_groups(model, recipe)
+    projections = None
+    if original is not None and taps and recipe.feature_weight:
+        projections = Projections(taps, start, original).to(device)
+        # Their share of the loss grows with its weight, and a step that is too long there would not settle.
+        groups.append({"params": list(projections.parameters()), "weight_decay": 0.0,
+                       "base": recipe.learning_rate / max(1.0, recipe.feature_weight)})
+    optimizer = torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=0.9, nesterov=True, fused=True)
     generator = torch.Generator().manual_seed(seed)
+    mixture = random.Random(seed)
     targets = data.train_targets
     per_epoch = math.ceil(len(targets) / recipe.batch)
     total = max(1, round(recipe.epochs * per_epoch))
@@ -105,14 +163,25 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
             break
         for group in optimizer.param_groups:
             group["lr"] = group["base"] * schedule.factor(done)
-        inputs, logits = teacher.batch(step // per_epoch, rows)
+        partners, share = rows, 1.0
+        if recipe.mixup:
+            partners = rows[torch.randperm(len(rows), generator=generator)]
+            share = mixture.betavariate(recipe.mixup, recipe.mixup)
+            inputs, logits = teacher.mixed(step // per_epoch, rows, partners, share)
+        else:
+            inputs, logits = teacher.batch(step // per_epoch, rows)
         inputs = inputs.to(device)
-        with autocast(device), recorded(model, taps) as maps:
+        with autocast(device), recorded(model, taps) as features:
             out = model(inputs)
-        loss = _loss(out.float(), logits.to(device), targets[rows].to(device), recipe)
+        labels = [(share, targets[rows].to(device)), (1 - share, targets[partners].to(device))]
+        loss = _loss(out.float(), logits.to(device), labels, recipe)
         if original is not None and taps:
             with autocast(device):
-                loss = loss + recipe.attention_weight * attention_loss(maps, original, taps, inputs)
+                wanted = wanted_features(original, taps, inputs)
+            if recipe.attention_weight:
+                loss = loss + recipe.attention_weight * attention_loss(features, wanted, taps)
+            if projections is not None:
+                loss = loss + recipe.feature_weight * projections.loss(features, wanted)
         if not torch.isfinite(loss):
             raise TrialError("nan: the loss of distillation is not finite")
         optimizer.zero_grad(set_to_none=True)
@@ -132,27 +201,21 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
     start.receipts = [r for r in start.receipts if r.technique != "quantize"]
     start.receipts.append(Receipt("", "distill", {
         "steps": steps_done, "epochs": round(steps_done / per_epoch, 2), "plateau_at_step": schedule.plateau,
-        **({"attention_of": [layer.name for layer in taps]} if taps else {})}))
+        **{key: [layer.name for layer in taps] for key, weight in
+           (("attention_of", recipe.attention_weight), ("features_of", recipe.feature_weight)) if weight}}))
     quantize(start, calibration, learned)
     return start
 
 
-def _taps(recipe: Recipe, original: Original | None, start: Compressed) -> tuple[Layer, ...]:
-    if not recipe.attention_weight:
-        return ()
-    if original is None or not recipe.attention_weight > 0:
-        raise InputError("attention_weight must be 0, or above 0 where the original is at hand, but it is "
-                         f"{recipe.attention_weight:g} {'without' if original is None else 'with'} an original")
-    return find_taps(original.table, start.plan)
-
-
-def _loss(student: Tensor, teacher: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
+def _loss(student: Tensor, teacher: Tensor, labels: Sequence[tuple[float, Tensor]], recipe: Recipe) -> Tensor:
+    """`labels`: those of what was mixed, and their shares."""
     t = recipe.temperature
     soft = F.kl_div(F.log_softmax(student / t, 1), F.log_softmax(teacher / t, 1), log_target=True,
                     reduction="batchmean") * t * t
     if not recipe.label_weight:
         return soft  # whatever stands in place of labels is not looked at
-    return (1 - recipe.label_weight) * soft + recipe.label_weight * F.cross_entropy(student, targets)
+    hard = sum(share * F.cross_entropy(student, targets) for share, targets in labels if share)
+    return (1 - recipe.label_weight) * soft + recipe.label_weight * hard
 
 
 def _parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, object]]:

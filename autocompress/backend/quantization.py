@@ -63,6 +63,14 @@ def top_level(weight: QuantizedWeight) -> int:
     return largest_level(weight.bits) if weight.table is None else int(weight.table[-1])
 
 
+def level_table(weight: QuantizedWeight) -> Tensor:
+    """All levels of a weight's grid, ascending, as float."""
+    if weight.table is not None:
+        return weight.table.float()
+    top = largest_level(weight.bits)
+    return torch.arange(-top, top + 1, 1 if weight.bits == 8 else 2).float()
+
+
 def round_to_levels(ratio: Tensor, bits: int, table: Tensor | None = None) -> Tensor:
     """Nearest level of each `weight / step`, as float."""
     if table is not None:
@@ -119,18 +127,23 @@ def _best_scale(rows: Tensor, counts: Tensor, bits: int, table: Tensor | None) -
     """`(C, runs, 1)` for rows `(C, runs, n)`; `counts` (C or 1, runs, n) is 0 where there is no weight."""
     top = largest_level(bits) if table is None else int(table[-1])
     absmax = rows.abs().amax(2, keepdim=True).clamp_min(1e-12)
-    best_scale = absmax / top
-    best_error = torch.full_like(absmax, torch.inf)
+    everywhere = bool(counts.all())
+
+    def fitted(scale: Tensor) -> tuple[Tensor, Tensor]:
+        """The best scale for the levels that `scale` leads to, and the power that these then explain."""
+        levels = round_to_levels(rows * (1 / scale), bits, table)
+        if not everywhere:
+            levels *= counts
+        along, power = (rows * levels).sum(2, keepdim=True), levels.square_().sum(2, keepdim=True).clamp_min_(1.0)
+        return torch.where(along > 0, along / power, scale), along.square() / power
+
+    best_scale, best_gain = absmax / top, torch.full_like(absmax, -torch.inf)
     for share in _CLIPS[bits]:
-        scale = absmax * share / top
-        errors = (round_to_levels(rows / scale, bits, table) * scale - rows).square()
-        error = (errors * counts).sum(2, keepdim=True)
-        better = error < best_error
-        best_scale, best_error = torch.where(better, scale, best_scale), torch.where(better, error, best_error)
-    for _ in range(3):
-        levels = round_to_levels(rows / best_scale, bits, table) * counts
-        fitted = (rows * levels).sum(2, keepdim=True) / levels.square().sum(2, keepdim=True).clamp_min(1.0)
-        best_scale = torch.where(fitted > 0, fitted, best_scale)
+        scale, gain = fitted(absmax * (share / top))
+        better = gain > best_gain
+        best_scale, best_gain = torch.where(better, scale, best_scale), torch.where(better, gain, best_gain)
+    for _ in range(2):
+        best_scale, _ = fitted(best_scale)
     return best_scale
 
 

@@ -1,25 +1,18 @@
-"""Least squares on calibration moments: weights that make up for what was removed, and rounding that makes up for
-what was rounded.
+"""Least squares on calibration moments: weights that make up for what was removed.
 
-Sources: He et al., "Channel Pruning for Accelerating Very Deep Neural Networks" (ICCV 2017), for the regression of
-a layer on its remaining inputs; Frantar et al., "GPTQ" (ICLR 2023), after Hassibi & Stork's optimal brain surgeon,
-for rounding column by column; all in closed form from one covariance.
+Source: He et al., "Channel Pruning for Accelerating Very Deep Neural Networks" (ICCV 2017), for the regression of a
+layer on its remaining inputs, in closed form from one covariance.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
-from autocompress.backend.quantization import QuantizedWeight, round_to_levels, spread
 from autocompress.errors import TrialError
 
 DAMPING = 0.01
 """Added to the diagonal, as a share of its mean: directions that calibration hardly excites must not blow up."""
-BLOCK = 32
-"""Columns rounded one by one before what they owe to the next ones is made up for in one product."""
 
 
 def damped(covariance: Tensor, damping: float = DAMPING) -> Tensor:
@@ -34,7 +27,8 @@ def cholesky(matrix: Tensor, what: str) -> Tensor:
     """Lower factor of `(…, d, d)`. TrialError when the statistics behind it are not finite or not definite."""
     factor: Tensor
     factor, info = torch.linalg.cholesky_ex(matrix)
-    if info.any() or not torch.isfinite(factor).all():
+    # What is not finite reaches the diagonal of its row.
+    if info.any() or not torch.isfinite(factor.diagonal(dim1=-2, dim2=-1)).all():
         raise unusable(what)
     return factor
 
@@ -62,10 +56,14 @@ def from_taps(rows: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def on_remaining(weight: Tensor, covariance: Tensor, kept: Tensor, what: str = "a layer") -> Tensor:
     """The matrix `(out, M)` on the columns `kept` (M,) whose outputs come nearest to those of `weight` (out, d)."""
-    seen = damped(covariance)[:, kept]
-    factor = cholesky(seen[kept], what)
-    target = weight @ seen
-    return torch.cholesky_solve(target.T, factor).T
+    stays = torch.zeros(weight.shape[1], dtype=torch.bool).index_fill_(0, kept, True)
+    gone = (~stays).nonzero()[:, 0]
+    seen = damped(covariance).index_select(1, kept)
+    factor = cholesky(seen.index_select(0, kept), what)
+    across, lost = seen.index_select(0, gone), weight.index_select(1, gone)  # what stays stands for itself
+    if len(weight) < len(gone):
+        return weight.index_select(1, kept) + torch.cholesky_solve((lost @ across).T, factor).T
+    return torch.addmm(weight.index_select(1, kept), lost, torch.cholesky_solve(across.T, factor).T)
 
 
 def removal_damage(weight: Tensor, covariance: Tensor, area: int, what: str = "a layer") -> Tensor:
@@ -80,51 +78,3 @@ def removal_damage(weight: Tensor, covariance: Tensor, area: int, what: str = "a
     columns = weight.reshape(len(weight), channels, area).permute(1, 2, 0)  # (channels, area, out)
     damage: Tensor = (columns * torch.linalg.solve(own, columns)).sum((1, 2))
     return damage
-
-
-def round_with_feedback(weight: Tensor, start: QuantizedWeight, covariance: Tensor,
-                        what: str = "a layer", kept: Tensor | None = None) -> QuantizedWeight:
-    """`weight` `(C, …)` on the grid of `start` (its scales; its levels are not read), each column's rounding error
-    made up for by the columns after it.
-
-    `covariance` `(groups, d, d)` of the input, in columns or (wide convolutions) in channels. Loudest columns first;
-    scales are refitted at the end. Where `kept` (bool, of the weight's shape) is False the level is zero. In the form
-    of Babai's nearest plane (Chen et al., "The Geometry of LLM Quantization", 2025): with covariance = RᵀR the columns
-    are rounded from the last to the first, so one Cholesky factor serves and nothing is inverted. In units of the
-    scale, columns as rows in memory.
-    """
-    groups, d = covariance.shape[:2]
-    taps = weight[0].numel() // d
-    hessian = damped(covariance)
-    group, order = torch.arange(groups)[:, None], hessian.diagonal(dim1=1, dim2=2).argsort(dim=1)  # loudest last
-    hessian = hessian[group[:, :, None], order[:, :, None], order[:, None]]
-    factor = cholesky(hessian, what)
-    pull = (factor / factor.diagonal(dim1=1, dim2=2)[:, None]).transpose(1, 2).contiguous()  # unit upper triangle
-
-    def ordered(matrix: Tensor) -> Tensor:
-        """`(groups, d, rows)`."""
-        return by_taps(matrix, d).reshape(groups, -1, d).transpose(1, 2)[group, order]
-
-    target = ordered(weight) / start.scale.repeat_interleave(taps).reshape(groups, 1, -1)
-    factors = None if start.factors is None else ordered(spread(start.factors, start.group, weight))
-    inside = None if kept is None else ordered(kept.float())
-    values, errors = torch.empty_like(target), torch.empty_like(target)
-    for begin in range((d - 1) // BLOCK * BLOCK, -1, -BLOCK):
-        end = min(begin + BLOCK, d)
-        wished = torch.baddbmm(target[:, begin:end], pull[:, begin:end, end:], errors[:, end:])
-        for j in range(end - 1, begin - 1, -1):
-            wish = torch.baddbmm(wished[:, j - begin, None], pull[:, j, None, j + 1:end], errors[:, j + 1:end])[:, 0]
-            if factors is None:
-                values[:, j] = round_to_levels(wish, start.bits, start.table)
-            else:
-                values[:, j] = round_to_levels(wish / factors[:, j], start.bits, start.table) * factors[:, j]
-            if inside is not None:
-                values[:, j] *= inside[:, j]
-            torch.sub(target[:, j], values[:, j], out=errors[:, j])
-    seen = hessian @ values
-    along, power = ((seen * other).sum(1).reshape(-1, taps).sum(1) for other in (target, values))
-    fitted = along / power.clamp_min(1e-12)
-    levels = values if factors is None else values / factors
-    back = levels[group, order.argsort(dim=1)].round().to(torch.int8).transpose(1, 2).flatten(0, 1)
-    return replace(start, levels=from_taps(back, tuple(weight.shape)).contiguous(),
-                   scale=torch.where(fitted > 0.5, fitted, 1.0) * start.scale)

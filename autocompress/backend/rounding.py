@@ -2,39 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from math import gcd
 
 import torch
 from torch import Tensor
 
+from autocompress.backend.adaround import round_up_or_down
 from autocompress.backend.calibration import correct_biases, reestimate_norms, runs_before_a_norm
 from autocompress.backend.compressed import Compressed, weight_bits
+from autocompress.backend.feedback import Factor, round_with_feedback
 from autocompress.backend.quantization import QuantizedWeight, per_channel, quantize_weight, round_to_levels
-from autocompress.backend.reconstruct import round_with_feedback
 from autocompress.core.plan import Receipt, Scalar
 from autocompress.techniques.quantize import DEFAULTS
 
-SCALE_SAMPLE = 512
-"""Weights of a row from which its scale is chosen: at 8 bits together with the largest, which must not be cut off;
-below, feedback refits the scale."""
+SCALE_SAMPLE = 256
+"""About so many weights of a row are those from which its scale is chosen: at 8 bits together with the largest, which
+must not be cut off; below, feedback refits the scale."""
 
 
 def rounded_weight(weight: Tensor, args: Mapping[str, Scalar], second: Tensor | None, kept: Tensor | None,
-                   what: str) -> QuantizedWeight:
+                   what: str, factor: Callable[[], Factor] | None = None) -> QuantizedWeight:
     """`weight` `(C, …)` rounded as the arguments of a quantize step say.
 
     `second`: moments `(groups, d, d)` of the input that weigh an error, where they are known. `kept`: see
-    `quantize_weight`. `what` names the layer in an error.
+    `quantize_weight`. `what` names the layer in an error. `factor` gives that of the moments, where it is shared.
     """
     bits, plain = int(args["weight_bits"]), not args.keys() & {"grid", "group"}
     if bits == 8 and plain:  # rounds well by itself
         return _in_eight_bits(weight, kept)
     if second is None or bits == 8 or args.get("rounding") == "nearest":
         return start_weight(weight, args, second, kept)
-    every = max(1, weight[0].numel() // SCALE_SAMPLE) if plain else 1  # a codebook asks for more than scales
+    if args.get("rounding") == "adaround":
+        return round_up_or_down(weight, start_weight(weight, args, second, kept), second, what, kept)
+    every = _every(weight) if plain else 1  # a codebook asks for more than scales
     start = start_weight(weight.flatten(1)[:, ::every], args, second,
                          None if kept is None else kept.flatten(1)[:, ::every])
-    return round_with_feedback(weight, start, second, what, kept)
+    return round_with_feedback(weight, start, second, what, kept, None if factor is None else factor())
 
 
 def start_weight(weight: Tensor, args: Mapping[str, Scalar], importance: Tensor | None = None,
@@ -44,10 +48,16 @@ def start_weight(weight: Tensor, args: Mapping[str, Scalar], importance: Tensor 
                            int(args.get("group", 0)), importance, kept)
 
 
+def _every(weight: Tensor) -> int:
+    """The step of a sample of a row that meets every tap of the kernel: their weights differ in size."""
+    row, taps = weight[0].numel(), weight[0, 0].numel()
+    return next(every for every in range(max(1, row // SCALE_SAMPLE), row + 1) if gcd(every, taps) == 1)
+
+
 def _in_eight_bits(weight: Tensor, kept: Tensor | None) -> QuantizedWeight:
     """Linear levels, nearest, with scales chosen from a sample of each row."""
     rows = weight.flatten(1)
-    sample = torch.cat([rows[:, ::max(1, rows.shape[1] // SCALE_SAMPLE)],
+    sample = torch.cat([rows[:, ::_every(weight)],
                         rows.take_along_dim(rows.abs().argmax(1, keepdim=True), 1)], 1)
     scale = quantize_weight(sample, 8).scale
     levels = round_to_levels(weight / per_channel(scale, weight), 8)

@@ -64,8 +64,14 @@ class Moments:
         """Those of the input channels `kept` (M,) of an ungrouped layer."""
         area = self.mean.shape[1] // len(self.magnitude)
         chosen = (kept[:, None] * area + torch.arange(area)).flatten()
-        return Moments(self.mean[:, chosen], self.covariance[:, chosen][:, :, chosen],
+        return Moments(self.mean[:, chosen], self.covariance.index_select(1, chosen).index_select(2, chosen),
                        self.magnitude[kept], self.active[kept])
+
+    def rescaled(self, factor: Tensor) -> Moments:
+        """Those of the input with each channel times `factor` (channels,), all above 0."""
+        own = factor.repeat_interleave(self.mean.numel() // len(factor)).reshape(self.mean.shape)
+        return Moments(self.mean * own, self.covariance * own[:, :, None] * own[:, None, :],
+                       self.magnitude * factor, self.active)
 
 
 @dataclass(frozen=True)

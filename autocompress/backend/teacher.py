@@ -47,10 +47,7 @@ class Teacher:
         """Normalised inputs `(B, …)` and teacher logits `(B, classes)` of `rows` `(B,)` in the view of `epoch`."""
         began = time.perf_counter()
         index = 1 + epoch % self.VIEWS
-        if index not in self._inputs:
-            self._inputs[index] = self._data.train_view(index, self._seed)
-            self._logits[index] = self._stored(index)
-        inputs = self._data.normalise(self._inputs[index][rows])
+        inputs = self._data.normalise(self._view(index)[rows])
         known = self._logits[index]
         missing = known[rows, 0].isnan() if len(known) else torch.ones(len(rows), dtype=torch.bool)
         if missing.any():
@@ -60,6 +57,13 @@ class Teacher:
             known[rows[missing]] = answers
             self.seconds += time.perf_counter() - began
         return inputs, known[rows]
+
+    def mixed(self, epoch: int, rows: Tensor, partners: Tensor, share: float) -> tuple[Tensor, Tensor]:
+        """As `batch`, each input `share` of that of `rows` and the rest of that of `partners`. The answers, asked for
+        anew, are not kept, nor their time counted as the teacher's: each student pays for its own."""
+        stored = self._view(1 + epoch % self.VIEWS)
+        inputs = torch.lerp(self._data.normalise(stored[partners]), self._data.normalise(stored[rows]), share)
+        return inputs, self._answer(inputs).float().cpu()
 
     def save(self) -> None:
         """Keep what was answered for later processes; what another process kept meanwhile is kept too."""
@@ -74,6 +78,12 @@ class Teacher:
             part = path.with_suffix(f".{time.monotonic_ns()}.tmp")
             save_file({"logits": known.contiguous()}, part)
             part.replace(path)
+
+    def _view(self, index: int) -> Tensor:
+        if index not in self._inputs:
+            self._inputs[index] = self._data.train_view(index, self._seed)
+            self._logits[index] = self._stored(index)
+        return self._inputs[index]
 
     def _path(self, index: int) -> Path | None:
         return self._folder / f"teacher-{index}.safetensors" if self._folder else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -19,6 +20,8 @@ from autocompress.backend.blocks import find_blocks
 from autocompress.backend.coupling import Coupling
 from autocompress.backend.groups import record_coupling
 from autocompress.backend.propagate import Propagation
+from autocompress.backend.rescale import Scaling
+from autocompress.backend.scalings import failing, find_scalings
 from autocompress.core.layer import Activation, Layer, LayerTable
 from autocompress.errors import InputError
 
@@ -70,9 +73,22 @@ def trace(model: nn.Module, input_shape: tuple[int, ...],
         activations=tuple(_lifetimes(nodes, owner)),
     )
     coupling = record_coupling(model, example, table, _propagate(program, table, owner))
-    told = tuple(msgspec.structs.replace(layer, uncut=coupling.refused.get(layer.name, "")) for layer in table.layers)
-    return msgspec.structs.replace(table, layers=told, groups=coupling.groups,
-                                   blocks=find_blocks(model, example)), coupling
+    scalings, unscaled = _scalings(model, example, nodes, table, owner)
+    source = {reader: name for name, scaling in scalings.items() for reader in scaling.readers}
+    told = tuple(msgspec.structs.replace(layer, uncut=coupling.refused.get(layer.name, ""),
+                                         scales_with=source.get(layer.name, ""), unscaled=unscaled.get(layer.name, ""))
+                 for layer in table.layers)
+    return msgspec.structs.replace(table, layers=told, groups=coupling.groups, blocks=find_blocks(model, example)), \
+        replace(coupling, scalings=scalings)
+
+
+def _scalings(model: nn.Module, example: Tensor, nodes: list[fx.Node], table: LayerTable,
+              owner: dict[str, str]) -> tuple[dict[str, Scaling], dict[str, str]]:
+    """Proved ones by source, and why the other readers have none."""
+    found, refused = find_scalings(nodes, table, owner)
+    failed = failing(model, example, found)
+    refused |= {reader: why for source, why in failed.items() for reader in found[source].readers}
+    return {source: scaling for source, scaling in found.items() if source not in failed}, refused
 
 
 def _propagate(program: torch.export.ExportedProgram, table: LayerTable, owner: dict[str, str]) -> Propagation:

@@ -48,6 +48,11 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
     """Why no technique can touch this layer; empty when one can."""
     uncut: str = ""
     """Why none of its output channels can be cut; empty when some can, or when it is locked anyway."""
+    scales_with: str = ""
+    """The layer, or the norm behind one, whose output channels can be rescaled against the input channels of this one,
+    with no change of what the network computes; empty when there is none."""
+    unscaled: str = ""
+    """Why there is none; empty when there is one, or when it is locked anyway."""
 
     @property
     def positions(self) -> int:

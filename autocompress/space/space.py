@@ -41,7 +41,7 @@ class Knob(msgspec.Struct, frozen=True):
 class Space(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Knobs by site. Names are `drop:SITE`, `criterion:*`, `prune:SITE`, `bits:SITE`, `act:SITE`, `method:SITE`,
     `share:SITE`, `sparse-criterion:*`, `pattern:SITE`, `density:SITE`, and `grid:*`, `group:*`, `rounding:*`,
-    `range:*`. `criterion`, `sparse_criterion` and `settings` hold where there is no knob for them."""
+    `range:*`, `equalize:*`. `criterion`, `sparse_criterion` and `settings` hold where there is no knob for them."""
 
     table: LayerTable
     profile: HardwareProfile
@@ -121,7 +121,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         if bits == 32:
             return []
         settings = {name: values.get(f"{name}:{ALL_LAYERS}", value) for name, value in self.settings.items()}
-        return [Step(layer.name, "quantize", quantize_args(bits, activation_bits, settings))]
+        return [Step(layer.name, "quantize", quantize_args(bits, activation_bits, settings, layer))]
 
     def _legal_bits(self, layer: Layer) -> tuple[int, ...]:
         return tuple(int(b) for b in self.by_name[f"bits:{layer.name}"].choices)
@@ -182,7 +182,7 @@ def build_space(table: LayerTable, spec: SpaceSpec, profile: HardwareProfile) ->
                                                                                          if x.kind != "embedding"]
         knobs += [Knob(f"act:{site}", choices=activations) for site in sites if quantized]
         knobs += [Knob(f"{name}:{ALL_LAYERS}", choices=choices) for name, choices in spec.quantize.settings.items()
-                  if len(choices) > 1]
+                  if len(choices) > 1 and (name != "equalize" or any(layer.scales_with for layer in quantized))]
     if not any(len(knob.choices) > 1 or not knob.choices for knob in knobs) and not _changes(knobs):
         locked = "; ".join(f"{layer.name}: {layer.locked}" for layer in table.layers if layer.locked) or "none"
         raise InputError(f"the space {spec.name!r} must leave something to decide on {profile.id}, but it has no "

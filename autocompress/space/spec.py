@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import tomllib
 from importlib.resources import files
@@ -35,8 +36,9 @@ class PruneSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class QuantizeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bit-widths to choose from; "profile" means all that the profile allows.
 
-    `activation_scope`: one choice for the whole model, or one for each layer. Of `grids`, `groups`, `roundings` and
-    `ranges` one is chosen for the whole model, and followed wherever it is legal; see `techniques.quantize`.
+    `activation_scope`: one choice for the whole model, or one for each layer. Of `grids`, `groups`, `roundings`,
+    `ranges` and `equalizes` one is chosen for the whole model, and followed wherever it is legal; see
+    `techniques.quantize`.
     """
 
     weight_bits: tuple[int, ...] | Literal["profile"] = "profile"
@@ -46,13 +48,15 @@ class QuantizeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     groups: tuple[int, ...] = (0,)
     roundings: tuple[str, ...] = ("feedback",)
     ranges: tuple[str, ...] = ("minmax",)
+    equalizes: tuple[str, ...] = ("none",)
     skip: tuple[str, ...] = ()
 
 
     @property
     def settings(self) -> dict[str, tuple[int | str, ...]]:
         """What may be chosen for the whole model, by the name of the step's argument."""
-        return {"grid": self.grids, "group": self.groups, "rounding": self.roundings, "range": self.ranges}
+        return {"grid": self.grids, "group": self.groups, "rounding": self.roundings, "range": self.ranges,
+                "equalize": self.equalizes}
 
 
 class DecomposeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,6 +83,15 @@ class DropSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     skip: tuple[str, ...] = ()
 
 
+class RecoverySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What training learns from besides the original's answers and the labels; see `backend.distill.Recipe`."""
+
+    block_steps: int = 0
+    feature_weight: float = 0.0
+    attention_weight: float = 0.0
+    mixup: float = 0.0
+
+
 class SpaceSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A whole space file. A technique that is left out is not used."""
 
@@ -90,6 +103,8 @@ class SpaceSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     decompose: DecomposeSpec | None = None
     drop: DropSpec | None = None
     sparsify: SparsifySpec | None = None
+    recovery: RecoverySpec | msgspec.UnsetType = msgspec.UNSET
+    """Left out, it leaves no trace: a study is known by the hash of its space."""
 
 
 def _ready_made() -> dict[str, str]:
@@ -148,6 +163,9 @@ def parse_space(text: str, origin: str) -> SpaceSpec:
         _one_of(spec.decompose.methods, METHODS, f"{origin}: decompose.methods")
     if spec.sparsify:
         _check_sparsify(spec.sparsify, origin)
+    for name, value in msgspec.structs.asdict(spec.recovery).items() if spec.recovery else ():
+        if not 0 <= value < math.inf:
+            raise InputError(f"{origin}: recovery.{name} must be 0 or more, and finite, but got {value}")
     if spec.quantize:
         _one_of(spec.quantize.weight_bits, WEIGHT_BITS, f"{origin}: quantize.weight_bits")
         _one_of(spec.quantize.activation_bits, ACTIVATION_BITS, f"{origin}: quantize.activation_bits")
@@ -177,7 +195,7 @@ def _legal_keys(message: str) -> str:
         return ""
     tables: dict[str, type[msgspec.Struct]] = {
         "prune": PruneSpec, "quantize": QuantizeSpec, "decompose": DecomposeSpec, "drop": DropSpec,
-        "sparsify": SparsifySpec}
+        "sparsify": SparsifySpec, "recovery": RecoverySpec}
     legal = [field.name for field in msgspec.structs.fields(tables.get(found[2] or "", SpaceSpec))]
     close = difflib.get_close_matches(found[1], legal, n=1)
     return f"; did you mean `{close[0]}`?" if close else f"; legal here are {', '.join(legal)}"

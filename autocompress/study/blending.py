@@ -9,7 +9,7 @@ from autocompress.backend.averaging import soup
 from autocompress.backend.weights import save_weights
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Candidate, Evaluation
-from autocompress.core.plan import Plan
+from autocompress.core.plan import Plan, Scalar
 from autocompress.errors import TrialError
 from autocompress.search.fidelity import AVERAGED
 from autocompress.study.workbench import Workbench
@@ -59,5 +59,7 @@ def _relatives(bench: Workbench, everyone: Sequence[Candidate], chosen: Candidat
     return [(plan, rung) for _, plan, rung in ranked[:RELATIVES]]
 
 
-def _structure(plan: Plan) -> Plan:
-    return Plan(tuple(step for step in plan.steps if step.technique != "quantize"))
+def _structure(plan: Plan) -> tuple[Plan, dict[str, Scalar]]:
+    """What must be the same in plans whose weights are averaged: other than that they may differ in widths."""
+    rescaled = {site: step.args["equalize"] for site, step in plan.find("quantize").items() if "equalize" in step.args}
+    return Plan(tuple(step for step in plan.steps if step.technique != "quantize")), rescaled

@@ -8,11 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
+from autocompress.backend.distill import Recipe
 from autocompress.errors import EnvironmentFault, InputError
 from autocompress.hardware.profile import load_profile
 from autocompress.search.workers import Inline, Processes
+from autocompress.space.spec import load_space
 from autocompress.study.folder import Description
 from autocompress.study.options import Options
 from autocompress.study.workbench import Workbench
@@ -41,9 +44,11 @@ def make_bench(loaded: LoadedModel, task: TaskData, asked: Options, folder: Path
         device = "cuda" if present else "cpu"
     if device != "cpu" and not present:
         raise EnvironmentFault(f"--device {device} needs a GPU that torch can use, but there is none here: use cpu")
+    wished = load_space(asked.space).recovery
     return Workbench(loaded.model, task, load_profile(asked.profile), seed=asked.seed, folder=folder,
                      epochs=asked.epochs, device=device, threads=torch.get_num_threads(),
-                     statistics=cache_dir() / "statistics")
+                     statistics=cache_dir() / "statistics",
+                     recovery=Recipe(**msgspec.structs.asdict(wished)) if wished else None)
 
 
 def reopen_bench(folder: Path, description: Description, model: Any, data: Any, trust_code: bool,

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from autocompress.backend.attention import with_open_heads
 from autocompress.backend.compress import Compressor
 from autocompress.backend.compressed import Compressed, step_of, weight_bits
-from autocompress.backend.distill import Recipe, autocast, distill
+from autocompress.backend.distill import Recipe, autocast, check_recipe, distill
 from autocompress.backend.features import Original
 from autocompress.backend.fold import fold_norms
 from autocompress.backend.teacher import Teacher
@@ -57,12 +58,13 @@ class Workbench:
     """Holds one trained network and its data; evaluates plans at any rung. Deterministic for a seed.
 
     `folder` keeps the weights of distilled candidates and the teacher's answers, `statistics` (if given) what is
-    measured of the original, for other studies too. `threads` is for accuracy and training; latency is always
-    measured with one.
+    measured of the original, for other studies too. `threads` is for accuracy and training; latency is measured with
+    one. `recovery`: how to train; how long is for the rung. With `block_steps`, rung 1 reconstructs blocks, no more.
     """
 
     def __init__(self, model: nn.Module, data: TaskData, profile: HardwareProfile, *, seed: int, folder: Path,
-                 epochs: int, device: str = "cpu", threads: int = 1, statistics: Path | None = None) -> None:
+                 epochs: int, device: str = "cpu", threads: int = 1, statistics: Path | None = None,
+                 recovery: Recipe | None = None) -> None:
         self.data, self.profile, self.seed = data, profile, seed
         self._folder, self._epochs, self._device, self.threads = folder, epochs, device, threads
         torch.manual_seed(seed)
@@ -83,6 +85,8 @@ class Workbench:
         self.table = _as_exported(table, self.template, folded)
         self.compressor = Compressor(model, self.table, coupling, self.calibration, statistics)
         self._check_parity(model, self.baseline_file, 1e-3)
+        self._recovery = recovery or Recipe()
+        check_recipe(self._recovery, self.table, self.calibration)
         self.teacher = Teacher(self._answer, data, seed, folder / "teacher")
         self.example = self.calibration[:1].numpy()
 
@@ -133,8 +137,9 @@ class Workbench:
             compressed = self.rebuild(plan, rung - 1)
         if rung:
             with _timed(timings, "distill"):
-                distill(compressed, self.teacher, self.data, self._recipe(rung, seconds), self.calibration,
-                        self.seed, self._device, should_stop, Original(self._original, self.table))
+                recipe = self._recipe(rung, seconds, self.weights_path(plan, rung - 1).is_file())
+                distill(compressed, self.teacher, self.data, recipe, self.calibration, self.seed, self._device,
+                        should_stop, Original(self._original, self.table, self.compressor.coupling))
             save_weights(compressed, self.weights_path(plan, rung))
         return self.measured(compressed, rung, timings)
 
@@ -161,13 +166,16 @@ class Workbench:
         """Where the weights of a distilled candidate are."""
         return self._folder / "weights" / f"{plan.fingerprint}-{rung}.safetensors"
 
-    def _recipe(self, rung: int, seconds: float | None) -> Recipe:
-        per_epoch = max(1, len(self.data.train) // Recipe.batch)
+    def _recipe(self, rung: int, seconds: float | None, trained: bool = False) -> Recipe:
+        known = replace(self._recovery, block_steps=0) if trained else self._recovery
+        if rung == 1 and known.block_steps:  # a short distillation behind it only did harm
+            return replace(known, epochs=0.0, seconds=seconds)
+        per_epoch = max(1, len(self.data.train) // known.batch)
         if seconds is not None:
             # The clock ends it; the count only has to be out of reach.
-            return Recipe(epochs=1000.0, seconds=seconds, charge_teacher=rung > 1)
+            return replace(known, epochs=1000.0, seconds=seconds, charge_teacher=rung > 1)
         epochs, steps = (max(1, self._epochs // 8), SHORT_STEPS) if rung == 1 else (self._epochs, LONG_STEPS)
-        return Recipe(epochs=max(epochs, steps / per_epoch))
+        return replace(known, epochs=max(epochs, steps / per_epoch))
 
     def _answer(self, inputs: Tensor) -> Tensor:
         """The original's logits `(N, classes)` for the teacher to give. On a CPU they come from its own 8-bit file

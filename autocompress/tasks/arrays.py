@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 MAX_DECLARED_BYTES = 8 * 2**30
 MAX_RATIO = 500
 """Deflate cannot do better than 1032:1; real data stays far below this, a bomb does not."""
-_OPTIONS = ("classes", "mean", "std", "pad", "flip")
+_STORED = ("classes", "mean", "std", "pad", "flip")
+_OPTIONS = (*_STORED, "augment")
 _NPZ_SPLITS = {"train": ("train",), "validation": ("val", "validation", "valid"), "test": ("test",)}
 
 
@@ -31,7 +32,8 @@ def from_memory(value: Any, name: str, seed: int) -> TaskData:
     """A TaskData out of what a user's Python code hands over.
 
     `(x, y)` arrays · `(train, test)` or `(train, validation, test)`, each an `(x, y)` pair or a torch
-    Dataset · one Dataset · a dict of those by split, which may also hold classes, mean, std, pad, flip.
+    Dataset · one Dataset · a dict of those by split, which may also hold classes, mean, std, pad, flip,
+    augment (see `TaskData`).
     Arrays are (N, …) uint8 pixels or floats, or (N, length) int64 tokens; labels (N,) integers. InputError says what
     does not fit.
     """
@@ -59,6 +61,8 @@ def assemble(name: str, parts: Mapping[str, Split], seed: int, **options: Any) -
 
 
 def _option(key: str, value: Any, name: str) -> Any:
+    if key == "augment":
+        return value
     try:
         if key in ("mean", "std"):
             return tuple(float(v) for v in np.atleast_1d(np.asarray(value, dtype=float)))
@@ -205,7 +209,7 @@ def from_npz(path: Path, seed: int) -> TaskData:
             arrays = {info.filename.removesuffix(".npy"): _read_npy(archive, info) for info in archive.infolist()}
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, MemoryError, RuntimeError) as error:
         raise InputError(f"{path} must be an intact .npz file of plain arrays, but: {error}") from error
-    value: dict[str, Any] = {key: arrays[key].tolist() for key in _OPTIONS if key in arrays}
+    value: dict[str, Any] = {key: arrays[key].tolist() for key in _STORED if key in arrays}
     if "x" in arrays and "y" in arrays:
         value["train"] = (arrays["x"], arrays["y"])
     for split, spellings in _NPZ_SPLITS.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -38,7 +38,9 @@ class TaskData:
 
     `mean` and `std` hold one value for each channel, or one for all, and apply after uint8 pixels were
     divided by 255; float inputs are not divided, and tokens left as they are. `pad` (pixels) and `flip` describe
-    the augmentation.
+    the augmentation of images. `augment` (if given) follows, for inputs of any kind: a batch (N, …) and a CPU generator
+    → a batch of that shape and type. Its outcome must be settled by the generator, and must stay the same while a study
+    lasts: the original's answers are kept. To travel to other processes it must be a module's function.
     """
 
     name: str
@@ -50,6 +52,7 @@ class TaskData:
     std: tuple[float, ...] = (1.0,)
     pad: int = 0
     flip: bool = False
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -94,10 +97,25 @@ class TaskData:
         return self.augmented(self.train.inputs, torch.Generator().manual_seed(1000 * seed + view))
 
     def augmented(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
-        """A batch of images (N, C, H, W), raw or normalised, each randomly shifted and mirrored.
+        """A batch (N, …), raw or normalised: images randomly shifted and mirrored, then what `augment` makes of it.
 
-        A shift is a crop out of the image padded with zeros by `pad` pixels on each side. The outcome
-        is settled by the state of `generator`, a CPU generator. Anything but images is left alone.
+        The outcome is settled by the state of `generator`, a CPU generator. InputError when `augment` gives back
+        something of another shape or type.
+        """
+        moved = self._moved(inputs, generator)
+        if self.augment is None:
+            return moved
+        made = self.augment(moved, generator)
+        if not isinstance(made, Tensor) or (made.shape, made.dtype) != (inputs.shape, inputs.dtype):
+            got = f"{made.dtype} {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
+            raise InputError(f"{self.name}: `augment` must give back what it was given, {inputs.dtype} "
+                             f"{tuple(inputs.shape)}, but gave {got}")
+        return made
+
+    def _moved(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+        """Images (N, C, H, W) each randomly shifted and mirrored; anything else is left alone.
+
+        A shift is a crop out of the image padded with zeros by `pad` pixels on each side.
         """
         if inputs.ndim != 4 or not (self.pad or self.flip):
             return inputs
@@ -163,6 +181,9 @@ def checked(data: TaskData) -> TaskData:
         only = int(data.train.targets[0])
         raise InputError(f"{data.name}: the training split must hold at least 2 classes, but all labels are {only}")
     _check_normalisation(data)
+    if data.augment is not None and not callable(data.augment):
+        raise InputError(f"{data.name}: `augment` must be a function of a batch and a generator, "
+                         f"but is {data.augment!r}")
     return data
 
 

@@ -10,8 +10,12 @@ Further args, left out where they are the default:
   two (2 to 4 bits).
 * `group`: that many weights of a row share a scale, instead of the whole row. With float activations only: integer
   kernels know one scale per channel.
-* `rounding`: "feedback", each error made up for by the weights that follow, or "nearest".
+* `rounding`: "feedback", each error made up for by the weights that follow; "nearest"; or "adaround", up or
+  down as learned from the moments of the input. Where those are not known, all round to nearest.
 * `range`: how the range of a quantised activation is chosen, one way for the whole network.
+* `equalize`: the channels that this layer reads are rescaled against the layer that writes them, so that the network
+  computes the same with more even channels: "weights", by what both layers' weights show, or "activations", by what
+  calibration data show between them. All layers that read the same channels are rescaled with it.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from autocompress.core.layer import LayerTable
+from autocompress.core.layer import Layer, LayerTable
 from autocompress.core.plan import Plan, Scalar, Step
 from autocompress.errors import InputError
 from autocompress.hardware.profile import HardwareProfile
@@ -33,18 +37,21 @@ GRIDS = {"linear": (1, 2, 3, 4, 5, 6, 7, 8), "codebook": (2, 3, 4, 5, 6), "pow2"
 """Widths of each grid: one bit is two levels however they are placed; where levels are many, even ones are as good,
 and further powers of two too small to matter."""
 SETTINGS: dict[str, tuple[Scalar, ...]] = {
-    "grid": tuple(GRIDS), "group": (0, 32, 64, 128), "rounding": ("feedback", "nearest"),
-    "range": ("minmax", "mse", "percentile", "entropy"),
+    "grid": tuple(GRIDS), "group": (0, 32, 64, 128), "rounding": ("feedback", "nearest", "adaround"),
+    "range": ("minmax", "mse", "percentile", "entropy"), "equalize": ("none", "weights", "activations"),
 }
 """What else a step may say beside its widths; the first of each is the default and is left out of `args`."""
 DEFAULTS = {name: legal[0] for name, legal in SETTINGS.items()}
 
 
-def quantize_args(weight_bits: int, activation_bits: int, settings: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """The args of a step that follows `settings` as far as they are legal and matter at these widths."""
+def quantize_args(weight_bits: int, activation_bits: int, settings: Mapping[str, Scalar],
+                  layer: Layer | None = None) -> dict[str, Scalar]:
+    """The args of a step that follows `settings` as far as they are legal and matter at these widths, and for this
+    layer where one is given."""
     grid = settings["grid"] if weight_bits in GRIDS[str(settings["grid"])] else DEFAULTS["grid"]
     matters = {"grid": weight_bits <= 8, "group": weight_bits <= 8 and activation_bits == 32,
-               "rounding": weight_bits < 8, "range": activation_bits != 32}
+               "rounding": weight_bits < 8, "range": activation_bits != 32,
+               "equalize": weight_bits <= 8 and layer is not None and bool(layer.scales_with)}
     chosen = {name: value for name, value in {**settings, "grid": grid}.items()
               if matters[name] and value != DEFAULTS[name]}
     return {"weight_bits": weight_bits, "activation_bits": activation_bits, **chosen}
@@ -58,6 +65,30 @@ def range_method(plan: Plan) -> str:
         raise InputError(f"`range` must be the same at every layer, because layers share tensors, but the plan has "
                          f"{', '.join(sorted(methods))}")
     return methods.pop() if methods else str(DEFAULTS["range"])
+
+
+def equalized(table: LayerTable, plan: Plan) -> dict[str, str]:
+    """How the plan evens out the channels that a module writes, by its name: see `Layer.scales_with`.
+
+    InputError when layers that read the same channels ask for different ways.
+    """
+    ways: dict[str, str] = {}
+    for site, step in plan.find("quantize").items():
+        way, source = str(step.args.get("equalize", DEFAULTS["equalize"])), layer_at(step, table).scales_with
+        if way == DEFAULTS["equalize"] or not source:
+            continue
+        if ways.setdefault(source, way) != way:
+            raise InputError(f"`equalize` must be the same at all layers that read what {source} writes, but the plan "
+                             f"has {way!r} at {site} and {ways[source]!r} at another")
+    return ways
+
+
+def _check_equalize(layer: Layer, table: LayerTable) -> None:
+    if not layer.scales_with:
+        can = [other.name for other in table.layers if other.scales_with]
+        why = f": {layer.unscaled}" if layer.unscaled else ""
+        raise InputError(f"`equalize` at {layer.name} must be left out, because what it reads cannot be rescaled{why}; "
+                         + (f"it can at {', '.join(can)}" if can else "it cannot at any layer of this network"))
 
 
 def _check(step: Step, table: LayerTable, profile: HardwareProfile) -> None:
@@ -84,6 +115,8 @@ def _check(step: Step, table: LayerTable, profile: HardwareProfile) -> None:
     if bits < 16 and bits not in GRIDS[grid]:
         raise InputError(f"`weight_bits` at {step.site} must be one of {GRIDS[grid]} with a {grid} grid, "
                          f"but got {bits}")
+    if step.args.get("equalize", DEFAULTS["equalize"]) != DEFAULTS["equalize"]:
+        _check_equalize(layer, table)
     if step.args.get("group") and activation_bits != 32:
         raise InputError(f"a `group` at {step.site} goes with float activations, because integer kernels know one "
                          f"scale per channel: set `activation_bits` to 32, or leave `group` out")

@@ -76,9 +76,10 @@ class ExporterContract:
             assert _error(self.run(data, bench.calibration.numpy()), compressed.model, bench.calibration) <= TOLERANCE
 
     @pytest.mark.parametrize("settings", [{"grid": "codebook"}, {"grid": "pow2"}, {"group": 32},
-                                          {"grid": "codebook", "group": 64}], ids=str)
+                                          {"grid": "codebook", "group": 64}, {"equalize": "activations"}], ids=str)
     def test_every_grid_is_exact(self, bench: Workbench, settings: dict[str, Scalar]) -> None:
-        """Codebooks, powers of two and scales per group, beside one another and beside evenly spaced levels."""
+        """Codebooks, powers of two and scales per group, beside one another and beside evenly spaced levels; and
+        behind rescaled channels."""
         plan = Plan.of([*structure(bench).steps, *integers(bench, (3, 4, 2, 8, 6), 32, **settings).steps])
         compressed = bench.compressor.compress(plan)
         data = self.write(bench, compressed)
@@ -158,7 +159,8 @@ def integers(bench: Workbench, widths: tuple[int, ...], activation_bits: int, **
     """All layers as integers, the widths in turn; `settings` of the step wherever they are legal."""
     embeddings = {layer.name for layer in bench.table.layers if layer.kind == "embedding"}
     return Plan.of([Step(name, "quantize", quantize_args(
-        widths[i % len(widths)], 32 if name in embeddings else activation_bits, {**DEFAULTS, **settings}))
+        widths[i % len(widths)], 32 if name in embeddings else activation_bits, {**DEFAULTS, **settings},
+        bench.table.by_name[name]))
                     for i, name in enumerate(sites(bench))])
 
 

@@ -126,6 +126,7 @@ def grid_rows(on: Bench) -> None:
         for grid in ("codebook", "pow2"):
             on.ours(group, grid, quantized(on, bits, grid=grid))
         on.ours(group, "even levels, to nearest", quantized(on, bits, rounding="nearest"))
+        on.ours(group, "even levels, up or down as learned", quantized(on, bits, rounding="adaround"))
         for size in (128, 32):
             on.ours(group, f"even levels, a scale for {size} weights", quantized(on, bits, group=size))
     group = "8-bit weights and activations, other ranges"

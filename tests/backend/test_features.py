@@ -13,15 +13,19 @@ from autocompress.backend.distill import Recipe, distill
 from autocompress.backend.features import (
     MOST_TAPS,
     Original,
+    Projections,
     attention_loss,
     attention_map,
     find_taps,
+    inputs_left,
     recorded,
+    wanted_features,
 )
 from autocompress.backend.teacher import Teacher
 from autocompress.backend.trace import trace
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError
+from autocompress.study.workbench import Workbench
 from autocompress.testing.exporters import integers, structure
 from autocompress.testing.networks import NETWORKS, conv_norm
 from autocompress.testing.techniques import outputs, state_hash, workbench
@@ -29,6 +33,10 @@ from autocompress.testing.techniques import outputs, state_hash, workbench
 TAPS = {"chain": ["1.0", "2.0"], "residual": ["down"], "separable": ["3.0", "4.0"], "grouped": ["2.0"],
         "dense": ["grow2.0"], "signal": ["3", "5"], "flattened": ["1.0"], "encoder": ["down"]}
 """The last layer to read each resolution, of the small networks that have feature maps."""
+
+
+def original(bench: Workbench) -> Original:
+    return Original(bench.model, bench.table, bench.compressor.coupling)
 
 
 def _names(network: str, plan: Plan) -> list[str]:
@@ -40,7 +48,7 @@ def _loss(student: nn.Module, network: str, plan: Plan) -> Tensor:
     taps = find_taps(bench.table, plan)
     with recorded(student, taps) as maps:
         outputs(student, bench.calibration)
-    return attention_loss(maps, Original(bench.model, bench.table), taps, bench.calibration)
+    return attention_loss(maps, wanted_features(original(bench), taps, bench.calibration), taps)
 
 
 @pytest.mark.parametrize("network", sorted(NETWORKS))
@@ -70,7 +78,8 @@ def test_a_tap_that_is_itself_decomposed_still_shows_its_input() -> None:
     assert isinstance(model.get_submodule("2.0"), nn.Sequential)
     with recorded(model, find_taps(bench.table, plan)) as maps:
         outputs(model, bench.calibration)
-    assert {name: tuple(found.shape) for name, found in maps.items()} == {"1.0": (64, 144), "2.0": (64, 36)}
+    assert {name: tuple(attention_map(found, 1).shape) for name, found in maps.items()} == \
+        {"1.0": (64, 144), "2.0": (64, 36)}
 
 
 def test_dropped_blocks_are_passed_over() -> None:
@@ -78,8 +87,7 @@ def test_dropped_blocks_are_passed_over() -> None:
     assert _names("encoder", plan) == ["out"]
     assert float(_loss(workbench("encoder").compressor.compress(plan).model, "encoder", plan)) < 1e-6, \
         "what comes before the dropped block is as it was"
-    with pytest.raises(InputError, match="network without feature maps"):
-        _names("encoder", Plan.of([Step("down", "drop", {}), Step("out", "drop", {})]))
+    assert _names("encoder", Plan.of([Step("down", "drop", {}), Step("out", "drop", {})])) == []
     dropped = Plan.of([Step("bn1", "drop", {})])
     assert _names("residual", dropped) == ["down"]
     assert float(_loss(workbench("residual").compressor.compress(dropped).model, "residual", dropped)) > 0
@@ -113,13 +121,13 @@ def test_nothing_stays_hooked() -> None:
 
 
 @lru_cache(maxsize=4)
-def _trained(weight: float, seed: int = 0) -> Compressed:
+def _trained(weight: float, seed: int = 0, kind: str = "attention_weight") -> Compressed:
     bench = workbench("residual")
     plan = Plan.of((*structure(bench).steps, *integers(bench, (3, 4), 8).steps))
     teacher = Teacher(lambda inputs: outputs(bench.model, inputs), bench.data, 0, None)
-    recipe = Recipe(epochs=10, batch=16, attention_weight=weight)
+    recipe = Recipe(epochs=10, batch=16, **{kind: weight})  # type: ignore[arg-type]
     return distill(bench.compressor.compress(plan), teacher, bench.data, recipe, bench.calibration, seed,
-                   original=Original(bench.model, bench.table))
+                   original=original(bench))
 
 
 def test_training_with_it_brings_maps_nearer() -> None:
@@ -132,12 +140,104 @@ def test_training_with_it_brings_maps_nearer() -> None:
     assert receipt.facts["attention_of"] == ["down"]
 
 
-def test_it_is_settled_by_the_seed_and_leaves_the_original_alone() -> None:
+@pytest.mark.parametrize(("kind", "weight"), [("attention_weight", 100.0), ("feature_weight", 10.0)])
+def test_it_is_settled_by_the_seed_and_leaves_the_original_alone(kind: str, weight: float) -> None:
     before = state_hash(workbench("residual").model)
-    first = state_hash(_trained(100.0).model)
+    first = state_hash(_trained(weight, kind=kind).model)
     _trained.cache_clear()
-    assert state_hash(_trained(100.0).model) == first
+    assert state_hash(_trained(weight, kind=kind).model) == first
     assert state_hash(workbench("residual").model) == before
+    assert not any("project" in name for name, _ in _trained(weight, kind=kind).model.named_parameters())
+
+
+def _projected(student: Compressed, network: str) -> Tensor:
+    """Distance of the student's features, by a projection that has learned nothing yet."""
+    bench = workbench(network)
+    taps = find_taps(bench.table, student.plan)
+    with recorded(student.model, taps) as features:
+        outputs(student.model, bench.calibration)
+    return Projections(taps, student, original(bench)).loss(features,
+                                                           wanted_features(original(bench), taps, bench.calibration))
+
+
+@pytest.mark.parametrize("network", sorted(TAPS))
+def test_projections_begin_as_the_channels_that_stayed(network: str) -> None:
+    bench = workbench(network)
+    assert float(_projected(bench.compressor.compress(Plan()), network).detach()) == 0
+    pruned = Plan.of([step for step in structure(bench).steps if step.technique == "prune"])
+    student = bench.compressor.restructure(pruned, fit=False)
+    for layer in find_taps(bench.table, pruned):
+        left = inputs_left(layer, student, original(bench))
+        shown = student.model.get_submodule(layer.name)
+        read = getattr(shown, "in_channels", None) or getattr(shown, "in_features", None)
+        assert (layer.in_channels if left is None else len(left)) == read
+    assert 0 < float(_projected(student, network).detach()) < 1
+
+
+def test_features_of_channels_that_nothing_touched_are_the_originals() -> None:
+    """Pruned where no tap reads, or nothing before the tap is changed but for what is gone: the selection is exact."""
+    bench = workbench("chain")
+    group = next(group for group in bench.table.groups if group.name == "1.0")
+    student = bench.compressor.restructure(Plan.of([Step(group.name, "prune", {"keep": group.channels // 2})]), False)
+    taps = [layer for layer in find_taps(bench.table, student.plan) if layer.name == "2.0"]
+    left = inputs_left(taps[0], student, original(bench))
+    assert left is not None and len(left) == group.channels // 2
+    with recorded(student.model, taps) as features:
+        outputs(student.model, bench.calibration)
+    wanted = wanted_features(original(bench), taps, bench.calibration)
+    torch.testing.assert_close(features["2.0"], wanted["2.0"][:, left])
+
+
+def test_training_brings_features_nearer() -> None:
+    student = workbench("residual").compressor.compress(_trained(0.0).plan)
+    start, without, nearer = (float(_projected(done, "residual").detach()) for done in (
+        student, _trained(0.0), _trained(10.0, kind="feature_weight")))
+    assert nearer < 0.8 * start
+    assert nearer < 0.8 * without
+    receipt = next(r for r in _trained(10.0, kind="feature_weight").receipts if r.technique == "distill")
+    assert receipt.facts["features_of"] == ["down"] and "attention_of" not in receipt.facts
+
+
+def test_a_projection_learns_what_its_student_cannot() -> None:
+    """Features that a map of the channels explains are at no distance once it is learned."""
+    bench = workbench("chain")
+    student = bench.compressor.compress(Plan())
+    taps = find_taps(bench.table, Plan())
+    wanted = wanted_features(original(bench), taps, bench.calibration)
+    mixed = {layer.name: wanted[layer.name].flip(1) * 2 for layer in taps}
+    projections = Projections(taps, student, original(bench))
+    before = float(projections.loss(mixed, wanted).detach())
+    optimizer = torch.optim.Adam(projections.parameters(), lr=0.03)
+    for _ in range(200):
+        optimizer.zero_grad()
+        projections.loss(mixed, wanted).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    assert float(projections.loss(mixed, wanted).detach()) < 0.05 * before
+
+
+def test_both_kinds_share_one_pass_of_the_original() -> None:
+    class Counting(nn.Module):
+        def __init__(self, whole: nn.Module) -> None:
+            super().__init__()
+            self.whole, self.passes = whole, 0
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            self.passes += 1
+            scores: Tensor = self.whole(inputs)
+            return scores
+
+        def get_submodule(self, target: str) -> nn.Module:
+            return self.whole.get_submodule(target)
+
+    bench = workbench("residual")
+    counting = Counting(bench.model)
+    teacher = Teacher(lambda inputs: outputs(bench.model, inputs), bench.data, 0, None)
+    done = distill(bench.compressor.compress(Plan()), teacher, bench.data,
+                   Recipe(epochs=1, batch=16, attention_weight=1.0, feature_weight=1.0), bench.calibration, 0,
+                   original=Original(counting, bench.table, bench.compressor.coupling))
+    facts = next(r for r in done.receipts if r.technique == "distill").facts
+    assert counting.passes == facts["steps"]
+    assert facts["attention_of"] == facts["features_of"] == ["down"]
 
 
 def test_without_a_weight_the_original_is_not_asked_and_nothing_changes() -> None:
@@ -148,10 +248,10 @@ def test_without_a_weight_the_original_is_not_asked_and_nothing_changes() -> Non
     bench = workbench("residual")
     plan = integers(bench, (4,), 8)
     hashes = set()
-    for original in (None, Original(Deaf(), bench.table)):
+    for given in (None, Original(Deaf(), bench.table, bench.compressor.coupling)):
         teacher = Teacher(lambda inputs: outputs(bench.model, inputs), bench.data, 0, None)
         done = distill(bench.compressor.compress(plan), teacher, bench.data, Recipe(epochs=2, batch=16),
-                       bench.calibration, 0, original=original)
+                       bench.calibration, 0, original=given)
         hashes.add(state_hash(done.model))
         assert "attention_of" not in next(r for r in done.receipts if r.technique == "distill").facts
     assert len(hashes) == 1
@@ -164,16 +264,30 @@ def test_networks_without_maps_are_refused_before_training(network: str) -> None
     teacher = Teacher(lambda inputs: outputs(bench.model, inputs), bench.data, 0, None)
     start = bench.compressor.compress(Plan())
     before = state_hash(start.model)
-    with pytest.raises(InputError, match="attention_weight must be 0"):
+    with pytest.raises(InputError, match="attention_weight and feature_weight must be 0"):
         distill(start, teacher, bench.data, Recipe(attention_weight=1.0), bench.calibration, 0,
-                original=Original(bench.model, bench.table))
+                original=original(bench))
     assert state_hash(start.model) == before
 
 
-@pytest.mark.parametrize(("weight", "given"), [(1.0, False), (-1.0, True), (float("nan"), True)])
-def test_a_weight_asks_for_an_original_and_is_positive(weight: float, given: bool) -> None:
+@pytest.mark.parametrize("given", [{"attention_weight": 1.0}, {"feature_weight": 1.0}, {"block_steps": 1}], ids=str)
+def test_what_needs_the_original_is_refused_without(given: dict[str, float]) -> None:
     bench = workbench("chain")
     teacher = Teacher(lambda inputs: outputs(bench.model, inputs), bench.data, 0, None)
-    with pytest.raises(InputError, match="attention_weight must be 0, or above 0"):
-        distill(bench.compressor.compress(Plan()), teacher, bench.data, Recipe(attention_weight=weight),
-                bench.calibration, 0, original=Original(bench.model, bench.table) if given else None)
+    with pytest.raises(InputError, match="must be 0 without the original"):
+        distill(bench.compressor.compress(Plan()), teacher, bench.data, Recipe(**given),  # type: ignore[arg-type]
+                bench.calibration, 0)
+
+
+@pytest.mark.parametrize("name", ["attention_weight", "feature_weight", "mixup", "block_steps", "label_weight"])
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+def test_a_number_out_of_range_is_refused_by_name(name: str, value: float) -> None:
+    with pytest.raises(InputError, match=f"{name} must be 0 or more"):
+        Recipe(**{name: value})  # type: ignore[arg-type]
+
+
+def test_recipes_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(InputError, match="label_weight must be from 0 to 1"):
+        Recipe(label_weight=1.5)
+    with pytest.raises(InputError, match="epochs must be above 0"):
+        Recipe(epochs=0)

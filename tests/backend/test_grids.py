@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from autocompress.backend.distill import Recipe, distill
+from autocompress.backend.feedback import round_with_feedback
 from autocompress.backend.fold import fold_norms
 from autocompress.backend.grids import _cluster, codebook_levels, nearest, power_levels
 from autocompress.backend.learned_step import LearnedStep
 from autocompress.backend.quantization import QuantizedWeight, per_channel, quantize_weight
-from autocompress.backend.reconstruct import round_with_feedback
 from autocompress.backend.teacher import Teacher
 from autocompress.backend.weights import load_weights, save_weights
 from autocompress.core.plan import Plan, Step

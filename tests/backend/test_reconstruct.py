@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.backend import statistics
+from autocompress.backend.feedback import round_with_feedback
 from autocompress.backend.quantization import quantize_weight
-from autocompress.backend.reconstruct import damped, on_remaining, removal_damage, round_with_feedback
+from autocompress.backend.reconstruct import damped, on_remaining, removal_damage
 from autocompress.backend.statistics import Statistics
 from autocompress.errors import TrialError
 

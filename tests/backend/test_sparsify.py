@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from autocompress.backend.feedback import round_with_feedback
 from autocompress.backend.quantization import quantize_weight
-from autocompress.backend.reconstruct import damped, on_remaining, round_with_feedback
+from autocompress.backend.reconstruct import damped, on_remaining
 from autocompress.backend.sparsify import fit, largest, sparsify
 from autocompress.core.plan import Plan, Step
 from autocompress.core.sparsity import UNSTRUCTURED

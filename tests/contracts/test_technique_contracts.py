@@ -101,7 +101,10 @@ class TestQuantize(TechniqueContract):
         uniform = [integers(bench, (bits,), 8) for bits in (2, 8)]
         half = Plan.of([Step(name, "quantize", {"weight_bits": 16, "activation_bits": 32}) for name in sites(bench)])
         grids = [integers(bench, (3, 4, 2), 8, grid="codebook", range="percentile"),
-                 integers(bench, (4, 8), 32, grid="pow2", group=32), integers(bench, (3,), 32, rounding="nearest")]
+                 integers(bench, (4, 8), 32, grid="pow2", group=32), integers(bench, (3,), 32, rounding="nearest"),
+                 integers(bench, (2, 3), 8, rounding="adaround"),
+                 integers(bench, (4,), 32, rounding="adaround", grid="codebook", group=32),
+                 integers(bench, (4, 3), 8, equalize="weights"), integers(bench, (3, 8), 8, equalize="activations")]
         return [*uniform, half, integers(bench, (3, 4, 5, 6), 8), integers(bench, (2, 8, 4), 32), *grids]
 
     def test_more_bits_come_nearer(self, bench: Workbench) -> None:
@@ -124,7 +127,8 @@ class TestSparsify(TechniqueContract):
     def plans(self, bench: Workbench) -> list[Plan]:
         patterns = [sparse(bench, Plan(), criterion=criterion) for criterion in CRITERIA]
         few = sparse(bench, Plan(), (UNSTRUCTURED,), 0.05)
-        return [*patterns, few, Plan.of((*sparse(bench, Plan()).steps, *integers(bench, (2, 4, 8), 32).steps))]
+        return [*patterns, few, Plan.of((*sparse(bench, Plan()).steps, *integers(bench, (2, 4, 8), 32).steps)),
+                Plan.of((*sparse(bench, Plan()).steps, *integers(bench, (2, 3), 32, rounding="adaround").steps))]
 
     def test_as_many_weights_stay_as_predicted(self, bench: Workbench) -> None:
         shape = structure(bench)

@@ -103,7 +103,7 @@ def test_small_files_are_as_large_as_predicted(network: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("settings", [{"grid": "codebook"}, {"grid": "pow2"}, {"group": 32}, {"group": 128},
-                                      {"grid": "codebook", "group": 64}], ids=str)
+                                      {"grid": "codebook", "group": 64}, {"equalize": "weights"}], ids=str)
 @pytest.mark.parametrize("network", ["residual", "mlp", "signal", "separable"])
 def test_grids_and_groups_are_counted(network: str, settings: dict[str, Any]) -> None:
     bench = workbench(network)

@@ -85,6 +85,26 @@ def test_settings_of_quantisation_hold_wherever_they_are_legal(table: LayerTable
     assert args(1, 32) == {"weight_bits": 1, "activation_bits": 32, "group": 64, "rounding": "nearest"}
 
 
+def test_channels_are_rescaled_only_where_they_can_be(table: LayerTable) -> None:
+    text = 'schema = 1\nname = "m"\n[quantize]\nweight_bits = [4, 16]\nequalizes = ["activations", "none"]\n'
+    space = build_space(table, parse_space(text, "m.toml"), load_profile("host"))
+    assert space.by_name["equalize:*"].choices == ("activations", "none")
+    values = {**space.uniform(4), "bits:c": 16}
+    plan = space.decode(values)
+    check_plan(table, plan, space.profile)
+    assert {site: step.args.get("equalize") for site, step in plan.find("quantize").items()} == {
+        "a": None, "b": "activations", "c": None, "fc": "activations"}
+    assert not any("equalize" in step.args for step in space.decode({**values, "equalize:*": "none"}).steps)
+    alone = msgspec.structs.replace(
+        table, layers=tuple(msgspec.structs.replace(layer, scales_with="") for layer in table.layers))
+    without = build_space(alone, parse_space(text, "m.toml"), load_profile("host"))
+    assert "equalize:*" not in without.by_name
+    assert not any("equalize" in step.args for step in without.decode(without.uniform(4)).steps)
+    with pytest.raises(InputError, match=r"`equalize` at c must be left out.*it cannot at any layer"):
+        check_plan(alone, Plan((Step("c", "quantize", {"weight_bits": 4, "activation_bits": 8,
+                                                       "equalize": "weights"}),)), space.profile)
+
+
 def test_the_smallest_plan_does_without_groups(table: LayerTable) -> None:
     text = 'schema = 1\nname = "m"\n[quantize]\nweight_bits = [4]\nactivation_bits = [32]\ngroups = [32, 0]\n'
     space = build_space(table, parse_space(text, "m.toml"), load_profile("host"))
@@ -185,6 +205,10 @@ def test_widths_that_the_device_does_not_have_are_refused_at_load(table: LayerTa
     ("schema = 1\nname = 'a'\n[drop]\nxyz = 1", "legal here are skip"),
     ("schema = 1\nname = 'a'\n[sparsify]\npatterns = ['2:2']", r"sparsify\.patterns: .* but got '2:2'"),
     ("schema = 1\nname = 'a'\n[sparsify]\npatterns = []", "patterns must not be empty"),
+    ("schema = 1\nname = 'a'\n[drop]\n[recovery]\nmixup = nan", "recovery.mixup must be 0 or more"),
+    ("schema = 1\nname = 'a'\n[drop]\n[recovery]\nblock_steps = -1", "recovery.block_steps must be 0 or more"),
+    ("schema = 1\nname = 'a'\n[drop]\n[recovery]\nblock_step = 1", "did you mean `block_steps`"),
+    ("schema = 1\nname = 'a'\n[recovery]\nmixup = 0.2", "it allows nothing"),
     ("schema = 1\nname = 'a'\n[sparsify]\nmin_density = 0", "min_density must be from 0.001 to below 0.9"),
     ("schema = 1\nname = 'a'\n[sparsify]\ncriteria = ['luck']", "sparsify.criteria"),
 ])

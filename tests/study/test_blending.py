@@ -8,12 +8,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from autocompress.backend.weights import save_weights
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Candidate
 from autocompress.core.plan import Plan, Step
 from autocompress.hardware.profile import load_profile
 from autocompress.search.fidelity import AVERAGED
-from autocompress.study.blending import blend
+from autocompress.study.blending import _relatives, blend
 from autocompress.study.workbench import Workbench
 from autocompress.testing.exporters import integers
 from autocompress.testing.networks import NETWORKS, task_data
@@ -69,3 +70,14 @@ def test_without_a_gain_budget_relatives_or_time_there_is_none(trained: tuple[Wo
     assert blend(bench, everyone, alone, Budget(), 1.0, math.inf, _never) is None
     calibrated = _scored(everyone[0], 1.0, 0.0, 0.0)
     assert blend(bench, everyone, calibrated, Budget(), 1.0, math.inf, _never) is None
+
+
+def test_networks_that_are_rescaled_in_other_ways_are_no_relatives(trained: tuple[Workbench, list[Candidate]]) -> None:
+    bench, everyone = trained
+    assert everyone[1].plan is not None and len(_relatives(bench, everyone, everyone[0])) == 2
+    rescaled = Plan(tuple(
+        msgspec.structs.replace(step, args={**step.args, "equalize": "weights"}) if step.site == "1.0" and
+        step.technique == "quantize" else step for step in everyone[1].plan.steps))
+    other = msgspec.structs.replace(everyone[1], plan=rescaled)
+    save_weights(bench.rebuild(everyone[1].plan, 1), bench.weights_path(rescaled, 1))
+    assert rescaled not in [plan for plan, _ in _relatives(bench, [everyone[0], other], everyone[0])]

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 
+from autocompress.backend.distill import Recipe
+from autocompress.core.budget import Budget
+from autocompress.core.plan import Plan, Step
+from autocompress.errors import InputError
 from autocompress.hardware.profile import load_profile
+from autocompress.space.spec import load_space
 from autocompress.study import workbench
+from autocompress.study.loading import make_bench
+from autocompress.study.options import Options
+from autocompress.study.run import _identity
 from autocompress.study.workbench import Workbench
+from autocompress.tasks.models import LoadedModel
 from autocompress.testing.networks import NETWORKS, task_data
 from autocompress.testing.techniques import outputs
 
@@ -27,3 +37,45 @@ def test_the_originals_own_8_bit_file_teaches_where_it_agrees(agreement: float, 
     expected = outputs(bench.model, inputs)
     assert torch.equal(logits, expected) is not fast
     assert np.corrcoef(logits.flatten().numpy(), expected.flatten().numpy())[0, 1] > 0.85
+
+
+def test_a_candidate_is_trained_as_the_space_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = NETWORKS["chain"]
+    recipe = Recipe(block_steps=3, feature_weight=1.0, mixup=0.2)
+    bench = Workbench(chain.make(), task_data(chain.input_shape), load_profile("host"), seed=0, folder=tmp_path,
+                      epochs=1, recovery=recipe)
+    plan = Plan.of([Step("1.0", "prune", {"keep": 8}), Step("2.0", "quantize", {"weight_bits": 4,
+                                                                                 "activation_bits": 8})])
+    rungs = [{r.technique: r.facts for r in bench.evaluate(plan, rung, seconds).receipts if r.site == ""}
+             for rung, seconds in ((1, None), (2, 0.5))]
+    assert rungs[0].keys() == {"blockwise"} and rungs[1].keys() == {"distill"}
+    assert rungs[1]["distill"]["features_of"] == ["1.0", "2.0"]
+    bench.weights_path(plan, 1).unlink()
+    again = bench.evaluate(plan, 2, 0.5)
+    assert {"blockwise", "distill"} <= {r.technique for r in again.receipts}, "nothing was trained before"
+
+
+def test_a_recovery_that_the_network_does_not_allow_is_refused_before_any_work(tmp_path: Path) -> None:
+    for network, recipe, message in (("mlp", Recipe(feature_weight=1.0), "without feature maps"),
+                                     ("encoder", Recipe(mixup=0.2), "mixup must be 0")):
+        chosen = NETWORKS[network]
+        with pytest.raises(InputError, match=message):
+            Workbench(chosen.make(), chosen.data(), load_profile("host"), seed=0, folder=tmp_path, epochs=1,
+                      recovery=recipe)
+
+
+def test_the_space_file_reaches_the_bench_and_the_studys_identity(tmp_path: Path) -> None:
+    chain = NETWORKS["chain"]
+    data = chain.data()
+    loaded = LoadedModel(chain.make(), "chain", "f")
+    made, hashes = [], []
+    for i, table in enumerate(("", "[recovery]\nblock_steps = 7\nmixup = 0.2\n")):
+        file = tmp_path / f"{i}.toml"
+        file.write_text(f'schema = 1\nname = "m"\n[quantize]\n{table}')
+        asked = Options(model=loaded.model, data=data, space=str(file), device="cpu")
+        made.append(make_bench(loaded, data, asked, tmp_path)._recipe(1, None))
+        hashes.append(_identity(loaded, data, load_space(file), "p", 0, Budget())["space"])
+        assert ("recovery" in msgspec.json.encode(load_space(file)).decode()) == bool(table), \
+            "a study made before there was such a table resumes"
+    assert (made[0].block_steps, made[0].mixup) == (0, 0.0) and (made[1].block_steps, made[1].mixup) == (7, 0.2)
+    assert hashes[0] != hashes[1], "another recovery is another study"

@@ -203,3 +203,13 @@ def test_an_array_header_that_lies_is_refused(tmp_path: Path) -> None:
         archive.writestr("y.npy", header.getvalue())
     with pytest.raises(InputError, match="declares"):
         load_data(f"npz:{tmp_path / 'bad.npz'}")
+
+
+def test_a_function_that_augments_comes_with_python_objects_only(tmp_path: Path) -> None:
+    x, y = np.random.default_rng(0).random((20, 4), dtype=np.float32), np.arange(20) % 2
+    data = load_data({"train": (x, y), "augment": lambda inputs, generator: -inputs})
+    torch.testing.assert_close(data.train_view(1, 0), -data.train.inputs)
+    with pytest.raises(InputError, match="`augment` must be a function"):
+        load_data({"train": (x, y), "augment": 3})
+    np.savez(tmp_path / "data.npz", x=x, y=y, augment=np.array(3))
+    assert load_data(f"npz:{tmp_path / 'data.npz'}").augment is None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -92,6 +93,29 @@ def test_augmentation_leaves_others_alone(data: TaskData) -> None:
     assert data.augmented(batch, torch.Generator()) is batch
     rows = torch.zeros(3, 5)
     assert replace(data, pad=2).augmented(rows, torch.Generator()) is rows
+
+
+def test_a_task_brings_its_own_augmentation(data: TaskData) -> None:
+    def noisy(inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        return inputs ^ torch.randint(0, 4, inputs.shape, generator=generator, dtype=torch.uint8)
+
+    mine = replace(data, augment=noisy)
+    assert torch.equal(mine.train_view(1, 0), mine.train_view(1, 0))
+    assert not torch.equal(mine.train_view(1, 0), mine.train_view(2, 0))
+    assert int((mine.train_view(1, 0) ^ data.train.inputs).max()) == 3
+    both = replace(mine, pad=1, flip=True)
+    shifted = replace(data, pad=1, flip=True).train_view(1, 0)
+    assert int((both.train_view(1, 0) ^ shifted).max()) == 3, "after the shift"
+    rows = replace(data, augment=lambda inputs, generator: inputs.flip(1))
+    assert torch.equal(rows.augmented(torch.arange(6.0).reshape(2, 3), torch.Generator()),
+                       torch.tensor([[2.0, 1.0, 0.0], [5.0, 4.0, 3.0]])), "not only images"
+
+
+@pytest.mark.parametrize("wrong", [lambda x, _: x.float(), lambda x, _: x[1:], lambda x, _: None],
+                         ids=["type", "shape", "nothing"])
+def test_an_augmentation_that_gives_back_something_else_is_refused(data: TaskData, wrong: Any) -> None:
+    with pytest.raises(InputError, match="`augment` must give back what it was given"):
+        replace(data, augment=wrong).train_view(1, 0)
 
 
 @pytest.mark.parametrize(

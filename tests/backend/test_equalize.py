@@ -1,0 +1,342 @@
+"""Channels rescaled between two layers: where it can be done, that nothing else changes, and what it is good for."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from autocompress.backend.calibration import reestimate_norms
+from autocompress.backend.equalize import HEADROOM, equalize
+from autocompress.backend.features import find_taps
+from autocompress.backend.rescale import Scaling, by_columns, first_leaf, rescale, scale_output
+from autocompress.backend.scalings import failing
+from autocompress.backend.statistics import Statistics
+from autocompress.backend.trace import trace
+from autocompress.core.plan import Plan, Step
+from autocompress.errors import InputError
+from autocompress.export.runtime import Runtime
+from autocompress.hardware.profile import load_profile
+from autocompress.study.workbench import Workbench
+from autocompress.techniques.base import check_plan
+from autocompress.techniques.quantize import equalized
+from autocompress.testing.exporters import integers, structure
+from autocompress.testing.networks import NETWORKS, randomised_norms, task_data
+from autocompress.testing.techniques import outputs, workbench
+
+WAYS = ("weights", "activations")
+FOUND: dict[str, dict[str, dict[str, int]]] = {
+    "chain": {"0.1": {"1.0": 1}, "1.1": {"2.0": 1}, "2.1": {"5": 1}},
+    "residual": {}, "dense": {},
+    "grouped": {"0.1": {"1.0": 1}, "1.1": {"2.0": 1}, "2.1": {"5": 1}},
+    "flattened": {"0.1": {"1.0": 1}, "1.1": {"3": 16}, "3": {"5": 1}},
+    "mlp": {"0": {"2": 1}, "3": {"5": 1}},
+    "lstm": {"hidden": {"fc": 1}},
+    "encoder": {"norm1": {"query": 1, "key": 1, "value": 1}, "norm2": {"up": 1}, "up": {"down": 1}},
+}
+
+
+def _drawn(build: Callable[[], nn.Module]) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return randomised_norms(build().eval())
+
+
+def _inputs(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+def _spread(count: int, seed: int = 0, low: float = -2.0, high: float = 2.0) -> Tensor:
+    """Factors from `10**low` to `10**high`."""
+    return torch.tensor(10.0) ** (low + (high - low) * torch.rand(count, generator=torch.Generator().manual_seed(seed)))
+
+
+def _around(middle: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), middle, nn.Conv2d(8, 6, 3), nn.Flatten(),
+                         nn.Linear(6 * 16, 5))
+
+
+# -- where ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("network", FOUND)
+def test_pairs_are_found_and_told_as_facts(network: str) -> None:
+    bench = workbench(network)
+    scalings = bench.compressor.coupling.scalings
+    assert {name: scaling.readers for name, scaling in scalings.items()} == FOUND[network]
+    told = {layer.name: layer.scales_with for layer in bench.table.layers if layer.scales_with}
+    assert told == {reader: source for source, readers in FOUND[network].items() for reader in readers}
+    for layer in bench.table.layers:
+        readable = layer.kind in ("conv", "linear") and not layer.locked
+        assert bool(layer.unscaled) == (readable and not layer.scales_with)
+
+
+@pytest.mark.parametrize("middle", [
+    nn.ReLU(), nn.ReLU(inplace=True), nn.LeakyReLU(0.2), nn.PReLU(8), nn.Identity(), nn.MaxPool2d(3, 1, 1),
+    nn.Sequential(nn.ReLU(), nn.AvgPool2d(3, 1, 1), nn.Dropout(0.5)), nn.ReLU6(), nn.Hardtanh(0, 4),
+], ids=str)
+def test_what_lets_a_factor_through(middle: nn.Module) -> None:
+    table, coupling = trace(_drawn(lambda: _around(copy.deepcopy(middle))), (3, 8, 8))
+    assert table.by_name["3"].scales_with == "1"
+    cap = {nn.ReLU6: 6.0, nn.Hardtanh: 4.0}.get(type(middle))
+    assert coupling.scalings["1"] == Scaling("1", {"3": 1}, cap)
+    assert coupling.scalings["3"].readers == {"5": 16}
+
+
+@pytest.mark.parametrize("middle", [
+    nn.Sigmoid(), nn.GELU(), nn.SiLU(), nn.Hardswish(), nn.Hardtanh(-1, 1), nn.Softmax(1), nn.ELU(), nn.Softplus(),
+    nn.GroupNorm(2, 8), nn.PixelShuffle(1), nn.Sequential(nn.PixelUnshuffle(1), nn.Tanh()),
+], ids=str)
+def test_what_does_not(middle: nn.Module) -> None:
+    table, _ = trace(_drawn(lambda: _around(copy.deepcopy(middle))), (3, 8, 8))
+    assert table.by_name["3"].scales_with == ""
+    assert "it reads the result of" in table.by_name["3"].unscaled
+
+
+class _Branching(nn.Module):
+    """What `first` writes is read by two layers, what `twice` writes by a sum and a layer as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.left, self.right = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.shared, self.out = nn.Linear(8, 8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, 6)` → `(N, 5)`."""
+        x = torch.relu(self.first(x))
+        x = self.left(x) + self.right(x).relu()
+        x = self.shared(self.shared(x).relu()).relu()
+        scores: Tensor = self.out(x)
+        return scores
+
+
+def test_readers_of_one_source_go_together_and_reasons_name_what_is_in_the_way() -> None:
+    table, coupling = trace(_drawn(_Branching), (6,))
+    assert coupling.scalings == {"first": Scaling("first", {"left": 1, "right": 1})}
+    assert table.by_name["first"].unscaled == "it reads the network's input"
+    assert table.by_name["out"].unscaled == "it reads what shared writes, and that cannot be changed"
+
+
+def test_a_pair_that_is_none_does_not_pass_its_proof() -> None:
+    network = _drawn(lambda: nn.Sequential(nn.Linear(6, 8), nn.Sigmoid(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 5)))
+    sound, false = Scaling("2", {"4": 1}), Scaling("0", {"2": 1})
+    assert failing(network, torch.zeros(2, 6), {"2": sound}) == {}
+    assert failing(network, torch.zeros(2, 6), {"0": false, "2": sound}) == {
+        "0": "2 answers differently when its input is rescaled"}
+    silent = Scaling("0", {"4": 1})
+    assert failing(network, torch.zeros(2, 6), {"0": silent}) != {}
+
+
+# -- nothing else changes ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("network", [name for name, found in FOUND.items() if found])
+def test_any_factors_leave_the_function_as_it_is(network: str) -> None:
+    bench = workbench(network)
+    both, one_sided = copy.deepcopy(bench.model), copy.deepcopy(bench.model)
+    for source, scaling in bench.compressor.coupling.scalings.items():
+        weight: Any = both.get_submodule(source).weight
+        rescale(both, scaling, _spread(len(weight)))
+        scale_output(one_sided, source, _spread(len(weight)))
+    expected = outputs(bench.model, bench.calibration)
+    torch.testing.assert_close(outputs(both, bench.calibration), expected, rtol=1e-3, atol=1e-4)
+    assert (outputs(one_sided, bench.calibration) - expected).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("network", ["separable", "flattened", "grouped", "encoder"])
+def test_pruned_and_factored_networks_compute_the_same_with_even_channels(network: str, way: str) -> None:
+    bench = workbench(network)
+    scalings = bench.compressor.coupling.scalings
+    asked, folds = dict.fromkeys(scalings, way), {layer.name: layer.folds_into for layer in bench.table.layers}
+    for plan in (Plan(), structure(bench)):
+        model = bench.compressor.restructure(plan).model
+        expected = outputs(model, bench.calibration)
+        factors = equalize(model, scalings, asked, folds, bench.calibration)
+        assert list(factors) == list(scalings)
+        assert any((factor != 1).any() for factor in factors.values())
+        torch.testing.assert_close(outputs(model, bench.calibration), expected, rtol=1e-3, atol=1e-4)
+        again = equalize(model, scalings, asked, folds, bench.calibration)
+        for source, factor in again.items():
+            torch.testing.assert_close(factor, torch.ones_like(factor), rtol=0, atol=0.01, msg=source)
+
+
+def test_ranges_of_channels_and_columns_become_alike() -> None:
+    bench = workbench("chain")
+    model, scaling = copy.deepcopy(bench.model), bench.compressor.coupling.scalings["1.1"]
+    before, _ = _ranges(model, scaling, bench.calibration)
+    alive = before > 0
+    assert alive.sum() > 12
+    equalize(model, {"1.1": scaling}, {"1.1": "activations"}, {}, bench.calibration)
+    values, columns = _ranges(model, scaling, bench.calibration)
+    ratio = values[alive] / columns[alive]
+    assert ratio.max() / ratio.min() < 1.01
+    assert values[alive].min() / values.max() > 1.5 * before[alive].min() / before.max()
+
+
+def test_a_depthwise_reader_takes_all_of_the_unevenness() -> None:
+    bench = workbench("separable")
+    model, scaling = copy.deepcopy(bench.model), bench.compressor.coupling.scalings["0.1"]
+    equalize(model, {"0.1": scaling}, {"0.1": "activations"}, {}, bench.calibration)
+    values, _ = _ranges(model, scaling, bench.calibration)
+    assert values.max() / values[values > 0].min() < 1.01
+
+
+def _ranges(model: nn.Module, scaling: Scaling, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    (name,) = scaling.readers
+    seen: list[Tensor] = []
+    handle = first_leaf(model, name).register_forward_pre_hook(lambda _, args: seen.append(args[0].abs()))
+    outputs(model, inputs)
+    handle.remove()
+    columns = by_columns(first_leaf(model, name)).abs().amax((1, 3)).flatten()
+    return seen[0].transpose(0, 1).flatten(1).amax(1), columns
+
+
+def test_clipped_channels_stay_as_they_are() -> None:
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Linear(6, 16), nn.ReLU6(), nn.Linear(16, 5))
+
+    network, inputs = _drawn(build), _inputs(256, 6)
+    scale_output(network, "0", torch.cat([torch.full((8,), 40.0), _spread(8, high=0.0)]))
+    _, coupling = trace(network, (6,))
+    scaling, expected = coupling.scalings["0"], outputs(network, inputs)
+    reached = network[0](inputs).amax(0)  # type: ignore[index]
+    assert (reached[:8] > 6).all()
+    factor = equalize(network, {"0": scaling}, {"0": "activations"}, {}, inputs)["0"]
+    assert (factor[:8] == 1).all() and (factor[8:] != 1).any()
+    assert (reached * factor)[8:].max() <= 6 * HEADROOM * 1.001
+    torch.testing.assert_close(outputs(network, inputs), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_dead_channels_and_unread_columns_keep_their_factor(way: str) -> None:
+    bench = workbench("chain")
+    model: Any = copy.deepcopy(bench.model)
+    with torch.no_grad():
+        model.get_submodule("1.1").weight[3] = model.get_submodule("1.1").bias[3] = 0
+        model.get_submodule("2.0").weight[:, 5] = 0
+    scalings = bench.compressor.coupling.scalings
+    expected = outputs(model, bench.calibration)
+    factor = equalize(model, scalings, {"1.1": way}, {"1.1": "1.0"}, bench.calibration)["1.1"]
+    assert factor[3] == factor[5] == 1 and torch.isfinite(factor).all()
+    torch.testing.assert_close(outputs(model, bench.calibration), expected, rtol=1e-3, atol=1e-4)
+    with torch.no_grad():
+        model.get_submodule("1.0").weight[0] = torch.nan
+    factor = equalize(model, scalings, {"1.1": way}, {"1.1": "1.0"}, bench.calibration)["1.1"]
+    assert torch.isfinite(factor).all()
+
+
+@pytest.mark.parametrize("network", ["chain", "grouped", "flattened", "separable"])
+def test_moments_go_along(network: str) -> None:
+    bench = workbench(network)
+    model = copy.deepcopy(bench.model)
+    for source, scaling in bench.compressor.coupling.scalings.items():
+        weight: Any = model.get_submodule(source).weight
+        factor = _spread(len(weight), low=-0.5, high=0.5)
+        rescale(model, scaling, factor)
+        for name, repeat in scaling.readers.items():
+            known = bench.compressor.statistics.moments(name)
+            measured = Statistics(model, bench.calibration).moments(name)
+            assert known is not None and measured is not None
+            moved = known.rescaled(factor.repeat_interleave(repeat))
+            for key, value in vars(measured).items():
+                torch.testing.assert_close(getattr(moved, key), value, rtol=1e-3, atol=1e-4)
+
+
+# -- as a step of a plan -------------------------------------------------------------------------------
+
+
+def _step(name: str, way: str = "weights", bits: int = 4, activation_bits: int = 32) -> Step:
+    return Step(name, "quantize", {"weight_bits": bits, "activation_bits": activation_bits, "equalize": way})
+
+
+@pytest.mark.parametrize(("network", "site", "message"), [
+    ("chain", "0.0", r"`equalize` at 0\.0 must be left out.*it reads the network's input; it can at 1\.0, 2\.0, 5"),
+    ("residual", "conv2", "the result of the operator add; it cannot at any layer of this network"),
+])
+def test_a_step_where_there_is_no_pair_is_refused_by_name(network: str, site: str, message: str) -> None:
+    bench = workbench(network)
+    with pytest.raises(InputError, match=message):
+        check_plan(bench.table, Plan((_step(site),)), bench.profile)
+
+
+def test_only_integers_and_known_ways() -> None:
+    bench = workbench("chain")
+    with pytest.raises(InputError, match=r"`equalize` at 1\.0 is for weights of 8 bits or less"):
+        check_plan(bench.table, Plan((_step("1.0", bits=16),)), bench.profile)
+    with pytest.raises(InputError, match=r"`equalize` at 1\.0 must be one of .*'weights', 'activations'.*'both'"):
+        check_plan(bench.table, Plan((_step("1.0", "both"),)), bench.profile)
+
+
+def test_readers_of_one_source_must_agree() -> None:
+    bench = workbench("encoder")
+    assert equalized(bench.table, Plan((_step("query"), _step("fc", "none")))) == {"norm1": "weights"}
+    with pytest.raises(InputError, match="the same at all layers that read what norm1 writes"):
+        bench.compressor.compress(Plan((_step("query"), _step("key", "activations"))))
+
+
+def test_receipts_tell_what_was_rescaled() -> None:
+    bench = workbench("chain")
+    compressed = bench.compressor.compress(Plan((_step("2.0", "activations"),)))
+    (receipt,) = [r for r in compressed.receipts if r.technique == "equalize"]
+    assert (receipt.site, receipt.facts["against"], receipt.facts["channels"]) == ("2.0", "1.1", 24)
+    assert 0 < receipt.facts["least"] < 1 < receipt.facts["largest"] and receipt.facts["rescaled"] > 20
+
+
+def test_trained_weights_are_not_rescaled_twice(tmp_path: Path) -> None:
+    network = NETWORKS["chain"]
+    bench = Workbench(network.make(), task_data(network.input_shape), load_profile("host"), seed=0, folder=tmp_path,
+                      epochs=1)
+    plan = integers(bench, (4,), 8, equalize="activations")
+    assert sum("equalize" in step.args for step in plan.steps) == 3
+    evaluation = bench.evaluate(plan, 1)
+    again, kept = bench.rebuild(plan, 1), load_file(bench.weights_path(plan, 1))
+    started = bench.compressor.compress(plan)
+    for name in bench.compressor.coupling.scalings:
+        trained = again.model.state_dict()[f"{name}.weight"]
+        torch.testing.assert_close(trained, kept[f"model.{name}.weight"], rtol=0, atol=0)
+        # Training moves a factor by less than rescaling does.
+        moved = (trained / started.model.state_dict()[f"{name}.weight"]).abs().log().abs().median()
+        rescaled = (trained / bench.model.state_dict()[f"{name}.weight"]).abs().log().abs().median()
+        assert moved < rescaled
+    assert bench.measured(again, 1, {}).metrics["accuracy"] == evaluation.metrics["accuracy"]
+
+
+def test_rescaled_inputs_are_no_taps_of_attention() -> None:
+    bench = workbench("chain")
+    assert [layer.name for layer in find_taps(bench.table, Plan())] == ["1.0", "2.0"]
+    assert [layer.name for layer in find_taps(bench.table, Plan((_step("2.0"),)))] == ["1.0"]
+
+
+# -- what it is good for -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("network", ["chain", "separable"])
+def test_channels_made_uneven_by_hand_are_rescued(network: str) -> None:
+    known = workbench(network)
+    even = copy.deepcopy(known.model)
+    reestimate_norms(even, known.calibration)  # as after training: compressing it finds the statistics that it has
+    spoilt = copy.deepcopy(even)
+    for seed, scaling in enumerate(known.compressor.coupling.scalings.values()):
+        weight: Any = spoilt.get_submodule(scaling.source).weight
+        rescale(spoilt, scaling, _spread(len(weight), seed))
+    bench = Workbench(spoilt, NETWORKS[network].data(), load_profile("host"), seed=0, folder=Path("unused"), epochs=1)
+    expected = outputs(bench.model, bench.calibration)
+    torch.testing.assert_close(expected, outputs(even, bench.calibration), rtol=1e-3, atol=1e-3)
+
+    def error(way: str) -> float:
+        built = bench.build(bench.compressor.compress(integers(bench, (8,), 8, equalize=way)))
+        scores = torch.from_numpy(Runtime(built.data).run(bench.calibration.numpy()))
+        return float((scores - expected).norm() / (expected - expected.mean(0)).norm())
+
+    without = error("none")
+    for way in WAYS:
+        assert error(way) < 0.1 * without, way
+
+
