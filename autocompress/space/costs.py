@@ -17,6 +17,8 @@ from autocompress.techniques.decompose import rank_args, split
 
 METRICS = ("size_bytes", "macs", "latency_ms")
 """Metrics that are sums over layers, in the order of the columns."""
+ILLEGAL = 1e30
+"""Instead of infinity, which a price of zero would make nothing of."""
 
 
 class Option(msgspec.Struct, frozen=True):
@@ -50,7 +52,7 @@ class LayerCosts:
                 self._rest[i] = exact - counted[i]
 
     def at(self, n_in: int, n_out: int) -> np.ndarray:
-        """`(options, METRICS)` with so many channels; infinite where the factors would save nothing."""
+        """`(options, METRICS)` with so many channels; `ILLEGAL` where the factors would save nothing."""
         key = n_in, n_out
         if key not in self._known:
             self._known[key] = self._counted(n_in, n_out)
@@ -60,14 +62,16 @@ class LayerCosts:
         part = msgspec.structs.replace(self._part, out_channels=n_out, in_channels=n_out if self._depthwise else n_in,
                                        groups=n_out if self._depthwise else self._layer.groups)
         every = [self._parts(part, method, share) for method, share in self._shapes]
-        weights, channels, macs = (np.array([sum(f(p) for p in parts) if parts else np.inf for parts in every])[
-            self._shape_of] for f in (lambda p: p.weights, lambda p: p.out_channels, lambda p: p.macs))
-        size = weights * self._bits / 8 + 4 * (channels * (self._bits <= 8) + n_out) + self._rest
-        ms = np.zeros(len(self.options))
+        weights, channels, macs = np.array([[sum(p.weights for p in parts), sum(p.out_channels for p in parts),
+                                             sum(p.macs for p in parts)] for parts in every], float)[self._shape_of].T
+        costs = np.zeros((len(self.options), len(METRICS)))
+        costs[:, 0] = weights * self._bits / 8 + 4 * (channels * (self._bits <= 8) + n_out) + self._rest
+        costs[:, 1] = macs
         if self._profile.latency == "estimated":
-            ms = np.array([sum(part_ms(self._stored(p, int(bits)), self._profile) for p in every[shape])
-                           if every[shape] else np.inf for shape, bits in zip(self._shape_of, self._bits, strict=True)])
-        return np.stack([size, macs, ms], 1)
+            costs[:, 2] = [sum(part_ms(self._stored(p, int(bits)), self._profile) for p in every[shape])
+                           for shape, bits in zip(self._shape_of, self._bits, strict=True)]
+        costs[np.array([not parts for parts in every])[self._shape_of]] = ILLEGAL
+        return costs
 
     def _parts(self, part: Part, method: str, share: float) -> tuple[Part, ...]:
         if method == WHOLE:

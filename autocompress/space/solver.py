@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from itertools import combinations
 
 import msgspec
 import numpy as np
@@ -19,7 +18,7 @@ import numpy as np
 from autocompress.core.damage import Damages
 from autocompress.core.evaluation import Metrics
 from autocompress.core.layer import Layer
-from autocompress.space.costs import METRICS, LayerCosts, Option, fixed_bytes
+from autocompress.space.costs import ILLEGAL, METRICS, LayerCosts, Option, fixed_bytes
 from autocompress.space.projection import Projection
 from autocompress.space.space import ALL_LAYERS, WHOLE, Value
 
@@ -92,16 +91,41 @@ class Solver:
         self._weigh(weights or {}, set(self._fixed_bytes))
         if not bounds or self._fits(self._untouched()):
             return self._values(self._untouched())
-        found = []
-        for widths in self._width_sets(bounds.get("size_bytes", math.inf)):
-            self._weigh(weights or {}, widths)
-            state = self._cheapest_inside(bounds)
-            if state is not None:
-                found.append(self._improve(state))
-        self._weigh(weights or {}, set(self._fixed_bytes))
-        if found:
-            return self._values(min(found, key=self._harm))
-        return self._values(self._settle(dict.fromkeys(bounds, 1e12), self._untouched()))
+        best = self._cheapest_inside(bounds)
+        for _ in range(len(self._fixed_bytes)):  # widths are given up as long as that helps
+            tried = [state for widths in self._fewer_widths(best, bounds.get("size_bytes", math.inf))
+                     if (state := self._restricted(bounds, weights or {}, widths)) is not None]
+            if not tried:
+                break
+            state = min(tried, key=self._harm)
+            if best is not None and self._harm(state) >= self._harm(best):
+                break
+            best = state
+        if best is None:
+            return self._values(self._settle(dict.fromkeys(bounds, 1e12), self._untouched()))
+        return self._values(self._improve(best))
+
+    def _fewer_widths(self, state: _State | None, size_bytes: float) -> list[set[int]]:
+        """Sets of widths to try instead of those that a plan uses.
+
+        The first layer of a width pays for unpacking all of them, which no price of a single layer sees. Where that is
+        a matter of percents, plans without one of the used widths may be better; where of tenths, plans of one width.
+        """
+        costly = {bits for bits, cost in self._fixed_bytes.items() if cost > 0}
+        free, total = set(self._fixed_bytes) - costly, sum(self._fixed_bytes[bits] for bits in costly)
+        if total < FIXED_SHARE * size_bytes:
+            return []
+        used = costly if state is None else {self._costs[name].options[chosen].bits
+                                             for name, chosen in state.options.items()} & costly
+        sets = [free | used - {bits} for bits in sorted(used)]
+        return sets + [free | {bits} for bits in sorted(costly) if total > 10 * FIXED_SHARE * size_bytes]
+
+    def _restricted(self, bounds: Mapping[str, float], weights: Mapping[str, float], widths: set[int]) -> _State | None:
+        """The best plan on the hull with these widths alone."""
+        self._weigh(weights, widths)
+        state = self._cheapest_inside(bounds)
+        self._weigh(weights, set(self._fixed_bytes))
+        return state
 
     def harm(self, values: Mapping[str, Value]) -> float:
         """Predicted harm of a setting, its numbers moved to the nearest ones in the table."""
@@ -127,15 +151,6 @@ class Solver:
             shut = np.array([option.bits not in widths for option in self._costs[name].options])
             self._harms[name] = np.where(shut, np.inf, total)
 
-    def _width_sets(self, size_bytes: float) -> list[set[int]]:
-        """Widths to choose from, together. The first layer of a width pays for unpacking all of them, which no price
-        of a single layer sees: where that matters, plans of few widths are solved too."""
-        free = {bits for bits, cost in self._fixed_bytes.items() if cost <= 0}
-        costly = sorted(set(self._fixed_bytes) - free)
-        sets = [free | set(costly)]
-        if sum(self._fixed_bytes[bits] for bits in costly) > FIXED_SHARE * size_bytes:
-            sets += [free | set(few) for count in range(3) for few in combinations(costly, count)]
-        return sets
 
     # -- at given prices ---------------------------------------------------------------------------------
 
@@ -156,7 +171,7 @@ class Solver:
             key = name, n_in, n_out
             if key not in least:
                 costs = self._costs[name].at(n_in, n_out)
-                total = np.where(np.isfinite(costs[:, 0]), np.nan_to_num(costs) @ price, np.inf) + self._harms[name]
+                total = costs @ price + self._harms[name]
                 chosen = int(total.argmin())
                 least[key] = float(total[chosen]), chosen
             return least[key]
@@ -216,18 +231,19 @@ class Solver:
     def _improve(self, state: _State) -> _State:
         """Moves of one site, or of two against each other, while one that fits does less harm: a price finds only
         plans on the convex hull of harm and size."""
-        bounds = np.array([self._projection.bounds.get(metric, np.inf) for metric in METRICS])
+        bounded = [i for i, metric in enumerate(METRICS) if metric in self._projection.bounds]
+        bounds = np.array([self._projection.bounds[METRICS[i]] for i in bounded])
         for _ in range(MOVES):
-            moves = list(self._moves(state))
+            moves = list(self._moves(state, bounded))
             if not moves:
                 return state
             sites = np.array([site for site, _, _, _ in moves])
             harm = np.array([h for _, _, h, _ in moves])
             cost = np.array([c for _, _, _, c in moves])
             estimate = self._estimate(state)
-            slack = bounds - np.array([estimate.get(metric, 0.0) for metric in METRICS])
+            slack = bounds - np.array([estimate[METRICS[i]] for i in bounded])
             pair_harm = harm[:, None] + np.append(harm, 0.0)  # the last column moves nothing else
-            pair_cost = cost[:, None] + np.append(cost, np.zeros((1, len(METRICS))), 0)
+            pair_cost = cost[:, None] + np.append(cost, np.zeros((1, len(bounded))), 0)
             good = (pair_harm < -1e-12) & (pair_cost <= slack).all(2)
             good[:, :-1] &= sites[:, None] != sites
             first, second = np.nonzero(good)
@@ -241,8 +257,8 @@ class Solver:
                 return state
         return state
 
-    def _moves(self, state: _State) -> Iterator[tuple[str, _State, float, np.ndarray]]:
-        """Changes of one site that could be worth it, with the site, and what harm and costs change by."""
+    def _moves(self, state: _State, bounded: list[int]) -> Iterator[tuple[str, _State, float, np.ndarray]]:
+        """Changes of one site that could be worth it, with the site, and what harm and `bounded` costs change by."""
         now = {name: self._costs[name].at(*self._channels(name, state.levels))[option]
                for name, option in state.options.items()}
         for group, level in state.levels.items():
@@ -250,15 +266,16 @@ class Solver:
                 levels = {**state.levels, group: other}
                 cost = sum((self._costs[name].at(*self._channels(name, levels))[state.options[name]] - now[name]
                             for name in self._touching[group]), np.zeros(len(METRICS)))
-                if other != level and np.isfinite(cost).all():
+                if other != level:
                     harms = self._group_harms[group]
-                    yield group, _State(levels, state.options), harms[other] - harms[level], cost
+                    yield group, _State(levels, state.options), harms[other] - harms[level], cost[bounded]
         for name, chosen in state.options.items():
             costs = self._costs[name].at(*self._channels(name, state.levels))
-            for other in _worth_it(self._harms[name], costs):
+            for other in map(int, _worth_it(self._harms[name], costs[:, bounded])):
                 if other != chosen:
                     yield (f"layer {name}", _State(state.levels, {**state.options, name: other}),
-                           self._harms[name][other] - self._harms[name][chosen], costs[other] - now[name])
+                           self._harms[name][other] - self._harms[name][chosen],
+                           (costs[other] - now[name])[bounded])
 
     def _harm(self, state: _State) -> float:
         total = sum(self._group_harms[group][level] for group, level in state.levels.items())
@@ -286,14 +303,19 @@ class Solver:
         return values
 
 
-def _worth_it(harm: np.ndarray, costs: np.ndarray) -> list[int]:
+def _worth_it(harm: np.ndarray, costs: np.ndarray) -> np.ndarray:
     """Options that no other beats in harm and in every cost."""
-    points = np.column_stack([harm, costs])
-    open_ = np.isfinite(points).all(1)
-    points = np.where(open_[:, None], points, 1e300)
-    no_worse, better = points[None] <= points[:, None], points[None] < points[:, None]
-    beaten = (no_worse.all(axis=2) & better.any(axis=2)).any(axis=1)
-    return [int(i) for i in np.flatnonzero(open_ & ~beaten)]
+    candidates = np.flatnonzero(np.isfinite(harm) & (costs[:, 0] < ILLEGAL))
+    points = np.column_stack([costs, harm])[candidates]
+    order = np.lexsort(points.T[::-1])  # whoever beats another comes before it
+    if costs.shape[1] == 1:
+        falling = points[order, 1]
+        return candidates[order[np.r_[True, falling[1:] < np.minimum.accumulate(falling)[:-1]]]]
+    kept: list[int] = []
+    for i in order:
+        if not kept or not (points[kept] <= points[i]).all(axis=1).any():
+            kept.append(int(i))
+    return candidates[kept]
 
 
 def _both(state: _State, first: _State, second: _State) -> _State:
