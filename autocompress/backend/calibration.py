@@ -130,9 +130,11 @@ def _alike(original: NormInputs, call: int, mean: Tensor, variance: Tensor, eps:
     """Statistics under which an input of this `mean` and `variance` leaves the norm as the original's does. Exactly
     the original's where the input is the same."""
     ratio = (variance + eps) / (original.variances[call] + eps)
-    running_var = original.running_var * ratio + eps * (ratio - 1)
+    # Not below zero, where rounding may take it for a channel that has died.
+    running_var = (original.running_var * ratio + eps * (ratio - 1)).clamp_min(0)
+    growth = ((running_var + eps) / (original.running_var + eps)).sqrt()
     off_centre = original.running_mean - original.means[call]
-    return original.running_mean + (mean - original.means[call]) + off_centre * (ratio.sqrt() - 1), running_var
+    return original.running_mean + (mean - original.means[call]) + off_centre * (growth - 1), running_var
 
 
 def _forward(model: nn.Module, inputs: Tensor, handles: Iterable[RemovableHandle]) -> None:

@@ -23,7 +23,7 @@ from autocompress.study.workbench import Workbench
 from autocompress.tasks.splits import TaskData
 from autocompress.testing.exporters import integers, sparse, structure
 from autocompress.testing.networks import NETWORKS, Residual, randomised_norms
-from autocompress.testing.techniques import outputs, state_hash, workbench
+from autocompress.testing.techniques import outputs, state_hash, trained_workbench, workbench
 
 READERS = {
     "chain": ["1.0", "2.0", "5"], "residual": ["conv1", "down", "fc"], "separable": ["1.0", "2.0", "3.0", "4.0", "7"],
@@ -148,8 +148,8 @@ def test_what_a_plan_asks_for_stays_and_no_unit_gets_worse(network: str) -> None
 
 @pytest.mark.parametrize("network", ["residual", "separable", "encoder", "lstm"])
 def test_the_whole_network_comes_nearer(network: str) -> None:
-    bench = workbench(network)
-    start = bench.compressor.compress(integers(bench, (2, 3), 8))
+    bench = trained_workbench(network)
+    start = bench.compressor.compress(Plan.of((*structure(bench).steps, *integers(bench, (3, 4), 8).steps)))
     before = _distance(start.model, bench)
     done = reconstruct_blocks(start, original(bench), bench.calibration, 60, 0)
     assert _distance(done.model, bench) < 0.9 * before

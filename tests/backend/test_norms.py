@@ -73,6 +73,24 @@ def test_a_dead_channel_stays_finite(dead: str) -> None:
     assert all((norm.running_var >= 0).all() for norm in model.modules() if isinstance(norm, nn.BatchNorm2d))  # type: ignore[operator]
 
 
+def test_a_loud_channel_that_died_is_constant() -> None:
+    """Its variance is gone to less than rounding can tell from none."""
+    model, inputs = _network(), _inputs(64)
+    block = model[0]
+    assert isinstance(block, nn.Sequential)
+    weight = block[0].weight
+    assert isinstance(weight, Tensor)
+    with torch.no_grad():
+        weight[0] *= 1e4
+    known = norm_inputs(model, inputs)
+    with torch.no_grad():
+        weight[0] *= 1e-8
+    reestimate_norms(model, inputs, originals=known)
+    seen = outputs(block, inputs)
+    assert torch.isfinite(seen).all()
+    assert seen[:, 0].std() < 1
+
+
 def test_quantising_a_network_with_frozen_statistics_keeps_its_answers() -> None:
     bench = workbench("chain")
     expected = outputs(bench.model, bench.calibration)
