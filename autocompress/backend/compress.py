@@ -7,7 +7,7 @@ function of weights, plan, calibration data and seed.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -69,7 +69,16 @@ class Compressor:
         """Drop, prune and decompose; weights stay float. Without `fit` for the shapes alone: weights that will be
         replaced by trained ones are not made to suit. InputError or ValueError when a step cannot be carried out."""
         resolve(self._table, plan)
-        result = Compressed(copy.deepcopy(self.original), plan, norms=dict(self._norms) if fit else {})
+        return self._restructured(Compressed(copy.deepcopy(self.original), plan), fit)
+
+    def restructure_alone(self, step: Step) -> Compressed:
+        """The same for one step that drops nothing, on the modules that it touches and no others."""
+        touched = {item.module for item in self.coupling.items[step.site]} if step.technique == "prune" else {step.site}
+        return self._restructured(Compressed(_only(self.original, touched), Plan.of([step])), fit=True)
+
+    def _restructured(self, result: Compressed, fit: bool) -> Compressed:
+        plan = result.plan
+        result.norms = dict(self._norms) if fit else {}
         for technique, apply in _STRUCTURE.items():
             steps = list(plan.find(technique).values())
             result.receipts += apply(self, result, steps, fit)
@@ -277,3 +286,17 @@ _STRUCTURE: dict[str, Callable[[Compressor, Compressed, list[Step], bool], list[
     "sparsify": Compressor._sparsify,
 }
 """The techniques that change structure or take weights out, in their order; quantisation follows recovery."""
+
+
+def _only(model: nn.Module, names: Iterable[str]) -> nn.Module:
+    """Copies of the named modules in their places, and nothing else."""
+    bare = nn.Module()
+    for name in names:
+        place = bare
+        *parents, child = name.split(".")
+        for parent in parents:
+            if parent not in place._modules:
+                place.add_module(parent, nn.Module())
+            place = place.get_submodule(parent)
+        place.add_module(child, copy.deepcopy(model.get_submodule(name)))
+    return bare
