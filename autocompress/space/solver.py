@@ -18,9 +18,10 @@ import numpy as np
 from autocompress.core.damage import Damages
 from autocompress.core.evaluation import Metrics
 from autocompress.core.layer import Layer
+from autocompress.core.plan import Plan
 from autocompress.space.costs import ILLEGAL, METRICS, LayerCosts, Option, fixed_bytes
 from autocompress.space.projection import Projection
-from autocompress.space.space import ALL_LAYERS, WHOLE, Value
+from autocompress.space.space import ALL_LAYERS, WHOLE, Space, Value
 
 SWEEPS = 20
 BISECTIONS = 20
@@ -30,6 +31,7 @@ TRIES = 16
 """Promising moves that are checked exactly before a plan counts as settled."""
 ROUNDS = 5
 """Of shifting the prices between several bounded metrics."""
+KINDS = ("prune", "bits", "share")
 FIXED_SHARE = 0.02
 """Of a size bound, above which the cost of unpacking a width counts."""
 
@@ -67,6 +69,7 @@ class Solver:
                        for x in self._layers}
         self._harms: dict[str, np.ndarray] = {}
         self._group_harms: dict[str, np.ndarray] = {}
+        self._bounds: dict[str, float] = {}
         self._fixed_bytes = {bits: fixed_bytes(bits) for bits in (*self._space.weight_bits, 32)}
 
     def _offers(self, layer: Layer, damages: Damages) -> Iterator[tuple[Option, float, float]]:
@@ -81,15 +84,23 @@ class Solver:
         for name, share, harm in shapes:
             yield from ((Option(b, name, share), known.get(b, 0.0), harm) for b in widths)
 
-    def solve(self, weights: Mapping[str, float] | None = None) -> dict[str, Value]:
-        """Knob values of the plan of least harm inside the projection's budget.
+    @property
+    def space(self) -> Space:
+        """Whose knobs it sets."""
+        return self._space
+
+    def solve(self, weights: Mapping[str, float] | None = None, room: float = 1.0) -> dict[str, Value]:
+        """Knob values of the plan of least harm inside the projection's budget, or a share `room` of it; where nothing
+        that can be estimated is bounded, of the original's size.
 
         `weights` scale harms, by kind (`prune`, `bits`, `share`), by knob (`prune:SITE`), or both: what training mends
         counts less. The untouched plan when it fits; when nothing does, the smallest.
         """
-        bounds = {m: b for m, b in self._projection.bounds.items() if m in METRICS}
+        known = {m: b for m, b in self._projection.bounds.items() if m in METRICS}
+        known = known or {"size_bytes": self._projection.estimate(Plan())["size_bytes"]}
+        self._bounds = bounds = {metric: bound * room for metric, bound in known.items()}
         self._weigh(weights or {}, set(self._fixed_bytes))
-        if not bounds or self._fits(self._untouched()):
+        if self._fits(self._untouched()):
             return self._values(self._untouched())
         best = self._cheapest_inside(bounds)
         for _ in range(len(self._fixed_bytes)):  # widths are given up as long as that helps
@@ -129,16 +140,23 @@ class Solver:
 
     def harm(self, values: Mapping[str, Value]) -> float:
         """Predicted harm of a setting, its numbers moved to the nearest ones in the table."""
-        self._weigh({}, set(self._fixed_bytes))
-        levels = {name: int(np.abs(keeps - keeps[0] * (1 - float(values[f"prune:{name}"]))).argmin())
-                  for name, keeps in self._keeps.items()}
-        options = {}
+        return sum(self.harms(values).values())
+
+    def harms(self, values: Mapping[str, Value]) -> dict[str, float]:
+        """The same by kind: `prune`, `bits`, `share`."""
+        total = dict.fromkeys(KINDS, 0.0)
+        for name, keeps in self._keeps.items():
+            level = np.abs(keeps - keeps[0] * (1 - float(values[f"prune:{name}"]))).argmin()
+            total["prune"] += float(self._prune_harm[name][level])
         for name, costs in self._costs.items():
             bits, method = int(values.get(f"bits:{name}", 32)), str(values.get(f"method:{name}", WHOLE))
             share = float(values.get(f"share:{name}", 1.0)) if method != WHOLE else 1.0
-            same = [i for i, o in enumerate(costs.options) if (o.bits, o.method) == (bits, method)]
-            options[name] = min(same, key=lambda i: abs(costs.options[i].share - share))
-        return self._harm(_State(levels, options))
+            near = min(range(len(costs.options)), key=lambda i: (costs.options[i].bits != bits,
+                                                                 costs.options[i].method != method,
+                                                                 abs(costs.options[i].share - share)))
+            for kind, harm in self._option_harm[name].items():
+                total[kind] += float(harm[near])
+        return total
 
     def _weigh(self, weights: Mapping[str, float], widths: set[int]) -> None:
         """Set the harms that are solved for; widths that are not open do infinite harm."""
@@ -231,8 +249,8 @@ class Solver:
     def _improve(self, state: _State) -> _State:
         """Moves of one site, or of two against each other, while one that fits does less harm: a price finds only
         plans on the convex hull of harm and size."""
-        bounded = [i for i, metric in enumerate(METRICS) if metric in self._projection.bounds]
-        bounds = np.array([self._projection.bounds[METRICS[i]] for i in bounded])
+        bounded = [i for i, metric in enumerate(METRICS) if metric in self._bounds]
+        bounds = np.array([self._bounds[METRICS[i]] for i in bounded])
         for _ in range(MOVES):
             moves = list(self._moves(state, bounded))
             if not moves:
@@ -285,13 +303,15 @@ class Solver:
         return self._projection.estimate(self._space.decode(self._values(state)))
 
     def _fits(self, state: _State) -> bool:
-        return self._projection.fits(self._space.decode(self._values(state)))
+        plan = self._space.decode(self._values(state))
+        metrics = self._projection.estimate(plan)
+        return self._projection.fits(plan) and all(metrics[name] <= bound for name, bound in self._bounds.items())
 
     def _values(self, state: _State) -> dict[str, Value]:
         values = self._space.uniform()
         for group, level in state.levels.items():
             keeps = self._keeps[group]
-            values[f"prune:{group}"] = 1 - int(keeps[level]) / int(keeps[0])
+            values[f"prune:{group}"] = min(1 - int(keeps[level]) / int(keeps[0]), self._space.max_ratio)
         for name, chosen in state.options.items():
             option = self._costs[name].options[chosen]
             if f"bits:{name}" in values:
