@@ -21,7 +21,7 @@ RUNG_NAMES = {CALIBRATED: "calibrated", SHORT: "distilled briefly", LONG: "disti
 
 SOLVER = SolverSampler.__name__
 UNIFORM_SHARE = 0.8
-"""Share of the promotions that uniform baselines get, if there are that many: blindly drawn plans rarely train better."""
+"""Share of the promotions that uniform baselines get, if there are that many: blind draws rarely train better."""
 SOLVED_SHARE = 0.2
 """The same where a solver proposed the others."""
 

@@ -77,7 +77,8 @@ class Solver:
         knobs = self._space.by_name
         bits, method = knobs.get(f"bits:{layer.name}"), knobs.get(f"method:{layer.name}")
         known = damages.bits.get(layer.name, {})
-        widths = [int(b) for b in bits.choices if int(b) >= 16 or int(b) in known] if bits else [32]
+        choices = [int(choice) for choice in bits.choices] if bits else [32]
+        widths = [b for b in choices if b >= 16 or b in known] or [max(choices)]
         shapes = [(WHOLE, 1.0, 0.0)]
         for name in (str(choice) for choice in (method.choices if method else ())):
             shapes += [(name, share, harm) for share, harm in damages.share.get(layer.name, {}).get(name, {}).items()]
