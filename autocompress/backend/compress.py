@@ -7,7 +7,7 @@ function of weights, plan, calibration data and seed.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,7 +19,14 @@ from torch import Tensor, nn
 
 from autocompress.backend.blocks import drop_blocks
 from autocompress.backend.calibration import NormInputs, correct_biases, norm_inputs
-from autocompress.backend.compressed import Compressed, IntegerLayer, integer_layers, leaves, replace_module
+from autocompress.backend.compressed import (
+    Compressed,
+    IntegerLayer,
+    integer_layers,
+    leaves,
+    only_modules,
+    replace_module,
+)
 from autocompress.backend.coupling import Coupling, cut_channels, removed_indices
 from autocompress.backend.equalize import equalize
 from autocompress.backend.factorize import factorize, shapes
@@ -74,7 +81,7 @@ class Compressor:
     def restructure_alone(self, step: Step) -> Compressed:
         """The same for one step that drops nothing, on the modules that it touches and no others."""
         touched = {item.module for item in self.coupling.items[step.site]} if step.technique == "prune" else {step.site}
-        return self._restructured(Compressed(_only(self.original, touched), Plan.of([step])), fit=True)
+        return self._restructured(Compressed(only_modules(self.original, touched), Plan.of([step])), fit=True)
 
     def _restructured(self, result: Compressed, fit: bool) -> Compressed:
         plan = result.plan
@@ -286,17 +293,3 @@ _STRUCTURE: dict[str, Callable[[Compressor, Compressed, list[Step], bool], list[
     "sparsify": Compressor._sparsify,
 }
 """The techniques that change structure or take weights out, in their order; quantisation follows recovery."""
-
-
-def _only(model: nn.Module, names: Iterable[str]) -> nn.Module:
-    """Copies of the named modules in their places, and nothing else."""
-    bare = nn.Module()
-    for name in names:
-        place = bare
-        *parents, child = name.split(".")
-        for parent in parents:
-            if parent not in place._modules:
-                place.add_module(parent, nn.Module())
-            place = place.get_submodule(parent)
-        place.add_module(child, copy.deepcopy(model.get_submodule(name)))
-    return bare

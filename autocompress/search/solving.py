@@ -16,7 +16,8 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from autocompress.space.solver import KINDS, Solver
+from autocompress.space.problem import HARMS
+from autocompress.space.solver import Solver
 from autocompress.space.space import Space, Value
 
 EXPLORE = 0.2
@@ -68,7 +69,7 @@ class SolverSampler(optuna.samplers.BaseSampler):
     def _solved(self, done: Sequence[FrozenTrial]) -> dict[str, Value]:
         weights = self._kinds(done)
         for knob in self._solver.space.knobs:
-            if knob.name.split(":")[0] in KINDS:
+            if knob.name.split(":")[0] in HARMS:
                 weights[knob.name] = float(np.exp(self._rng.normal(0.0, SPREAD)))
         room = 1.0 if self._rng.random() < FULL else float(np.exp(self._rng.uniform(np.log(0.25), 0.0)))
         return self._solver.solve(weights, room)

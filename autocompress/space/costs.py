@@ -80,8 +80,9 @@ class LayerCosts:
         return () if args is None else split(part, method, args)
 
     def _stored(self, part: Part, bits: int) -> Part:
-        return msgspec.structs.replace(part, weight_bits=bits, activation_bits=self._activation_bits if bits <= 8
-                                       else 32)
+        integer = bits <= 8 and part.kind != "embedding"  # which reads tokens
+        return msgspec.structs.replace(part, weight_bits=bits,
+                                       activation_bits=self._activation_bits if integer else 32)
 
 
 def fixed_bytes(bits: int) -> int:
