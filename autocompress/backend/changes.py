@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from autocompress.backend.compress import Compressor
 from autocompress.backend.compressed import leaves
 from autocompress.backend.coupling import removed_indices
-from autocompress.core.plan import Plan, Step
+from autocompress.core.plan import Step
 from autocompress.errors import InputError
 
 
@@ -25,7 +25,7 @@ def weight_changes(compressor: Compressor, step: Step) -> dict[str, Tensor]:
     if step.technique == "drop":
         raise InputError(f"a dropped block must be measured, because it is no change of weights, but the step drops "
                          f"{step.site}")
-    result = compressor.restructure(Plan.of([step]))
+    result = compressor.restructure_alone(step)
     if step.technique == "prune":
         kept = next(receipt.facts["kept"] for receipt in result.receipts if receipt.technique == "prune")
         return _of_pruning(compressor, result.model, step.site, np.array(kept))
@@ -58,13 +58,16 @@ def _of_pruning(compressor: Compressor, pruned: nn.Module, group: str, kept: np.
         if side != "in" or not gone or not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
             continue
         before, after = _weight(compressor.original, name), _weight(pruned, name)
-        rows = [row for row in range(len(before)) if row not in removed.get((name, "out"), ())]
-        change = torch.zeros_like(before)
-        for place, row in enumerate(rows):
-            first = row * getattr(module, "groups", 1) // len(before) * before.shape[1]  # input of the row's block
-            columns = [column for column in range(before.shape[1]) if first + column not in gone]
-            change[row] = -before[row]
-            change[row, columns] += after[place]
+        lost, change, done = removed.get((name, "out"), set()), torch.zeros_like(before), 0
+        blocks, width = getattr(module, "groups", 1), before.shape[1]
+        each = len(before) // blocks
+        for block in range(blocks):
+            rows = torch.tensor([row for row in range(block * each, (block + 1) * each) if row not in lost])
+            columns = torch.tensor([column for column in range(width) if block * width + column not in gone])
+            if len(rows):
+                change[rows] = -before[rows]
+                change[rows[:, None], columns] += after[done:done + len(rows)]
+                done += len(rows)
         changes[name] = change
     return changes
 

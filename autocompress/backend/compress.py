@@ -19,7 +19,14 @@ from torch import Tensor, nn
 
 from autocompress.backend.blocks import drop_blocks
 from autocompress.backend.calibration import NormInputs, correct_biases, norm_inputs
-from autocompress.backend.compressed import Compressed, IntegerLayer, integer_layers, leaves, replace_module
+from autocompress.backend.compressed import (
+    Compressed,
+    IntegerLayer,
+    integer_layers,
+    leaves,
+    only_modules,
+    replace_module,
+)
 from autocompress.backend.coupling import Coupling, cut_channels, removed_indices
 from autocompress.backend.equalize import equalize
 from autocompress.backend.factorize import factorize, shapes
@@ -69,7 +76,16 @@ class Compressor:
         """Drop, prune and decompose; weights stay float. Without `fit` for the shapes alone: weights that will be
         replaced by trained ones are not made to suit. InputError or ValueError when a step cannot be carried out."""
         resolve(self._table, plan)
-        result = Compressed(copy.deepcopy(self.original), plan, norms=dict(self._norms) if fit else {})
+        return self._restructured(Compressed(copy.deepcopy(self.original), plan), fit)
+
+    def restructure_alone(self, step: Step) -> Compressed:
+        """The same for one step that drops nothing, on the modules that it touches and no others."""
+        touched = {item.module for item in self.coupling.items[step.site]} if step.technique == "prune" else {step.site}
+        return self._restructured(Compressed(only_modules(self.original, touched), Plan.of([step])), fit=True)
+
+    def _restructured(self, result: Compressed, fit: bool) -> Compressed:
+        plan = result.plan
+        result.norms = dict(self._norms) if fit else {}
         for technique, apply in _STRUCTURE.items():
             steps = list(plan.find(technique).values())
             result.receipts += apply(self, result, steps, fit)

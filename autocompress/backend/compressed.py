@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -39,6 +40,20 @@ def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
     """Put `module` in the place of the submodule `name`."""
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, module)
+
+
+def only_modules(model: nn.Module, names: Iterable[str]) -> nn.Module:
+    """Copies of the named modules in their places, and nothing else."""
+    bare = nn.Module()
+    for name in names:
+        place = bare
+        *parents, child = name.split(".")
+        for parent in parents:
+            if parent not in place._modules:
+                place.add_module(parent, nn.Module())
+            place = place.get_submodule(parent)
+        place.add_module(child, copy.deepcopy(model.get_submodule(name)))
+    return bare
 
 
 def leaves(model: nn.Module, site: str) -> list[str]:

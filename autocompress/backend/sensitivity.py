@@ -24,14 +24,14 @@ from autocompress.backend.compress import Compressor
 from autocompress.backend.reconstruct import by_taps
 from autocompress.core.plan import Step
 
-SAMPLES = 128
-BATCH = 16
+SAMPLES = 96
+BATCH = 32
 DRAWS = 1
 """Answers drawn for each sample, each for one backward pass."""
 TEMPERATURE = 4.0
 CHUNK_BYTES = 512 * 2**20
 """Of changes held at once; each chunk costs its own passes."""
-GRADIENT_BYTES = 64 * 2**20
+GRADIENT_BYTES = 320 * 2**20
 
 Change = tuple[int, Tensor]
 """The number of the step that it belongs to, and how it changes the layer's weight, flat."""

@@ -50,7 +50,7 @@ Accuracy while searching is of the validation split; what is reported of the exp
 @_how("--profile", metavar="NAME|FILE", help="The device: see `autocompress profiles list`. Default: host, "
                                              "measured on this machine.")
 @_how("--space", metavar="NAME|FILE", help="What may be done: see `autocompress spaces list`. Default: default.")
-@_how("--sampler", metavar="NAME", help="tpe, nsga2, random or gp. Default: tpe.")
+@_how("--sampler", metavar="NAME", help="auto, tpe, nsga2, random or gp. Default: auto.")
 @_how("--trials", type=int, metavar="N", help="Candidates to try. Default: 24.")
 @_how("--epochs", type=int, metavar="N", help="Length of the long distillation, without --timeout. Default: 8.")
 @_how("--timeout", metavar="TIME", help="Wall clock of the whole search, such as 15m. Default: none.")

@@ -43,11 +43,8 @@ def estimate_latency_ms(
     for part in parts:
         if part.kind == "norm":
             continue
-        read = part.positions * part.in_channels if part.kind == "embedding" else part.weights  # its rows looked up
-        part_bytes = read * part.weight_bits / 8
-        compute_s = part.macs / _rate(part, profile)
-        total_ms += 1e3 * max(compute_s, part_bytes / profile.bandwidth_bytes_per_s) + profile.layer_overhead_ms
-        weights_bytes += part_bytes
+        total_ms += part_ms(part, profile)
+        weights_bytes += _bytes_read(part)
         macs += part.macs
         unknown += part.macs if part.kind == "other" else 0
     if activations_bytes is not None:
@@ -67,7 +64,21 @@ def estimate_latency_ms(
     return LatencyEstimate(milliseconds=total_ms, unknown_macs_share=share)
 
 
-def _rate(part: Part, profile: HardwareProfile) -> float:
+def part_ms(part: Part, profile: HardwareProfile) -> float:
+    """Milliseconds that one part adds; a norm is free."""
+    if part.kind == "norm":
+        return 0.0
+    fetch_s = _bytes_read(part) / profile.bandwidth_bytes_per_s
+    return 1e3 * max(part.macs / rate(part, profile), fetch_s) + profile.layer_overhead_ms
+
+
+def _bytes_read(part: Part) -> float:
+    """Of its weight; of an embedding, the rows that are looked up."""
+    read = part.positions * part.in_channels if part.kind == "embedding" else part.weights
+    return read * part.weight_bits / 8
+
+
+def rate(part: Part, profile: HardwareProfile) -> float:
     rates = profile.rates_for(part.weight_bits, part.activation_bits)
     if part.kind == "linear":
         return rates.linear

@@ -12,7 +12,6 @@ from typing import Literal
 
 import msgspec
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
 from autocompress.core.budget import Budget
@@ -20,10 +19,10 @@ from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.core.front import OBJECTIVES, best
 from autocompress.errors import AutocompressError, EnvironmentFault, InfeasibleError, TrialError
 from autocompress.search import fidelity
+from autocompress.search.solving import distributions
 from autocompress.search.storage import candidates, close_interrupted, store_candidate, store_rung
 from autocompress.search.workers import Inline, Processes
 from autocompress.space.projection import Projection
-from autocompress.space.space import Space
 
 UNIFORM_BITS = (8, 4, 3, 2)
 FAILURES_BEFORE_JUDGING = 5
@@ -63,7 +62,7 @@ class Engine:
         self._space = projection.space
         self._baseline, self._settings, self._started = baseline_accuracy, settings, started
         self._on_event, self._should_stop = on_event, should_stop
-        self._distributions = _distributions(projection.space)
+        self._distributions = distributions(projection.space)
         self._began = time.perf_counter()
         self.overhead_seconds = 0.0
 
@@ -267,7 +266,3 @@ def describe_failure(error: BaseException) -> str:
         return f"oom: {first}"
     return first if isinstance(error, TrialError) else f"{type(error).__name__}: {first}"
 
-
-def _distributions(space: Space) -> dict[str, BaseDistribution]:
-    return {knob.name: CategoricalDistribution(list(knob.choices)) if knob.choices
-            else FloatDistribution(knob.low, knob.high) for knob in space.knobs}

@@ -13,13 +13,17 @@ import msgspec
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Candidate
 from autocompress.core.front import minimised, non_dominated
+from autocompress.search.solving import SolverSampler
 
 CALIBRATED, SHORT, LONG, AVERAGED = 0, 1, 2, 3
 RUNG_NAMES = {CALIBRATED: "calibrated", SHORT: "distilled briefly", LONG: "distilled",
               AVERAGED: "averaged"}
 
+SOLVER = SolverSampler.__name__
 UNIFORM_SHARE = 0.8
-"""Share of the promotions that uniform baselines get, if there are that many."""
+"""Share of the promotions that uniform baselines get, if there are that many: blind draws rarely train better."""
+SOLVED_SHARE = 0.2
+"""The same where a solver proposed the others."""
 
 
 class Schedule(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,7 +53,8 @@ def promote(candidates: Sequence[Candidate], budget: Budget, rung: int, count: i
     uniform = [c for c in ranked if c.origin == "uniform"]
     chosen: list[Candidate] = []
     if rung == SHORT:
-        chosen += uniform[:round(count * UNIFORM_SHARE)]
+        solved = any(c.origin == SOLVER for c in pool)
+        chosen += uniform[:round(count * (SOLVED_SHARE if solved else UNIFORM_SHARE))]
         chosen += [c for c in ranked if c not in chosen][:max(1, (count - len(chosen)) // 2)]
         on_front = [pool[i] for i in non_dominated([minimised(c.metrics) for c in pool])]
         chosen += [c for c in ranked if c in on_front and c not in chosen]

@@ -30,7 +30,7 @@ class Options:
     macs: str | float | None = None
     peak_memory: str | float | None = None
     max_drop: str | float | None = None
-    sampler: str = "tpe"
+    sampler: str = "auto"
     trials: int = DEFAULT_TRIALS
     epochs: int = DEFAULT_EPOCHS
     timeout: str | float | None = None

@@ -19,10 +19,10 @@ import msgspec
 
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Metrics
-from autocompress.errors import InfeasibleError, InputError, Interrupted
+from autocompress.errors import InfeasibleError, InputError, Interrupted, TrialError
 from autocompress.hardware.profile import load_profile
 from autocompress.search.engine import Engine, Event, Settings
-from autocompress.search.samplers import make_sampler
+from autocompress.search.samplers import AUTO, check_sampler, make_sampler
 from autocompress.search.storage import (
     create_study,
     delete_study,
@@ -35,6 +35,7 @@ from autocompress.search.storage import (
 )
 from autocompress.search.workers import Inline, Processes
 from autocompress.space.projection import Projection
+from autocompress.space.solver import Solver
 from autocompress.space.space import build_space
 from autocompress.space.spec import SpaceSpec, load_space
 from autocompress.study.blending import blend
@@ -52,6 +53,7 @@ from autocompress.study.folder import (
 from autocompress.study.loading import load_task, make_bench, make_pool
 from autocompress.study.options import Options
 from autocompress.study.result import SearchResult
+from autocompress.study.sensitivity import sensitivity
 from autocompress.study.workbench import Workbench
 from autocompress.tasks.models import LoadedModel, safe_name
 from autocompress.tasks.splits import TaskData
@@ -73,7 +75,7 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     TaskData, or a spec (`digits`, `fashion-mnist`, `cifar10`, `imagefolder:DIR`, `npz:FILE`, `file.py:factory`).
     Without both, the embedded ResNet-18 on handwritten digits. `budget`: bytes of the exported file, `"2MB"`.
     Further bounds: `latency="5ms"`, `macs="50M"`, `peak_memory="256KiB"`, `max_drop="1%"`. `weights`: a safetensors
-    or state-dict file. `profile`, `space`: names or TOML files. `sampler`: tpe, nsga2, random or gp. `trials`,
+    or state-dict file. `profile`, `space`: names or TOML files. `sampler`: auto, tpe, nsga2, random or gp. `trials`,
     `epochs` (of the long distillation), `timeout` ("15m"), `seed`, `jobs` (processes), `out` (the study's folder),
     `storage` (an Optuna URL), `resume`, `force_new_study`, `device` ("auto", "cpu", "cuda").
 
@@ -82,7 +84,7 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     started = time.perf_counter()
     asked = Options.of(model=model, data=data, budget=budget, **options)
     constraints, profile, spec = asked.constraints(), load_profile(asked.profile), load_space(asked.space)
-    make_sampler(asked.sampler, asked.seed)
+    check_sampler(asked.sampler)
     notify = on_event or (lambda event: None)
     if asked.out is not None:
         _guard(asked, Path(asked.out))
@@ -101,8 +103,8 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     if asked.force_new_study:
         _discard(folder)
     identity = _identity(loaded, task, spec, profile.fingerprint, asked.seed, constraints)
-    study = _open(folder, name, asked, identity)
     timings = {"set-up": time.perf_counter() - started}
+    study = _open(folder, name, asked, identity)
     baseline = bench.baseline()
     timings["original"] = time.perf_counter() - started - timings["set-up"]
     description = _describe(folder, name, asked, constraints, bench, baseline, identity, timings)
@@ -110,6 +112,11 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     reserve = 5 + timings["original"] * (0.5 + len(task.test) / len(task.validation))
     averaging = AVERAGING_SHARE * (asked.seconds or 0.0)
     settings = Settings(trials=asked.trials, seconds=asked.seconds, reserve_seconds=reserve + averaging)
+    if asked.sampler == AUTO:
+        notify(Event(kind="phase", text="predicting what each option would cost"))
+        before = time.perf_counter()
+        study.sampler = make_sampler(AUTO, _fresh_seed(asked, study), _solver(bench, projection))
+        timings["sensitivity"] = time.perf_counter() - before
     with _stoppable() as should_stop:
         engine = Engine(study, projection, constraints, baseline["accuracy"], settings, started, notify, should_stop)
         failure = _search(engine, make_pool(bench, loaded, task, asked, folder, should_stop))
@@ -159,9 +166,22 @@ def _open(folder: Path, name: str, asked: Options, identity: dict[str, Any]) -> 
     if not asked.resume:
         raise InputError(f"study {name!r} is already in {asked.storage or folder}: add --resume to go on with it, "
                          "or choose another --out")
-    # A resumed sampler must not draw again what it drew in its first run.
-    study.sampler = make_sampler(asked.sampler, asked.seed + len(study.get_trials(deepcopy=False)))
+    study.sampler = make_sampler(asked.sampler, _fresh_seed(asked, study))
     return study
+
+
+def _fresh_seed(asked: Options, study: optuna.Study) -> int:
+    """A resumed sampler must not draw again what it drew in its first run."""
+    return asked.seed + len(study.get_trials(deepcopy=False))
+
+
+def _solver(bench: Workbench, projection: Projection) -> Solver | None:
+    """None where the sensitivity table cannot be measured: the search goes on without it."""
+    try:
+        return Solver(projection, sensitivity(bench, projection.space))
+    except TrialError as error:
+        log.warning("searching with TPE, because what options would cost could not be predicted: %s", error)
+        return None
 
 
 def _describe(folder: Path, name: str, asked: Options, constraints: Budget, bench: Workbench, baseline: Metrics,

@@ -1,0 +1,121 @@
+"""A sampler that proposes what a solver finds best, and learns what the solver's table does not know.
+
+The table predicts harms one by one and before training; their sum misses how they add up. So each proposal is the
+solution under weights drawn from what the trials so far leave likely (Thompson, "On the Likelihood that One Unknown
+Probability Exceeds Another", Biometrika 25, 1933): weights of kinds follow a posterior, those of single knobs are free.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from autocompress.space.problem import HARMS
+from autocompress.space.solver import Solver
+from autocompress.space.space import Space, Value
+
+EXPLORE = 0.2
+"""Share of proposals that cross two good trials and redraw some knobs, whatever the table says."""
+REDRAWN = 0.1
+"""Share of knobs that such a proposal redraws."""
+SPREAD = 0.5
+"""Standard deviation of the logarithm of a knob's own weight."""
+FULL = 0.6
+"""Share of the other proposals that use all of the budget; the rest fill the front below it."""
+SCALES = tuple(4.0**step for step in (-2, -1, 0, 1, 2))
+"""Weights of channels and of factors, relative to that of bits, between which the posterior decides."""
+LEAST_TRIALS = 6
+"""With fewer there is no posterior, only its prior."""
+LEAST_DROP = 1e-3
+"""Of accuracy, added before its logarithm: smaller differences are noise."""
+
+
+class SolverSampler(optuna.samplers.BaseSampler):
+    """For studies of the space that `solver` solves, whose first value is accuracy. Seeded."""
+
+    def __init__(self, solver: Solver, seed: int) -> None:
+        self._solver, self._rng = solver, np.random.default_rng(seed)
+        self._search_space, self._begun = distributions(solver.space), False
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """All knobs: proposals are whole plans."""
+        return self._search_space
+
+    def sample_relative(self, study: optuna.Study, trial: FrozenTrial,
+                        search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+        """The next proposal: first the plain solution, then those under drawn weights."""
+        done = [t for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+                if t.params.keys() >= search_space.keys()]
+        if not self._begun:
+            self._begun, values = True, self._solver.solve()
+        elif len(done) >= 2 and self._rng.random() < EXPLORE:
+            values = self._crossed(done)
+        else:
+            values = self._solved(done)
+        return {name: values[name] for name in search_space}
+
+    def sample_independent(self, study: optuna.Study, trial: FrozenTrial, param_name: str,
+                           param_distribution: BaseDistribution) -> Any:
+        """A knob that is not of the space: at random."""
+        return optuna.samplers.RandomSampler(int(self._rng.integers(2**31))).sample_independent(
+            study, trial, param_name, param_distribution)
+
+    def _solved(self, done: Sequence[FrozenTrial]) -> dict[str, Value]:
+        weights = self._kinds(done)
+        for knob in self._solver.space.knobs:
+            if knob.name.split(":")[0] in HARMS:
+                weights[knob.name] = float(np.exp(self._rng.normal(0.0, SPREAD)))
+        room = 1.0 if self._rng.random() < FULL else float(np.exp(self._rng.uniform(np.log(0.25), 0.0)))
+        return self._solver.solve(weights, room)
+
+    def _kinds(self, done: Sequence[FrozenTrial]) -> dict[str, float]:
+        """Weights of the kinds, drawn: a pair of `SCALES` is as likely as the logarithm of the lost accuracy follows,
+        in a line, from the logarithm of the harm that the pair predicts."""
+        pairs = np.array(list(itertools.product(SCALES, SCALES)))
+        likelihood = -0.5 * np.square(np.log(pairs) / np.log(4.0)).sum(1)  # prior: factors of four are one deviation
+        if len(done) >= LEAST_TRIALS:
+            harms = [self._solver.harms(t.params) for t in done]
+            accuracy = np.array([t.values[0] for t in done])
+            lost = np.log(accuracy.max() - accuracy + LEAST_DROP)
+            for i, (prune, share) in enumerate(pairs):
+                harm = np.log([prune * h["prune"] + h["bits"] + share * h["share"] + 1e-12 for h in harms])
+                likelihood[i] -= 0.5 * len(done) * np.log(_unexplained(harm, lost) + 1e-3)
+        chances = np.exp(likelihood - likelihood.max())
+        prune, share = pairs[self._rng.choice(len(pairs), p=chances / chances.sum())]
+        return {"prune": float(prune), "bits": 1.0, "share": float(share)}
+
+    def _crossed(self, done: Sequence[FrozenTrial]) -> dict[str, Value]:
+        best = sorted(done, key=lambda t: (-t.values[0], t.number))[:max(2, len(done) // 3)]
+        first, second = (best[int(i)].params for i in self._rng.choice(len(best), 2, replace=False))
+        values: dict[str, Value] = {}
+        for name, distribution in self._search_space.items():
+            values[name] = (first if self._rng.random() < 0.5 else second)[name]
+            if self._rng.random() < REDRAWN:
+                values[name] = self._drawn(distribution)
+        return values
+
+    def _drawn(self, distribution: BaseDistribution) -> Any:
+        if isinstance(distribution, CategoricalDistribution):
+            return distribution.choices[int(self._rng.integers(len(distribution.choices)))]
+        assert isinstance(distribution, FloatDistribution)
+        return float(self._rng.uniform(distribution.low, distribution.high))
+
+
+def _unexplained(x: np.ndarray, y: np.ndarray) -> float:
+    """Share of the variance of `y` that a rising line in `x` leaves; 1 where none rises."""
+    if x.std() < 1e-12 or y.std() < 1e-12:
+        return 1.0
+    correlation = float(np.corrcoef(x, y)[0, 1])
+    return 1 - max(correlation, 0.0) ** 2
+
+
+def distributions(space: Space) -> dict[str, BaseDistribution]:
+    """The knobs of a space as Optuna knows them."""
+    return {knob.name: CategoricalDistribution(list(knob.choices)) if knob.choices
+            else FloatDistribution(knob.low, knob.high) for knob in space.knobs}

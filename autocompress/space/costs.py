@@ -1,0 +1,92 @@
+"""What every option of one layer costs, at any number of channels: bytes, MACs and milliseconds, in arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from autocompress.core.layer import Layer, Part
+from autocompress.hardware.latency import part_ms
+from autocompress.hardware.profile import HardwareProfile
+from autocompress.hardware.size import file_bytes
+from autocompress.space.space import WHOLE
+from autocompress.techniques.base import whole
+from autocompress.techniques.decompose import rank_args, split
+
+METRICS = ("size_bytes", "macs", "latency_ms")
+"""Metrics that are sums over layers, in the order of the columns."""
+ILLEGAL = 1e30
+"""Instead of infinity, which a price of zero would make nothing of."""
+
+
+class Option(msgspec.Struct, frozen=True):
+    """One way to store a layer: bits, and the method and share of its factors."""
+
+    bits: int
+    method: str = WHOLE
+    share: float = 1.0
+
+
+class LayerCosts:
+    """Costs of the `options` of one layer. Bytes are those of `hardware.size`, taken apart: what grows with weights and
+    with channels is counted, the rest is that of the whole layer."""
+
+    def __init__(self, layer: Layer, options: Sequence[Option], profile: HardwareProfile, activation_bits: int) -> None:
+        self.options = list(options)
+        self._layer, self._profile, self._activation_bits = layer, profile, activation_bits
+        self._part = whole(layer)
+        self._depthwise = layer.groups > 1 and layer.groups == layer.in_channels == layer.out_channels
+        self._bits = np.array([option.bits for option in options])
+        self._shapes = list(dict.fromkeys((option.method, option.share) for option in options))
+        self._shape_of = np.array([self._shapes.index((option.method, option.share)) for option in options])
+        self._rest = np.zeros(len(options))
+        self._known: dict[tuple[int, int], np.ndarray] = {}
+        counted = self.at(layer.in_channels, layer.out_channels)[:, 0]
+        self._known.clear()
+        for i, option in enumerate(options):
+            parts = self._parts(self._part, option.method, option.share)
+            if parts:
+                exact = file_bytes([self._stored(part, option.bits) for part in parts], 0) - fixed_bytes(option.bits)
+                self._rest[i] = exact - counted[i]
+
+    def at(self, n_in: int, n_out: int) -> np.ndarray:
+        """`(options, METRICS)` with so many channels; `ILLEGAL` where the factors would save nothing."""
+        key = n_in, n_out
+        if key not in self._known:
+            self._known[key] = self._counted(n_in, n_out)
+        return self._known[key]
+
+    def _counted(self, n_in: int, n_out: int) -> np.ndarray:
+        part = msgspec.structs.replace(self._part, out_channels=n_out, in_channels=n_out if self._depthwise else n_in,
+                                       groups=n_out if self._depthwise else self._layer.groups)
+        every = [self._parts(part, method, share) for method, share in self._shapes]
+        weights, channels, macs = np.array([[sum(p.weights for p in parts), sum(p.out_channels for p in parts),
+                                             sum(p.macs for p in parts)] for parts in every], float)[self._shape_of].T
+        costs = np.zeros((len(self.options), len(METRICS)))
+        costs[:, 0] = weights * self._bits / 8 + 4 * (channels * (self._bits <= 8) + n_out) + self._rest
+        costs[:, 1] = macs
+        if self._profile.latency == "estimated":
+            costs[:, 2] = [sum(part_ms(self._stored(p, int(bits)), self._profile) for p in every[shape])
+                           for shape, bits in zip(self._shape_of, self._bits, strict=True)]
+        costs[np.array([not parts for parts in every])[self._shape_of]] = ILLEGAL
+        return costs
+
+    def _parts(self, part: Part, method: str, share: float) -> tuple[Part, ...]:
+        if method == WHOLE:
+            return (part,)
+        args = rank_args(part, method, share, self._profile.rank_multiple)
+        return () if args is None else split(part, method, args)
+
+    def _stored(self, part: Part, bits: int) -> Part:
+        integer = bits <= 8 and part.kind != "embedding"  # which reads tokens
+        return msgspec.structs.replace(part, weight_bits=bits,
+                                       activation_bits=self._activation_bits if integer else 32)
+
+
+def fixed_bytes(bits: int) -> int:
+    """What the first layer of a width costs beyond its own: the nodes that unpack all of them."""
+    one = Part(name="a", layer="a", kind="linear", in_channels=64, out_channels=64, weight_bits=bits)
+    other = msgspec.structs.replace(one, name="b", layer="b")
+    return 2 * file_bytes([one], 0) - file_bytes([one, other], 0)

@@ -1,0 +1,104 @@
+"""The sampler that asks a solver: plans inside the budget, settled by the seed, bent by what was measured."""
+
+from __future__ import annotations
+
+import numpy as np
+import optuna
+import pytest
+from engine_bench import SIZE, Bench
+
+from autocompress.core.budget import Budget
+from autocompress.core.damage import Damages
+from autocompress.core.layer import LayerTable
+from autocompress.errors import InputError
+from autocompress.hardware.profile import load_profile
+from autocompress.search.samplers import check_sampler, make_sampler
+from autocompress.search.solving import SolverSampler, distributions
+from autocompress.search.storage import create_study
+from autocompress.space.projection import Projection
+from autocompress.space.solver import Solver
+from autocompress.space.space import build_space
+from autocompress.space.spec import load_space
+
+DAMAGES = Damages(prune={"a": {24: 0.01, 16: 0.05, 8: 0.3}, "c": {36: 0.02, 24: 0.1, 12: 0.5}},
+                  bits={layer: {6: 0.001, 5: 0.002, 4: 0.006, 3: 0.02, 2: 0.2} for layer in ("a", "b", "c", "fc")})
+
+
+def _solver(table: LayerTable, size: int = SIZE) -> Solver:
+    return Solver(Projection(build_space(table, load_space("low-bit"), load_profile("host")), Budget(size_bytes=size)),
+                  DAMAGES)
+
+
+def _bench(table: LayerTable, seed: int = 0, trials: int = 16) -> Bench:
+    study = create_study(optuna.storages.InMemoryStorage(), "s", SolverSampler(_solver(table, 8000), seed), {})
+    return Bench(table, study=study, trials=trials, size_bytes=8000)
+
+
+def test_proposals_need_no_projection_and_the_first_is_the_solution(table: LayerTable) -> None:
+    bench = _bench(table)
+    proposed = [c for c in bench.run() if c.origin == "SolverSampler"]
+    assert len(proposed) >= 8
+    solution = bench.projection.space.decode(_solver(table, 8000).solve())
+    assert proposed[0].plan == solution
+    squeezed = [t.user_attrs["squeeze"] for t in bench.study.trials if "origin" not in t.user_attrs]
+    assert squeezed[0] == 0 and np.mean(np.array(squeezed) == 0) >= 0.6
+    assert all(bench.projection.fits(c.plan) for c in proposed if c.plan)
+    assert len({c.plan.fingerprint for c in proposed if c.plan}) >= 4, "they differ, as far as so few knobs can"
+
+
+def test_it_is_settled_by_the_seed(table: LayerTable) -> None:
+    def plans(seed: int) -> list[str]:
+        return [c.plan.fingerprint for c in _bench(table, seed).run() if c.plan]
+
+    assert plans(1) == plans(1)
+    assert plans(1) != plans(2)
+
+
+def test_what_was_measured_bends_the_weights(table: LayerTable) -> None:
+    """Where channels cost more than the table says, draws come to weigh them more than where they cost nothing."""
+    solver = _solver(table, 8000)
+
+    def drawn(truth: float) -> float:
+        study = optuna.create_study(directions=["maximize"])
+        rng = np.random.default_rng(0)
+        for _ in range(40):
+            values = {k.name: k.choices[rng.integers(len(k.choices))] if k.choices else rng.uniform(k.low, k.high)
+                      for k in solver.space.knobs}
+            harms = solver.harms(values)
+            study.add_trial(optuna.trial.create_trial(
+                params=values, distributions=distributions(solver.space),
+                value=0.95 - truth * harms["prune"] - harms["bits"]))
+        sampler = SolverSampler(solver, 0)
+        return float(np.mean([np.log(sampler._kinds(study.trials)["prune"]) for _ in range(50)]))
+
+    assert drawn(4.0) > drawn(0.1) + 1
+
+
+def test_small_models_are_proposed_too(table: LayerTable) -> None:
+    bench = _bench(table, trials=24)
+    sizes = [bench.projection.estimate(c.plan)["size_bytes"] for c in bench.run()
+             if c.plan and c.origin == "SolverSampler"]
+    assert min(sizes) < 0.8 * 8000
+    assert max(sizes) > 0.9 * 8000
+
+
+def test_auto_without_a_solver_is_tpe(table: LayerTable) -> None:
+    assert isinstance(make_sampler("auto", 0), optuna.samplers.TPESampler)
+    assert isinstance(make_sampler("auto", 0, _solver(table)), SolverSampler)
+    check_sampler("auto")
+    with pytest.raises(InputError, match="did you mean 'auto'"):
+        check_sampler("outo")
+
+
+def test_any_study_may_use_it(table: LayerTable) -> None:
+    """A study of one's own, other knobs beside those of the space."""
+    solver = _solver(table)
+    study = optuna.create_study(direction="maximize", sampler=SolverSampler(solver, 0))
+
+    def objective(trial: optuna.Trial) -> float:
+        for name, distribution in distributions(solver.space).items():
+            trial._suggest(name, distribution)
+        return trial.suggest_float("other", 0, 1)
+
+    study.optimize(objective, n_trials=4)
+    assert all(trial.params.keys() == {*distributions(solver.space), "other"} for trial in study.trials)

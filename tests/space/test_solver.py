@@ -1,0 +1,129 @@
+"""The solver against brute force where that can be had, and inside every budget."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+
+from autocompress.core.budget import Budget
+from autocompress.core.damage import Damages
+from autocompress.core.layer import LayerTable
+from autocompress.core.plan import Plan, Step
+from autocompress.hardware.profile import load_profile
+from autocompress.space.costs import ILLEGAL, METRICS, LayerCosts, Option
+from autocompress.space.projection import Projection
+from autocompress.space.solver import Solver
+from autocompress.space.space import build_space
+from autocompress.space.spec import load_space
+
+BITS = (6, 5, 4, 3, 2)
+KEEPS = {"a": (24, 16, 8), "c": (36, 24, 12)}
+
+
+def _falling(draw: random.Random, options: tuple[int, ...], scale: float) -> dict[int, float]:
+    harms = sorted(draw.expovariate(1) * scale * (i + 1) ** 2 for i in range(len(options)))
+    return dict(zip(options, harms, strict=True))
+
+
+def _damages(seed: int) -> Damages:
+    draw = random.Random(seed)
+    return Damages(prune={group: _falling(draw, keeps, 0.1) for group, keeps in KEEPS.items()},
+                   bits={layer: _falling(draw, BITS, 0.02) for layer in ("a", "b", "c", "fc")})
+
+
+def _projection(table: LayerTable, space: str = "low-bit", profile: str = "host", **budget: float) -> Projection:
+    return Projection(build_space(table, load_space(space), load_profile(profile)), Budget(**budget))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [4000, 6000, 9000, 12000])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_it_is_as_good_as_trying_everything(table: LayerTable, size: int, seed: int) -> None:
+    projection, damages = _projection(table, size_bytes=size), _damages(seed)
+    solver = Solver(projection, damages)
+    solved = solver.solve()
+    assert projection.fits(projection.space.decode(solved))
+    least = float("inf")
+    for a, c in itertools.product((32, *KEEPS["a"]), (48, *KEEPS["c"])):
+        for bits in itertools.product(BITS, repeat=4):
+            values = projection.space.uniform() | {"prune:a": 1 - a / 32, "prune:c": 1 - c / 48}
+            values |= {f"bits:{layer}": b for layer, b in zip(("a", "b", "c", "fc"), bits, strict=True)}
+            harm = sum(solver.harms(values).values())
+            if harm < least and projection.fits(projection.space.decode(values)):
+                least = harm
+    assert sum(solver.harms(solved).values()) <= 1.1 * least
+
+
+@pytest.mark.parametrize("budget", [{"size_bytes": 8000}, {"macs": 200_000}, {"size_bytes": 9000, "macs": 300_000}])
+@pytest.mark.parametrize("room", [1.0, 0.8])
+def test_every_bound_is_kept(table: LayerTable, budget: dict[str, float], room: float) -> None:
+    projection = _projection(table, **budget)
+    plan = projection.space.decode(Solver(projection, _damages(0)).solve(room=room))
+    metrics = projection.estimate(plan)
+    assert all(metrics[name] <= room * bound for name, bound in budget.items())
+    assert plan.steps
+
+
+def test_a_latency_bound_is_solved_where_latency_is_estimated(table: LayerTable) -> None:
+    whole = _projection(table, "default", "raspberry-pi-4", size_bytes=1e9)
+    bound = 0.8 * whole.estimate(Plan())["latency_ms"]
+    projection = _projection(table, "default", "raspberry-pi-4", latency_ms=bound)
+    plan = projection.space.decode(Solver(projection, _damages(0)).solve())
+    assert projection.estimate(plan)["latency_ms"] <= bound
+
+
+def test_the_untouched_plan_when_it_fits_and_the_smallest_when_nothing_does(table: LayerTable) -> None:
+    roomy = _projection(table, "default", size_bytes=10**7)
+    assert roomy.space.decode(Solver(roomy, _damages(0)).solve()).find("prune") == {}
+    tight = _projection(table, size_bytes=100)
+    plan = tight.space.decode(Solver(tight, _damages(0)).solve())
+    assert tight.estimate(plan)["size_bytes"] < 5000
+
+
+def test_weights_move_harm_from_one_kind_to_another(table: LayerTable) -> None:
+    projection, damages = _projection(table, size_bytes=8000), _damages(0)
+    solver = Solver(projection, damages)
+    cheap, dear = (solver.harms(solver.solve({"prune": weight})) for weight in (0.01, 100.0))
+    assert cheap["prune"] > dear["prune"]
+    assert cheap["bits"] < dear["bits"]
+
+
+def test_without_a_bound_the_original_is_the_measure(table: LayerTable) -> None:
+    projection = _projection(table, max_drop=0.01)
+    plan = projection.space.decode(Solver(projection, _damages(0)).solve(room=0.3))
+    assert projection.estimate(plan)["size_bytes"] <= 0.3 * projection.estimate(Plan())["size_bytes"]
+
+
+def test_a_table_without_options_leaves_what_it_does_not_know(table: LayerTable) -> None:
+    projection = _projection(table, size_bytes=20_000)
+    assert Solver(projection, Damages()).solve()["prune:a"] == 0
+
+
+@pytest.mark.parametrize("name", ["a", "c", "fc"])
+def test_costs_of_options_add_up_to_the_estimate(table: LayerTable, name: str) -> None:
+    """What a layer's width changes is what the whole network's estimate changes by."""
+    projection, layer = _projection(table, "default", size_bytes=10**7), table.by_name[name]
+    costs = LayerCosts(layer, [Option(8), Option(16)], projection.space.profile, 8)
+    base, plan = Plan(), Plan.of([Step(name, "quantize", {"weight_bits": 16, "activation_bits": 32})])
+    saved = projection.estimate(base)["size_bytes"] - projection.estimate(plan)["size_bytes"]
+    at = costs.at(layer.in_channels, layer.out_channels)
+    whole = LayerCosts(layer, [Option(32)], projection.space.profile, 8).at(layer.in_channels, layer.out_channels)
+    assert whole[0, 0] - at[1, 0] == pytest.approx(saved, abs=0.02 * saved + 40)
+    assert (at < ILLEGAL).all() and at.shape == (2, len(METRICS))
+
+
+def test_factors_that_save_nothing_are_never_chosen(table: LayerTable) -> None:
+    layer = table.by_name["c"]
+    costs = LayerCosts(layer, [Option(32), Option(32, "svd", 0.6)], load_profile("host"), 32)
+    assert np.isfinite(costs.at(1, 1)).all()
+    assert costs.at(1, 1)[1, 0] == ILLEGAL
+
+
+def test_harm_never_falls_as_an_option_gets_smaller() -> None:
+    step = Step("x", "quantize", {"weight_bits": 8, "activation_bits": 32})
+    noisy = {8: 0.2, 4: 0.1, 2: 0.3}
+    found = Damages.of((Step("x", "quantize", {**step.args, "weight_bits": bits}), 0.0, harm)
+                       for bits, harm in noisy.items())
+    assert found.bits["x"] == {8: 0.2, 4: 0.2, 2: 0.3}
