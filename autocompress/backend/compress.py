@@ -64,7 +64,7 @@ class Compressor:
     def __init__(self, model: nn.Module, table: LayerTable, coupling: Coupling, calibration: Tensor,
                  kept: Path | None = None) -> None:
         self.original, self._table, self.coupling = model, table, coupling
-        self._calibration = calibration
+        self.calibration = calibration
         self.statistics = Statistics(model, calibration, kept)
         self._groups = {group.name: group for group in table.groups}
         self._order: dict[tuple[str, str], np.ndarray] = {}
@@ -96,7 +96,7 @@ class Compressor:
         corrected."""
         result = self.restructure(plan)
         self._equalize(result)
-        quantize(result, self._calibration, self.rounded(result))
+        quantize(result, self.calibration, self.rounded(result))
         return result
 
     def forget(self) -> None:
@@ -132,7 +132,7 @@ class Compressor:
 
     @cached_property
     def _norms(self) -> dict[str, NormInputs]:
-        return norm_inputs(self.original, self._calibration)
+        return norm_inputs(self.original, self.calibration)
 
     def _cut_norms(self, result: Compressed, kept: dict[str, np.ndarray]) -> None:
         for (name, _), gone in removed_indices(self.coupling.items, kept).items():
@@ -184,7 +184,7 @@ class Compressor:
             return
         folds = {source: self._table.by_name[source].folds_into for source in asked}
         scalings = self.coupling.scalings
-        for source, factor in equalize(result.model, scalings, asked, folds, self._calibration).items():
+        for source, factor in equalize(result.model, scalings, asked, folds, self.calibration).items():
             for name, repeat in scalings[source].readers.items():
                 own = factor.repeat_interleave(repeat)
                 moments = self._moments(result, leaves(result.model, name)[0])

@@ -12,9 +12,11 @@ norm, a change of scale.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import msgspec
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,6 +26,8 @@ from autocompress.backend.compress import Compressor
 from autocompress.backend.reconstruct import by_taps
 from autocompress.core.plan import Step
 
+VERSION = 1
+"""Of how costs are predicted: a change makes what was kept void."""
 SAMPLES = 96
 BATCH = 32
 DRAWS = 1
@@ -37,14 +41,22 @@ Change = tuple[int, Tensor]
 """The number of the step that it belongs to, and how it changes the layer's weight, flat."""
 
 
-def damages(compressor: Compressor, calibration: Tensor, steps: Sequence[Step]) -> list[float]:
-    """Predicted cost of each step alone, in nats of KL divergence of softened answers; `calibration` `(N, …)`."""
-    inputs = calibration[:SAMPLES]
+def damages(compressor: Compressor, steps: Sequence[Step]) -> list[float]:
+    """Predicted cost of each step alone, in nats of KL divergence of softened answers. Kept with the statistics of the
+    network: another budget, or a resumed study, asks again for nothing."""
+    asked = f"{VERSION} {SAMPLES} {DRAWS} {TEMPERATURE} {msgspec.json.encode(steps)!r}"
+    kind = f"damages-{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
+    kept = compressor.statistics.kept(kind, lambda: {"nats": _measured(compressor, steps)})
+    return [float(cost) for cost in kept["nats"]]
+
+
+def _measured(compressor: Compressor, steps: Sequence[Step]) -> Tensor:
+    inputs = compressor.calibration[:SAMPLES]
     felt = torch.zeros(len(steps), len(inputs) * DRAWS)
     for chunk in _chunks(compressor, steps):
         for change, by_answer in _products(compressor.original, inputs, chunk):
             felt[change] += by_answer
-    return [float(cost) for cost in felt.square().mean(1) / (2 * TEMPERATURE**2)]
+    return felt.square().mean(1) / (2 * TEMPERATURE**2)
 
 
 def _chunks(compressor: Compressor, steps: Sequence[Step]) -> Iterator[dict[str, list[Change]]]:

@@ -118,6 +118,10 @@ class Statistics:
             digest.update(f"{name} {content(tensor)}".encode())
         return digest.hexdigest()
 
+    def kept(self, kind: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Other facts that follow from the network, the calibration inputs and `kind`, kept beside these."""
+        return self._store.get(kind, make)
+
     def sensitivity(self, name: str) -> Sensitivity | None:
         """Of the loss to a layer's weight; None for a layer that the network never calls."""
         return self._sensitivities.get(name)

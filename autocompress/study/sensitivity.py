@@ -23,7 +23,7 @@ SHARES = (0.6, 0.4, 0.25, 0.15)
 def sensitivity(bench: Workbench, space: Space) -> Damages:
     """Predicted harm of every option that `space` has at every site, on the bench's calibration data."""
     options = [*_channels(space), *_widths(space), *_ranks(space)]
-    harms = damages(bench.compressor, bench.calibration, [step for step, _ in options])
+    harms = damages(bench.compressor, [step for step, _ in options])
     return Damages.of((step, share, harm) for (step, share), harm in zip(options, harms, strict=True))
 
 

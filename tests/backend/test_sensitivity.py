@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from autocompress.backend import sensitivity
 from autocompress.backend.changes import composed, weight_changes
+from autocompress.backend.compress import Compressor
 from autocompress.backend.factorize import factorize
 from autocompress.backend.sensitivity import TEMPERATURE, damages
 from autocompress.core.layer import Layer
@@ -46,7 +48,7 @@ def _measured(bench: Workbench, step: Step) -> float:
 def test_predictions_are_near_what_is_measured_one_at_a_time(network: str) -> None:
     bench = trained_workbench(network)
     steps = _steps(bench)
-    predicted = torch.tensor(damages(bench.compressor, bench.calibration, steps))
+    predicted = torch.tensor(damages(bench.compressor, steps))
     measured = torch.tensor([_measured(bench, step) for step in steps])
     assert len(steps) > 10
     assert _spearman(predicted, measured) >= 0.9
@@ -56,17 +58,30 @@ def test_predictions_are_near_what_is_measured_one_at_a_time(network: str) -> No
 def test_they_are_settled_and_leave_the_network_alone() -> None:
     bench = workbench("residual")
     steps, before = _steps(bench)[:6], state_hash(bench.model)
-    assert damages(bench.compressor, bench.calibration, steps) == damages(bench.compressor, bench.calibration, steps)
+    assert damages(bench.compressor, steps) == damages(bench.compressor, steps)
     assert state_hash(bench.model) == before
+
+
+def test_they_are_kept_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = workbench("mlp")
+    compressor = Compressor(made.model, made.table, made.compressor.coupling, made.calibration, tmp_path)
+    steps = _steps(made)
+    first = damages(compressor, steps)
+    assert [path.name for path in tmp_path.glob("damages-*")]
+    monkeypatch.setattr(sensitivity, "_measured", lambda *_: pytest.fail("what is known is read"))
+    again = Compressor(made.model, made.table, made.compressor.coupling, made.calibration, tmp_path)
+    assert damages(again, steps) == first
+    monkeypatch.setattr(sensitivity, "_measured", lambda compressor, steps: torch.zeros(len(steps)))
+    assert damages(again, steps[1:]) == [0.0] * (len(steps) - 1), "other options are another question"
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = workbench("separable")
     steps = _steps(bench)[:12]
-    whole_at_once = damages(bench.compressor, bench.calibration, steps)
+    whole_at_once = damages(bench.compressor, steps)
     monkeypatch.setattr(sensitivity, "CHUNK_BYTES", 1)
     monkeypatch.setattr(sensitivity, "GRADIENT_BYTES", 1)
-    assert damages(bench.compressor, bench.calibration, steps) == pytest.approx(whole_at_once, rel=1e-3)
+    assert damages(bench.compressor, steps) == pytest.approx(whole_at_once, rel=1e-3)
 
 
 @pytest.mark.parametrize("layer", [nn.Conv2d(6, 8, 3), nn.Conv2d(6, 8, (3, 1)), nn.Conv1d(6, 8, 5), nn.Linear(6, 8),
