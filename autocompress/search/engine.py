@@ -19,12 +19,12 @@ from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.core.front import OBJECTIVES, best
 from autocompress.errors import AutocompressError, EnvironmentFault, InfeasibleError, TrialError
 from autocompress.search import fidelity
-from autocompress.search.solving import distributions
+from autocompress.search.solving import SolverSampler, distributions
 from autocompress.search.storage import candidates, close_interrupted, store_candidate, store_rung
 from autocompress.search.workers import Inline, Processes
 from autocompress.space.projection import Projection
 
-UNIFORM_BITS = (8, 4, 3, 2)
+UNIFORM_BITS = (4, 8, 3, 2)
 FAILURES_BEFORE_JUDGING = 5
 MAX_FAILURE_SHARE = 0.5
 
@@ -65,6 +65,7 @@ class Engine:
         self._distributions = distributions(projection.space)
         self._began = time.perf_counter()
         self.overhead_seconds = 0.0
+        self._always = 0
 
     def candidates(self) -> list[Candidate]:
         """All trials, judged by their highest rung against the budget."""
@@ -74,7 +75,7 @@ class Engine:
         """Calibrate, then promote. InfeasibleError when nothing inside the budget came out; EnvironmentFault
         when most trials fail."""
         close_interrupted(self._study)
-        self._enqueue_baselines()
+        self._enqueue_first()
         self._calibrate(pool)
         schedule = self._settings.schedule
         self._promote(pool, fidelity.SHORT, schedule.short, schedule.short_share)
@@ -82,18 +83,25 @@ class Engine:
         if not self._should_stop() and best(self.candidates(), self._budget, self._baseline) is None:
             raise InfeasibleError(nearest(self.candidates(), self._budget, self._baseline))
 
-    def _enqueue_baselines(self) -> None:
-        """Uniform plans first: one ratio, one width. Gains are honest only beside them."""
+    def _enqueue_first(self) -> None:
+        """What is always tried: a solver's solutions, where there is one, and uniform plans, of one ratio and one width:
+        gains are honest only beside those."""
         if self._study.get_trials(deepcopy=False):
             return
-        seen = set()
+        sampler = self._study.sampler
         widths: list[int | None] = [bits for bits in UNIFORM_BITS if bits in self._space.weight_bits]
-        for bits in (widths or [None])[:max(1, self._settings.trials // 2)]:  # a short search tries other things too
-            values = self._space.uniform(bits)
+        solved = sampler.solutions() if isinstance(sampler, SolverSampler) else []
+        uniform = [self._space.uniform(bits) for bits in (widths[:2] if solved else widths) or [None]]
+        # A short search tries other things too.
+        first = [(fidelity.SOLVER, values) for values in solved[:max(1, self._settings.trials // 4)]]
+        first += [("uniform", values) for values in uniform[:max(1, self._settings.trials // 2)]]
+        seen = set()
+        for origin, values in first:
             fingerprint = self._projection.project(values).plan.fingerprint
             if fingerprint not in seen:
                 seen.add(fingerprint)
-                self._study.enqueue_trial(values, user_attrs={"origin": "uniform"})
+                self._study.enqueue_trial(values, user_attrs={"origin": origin})
+        self._always = len(seen)
 
     def _calibrate(self, pool: Inline | Processes) -> None:
         total = self._settings.trials
@@ -207,8 +215,8 @@ class Engine:
         return self._began + share * max(0.0, end - self._began) - time.perf_counter()
 
     def _open(self, share: float) -> bool:
-        """Whether the phase that ends at `share` of the time may start something. One trial always may, and the
-        uniform baselines as long as there is time at all."""
+        """Whether the phase that ends at `share` of the time may start something. One trial always may, and what
+        is always tried as long as there is time at all."""
         if self._should_stop():
             return False
         left, whole = self._left(share), self._left(1.0)
@@ -216,7 +224,7 @@ class Engine:
             return True
         states = (TrialState.COMPLETE, TrialState.FAIL, TrialState.RUNNING)
         begun = len(self._study.get_trials(deepcopy=False, states=states))
-        return begun == 0 or (whole > 0 and begun < len(UNIFORM_BITS))
+        return begun == 0 or (whole > 0 and begun < self._always)
 
     def _slice(self, share: float, waves: int) -> float | None:
         left = self._left(share)

@@ -30,6 +30,8 @@ FULL = 0.6
 """Share of the other proposals that use all of the budget; the rest fill the front below it."""
 SCALES = tuple(4.0**step for step in (-2, -1, 0, 1, 2))
 """Weights of channels and of factors, relative to that of bits, between which the posterior decides."""
+TILT = 0.25
+"""Weight of the kind that counts for less in the first solutions."""
 LEAST_TRIALS = 6
 """With fewer there is no posterior, only its prior."""
 LEAST_DROP = 1e-3
@@ -41,7 +43,12 @@ class SolverSampler(optuna.samplers.BaseSampler):
 
     def __init__(self, solver: Solver, seed: int) -> None:
         self._solver, self._rng = solver, np.random.default_rng(seed)
-        self._search_space, self._begun = distributions(solver.space), False
+        self._search_space = distributions(solver.space)
+
+    def solutions(self) -> list[dict[str, Value]]:
+        """What to try first: the plain solution, and those where channels, or bits, count for less than predicted, as
+        training mends them."""
+        return [self._solver.solve(weights) for weights in ({}, {"prune": TILT}, {"bits": TILT})]
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All knobs: proposals are whole plans."""
@@ -49,15 +56,11 @@ class SolverSampler(optuna.samplers.BaseSampler):
 
     def sample_relative(self, study: optuna.Study, trial: FrozenTrial,
                         search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
-        """The next proposal: first the plain solution, then those under drawn weights."""
+        """The next proposal: a solution under drawn weights, or a crossing of good trials."""
         done = [t for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
                 if t.params.keys() >= search_space.keys()]
-        if not self._begun:
-            self._begun, values = True, self._solver.solve()
-        elif len(done) >= 2 and self._rng.random() < EXPLORE:
-            values = self._crossed(done)
-        else:
-            values = self._solved(done)
+        crossing = len(done) >= 2 and self._rng.random() < EXPLORE
+        values = self._crossed(done) if crossing else self._solved(done)
         return {name: values[name] for name in search_space}
 
     def sample_independent(self, study: optuna.Study, trial: FrozenTrial, param_name: str,

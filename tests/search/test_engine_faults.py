@@ -108,7 +108,7 @@ def test_a_bound_on_resources_that_only_measuring_can_judge(table: LayerTable) -
 def test_a_run_that_was_killed_goes_on(table: LayerTable) -> None:
     """Fault 1: no trial stays open, the interrupted setting is tried again, and the count of trials holds."""
     bench = Bench(table, trials=8)
-    bench.engine._enqueue_baselines()
+    bench.engine._enqueue_first()
     for _ in range(2):
         bench.engine._ask()  # the process dies here
     states = [t.state for t in bench.study.trials if t.state is not optuna.trial.TrialState.WAITING]
