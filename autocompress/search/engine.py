@@ -84,7 +84,7 @@ class Engine:
             raise InfeasibleError(nearest(self.candidates(), self._budget, self._baseline))
 
     def _enqueue_first(self) -> None:
-        """What is always tried: a solver's solutions, where there is one, and uniform plans, of one ratio and one width:
+        """What is always tried: a solver's solutions, where there is one, and uniform plans of one ratio and width:
         gains are honest only beside those."""
         if self._study.get_trials(deepcopy=False):
             return
