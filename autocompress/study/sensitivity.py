@@ -22,9 +22,14 @@ SHARES = (0.6, 0.4, 0.25, 0.15)
 
 def sensitivity(bench: Workbench, space: Space) -> Damages:
     """Predicted harm of every option that `space` has at every site, on the bench's calibration data."""
-    options = [*_channels(space), *_widths(space), *_ranks(space)]
-    harms = damages(bench.compressor, [step for step, _ in options])
-    return Damages.of((step, share, harm) for (step, share), harm in zip(options, harms, strict=True))
+    found = options(space)
+    harms = damages(bench.compressor, [step for step, _ in found])
+    return Damages.of((step, share, harm) for (step, share), harm in zip(found, harms, strict=True))
+
+
+def options(space: Space) -> list[tuple[Step, float]]:
+    """Steps that are asked about, each with the share of the weights that its factors keep, or 0."""
+    return [*_channels(space), *_widths(space), *_ranks(space)]
 
 
 def _channels(space: Space) -> Iterator[tuple[Step, float]]:
