@@ -23,7 +23,9 @@ from autocompress.space.space import Space, Value
 EXPLORE = 0.2
 """Share of proposals that cross two good trials and redraw some knobs, whatever the table says."""
 REDRAWN = 0.1
-"""Share of knobs that such a proposal redraws."""
+"""Share of knobs that such a proposal redraws, and any other of those that the solver leaves as they are."""
+SOLVED = ("prune", "bits", "method", "share", "act")
+"""Kinds of knobs that the solver sets."""
 SPREAD = 0.5
 """Standard deviation of the logarithm of a knob's own weight."""
 FULL = 0.6
@@ -75,7 +77,11 @@ class SolverSampler(optuna.samplers.BaseSampler):
             if knob.name.split(":")[0] in HARMS:
                 weights[knob.name] = float(np.exp(self._rng.normal(0.0, SPREAD)))
         room = 1.0 if self._rng.random() < FULL else float(np.exp(self._rng.uniform(np.log(0.25), 0.0)))
-        return self._solver.solve(weights, room)
+        values = self._solver.solve(weights, room)
+        for name, distribution in self._search_space.items():
+            if name.split(":")[0] not in SOLVED and self._rng.random() < REDRAWN:
+                values[name] = self._drawn(distribution)
+        return values
 
     def _kinds(self, done: Sequence[FrozenTrial]) -> dict[str, float]:
         """Weights of the kinds, drawn: a pair of `SCALES` is as likely as the logarithm of the lost accuracy follows,

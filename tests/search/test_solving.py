@@ -82,6 +82,16 @@ def test_small_models_are_proposed_too(table: LayerTable) -> None:
     assert max(sizes) > 0.9 * 8000
 
 
+def test_what_the_solver_does_not_know_is_tried_all_the_same(table: LayerTable) -> None:
+    space = build_space(table, load_space("all"), load_profile("host"))
+    solver = Solver(Projection(space, Budget(size_bytes=8000)), DAMAGES)
+    study = create_study(optuna.storages.InMemoryStorage(), "s", SolverSampler(solver, 0), {})
+    drawn = [study.ask(distributions(space)).params for _ in range(30)]
+    for kind in ("criterion", "pattern", "rounding"):
+        names = [name for name in distributions(space) if name.split(":")[0] == kind]
+        assert any(len({params[name] for params in drawn}) > 1 for name in names)
+
+
 def test_auto_without_a_solver_is_tpe(table: LayerTable) -> None:
     assert isinstance(make_sampler("auto", 0), optuna.samplers.TPESampler)
     assert isinstance(make_sampler("auto", 0, _solver(table)), SolverSampler)
