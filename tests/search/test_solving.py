@@ -87,7 +87,7 @@ def test_what_the_solver_does_not_know_is_tried_all_the_same(table: LayerTable) 
     solver = Solver(Projection(space, Budget(size_bytes=8000)), DAMAGES)
     study = create_study(optuna.storages.InMemoryStorage(), "s", SolverSampler(solver, 0), {})
     drawn = [study.ask(distributions(space)).params for _ in range(30)]
-    for kind in ("criterion", "pattern", "rounding"):
+    for kind in ("criterion", "pattern", "grid"):
         names = [name for name in distributions(space) if name.split(":")[0] == kind]
         assert any(len({params[name] for params in drawn}) > 1 for name in names)
 
