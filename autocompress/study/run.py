@@ -263,7 +263,9 @@ def _stoppable() -> Iterator[Callable[[], bool]]:
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()
-        log.warning("stopping after the current step; press Ctrl-C again to stop now")
+        # The signal may have come in the middle of a write to the stream that this goes to: another thread waits.
+        threading.Thread(target=log.warning, args=("stopping after the current step; press Ctrl-C again to stop now",),
+                         daemon=True).start()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

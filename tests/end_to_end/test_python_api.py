@@ -61,7 +61,8 @@ def test_front_is_a_table_inside_the_budget(result: SearchResult) -> None:
     assert isinstance(result.front, pd.DataFrame) and len(result.front)
     assert (result.front["size_bytes"] <= 9_000).all()
     assert len(result.trials) == 6
-    assert set(result.trials["origin"].iloc[:3]) == {"uniform"}
+    assert set(result.trials["origin"]) == {"SolverSampler", "uniform"}
+    assert result.trials["origin"].iloc[0] == "SolverSampler"
 
 
 def test_reported_figures_are_those_of_the_file(result: SearchResult, arrays: Arrays) -> None:
