@@ -63,6 +63,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SENSITIVITY_PASSES, SENSITIVITY_SHARE = 50, 0.3
+"""About what the sensitivity table costs, in passes of the calibration data through the original's file; and the share
+of a time limit above which the search goes without it."""
 AVERAGING_SHARE = 0.01
 """Share of a time limit that is left to averaging trained candidates."""
 
@@ -115,7 +118,13 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     if asked.sampler == AUTO:
         notify(Event(kind="phase", text="predicting what each option would cost"))
         before = time.perf_counter()
-        study.sampler = make_sampler(AUTO, _fresh_seed(asked, study), _solver(bench, projection))
+        passes = timings["original"] * len(bench.calibration) / len(task.validation)
+        affordable = asked.seconds is None or SENSITIVITY_PASSES * passes < SENSITIVITY_SHARE * asked.seconds
+        solver = _solver(bench, projection) if affordable else None
+        if not affordable:
+            log.warning("searching with TPE, because predicting what options cost would take too much of %g s",
+                        asked.seconds)
+        study.sampler = make_sampler(AUTO, _fresh_seed(asked, study), solver)
         timings["sensitivity"] = time.perf_counter() - before
     with _stoppable() as should_stop:
         engine = Engine(study, projection, constraints, baseline["accuracy"], settings, started, notify, should_stop)

@@ -16,6 +16,7 @@ from torch import nn
 import autocompress
 from autocompress.errors import AutocompressError, InfeasibleError, InputError
 from autocompress.export.artifact import read_manifest
+from autocompress.study import run
 from autocompress.study.result import SearchResult
 from autocompress.study.shipping import ship
 
@@ -63,6 +64,15 @@ def test_front_is_a_table_inside_the_budget(result: SearchResult) -> None:
     assert len(result.trials) == 6
     assert set(result.trials["origin"]) == {"SolverSampler", "uniform"}
     assert result.trials["origin"].iloc[0] == "SolverSampler"
+
+
+def test_without_time_for_predictions_the_search_goes_on(
+        trained: nn.Module, arrays: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(run, "SENSITIVITY_SHARE", 0.0)
+    found = autocompress.search(model=trained, data=arrays, budget="9kB", trials=3, timeout="20s", out=tmp_path / "s")
+    assert "searching with TPE" in caplog.text
+    assert "SolverSampler" not in set(found.trials["origin"]) and found.best is not None
 
 
 def test_reported_figures_are_those_of_the_file(result: SearchResult, arrays: Arrays) -> None:
