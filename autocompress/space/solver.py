@@ -219,6 +219,7 @@ class Solver:
         metrics = self._projection.estimate(plan)
         return self._projection.fits(plan) and all(metrics[name] <= bound for name, bound in self._bounds.items())
 
+
 def _worth_it(harm: np.ndarray, costs: np.ndarray) -> np.ndarray:
     """Options that no other beats in harm and in every cost."""
     candidates = np.flatnonzero(np.isfinite(harm) & (costs[:, 0] < ILLEGAL))
