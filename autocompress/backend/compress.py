@@ -69,7 +69,8 @@ class Compressor:
         self._groups = {group.name: group for group in table.groups}
         self._order: dict[tuple[str, str], np.ndarray] = {}
         self._memo = Memo()
-        self._originals = {name.removesuffix(".weight"): weight for name, weight in model.named_parameters()}
+        self._originals = {name.removesuffix(".weight"): weight for name, weight in model.named_parameters()
+                           if name.endswith(".weight")}
         self.normed = {layer.folds_into for layer in table.layers if layer.folds_into}
 
     def restructure(self, plan: Plan, fit: bool = True) -> Compressed:
