@@ -92,12 +92,13 @@ def _less_what_is_made_good(compressor: Compressor, name: str, change: Tensor) -
 
 
 def _products(model: nn.Module, inputs: Tensor, chunk: dict[str, list[Change]]) -> Iterator[tuple[int, Tensor]]:
-    """For each change its products `(samples * DRAWS,)` with the gradients of single answers."""
+    """For each change its products `(samples * DRAWS,)` with the gradients of single answers. The chunk is used up."""
     generator = torch.Generator().manual_seed(0)
-    matrices = {name: torch.stack([change for _, change in changes]) for name, changes in chunk.items()}
-    found: dict[str, list[Tensor]] = {name: [] for name in chunk}
+    numbers = {name: [number for number, _ in changes] for name, changes in chunk.items()}
+    matrices = {name: torch.stack([change for _, change in chunk.pop(name)]) for name in numbers}  # not held twice
+    found: dict[str, list[Tensor]] = {name: [] for name in numbers}
     for batch in torch.split(inputs, BATCH):
-        reads, writes, logits = _watched(model, batch, list(chunk))
+        reads, writes, logits = _watched(model, batch, list(numbers))
         share = (logits.detach() / TEMPERATURE).softmax(1)
         for draw in range(DRAWS):
             answer = torch.multinomial(share, 1, generator=generator)[:, 0]
@@ -108,10 +109,10 @@ def _products(model: nn.Module, inputs: Tensor, chunk: dict[str, list[Change]]) 
                 if gradient is not None:
                     found[name].append(_with_gradients(model.get_submodule(name), reads[name], gradient,
                                                        matrices[name]))
-    for name, changes in chunk.items():
+    for name, of_steps in numbers.items():
         if found[name]:
             by_answer = torch.cat(found[name])
-            yield from ((number, by_answer[:, i]) for i, (number, _) in enumerate(changes))
+            yield from ((number, by_answer[:, i]) for i, number in enumerate(of_steps))
 
 
 def _watched(model: nn.Module, batch: Tensor,
