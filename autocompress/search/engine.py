@@ -75,7 +75,9 @@ class Engine:
         """Calibrate, then promote. InfeasibleError when nothing inside the budget came out; EnvironmentFault
         when most trials fail."""
         close_interrupted(self._study)
+        began = time.perf_counter()
         self._enqueue_first()
+        self.overhead_seconds += time.perf_counter() - began
         self._calibrate(pool)
         schedule = self._settings.schedule
         self._promote(pool, fidelity.SHORT, schedule.short, schedule.short_share)
