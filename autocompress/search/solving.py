@@ -3,6 +3,7 @@
 The table predicts harms one by one and before training; their sum misses how they add up. So each proposal is the
 solution under weights drawn from what the trials so far leave likely (Thompson, "On the Likelihood that One Unknown
 Probability Exceeds Another", Biometrika 25, 1933): weights of kinds follow a posterior, those of single knobs are free.
+How small and how fast a proposal is to be follows from the volume that it is expected to add to the front (see `aims`).
 """
 
 from __future__ import annotations
@@ -16,20 +17,17 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from autocompress.search.aims import Aims
 from autocompress.space.problem import HARMS
-from autocompress.space.solver import Solver
+from autocompress.space.solver import DECIDED, Solver
 from autocompress.space.space import Space, Value
 
 EXPLORE = 0.2
 """Share of proposals that cross two good trials and redraw some knobs, whatever the table says."""
 REDRAWN = 0.1
 """Share of knobs that such a proposal redraws, and any other of those that the solver leaves as they are."""
-SOLVED = ("prune", "bits", "method", "share", "act")
-"""Kinds of knobs that the solver sets."""
 SPREAD = 0.5
 """Standard deviation of the logarithm of a knob's own weight."""
-FULL = 0.6
-"""Share of the other proposals that use all of the budget; the rest fill the front below it."""
 SCALES = tuple(4.0**step for step in (-2, -1, 0, 1, 2))
 """Weights of channels and of factors, relative to that of bits, between which the posterior decides."""
 TILT = 0.25
@@ -46,11 +44,13 @@ class SolverSampler(optuna.samplers.BaseSampler):
     def __init__(self, solver: Solver, seed: int) -> None:
         self._solver, self._rng = solver, np.random.default_rng(seed)
         self._search_space = distributions(solver.space)
+        self._aims = Aims(solver)
 
     def solutions(self) -> list[dict[str, Value]]:
-        """What to try first: the plain solution, and those where channels, or bits, count for less than predicted, as
-        training mends them."""
-        return [self._solver.solve(weights) for weights in ({}, {"prune": TILT}, {"bits": TILT})]
+        """What to try first: the plain solution, those where channels, or bits, count for less than predicted, as
+        training mends them, and one that is twice as fast as the plain one, which can be trained for longer."""
+        tilted = [self._solver.solve(weights) for weights in ({}, {"prune": TILT}, {"bits": TILT})]
+        return [*tilted, self._solver.solve({}, self._aims.faster(tilted[0], 0.5))]
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All knobs: proposals are whole plans."""
@@ -61,8 +61,12 @@ class SolverSampler(optuna.samplers.BaseSampler):
         """The next proposal: a solution under drawn weights, or a crossing of good trials."""
         done = [t for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
                 if t.params.keys() >= search_space.keys()]
-        crossing = len(done) >= 2 and self._rng.random() < EXPLORE
-        values = self._crossed(done) if crossing else self._solved(done)
+        weights = self._kinds(done)
+        bounds = self._aims.draw(done, weights, self._rng)
+        if len(done) >= 2 and self._rng.random() < EXPLORE:
+            values = self._solver.fit(self._crossed(done), bounds)
+        else:
+            values = self._solver.propose(self._with_knobs(weights), bounds, self._others())
         return {name: values[name] for name in search_space}
 
     def sample_independent(self, study: optuna.Study, trial: FrozenTrial, param_name: str,
@@ -71,17 +75,15 @@ class SolverSampler(optuna.samplers.BaseSampler):
         return optuna.samplers.RandomSampler(int(self._rng.integers(2**31))).sample_independent(
             study, trial, param_name, param_distribution)
 
-    def _solved(self, done: Sequence[FrozenTrial]) -> dict[str, Value]:
-        weights = self._kinds(done)
-        for knob in self._solver.space.knobs:
-            if knob.name.split(":")[0] in HARMS:
-                weights[knob.name] = float(np.exp(self._rng.normal(0.0, SPREAD)))
-        room = 1.0 if self._rng.random() < FULL else float(np.exp(self._rng.uniform(np.log(0.25), 0.0)))
-        values = self._solver.solve(weights, room)
-        for name, distribution in self._search_space.items():
-            if name.split(":")[0] not in SOLVED and self._rng.random() < REDRAWN:
-                values[name] = self._drawn(distribution)
-        return values
+    def _with_knobs(self, weights: dict[str, float]) -> dict[str, float]:
+        """A weight for each knob too, around one."""
+        return weights | {knob.name: float(np.exp(self._rng.normal(0.0, SPREAD))) for knob in self._solver.space.knobs
+                          if knob.name.split(":")[0] in HARMS}
+
+    def _others(self) -> dict[str, Value]:
+        """A few of the knobs that no table knows, drawn."""
+        return {name: self._drawn(distribution) for name, distribution in self._search_space.items()
+                if name.split(":")[0] not in (*DECIDED, "act") and self._rng.random() < REDRAWN}
 
     def _kinds(self, done: Sequence[FrozenTrial]) -> dict[str, float]:
         """Weights of the kinds, drawn: a pair of `SCALES` is as likely as the logarithm of the lost accuracy follows,
@@ -89,11 +91,11 @@ class SolverSampler(optuna.samplers.BaseSampler):
         pairs = np.array(list(itertools.product(SCALES, SCALES)))
         likelihood = -0.5 * np.square(np.log(pairs) / np.log(4.0)).sum(1)  # prior: factors of four are one deviation
         if len(done) >= LEAST_TRIALS:
-            harms = [self._solver.harms(t.params) for t in done]
+            harms = np.array([self._aims.harms(t) for t in done])
             accuracy = np.array([t.values[0] for t in done])
             lost = np.log(accuracy.max() - accuracy + LEAST_DROP)
             for i, (prune, share) in enumerate(pairs):
-                harm = np.log([prune * h["prune"] + h["bits"] + share * h["share"] + 1e-12 for h in harms])
+                harm = np.log(harms @ (prune, 1.0, share) + 1e-12)
                 likelihood[i] -= 0.5 * len(done) * np.log(_unexplained(harm, lost) + 1e-3)
         chances = np.exp(likelihood - likelihood.max())
         prune, share = pairs[self._rng.choice(len(pairs), p=chances / chances.sum())]

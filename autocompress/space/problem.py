@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import msgspec
 import numpy as np
 
 from autocompress.core.damage import Damages
 from autocompress.core.layer import Layer
-from autocompress.space.costs import LayerCosts, Option, fixed_bytes
+from autocompress.space.costs import METRICS, LayerCosts, Option, fixed_bytes
 from autocompress.space.space import ALL_LAYERS, WHOLE, Space, Value
 from autocompress.techniques.quantize import KINDS
 
@@ -50,6 +50,9 @@ class Problem:
         self.touching = {g.name: [x for x in self.layers if any(m.layer == x for m in g.members)] for g in groups}
         self._hangs = {x: [(g.name, m.side, m.per_channel) for g in groups for m in g.members if m.layer == x]
                        for x in self.layers}
+        self._widths = {name: np.array([o.bits + 1000 * (o.method == WHOLE) for o in costs.options])  # whole ones first
+                        for name, costs in self.costs.items()}
+        self._along: dict[tuple[str, str, int, int], np.ndarray] = {}
         self.harms: dict[str, np.ndarray] = {}
         self.group_harms: dict[str, np.ndarray] = {}
         self.fixed_bytes = {bits: fixed_bytes(bits) for bits in (*self._space.weight_bits, 32)}
@@ -78,20 +81,38 @@ class Problem:
             shut = np.array([option.bits not in widths for option in self.costs[name].options])
             self.harms[name] = np.where(shut, np.inf, total)
 
-    def harms_of(self, values: Mapping[str, Value]) -> dict[str, float]:
-        """Harm of a setting by kind, unweighed, its numbers moved to the nearest ones in the table."""
-        total = dict.fromkeys(HARMS, 0.0)
-        for name, keeps in self.keeps.items():
-            level = np.abs(keeps - keeps[0] * (1 - float(values[f"prune:{name}"]))).argmin()
-            total["prune"] += float(self._prune_harm[name][level])
+    def restrict(self, state: State, columns: Sequence[int], grow: bool) -> None:
+        """Leave open only what `state` has and what costs more (`grow`) or less in no one of the metrics `columns`."""
+        for group, level in state.levels.items():
+            levels = np.arange(len(self.keeps[group]))
+            shut = levels > level if grow else levels < level
+            self.group_harms[group] = np.where(shut, np.inf, self.group_harms[group])
+        for name, chosen in state.options.items():
+            costs = self.costs_at(name, state.levels)[:, columns]
+            moved = costs >= costs[chosen] if grow else costs <= costs[chosen]
+            self.harms[name] = np.where(moved.all(1), self.harms[name], np.inf)
+
+    def nearest(self, values: Mapping[str, Value]) -> State:
+        """The state of a setting, its numbers moved to the nearest ones of the table."""
+        levels = {name: int(np.abs(keeps - keeps[0] * (1 - float(values[f"prune:{name}"]))).argmin())
+                  for name, keeps in self.keeps.items()}
+        options = {}
         for name, costs in self.costs.items():
             bits, method = int(values.get(f"bits:{name}", 32)), str(values.get(f"method:{name}", WHOLE))
             share = float(values.get(f"share:{name}", 1.0)) if method != WHOLE else 1.0
-            near = min(range(len(costs.options)), key=lambda i: (costs.options[i].bits != bits,
-                                                                 costs.options[i].method != method,
-                                                                 abs(costs.options[i].share - share)))
+            options[name] = min(range(len(costs.options)), key=lambda i: (
+                costs.options[i].bits != bits, costs.options[i].method != method,
+                abs(costs.options[i].share - share)))
+        return State(levels, options)
+
+    def harms_of(self, values: Mapping[str, Value]) -> dict[str, float]:
+        """Harm of a setting by kind, unweighed, its numbers moved to the nearest ones of the table."""
+        state = self.nearest(values)
+        total = dict.fromkeys(HARMS, 0.0)
+        total["prune"] = float(sum(self._prune_harm[group][level] for group, level in state.levels.items()))
+        for name, chosen in state.options.items():
             for kind, harm in self._option_harm[name].items():
-                total[kind] += float(harm[near])
+                total[kind] += float(harm[chosen])
         return total
 
     def harm(self, state: State) -> float:
@@ -101,16 +122,33 @@ class Problem:
 
     def untouched(self) -> State:
         """Nothing cut, the widest bits that are open."""
-        def widest(name: str) -> int:
-            may = np.isfinite(self.harms[name])
-            return int(np.argmax([((o.method == WHOLE) * 1000 + o.bits) * ok for o, ok in
-                                  zip(self.costs[name].options, may, strict=True)]))
-
-        return State(dict.fromkeys(self.keeps, 0), {name: widest(name) for name in self.layers})
+        return State(dict.fromkeys(self.keeps, 0),
+                     {name: int(np.where(np.isfinite(self.harms[name]), widths, -1).argmax())
+                      for name, widths in self._widths.items()})
 
     def costs_at(self, name: str, levels: Mapping[str, int]) -> np.ndarray:
         """Of a layer's options, with what the levels leave of its channels, `(options, METRICS)`."""
         return self.costs[name].at(*self.channels(name, levels))
+
+    def costs_along(self, name: str, group: str, levels: Mapping[str, int]) -> np.ndarray:
+        """`costs_at` for every level of `group`, the other levels as they are: `(levels, options, METRICS)`."""
+        rest = self.channels(name, {**levels, group: 0})
+        key = name, group, *rest
+        if key not in self._along:
+            self._along[key] = np.stack([self.costs_at(name, {**levels, group: level})
+                                         for level in range(len(self.keeps[group]))])
+        return self._along[key]
+
+    def counted(self, state: State) -> np.ndarray:
+        """Sum of the costs of all layers and of unpacking the widths in use, `(METRICS,)`: what remains of an estimate
+        hardly depends on the state."""
+        total = np.zeros(len(METRICS))
+        widths = set()
+        for name, chosen in state.options.items():
+            total += self.costs_at(name, state.levels)[chosen]
+            widths.add(self.costs[name].options[chosen].bits)
+        total[METRICS.index("size_bytes")] += sum(self.fixed_bytes[bits] for bits in widths)
+        return total
 
     def channels(self, name: str, levels: Mapping[str, int]) -> tuple[int, int]:
         """Inputs and outputs that a layer has left."""

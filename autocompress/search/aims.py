@@ -1,0 +1,123 @@
+"""How small and how fast the next proposal is to be: where the front is expected to gain most.
+
+Expected hypervolume improvement (Emmerich et al., "Single- and Multiobjective Evolutionary Optimization Assisted by
+Gaussian Random Field Metamodels", IEEE TEC 10(4), 2006), by one draw of the model instead of its integral: what
+accuracy a solution of some size and speed would have follows, in a line of logarithms with its scatter, from harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from optuna.trial import FrozenTrial
+
+from autocompress.space.problem import HARMS
+from autocompress.space.solver import Solver
+from autocompress.space.space import Value
+
+ROOMS = (1.0, 0.5, 0.25, 0.125, 0.0625)
+"""Shares of the bounds that solutions may use."""
+SPEEDS = (1.0, 0.4)
+"""Shares of the time of the plain solution of that room, or of its MACs where time is not estimated."""
+FULL = 0.5
+"""Share of the proposals that use all of the budget, whatever the front: its best model is what is asked for."""
+WORST_ERROR_ABOVE = 0.2
+"""What a model may lose against the best and still count for the front."""
+LEAST_TRIALS = 6
+"""With fewer there is no line to follow: any aim is as good as another."""
+POINTS = 4096
+"""Random points by which volumes are compared."""
+LEAST_DROP = 1e-3
+
+
+class Aims:
+    """Rooms and speeds at which `solver` can be asked, with the plain solution of each, found when first needed."""
+
+    def __init__(self, solver: Solver) -> None:
+        self._solver = solver
+        plain = solver.estimate(solver.space.uniform())
+        self._speed = "latency_ms" if "latency_ms" in plain else "macs"
+        self._harms: dict[int, np.ndarray] = {}
+        self._costs: dict[int, np.ndarray] = {}
+        self._known: dict[tuple[float, float], tuple[dict[str, float], np.ndarray, np.ndarray]] = {}
+
+    def faster(self, values: Mapping[str, Value], share: float) -> dict[str, float]:
+        """The bounds of a solution that takes a share of the time of another one."""
+        return {self._speed: share * self._solver.estimate(values)[self._speed]}
+
+    def harms(self, trial: FrozenTrial) -> np.ndarray:
+        """Predicted harms `(HARMS,)` of a trial's setting."""
+        if trial.number not in self._harms:
+            found = self._solver.harms(trial.params)
+            self._harms[trial.number] = np.array([found[kind] for kind in HARMS])
+        return self._harms[trial.number]
+
+    def draw(self, done: Sequence[FrozenTrial], weights: Mapping[str, float],
+             rng: np.random.Generator) -> dict[str, float]:
+        """Bounds for the next proposal, beside those of the budget."""
+        speed = SPEEDS[int(rng.integers(len(SPEEDS)))]
+        if rng.random() < FULL:
+            return self._aim(1.0, speed)[0]
+        if len(done) < LEAST_TRIALS:
+            return self._aim(ROOMS[int(rng.integers(len(ROOMS)))], speed)[0]
+        aims = [aim for aim in (self._aim(room, share) for room in ROOMS for share in SPEEDS) if self._reached(*aim)]
+        if not aims:
+            return self._aim(1.0, speed)[0]
+        kinds = np.array([weights[kind] for kind in HARMS])
+        measured = np.array([t.values[0] for t in done])
+        expected = _accuracies(np.log([self.harms(t) @ kinds + 1e-12 for t in done]), measured,
+                               np.log([harms @ kinds + 1e-12 for _, harms, _ in aims]), rng)
+        gains = _gains(np.column_stack([1 - measured, [self._costs_of(t) for t in done]]),
+                       np.column_stack([1 - expected, [costs for _, _, costs in aims]]), rng)
+        return aims[int(gains.argmax())][0]
+
+    def _aim(self, room: float, speed: float) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
+        """Bounds, and the harms and costs of the plain solution inside them."""
+        if (room, speed) not in self._known:
+            bounds = {metric: room * bound for metric, bound in self._solver.bounds.items()}
+            values = self._solver.propose({}, bounds)
+            if speed < 1:
+                bounds |= self.faster(values, speed)
+                values = self._solver.propose({}, bounds)
+            found = self._solver.harms(values)
+            self._known[room, speed] = bounds, np.array([found[kind] for kind in HARMS]), self._logs(values)
+        return self._known[room, speed]
+
+    def _reached(self, bounds: Mapping[str, float], harms: np.ndarray, costs: np.ndarray) -> bool:
+        """Whether the plain solution is inside its bounds: where nothing is, solutions are the smallest there is."""
+        asked = np.log([bounds.get("size_bytes", np.inf), bounds.get(self._speed, np.inf)])
+        return bool((costs <= asked + 1e-9).all())
+
+    def _costs_of(self, trial: FrozenTrial) -> np.ndarray:
+        if trial.number not in self._costs:
+            self._costs[trial.number] = self._logs(trial.params)
+        return self._costs[trial.number]
+
+    def _logs(self, values: Mapping[str, Value]) -> np.ndarray:
+        metrics = self._solver.estimate(values)
+        return np.log([metrics["size_bytes"], metrics[self._speed]])
+
+
+def _accuracies(harms: np.ndarray, measured: np.ndarray, asked: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """What plans of logarithmic harm `asked` may have, drawn around a line through the trials."""
+    top = measured.max()
+    lost = np.log(top - measured + LEAST_DROP)
+    slope = max(0.0, float(np.cov(harms, lost)[0, 1] / (harms.var(ddof=1) + 1e-9)))
+    scatter = float((lost - lost.mean() - slope * (harms - harms.mean())).std())
+    drawn = lost.mean() + slope * (asked - harms.mean()) + scatter * rng.normal(size=len(asked))
+    accuracies: np.ndarray = top + LEAST_DROP - np.exp(drawn)
+    return accuracies
+
+
+def _gains(front: np.ndarray, asked: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Share of the box between the best and the worst of all that each of `asked` `(n, objectives)` would win for a
+    front `(m, objectives)`, all minimised."""
+    both = np.concatenate([front, asked])
+    low, high = both.min(0), both.max(0)
+    high[0] = min(high[0], low[0] + WORST_ERROR_ABOVE)
+    points = low + (high - low) * rng.random((POINTS, both.shape[1]))
+    for point in front:
+        points = points[(points < point).any(1)]
+    gains: np.ndarray = (points >= asked[:, None]).all(2).sum(1)
+    return gains / POINTS

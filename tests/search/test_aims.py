@@ -1,0 +1,65 @@
+"""How small and how fast the next proposal is to be."""
+
+from __future__ import annotations
+
+import numpy as np
+import optuna
+import pytest
+
+from autocompress.core.budget import Budget
+from autocompress.core.damage import Damages
+from autocompress.core.layer import LayerTable
+from autocompress.hardware.profile import load_profile
+from autocompress.search.aims import Aims, _accuracies, _gains
+from autocompress.search.solving import distributions
+from autocompress.space.projection import Projection
+from autocompress.space.solver import Solver
+from autocompress.space.space import build_space
+from autocompress.space.spec import load_space
+
+DAMAGES = Damages(prune={"a": {24: 0.01, 16: 0.05, 8: 0.3}, "c": {36: 0.02, 24: 0.1, 12: 0.5}},
+                  bits={layer: {6: 0.001, 5: 0.002, 4: 0.006, 3: 0.02, 2: 0.2} for layer in ("a", "b", "c", "fc")})
+WEIGHTS = {"prune": 1.0, "bits": 1.0, "share": 1.0}
+
+
+def _solver(table: LayerTable) -> Solver:
+    space = build_space(table, load_space("low-bit"), load_profile("host"))
+    return Solver(Projection(space, Budget(size_bytes=12_000)), DAMAGES)
+
+
+def test_gains_are_shares_of_the_box_that_nothing_on_the_front_has() -> None:
+    front = np.array([[0.1, 1.0], [0.2, 0.0]])
+    asked = np.array([[0.1, 0.0], [0.15, 0.5], [0.2, 1.0]])
+    gains = _gains(front, asked, np.random.default_rng(0))
+    assert gains[0] == pytest.approx(1.0, abs=0.01), "everything between the two"
+    assert gains[1] == pytest.approx(0.25, abs=0.03)
+    assert gains[2] == 0
+
+
+def test_expected_accuracy_falls_with_harm_and_follows_what_was_measured() -> None:
+    harms = np.log(np.geomspace(0.01, 1, 20))
+    measured = 0.9 - 0.05 * np.exp(harms)
+    asked = _accuracies(harms, measured, np.log([0.02, 0.2, 0.9]), np.random.default_rng(0))
+    assert np.all(np.diff(asked) < 0)
+    assert asked == pytest.approx(0.9 - 0.05 * np.array([0.02, 0.2, 0.9]), abs=0.01)
+    constant = _accuracies(harms, np.full(20, 0.9), np.log([0.02, 0.9]), np.random.default_rng(0))
+    assert np.isfinite(constant).all()
+
+
+def test_where_the_front_has_nothing_is_aimed_at(table: LayerTable) -> None:
+    """With trials of the full size alone, aims that are not for the full budget are smaller or faster."""
+    solver, rng = _solver(table), np.random.default_rng(0)
+    study = optuna.create_study(directions=["maximize", "minimize", "minimize"])
+    for weight in np.geomspace(0.1, 10, 8):
+        values = solver.solve({"prune": float(weight)})
+        metrics = solver.estimate(values)
+        study.add_trial(optuna.trial.create_trial(
+            params=values, distributions=distributions(solver.space),
+            values=[0.9 - 0.1 * sum(solver.harms(values).values()), metrics["size_bytes"], metrics["macs"]]))
+    aims = Aims(solver)
+    drawn = [aims.draw(study.trials, WEIGHTS, rng) for _ in range(40)]
+    rooms = {round(bounds["size_bytes"] / solver.bounds["size_bytes"], 3) for bounds in drawn}
+    assert 1.0 in rooms and min(rooms) < 0.6
+    assert any("macs" in bounds for bounds in drawn)
+    for bounds in drawn[:8]:
+        assert solver.estimate(solver.propose({}, bounds))["size_bytes"] <= bounds["size_bytes"], "within reach"
