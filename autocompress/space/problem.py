@@ -50,8 +50,8 @@ class Problem:
         self.touching = {g.name: [x for x in self.layers if any(m.layer == x for m in g.members)] for g in groups}
         self._hangs = {x: [(g.name, m.side, m.per_channel) for g in groups for m in g.members if m.layer == x]
                        for x in self.layers}
-        self._widths = {name: np.array([o.bits + 1000 * (o.method == WHOLE) for o in costs.options])  # whole ones first
-                        for name, costs in self.costs.items()}
+        self._offered = {name: (np.array([o.bits for o in costs.options]), np.array([o.method for o in costs.options]),
+                                np.array([o.share for o in costs.options])) for name, costs in self.costs.items()}
         self._along: dict[tuple[str, str, int, int], np.ndarray] = {}
         self.harms: dict[str, np.ndarray] = {}
         self.group_harms: dict[str, np.ndarray] = {}
@@ -97,12 +97,10 @@ class Problem:
         levels = {name: int(np.abs(keeps - keeps[0] * (1 - float(values[f"prune:{name}"]))).argmin())
                   for name, keeps in self.keeps.items()}
         options = {}
-        for name, costs in self.costs.items():
+        for name, (widths, methods, shares) in self._offered.items():
             bits, method = int(values.get(f"bits:{name}", 32)), str(values.get(f"method:{name}", WHOLE))
             share = float(values.get(f"share:{name}", 1.0)) if method != WHOLE else 1.0
-            options[name] = min(range(len(costs.options)), key=lambda i: (
-                costs.options[i].bits != bits, costs.options[i].method != method,
-                abs(costs.options[i].share - share)))
+            options[name] = int((4 * (widths != bits) + 2 * (methods != method) + abs(shares - share)).argmin())
         return State(levels, options)
 
     def harms_of(self, values: Mapping[str, Value]) -> dict[str, float]:
@@ -122,9 +120,11 @@ class Problem:
 
     def untouched(self) -> State:
         """Nothing cut, the widest bits that are open."""
-        return State(dict.fromkeys(self.keeps, 0),
-                     {name: int(np.where(np.isfinite(self.harms[name]), widths, -1).argmax())
-                      for name, widths in self._widths.items()})
+        def widest(name: str) -> int:
+            widths, methods, _ = self._offered[name]
+            return int(np.where(np.isfinite(self.harms[name]), widths + 1000 * (methods == WHOLE), -1).argmax())
+
+        return State(dict.fromkeys(self.keeps, 0), {name: widest(name) for name in self.layers})
 
     def costs_at(self, name: str, levels: Mapping[str, int]) -> np.ndarray:
         """Of a layer's options, with what the levels leave of its channels, `(options, METRICS)`."""

@@ -114,6 +114,7 @@ def test_a_setting_is_moved_into_the_budget_along_the_least_harmful_moves(table:
     solver, space = Solver(projection, _damages(1)), projection.space
     values = {knob.name: draw.choice(knob.choices) if knob.choices else draw.uniform(knob.low, knob.high)
               for knob in space.knobs}
+    values |= {"prune:a": 1 - draw.choice((32, *KEEPS["a"])) / 32, "prune:c": 1 - draw.choice((48, *KEEPS["c"])) / 48}
     moved = solver.fit(values)
     assert projection.fits(space.decode(moved))
     if projection.fits(space.decode(values)):
