@@ -8,8 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import msgspec
-
 from autocompress.core.damage import Damages
 from autocompress.space.costs import METRICS
 from autocompress.space.hull import least_harm, settle
@@ -56,7 +54,7 @@ class Solver:
         does, the smallest.
         """
         inside, problem = self._inside(bounds, fixed), self._problem
-        self._open(weights or {})
+        problem.weigh(weights or {}, set(problem.fixed_bytes))
         untouched = problem.untouched()
         if inside.fits(untouched):
             return inside.values(untouched)
@@ -85,10 +83,11 @@ class Solver:
         shrinks where it leaves room. Numbers move to the nearest ones of the table. Where no smaller choice of its
         sites does, `propose`."""
         fixed = {name: value for name, value in values.items() if name.split(":")[0] not in DECIDED}
-        inside = self._inside(bounds, fixed)
-        state = self._problem.nearest(values)
-        near = _Near(state, grow=inside.fits(state), columns=inside.columns)
-        found = self._best(inside, {}, near)
+        inside, problem = self._inside(bounds, fixed), self._problem
+        problem.weigh({}, set(problem.fixed_bytes))
+        state = problem.nearest(values)
+        problem.restrict(state, inside.columns, grow=inside.fits(state))
+        found = least_harm(problem, inside, problem.untouched())
         return self.propose({}, bounds, fixed) if found is None else inside.values(found)
 
     def harms(self, values: Mapping[str, Value]) -> dict[str, float]:
@@ -122,13 +121,12 @@ class Solver:
         sets = [free | used - {bits} for bits in sorted(used)]
         return sets + [free | {bits} for bits in sorted(costly) if total > 10 * FIXED_SHARE * size_bytes]
 
-    def _best(self, inside: Inside, weights: Mapping[str, float], near: _Near | None = None) -> State | None:
+    def _best(self, inside: Inside, weights: Mapping[str, float]) -> State | None:
         """The best plan on the hull; widths are given up as long as that helps."""
-        self._open(weights, near)
         best = least_harm(self._problem, inside, self._problem.untouched())
         for _ in range(len(self._problem.fixed_bytes)):
             tried = [state for widths in self._fewer_widths(best, inside.bounds.get("size_bytes", math.inf))
-                     if (state := self._restricted(inside, weights, widths, near)) is not None]
+                     if (state := self._restricted(inside, weights, widths)) is not None]
             if not tried:
                 break
             state = min(tried, key=self._problem.harm)
@@ -137,26 +135,12 @@ class Solver:
             best = state
         return best
 
-    def _restricted(self, inside: Inside, weights: Mapping[str, float], widths: set[int], near: _Near | None = None,
+    def _restricted(self, inside: Inside, weights: Mapping[str, float], widths: set[int],
                     quick: bool = False) -> State | None:
         """The best plan on the hull with these widths alone; when `quick`, a few moves from one near it."""
-        self._open(weights, near, widths)
+        self._problem.weigh(weights, widths)
         state = least_harm(self._problem, inside, self._problem.untouched(), quick)
         if state is not None and quick:
             state = improve(self._problem, inside, state, QUICK_MOVES)
-        self._open(weights, near)
+        self._problem.weigh(weights, set(self._problem.fixed_bytes))
         return state
-
-    def _open(self, weights: Mapping[str, float], near: _Near | None = None, widths: set[int] | None = None) -> None:
-        """Say what may be chosen, and how harms are weighed."""
-        self._problem.weigh(weights, set(self._problem.fixed_bytes) if widths is None else widths)
-        if near is not None:
-            self._problem.restrict(near.state, near.columns, near.grow)
-
-
-class _Near(msgspec.Struct, frozen=True):
-    """A state from which no site may grow, or none may shrink, in the metrics `columns`."""
-
-    state: State
-    grow: bool
-    columns: list[int]
