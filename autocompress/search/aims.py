@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from optuna.trial import FrozenTrial
 
+from autocompress.core.volume import gains
 from autocompress.space.problem import HARMS
 from autocompress.space.solver import Solver
 from autocompress.space.space import Value
@@ -20,14 +21,12 @@ ROOMS = (1.0, 0.5, 0.25, 0.125, 0.0625)
 """Shares of the bounds that solutions may use."""
 SPEEDS = (1.0, 0.4)
 """Shares of the time of the plain solution of that room, or of its MACs where time is not estimated."""
+MOST_LOST = 0.2
+"""What a model may lose against the best and still count for the front."""
 FULL = 0.5
 """Share of the proposals that use all of the budget, whatever the front: its best model is what is asked for."""
-WORST_ERROR_ABOVE = 0.2
-"""What a model may lose against the best and still count for the front."""
 LEAST_TRIALS = 6
 """With fewer there is no line to follow: any aim is as good as another."""
-POINTS = 4096
-"""Random points by which volumes are compared."""
 LEAST_DROP = 1e-3
 
 
@@ -68,9 +67,9 @@ class Aims:
         measured = np.array([t.values[0] for t in done])
         expected = _accuracies(np.log([self.harms(t) @ kinds + 1e-12 for t in done]), measured,
                                np.log([harms @ kinds + 1e-12 for _, harms, _ in aims]), rng)
-        gains = _gains(np.column_stack([1 - measured, [self._costs_of(t) for t in done]]),
-                       np.column_stack([1 - expected, [costs for _, _, costs in aims]]), rng)
-        return aims[int(gains.argmax())][0]
+        won = gains(np.column_stack([1 - measured, [self._costs_of(t) for t in done]]),
+                       np.column_stack([1 - expected, [costs for _, _, costs in aims]]), rng, MOST_LOST)
+        return aims[int(won.argmax())][0]
 
     def _aim(self, room: float, speed: float) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
         """Bounds, and the harms and costs of the plain solution inside them."""
@@ -108,16 +107,3 @@ def _accuracies(harms: np.ndarray, measured: np.ndarray, asked: np.ndarray, rng:
     drawn = lost.mean() + slope * (asked - harms.mean()) + scatter * rng.normal(size=len(asked))
     accuracies: np.ndarray = top + LEAST_DROP - np.exp(drawn)
     return accuracies
-
-
-def _gains(front: np.ndarray, asked: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Share of the box between the best and the worst of all that each of `asked` `(n, objectives)` would win for a
-    front `(m, objectives)`, all minimised."""
-    both = np.concatenate([front, asked])
-    low, high = both.min(0), both.max(0)
-    high[0] = min(high[0], low[0] + WORST_ERROR_ABOVE)
-    points = low + (high - low) * rng.random((POINTS, both.shape[1]))
-    for point in front:
-        points = points[(points < point).any(1)]
-    gains: np.ndarray = (points >= asked[:, None]).all(2).sum(1)
-    return gains / POINTS

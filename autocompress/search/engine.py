@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import time
 import traceback
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -17,8 +19,10 @@ from optuna.trial import TrialState
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.core.front import OBJECTIVES, best
-from autocompress.errors import AutocompressError, EnvironmentFault, InfeasibleError, TrialError
+from autocompress.core.plan import Plan
+from autocompress.errors import AutocompressError, EnvironmentFault, InfeasibleError
 from autocompress.search import fidelity
+from autocompress.search.judging import describe_failure, judge, judged, nearest, not_finite
 from autocompress.search.solving import SolverSampler, distributions
 from autocompress.search.storage import candidates, close_interrupted, store_candidate, store_rung
 from autocompress.search.workers import Inline, Processes
@@ -52,6 +56,17 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     seconds_left: float | None = None
 
 
+@dataclass(frozen=True)
+class Job:
+    """An evaluation under way: of a new `trial`, or of one that is promoted."""
+
+    candidate: Candidate
+    plan: Plan
+    rung: int
+    seconds: float | None = None
+    trial: optuna.Trial | None = None
+
+
 class Engine:
     """One run over a stored study; everything it learns is stored before the next step."""
 
@@ -66,6 +81,13 @@ class Engine:
         self._began = time.perf_counter()
         self.overhead_seconds = 0.0
         self._always = 0
+        self._known: dict[str, Candidate] = {}
+        self._count = 0
+        self._phase: int | None = None
+        self._begun: dict[int, set[int]] = defaultdict(set)
+        self._slices: dict[int, float | None] = {}
+        self._sizes: dict[int, int] = {}
+        self._done: dict[int, int] = defaultdict(int)
 
     def candidates(self) -> list[Candidate]:
         """All trials, judged by their highest rung against the budget."""
@@ -75,13 +97,20 @@ class Engine:
         """Calibrate, then promote. InfeasibleError when nothing inside the budget came out; EnvironmentFault
         when most trials fail."""
         close_interrupted(self._study)
+        before = self.candidates()
+        self._known = {c.plan.fingerprint: c for c in before if c.plan and c.evaluations}
+        self._count = sum(1 for c in before if "process was stopped" not in c.reason)
         began = time.perf_counter()
         self._enqueue_first()
         self.overhead_seconds += time.perf_counter() - began
-        self._calibrate(pool)
-        schedule = self._settings.schedule
-        self._promote(pool, fidelity.SHORT, schedule.short, schedule.short_share)
-        self._promote(pool, fidelity.LONG, max(schedule.long, pool.jobs), 1.0)
+        running: dict[Future[Evaluation], Job] = {}
+        while True:
+            while len(running) < pool.jobs and (job := self._next(pool, list(running.values()))) is not None:
+                running[pool.submit(job.plan, job.rung, job.seconds)] = job
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                self._take(running.pop(future), future)
         if not self._should_stop() and best(self.candidates(), self._budget, self._baseline) is None:
             raise InfeasibleError(nearest(self.candidates(), self._budget, self._baseline))
 
@@ -105,37 +134,53 @@ class Engine:
                 self._study.enqueue_trial(values, user_attrs={"origin": origin})
         self._always = len(seen)
 
-    def _calibrate(self, pool: Inline | Processes) -> None:
-        total = self._settings.trials
-        known = {c.plan.fingerprint: c for c in self.candidates() if c.plan and c.evaluations}
-        count = sum(1 for c in self.candidates() if "process was stopped" not in c.reason)
-        pending: dict[Future[Evaluation], tuple[optuna.Trial, Candidate]] = {}
-        self._on_event(Event(kind="phase", text="calibrating candidates", total=total))
-        while True:
-            while len(pending) < pool.jobs and count < total and self._open(self._settings.schedule.calibration_share):
-                began = time.perf_counter()
-                trial, candidate = self._ask()
-                self.overhead_seconds += time.perf_counter() - began
-                count += 1
-                twin = known.get(candidate.plan.fingerprint) if candidate.plan else None
-                if twin is not None:
-                    self._close(trial, msgspec.structs.replace(
-                        candidate, status="duplicate", evaluations=twin.evaluations[:1], duplicate_of=twin.trial,
-                        reason=f"same plan as trial {twin.trial}"), count)
-                    continue
-                assert candidate.plan is not None
-                self._on_event(Event(kind="start", text=f"trial {trial.number}", candidate=candidate))
-                pending[pool.submit(candidate.plan, fidelity.CALIBRATED)] = trial, candidate
-            if not pending:
-                return
-            for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                trial, candidate = pending.pop(future)
-                if self._should_stop() and future.exception() is not None:
-                    continue  # cut short by the user: stays open, and is queued again on resume
-                candidate = self._finished(trial, candidate, future)
-                if candidate.plan and candidate.evaluations:
-                    known[candidate.plan.fingerprint] = candidate
-                self._close(trial, candidate, count)
+    # -- what to run next --------------------------------------------------------------------------------
+
+    def _next(self, pool: Inline | Processes, running: list[Job]) -> Job | None:
+        """A new candidate as long as there are any to try, else a promotion: a free worker never waits for one that is
+        busy, unless a clock gives both the same time anyway."""
+        schedule, job = self._settings.schedule, self._new_trial()
+        if job is not None:
+            return self._start(job, "calibrating candidates", self._settings.trials)
+        long, everyone = max(schedule.long, pool.jobs), self.candidates()
+        for rung, places, share in ((fidelity.SHORT, schedule.short, schedule.short_share), (fidelity.LONG, long, 1.0)):
+            below = any(other.rung < rung for other in running)
+            if not self._open(1.0) or (below and rung == fidelity.LONG and self._settings.seconds is not None):
+                return None
+            begun = self._begun[rung]
+            chosen = fidelity.promote(everyone, self._budget, rung, places, begun)
+            if chosen:
+                self._sizes[rung] = len(begun) + len(chosen)
+                if rung not in self._slices:  # the same for all: they are compared
+                    self._slices[rung] = self._slice(share, math.ceil(len(chosen) / pool.jobs))
+                begun.add(chosen[0].trial)
+                assert chosen[0].plan is not None
+                return self._start(Job(chosen[0], chosen[0].plan, rung, self._slices[rung]),
+                                   f"candidates {fidelity.RUNG_NAMES[rung]}", self._sizes[rung])
+        return None
+
+    def _start(self, job: Job, phase: str, total: int) -> Job:
+        if job.rung != self._phase:
+            self._phase = job.rung
+            self._on_event(Event(kind="phase", text=phase, total=total))
+        self._on_event(Event(kind="start", text=f"trial {job.candidate.trial}", candidate=job.candidate))
+        return job
+
+    def _new_trial(self) -> Job | None:
+        """The next candidate that is not one that there is already."""
+        while self._count < self._settings.trials and self._open(self._settings.schedule.calibration_share):
+            began = time.perf_counter()
+            trial, candidate = self._ask()
+            self.overhead_seconds += time.perf_counter() - began
+            self._count += 1
+            assert candidate.plan is not None
+            twin = self._known.get(candidate.plan.fingerprint)
+            if twin is None:
+                return Job(candidate, candidate.plan, fidelity.CALIBRATED, None, trial)
+            self._close(trial, msgspec.structs.replace(
+                candidate, status="duplicate", evaluations=twin.evaluations[:1], duplicate_of=twin.trial,
+                reason=f"same plan as trial {twin.trial}"))
+        return None
 
     def _ask(self) -> tuple[optuna.Trial, Candidate]:
         trial = self._study.ask(self._distributions)
@@ -144,21 +189,41 @@ class Engine:
         trial.set_user_attr("squeeze", projected.squeeze)
         return trial, Candidate(trial=trial.number, status="running", plan=projected.plan, origin=origin)
 
-    def _finished(self, trial: optuna.Trial, candidate: Candidate, future: Future[Evaluation]) -> Candidate:
+    # -- what came of it ---------------------------------------------------------------------------------
+
+    def _take(self, job: Job, future: Future[Evaluation]) -> None:
+        """Store a result, good or bad. What the user cut short stays open, and is queued again on resume."""
         error = future.exception()
+        if error is not None and self._should_stop():
+            return
         if isinstance(error, BrokenProcessPool):
             raise EnvironmentFault("a worker process died, perhaps for lack of memory; resume with fewer --jobs")
         if isinstance(error, AutocompressError | KeyboardInterrupt):
             raise error
+        reason = not_finite(future.result()) if error is None else describe_failure(error)
+        if job.trial is None:
+            self._climbed(job, future, reason)
+            return
         if error is not None:
-            trial.set_user_attr("traceback", "".join(traceback.format_exception(error))[-4000:])
-            return msgspec.structs.replace(candidate, status="failed", reason=describe_failure(error))
-        evaluation = future.result()
-        if reason := not_finite(evaluation):
-            return msgspec.structs.replace(candidate, status="failed", reason=reason)
-        return judge(msgspec.structs.replace(candidate, evaluations=(evaluation,)), self._budget, self._baseline)
+            job.trial.set_user_attr("traceback", "".join(traceback.format_exception(error))[-4000:])
+        candidate = (msgspec.structs.replace(job.candidate, status="failed", reason=reason) if reason else
+                     judge(msgspec.structs.replace(job.candidate, evaluations=(future.result(),)), self._budget,
+                           self._baseline))
+        if candidate.evaluations:
+            self._known[job.plan.fingerprint] = candidate
+        self._close(job.trial, candidate)
 
-    def _close(self, trial: optuna.Trial, candidate: Candidate, count: int) -> None:
+    def _climbed(self, job: Job, future: Future[Evaluation], reason: str) -> None:
+        if reason:  # the candidate keeps what it reached
+            self._study.set_user_attr(f"failure:{job.candidate.trial}:{job.rung}", reason)
+        else:
+            store_rung(self._study, job.candidate.trial, future.result())
+        everyone = self.candidates()
+        now = next(c for c in everyone if c.trial == job.candidate.trial)
+        self._done[job.rung] += 1
+        self._on_event(self._result_event(now, everyone, self._done[job.rung], self._sizes[job.rung]))
+
+    def _close(self, trial: optuna.Trial, candidate: Candidate) -> None:
         began = time.perf_counter()
         store_candidate(trial, candidate)
         if candidate.metrics:
@@ -169,41 +234,11 @@ class Engine:
             self._study.tell(trial, state=TrialState.FAIL)
         everyone = self.candidates()
         self.overhead_seconds += time.perf_counter() - began
-        self._on_event(self._result_event(candidate, everyone, count, self._settings.trials))
+        self._on_event(self._result_event(candidate, everyone, self._count, self._settings.trials))
         failed = sum(c.status == "failed" for c in everyone)
         if failed > MAX_FAILURE_SHARE * len(everyone) and len(everyone) >= FAILURES_BEFORE_JUDGING:
             raise EnvironmentFault(f"at least half of the candidates must be evaluated, but {failed} of "
                                    f"{len(everyone)} failed, the last with: {candidate.reason or 'see trials.csv'}")
-
-    def _promote(self, pool: Inline | Processes, rung: int, places: int, share: float) -> None:
-        chosen = fidelity.promote(self.candidates(), self._budget, rung, places)
-        if not chosen or self._should_stop():
-            return
-        self._on_event(Event(kind="phase", text=f"candidates {fidelity.RUNG_NAMES[rung]}", total=len(chosen)))
-        waves = math.ceil(len(chosen) / pool.jobs)
-        seconds = self._slice(share, waves)  # the same for all: they are compared
-        for wave in range(waves):
-            if not self._open(1.0):
-                return
-            batch = chosen[wave * pool.jobs:(wave + 1) * pool.jobs]
-            for candidate in batch:
-                self._on_event(Event(kind="start", text=f"trial {candidate.trial}", candidate=candidate))
-            futures = [(c, pool.submit(c.plan, rung, seconds)) for c in batch if c.plan]
-            for number, (candidate, future) in enumerate(futures):
-                error = future.exception()
-                if error is None and not (reason := not_finite(future.result())):
-                    store_rung(self._study, candidate.trial, future.result())
-                elif error is None:  # as below
-                    self._study.set_user_attr(f"failure:{candidate.trial}:{rung}", reason)
-                elif isinstance(error, AutocompressError | KeyboardInterrupt | BrokenProcessPool):
-                    raise error
-                elif self._should_stop():
-                    return
-                else:  # the candidate keeps what it reached
-                    self._study.set_user_attr(f"failure:{candidate.trial}:{rung}", describe_failure(error))
-                everyone = self.candidates()
-                now = next(c for c in everyone if c.trial == candidate.trial)
-                self._on_event(self._result_event(now, everyone, wave * pool.jobs + number + 1, len(chosen)))
 
     def _result_event(self, candidate: Candidate, everyone: list[Candidate], done: int, total: int) -> Event:
         return Event(kind="result", candidate=candidate, done=done, total=total,
@@ -233,46 +268,3 @@ class Engine:
         if left is None:
             return None
         return max(1.0, left / waves)
-
-
-def judge(candidate: Candidate, budget: Budget, baseline_accuracy: float) -> Candidate:
-    """Complete or infeasible, by the metrics at the highest rung, with the reason."""
-    if candidate.status in ("failed", "duplicate", "pruned") or not candidate.metrics:
-        return candidate
-    excess = {n: v for n, v in budget.excess(candidate.metrics, baseline_accuracy).items() if v > 1e-12}
-    if not excess:
-        return msgspec.structs.replace(candidate, status="complete", reason="")
-    texts = [f"{name} over by {100 * value:.1f}{' points' if name == 'max_drop' else '%'}"
-             for name, value in excess.items()]
-    return msgspec.structs.replace(candidate, status="infeasible", reason=", ".join(texts))
-
-
-def judged(everyone: list[Candidate], budget: Budget, baseline_accuracy: float) -> list[Candidate]:
-    """`judge` for all."""
-    return [judge(c, budget, baseline_accuracy) for c in everyone]
-
-
-def nearest(everyone: list[Candidate], budget: Budget, baseline_accuracy: float) -> str:
-    """Why nothing is feasible: the nearest candidate and the constraint that blocks it."""
-    measured = [c for c in everyone if c.metrics]
-    if not measured:
-        reasons = sorted({c.reason for c in everyone if c.reason}) or ["no trial was run"]
-        return f"no candidate could be evaluated: {reasons[0]}"
-    closest = min(measured, key=lambda c: max(0.0, *budget.excess(c.metrics, baseline_accuracy).values()))
-    return (f"no candidate meets {budget.describe()}; nearest is trial {closest.trial}: {closest.reason}. "
-            "Give it more trials or time, or raise that bound")
-
-
-def not_finite(evaluation: Evaluation) -> str:
-    """Which metric is NaN or infinite, as a reason, or nothing."""
-    bad = [name for name, value in evaluation.metrics.items() if not math.isfinite(value)]
-    return f"nan: {bad[0]} is not finite" if bad else ""
-
-
-def describe_failure(error: BaseException) -> str:
-    """One line for the table: the kind of fault first."""
-    first = next(iter(str(error).splitlines()), "") or type(error).__name__
-    if isinstance(error, MemoryError) or "out of memory" in first.lower():
-        return f"oom: {first}"
-    return first if isinstance(error, TrialError) else f"{type(error).__name__}: {first}"
-

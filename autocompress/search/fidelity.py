@@ -6,13 +6,13 @@ Rankings flip after training, so promotion keeps variety: a share of the places 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Candidate
-from autocompress.core.front import minimised, non_dominated
+from autocompress.core.volume import volume_gains
 from autocompress.search.solving import SolverSampler
 
 CALIBRATED, SHORT, LONG, AVERAGED = 0, 1, 2, 3
@@ -43,22 +43,30 @@ def promotable(candidates: Sequence[Candidate], budget: Budget) -> list[Candidat
             and c.duplicate_of is None and resources.allows(c.metrics)]
 
 
-def promote(candidates: Sequence[Candidate], budget: Budget, rung: int, count: int) -> list[Candidate]:
-    """Who goes on to `rung`: those already there count; the best next first."""
-    pool = [c for c in promotable(candidates, budget) if c.rung == rung - 1]
-    places = count - sum(1 for c in candidates if c.rung is not None and c.rung >= rung)
+def promote(candidates: Sequence[Candidate], budget: Budget, rung: int, count: int,
+            begun: Collection[int] = ()) -> list[Candidate]:
+    """Who goes on to `rung`, the best next first, until `count` are there; trials whose promotion was `begun` count.
+
+    A share of the short rung's places is the baselines', half of the others the most accurate's; the rest is for those
+    that add most to the front of who is promoted already, so that it holds small and fast ones too.
+    """
+    ahead = [c for c in candidates if (c.rung or 0) >= rung or c.trial in begun]
+    pool = [c for c in promotable(candidates, budget) if c.rung == rung - 1 and c.trial not in begun]
+    places = count - len(ahead)
     if places <= 0 or not pool:
         return []
     ranked = sorted(pool, key=lambda c: (-c.metrics["accuracy"], c.metrics["size_bytes"], c.trial))
-    uniform = [c for c in ranked if c.origin == "uniform"]
-    chosen: list[Candidate] = []
-    if rung == SHORT:
-        solved = any(c.origin == SOLVER for c in pool)
-        chosen += uniform[:round(count * (SOLVED_SHARE if solved else UNIFORM_SHARE))]
-        chosen += [c for c in ranked if c not in chosen][:max(1, (count - len(chosen)) // 2)]
-        on_front = [pool[i] for i in non_dominated([minimised(c.metrics) for c in pool])]
-        chosen += [c for c in ranked if c in on_front and c not in chosen]
-    chosen += [c for c in ranked if c not in chosen]
+    if rung != SHORT:
+        return ranked[:places]
+    solved = any(c.origin == SOLVER for c in promotable(candidates, budget))
+    quota = round(count * (SOLVED_SHARE if solved else UNIFORM_SHARE)) - sum(c.origin == "uniform" for c in ahead)
+    chosen = [c for c in ranked if c.origin == "uniform"][:max(0, quota)]
+    most_accurate = max(1, (count - quota) // 2) - sum(c.origin != "uniform" for c in ahead)
+    chosen += [c for c in ranked if c not in chosen][:max(0, most_accurate)]
+    while len(chosen) < min(places, len(pool)):
+        left = [c for c in ranked if c not in chosen]
+        gains = volume_gains([*ahead, *chosen], left)
+        chosen.append(left[int(gains.argmax())])  # where nothing gains, the most accurate
     return chosen[:places]
 
 

@@ -16,7 +16,7 @@ from autocompress.report.html import write_report
 from autocompress.report.pareto import pareto_figure
 from autocompress.report.tables import front_frame, trials_frame
 from autocompress.report.view import StudyView
-from autocompress.search.engine import judged
+from autocompress.search.judging import judged
 from autocompress.search.storage import candidates, load_study, open_storage, storage_url
 from autocompress.study.folder import (
     ARTIFACT,

@@ -10,7 +10,7 @@ from autocompress.core.budget import Budget
 from autocompress.core.damage import Damages
 from autocompress.core.layer import LayerTable
 from autocompress.hardware.profile import load_profile
-from autocompress.search.aims import Aims, _accuracies, _gains
+from autocompress.search.aims import Aims, _accuracies
 from autocompress.search.solving import distributions
 from autocompress.space.projection import Projection
 from autocompress.space.solver import Solver
@@ -25,15 +25,6 @@ WEIGHTS = {"prune": 1.0, "bits": 1.0, "share": 1.0}
 def _solver(table: LayerTable) -> Solver:
     space = build_space(table, load_space("low-bit"), load_profile("host"))
     return Solver(Projection(space, Budget(size_bytes=12_000)), DAMAGES)
-
-
-def test_gains_are_shares_of_the_box_that_nothing_on_the_front_has() -> None:
-    front = np.array([[0.1, 1.0], [0.2, 0.0]])
-    asked = np.array([[0.1, 0.0], [0.15, 0.5], [0.2, 1.0]])
-    gains = _gains(front, asked, np.random.default_rng(0))
-    assert gains[0] == pytest.approx(1.0, abs=0.01), "everything between the two"
-    assert gains[1] == pytest.approx(0.25, abs=0.03)
-    assert gains[2] == 0
 
 
 def test_expected_accuracy_falls_with_harm_and_follows_what_was_measured() -> None:

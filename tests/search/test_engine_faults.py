@@ -8,8 +8,8 @@ from engine_bench import Bench
 
 from autocompress.core.layer import LayerTable
 from autocompress.errors import EnvironmentFault, InfeasibleError, InputError, TrialError
-from autocompress.search.engine import describe_failure
 from autocompress.search.fidelity import Schedule
+from autocompress.search.judging import describe_failure
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

@@ -1,0 +1,44 @@
+"""What a candidate adds to a front: the volume of objectives that it alone dominates.
+
+Zitzler & Thiele, "Multiobjective Evolutionary Algorithms: A Comparative Case Study and the Strength Pareto Approach"
+(IEEE TEC 3(4), 1999), by random points: exact volumes of many candidates would take seconds, and ranks are all that is
+asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from autocompress.core.evaluation import Candidate
+
+POINTS = 4096
+"""Random points by which volumes are compared."""
+BEYOND = 0.2
+"""Of the range of an objective, by which the box reaches beyond its worst: the worst wins something by the others."""
+
+
+def gains(front: np.ndarray, asked: np.ndarray, rng: np.random.Generator, most_lost: float = np.inf) -> np.ndarray:
+    """Share of the box from the best to a little beyond the worst of all that each of `asked` `(n, objectives)` would
+    win for a front `(m, objectives)`, all minimised. Of the first, the error, what is above the least by more than
+    `most_lost` counts for nothing. `(n,)`"""
+    both = np.concatenate([front, asked])
+    low, high = both.min(0), both.max(0)
+    high = high + BEYOND * (high - low)
+    high[0] = min(high[0], low[0] + most_lost)
+    points = low + (high - low) * rng.random((POINTS, both.shape[1]))
+    for point in front:
+        points = points[(points < point).any(1)]
+    won: np.ndarray = (points >= asked[:, None]).all(2).sum(1)
+    return won / POINTS
+
+
+def volume_gains(front: Sequence[Candidate], asked: Sequence[Candidate]) -> np.ndarray:
+    """`gains` of candidates in error, logarithm of size and logarithm of latency."""
+    def objectives(candidates: Sequence[Candidate]) -> np.ndarray:
+        rows = [(1 - c.metrics["accuracy"], np.log(c.metrics["size_bytes"]), np.log(c.metrics["latency_ms"]))
+                for c in candidates if c.metrics]
+        return np.array(rows).reshape(-1, 3)
+
+    return gains(objectives(front), objectives(asked), np.random.default_rng(0))

@@ -1,0 +1,54 @@
+"""What a candidate is called: complete, infeasible with the reason, failed with the fault."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from autocompress.core.budget import Budget
+from autocompress.core.evaluation import Candidate, Evaluation
+from autocompress.errors import TrialError
+
+
+def judge(candidate: Candidate, budget: Budget, baseline_accuracy: float) -> Candidate:
+    """Complete or infeasible, by the metrics at the highest rung, with the reason."""
+    if candidate.status in ("failed", "duplicate", "pruned") or not candidate.metrics:
+        return candidate
+    excess = {n: v for n, v in budget.excess(candidate.metrics, baseline_accuracy).items() if v > 1e-12}
+    if not excess:
+        return msgspec.structs.replace(candidate, status="complete", reason="")
+    texts = [f"{name} over by {100 * value:.1f}{' points' if name == 'max_drop' else '%'}"
+             for name, value in excess.items()]
+    return msgspec.structs.replace(candidate, status="infeasible", reason=", ".join(texts))
+
+
+def judged(everyone: list[Candidate], budget: Budget, baseline_accuracy: float) -> list[Candidate]:
+    """`judge` for all."""
+    return [judge(c, budget, baseline_accuracy) for c in everyone]
+
+
+def nearest(everyone: list[Candidate], budget: Budget, baseline_accuracy: float) -> str:
+    """Why nothing is feasible: the nearest candidate and the constraint that blocks it."""
+    measured = [c for c in everyone if c.metrics]
+    if not measured:
+        reasons = sorted({c.reason for c in everyone if c.reason}) or ["no trial was run"]
+        return f"no candidate could be evaluated: {reasons[0]}"
+    closest = min(measured, key=lambda c: max(0.0, *budget.excess(c.metrics, baseline_accuracy).values()))
+    return (f"no candidate meets {budget.describe()}; nearest is trial {closest.trial}: {closest.reason}. "
+            "Give it more trials or time, or raise that bound")
+
+
+def not_finite(evaluation: Evaluation) -> str:
+    """Which metric is NaN or infinite, as a reason, or nothing."""
+    bad = [name for name, value in evaluation.metrics.items() if not math.isfinite(value)]
+    return f"nan: {bad[0]} is not finite" if bad else ""
+
+
+def describe_failure(error: BaseException) -> str:
+    """One line for the table: the kind of fault first."""
+    first = next(iter(str(error).splitlines()), "") or type(error).__name__
+    if isinstance(error, MemoryError) or "out of memory" in first.lower():
+        return f"oom: {first}"
+    return first if isinstance(error, TrialError) else f"{type(error).__name__}: {first}"
+
