@@ -51,8 +51,11 @@ Accuracy while searching is of the validation split; what is reported of the exp
                                              "measured on this machine.")
 @_how("--space", metavar="NAME|FILE", help="What may be done: see `autocompress spaces list`. Default: default.")
 @_how("--sampler", metavar="NAME", help="auto, tpe, nsga2, random or gp. Default: auto.")
-@_how("--trials", type=int, metavar="N", help="Candidates to try. Default: 24.")
-@_how("--epochs", type=int, metavar="N", help="Length of the long distillation, without --timeout. Default: 8.")
+@_how("--effort", metavar="NAME", help="fast, normal or thorough: how many candidates are tried and trained. Default: "
+                                       "normal.")
+@_how("--trials", type=int, metavar="N", help="Candidates to try. Default: 10, 24 or 96, by --effort.")
+@_how("--epochs", type=int, metavar="N", help="Length of the long distillation, without --timeout. Default: 2, 8 or "
+                                              "24, by --effort.")
 @_how("--timeout", metavar="TIME", help="Wall clock of the whole search, such as 15m. Default: none.")
 @_how("--seed", type=int, metavar="N", help="Default: 0.")
 @_how("--jobs", type=int, metavar="N", help="Processes that evaluate candidates. Default: 1.")

@@ -36,6 +36,22 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     short_share: float = 0.3
 
 
+class Effort(msgspec.Struct, frozen=True, kw_only=True):
+    """How much a search does where it is not told: candidates, epochs of the long distillation, and the ladder."""
+
+    trials: int
+    epochs: int
+    schedule: Schedule = Schedule()
+
+
+EFFORTS = {
+    "fast": Effort(trials=10, epochs=2, schedule=Schedule(short=2)),
+    "normal": Effort(trials=24, epochs=8),
+    "thorough": Effort(trials=96, epochs=24, schedule=Schedule(short=10, long=3, short_share=0.4)),
+}
+DEFAULT_EFFORT = "normal"
+
+
 def promotable(candidates: Sequence[Candidate], budget: Budget) -> list[Candidate]:
     """Complete or accuracy-starved candidates whose resources are inside the budget: training mends accuracy."""
     resources = msgspec.structs.replace(budget, max_drop=None)

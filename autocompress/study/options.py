@@ -10,10 +10,8 @@ from typing import Any
 
 from autocompress.core.budget import Budget
 from autocompress.errors import InputError
+from autocompress.search.fidelity import DEFAULT_EFFORT, EFFORTS
 from autocompress.units import parse_bytes, parse_count, parse_fraction, parse_milliseconds, parse_seconds
-
-DEFAULT_TRIALS = 24
-DEFAULT_EPOCHS = 8
 
 
 @dataclass(frozen=True)
@@ -31,8 +29,9 @@ class Options:
     peak_memory: str | float | None = None
     max_drop: str | float | None = None
     sampler: str = "auto"
-    trials: int = DEFAULT_TRIALS
-    epochs: int = DEFAULT_EPOCHS
+    effort: str = DEFAULT_EFFORT
+    trials: int = EFFORTS[DEFAULT_EFFORT].trials
+    epochs: int = EFFORTS[DEFAULT_EFFORT].epochs
     timeout: str | float | None = None
     seed: int = 0
     jobs: int = 1
@@ -75,14 +74,23 @@ class Options:
 
     @classmethod
     def of(cls, **given: Any) -> Options:
-        """As the constructor. InputError for an argument that there is not, with the nearest that there is."""
+        """As the constructor; `trials` and `epochs` that are not given are those of the `effort`.
+
+        InputError for an argument or an effort that there is not, with the nearest that there is.
+        """
         legal = [field.name for field in fields(cls) if field.init]
         for name in given:
             if name not in legal:
                 close = difflib.get_close_matches(name, legal, n=1)
                 hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(legal)}"
                 raise InputError(f"search() has no argument {name!r}; {hint}")
-        return cls(**given)
+        effort = given.get("effort", DEFAULT_EFFORT)
+        if effort not in EFFORTS:
+            close = difflib.get_close_matches(str(effort), EFFORTS, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise InputError(f"effort must be one of {', '.join(EFFORTS)}, but got {effort!r}{hint}")
+        known = EFFORTS[effort]
+        return cls(**{"trials": known.trials, "epochs": known.epochs, **given})
 
     def constraints(self) -> Budget:
         """The bounds as a Budget. InputError for text without a legal unit."""

@@ -22,6 +22,7 @@ from autocompress.core.evaluation import Metrics
 from autocompress.errors import InfeasibleError, InputError, Interrupted, TrialError
 from autocompress.hardware.profile import load_profile
 from autocompress.search.engine import Engine, Event, Settings
+from autocompress.search.fidelity import EFFORTS
 from autocompress.search.samplers import AUTO, check_sampler, make_sampler
 from autocompress.search.storage import (
     create_study,
@@ -78,9 +79,10 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     TaskData, or a spec (`digits`, `fashion-mnist`, `cifar10`, `imagefolder:DIR`, `npz:FILE`, `file.py:factory`).
     Without both, the embedded ResNet-18 on handwritten digits. `budget`: bytes of the exported file, `"2MB"`.
     Further bounds: `latency="5ms"`, `macs="50M"`, `peak_memory="256KiB"`, `max_drop="1%"`. `weights`: a safetensors
-    or state-dict file. `profile`, `space`: names or TOML files. `sampler`: auto, tpe, nsga2, random or gp. `trials`,
-    `epochs` (of the long distillation), `timeout` ("15m"), `seed`, `jobs` (processes), `out` (the study's folder),
-    `storage` (an Optuna URL), `resume`, `force_new_study`, `device` ("auto", "cpu", "cuda").
+    or state-dict file. `profile`, `space`: names or TOML files. `sampler`: auto, tpe, nsga2, random or gp. `effort`:
+    fast, normal or thorough, which sets how many are trained, and `trials` and `epochs` (of the long distillation)
+    where they are not given. `timeout` ("15m"), `seed`, `jobs` (processes), `out` (the study's folder), `storage` (an
+    Optuna URL), `resume`, `force_new_study`, `device` ("auto", "cpu", "cuda").
 
     Raises InputError, InfeasibleError, EnvironmentFault, or Interrupted after Ctrl-C; the study is kept in each case.
     """
@@ -114,7 +116,8 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     # At the end the original runs on the test split, the file on both: a bound from what was just measured.
     reserve = 5 + timings["original"] * (0.5 + len(task.test) / len(task.validation))
     averaging = AVERAGING_SHARE * (asked.seconds or 0.0)
-    settings = Settings(trials=asked.trials, seconds=asked.seconds, reserve_seconds=reserve + averaging)
+    settings = Settings(trials=asked.trials, seconds=asked.seconds, reserve_seconds=reserve + averaging,
+                        schedule=EFFORTS[asked.effort].schedule)
     if asked.sampler == AUTO:
         notify(Event(kind="phase", text="predicting what each option would cost"))
         before = time.perf_counter()

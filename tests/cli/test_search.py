@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from autocompress.search.fidelity import EFFORTS
 from autocompress.study import open_study
-from autocompress.study.options import DEFAULT_EPOCHS, DEFAULT_TRIALS
 
 Cli = Callable[..., Any]
 METRICS = {"accuracy", "size_bytes", "latency_ms", "macs", "params", "peak_memory_bytes"}
@@ -130,6 +130,7 @@ def test_out_that_cannot_be_written(cli: Cli, task: Any, tmp_path: Path) -> None
     (["--profile", "stm32h734"], "did you mean 'stm32h743'?"),
     (["--space", "lowbit"], "did you mean 'low-bit'?"),
     (["--sampler", "nsga"], "did you mean 'nsga2'?"),
+    (["--effort", "thorugh"], "did you mean 'thorough'?"),
     (["--budgt", "2MB"], "--budget"),
     (["--out", ""], "--out must not be empty"),
 ])
@@ -143,8 +144,10 @@ def test_bad_flags(cli: Cli, flags: list[str], told: str, tmp_path: Path, monkey
 
 def test_help_tells_the_defaults_that_hold(cli: Cli) -> None:
     text = " ".join(cli("search", "--help").out.split())
-    assert f"Candidates to try. Default: {DEFAULT_TRIALS}." in text
-    assert f"without --timeout. Default: {DEFAULT_EPOCHS}." in text
+    trials, epochs = ([getattr(effort, name) for effort in EFFORTS.values()] for name in ("trials", "epochs"))
+    assert list(EFFORTS) == ["fast", "normal", "thorough"]
+    assert f"Candidates to try. Default: {trials[0]}, {trials[1]} or {trials[2]}, by --effort." in text
+    assert f"without --timeout. Default: {epochs[0]}, {epochs[1]} or {epochs[2]}, by --effort." in text
 
 
 def test_a_missing_network_leaves_nothing_behind(cli: Cli, tmp_path: Path) -> None:
