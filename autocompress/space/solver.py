@@ -17,7 +17,7 @@ import numpy as np
 from autocompress.core.damage import Damages
 from autocompress.core.evaluation import Metrics
 from autocompress.core.plan import Plan
-from autocompress.space.costs import ILLEGAL, METRICS
+from autocompress.space.costs import ILLEGAL
 from autocompress.space.problem import Problem, State
 from autocompress.space.projection import Projection
 from autocompress.space.space import Space, Value
@@ -54,7 +54,7 @@ class Solver:
         `weights` scale harms, by kind (`prune`, `bits`, `share`), by knob (`prune:SITE`), or both: what training mends
         counts less. The untouched plan when it fits; when nothing does, the smallest.
         """
-        known = {m: b for m, b in self._projection.bounds.items() if m in METRICS}
+        known = {m: b for m, b in self._projection.bounds.items() if m in self._problem.metrics}
         known = known or {"size_bytes": self._projection.estimate(Plan())["size_bytes"]}
         self._bounds = bounds = {metric: bound * room for metric, bound in known.items()}
         self._problem.weigh(weights or {}, set(self._problem.fixed_bytes))
@@ -105,7 +105,7 @@ class Solver:
 
     def _settle(self, prices: Mapping[str, float], start: State) -> State:
         """Alternate over the groups until no level changes; options follow from channels."""
-        price = np.array([prices.get(metric, 0.0) for metric in METRICS])
+        price = np.array([prices.get(metric, 0.0) for metric in self._problem.metrics])
         least: dict[tuple[str, int, int], tuple[float, int]] = {}
 
         def best(name: str, n_in: int, n_out: int) -> tuple[float, int]:
@@ -165,8 +165,8 @@ class Solver:
     def _improve(self, state: State) -> State:
         """Moves of one site, or of two against each other, while one that fits does less harm: a price finds only
         plans on the convex hull of harm and size."""
-        bounded = [i for i, metric in enumerate(METRICS) if metric in self._bounds]
-        bounds = np.array([self._bounds[METRICS[i]] for i in bounded])
+        bounded = [i for i, metric in enumerate(self._problem.metrics) if metric in self._bounds]
+        bounds = np.array([self._bounds[self._problem.metrics[i]] for i in bounded])
         for _ in range(MOVES):
             moves = list(self._moves(state, bounded))
             if not moves:
@@ -175,7 +175,7 @@ class Solver:
             harm = np.array([h for _, _, h, _ in moves])
             cost = np.array([c for _, _, _, c in moves])
             estimate = self._estimate(state)
-            slack = bounds - np.array([estimate[METRICS[i]] for i in bounded])
+            slack = bounds - np.array([estimate[self._problem.metrics[i]] for i in bounded])
             pair_harm = harm[:, None] + np.append(harm, 0.0)  # the last column moves nothing else
             pair_cost = cost[:, None] + np.append(cost, np.zeros((1, len(bounded))), 0)
             good = (pair_harm < -1e-12) & (pair_cost <= slack).all(2)
@@ -199,7 +199,7 @@ class Solver:
             for other in range(len(self._problem.keeps[group])):
                 levels = {**state.levels, group: other}
                 cost = sum((self._problem.costs_at(name, levels)[state.options[name]] - now[name]
-                            for name in self._problem.touching[group]), np.zeros(len(METRICS)))
+                            for name in self._problem.touching[group]), np.zeros(len(self._problem.metrics)))
                 if other != level:
                     harms = self._problem.group_harms[group]
                     yield group, State(levels, state.options), harms[other] - harms[level], cost[bounded]
