@@ -40,6 +40,7 @@ inputs = (({scaled} - mean) / std).astype(np.float32)"""
     rows += [f"| latency on {device}, estimated | {format_milliseconds(of['baseline_ms'])} | "
              f"{format_milliseconds(of['ms'])} |" for device, of in estimates.items()]
     names = ", ".join(f"`{device}`" for device in devices)
+    figures = "All figures but estimates" if estimates else "All figures"
     return f"""# {manifest["study"]}, trial {manifest["trial"]}
 
 Compressed by autocompress for {names}: {", ".join(done) or "nothing changed"}.
@@ -48,8 +49,8 @@ Compressed by autocompress for {names}: {", ".join(done) or "nothing changed"}.
 |---|---|---|
 {chr(10).join(rows)}
 
-All figures{" but estimates" if estimates else ""} are of the files themselves, run in ONNX Runtime. `manifest.json` has
-the plan, the receipts, the hashes and the versions.
+{figures} are of the files themselves, run in ONNX Runtime. `manifest.json` has the plan, the receipts, the
+hashes and the versions.
 
 ## Run it
 

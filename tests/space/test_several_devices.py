@@ -122,7 +122,7 @@ def test_columns_of_costs_are_the_latencies_of_each(table: LayerTable) -> None:
 
 def test_what_cannot_be_reached_is_named_with_its_device(table: LayerTable) -> None:
     budget = Budget(further_latency_ms={"stm32h743": 1e-3})
-    with pytest.raises(InfeasibleError, match="estimated latency on stm32h743 must be at most 0.001 ms, but the "
+    with pytest.raises(InfeasibleError, match=r"estimated latency on stm32h743 must be at most 0\.001 ms, but the "
                                               "smallest reachable on raspberry-pi-4 and stm32h743"):
         Projection(_space(table, PI, BOARD), budget).require_feasible()
     with pytest.raises(InfeasibleError, match="estimated latency on raspberry-pi-4 must be at most"):
@@ -137,5 +137,5 @@ def test_the_memory_that_is_too_small_is_named(table: LayerTable, memory: str, t
     with pytest.raises(InfeasibleError, match=told):
         projection.require_feasible()
     alone = Projection(_space(table, tiny), Budget(size_bytes=10**6))
-    with pytest.raises(InfeasibleError, match="at most (?!.*the flash)(?!.*the RAM).*smallest reachable on tiny"):
+    with pytest.raises(InfeasibleError, match=r"at most (?!.*the flash)(?!.*the RAM).*smallest reachable on tiny"):
         alone.require_feasible()
