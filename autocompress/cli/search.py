@@ -26,7 +26,8 @@ Examples:
   autocompress search --model torchvision:resnet18 --weights net.pt --data fashion-mnist --budget 500kB
   autocompress search --model net.py:make --weights net.safetensors --data npz:data.npz \\
       --profile stm32h743 --max-drop 1% --timeout 15m
-  autocompress search --profile host --profile stm32h743 --latency host=2ms --latency stm32h743=80ms
+  autocompress search --model net.py:make --weights net.safetensors --data npz:data.npz \\
+      --profile host --profile stm32h743 --latency host=2ms --latency stm32h743=80ms
   autocompress search --config studies/digits-2mb.toml --trials 64
 
 \b

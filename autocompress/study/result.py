@@ -129,9 +129,8 @@ class SearchResult:
         members = front(everyone, d.budget, d.baseline["accuracy"])
         return StudyView(
             name=d.name, profile=", ".join(d.targets) or str(d.profile), budget=d.budget, seed=d.seed, space=d.space,
-            baseline=d.baseline,
-            sources=d.sources, candidates=tuple(everyone), front=tuple(c.trial for c in members),
-            best=chosen.trial if chosen else None, layers=d.table,
+            baseline=d.baseline, sources=d.sources, candidates=tuple(everyone),
+            front=tuple(c.trial for c in members), best=chosen.trial if chosen else None, layers=d.table,
             parts=tuple(flatten(resolve(d.table, chosen.plan))) if chosen and chosen.plan else (),
             untouched=untouched(d.table), artifact=d.artifact, timings=self._timings(everyone), targets=d.targets,
         )
