@@ -17,7 +17,7 @@ from autocompress.techniques.base import whole
 
 def estimate(table: LayerTable, plan: Plan, profile: HardwareProfile) -> Metrics:
     """Estimated metrics of the network that `plan` makes: size_bytes, macs, params, peak_memory_bytes, and
-    latency_ms unless the profile measures it. InputError for a plan that does not fit the table."""
+    the latency on each device that does not measure it. InputError for a plan that does not fit the table."""
     return estimate_parts(table, resolve(table, plan), profile)
 
 
@@ -30,9 +30,8 @@ def estimate_parts(table: LayerTable, parts: Parts, profile: HardwareProfile) ->
         "params": sum(part.weights + (part.out_channels if part.bias else 0) for part in executed),
         "peak_memory_bytes": peak_memory_bytes(table, parts),
     }
-    if profile.latency == "estimated":
-        metrics["latency_ms"] = estimate_latency_ms(executed, profile).milliseconds
-    return metrics
+    return metrics | {name: estimate_latency_ms(executed, device).milliseconds
+                      for name, device in profile.latencies.items() if device.latency == "estimated"}
 
 
 def _absent(table: LayerTable, parts: Parts) -> list[Part]:

@@ -19,6 +19,8 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     **dict.fromkeys(WHOLE_NUMBERS, ((int,), "a whole number")),
     **dict.fromkeys(QUANTITIES, ((str, int, float), 'a number, or text with a unit such as "2MB"')),
 }
+SEVERAL = ("profile", "latency")
+"""What may be a list of such values."""
 COMMAND_LINE_ONLY = ("resume", "force_new_study", "trust_code", "config", "json", "quiet", "debug")
 """What decides about one run, or about trust, is not for a file to say."""
 
@@ -51,12 +53,18 @@ def read_config(file: Path) -> dict[str, Any]:
 
 def _checked(name: str, value: Any, file: Path) -> Any:
     kinds, what = _KINDS[name]
+    if name in SEVERAL and isinstance(value, list) and value:
+        return [_checked(name, each, file) for each in value]
+    if name == "latency" and isinstance(value, dict) and value:
+        return {device: _checked(name, each, file) for device, each in value.items()}
     if not isinstance(value, kinds) or isinstance(value, bool):
         raise InputError(f"{file}: `{name}` must be {what}, but got {value!r}")
     return value
 
 
 def _located(name: str, value: Any, folder: Path) -> Any:
+    if name == "profile" and isinstance(value, list):
+        return [_located(name, each, folder) for each in value]
     if name in PATHS:
         return _beside(folder, value) if value else value
     if name in ("model", "data"):

@@ -8,6 +8,7 @@ import click
 
 from autocompress.cli.screen import clean_stdout, line, say
 from autocompress.cli.sections import Command
+from autocompress.core.evaluation import LATENCY
 from autocompress.errors import InputError
 
 _EXAMPLES = """\b
@@ -28,7 +29,7 @@ def export(study: str, trial: str, out: str, trust_code: bool) -> None:
     The network is rebuilt, written, and the file is run on the test split before the command says that it is done.
     """
     from autocompress.cli.progress import progress
-    from autocompress.cli.summary import print_facts
+    from autocompress.cli.summary import compare, print_facts
     from autocompress.export.artifact import read_manifest
     from autocompress.study import open_study
     from autocompress.study.folder import prepare_folder
@@ -40,7 +41,10 @@ def export(study: str, trial: str, out: str, trust_code: bool) -> None:
     prepare_folder(Path(out))
     with clean_stdout(), progress(quiet=False):
         file = open_study(study, load_network=True, trust_code=trust_code).export(out, trial)
-    print_facts(read_manifest(Path(out))["verified"])
+    manifest = read_manifest(Path(out))
+    print_facts(manifest["verified"], [
+        compare(f"Latency on {device}, estimated", LATENCY, of["baseline_ms"], of["ms"])
+        for device, of in manifest.get("latencies", {}).items() if of["source"] == "estimated"])
     line(f"model    {file}")
 
 

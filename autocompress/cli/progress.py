@@ -163,9 +163,12 @@ def describe(candidate: Candidate) -> str:
 
 
 def figures(candidate: Candidate) -> str:
-    """`92.10%, 1.90 MB, 1.2 ms`."""
+    """`92.10%, 1.90 MB, 1.2 ms`, and the latency on each further device."""
     formats = {"accuracy": format_percent, "size_bytes": format_bytes, "latency_ms": format_milliseconds}
-    return ", ".join(text(candidate.metrics[name]) for name, text in formats.items() if name in candidate.metrics)
+    texts = [text(candidate.metrics[name]) for name, text in formats.items() if name in candidate.metrics]
+    texts += [f"{format_milliseconds(value)} on {name.partition('@')[2]}"
+              for name, value in candidate.metrics.items() if "@" in name]
+    return ", ".join(texts)
 
 
 class _Notes(logging.Handler):

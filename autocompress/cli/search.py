@@ -26,6 +26,8 @@ Examples:
   autocompress search --model torchvision:resnet18 --weights net.pt --data fashion-mnist --budget 500kB
   autocompress search --model net.py:make --weights net.safetensors --data npz:data.npz \\
       --profile stm32h743 --max-drop 1% --timeout 15m
+  autocompress search --model net.py:make --weights net.safetensors --data npz:data.npz \\
+      --profile host --profile stm32h743 --latency host=2ms --latency stm32h743=80ms
   autocompress search --config studies/digits-2mb.toml --trials 64
 
 \b
@@ -43,12 +45,14 @@ Accuracy while searching is of the validation split; what is reported of the exp
 @_what("--data-root", metavar="DIR", help="Folder of the files of fashion-mnist or cifar10.")
 @_what("--image-size", type=int, metavar="PIXELS", help="Side of the pictures of imagefolder. Default: 224.")
 @_limit("--budget", metavar="SIZE", help="Bytes of the exported file, such as 2MB or 512KiB.")
-@_limit("--latency", metavar="TIME", help="Of one sample on one thread, such as 5ms or 800us.")
+@_limit("--latency", metavar="[ID=]TIME", multiple=True, help="Of one sample on one thread, such as 5ms or 800us, on "
+        "every device; stm32h743=80ms is for that profile alone. Can be repeated.")
 @_limit("--macs", metavar="COUNT", help="Multiply-accumulates of one sample, such as 50M.")
 @_limit("--peak-memory", metavar="SIZE", help="Largest activations alive at once, such as 256KiB.")
 @_limit("--max-drop", metavar="SHARE", help="Largest loss of accuracy against the original, such as 1%.")
-@_how("--profile", metavar="NAME|FILE", help="The device: see `autocompress profiles list`. Default: host, "
-                                             "measured on this machine.")
+@_how("--profile", metavar="NAME|FILE", multiple=True,
+      help="The device: see `autocompress profiles list`. Repeated, for several devices at once: plans are legal on "
+           "all of them, and the front is of the latency on each. Default: host, measured on this machine.")
 @_how("--space", metavar="NAME|FILE", help="What may be done: see `autocompress spaces list`. Default: default.")
 @_how("--sampler", metavar="NAME", help="auto, tpe, nsga2, random or gp. Default: auto.")
 @_how("--effort", metavar="NAME", help="fast, normal or thorough: how many candidates are tried and trained. Default: "
@@ -76,10 +80,10 @@ def search(config: str | None, trust_code: bool, as_json: bool, quiet: bool, **f
     Channels are pruned, layers decomposed and weights quantised in proportions found by the search; candidates that
     dominate are distilled from the original. The best one is exported to ONNX, run and verified.
     """
-    given = {name: value for name, value in flags.items() if value is not None}
+    given = {name: value for name, value in flags.items() if value not in (None, ())}
     settings = {**(read_config(Path(config)) if config is not None else {}), **given}
     for name, value in settings.items():
-        if value == "":
+        if value == "" or (isinstance(value, tuple) and "" in value):
             raise InputError(f"--{name.replace('_', '-')} must not be empty; leave it out for its default")
     _check_trust(settings, given, trust_code, config)
     settings |= {name: Path(settings[name]) for name in PATHS if name in settings}

@@ -80,7 +80,7 @@ def summarise(receipts: tuple[Receipt, ...]) -> str:
 
 def _print(view: StudyView, candidate: Candidate) -> None:
     from autocompress.cli.summary import compare
-    from autocompress.report.text import TITLES, describe_plan, format_rung
+    from autocompress.report.text import describe_plan, format_rung, in_order, title_of
 
     reason = f" ({candidate.reason})" if candidate.reason else ""
     best = ", the best" if candidate.trial == view.best else ""
@@ -92,9 +92,9 @@ def _print(view: StudyView, candidate: Candidate) -> None:
         line(f"applied  {summarise(candidate.best.receipts) or 'nothing'}")
         line("")
         print_table(("", "original", f"trial {candidate.trial}", "change", ""), [
-            (*compare(f"{title}, validation" if name == "accuracy" else title, name,
+            (*compare(title_of(name, view.targets) + (", validation" if name == "accuracy" else ""), name,
                       view.baseline.get(name), candidate.metrics[name]), view.source(name, candidate))
-            for name, title in TITLES.items() if name in candidate.metrics
+            for name in in_order(candidate.metrics)
         ])
     rows = [row for row in layer_rows(view, candidate) if row["kind"] != "norm"]  # they fold into their neighbours
     if rows:

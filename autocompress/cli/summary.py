@@ -6,7 +6,8 @@ import shlex
 from typing import Any
 
 from autocompress.cli.screen import line, print_table
-from autocompress.report.text import format_factor, format_metric
+from autocompress.core.evaluation import LATENCY, further_latencies
+from autocompress.report.text import format_factor, format_metric, title_of
 from autocompress.study import SearchResult
 
 Row = tuple[str, str, str, str]
@@ -17,17 +18,21 @@ def print_summary(result: SearchResult) -> None:
     document, facts = result.to_dict(), result.artifact
     best = document["best"]
     if facts is not None:
-        further = []
-        if result.view().source("latency_ms") == "estimated" and best is not None:
-            title = f"Latency on {document['study']['profile']}, estimated"
-            further.append(compare(title, "latency_ms", result.baseline["latency_ms"], best["metrics"]["latency_ms"]))
-        print_facts(facts, further)
+        print_facts(facts, _estimates(result, best["metrics"]) if best is not None else None)
         line(f"model    {facts['path']}")
     folder = shlex.quote(str(result.folder))
     line(f"page     {document['report']}")
     line(f"trials   {counts(document)}")
     line(f"further  autocompress show {folder} --trial {best['trial'] if best else 'N'}")
     line(f"         autocompress export {folder} --trial N --out DIR")
+
+
+def _estimates(result: SearchResult, metrics: dict[str, float]) -> list[Row]:
+    """Latency on each device that this machine cannot measure."""
+    view = result.view()
+    return [compare(f"{title_of(name, view.targets or (view.profile,))}, estimated", name, result.baseline[name],
+                    metrics[name])
+            for name in (LATENCY, *further_latencies(metrics)) if view.source(name) == "estimated"]
 
 
 def print_facts(facts: dict[str, Any], further: list[Row] | None = None) -> None:
@@ -46,7 +51,7 @@ def compare(title: str, metric: str, before: float | None, after: float) -> Row:
     if metric == "accuracy":
         change = "" if before is None else f"{100 * (after - before):+.2f} points"
     else:
-        words = ("faster", "slower") if metric == "latency_ms" else ("smaller", "larger")
+        words = ("faster", "slower") if metric.startswith(LATENCY) else ("smaller", "larger")
         change = format_factor(before / after if before and after else None, *words)
     return title, format_metric(metric, before), format_metric(metric, after), change
 

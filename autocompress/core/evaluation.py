@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import msgspec
@@ -10,10 +11,22 @@ from autocompress.core.plan import Plan, Receipt
 
 Metrics = dict[str, float]
 """Values by name, the unit in the name: accuracy (0 to 1), size_bytes, latency_ms, macs, params,
-peak_memory_bytes."""
+peak_memory_bytes; of several devices the latency on each further one as `latency_ms@ID`."""
+
+LATENCY = "latency_ms"
 
 Source = Literal["estimated", "measured"]
 Status = Literal["running", "complete", "infeasible", "failed", "pruned", "duplicate"]
+
+
+def latency_on(device: str) -> str:
+    """The metric that is the latency on a device beside the primary one, by its profile's id."""
+    return f"{LATENCY}@{device}"
+
+
+def further_latencies(metrics: Iterable[str]) -> list[str]:
+    """Those of the metrics that are latencies on further devices, in the order of their ids."""
+    return sorted(name for name in metrics if name.startswith(latency_on("")))
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
 
 from autocompress.core.budget import Budget
-from autocompress.core.evaluation import Candidate
+from autocompress.core.evaluation import Candidate, further_latencies
 
-OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
+Direction = Literal["maximize", "minimize"]
+OBJECTIVES: dict[str, Direction] = {
     "accuracy": "maximize", "size_bytes": "minimize", "latency_ms": "minimize",
 }
 """Objectives and their directions, in the order in which they are told to the optimiser."""
+
+
+def objectives(metrics: Iterable[str]) -> dict[str, Direction]:
+    """`OBJECTIVES`, and behind them the latency on each further device that is among the metrics."""
+    return OBJECTIVES | dict.fromkeys(further_latencies(metrics), "minimize")
 
 
 def non_dominated(points: Sequence[Sequence[float]]) -> list[int]:
@@ -38,7 +44,7 @@ def non_dominated(points: Sequence[Sequence[float]]) -> list[int]:
 
 def minimised(metrics: dict[str, float]) -> list[float]:
     """The objectives of one candidate with every sign turned to minimisation."""
-    return [-metrics[n] if d == "maximize" else metrics[n] for n, d in OBJECTIVES.items()]
+    return [-metrics[n] if d == "maximize" else metrics[n] for n, d in objectives(metrics).items()]
 
 
 def front(candidates: Sequence[Candidate], budget: Budget, baseline_accuracy: float) -> list[Candidate]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from autocompress.core.evaluation import Candidate
+from autocompress.core.front import objectives
 
 POINTS = 4096
 """Random points by which volumes are compared."""
@@ -35,10 +36,11 @@ def gains(front: np.ndarray, asked: np.ndarray, rng: np.random.Generator, most_l
 
 
 def volume_gains(front: Sequence[Candidate], asked: Sequence[Candidate]) -> np.ndarray:
-    """`gains` of candidates in error, logarithm of size and logarithm of latency."""
-    def objectives(candidates: Sequence[Candidate]) -> np.ndarray:
-        rows = [(1 - c.metrics["accuracy"], np.log(c.metrics["size_bytes"]), np.log(c.metrics["latency_ms"]))
-                for c in candidates if c.metrics]
-        return np.array(rows).reshape(-1, 3)
+    """`gains` of candidates in error and the logarithms of the other objectives."""
+    def rows(candidates: Sequence[Candidate]) -> np.ndarray:
+        return np.array([[1 - c.metrics["accuracy"], *np.log([c.metrics[name] for name in others])]
+                         for c in candidates if c.metrics]).reshape(-1, 1 + len(others))
 
-    return gains(objectives(front), objectives(asked), np.random.default_rng(0))
+    names = objectives(next(c.metrics for c in asked if c.metrics))
+    others = [name for name in names if name != "accuracy"]
+    return gains(rows(front), rows(asked), np.random.default_rng(0))

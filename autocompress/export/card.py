@@ -35,15 +35,21 @@ inputs = (({scaled} - mean) / std).astype(np.float32)"""
             ("size", "size_bytes", format_bytes),
             ("latency (batch 1, one thread, ONNX Runtime on the exporting machine)", "latency_ms", format_milliseconds),
         )]
+    devices = manifest.get("latencies") or {manifest["profile"]: {}}
+    estimates = {device: of for device, of in devices.items() if of.get("source") == "estimated"}
+    rows += [f"| latency on {device}, estimated | {format_milliseconds(of['baseline_ms'])} | "
+             f"{format_milliseconds(of['ms'])} |" for device, of in estimates.items()]
+    names = ", ".join(f"`{device}`" for device in devices)
+    figures = "All figures but estimates" if estimates else "All figures"
     return f"""# {manifest["study"]}, trial {manifest["trial"]}
 
-Compressed by autocompress for `{manifest["profile"]}`: {", ".join(done) or "nothing changed"}.
+Compressed by autocompress for {names}: {", ".join(done) or "nothing changed"}.
 
 | | original | this file |
 |---|---|---|
 {chr(10).join(rows)}
 
-All figures are of the files themselves, run in ONNX Runtime. `manifest.json` has the plan, the receipts, the
+{figures} are of the files themselves, run in ONNX Runtime. `manifest.json` has the plan, the receipts, the
 hashes and the versions.
 
 ## Run it

@@ -13,12 +13,13 @@ import tomllib
 from functools import cached_property
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from math import gcd
+from math import gcd, lcm
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import msgspec
 
+from autocompress.core.evaluation import LATENCY, latency_on
 from autocompress.errors import InputError
 from autocompress.hardware.fields import NUMBERS, meant, number, parse_rate, refuse_unknown, table
 
@@ -52,7 +53,8 @@ class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     `channel_multiple` maps each of `weight_bits` to the step in which channel counts come.
     `flash_bytes` and `ram_bytes` are None where they bound nothing. `rates` are by activation type.
     `layer_overhead_ms` is paid once for each executed layer, `inference_overhead_ms` once for each run.
-    `sources` says where each number comes from, by field (`rates.int8.conv`).
+    `sources` says where each number comes from, by field (`rates.int8.conv`). `targets` are the devices that a profile
+    made by `hardware.targets` stands for, the primary first; no file has them.
     """
 
     schema_version: int
@@ -72,14 +74,23 @@ class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     flash_bytes: int | None = None
     ram_bytes: int | None = None
     sources: dict[str, str] = {}
+    targets: tuple[HardwareProfile, ...] = ()
+
+    @cached_property
+    def latencies(self) -> dict[str, HardwareProfile]:
+        """The device by the metric that is its latency: `latency_ms` of the primary, `latency_ms@ID` of others."""
+        primary, *others = self.targets or (self,)
+        return {LATENCY: primary} | {latency_on(device.id): device for device in others}
 
     @cached_property
     def fingerprint(self) -> str:
         """Content hash of what can change a result; wording and sources are left out."""
+        if self.targets:
+            return "+".join(device.fingerprint for device in self.targets)
         facts = {
             field: getattr(self, field)
             for field in self.__struct_fields__
-            if field not in ("name", "description", "sources")
+            if field not in ("name", "description", "sources", "targets")
         }
         plain = msgspec.to_builtins(facts, str_keys=True)
         return hashlib.sha256(msgspec.json.encode(plain, order="sorted")).hexdigest()[:16]
@@ -99,16 +110,22 @@ class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
         Legal are the multiples that the device likes at this weight width, and `count` itself: to leave
         a layer alone is always allowed. A layer with fewer channels than one multiple gets the multiple
-        halved until it fits. ValueError when `count` is below one.
+        halved until it fits. Of several targets, what is legal on each. ValueError when `count` is below one.
         """
         if count < 1:
             raise ValueError(f"a layer has at least one channel, but count is {count}")
-        multiple = self.channel_multiple[bits] // gcd(self.channel_multiple[bits], unit)
-        while multiple > count:
-            multiple //= 2
+        multiple = lcm(*(device._multiple(count, bits, unit) for device in self.targets or (self,)))
+        if multiple > count:
+            return count
         below = max(multiple, min(keep, count) // multiple * multiple)
         above = min(below + multiple, count)
         return above if above - keep <= keep - below else below
+
+    def _multiple(self, count: int, bits: int, unit: int) -> int:
+        multiple = self.channel_multiple[bits] // gcd(self.channel_multiple[bits], unit)
+        while multiple > count:
+            multiple //= 2
+        return multiple
 
     def rates_for(self, weight_bits: int, activation_bits: int) -> KindRates:
         """The rates at which a layer of these widths runs.
@@ -184,7 +201,7 @@ def _build(document: dict[str, Any]) -> HardwareProfile:
     version = document.get("schema_version")
     if type(version) is int and version > SCHEMA_VERSION:  # before the keys: a newer schema has others
         raise InputError(f"`schema_version` must be at most {SCHEMA_VERSION}, but got {version}: update autocompress")
-    known = [field for field in msgspec.structs.fields(HardwareProfile) if field.name != "sources"]
+    known = [field for field in msgspec.structs.fields(HardwareProfile) if field.name not in ("sources", "targets")]
     refuse_unknown(document, [field.name for field in known], "")
     for field in known:
         if field.required and field.name not in document:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from plotly.offline import get_plotlyjs
 
+from autocompress.core.evaluation import LATENCY
 from autocompress.report.files import write_atomic
 from autocompress.report.page import POLICY, SCRIPT, STYLE
-from autocompress.report.plots import AXES, pareto_figure, plan_figure, progress_figure, timings_figure
+from autocompress.report.plots import axes, pareto_figure, plan_figure, progress_figure, timings_figure
 from autocompress.report.sections import (
     cards,
     facts,
@@ -20,6 +21,7 @@ from autocompress.report.sections import (
     verdict,
 )
 from autocompress.report.tables import trials_frame, write_csv, write_json
+from autocompress.report.text import in_order, title_of
 from autocompress.report.view import StudyView
 
 
@@ -35,7 +37,7 @@ def write_report(view: StudyView, folder: Path) -> Path:
 
 
 def _page(view: StudyView) -> str:
-    figures = {f"pareto-{x}": pareto_figure(view, x) for x in AXES}
+    figures = {f"pareto-{x}": pareto_figure(view, x) for x in axes(view)}
     figures |= {"plan": plan_figure(view), "progress": progress_figure(view), "timings": timings_figure(view)}
     heights = {name: int(figure.layout.height) for name, figure in figures.items()}
     data = "{" + ",".join(f'"{name}":{figure.to_json()}' for name, figure in figures.items()) + "}"
@@ -47,6 +49,10 @@ def _page(view: StudyView) -> str:
     def pareto(x: str, label: str) -> str:
         return plot(f"pareto-{x}", label, ' data-key="page"')
 
+    texts = {name: html.escape(f"Accuracy against {title_of(name, view.targets).lower()}")
+             for name in in_order(axes(view)) if name.startswith(LATENCY)}
+    latencies = "\n".join(_section(text, "", pareto(name, text)) for name, text in texts.items())
+    fast = " on every device" if view.targets else ""
     best = f"trial {view.best}" if view.best is not None else "no trial inside the budget"
     title = html.escape(view.name)
     return f"""<!doctype html>
@@ -70,10 +76,10 @@ def _page(view: StudyView) -> str:
 </div></header>
 <main>
 {_section("Accuracy against size", "Every trial is drawn; hover a point for its metrics and plan. Click a status "
-          "to hide or show it in all three figures.", key(view) + pareto("size_bytes", "Accuracy against size"), True)}
-{_section("Accuracy against latency", "", pareto("latency_ms", "Accuracy against latency"))}
+          "to hide or show it in all such figures.", key(view) + pareto("size_bytes", "Accuracy against size"), True)}
+{latencies}
 {_section("Accuracy against MACs", "", pareto("macs", "Accuracy against multiply-accumulates"))}
-{_section("The front", "No other trial inside the budget is at once as accurate, as small and as fast.",
+{_section("The front", f"No other trial inside the budget is at once as accurate, as small and as fast{fast}.",
           front_table(view), True)}
 {_section("The best plan", f"From input to output, {best}.", plot("plan", "The best plan, layer by layer"), True)}
 {_section("The best plan, layer by layer", "Bytes are packed weights and biases; scales and the graph come on top.",

@@ -13,7 +13,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from autocompress.core.evaluation import Candidate, Metrics
+from autocompress.core.evaluation import LATENCY, Candidate, Metrics, latency_on
 from autocompress.core.front import non_dominated
 from autocompress.errors import InputError
 from autocompress.report.style import (
@@ -28,10 +28,11 @@ from autocompress.report.style import (
     metric_lines,
     rung_colour,
 )
-from autocompress.report.text import STATUSES, finite, format_metric, format_rung
+from autocompress.report.text import STATUSES, finite, format_metric, format_rung, title_of
 from autocompress.report.view import StudyView
 
-AXES = {"size_bytes": ("Size, bytes", "~s"), "latency_ms": ("Latency, ms", "~g"), "macs": ("MACs", "~s")}
+AXES = {"size_bytes": ("Size, bytes", "~s"), LATENCY: ("Latency, ms", "~g"), "macs": ("MACs", "~s")}
+"""Costs against which accuracy is drawn, with the title and the number format of the axis."""
 _LANES = 3
 
 
@@ -45,16 +46,24 @@ class _Window:
     bottom: float | None
 
 
+def axes(view: StudyView) -> dict[str, tuple[str, str]]:
+    """`AXES`, with the latency on each device where there are several."""
+    names = (LATENCY, *map(latency_on, view.targets[1:])) if view.targets else ()
+    return AXES | {name: (f"{html.escape(title_of(name, view.targets))}, ms", AXES[LATENCY][1]) for name in names}
+
+
 def pareto_figure(view: StudyView, x: str = "size_bytes") -> go.Figure:
-    """Accuracy in percent against `size_bytes`, `latency_ms` or `macs` on a logarithmic axis, every trial drawn.
+    """Accuracy in percent against `size_bytes`, `latency_ms`, `macs` or, with several devices, `latency_ms@ID`, on a
+    logarithmic axis, every trial drawn.
 
     A trial without one of the two metrics stands in the band "no metrics" at the bottom or the left. The
     line joins the front's members that no other member beats in these two metrics; members that are there
-    for the third one are ringed. InputError for another x.
+    for another one are ringed. InputError for another x.
     """
-    if x not in AXES:
-        raise InputError(f"x must be one of {', '.join(AXES)}, but got {x!r}")
-    title, tick_format = AXES[x]
+    legal = axes(view)
+    if x not in legal:
+        raise InputError(f"x must be one of {', '.join(legal)}, but got {x!r}")
+    x_title, tick_format = legal[x]
     spots = {c.trial: _coordinates(view.metrics_of(c), x) for c in view.candidates}
     base = _coordinates(view.baseline, x)
     window = _window([*spots.values(), base], view.budget.bounds.get(x), len(spots))
@@ -77,7 +86,7 @@ def pareto_figure(view: StudyView, x: str = "size_bytes") -> go.Figure:
     _add_limits(figure, view, x, window)
     decades = window.x[1] - window.x[0]
     # few enough ticks that Plotly labels 1, 2, 5 of a decade and not all nine, which collide on a phone
-    figure.update_xaxes(type="log", range=window.x, title=f"{title} (log scale)", tickformat=tick_format,
+    figure.update_xaxes(type="log", range=window.x, title=f"{x_title} (log scale)", tickformat=tick_format,
                         tickangle=0, nticks=5 if decades < 1 else min(6, int(decades / 0.31)))
     figure.update_yaxes(range=window.y, title="Accuracy", ticksuffix="%")
     figure.update_layout(

@@ -7,18 +7,20 @@ from typing import Any
 
 import pandas as pd
 
+from autocompress.core.evaluation import LATENCY, latency_on
 from autocompress.report.style import FAILED, NO_RUNG, RUNG_COLOURS, rung_colour
 from autocompress.report.tables import front_frame, plan_rows
 from autocompress.report.text import (
     STATUSES,
-    TITLES,
     describe_plan,
     factor,
     finite,
     format_factor,
     format_metric,
     format_rung,
+    in_order,
     nearest_miss,
+    title_of,
 )
 from autocompress.report.view import StudyView
 
@@ -37,7 +39,8 @@ def facts(view: StudyView) -> str:
     """What was searched, in one line; a space of several lines folds away."""
     counts = pd.Series([STATUSES[c.status] for c in view.candidates], dtype="object").value_counts()
     tally = ", ".join(f"{count} {status}" for status, count in counts.items())
-    items = {"profile": view.profile, "seed": str(view.seed), "trials": f"{len(view.candidates)} ({tally})"}
+    items = {"profiles" if view.targets else "profile": view.profile, "seed": str(view.seed),
+             "trials": f"{len(view.candidates)} ({tally})"}
     folded = ""
     if "\n" in view.space.strip():
         folded = f"<details><summary>search space</summary><pre>{escape(view.space)}</pre></details>"
@@ -51,12 +54,14 @@ def cards(view: StudyView) -> str:
     best = view.trial(view.best)
     trial = view.metrics_of(best) if best else {}
     tiles = []
-    for metric in ("accuracy", "size_bytes", "latency_ms", "macs"):
+    for metric in in_order(("accuracy", "size_bytes", *_latencies(view), "macs")):
         before, after, source = finite(view.baseline, metric), finite(trial, metric), view.source(metric, best)
-        if view.artifact and view.artifact.get(metric) is not None:
+        elsewhere = metric == LATENCY and view.targets and source == "estimated"  # the file was run on this machine
+        if view.artifact and view.artifact.get(metric) is not None and not elsewhere:
             after, source = float(view.artifact[metric]), "measured"
             before = float(view.artifact.get(f"baseline_{metric}") or before or 0) or None
-        tiles.append(_card(metric, before, after, source if after is not None or best is None else ""))
+        tiles.append(_card(metric, title_of(metric, view.targets), before, after,
+                           source if after is not None or best is None else ""))
     return f'<div class="cards">{"".join(tiles)}</div>'
 
 
@@ -64,7 +69,7 @@ def verdict(view: StudyView) -> str:
     """Whether there is a best trial, and whether its file was verified."""
     if view.best is None:
         rows = [(c.trial, c.metrics) for c in view.candidates if c.metrics and c.status != "failed"]
-        nearest = nearest_miss(view.budget, rows, view.baseline.get("accuracy"))
+        nearest = nearest_miss(view.budget, rows, view.baseline.get("accuracy"), view.targets)
         return f'<p class="verdict bad">No trial is inside the budget. {escape(nearest)}</p>'
     text = f"Best inside the budget: trial {view.best}"
     if view.artifact is None:
@@ -101,14 +106,16 @@ def front_table(view: StudyView) -> str:
             (format_metric("accuracy", _number(row["accuracy"])), "n"),
             ("" if pd.isna(change) else f"{100 * change:+.2f}", "n"),
             (format_metric("size_bytes", _number(row["size_bytes"])), "n"), (_times(row["size_factor"]), "n"),
-            (format_metric("latency_ms", _number(row["latency_ms"])), "n"), (_times(row["latency_factor"]), "n"),
+            *((text, "n") for name in _latencies(view) for text in (
+                format_metric(name, _number(row[name])), _times(row[name.replace(LATENCY, "latency_factor")]))),
             (format_metric("macs", _number(row["macs"])), "n"),
             (format_rung(candidate.rung if candidate else None), "one"), (str(row["origin"]), ""),
             (describe_plan(view.layers, candidate.plan if candidate else None), "say"),
         ]
         rows.append((cells, "best" if row["is_best"] else ""))
-    heads = ["Trial", "Accuracy", "Δ points", "Size", "", "Latency", "", "MACs", "Scored", "From", "Plan"]
-    return _table(heads, rows, numeric=8)
+    times = [head for name in _latencies(view) for head in (escape(title_of(name, view.targets)), "")]
+    heads = ["Trial", "Accuracy", "Δ points", "Size", "", *times, "MACs", "Scored", "From", "Plan"]
+    return _table(heads, rows, numeric=6 + len(times))
 
 
 def plan_table(view: StudyView) -> str:
@@ -151,16 +158,20 @@ def untouched_table(view: StudyView) -> str:
     return table if many <= 15 else f"<details><summary>{many} layers</summary>{table}</details>"
 
 
-def _card(metric: str, before: float | None, after: float | None, source: str) -> str:
+def _latencies(view: StudyView) -> list[str]:
+    return [LATENCY, *map(latency_on, view.targets[1:])]
+
+
+def _card(metric: str, title: str, before: float | None, after: float | None, source: str) -> str:
     mark = f'<span class="mark {escape(source)}">{escape(source)}</span>' if source else ""
-    change, worse = "", ""
+    change, worse, kind = "", "", metric.partition("@")[0]
     if before is not None and after is not None and metric == "accuracy":
         change, worse = f"{100 * (after - before):+.2f} points", " class=worse" if after < before - 0.01 else ""
-    elif metric in _LESS:
+    elif kind in _LESS:
         ratio = factor(before, after)
-        change, worse = format_factor(ratio, *_LESS[metric]), " class=worse" if ratio and ratio < 0.995 else ""
+        change, worse = format_factor(ratio, *_LESS[kind]), " class=worse" if ratio and ratio < 0.995 else ""
     was = f"from {format_metric(metric, before)}" if before is not None else ""
-    return (f'<div class="card"><div class="what"><span>{TITLES[metric]}</span>{mark}</div>'
+    return (f'<div class="card"><div class="what"><span>{escape(title)}</span>{mark}</div>'
             f'<div class="now">{format_metric(metric, after)}</div>'
             f'<div class="was">{f"<strong{worse}>{change}</strong> " if change else ""}{was}</div></div>')
 

@@ -10,7 +10,7 @@ import html
 import plotly.graph_objects as go
 
 from autocompress.core.evaluation import Candidate, Metrics
-from autocompress.report.text import STATUSES, TITLES, describe_plan, format_metric, format_rung, shorten
+from autocompress.report.text import STATUSES, describe_plan, format_metric, format_rung, shorten, title_of
 from autocompress.report.view import StudyView
 
 SYMBOLS = {
@@ -50,7 +50,8 @@ def metric_lines(view: StudyView, metrics: Metrics, candidate: Candidate | None)
     lines = []
     for name, value in metrics.items():
         source = view.source(name, candidate)
-        lines.append(f"{TITLES.get(name, name)} {format_metric(name, value)}" + (f" ({source})" if source else ""))
+        known = f" ({source})" if source else ""
+        lines.append(f"{title_of(name, view.targets)} {format_metric(name, value)}{known}")
     return "<br>".join(html.escape(line, quote=False) for line in lines)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from autocompress.core.evaluation import LATENCY, further_latencies
 from autocompress.core.layer import Group, Layer, LayerTable, Part
 from autocompress.core.plan import Plan, Step
 from autocompress.core.sparsity import stored_bits
@@ -44,7 +45,9 @@ def front_frame(view: StudyView) -> pd.DataFrame:
     frame = frame.loc[[n for n in view.front if n in frame.index]].reset_index(drop=True)
     frame["is_best"] = frame["trial"] == view.best
     frame["accuracy_change"] = frame["accuracy"] - view.baseline.get("accuracy", math.nan)
-    for metric, name in (("size_bytes", "size_factor"), ("latency_ms", "latency_factor"), ("macs", "macs_factor")):
+    factors = {"size_bytes": "size_factor", LATENCY: "latency_factor"}
+    factors |= {name: name.replace(LATENCY, "latency_factor") for name in further_latencies(frame.columns)}
+    for metric, name in (factors | {"macs": "macs_factor"}).items():
         ratios = [factor(view.baseline.get(metric), None if pd.isna(v) else float(v)) for v in frame[metric]]
         frame[name] = pd.Series(ratios, dtype="float64")
     return frame

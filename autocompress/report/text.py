@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 from autocompress.core.budget import Budget
-from autocompress.core.evaluation import Metrics
+from autocompress.core.evaluation import LATENCY, Metrics, further_latencies
 from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan, Step
 from autocompress.units import format_bytes, format_count, format_milliseconds, format_percent
@@ -27,11 +27,26 @@ _FORMATS: dict[str, Callable[[float], str]] = {
 _RUNGS = ("calibrated", "distilled, short", "distilled, long", "averaged")
 
 
+def title_of(metric: str, targets: Sequence[str] = ()) -> str:
+    """What a metric is called: where there are several `targets`, the primary first, a latency says on which."""
+    name, _, device = metric.partition("@")
+    if name == LATENCY and targets:
+        device = device or targets[0]
+    return TITLES.get(name, name) + (f" on {device}" if device else "")
+
+
+def in_order(metrics: Iterable[str]) -> list[str]:
+    """Those of the metrics that have a title, in the order of `TITLES`, latencies together."""
+    found = set(metrics)
+    every = [name for first in TITLES for name in (first, *(further_latencies(found) if first == LATENCY else ()))]
+    return [name for name in every if name in found]
+
+
 def format_metric(metric: str, value: float | None) -> str:
     """The value with its unit; `–` when there is none."""
     if value is None:
         return "–"
-    return _FORMATS.get(metric, "{:.4g}".format)(value) if math.isfinite(value) else str(value)
+    return _FORMATS.get(metric.partition("@")[0], "{:.4g}".format)(value) if math.isfinite(value) else str(value)
 
 
 def format_rung(rung: int | None) -> str:
@@ -113,7 +128,8 @@ def describe_plan(layers: LayerTable, plan: Plan | None) -> str:
     return " · ".join(phrases) or "unchanged"
 
 
-def nearest_miss(budget: Budget, rows: list[tuple[int, Metrics]], baseline_accuracy: float | None) -> str:
+def nearest_miss(budget: Budget, rows: list[tuple[int, Metrics]], baseline_accuracy: float | None,
+                 targets: Sequence[str] = ()) -> str:
     """Which trial comes closest to the budget, and by what it misses; nothing when none can be judged."""
     judged = []
     for trial, metrics in rows:
@@ -124,7 +140,7 @@ def nearest_miss(budget: Budget, rows: list[tuple[int, Metrics]], baseline_accur
     if not judged:
         return ""
     value, trial, name = min(judged)
-    what = "the allowed accuracy drop" if name == "max_drop" else f"the {TITLES.get(name, name).lower()} bound"
+    what = "the allowed accuracy drop" if name == "max_drop" else f"the {title_of(name, targets).lower()} bound"
     by = f"{100 * value:.2f} points" if name == "max_drop" else f"{value:.1%}"
     return f"Nearest: trial {trial} misses {what} by {by}."
 

@@ -37,6 +37,8 @@ class StudyView(msgspec.Struct, frozen=True, kw_only=True):
     verified. Accuracies are of the test data. A key that is absent or None was not measured."""
     timings: dict[str, float]
     """Seconds by phase."""
+    targets: tuple[str, ...] = ()
+    """Ids of the profiles where there are several, the primary first."""
 
     def trial(self, number: int | None) -> Candidate | None:
         """The candidate of one trial number, or nothing."""

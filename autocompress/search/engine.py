@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Candidate, Evaluation
-from autocompress.core.front import OBJECTIVES, best
+from autocompress.core.front import best, objectives
 from autocompress.core.plan import Plan
 from autocompress.errors import AutocompressError, EnvironmentFault, InfeasibleError
 from autocompress.search import fidelity
@@ -229,7 +229,7 @@ class Engine:
         if candidate.metrics:
             for name, excess in self._budget.excess(candidate.metrics, self._baseline).items():
                 trial.set_constraint(name, excess)
-            self._study.tell(trial, [candidate.metrics[name] for name in OBJECTIVES])
+            self._study.tell(trial, [candidate.metrics[name] for name in objectives(candidate.metrics)])
         else:
             self._study.tell(trial, state=TrialState.FAIL)
         everyone = self.candidates()

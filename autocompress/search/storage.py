@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autocompress.core import wire
 from autocompress.core.evaluation import Candidate, Evaluation
-from autocompress.core.front import OBJECTIVES
+from autocompress.core.front import OBJECTIVES, Direction
 from autocompress.errors import EnvironmentFault, InputError, StorageError, StudyMismatchError
 
 DATABASE = "study.db"
@@ -80,11 +80,11 @@ def _head(path: Path) -> bytes:
 
 
 def create_study(storage: optuna.storages.BaseStorage, name: str, sampler: optuna.samplers.BaseSampler,
-                 identity: Mapping[str, Any]) -> optuna.Study:
-    """A new study with its identity."""
+                 identity: Mapping[str, Any], objectives: Mapping[str, Direction] = OBJECTIVES) -> optuna.Study:
+    """A new study with its identity; `objectives` are directions by metric."""
     with storage_errors(name):
         study = optuna.create_study(storage=storage, study_name=name, sampler=sampler,
-                                    directions=[*OBJECTIVES.values()])
+                                    directions=[*objectives.values()])
         study.set_user_attr(IDENTITY, dict(identity))
         return study
 
@@ -105,14 +105,15 @@ def delete_study(storage: optuna.storages.BaseStorage, name: str) -> None:
             optuna.delete_study(study_name=name, storage=storage)
 
 
-def require_same(study: optuna.Study, identity: Mapping[str, Any]) -> None:
+def require_same(study: optuna.Study, identity: Mapping[str, Any],
+                 objectives: Mapping[str, Direction] = OBJECTIVES) -> None:
     """StudyMismatchError that lists what differs between the stored study and what was asked."""
     stored = study.user_attrs.get(IDENTITY, {})
     differences = [f"{key}: stored {stored.get(key)!r}, now {identity.get(key)!r}"
                    for key in sorted({*stored, *identity}) if stored.get(key) != identity.get(key)]
-    if [d.name.lower() for d in study.directions] != list(OBJECTIVES.values()):
+    if [d.name.lower() for d in study.directions] != list(objectives.values()):
         differences.append(f"directions: stored {[d.name.lower() for d in study.directions]}, "
-                           f"now {list(OBJECTIVES.values())}")
+                           f"now {list(objectives.values())}")
     if differences:
         raise StudyMismatchError(f"study {study.study_name!r} was made with other settings: " + "; ".join(differences)
                                  + ". Choose another --out, or start afresh with --force-new-study")

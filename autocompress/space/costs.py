@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
+from autocompress.core.evaluation import LATENCY
 from autocompress.core.layer import Layer, Part
 from autocompress.hardware.latency import part_ms
 from autocompress.hardware.profile import HardwareProfile
@@ -15,8 +16,8 @@ from autocompress.space.space import WHOLE
 from autocompress.techniques.base import whole
 from autocompress.techniques.decompose import rank_args, split
 
-METRICS = ("size_bytes", "macs", "latency_ms")
-"""Metrics that are sums over layers, in the order of the columns."""
+METRICS = ("size_bytes", "macs", LATENCY)
+"""Metrics that are sums over layers, in the order of the columns; behind them come latencies on further devices."""
 ILLEGAL = 1e30
 """Instead of infinity, which a price of zero would make nothing of."""
 
@@ -27,6 +28,11 @@ class Option(msgspec.Struct, frozen=True):
     bits: int
     method: str = WHOLE
     share: float = 1.0
+
+
+def summed(profile: HardwareProfile) -> tuple[str, ...]:
+    """`METRICS` and the latencies on further devices of a profile: the columns of `LayerCosts`."""
+    return tuple(dict.fromkeys((*METRICS, *profile.latencies)))
 
 
 class LayerCosts:
@@ -52,7 +58,7 @@ class LayerCosts:
                 self._rest[i] = exact - counted[i]
 
     def at(self, n_in: int, n_out: int) -> np.ndarray:
-        """`(options, METRICS)` with so many channels; `ILLEGAL` where the factors would save nothing."""
+        """`(options, summed(profile))` with so many channels; `ILLEGAL` where the factors would save nothing."""
         key = n_in, n_out
         if key not in self._known:
             self._known[key] = self._counted(n_in, n_out)
@@ -64,12 +70,13 @@ class LayerCosts:
         every = [self._parts(part, method, share) for method, share in self._shapes]
         weights, channels, macs = np.array([[sum(p.weights for p in parts), sum(p.out_channels for p in parts),
                                              sum(p.macs for p in parts)] for parts in every], float)[self._shape_of].T
-        costs = np.zeros((len(self.options), len(METRICS)))
+        costs = np.zeros((len(self.options), len(summed(self._profile))))
         costs[:, 0] = weights * self._bits / 8 + 4 * (channels * (self._bits <= 8) + n_out) + self._rest
         costs[:, 1] = macs
-        if self._profile.latency == "estimated":
-            costs[:, 2] = [sum(part_ms(self._stored(p, int(bits)), self._profile) for p in every[shape])
-                           for shape, bits in zip(self._shape_of, self._bits, strict=True)]
+        for column, device in enumerate(self._profile.latencies.values(), METRICS.index(LATENCY)):
+            if device.latency == "estimated":
+                costs[:, column] = [sum(part_ms(self._stored(p, int(bits)), device) for p in every[shape])
+                                    for shape, bits in zip(self._shape_of, self._bits, strict=True)]
         costs[np.array([not parts for parts in every])[self._shape_of]] = ILLEGAL
         return costs
 

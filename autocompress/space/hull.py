@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from autocompress.space.costs import METRICS
 from autocompress.space.inside import Inside
 from autocompress.space.problem import Problem, State
 
@@ -27,7 +26,7 @@ ROUNDS = 5
 
 def settle(problem: Problem, prices: Mapping[str, float], start: State) -> State:
     """Alternate over the groups until no level changes; options follow from channels."""
-    price = np.array([prices.get(metric, 0.0) for metric in METRICS])
+    price = np.array([prices.get(metric, 0.0) for metric in problem.metrics])
     known: dict[tuple[str, str, tuple[int, int]], np.ndarray] = {}
     levels = dict(start.levels)
 

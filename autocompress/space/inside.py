@@ -8,22 +8,21 @@ import numpy as np
 
 from autocompress.core.evaluation import Metrics
 from autocompress.core.plan import Plan
-from autocompress.space.costs import METRICS
 from autocompress.space.problem import Problem, State
 from autocompress.space.projection import Projection
 from autocompress.space.space import Value
 
 
 class Inside:
-    """The projection's budget and further `bounds` by metric, which must be among `METRICS`. `fixed` are values of
-    knobs that are not decided."""
+    """The projection's budget and further `bounds` by metric, which must be among the problem's. `fixed` are values
+    of knobs that are not decided."""
 
     def __init__(self, projection: Projection, problem: Problem, bounds: Mapping[str, float],
                  fixed: Mapping[str, Value]) -> None:
         self._projection, self._problem, self.bounds, self._fixed = projection, problem, dict(bounds), fixed
-        self.countable = projection.bounds.keys() <= set(METRICS)
+        self.countable = projection.bounds.keys() <= set(problem.metrics)
         """Whether nothing is bounded that cannot be counted."""
-        self.columns = [METRICS.index(metric) for metric in self.bounds]
+        self.columns = [problem.metrics.index(metric) for metric in self.bounds]
         self.pull = {metric: 1 / bound for metric, bound in self.bounds.items()}
         """Prices of the bounded metrics, relative to one another."""
         self._limits = np.array([*self.bounds.values()])

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from autocompress.space.costs import ILLEGAL, METRICS
+from autocompress.space.costs import ILLEGAL
 from autocompress.space.inside import Inside
 from autocompress.space.problem import Problem, State
 
@@ -51,7 +51,7 @@ def _moves(problem: Problem, state: State, columns: list[int]) -> Iterator[tuple
             if other != level:
                 levels = {**state.levels, group: other}
                 cost = sum((problem.costs_at(name, levels)[state.options[name]] - now[name]
-                            for name in problem.touching[group]), np.zeros(len(METRICS)))
+                            for name in problem.touching[group]), np.zeros(len(problem.metrics)))
                 yield group, State(levels, state.options), harms[other] - harms[level], cost[columns]
     for name, chosen in state.options.items():
         costs, harms = problem.costs_at(name, state.levels), problem.harms[name]

@@ -9,7 +9,7 @@ import numpy as np
 
 from autocompress.core.damage import Damages
 from autocompress.core.layer import Layer
-from autocompress.space.costs import METRICS, LayerCosts, Option, fixed_bytes
+from autocompress.space.costs import LayerCosts, Option, fixed_bytes, summed
 from autocompress.space.space import ALL_LAYERS, WHOLE, Space, Value
 from autocompress.techniques.quantize import KINDS
 
@@ -27,10 +27,11 @@ class State(msgspec.Struct):
 class Problem:
     """The choices of one space. `keeps`: channels that a group can keep, all first. `costs`, `harms`: of the options of
     a layer; `group_harms`: of the levels of a group; harms as last weighed. `touching`: layers that a group narrows.
+    `metrics`: what the columns of costs are.
     """
 
     def __init__(self, space: Space, damages: Damages) -> None:
-        self._space = space
+        self._space, self.metrics = space, summed(space.profile)
         table, knobs = self._space.table, self._space.by_name
         groups = [g for g in table.groups if f"prune:{g.name}" in knobs and g.name in damages.prune]
         self.keeps = {g.name: np.array([g.channels, *sorted(damages.prune[g.name], reverse=True)]) for g in groups}
@@ -127,11 +128,11 @@ class Problem:
         return State(dict.fromkeys(self.keeps, 0), {name: widest(name) for name in self.layers})
 
     def costs_at(self, name: str, levels: Mapping[str, int]) -> np.ndarray:
-        """Of a layer's options, with what the levels leave of its channels, `(options, METRICS)`."""
+        """Of a layer's options, with what the levels leave of its channels, `(options, metrics)`."""
         return self.costs[name].at(*self.channels(name, levels))
 
     def costs_along(self, name: str, group: str, levels: Mapping[str, int]) -> np.ndarray:
-        """`costs_at` for every level of `group`, the other levels as they are: `(levels, options, METRICS)`."""
+        """`costs_at` for every level of `group`, the other levels as they are: `(levels, options, metrics)`."""
         rest = self.channels(name, {**levels, group: 0})
         key = name, group, *rest
         if key not in self._along:
@@ -140,14 +141,14 @@ class Problem:
         return self._along[key]
 
     def counted(self, state: State) -> np.ndarray:
-        """Sum of the costs of all layers and of unpacking the widths in use, `(METRICS,)`: what remains of an estimate
+        """Sum of the costs of all layers and of unpacking the widths in use, `(metrics,)`: what remains of an estimate
         hardly depends on the state."""
-        total = np.zeros(len(METRICS))
+        total = np.zeros(len(self.metrics))
         widths = set()
         for name, chosen in state.options.items():
             total += self.costs_at(name, state.levels)[chosen]
             widths.add(self.costs[name].options[chosen].bits)
-        total[METRICS.index("size_bytes")] += sum(self.fixed_bytes[bits] for bits in widths)
+        total[self.metrics.index("size_bytes")] += sum(self.fixed_bytes[bits] for bits in widths)
         return total
 
     def channels(self, name: str, levels: Mapping[str, int]) -> tuple[int, int]:

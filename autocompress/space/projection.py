@@ -8,15 +8,17 @@ the proportions that the sampler chose; only when that is not enough are bit-wid
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cached_property
 
 import msgspec
 
 from autocompress.core.budget import Budget
-from autocompress.core.evaluation import Metrics
+from autocompress.core.evaluation import LATENCY, Metrics, further_latencies
 from autocompress.core.plan import Plan
 from autocompress.errors import AutocompressError, InfeasibleError
 from autocompress.estimate import estimate
+from autocompress.hardware.targets import listed
 from autocompress.space.space import WHOLE, Space, Values
 from autocompress.units import format_bytes, format_count, format_milliseconds
 
@@ -58,7 +60,7 @@ class Projection:
         """Estimated metrics, remembered. AutocompressError for one that cannot be: a fault of ours."""
         if plan.fingerprint not in self._estimates:
             metrics = estimate(self.space.table, plan, self.space.profile)
-            for name in ("size_bytes", "latency_ms"):
+            for name in ("size_bytes", LATENCY, *further_latencies(metrics)):
                 if not 0 < metrics.get(name, 1.0) < math.inf:
                     raise AutocompressError(f"the estimate of {name} must be above zero and finite, but is "
                                             f"{metrics[name]} for plan {plan.fingerprint}; please report this")
@@ -125,22 +127,33 @@ class Projection:
             raise InfeasibleError(shortfall)
 
     def _shortfall(self) -> str:
-        texts = {"size_bytes": ("size", format_bytes), "macs": ("MACs", format_count),
-                 "latency_ms": ("estimated latency", format_milliseconds),
-                 "peak_memory_bytes": ("peak memory", format_bytes)}
+        profile = self.space.profile
+        texts: dict[str, tuple[str, Callable[[float], str]]] = {
+            "size_bytes": ("size", format_bytes), "macs": ("MACs", format_count),
+            "peak_memory_bytes": ("peak memory", format_bytes)}
+        texts |= {name: (f"estimated latency{f' on {device.id}' if profile.targets else ''}", format_milliseconds)
+                  for name, device in profile.latencies.items()}
         lines = []
         for name, bound in self.bounds.items():
             least = self.estimate(self.smallest(name))[name]
             if least > bound:
                 what, text = texts[name]
                 exact = f" ({least:.0f} bytes)" if name.endswith("_bytes") else ""
-                lines.append(f"{what} must be at most {text(bound / MARGIN)}, but the smallest reachable on "
-                             f"{self.space.profile.id} in this space is {text(least)}{exact}")
+                lines.append(f"{what} must be at most {text(bound / MARGIN)}{self._memory(name)}, but the smallest "
+                             f"reachable on {profile.id} in this space is {text(least)}{exact}")
         if not lines and any(self.fits(plan) for plan in self.extremes):
             return ""
         if not lines:
             limits = " and ".join(f"{texts[name][0]} of {texts[name][1](bound / MARGIN)}"
                                   for name, bound in self.bounds.items())
-            lines = [f"{limits} can each be met on {self.space.profile.id} in this space, but no plan was found that "
-                     "meets them together"]
+            lines = [f"{limits} can each be met on {profile.id} in this space, but no plan was found that meets them "
+                     "together"]
         return "; ".join(lines) + ". Raise the bound, or choose a space with fewer bits or higher prune ratios"
+
+    def _memory(self, metric: str) -> str:
+        """Of several devices, whose memory it is that bounds a metric: ` (the flash of stm32h743)`."""
+        memory, share, word = {"size_bytes": ("flash_bytes", MARGIN, "flash"),
+                               "peak_memory_bytes": ("ram_bytes", 1.0, "RAM")}.get(metric, ("", 1.0, ""))
+        owners = [device.id for device in self.space.profile.targets if memory and getattr(device, memory) is not None
+                  and getattr(device, memory) * share == self.bounds[metric]]
+        return f" (the {word} of {listed(owners)})" if owners else ""

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 
 from autocompress.core.damage import Damages
-from autocompress.space.costs import METRICS
+from autocompress.core.plan import Plan
 from autocompress.space.hull import least_harm, settle
 from autocompress.space.inside import Inside
 from autocompress.space.moves import improve
@@ -30,8 +30,8 @@ class Solver:
 
     def __init__(self, projection: Projection, damages: Damages) -> None:
         self._projection, self._problem = projection, Problem(projection.space, damages)
-        known = {metric: bound for metric, bound in projection.bounds.items() if metric in METRICS}
-        self.bounds = known or {"size_bytes": self.estimate(projection.space.uniform())["size_bytes"]}
+        known = {metric: bound for metric, bound in projection.bounds.items() if metric in self._problem.metrics}
+        self.bounds = known or {"size_bytes": projection.estimate(Plan())["size_bytes"]}
         """What is bounded that can be summed over layers; where nothing is, the original's size."""
         self._widths: dict[float, set[int]] = {}
         self._known: dict[tuple[tuple[str, float], ...], Inside] = {}
@@ -47,7 +47,8 @@ class Solver:
 
     def solve(self, weights: Mapping[str, float] | None = None, bounds: Mapping[str, float] | None = None,
               fixed: Mapping[str, Value] | None = None) -> dict[str, Value]:
-        """Knob values of the plan of least harm inside the projection's budget and further `bounds` (see `METRICS`).
+        """Knob values of the plan of least harm inside the projection's budget and further `bounds` (see
+        `costs.summed`).
 
         `weights` scale harms, by kind (`prune`, `bits`, `share`), by knob (`prune:SITE`), or both: what training mends
         counts less. `fixed`: values of knobs that are not `DECIDED`. The untouched plan when it fits; when nothing

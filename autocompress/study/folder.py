@@ -24,7 +24,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     """What is needed to show a study without its network, and to load that network again.
 
     `given` holds the specs as given: model, weights, data, data_root, image_size. A spec is None when a Python
-    object was given.
+    object was given. `targets` are the ids of the profiles where there are several, the primary first.
     """
 
     version: int = 1
@@ -32,7 +32,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     storage: str
     seed: int
     space: str
-    profile: str
+    profile: str | tuple[str, ...]
     epochs: int
     budget: Budget
     baseline: Metrics
@@ -43,6 +43,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     fingerprints: dict[str, str]
     timings: dict[str, float] = {}
     artifact: dict[str, Any] | None = None
+    targets: tuple[str, ...] = ()
 
 
 def absolute(spec: str) -> str:

@@ -13,7 +13,7 @@ import torch
 
 from autocompress.backend.distill import Recipe
 from autocompress.errors import EnvironmentFault, InputError
-from autocompress.hardware.profile import load_profile
+from autocompress.hardware.targets import load_targets
 from autocompress.search.workers import Inline, Processes
 from autocompress.space.spec import load_space
 from autocompress.study.folder import Description
@@ -45,7 +45,7 @@ def make_bench(loaded: LoadedModel, task: TaskData, asked: Options, folder: Path
     if device != "cpu" and not present:
         raise EnvironmentFault(f"--device {device} needs a GPU that torch can use, but there is none here: use cpu")
     wished = load_space(asked.space).recovery
-    return Workbench(loaded.model, task, load_profile(asked.profile), seed=asked.seed, folder=folder,
+    return Workbench(loaded.model, task, load_targets(asked.profile), seed=asked.seed, folder=folder,
                      epochs=asked.epochs, device=device, threads=torch.get_num_threads(),
                      statistics=cache_dir() / "statistics",
                      recovery=Recipe(**msgspec.structs.asdict(wished)) if wished else None)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from autocompress.core.budget import Budget
 from autocompress.errors import InputError
+from autocompress.hardware.fields import meant
 from autocompress.search.fidelity import DEFAULT_EFFORT, EFFORTS
 from autocompress.units import parse_bytes, parse_count, parse_fraction, parse_milliseconds, parse_seconds
 
@@ -22,9 +26,9 @@ class Options:
     data: Any = None
     budget: str | float | None = None
     weights: Path | None = None
-    profile: str = "host"
+    profile: str | Sequence[str] = "host"
     space: str = "default"
-    latency: str | float | None = None
+    latency: str | float | Sequence[str | float] | Mapping[str, str | float] | None = None
     macs: str | float | None = None
     peak_memory: str | float | None = None
     max_drop: str | float | None = None
@@ -50,6 +54,11 @@ class Options:
         for name in ("weights", "out", "data_root"):  # from Python a path may come as text
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, Path(getattr(self, name)))
+        if not isinstance(self.profile, str):
+            names = tuple(self.profile) if isinstance(self.profile, list | tuple) else ()
+            if not names or not all(isinstance(name, str) for name in names):
+                raise InputError(f"profile must be a name or a .toml file, or a list of them, but got {self.profile!r}")
+            object.__setattr__(self, "profile", names[0] if len(names) == 1 else names)
         for name, least in (("trials", 1), ("epochs", 1), ("jobs", 1)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
@@ -92,15 +101,41 @@ class Options:
         known = EFFORTS[effort]
         return cls(**{"trials": known.trials, "epochs": known.epochs, **given})
 
-    def constraints(self) -> Budget:
-        """The bounds as a Budget. InputError for text without a legal unit."""
+    def constraints(self, devices: Sequence[str]) -> Budget:
+        """The bounds as a Budget; `devices` are the ids of the profiles, the primary first. InputError for text without
+        a legal unit, and for a latency on another device."""
         def maybe(value: str | float | None, parse: Any, what: str) -> Any:
             return None if value is None else parse(value, what)
 
+        latencies = {} if self.latency is None else _latencies(self.latency, devices)
+        further = {device: latencies[device] for device in devices[1:] if device in latencies}
         return Budget(
             size_bytes=maybe(self.budget, parse_bytes, "budget"),
-            latency_ms=maybe(self.latency, parse_milliseconds, "latency"),
+            latency_ms=latencies.get(devices[0]), further_latency_ms=further or msgspec.UNSET,
             macs=maybe(self.macs, parse_count, "macs"),
             peak_memory_bytes=maybe(self.peak_memory, parse_bytes, "peak memory"),
             max_drop=maybe(self.max_drop, parse_fraction, "max drop"),
         )
+
+
+def _latencies(given: Any, devices: Sequence[str]) -> dict[str, float]:
+    """Bounds in milliseconds by device. `given` is one for all devices, a dict of some, or a list of `TIME`, for all
+    that have none of their own, and `ID=TIME`."""
+    bounds: dict[str | None, float] = {}
+    for name, time in given.items() if isinstance(given, Mapping) else (
+            map(_named, given if isinstance(given, list | tuple) else [given])):
+        if name is not None and name not in devices:
+            raise InputError(f"latency must be bounded on a profile that is searched for, {', '.join(devices)}, but "
+                             f"got {name!r}{meant(str(name), devices)}")
+        if name in bounds:
+            raise InputError(f"latency must be bounded once {f'on {name}' if name else 'on all profiles'}, but is "
+                             f"bounded by {bounds[name]:g} ms and by {time!r}")
+        bounds[name] = parse_milliseconds(time, "latency")
+    common = bounds.get(None)
+    found = {device: bounds.get(device, common) for device in devices}
+    return {device: bound for device, bound in found.items() if bound is not None}
+
+
+def _named(entry: Any) -> tuple[str | None, Any]:
+    device, named, time = str(entry).rpartition("=")
+    return (device.strip(), time) if named else (None, entry)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pandas as pd
 
-from autocompress.core.evaluation import Candidate
+from autocompress.core.evaluation import LATENCY, Candidate
 from autocompress.core.front import best, front
 from autocompress.errors import InputError, StorageError
 from autocompress.estimate import flatten
@@ -115,7 +115,8 @@ class SearchResult:
         self.report()
 
     def plot(self, x: str = "size_bytes") -> Any:
-        """The Pareto figure (plotly) of accuracy against `size_bytes`, `latency_ms` or `macs`."""
+        """The Pareto figure (plotly) of accuracy against `size_bytes`, `latency_ms` (of further devices,
+        `latency_ms@ID`) or `macs`."""
         return pareto_figure(self.view(), x)
 
     def report(self, folder: Path | str | None = None) -> Path:
@@ -127,11 +128,11 @@ class SearchResult:
         d, everyone, chosen = self._description, self.candidates, self.best
         members = front(everyone, d.budget, d.baseline["accuracy"])
         return StudyView(
-            name=d.name, profile=d.profile, budget=d.budget, seed=d.seed, space=d.space, baseline=d.baseline,
-            sources=d.sources, candidates=tuple(everyone), front=tuple(c.trial for c in members),
-            best=chosen.trial if chosen else None, layers=d.table,
+            name=d.name, profile=", ".join(d.targets) or str(d.profile), budget=d.budget, seed=d.seed, space=d.space,
+            baseline=d.baseline, sources=d.sources, candidates=tuple(everyone),
+            front=tuple(c.trial for c in members), best=chosen.trial if chosen else None, layers=d.table,
             parts=tuple(flatten(resolve(d.table, chosen.plan))) if chosen and chosen.plan else (),
-            untouched=untouched(d.table), artifact=d.artifact, timings=self._timings(everyone),
+            untouched=untouched(d.table), artifact=d.artifact, timings=self._timings(everyone), targets=d.targets,
         )
 
     def _timings(self, everyone: list[Candidate]) -> dict[str, float]:
@@ -151,11 +152,13 @@ class SearchResult:
         shipped = d.artifact or {}
         baseline = dict(d.baseline)
         if "baseline_accuracy" in shipped:
-            baseline |= {"accuracy": shipped["baseline_accuracy"], "latency_ms": shipped["baseline_latency_ms"]}
+            baseline |= {"accuracy": shipped["baseline_accuracy"]}
+        if "baseline_latency_ms" in shipped and not (d.targets and d.sources[LATENCY] == "estimated"):
+            baseline |= {LATENCY: shipped["baseline_latency_ms"]}
         keys = ("path", "size_bytes", "accuracy", "latency_ms", "baseline_latency_ms", "verified")
         return {
             "study": {"name": d.name, "storage": storage_url(self.folder, d.storage or None), "seed": d.seed,
-                      "profile": d.profile, "budget": msgspec.to_builtins(d.budget)},
+                      "profile": msgspec.to_builtins(d.profile), "budget": msgspec.to_builtins(d.budget)},
             "baseline": baseline,
             "best": {"trial": chosen.trial, "metrics": chosen.metrics,
                      "plan_fingerprint": chosen.plan.fingerprint if chosen.plan else None} if chosen else None,

@@ -19,8 +19,10 @@ import msgspec
 
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Metrics
+from autocompress.core.front import objectives
 from autocompress.errors import InfeasibleError, InputError, Interrupted, TrialError
-from autocompress.hardware.profile import load_profile
+from autocompress.hardware.profile import HardwareProfile
+from autocompress.hardware.targets import load_targets
 from autocompress.search.engine import Engine, Event, Settings
 from autocompress.search.fidelity import EFFORTS
 from autocompress.search.samplers import AUTO, check_sampler, make_sampler
@@ -79,16 +81,19 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     TaskData, or a spec (`digits`, `fashion-mnist`, `cifar10`, `imagefolder:DIR`, `npz:FILE`, `file.py:factory`).
     Without both, the embedded ResNet-18 on handwritten digits. `budget`: bytes of the exported file, `"2MB"`.
     Further bounds: `latency="5ms"`, `macs="50M"`, `peak_memory="256KiB"`, `max_drop="1%"`. `weights`: a safetensors
-    or state-dict file. `profile`, `space`: names or TOML files. `sampler`: auto, tpe, nsga2, random or gp. `effort`:
-    fast, normal or thorough, which sets how many are trained, and `trials` and `epochs` (of the long distillation)
-    where they are not given. `timeout` ("15m"), `seed`, `jobs` (processes), `out` (the study's folder), `storage` (an
-    Optuna URL), `resume`, `force_new_study`, `device` ("auto", "cpu", "cuda").
+    or state-dict file. `profile`, `space`: names or TOML files; a list of profiles asks for plans that are legal on all
+    of them, the latency on each an objective, and bounded on each by `latency="5ms"`, on some by
+    `latency={"stm32h743": "80ms"}`. `sampler`: auto, tpe, nsga2, random or gp. `effort`: fast, normal or thorough,
+    which sets how many are trained, and `trials` and `epochs` (of the long distillation) where they are not given.
+    `timeout` ("15m"), `seed`, `jobs` (processes), `out` (the study's folder), `storage` (an Optuna URL), `resume`,
+    `force_new_study`, `device` ("auto", "cpu", "cuda").
 
     Raises InputError, InfeasibleError, EnvironmentFault, or Interrupted after Ctrl-C; the study is kept in each case.
     """
     started = time.perf_counter()
     asked = Options.of(model=model, data=data, budget=budget, **options)
-    constraints, profile, spec = asked.constraints(), load_profile(asked.profile), load_space(asked.space)
+    profile, spec = load_targets(asked.profile), load_space(asked.space)
+    constraints = asked.constraints([device.id for device in profile.latencies.values()])
     check_sampler(asked.sampler)
     notify = on_event or (lambda event: None)
     if asked.out is not None:
@@ -109,7 +114,7 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
         _discard(folder)
     identity = _identity(loaded, task, spec, profile.fingerprint, asked.seed, constraints)
     timings = {"set-up": time.perf_counter() - started}
-    study = _open(folder, name, asked, identity)
+    study = _open(folder, name, asked, identity, profile)
     baseline = bench.baseline()
     timings["original"] = time.perf_counter() - started - timings["set-up"]
     description = _describe(folder, name, asked, constraints, bench, baseline, identity, timings)
@@ -166,15 +171,16 @@ def _stored_name(asked: Options, folder: Path, name: str) -> str:
     return stored
 
 
-def _open(folder: Path, name: str, asked: Options, identity: dict[str, Any]) -> optuna.Study:
+def _open(folder: Path, name: str, asked: Options, identity: dict[str, Any], profile: HardwareProfile) -> optuna.Study:
     """The stored study to go on with, or a new one. StudyMismatchError when it is of something else."""
     storage = open_storage(storage_url(folder, asked.storage))
     if asked.force_new_study:
         delete_study(storage, name)
     study = load_study(storage, name)
     if study is None:
-        return create_study(storage, name, make_sampler(asked.sampler, asked.seed), identity)
-    require_same(study, identity)
+        return create_study(storage, name, make_sampler(asked.sampler, asked.seed), identity,
+                            objectives(profile.latencies))
+    require_same(study, identity, objectives(profile.latencies))
     if not asked.resume:
         raise InputError(f"study {name!r} is already in {asked.storage or folder}: add --resume to go on with it, "
                          "or choose another --out")
@@ -202,7 +208,8 @@ def _describe(folder: Path, name: str, asked: Options, constraints: Budget, benc
     before = read_description(folder) if (folder / DESCRIPTION).exists() else None
     description = Description(
         name=name, storage=asked.storage or "", seed=asked.seed, space=absolute(asked.space),
-        profile=absolute(asked.profile), epochs=asked.epochs, budget=constraints,
+        profile=absolute(asked.profile) if isinstance(asked.profile, str) else tuple(map(absolute, asked.profile)),
+        targets=tuple(device.id for device in bench.profile.targets), epochs=asked.epochs, budget=constraints,
         baseline=before.baseline if before else baseline,
         sources=dict(bench.sources), table=bench.table, refused=bench.refused, given=_given(asked), timings=timings,
         fingerprints={k: str(identity[k]) for k in ("model", "data", "space", "profile")},

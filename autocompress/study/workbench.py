@@ -29,7 +29,7 @@ from autocompress.core.evaluation import Evaluation, Metrics, Source
 from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan, Receipt, Step
 from autocompress.errors import InputError, TrialError
-from autocompress.estimate import estimate_parts, peak_memory_bytes
+from autocompress.estimate import estimate, peak_memory_bytes
 from autocompress.export.build import Built, build, float_bytes
 from autocompress.export.runtime import Runtime, accuracy, latencies_ms
 from autocompress.export.template import Template, export_template
@@ -113,15 +113,15 @@ class Workbench:
         }
 
     def _latency(self, file: bytes, plan: Plan) -> Metrics:
-        if self.profile.latency == "estimated":
-            return {"latency_ms": estimate_parts(self.table, resolve(self.table, plan), self.profile)["latency_ms"]}
-        return {"latency_ms": latencies_ms({"file": Runtime(file)}, self.example)["file"]}
+        known = estimate(self.table, plan, self.profile)
+        return {name: known[name] if name in known else latencies_ms({"file": Runtime(file)}, self.example)["file"]
+                for name in self.profile.latencies}
 
     @property
     def sources(self) -> dict[str, Source]:
         """Which metrics are measured on the file, which estimated."""
         return {"accuracy": "measured", "size_bytes": "measured", "macs": "measured", "params": "measured",
-                "peak_memory_bytes": "estimated", "latency_ms": self.profile.latency}
+                "peak_memory_bytes": "estimated", **{n: d.latency for n, d in self.profile.latencies.items()}}
 
     # -- candidates --------------------------------------------------------------------------------------
 

@@ -28,7 +28,21 @@ def test_dashes_and_folders(tmp_path: Path) -> None:
         "max_drop": "1%", "budget": 2_000_000, "trials": 3}
 
 
+def test_several_profiles_with_bounds(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('profile = ["host", "mine.toml"]\n[latency]\nhost = "2ms"\nboard = "80ms"\n')
+    assert read_config(tmp_path / "c.toml") == {
+        "profile": ["host", f"{tmp_path}/mine.toml"], "latency": {"host": "2ms", "board": "80ms"}}
+    (tmp_path / "c.toml").write_text('latency = ["5ms", "board=80ms"]\n')
+    budget = Options(**read_config(tmp_path / "c.toml")).constraints(["host", "board", "other"])
+    assert budget.bounds == {"latency_ms": 5.0, "latency_ms@board": 80.0, "latency_ms@other": 5.0}
+    assert budget.describe() == "latency ≤ 5 ms, latency on board ≤ 80 ms, latency on other ≤ 5 ms"
+
+
 @pytest.mark.parametrize(("text", "told"), [
+    ('profile = ["host", 3]', "`profile` must be text, but got 3"),
+    ("profile = []", "`profile` must be text, but got []"),
+    ("latency = [true]", "`latency` must be a number, or text with a unit"),
+    ("[latency]\nhost = []", "`latency` must be a number, or text with a unit"),
     ('budgt = "2MB"', "`budgt` is not a known setting; did you mean `budget`?"),
     ("zzz = 1", "known are"),
     ('trials = "8"', "`trials` must be a whole number, but got '8'"),
@@ -85,7 +99,7 @@ def test_path_that_cannot_be(cli: Cli, tmp_path: Path) -> None:
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_recipes_are_legal(recipe: Path) -> None:
     settings = read_config(recipe)
-    assert Options(**settings).constraints().size_bytes == 2_000_000
+    assert Options(**settings).constraints(["host"]).size_bytes == 2_000_000
     assert settings["name"] == recipe.stem
 
 

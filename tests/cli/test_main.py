@@ -53,6 +53,16 @@ def test_help_does_not_load_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(("told", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_that_wait_do_not_spin_unless_told_to(told: str | None, expected: str) -> None:
+    env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    code = ("import os\nfrom autocompress.cli.main import run\n"
+            "try: run(['--version'])\nfinally: print(os.environ['OMP_WAIT_POLICY'])")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True,
+                          env=env | ({"OMP_WAIT_POLICY": told} if told else {}))
+    assert done.stdout.splitlines()[-1] == expected
+
+
 def test_version(cli: Cli) -> None:
     assert cli("--version").out == f"autocompress {__version__}\n"
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import logging
 
+import msgspec
 import pytest
 
-from autocompress.cli.progress import progress
+from autocompress.cli.progress import figures, progress
 from autocompress.cli.screen import is_rich, printable
 from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.core.plan import Plan
@@ -57,6 +58,11 @@ def test_lines() -> None:
         "[5/32] trial 4, failed: nan: \\x1b[31mloss; 2 feasible; best 92.10% (trial 3); 4m00s left",
         "warning: careful",
     ]
+
+
+def test_further_devices_follow() -> None:
+    scored = msgspec.structs.replace(SCORED, metrics=SCORED.metrics | {"latency_ms@board": 80.0})
+    assert figures(msgspec.structs.replace(GOOD, evaluations=(scored,))) == "92.10%, 1.90 MB, 1.25 ms, 80 ms on board"
 
 
 def test_quiet_keeps_warnings() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Candidate, Evaluation
-from autocompress.core.front import best, front, non_dominated
+from autocompress.core.front import OBJECTIVES, best, front, non_dominated, objectives
 
 VALUES = st.sampled_from([0.0, 1.0, 2.0, 3.0, math.nan, math.inf, -math.inf]) | st.floats(-5, 5)
 POINTS = st.lists(st.tuples(VALUES, VALUES, VALUES), max_size=20)
@@ -86,3 +86,19 @@ def test_excess_is_relative_and_unjudged_bounds_are_left_out() -> None:
     assert budget.allows({})
     assert budget.describe() == "size ≤ 100 B, latency ≤ 2 ms, accuracy drop ≤ 1.00%"
     assert Budget().describe() == "no constraint"
+
+
+def _on_both(trial: int, accuracy: float, first: float, second: float) -> Candidate:
+    metrics = {"latency_ms@board": second, "accuracy": accuracy, "size_bytes": 1.0, "latency_ms": first}
+    return Candidate(trial=trial, status="complete", evaluations=(Evaluation(rung=0, metrics=metrics, sources={}),))
+
+
+def test_the_latency_on_each_further_device_is_an_objective() -> None:
+    assert list(objectives(["latency_ms@b", "macs", "latency_ms@a"]).items())[2:] == [
+        ("latency_ms", "minimize"), ("latency_ms@a", "minimize"), ("latency_ms@b", "minimize")]
+    assert objectives(["latency_ms", "macs"]) == OBJECTIVES
+    everyone = [_on_both(0, 0.9, 1.0, 4.0), _on_both(1, 0.9, 2.0, 3.0), _on_both(2, 0.9, 2.0, 5.0)]
+    assert [c.trial for c in front(everyone, Budget(), 0.9)] == [0, 1]
+    tight = Budget(further_latency_ms={"board": 3.5})
+    assert [c.trial for c in front(everyone, tight, 0.9)] == [1]
+    assert tight.excess(everyone[0].metrics) == {"latency_ms@board": pytest.approx(4 / 3.5 - 1)}

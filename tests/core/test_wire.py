@@ -105,7 +105,8 @@ def test_every_document_type_round_trips() -> None:
     evaluation = Evaluation(rung=1, metrics={"accuracy": 0.5}, sources={"accuracy": "measured"},
                             receipts=(Receipt("a", "prune", {"kept": [0, 2]}),), timings={"export": 0.1})
     values: list[Any] = [
-        Budget(size_bytes=5, max_drop=0.1), evaluation, LayerTable(input_shape=(1, 2), outputs=3, layers=()),
+        Budget(size_bytes=5, max_drop=0.1), Budget(further_latency_ms={"board": 2.5}), evaluation,
+        LayerTable(input_shape=(1, 2), outputs=3, layers=()),
         Candidate(trial=3, status="complete", plan=Plan.of([Step("a", "prune", {"keep": 8})]),
                   evaluations=(evaluation,)),
     ]
@@ -121,3 +122,9 @@ def test_the_golden_plan_still_reads_and_writes_the_same() -> None:
     assert [(s.technique, s.site) for s in plan.steps] == [
         ("decompose", "layer1.0.conv1"), ("prune", "layer1.0.conv1"), ("quantize", "fc"),
         ("quantize", "layer1.0.conv1")]
+
+
+def test_a_budget_without_further_devices_is_as_it_was() -> None:
+    text = wire.encode(Budget(latency_ms=5.0))
+    assert "further" not in text
+    assert wire.decode(text, Budget).bounds == {"latency_ms": 5.0}

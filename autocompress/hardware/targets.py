@@ -1,0 +1,62 @@
+"""Several devices that one file must suit: what is legal on all of them, and the smallest of their memories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import lcm
+
+import msgspec
+
+from autocompress.errors import InputError
+from autocompress.hardware.profile import HardwareProfile, load_profile
+
+
+def load_targets(asked: str | Sequence[str]) -> HardwareProfile:
+    """`load_profile` of one name or path, or of several, `together`."""
+    return together([load_profile(name) for name in ([asked] if isinstance(asked, str) else asked)])
+
+
+def together(profiles: Sequence[HardwareProfile]) -> HardwareProfile:
+    """The profile of several devices at once, the first of which is the primary; of one device, its own.
+
+    Widths are those that all have, multiples the least common ones, memories the smallest; rates and overheads are the
+    primary's, and `targets` holds the devices. InputError when a device comes twice, when the latency of more than one
+    is measured (there is one machine to measure on), or when no width is left.
+    """
+    if len(profiles) == 1:
+        return profiles[0]
+    ids = [profile.id for profile in profiles]
+    if not ids:
+        raise InputError("at least one profile must be given, but there is none")
+    twice = sorted({name for name in ids if ids.count(name) > 1})
+    if twice:
+        raise InputError(f"each profile must be given once, and have an `id` of its own, but got {', '.join(ids)}")
+    measured = [profile.id for profile in profiles if profile.latency == "measured"]
+    if len(measured) > 1:
+        raise InputError(f"the latency of one profile at most may be measured, on this machine, but that of "
+                         f"{listed(measured)} is")
+    bits = _shared("weight_bits", profiles, lambda profile: profile.weight_bits)
+    return msgspec.structs.replace(
+        profiles[0], id=listed(ids), name=listed([profile.name for profile in profiles]),
+        description=f"What is legal on all of {', '.join(ids)}.", runtime=listed([p.runtime for p in profiles]),
+        weight_bits=bits, activation_bits=_shared("activation_bits", profiles, lambda p: p.activation_bits),
+        channel_multiple={width: lcm(*(profile.channel_multiple[width] for profile in profiles)) for width in bits},
+        rank_multiple=lcm(*(profile.rank_multiple for profile in profiles)),
+        flash_bytes=min((p.flash_bytes for p in profiles if p.flash_bytes is not None), default=None),
+        ram_bytes=min((p.ram_bytes for p in profiles if p.ram_bytes is not None), default=None),
+        sources={}, targets=tuple(profiles))
+
+
+def listed(words: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+def _shared(what: str, profiles: Sequence[HardwareProfile],
+            widths: Callable[[HardwareProfile], tuple[int, ...]]) -> tuple[int, ...]:
+    shared = tuple(width for width in widths(profiles[0]) if all(width in widths(other) for other in profiles))
+    if not shared:
+        each = "; ".join(f"{profile.id}: {', '.join(map(str, widths(profile)))}" for profile in profiles)
+        raise InputError(f"profiles that are searched for together must share one of `{what}`, but they have none in "
+                         f"common ({each}); search for them one by one")
+    return shared
