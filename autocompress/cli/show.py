@@ -10,6 +10,7 @@ from autocompress.cli.screen import line, print_json, print_table
 from autocompress.cli.sections import Command
 
 if TYPE_CHECKING:
+    from autocompress.core.attribution import Attribution
     from autocompress.core.evaluation import Candidate
     from autocompress.core.plan import Receipt
     from autocompress.report.view import StudyView
@@ -47,6 +48,7 @@ def document(view: StudyView, candidate: Candidate) -> dict[str, Any]:
         "metrics": candidate.metrics, "sources": candidate.best.sources if candidate.best else {},
         "baseline": view.baseline, "plan_fingerprint": candidate.plan.fingerprint if candidate.plan else None,
         "plan": msgspec.to_builtins(candidate.plan), "layers": layer_rows(view, candidate),
+        "attribution": msgspec.to_builtins(_attribution(view, candidate)),
         "receipts": msgspec.to_builtins(candidate.best.receipts) if candidate.best else [],
     }
 
@@ -78,8 +80,14 @@ def summarise(receipts: tuple[Receipt, ...]) -> str:
     return ", ".join(texts)
 
 
+def _attribution(view: StudyView, candidate: Candidate) -> Attribution | None:
+    """What the techniques of this trial's plan bought; it is found out for the best."""
+    return view.attribution if view.attribution and view.attribution.trial == candidate.trial else None
+
+
 def _print(view: StudyView, candidate: Candidate) -> None:
     from autocompress.cli.summary import compare
+    from autocompress.report.shares import HINT, STEP_HEADS, TECHNIQUE_HEADS, step_rows, technique_rows
     from autocompress.report.text import TITLES, describe_plan, format_rung
 
     reason = f" ({candidate.reason})" if candidate.reason else ""
@@ -100,6 +108,14 @@ def _print(view: StudyView, candidate: Candidate) -> None:
     if rows:
         line("")
         print_table(("layer", "kind", "in", "out", "bits", "factors", "bytes", "note"), [_cells(row) for row in rows])
+    found = _attribution(view, candidate)
+    if found is not None and candidate.plan is not None:
+        line("")
+        print_table(TECHNIQUE_HEADS, technique_rows(found))
+        line("")
+        print_table(STEP_HEADS, step_rows(found, candidate.plan, view.layers))
+        line("")
+        line(HINT)
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

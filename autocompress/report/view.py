@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from autocompress.core.attribution import Attribution
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Candidate, Metrics
 from autocompress.core.layer import LayerTable, Part
@@ -37,6 +38,10 @@ class StudyView(msgspec.Struct, frozen=True, kw_only=True):
     verified. Accuracies are of the test data. A key that is absent or None was not measured."""
     timings: dict[str, float]
     """Seconds by phase."""
+    attribution: Attribution | None = None
+    """What the techniques of the best plan bought and cost; None when nobody looked into that."""
+    harms: dict[int, float] = {}
+    """Predicted, in nats, by trial."""
 
     def trial(self, number: int | None) -> Candidate | None:
         """The candidate of one trial number, or nothing."""
