@@ -42,6 +42,8 @@ def document(view: StudyView, candidate: Candidate) -> dict[str, Any]:
     """The document of `--json`: metrics of the validation split, the steps, the layers they make, the receipts."""
     import msgspec
 
+    from autocompress.report.agreement import agreement
+
     return {
         "study": view.name, "trial": candidate.trial, "status": candidate.status, "reason": candidate.reason,
         "origin": candidate.origin, "rung": candidate.rung, "duplicate_of": candidate.duplicate_of,
@@ -49,6 +51,7 @@ def document(view: StudyView, candidate: Candidate) -> dict[str, Any]:
         "baseline": view.baseline, "plan_fingerprint": candidate.plan.fingerprint if candidate.plan else None,
         "plan": msgspec.to_builtins(candidate.plan), "layers": layer_rows(view, candidate),
         "attribution": msgspec.to_builtins(_attribution(view, candidate)),
+        "agreement": msgspec.to_builtins(agreement(view)),
         "receipts": msgspec.to_builtins(candidate.best.receipts) if candidate.best else [],
     }
 
@@ -87,6 +90,7 @@ def _attribution(view: StudyView, candidate: Candidate) -> Attribution | None:
 
 def _print(view: StudyView, candidate: Candidate) -> None:
     from autocompress.cli.summary import compare
+    from autocompress.report.agreement import agreement, agreement_heads, agreement_rows
     from autocompress.report.shares import HINT, STEP_HEADS, TECHNIQUE_HEADS, step_rows, technique_rows
     from autocompress.report.text import TITLES, describe_plan, format_rung
 
@@ -116,6 +120,10 @@ def _print(view: StudyView, candidate: Candidate) -> None:
         print_table(STEP_HEADS, step_rows(found, candidate.plan, view.layers))
         line("")
         line(HINT)
+    levels = agreement(view)
+    if levels.correlations:
+        line("")
+        print_table(agreement_heads(levels), agreement_rows(levels))
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from plotly.offline import get_plotlyjs
 
+from autocompress.report import agreement, shares
 from autocompress.report.files import write_atomic
 from autocompress.report.page import POLICY, SCRIPT, STYLE
 from autocompress.report.plots import AXES, pareto_figure, plan_figure, progress_figure, timings_figure
@@ -19,7 +20,6 @@ from autocompress.report.sections import (
     untouched_table,
     verdict,
 )
-from autocompress.report.shares import HINT, attribution_tables
 from autocompress.report.tables import trials_frame, write_csv, write_json
 from autocompress.report.view import StudyView
 
@@ -79,7 +79,9 @@ def _page(view: StudyView) -> str:
 {_section("The best plan", f"From input to output, {best}.", plot("plan", "The best plan, layer by layer"), True)}
 {_section("The best plan, layer by layer", "Bytes are packed weights and biases; scales and the graph come on top.",
           plan_table(view), True)}
-{_section("What each technique bought", HINT, attribution_tables(view), True)}
+{_section("What each technique bought", shares.HINT,
+          shares.attribution_tables(view), True)}
+{_section("Do the rungs agree?", agreement.HINT, agreement.agreement_table(view), True)}
 {_section("Progress", "", plot("progress", "Best accuracy so far"))}
 {_section("Where the time went", "", plot("timings", "Seconds by phase"))}
 {_section("Layers no technique touches", "", untouched_table(view), True)}
