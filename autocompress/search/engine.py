@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import math
 import time
 import traceback
@@ -24,9 +26,13 @@ from autocompress.search.storage import candidates, close_interrupted, store_can
 from autocompress.search.workers import Inline, Processes
 from autocompress.space.projection import Projection
 
+log = logging.getLogger(__name__)
+
 UNIFORM_BITS = (4, 8, 3, 2)
 FAILURES_BEFORE_JUDGING = 5
 MAX_FAILURE_SHARE = 0.5
+MAX_REPEATS = 20
+"""Proposals in a row that repeat known plans, after which the space counts as used up."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,16 +114,19 @@ class Engine:
     def _calibrate(self, pool: Inline | Processes) -> None:
         total = self._settings.trials
         known = {c.plan.fingerprint: c for c in self.candidates() if c.plan and c.evaluations}
+        repeats = sum(1 for _ in itertools.takewhile(lambda c: c.status == "duplicate", reversed(self.candidates())))
         count = sum(1 for c in self.candidates() if "process was stopped" not in c.reason)
         pending: dict[Future[Evaluation], tuple[optuna.Trial, Candidate]] = {}
         self._on_event(Event(kind="phase", text="calibrating candidates", total=total))
         while True:
-            while len(pending) < pool.jobs and count < total and self._open(self._settings.schedule.calibration_share):
+            while (len(pending) < pool.jobs and count < total and repeats < MAX_REPEATS
+                   and self._open(self._settings.schedule.calibration_share)):
                 began = time.perf_counter()
                 trial, candidate = self._ask()
                 self.overhead_seconds += time.perf_counter() - began
                 count += 1
                 twin = known.get(candidate.plan.fingerprint) if candidate.plan else None
+                repeats = 0 if twin is None else repeats + 1
                 if twin is not None:
                     self._close(trial, msgspec.structs.replace(
                         candidate, status="duplicate", evaluations=twin.evaluations[:1], duplicate_of=twin.trial,
@@ -127,6 +136,9 @@ class Engine:
                 self._on_event(Event(kind="start", text=f"trial {trial.number}", candidate=candidate))
                 pending[pool.submit(candidate.plan, fidelity.CALIBRATED)] = trial, candidate
             if not pending:
+                if repeats >= MAX_REPEATS and count < total:
+                    log.warning("trying no more after %d of %d trials: the last %d proposals repeat plans that were "
+                                "tried, so this space has few others", count, total, repeats)
                 return
             for future in wait(pending, return_when=FIRST_COMPLETED).done:
                 trial, candidate = pending.pop(future)

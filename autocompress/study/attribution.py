@@ -40,11 +40,13 @@ def attribute(bench: Workbench, projection: Projection, chosen: Candidate, every
     longer than the `seconds` there are.
     """
     assert chosen.plan is not None and chosen.evaluations
+    end = time.perf_counter() + seconds
     plan, calibrated = chosen.plan, chosen.evaluations[0]
     original, estimated = projection.estimate(Plan()), projection.estimate(plan)
     shares = {name: _share(projection, plan, name) for name in _techniques(plan)}
     known = {c.plan.fingerprint: c.evaluations[0].metrics for c in everyone if c.plan and c.evaluations}
-    end = time.perf_counter() + seconds
+    harms = step_harms(projection.space, plan, damages) if damages is not None else {}
+    steps = _steps(projection, plan, harms)
     for name in _most(shares, estimated, original, budget):
         without = _without(plan, name)
         each = calibrated.seconds * max(1.0, shares[name].without["macs"] / max(1.0, estimated["macs"]))
@@ -57,10 +59,9 @@ def attribute(bench: Workbench, projection: Projection, chosen: Candidate, every
         else:
             measured, note = _measure(bench, without, should_stop)
         shares[name] = msgspec.structs.replace(shares[name], measured=measured, note=note)
-    harms = step_harms(projection.space, plan, damages) if damages is not None else {}
     return Attribution(
         trial=chosen.trial, plan_fingerprint=plan.fingerprint, original=original, estimated=estimated,
-        calibrated=calibrated.metrics, techniques=tuple(shares.values()), steps=_steps(projection, plan, harms),
+        calibrated=calibrated.metrics, techniques=tuple(shares.values()), steps=steps,
         finished=not any(share.note in (NO_TIME, STOPPED) for share in shares.values()))
 
 

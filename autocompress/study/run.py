@@ -24,6 +24,7 @@ from autocompress.search.samplers import AUTO, check_sampler, make_sampler
 from autocompress.search.storage import (
     create_study,
     delete_study,
+    failures,
     load_study,
     open_storage,
     require_same,
@@ -52,6 +53,7 @@ from autocompress.study.loading import load_task, make_bench, make_pool
 from autocompress.study.options import Options
 from autocompress.study.result import SearchResult
 from autocompress.study.sensitivity import sensitivity
+from autocompress.study.shortfall import shortfalls
 from autocompress.study.stopping import stoppable
 from autocompress.study.workbench import Workbench
 from autocompress.tasks.models import LoadedModel, safe_name
@@ -122,7 +124,9 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
         notify(Event(kind="phase", text="predicting what each option would cost"))
         before = time.perf_counter()
         passes = timings["original"] * len(bench.calibration) / len(task.validation)
-        affordable = asked.seconds is None or SENSITIVITY_PASSES * passes < SENSITIVITY_SHARE * asked.seconds
+        # When the time is up already, one plan is tried all the same: it should be the one that predictions find.
+        affordable = (asked.seconds is None or _late(settings, started)
+                      or SENSITIVITY_PASSES * passes < SENSITIVITY_SHARE * asked.seconds)
         damages = _damages(bench, projection) if affordable else None
         if not affordable:
             log.warning("searching with TPE, because predicting what options cost would take too much of %g s",
@@ -133,6 +137,9 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
         engine = Engine(study, projection, constraints, baseline["accuracy"], settings, started, notify, should_stop)
         failure = _search(engine, make_pool(bench, loaded, task, asked, folder, should_stop))
         timings["sampling and storage"] = engine.overhead_seconds
+        if failure is None and not should_stop():
+            for sentence in shortfalls(engine.candidates(), failures(study), _late(settings, started)):
+                log.warning(sentence)
         result = SearchResult(folder, description, study=study, bench=bench)
         if failure is None and result.best is not None:
             before = time.perf_counter()
@@ -190,6 +197,11 @@ def _open(folder: Path, name: str, asked: Options, identity: dict[str, Any]) -> 
 def _fresh_seed(asked: Options, study: optuna.Study) -> int:
     """A resumed sampler must not draw again what it drew in its first run."""
     return asked.seed + len(study.get_trials(deepcopy=False))
+
+
+def _late(settings: Settings, started: float) -> bool:
+    """Whether the time for trials is up."""
+    return settings.seconds is not None and time.perf_counter() - started >= settings.seconds - settings.reserve_seconds
 
 
 def _damages(bench: Workbench, projection: Projection) -> Damages | None:
