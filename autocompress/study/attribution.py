@@ -58,7 +58,7 @@ def attribute(bench: Workbench, projection: Projection, chosen: Candidate, every
             measured, note = {}, NO_TIME
         else:
             measured, note = _measure(bench, without, should_stop)
-        shares[name] = msgspec.structs.replace(shares[name], measured=measured, note=note)
+        shares[name] = msgspec.structs.replace(shares[name], measured=measured, note=note or shares[name].note)
     return Attribution(
         trial=chosen.trial, plan_fingerprint=plan.fingerprint, original=original, estimated=estimated,
         calibrated=calibrated.metrics, techniques=tuple(shares.values()), steps=steps,
