@@ -10,6 +10,7 @@ from autocompress.cli.screen import line, print_json, print_table
 from autocompress.cli.sections import Command
 
 if TYPE_CHECKING:
+    from autocompress.core.attribution import Attribution
     from autocompress.core.evaluation import Candidate
     from autocompress.core.plan import Receipt
     from autocompress.report.view import StudyView
@@ -41,12 +42,16 @@ def document(view: StudyView, candidate: Candidate) -> dict[str, Any]:
     """The document of `--json`: metrics of the validation split, the steps, the layers they make, the receipts."""
     import msgspec
 
+    from autocompress.report.agreement import agreement
+
     return {
         "study": view.name, "trial": candidate.trial, "status": candidate.status, "reason": candidate.reason,
         "origin": candidate.origin, "rung": candidate.rung, "duplicate_of": candidate.duplicate_of,
         "metrics": candidate.metrics, "sources": candidate.best.sources if candidate.best else {},
         "baseline": view.baseline, "plan_fingerprint": candidate.plan.fingerprint if candidate.plan else None,
         "plan": msgspec.to_builtins(candidate.plan), "layers": layer_rows(view, candidate),
+        "attribution": msgspec.to_builtins(_attribution(view, candidate)),
+        "agreement": msgspec.to_builtins(agreement(view)),
         "receipts": msgspec.to_builtins(candidate.best.receipts) if candidate.best else [],
     }
 
@@ -78,8 +83,15 @@ def summarise(receipts: tuple[Receipt, ...]) -> str:
     return ", ".join(texts)
 
 
+def _attribution(view: StudyView, candidate: Candidate) -> Attribution | None:
+    """What the techniques of this trial's plan bought; it is found out for the best."""
+    return view.attribution if view.attribution and view.attribution.trial == candidate.trial else None
+
+
 def _print(view: StudyView, candidate: Candidate) -> None:
     from autocompress.cli.summary import compare
+    from autocompress.report.agreement import agreement, agreement_heads, agreement_rows
+    from autocompress.report.shares import HINT, STEP_HEADS, TECHNIQUE_HEADS, step_rows, technique_rows
     from autocompress.report.text import describe_plan, format_rung, in_order, title_of
 
     reason = f" ({candidate.reason})" if candidate.reason else ""
@@ -100,6 +112,18 @@ def _print(view: StudyView, candidate: Candidate) -> None:
     if rows:
         line("")
         print_table(("layer", "kind", "in", "out", "bits", "factors", "bytes", "note"), [_cells(row) for row in rows])
+    found = _attribution(view, candidate)
+    if found is not None and candidate.plan is not None:
+        line("")
+        print_table(TECHNIQUE_HEADS, technique_rows(found))
+        line("")
+        print_table(STEP_HEADS, step_rows(found, candidate.plan, view.layers))
+        line("")
+        line(HINT)
+    levels = agreement(view)
+    if levels.correlations:
+        line("")
+        print_table(agreement_heads(levels), agreement_rows(levels))
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from plotly.offline import get_plotlyjs
 
 from autocompress.core.evaluation import LATENCY
+from autocompress.report import agreement, shares
 from autocompress.report.files import write_atomic
 from autocompress.report.page import POLICY, SCRIPT, STYLE
 from autocompress.report.plots import axes, pareto_figure, plan_figure, progress_figure, timings_figure
@@ -84,6 +85,9 @@ def _page(view: StudyView) -> str:
 {_section("The best plan", f"From input to output, {best}.", plot("plan", "The best plan, layer by layer"), True)}
 {_section("The best plan, layer by layer", "Bytes are packed weights and biases; scales and the graph come on top.",
           plan_table(view), True)}
+{_section("What each technique bought", shares.HINT,
+          shares.attribution_tables(view), True)}
+{_section("Do the rungs agree?", agreement.HINT, agreement.agreement_table(view), True)}
 {_section("Progress", "", plot("progress", "Best accuracy so far"))}
 {_section("Where the time went", "", plot("timings", "Seconds by phase"))}
 {_section("Layers no technique touches", "", untouched_table(view), True)}

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from autocompress.core.evaluation import LATENCY, latency_on
+from autocompress.report.markup import table_frame, table_row, text_table
 from autocompress.report.style import FAILED, NO_RUNG, RUNG_COLOURS, rung_colour
 from autocompress.report.tables import front_frame, plan_rows
 from autocompress.report.text import (
@@ -115,7 +116,7 @@ def front_table(view: StudyView) -> str:
         rows.append((cells, "best" if row["is_best"] else ""))
     times = [head for name in _latencies(view) for head in (escape(title_of(name, view.targets)), "")]
     heads = ["Trial", "Accuracy", "Δ points", "Size", "", *times, "MACs", "Scored", "From", "Plan"]
-    return _table(heads, rows, numeric=6 + len(times))
+    return text_table(heads, rows, numeric=6 + len(times))
 
 
 def plan_table(view: StudyView) -> str:
@@ -142,10 +143,10 @@ def plan_table(view: StudyView) -> str:
             (format_metric("size_bytes", row["bytes_before"]), "n"),
             (format_metric("size_bytes", row["bytes"]) + bar, "n"), (escape(row["note"]), "say" if row["note"] else ""),
         ]
-        lines.append(_row(cells, "same" if row["note"] else ""))
+        lines.append(table_row(cells, "same" if row["note"] else ""))
     heads = ["Layer", "Kind", "In", "Out", "Cut", "Weights", "Activations", "Decomposed",
              "Bytes before", "Bytes after", "Note"]
-    return _frame(heads, lines, {2, 3, 4, 5, 6, 8, 9})
+    return table_frame(heads, lines, {2, 3, 4, 5, 6, 8, 9})
 
 
 def untouched_table(view: StudyView) -> str:
@@ -153,7 +154,7 @@ def untouched_table(view: StudyView) -> str:
     if not view.untouched:
         return '<p class="hint">Some technique touches each layer.</p>'
     rows = [([(name, "name"), (why, "say")], "") for name, why in view.untouched.items()]
-    table = _table(["Layer", "Why"], rows, numeric=0)
+    table = text_table(["Layer", "Why"], rows, numeric=0)
     many = len(view.untouched)
     return table if many <= 15 else f"<details><summary>{many} layers</summary>{table}</details>"
 
@@ -194,19 +195,3 @@ def _times(ratio: Any) -> str:
 
 def _channels(before: int, after: int) -> str:
     return f"{before}" if before == after else f"{before} → {after}"
-
-
-def _table(heads: list[str], rows: list[tuple[list[tuple[str, str]], str]], numeric: int) -> str:
-    lines = [_row([(escape(text), kind) for text, kind in cells], name) for cells, name in rows]
-    return _frame(heads, lines, set(range(numeric)))
-
-
-def _row(cells: list[tuple[str, str]], name: str) -> str:
-    inner = "".join(f'<td class="{kind}">{markup}</td>' if kind else f"<td>{markup}</td>" for markup, kind in cells)
-    return f'<tr class="{name}">{inner}</tr>' if name else f"<tr>{inner}</tr>"
-
-
-def _frame(heads: list[str], lines: list[str], numeric: set[int]) -> str:
-    head = "".join(f'<th scope="col"{" class=n" if i in numeric else ""}>{text}</th>' for i, text in enumerate(heads))
-    return (f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
-            f'<tbody>{"".join(lines)}</tbody></table></div>')

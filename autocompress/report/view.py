@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from autocompress.core.attribution import Attribution
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Candidate, Metrics
 from autocompress.core.layer import LayerTable, Part
@@ -39,6 +40,10 @@ class StudyView(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds by phase."""
     targets: tuple[str, ...] = ()
     """Ids of the profiles where there are several, the primary first."""
+    attribution: Attribution | None = None
+    """What the techniques of the best plan bought and cost; None when nobody looked into that."""
+    harms: dict[int, float] = {}
+    """Predicted, in nats, by trial."""
 
     def trial(self, number: int | None) -> Candidate | None:
         """The candidate of one trial number, or nothing."""

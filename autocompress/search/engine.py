@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import math
 import time
 import traceback
@@ -28,9 +30,13 @@ from autocompress.search.storage import candidates, close_interrupted, store_can
 from autocompress.search.workers import Inline, Processes
 from autocompress.space.projection import Projection
 
+log = logging.getLogger(__name__)
+
 UNIFORM_BITS = (4, 8, 3, 2)
 FAILURES_BEFORE_JUDGING = 5
 MAX_FAILURE_SHARE = 0.5
+MAX_REPEATS = 20
+"""Proposals in a row that repeat known plans, after which the space counts as used up."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,7 +88,7 @@ class Engine:
         self.overhead_seconds = 0.0
         self._always = 0
         self._known: dict[str, Candidate] = {}
-        self._count = 0
+        self._count = self._repeats = 0
         self._phase: int | None = None
         self._begun: dict[int, set[int]] = defaultdict(set)
         self._slices: dict[int, float | None] = {}
@@ -100,6 +106,7 @@ class Engine:
         before = self.candidates()
         self._known = {c.plan.fingerprint: c for c in before if c.plan and c.evaluations}
         self._count = sum(1 for c in before if "process was stopped" not in c.reason)
+        self._repeats = len(list(itertools.takewhile(lambda c: c.status == "duplicate", reversed(before))))
         began = time.perf_counter()
         self._enqueue_first()
         self.overhead_seconds += time.perf_counter() - began
@@ -168,18 +175,23 @@ class Engine:
 
     def _new_trial(self) -> Job | None:
         """The next candidate that is not one that there is already."""
-        while self._count < self._settings.trials and self._open(self._settings.schedule.calibration_share):
+        while (self._count < self._settings.trials and self._repeats < MAX_REPEATS
+               and self._open(self._settings.schedule.calibration_share)):
             began = time.perf_counter()
             trial, candidate = self._ask()
             self.overhead_seconds += time.perf_counter() - began
             self._count += 1
             assert candidate.plan is not None
             twin = self._known.get(candidate.plan.fingerprint)
+            self._repeats = 0 if twin is None else self._repeats + 1
             if twin is None:
                 return Job(candidate, candidate.plan, fidelity.CALIBRATED, None, trial)
             self._close(trial, msgspec.structs.replace(
                 candidate, status="duplicate", evaluations=twin.evaluations[:1], duplicate_of=twin.trial,
                 reason=f"same plan as trial {twin.trial}"))
+            if self._repeats == MAX_REPEATS and self._count < self._settings.trials:
+                log.warning("trying no more after %d of %d trials: the last %d proposals repeat plans that were tried, "
+                            "so this space has few others", self._count, self._settings.trials, self._repeats)
         return None
 
     def _ask(self) -> tuple[optuna.Trial, Candidate]:

@@ -84,20 +84,3 @@ def promote(candidates: Sequence[Candidate], budget: Budget, rung: int, count: i
         gains = volume_gains([*ahead, *chosen], left)
         chosen.append(left[int(gains.argmax())])  # where nothing gains, the most accurate
     return chosen[:places]
-
-
-def rank_correlation(candidates: Sequence[Candidate], lower: int, upper: int) -> float | None:
-    """Spearman correlation of accuracy between two rungs; None for fewer than three shared candidates."""
-    pairs = []
-    for c in candidates:
-        by_rung = {e.rung: e.metrics["accuracy"] for e in c.evaluations}
-        if lower in by_rung and upper in by_rung:
-            pairs.append((by_rung[lower], by_rung[upper]))
-    if len(pairs) < 3:
-        return None
-    import pandas as pd
-
-    frame = pd.DataFrame(pairs).rank()
-    if (frame.nunique() < 2).any():
-        return None
-    return float(frame[0].corr(frame[1]))

@@ -22,7 +22,7 @@ from autocompress.core.front import OBJECTIVES, Direction
 from autocompress.errors import EnvironmentFault, InputError, StorageError, StudyMismatchError
 
 DATABASE = "study.db"
-CANDIDATE, IDENTITY, SUMMARY, RUNG = "candidate", "identity", "summary", "rung"
+CANDIDATE, IDENTITY, SUMMARY, RUNG, FAILURE = "candidate", "identity", "summary", "rung", "failure"
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 logging.getLogger("optuna").addHandler(logging.NullHandler())
@@ -127,6 +127,16 @@ def store_candidate(trial: optuna.Trial, candidate: Candidate) -> None:
 def store_rung(study: optuna.Study, trial: int, evaluation: Evaluation) -> None:
     """Keep the evaluation of a closed trial at a higher rung."""
     study.set_user_attr(f"{RUNG}:{trial}:{evaluation.rung}", wire.encode(evaluation))
+
+
+def failures(study: optuna.Study) -> dict[tuple[int, int], str]:
+    """Why candidates failed above their calibration, by trial and rung; they may have got there later."""
+    found = {}
+    for key, reason in study.user_attrs.items():
+        if key.startswith(f"{FAILURE}:"):
+            _, trial, rung = key.split(":")
+            found[int(trial), int(rung)] = str(reason)
+    return found
 
 
 def candidates(study: optuna.Study) -> list[Candidate]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from autocompress.core.attribution import Attribution
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Metrics
 from autocompress.core.layer import LayerTable
@@ -24,7 +25,9 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     """What is needed to show a study without its network, and to load that network again.
 
     `given` holds the specs as given: model, weights, data, data_root, image_size. A spec is None when a Python
-    object was given. `targets` are the ids of the profiles where there are several, the primary first.
+    object was given. `targets` are the ids of the profiles where there are several, the primary first. `attribution` is
+    of the plan that was the best when a search ended; `harms` are predicted, in nats by trial, where there was a
+    sensitivity table.
     """
 
     version: int = 1
@@ -44,6 +47,8 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     timings: dict[str, float] = {}
     artifact: dict[str, Any] | None = None
     targets: tuple[str, ...] = ()
+    attribution: Attribution | None = None
+    harms: dict[int, float] = {}
 
 
 def absolute(spec: str) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pandas as pd
 
+from autocompress.core.attribution import Attribution
+from autocompress.core.damage import Damages
 from autocompress.core.evaluation import LATENCY, Candidate
 from autocompress.core.front import best, front
 from autocompress.errors import InputError, StorageError
@@ -18,6 +21,8 @@ from autocompress.report.tables import front_frame, trials_frame
 from autocompress.report.view import StudyView
 from autocompress.search.judging import judged
 from autocompress.search.storage import candidates, load_study, open_storage, storage_url
+from autocompress.space.harms import plan_harm
+from autocompress.study.attribution import attribute
 from autocompress.study.folder import (
     ARTIFACT,
     REPORT,
@@ -31,6 +36,7 @@ from autocompress.techniques import resolve, untouched
 if TYPE_CHECKING:
     import optuna
 
+    from autocompress.space.projection import Projection
     from autocompress.study.workbench import Workbench
 
 
@@ -107,6 +113,27 @@ class SearchResult:
         return (chosen is not None and chosen.best is not None and Path(facts.get("path", "")).is_file()
                 and (facts.get("trial"), facts.get("rung")) == (chosen.trial, chosen.best.rung))
 
+    @property
+    def attribution(self) -> Attribution | None:
+        """What each technique of the best plan bought and cost; None until a search has found that out."""
+        known, chosen = self._description.attribution, self.best
+        same = known is not None and chosen is not None and chosen.plan is not None \
+            and (known.trial, known.plan_fingerprint) == (chosen.trial, chosen.plan.fingerprint)
+        return known if same else None
+
+    def explain(self, projection: Projection, damages: Damages | None, seconds: float,
+                should_stop: Callable[[], bool]) -> None:
+        """Find out, unless it is known already, what each technique of the best plan bought and cost, within
+        `seconds`; with `damages`, also what harm was predicted of each trial. `conclude` keeps it."""
+        chosen, everyone, d = self.best, self.candidates, self._description
+        if damages is not None:
+            harms = {c.trial: plan_harm(projection.space, c.plan, damages) for c in everyone if c.plan}
+            d = msgspec.structs.replace(d, harms={n: harm for n, harm in harms.items() if harm is not None})
+        if chosen is not None and (self.attribution is None or not self.attribution.finished):
+            d = msgspec.structs.replace(d, attribution=attribute(
+                self._require_bench(), projection, chosen, everyone, d.budget, damages, seconds, should_stop))
+        self._description = d
+
     def conclude(self, timings: dict[str, float], seconds: float) -> None:
         """Keep the timings of a finished run and write the report."""
         self.seconds = seconds
@@ -133,6 +160,7 @@ class SearchResult:
             front=tuple(c.trial for c in members), best=chosen.trial if chosen else None, layers=d.table,
             parts=tuple(flatten(resolve(d.table, chosen.plan))) if chosen and chosen.plan else (),
             untouched=untouched(d.table), artifact=d.artifact, timings=self._timings(everyone), targets=d.targets,
+            attribution=self.attribution, harms=d.harms,
         )
 
     def _timings(self, everyone: list[Candidate]) -> dict[str, float]:

@@ -7,17 +7,15 @@ import logging
 import math
 import os
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from autocompress.core.budget import Budget
+from autocompress.core.damage import Damages
 from autocompress.core.evaluation import Metrics
 from autocompress.core.front import objectives
 from autocompress.errors import InfeasibleError, InputError, Interrupted, TrialError
@@ -29,6 +27,7 @@ from autocompress.search.samplers import AUTO, check_sampler, make_sampler
 from autocompress.search.storage import (
     create_study,
     delete_study,
+    failures,
     load_study,
     open_storage,
     require_same,
@@ -57,6 +56,8 @@ from autocompress.study.loading import load_task, make_bench, make_pool
 from autocompress.study.options import Options
 from autocompress.study.result import SearchResult
 from autocompress.study.sensitivity import sensitivity
+from autocompress.study.shortfall import shortfalls
+from autocompress.study.stopping import stoppable
 from autocompress.study.workbench import Workbench
 from autocompress.tasks.models import LoadedModel, safe_name
 from autocompress.tasks.splits import TaskData
@@ -69,8 +70,10 @@ log = logging.getLogger(__name__)
 SENSITIVITY_PASSES, SENSITIVITY_SHARE = 50, 0.3
 """About what the sensitivity table costs, in passes of the calibration data through the original's file; and the share
 of a time limit above which the search goes without it."""
-AVERAGING_SHARE = 0.01
-"""Share of a time limit that is left to averaging trained candidates."""
+AVERAGING_SHARE, ATTRIBUTION_SHARE = 0.01, 0.01
+"""Shares of a time limit that are left to averaging trained candidates, and to what the best plan's techniques buy."""
+REPORT_SECONDS = 2.0
+"""About what writing the report takes."""
 
 
 def search(model: Any = None, data: Any = None, budget: str | float | None = None, *,
@@ -120,24 +123,31 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     description = _describe(folder, name, asked, constraints, bench, baseline, identity, timings)
     # At the end the original runs on the test split, the file on both: a bound from what was just measured.
     reserve = 5 + timings["original"] * (0.5 + len(task.test) / len(task.validation))
+    reserve += ATTRIBUTION_SHARE * (asked.seconds or 0.0)
     averaging = AVERAGING_SHARE * (asked.seconds or 0.0)
     settings = Settings(trials=asked.trials, seconds=asked.seconds, reserve_seconds=reserve + averaging,
                         schedule=EFFORTS[asked.effort].schedule)
+    damages: Damages | None = None
     if asked.sampler == AUTO:
         notify(Event(kind="phase", text="predicting what each option would cost"))
         before = time.perf_counter()
         passes = timings["original"] * len(bench.calibration) / len(task.validation)
-        affordable = asked.seconds is None or SENSITIVITY_PASSES * passes < SENSITIVITY_SHARE * asked.seconds
-        solver = _solver(bench, projection) if affordable else None
+        # When the time is up already, one plan is tried all the same: it should be the one that predictions find.
+        affordable = (asked.seconds is None or _late(settings, started)
+                      or SENSITIVITY_PASSES * passes < SENSITIVITY_SHARE * asked.seconds)
+        damages = _damages(bench, projection) if affordable else None
         if not affordable:
             log.warning("searching with TPE, because predicting what options cost would take too much of %g s",
                         asked.seconds)
-        study.sampler = make_sampler(AUTO, _fresh_seed(asked, study), solver)
+        study.sampler = make_sampler(AUTO, _fresh_seed(asked, study), Solver(projection, damages) if damages else None)
         timings["sensitivity"] = time.perf_counter() - before
-    with _stoppable() as should_stop:
+    with stoppable() as should_stop:
         engine = Engine(study, projection, constraints, baseline["accuracy"], settings, started, notify, should_stop)
         failure = _search(engine, make_pool(bench, loaded, task, asked, folder, should_stop))
         timings["sampling and storage"] = engine.overhead_seconds
+        if failure is None and not should_stop():
+            for sentence in shortfalls(engine.candidates(), failures(study), _late(settings, started)):
+                log.warning(sentence)
         result = SearchResult(folder, description, study=study, bench=bench)
         if failure is None and result.best is not None:
             before = time.perf_counter()
@@ -152,6 +162,11 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
             before = time.perf_counter()
             result.export()
             timings["verify"] = time.perf_counter() - before
+        if not should_stop():
+            before = time.perf_counter()
+            left = math.inf if asked.seconds is None else started + asked.seconds - REPORT_SECONDS - before
+            result.explain(projection, damages, left, should_stop)
+            timings["attribution"] = time.perf_counter() - before
         result.conclude(timings, time.perf_counter() - started)
         stopped = Interrupted(f"stopped by the user; everything is kept in {folder}, go on with --resume")
         if failure is not None or should_stop():
@@ -193,10 +208,15 @@ def _fresh_seed(asked: Options, study: optuna.Study) -> int:
     return asked.seed + len(study.get_trials(deepcopy=False))
 
 
-def _solver(bench: Workbench, projection: Projection) -> Solver | None:
+def _late(settings: Settings, started: float) -> bool:
+    """Whether the time for trials is up."""
+    return settings.seconds is not None and time.perf_counter() - started >= settings.seconds - settings.reserve_seconds
+
+
+def _damages(bench: Workbench, projection: Projection) -> Damages | None:
     """None where the sensitivity table cannot be measured: the search goes on without it."""
     try:
-        return Solver(projection, sensitivity(bench, projection.space))
+        return sensitivity(bench, projection.space)
     except TrialError as error:
         log.warning("searching with TPE, because what options would cost could not be predicted: %s", error)
         return None
@@ -213,7 +233,8 @@ def _describe(folder: Path, name: str, asked: Options, constraints: Budget, benc
         baseline=before.baseline if before else baseline,
         sources=dict(bench.sources), table=bench.table, refused=bench.refused, given=_given(asked), timings=timings,
         fingerprints={k: str(identity[k]) for k in ("model", "data", "space", "profile")},
-        artifact=before.artifact if before else None)
+        artifact=before.artifact if before else None, attribution=before.attribution if before else None,
+        harms=before.harms if before else {})
     write_description(folder, description)
     return description
 
@@ -268,27 +289,3 @@ def _given(asked: Options) -> dict[str, Any]:
 
     return {"default": asked.model is None, "model": spec(asked.model), "data": spec(asked.data),
             "weights": path(asked.weights), "data_root": path(asked.data_root), "image_size": asked.image_size}
-
-
-@contextmanager
-def _stoppable() -> Iterator[Callable[[], bool]]:
-    """SIGINT or SIGTERM once asks to stop, a second SIGINT stops now. Elsewhere than the main thread: never."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-
-    def handle(number: int, frame: Any) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-        # The signal may have come in the middle of a write to the stream that this goes to: another thread waits.
-        threading.Thread(target=log.warning, args=("stopping after the current step; press Ctrl-C again to stop now",),
-                         daemon=True).start()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import msgspec
 import pytest
+
+from autocompress.core.attribution import Attribution
+from autocompress.study import open_study
 
 Cli = Callable[..., Any]
 
@@ -15,7 +20,7 @@ Cli = Callable[..., Any]
 def test_show_prints_metrics_and_plan(cli: Cli, finished: Any) -> None:
     out = cli("show", str(finished.folder))
     assert out.code == 0 and out.err == ""
-    for word in ("the best", "Accuracy, validation", "measured", "estimated", "conv", "linear", "w/", "quantize 3"):
+    for word in ("the best", "Accuracy, validation", "measured", "estimated", "conv", "linear", "w/", "quantize "):
         assert word in out.out
     assert "\x1b" not in out.out
 
@@ -26,6 +31,61 @@ def test_show_json(cli: Cli, finished: Any) -> None:
     assert found["sources"]["latency_ms"] == "measured" and found["baseline"]["size_bytes"] > 0
     assert {row["layer"] for row in found["layers"]} >= {"0", "3", "8"}
     assert found["plan"]["steps"] and found["receipts"]
+
+
+def test_show_tells_what_each_technique_of_the_best_plan_bought(cli: Cli, finished: Any) -> None:
+    out, found = cli("show", str(finished.folder)), cli("show", str(finished.folder), "--json").document
+    for word in ("size saved", "accuracy, before training", "decompose", "predicted harm", "nats", "points"):
+        assert word in out.out
+    shares = {share["technique"]: share for share in found["attribution"]["techniques"]}
+    calibrated, size = found["attribution"]["calibrated"], found["attribution"]["estimated"]["size_bytes"]
+    assert shares["quantize"]["without"]["size_bytes"] > size and shares["quantize"]["measured"]["accuracy"] <= 1
+    assert calibrated["size_bytes"] == pytest.approx(size, rel=0.01)
+    assert {step["harm"] is not None for step in found["attribution"]["steps"]} == {True}
+    stored = json.loads((finished.folder / "study.json").read_bytes())
+    levels = found["agreement"]
+    assert levels["candidates"]["predicted"] == levels["candidates"]["calibrated"] <= 3
+    assert levels["correlations"][0]["lower"] == "predicted" and "distilled, short" in out.out
+    assert stored["attribution"] == found["attribution"] and len(stored["harms"]) == 3
+    other = next(n for n in range(3) if n != found["trial"])
+    assert cli("show", str(finished.folder), "--trial", str(other), "--json").document["attribution"] is None
+    page = (finished.folder / "report" / "pareto.html").read_text("utf-8")
+    assert "What each technique bought" in page and "quantize activations" in page
+
+
+def test_a_study_from_before_attribution_is_still_shown(cli: Cli, finished: Any, tmp_path: Path) -> None:
+    shutil.copytree(finished.folder, tmp_path / "old")
+    path = tmp_path / "old" / "study.json"
+    document = json.loads(path.read_bytes())
+    del document["attribution"], document["harms"]
+    path.write_text(json.dumps(document))
+    assert cli("show", str(tmp_path / "old"), "--json").document["attribution"] is None
+    assert "size saved" not in cli("show", str(tmp_path / "old")).out
+    assert cli("report", str(tmp_path / "old")).code == 0
+
+
+def test_what_is_known_of_the_best_plan_is_not_found_out_again(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = open_study(finished.folder)
+    known, calls = result.attribution, []
+    assert known is not None and known.finished and known.trial == result.to_dict()["best"]["trial"]
+
+    def attribute(*given: Any) -> Attribution:
+        calls.append(given)
+        assert known is not None
+        return known
+
+    monkeypatch.setattr("autocompress.study.result.attribute", attribute)
+    monkeypatch.setattr(result, "_bench", object())
+
+    def explain(stored: Attribution) -> int:
+        result._description = msgspec.structs.replace(result._description, attribution=stored)
+        result.explain(cast("Any", None), None, 1.0, lambda: False)
+        return len(calls)
+
+    assert explain(known) == 0
+    assert explain(msgspec.structs.replace(known, finished=False)) == 1, "what there was no time for is made up for"
+    other = msgspec.structs.replace(known, plan_fingerprint="another")
+    assert explain(other) == 2 and result.attribution == known, "the best changed"
 
 
 def test_show_on_a_narrow_screen_loses_nothing(

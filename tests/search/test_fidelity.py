@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Candidate, Evaluation
-from autocompress.search.fidelity import LONG, SHORT, promotable, promote, rank_correlation
+from autocompress.search.fidelity import LONG, SHORT, promotable, promote
 
 
 def _candidate(trial: int, accuracy: float, size: int, rung: int = 0, status: str = "complete",
@@ -49,15 +48,3 @@ def test_the_short_rung_keeps_baselines_the_best_and_a_small_one() -> None:
     everyone = [_candidate(0, 0.5, 5, origin="uniform"), _candidate(1, 0.4, 5, origin="uniform"),
                 _candidate(2, 0.9, 8), _candidate(3, 0.89, 8), _candidate(4, 0.6, 1)]
     assert [c.trial for c in promote(everyone, Budget(), SHORT, 4)] == [0, 1, 2, 4]
-
-
-def test_rank_correlation() -> None:
-    def climbed(trial: int, low: float, high: float) -> Candidate:
-        return Candidate(trial=trial, status="complete", evaluations=tuple(
-            Evaluation(rung=r, metrics={"accuracy": a}, sources={}) for r, a in ((0, low), (1, high))))
-
-    rising = [climbed(i, i / 10, i / 20) for i in range(4)]
-    assert rank_correlation(rising, 0, 1) == pytest.approx(1.0)
-    assert rank_correlation([climbed(i, i / 10, 1 - i / 20) for i in range(4)], 0, 1) == pytest.approx(-1.0)
-    assert rank_correlation(rising[:2], 0, 1) is None
-    assert rank_correlation([climbed(i, 0.5, i / 10) for i in range(4)], 0, 1) is None

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 
-from autocompress.study.run import _stoppable
+from autocompress.study.stopping import stoppable
 
 
 class _Raw(io.RawIOBase):
@@ -38,7 +38,7 @@ def test_a_signal_in_the_middle_of_a_message_is_no_fault() -> None:
     log = logging.getLogger("autocompress")
     log.addHandler(handler)
     try:
-        with _stoppable() as should_stop:
+        with stoppable() as should_stop:
             assert not should_stop()
             log.warning("progress")
             assert should_stop()

@@ -1,0 +1,88 @@
+"""What each technique and step of the best plan bought, in rows of text: the same on the page and on the screen."""
+
+from __future__ import annotations
+
+from autocompress.core.attribution import Attribution, StepShare, TechniqueShare
+from autocompress.core.layer import LayerTable
+from autocompress.core.plan import Plan, Step
+from autocompress.report.markup import text_table
+from autocompress.report.text import format_metric, rank_text, sparsity_text
+from autocompress.report.view import StudyView
+
+SHOWN = 8
+"""Steps of each kind in the table: those that save most, and those that are predicted to harm most."""
+METRICS = {"size_bytes": "size", "macs": "MACs", "latency_ms": "latency", "peak_memory_bytes": "peak memory"}
+TECHNIQUE_HEADS = ("technique", "sites", *(f"{title} saved" for title in METRICS.values()),
+                   "accuracy, before training", "alone: size saved", "note")
+STEP_HEADS = ("step", "site", "does", "size saved", "predicted harm")
+HINT = ("Savings are what the plan would lose without the technique, or without the step, all else as it is: they "
+        "overlap and do not add up. Estimated, but for accuracy, and for latency on a device that measures it.")
+
+
+def technique_rows(found: Attribution) -> list[tuple[str, ...]]:
+    """One row a technique, under `TECHNIQUE_HEADS`."""
+    rows = []
+    for share in found.techniques:
+        saved = [_saved(metric, found.without(share, metric)) for metric in METRICS]
+        alone = _saved("size_bytes", (found.original["size_bytes"], share.alone["size_bytes"]) if share.alone else None)
+        rows.append((share.technique, str(share.sites), *saved, _cost(found, share), alone, share.note))
+    return rows
+
+
+def step_rows(found: Attribution, plan: Plan, layers: LayerTable) -> list[tuple[str, ...]]:
+    """One row for each step that saves or harms most, under `STEP_HEADS`, those that save most first."""
+    steps = {(step.technique, step.site): step for step in plan.steps}
+    channels = {group.name: group.channels for group in layers.groups}
+
+    def saved(share: StepShare) -> float:
+        return -1.0 if share.saved_bytes is None else share.saved_bytes
+
+    savers = sorted(found.steps, key=lambda share: -saved(share))
+    harmful = sorted((s for s in savers if s.harm is not None), key=lambda share: -(share.harm or 0.0))
+    chosen = [share for share in savers if share in savers[:SHOWN] or share in harmful[:SHOWN]]
+    total = sum(share.harm or 0.0 for share in found.steps)
+    size = found.estimated["size_bytes"]
+    return [(share.technique, share.site, _does(steps[share.technique, share.site], channels),
+             _saved("size_bytes", None if share.saved_bytes is None else (size + share.saved_bytes, size)),
+             "–" if share.harm is None else f"{share.harm:.2g} nats ({share.harm / max(total, 1e-12):.0%})")
+            for share in chosen]
+
+
+def attribution_tables(view: StudyView) -> str:
+    """Both as markup."""
+    found, best = view.attribution, view.trial(view.best)
+    if found is None or best is None or best.plan is None:
+        return '<p class="hint">It was not found out for the best plan.</p>'
+    techniques = [([(row[0], ""), *((cell, "n") for cell in row[1:-1]), (row[-1], "say" if row[-1] else "")], "")
+                  for row in technique_rows(found)]
+    steps = [([(row[0], ""), (row[1], "name"), (row[2], ""), (row[3], "n"), (row[4], "n")], "")
+             for row in step_rows(found, best.plan, view.layers)]
+    return "".join(text_table([head[0].upper() + head[1:] for head in heads], rows, numeric=0)
+                   for heads, rows in ((TECHNIQUE_HEADS, techniques), (STEP_HEADS, steps)))
+
+
+def _saved(metric: str, pair: tuple[float, float] | None) -> str:
+    """`3.10 MB (40%)`; with a minus sign where there is more with it than without."""
+    if pair is None:
+        return "–"
+    without, plan = pair
+    sign = "−" if plan > without else ""
+    share = f" ({(without - plan) / without:.0%})".replace("-", "−") if without > 0 else ""
+    return f"{sign}{format_metric(metric, abs(without - plan))}{share}"
+
+
+def _cost(found: Attribution, share: TechniqueShare) -> str:
+    cost, pair = found.cost(share), found.without(share, "accuracy")
+    if cost is None or pair is None:
+        return "–"
+    return f"{-100 * cost + 0.0:+.2f} points, {format_metric('accuracy', pair[0])} without".replace("-", "−")
+
+
+def _does(step: Step, channels: dict[str, int]) -> str:
+    if step.technique == "prune":
+        return f"{step.args['keep']} of {channels.get(step.site, '?')} channels"
+    if step.technique == "decompose":
+        return f"{step.args.get('method', '?')} {rank_text(step)}"
+    if step.technique == "quantize":
+        return f"{step.args.get('weight_bits', '?')}w/{step.args.get('activation_bits', '?')}a bits"
+    return sparsity_text(step) if step.technique == "sparsify" else "left out"
