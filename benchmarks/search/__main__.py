@@ -69,7 +69,8 @@ def measure(arena: Arena, contender: str, seed: int, seconds: float, trained: in
             picks.append(Pick(size, int(metrics["size_bytes"]), metrics["accuracy"], tested[plan.fingerprint],
                               run.trained(plan, seconds) if size == trained else None))
         return Row(contender, seed, len(run.evaluated), len(run.points), run.duplicates, run.failed, round(spent_s, 2),
-                   round(run.evaluating_s, 2), round(run.table_s, 2), rising(run.points, arena.box), picks)
+                   round(run.evaluating_s, 2), round(run.table_s, 2), round(run.probe_s, 2),
+                   rising(run.points, arena.box), picks)
 
 
 def kept(path: Path, empty: Results) -> Results:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -64,7 +65,7 @@ class Arena:
         self._ready(bench)
 
     def _bench(self, folder: Path) -> Workbench:
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "statistics").mkdir(parents=True, exist_ok=True)
         answers = self._scratch / "teacher"
         answers.mkdir(exist_ok=True)
         (folder / "teacher").symlink_to(answers, target_is_directory=True)
@@ -84,18 +85,21 @@ class Arena:
         shutil.copytree(self._scratch / "first" / "statistics", folder / "statistics", copy_function=os.link,
                         ignore=shutil.ignore_patterns(TABLE))
         bench = self._bench(folder)
+        space = build_space(bench.table, self._spec, self._profile)
+        began = time.process_time()
         self._ready(bench)
-        yield Run(bench, build_space(bench.table, self._spec, self._profile), self.sizes, self.original, seed, seconds)
+        probe_s = time.process_time() - began
+        yield Run(bench, space, self.sizes, self.original, seed, seconds, probe_s)
         shutil.rmtree(folder)
 
 
 class Run:
-    """One contender with one seed. Its clock starts now and is of this process alone: whoever else uses the machine
-    takes none of it."""
+    """One contender with one seed. Its clock starts now and is of this process alone: waiting for others who use the
+    machine does not count. `probe_s`: what one evaluation, the same for all, took before: how fast the machine was."""
 
     def __init__(self, bench: Workbench, space: Space, sizes: list[int], original: Metrics, seed: int,
-                 seconds: float) -> None:
-        self.bench, self.space, self.seed, self.original = bench, space, seed, original
+                 seconds: float, probe_s: float = 0.0) -> None:
+        self.bench, self.space, self.seed, self.original, self.probe_s = bench, space, seed, original, probe_s
         self.budget = Budget(size_bytes=sizes[0])
         self.projection = Projection(space, self.budget)
         self.points: list[Point] = []
@@ -124,10 +128,17 @@ class Run:
     def rounds(self) -> Iterator[list[int]]:
         """Budgets for a path, none smaller than can be reached: those of the table first, then one by one, ever finer
         between the first and the smallest, evenly in their logarithm."""
-        least = self.projection.estimate(self.projection.smallest())["size_bytes"] / MARGIN
-        yield [size for size in self._sizes if size > least]
+        yield [size for size in self._sizes if size > self.between(0.0)]
         for number in range(LADDER):
-            yield [math.ceil(least * (self._sizes[0] / least) ** _spread(number))]
+            yield [self.between(_spread(number))]
+
+    def between(self, share: float) -> int:
+        """From the smallest size that can be reached, 0, to the budget, 1, evenly in its logarithm."""
+        return math.ceil(self._least * (self._sizes[0] / self._least) ** share)
+
+    @cached_property
+    def _least(self) -> float:
+        return self.projection.estimate(self.projection.smallest())["size_bytes"] / MARGIN
 
     def evaluate(self, plan: Plan, rung: int, seconds: float | None = None,
                  should_stop: Callable[[], bool] | None = None) -> Evaluation:
@@ -174,7 +185,7 @@ class Run:
 
     def trained(self, plan: Plan, seconds: float) -> float:
         """Test accuracy after so many processor seconds of distillation."""
-        processor = SimpleNamespace(perf_counter=time.process_time)
+        processor = SimpleNamespace(**{**vars(time), "perf_counter": time.process_time})
         with mock.patch.object(distill, "time", processor), mock.patch.object(teacher, "time", processor):
             self.bench.evaluate(plan, 1, seconds)  # whose clock is else the wall's
         return self.test_accuracy(plan, 1)

@@ -24,13 +24,17 @@ from autocompress.search.storage import create_study
 from autocompress.search.workers import Inline
 from autocompress.space.projection import Projection
 from autocompress.space.solver import Solver
-from autocompress.space.space import Space, Value
+from autocompress.space.space import Space, Value, Values
 
 OURS = "ours"
 NO_END = 1_000_000
 """Trials; the clock comes first."""
 
+SIZE = "size"
+"""A knob more: the size into which a plan is moved, 0 the least that can be reached, 1 the budget."""
+
 Contender = Callable[[Run], None]
+PlanOf = Callable[[Run, Values], Plan]
 
 
 def uniform(run: Run) -> None:
@@ -98,21 +102,38 @@ def _harms(damages: Damages) -> Iterator[float]:
             yield from by_share.values()
 
 
-def asked(make: Callable[[int], optuna.samplers.BaseSampler], projected: bool, run: Run) -> None:
-    """A sampler of Optuna by ask and tell; plans moved into the budget, or the budget a constraint that it learns."""
+def asked(make: Callable[[int], optuna.samplers.BaseSampler], plan_of: PlanOf, constrained: bool, run: Run) -> None:
+    """A sampler of Optuna by ask and tell. `constrained`: the budget is a constraint that it may learn."""
     study = optuna.create_study(directions=[*OBJECTIVES.values()], sampler=make(run.seed))
-    knobs = distributions(run.space)
+    knobs = {**distributions(run.space), SIZE: optuna.distributions.FloatDistribution(0.0, 1.0)}
+    if plan_of is not sized:
+        del knobs[SIZE]
     while not run.closed():
         trial = study.ask(knobs)
-        plan = run.projection.project(trial.params).plan if projected else run.space.decode(trial.params)
-        metrics = run.attempt(plan)
+        metrics = run.attempt(plan_of(run, trial.params))
         if metrics is None:
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
             continue
-        if not projected:
+        if constrained:
             for name, excess in run.budget.excess(metrics).items():
                 trial.set_constraint(name, excess)
         study.tell(trial, [metrics[name] for name in OBJECTIVES])
+
+
+def plain(run: Run, values: Values) -> Plan:
+    """The plan as drawn."""
+    return run.space.decode(values)
+
+
+def projected(run: Run, values: Values) -> Plan:
+    """The plan moved into the budget."""
+    return run.projection.project(values).plan
+
+
+def sized(run: Run, values: Values) -> Plan:
+    """The plan moved into a size of the sampler's choice: the paths know many sizes, so may it."""
+    size = run.between(float(values[SIZE]))
+    return Projection(run.space, Budget(size_bytes=size)).project(values).plan
 
 
 def ours(run: Run) -> None:
@@ -138,8 +159,9 @@ def _peers() -> Iterator[tuple[str, Contender]]:
         "NSGA-II": partial(make_sampler, "nsga2"),
         "GP": partial(make_sampler, "gp")}
     for name, make in samplers.items():
-        yield f"{name}, projected", partial(asked, make, True)
-        yield name, partial(asked, make, False)
+        yield f"{name}, sized", partial(asked, make, sized, False)
+        yield f"{name}, projected", partial(asked, make, projected, False)
+        yield name, partial(asked, make, plain, True)
 
 
 SETTLED: dict[str, Contender] = {"uniform": uniform, "solver alone": solver, "equal damage": greedy}

@@ -58,8 +58,8 @@ class Pick(msgspec.Struct, frozen=True):
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One contender with one seed; seconds of processor. `points` are those that raised the hypervolume, or the
-    accuracy at a size, when they came."""
+    """One contender with one seed; seconds of processor. `probe_s`: of one evaluation, the same for all, just before.
+    `points` are those that no earlier one beats."""
 
     contender: str
     seed: int
@@ -70,6 +70,7 @@ class Row(msgspec.Struct, frozen=True):
     spent_s: float
     evaluating_s: float
     table_s: float
+    probe_s: float
     points: list[Point]
     picks: list[Pick]
 

@@ -29,8 +29,9 @@ def page(files: Sequence[Path]) -> str:
              "Hypervolume is of validation error, logarithm of bytes and logarithm of latency, files inside the budget "
              "only: the share of the box between the reference point and no error at the least bytes and latency of "
              "the space. Test accuracies are of the file that is most accurate on validation images within the size, "
-             "rebuilt. *projected*: plans are moved into the budget before they are evaluated; otherwise the budget is "
-             "a constraint that the sampler learns from (random search cannot). Contenders that draw nothing ran once. "
+             "rebuilt. *projected*: plans are moved into the budget before they are evaluated; *sized*: into a size "
+             "within it that the sampler chooses as one knob more; otherwise the budget is a constraint that the "
+             "sampler learns from (random search cannot). Contenders that draw nothing ran once. "
              "Mean over the seeds; in brackets least and most.", ""]
     for path in files:
         lines += section(msgspec.json.decode(path.read_bytes(), type=Results))
@@ -51,6 +52,7 @@ def section(found: Results) -> list[str]:
             *(f"after {share * found.seconds:g} s" for share in QUARTERS),
             *(f"test % at {format_bytes(size)}" for size in found.sizes)]
     lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    probes = [row.probe_s for row in found.rows]
     by_name = {name: rows for name in CONTENDERS if (rows := [r for r in found.rows if r.contender == name])}
     for name, rows in by_name.items():
         idle = [100 * (1 - r.evaluating_s / r.spent_s) for r in rows]
@@ -60,6 +62,8 @@ def section(found: Results) -> list[str]:
                   for share in QUARTERS]
         cells += [_accuracy(rows, size) for size in found.sizes]
         lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", f"How steady the machine was: one evaluation, the same before every run, took "
+              f"{_mean(probes, '{:.1f}', spread=True)} s."]
     return [*lines, "", *_verdict(found, by_name), *_trained(found, by_name)]
 
 
