@@ -1,0 +1,169 @@
+"""Who searches: each a function that proposes plans to a run until its time is up or it has nothing left."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import optuna
+from arena import Run
+
+from autocompress.core.budget import Budget
+from autocompress.core.damage import Damages
+from autocompress.core.front import OBJECTIVES
+from autocompress.core.plan import Plan
+from autocompress.errors import InfeasibleError
+from autocompress.search.engine import UNIFORM_BITS, Engine, Settings
+from autocompress.search.fidelity import Schedule
+from autocompress.search.samplers import make_sampler
+from autocompress.search.solving import SolverSampler, distributions
+from autocompress.search.storage import create_study
+from autocompress.search.workers import Inline
+from autocompress.space.projection import Projection
+from autocompress.space.solver import Solver
+from autocompress.space.space import Space, Value, Values
+
+OURS = "ours"
+NO_END = 1_000_000
+"""Trials; the clock comes first."""
+
+SIZE = "size"
+"""A knob more: the size into which a plan is moved, 0 the least that can be reached, 1 the budget."""
+
+Contender = Callable[[Run], None]
+PlanOf = Callable[[Run, Values], Plan]
+
+
+def uniform(run: Run) -> None:
+    """Every width, all channels cut alike: the least cut that fits each size. What an engineer tries comes first."""
+    widths = sorted(run.space.weight_bits, key=lambda bits: (bits not in UNIFORM_BITS, bits != 4, -bits))
+    for sizes in run.rounds():
+        for bits in widths:
+            for size in sizes:
+                if run.closed():
+                    return
+                projection = Projection(run.space, Budget(size_bytes=size))
+                run.attempt(projection.project(run.space.uniform(bits)).plan)
+
+
+def solver(run: Run) -> None:
+    """The path of solutions of least predicted harm, nothing learnt from what they turn out to be."""
+    damages = run.damages()
+    for size in itertools.chain.from_iterable(run.rounds()):
+        if run.closed():
+            return
+        projection = Projection(run.space, Budget(size_bytes=size))
+        run.attempt(projection.project(Solver(projection, damages).solve()).plan)
+
+
+def greedy(run: Run) -> None:
+    """Every site at its smallest option below a common harm, the lowest that fits each size."""
+    damages = run.damages()
+    thresholds = sorted({0.0, *_harms(damages)})
+    for size in itertools.chain.from_iterable(run.rounds()):
+        if run.closed():
+            return
+
+        def fits(place: int, size: int = size) -> bool:
+            plan = equal_damage(run.space, damages, thresholds[place])
+            return run.projection.estimate(plan)["size_bytes"] <= size
+
+        place = bisect.bisect_left(range(len(thresholds)), True, key=fits)
+        if place < len(thresholds):
+            run.attempt(equal_damage(run.space, damages, thresholds[place]))
+
+
+def equal_damage(space: Space, damages: Damages, threshold: float) -> Plan:
+    """What every site can bear up to the threshold; where several methods keep as little, the least harmful."""
+    values: dict[str, Value] = space.uniform()
+    for group in space.table.groups:
+        keeps = [keep for keep, harm in damages.prune.get(group.name, {}).items() if harm <= threshold]
+        if keeps and f"prune:{group.name}" in values:
+            values[f"prune:{group.name}"] = 1 - min(keeps) / group.channels
+    for layer in space.table.layers:
+        widths = [bits for bits, harm in damages.bits.get(layer.name, {}).items() if harm <= threshold]
+        if widths and f"bits:{layer.name}" in values:
+            values[f"bits:{layer.name}"] = min(widths)
+        shares = [(share, harm, method) for method, harms in damages.share.get(layer.name, {}).items()
+                  for share, harm in harms.items() if harm <= threshold]
+        if shares and f"method:{layer.name}" in values:
+            values[f"share:{layer.name}"], _, values[f"method:{layer.name}"] = min(shares)
+    return space.decode(values)
+
+
+def _harms(damages: Damages) -> Iterator[float]:
+    for by_option in (*damages.prune.values(), *damages.bits.values()):
+        yield from by_option.values()
+    for methods in damages.share.values():
+        for by_share in methods.values():
+            yield from by_share.values()
+
+
+def asked(make: Callable[[int], optuna.samplers.BaseSampler], plan_of: PlanOf, constrained: bool, run: Run) -> None:
+    """A sampler of Optuna by ask and tell. `constrained`: the budget is a constraint that it may learn."""
+    study = optuna.create_study(directions=[*OBJECTIVES.values()], sampler=make(run.seed))
+    knobs = {**distributions(run.space), SIZE: optuna.distributions.FloatDistribution(0.0, 1.0)}
+    if plan_of is not sized:
+        del knobs[SIZE]
+    while not run.closed():
+        trial = study.ask(knobs)
+        metrics = run.attempt(plan_of(run, trial.params))
+        if metrics is None:
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            continue
+        if constrained:
+            for name, excess in run.budget.excess(metrics).items():
+                trial.set_constraint(name, excess)
+        study.tell(trial, [metrics[name] for name in OBJECTIVES])
+
+
+def plain(run: Run, values: Values) -> Plan:
+    """The plan as drawn."""
+    return run.space.decode(values)
+
+
+def projected(run: Run, values: Values) -> Plan:
+    """The plan moved into the budget."""
+    return run.projection.project(values).plan
+
+
+def sized(run: Run, values: Values) -> Plan:
+    """The plan moved into a size of the sampler's choice: the paths know many sizes, so may it."""
+    size = run.between(float(values[SIZE]))
+    return Projection(run.space, Budget(size_bytes=size)).project(values).plan
+
+
+def ours(run: Run) -> None:
+    """The engine and the sampler as `autocompress search` runs them, in memory."""
+    sampler = SolverSampler(Solver(run.projection, run.damages()), run.seed)
+    study = create_study(optuna.storages.InMemoryStorage(), OURS, sampler, {})
+    settings = Settings(trials=NO_END, schedule=Schedule(short=0, long=0))
+    engine = Engine(study, run.projection, run.budget, run.original["accuracy"], settings, time.perf_counter(),
+                    lambda event: None, run.closed)
+    try:
+        engine.run(Inline(run.evaluate, run.closed))
+    except InfeasibleError:
+        if not run.closed():
+            raise
+    run.duplicates = sum(c.status == "duplicate" for c in engine.candidates())
+
+
+def _peers() -> Iterator[tuple[str, Contender]]:
+    samplers: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
+        "random": partial(make_sampler, "random"),
+        "TPE": lambda seed: optuna.samplers.TPESampler(seed=seed),
+        "multivariate TPE": partial(make_sampler, "tpe"),
+        "NSGA-II": partial(make_sampler, "nsga2"),
+        "GP": partial(make_sampler, "gp")}
+    for name, make in samplers.items():
+        yield f"{name}, sized", partial(asked, make, sized, False)
+        yield f"{name}, projected", partial(asked, make, projected, False)
+        yield name, partial(asked, make, plain, True)
+
+
+SETTLED: dict[str, Contender] = {"uniform": uniform, "solver alone": solver, "equal damage": greedy}
+"""They draw nothing: one seed is as good as another."""
+CONTENDERS: dict[str, Contender] = {**SETTLED, **dict(_peers()), OURS: ours}
