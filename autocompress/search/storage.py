@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import optuna
@@ -21,6 +22,7 @@ from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.core.front import OBJECTIVES, Direction
 from autocompress.errors import EnvironmentFault, InputError, StorageError, StudyMismatchError
 
+T = TypeVar("T")
 DATABASE = "study.db"
 CANDIDATE, IDENTITY, SUMMARY, RUNG, FAILURE = "candidate", "identity", "summary", "rung", "failure"
 
@@ -145,7 +147,7 @@ def candidates(study: optuna.Study) -> list[Candidate]:
     for key, text in study.user_attrs.items():
         if key.startswith(f"{RUNG}:"):
             number = int(key.split(":")[1])
-            higher.setdefault(number, []).append(wire.decode(text, Evaluation, f"{study.study_name} {key}"))
+            higher.setdefault(number, []).append(_decoded(text, Evaluation, f"{study.study_name} {key}"))
     result = []
     for trial in study.get_trials(deepcopy=False):
         if trial.state is TrialState.WAITING:
@@ -156,10 +158,16 @@ def candidates(study: optuna.Study) -> list[Candidate]:
     return result
 
 
+@lru_cache(maxsize=2**14)
+def _decoded(text: str, kind: type[T], origin: str) -> T:
+    """Once for each stored text: a search asks for all its candidates again and again."""
+    return wire.decode(text, kind, origin)
+
+
 def _candidate(trial: FrozenTrial) -> Candidate:
     text = trial.user_attrs.get(CANDIDATE)
     if text is not None:
-        return wire.decode(text, Candidate, f"trial {trial.number}")
+        return _decoded(text, Candidate, f"trial {trial.number}")
     if trial.state is TrialState.RUNNING:
         return Candidate(trial=trial.number, status="running", reason="not finished")
     return Candidate(trial=trial.number, status="failed", reason=trial.user_attrs.get("reason", "no result was stored"))
