@@ -167,7 +167,8 @@ def _decoded(text: str, kind: type[T], origin: str) -> T:
 def _candidate(trial: FrozenTrial) -> Candidate:
     text = trial.user_attrs.get(CANDIDATE)
     if text is not None:
-        return _decoded(text, Candidate, f"trial {trial.number}")
+        candidate: Candidate = _decoded(text, Candidate, f"trial {trial.number}")
+        return candidate
     if trial.state is TrialState.RUNNING:
         return Candidate(trial=trial.number, status="running", reason="not finished")
     return Candidate(trial=trial.number, status="failed", reason=trial.user_attrs.get("reason", "no result was stored"))
