@@ -1,17 +1,18 @@
 """Weights that one candidate has won by training, as the start of another of the same network.
 
 Each channel of a compressed network is a channel of the original. A layer whose channels are among those that a trained
-relative kept takes the relative's values for them (the idea of weights shared across widths; Yu et al., "Slimmable
-Neural Networks", ICLR 2019); the others keep what compression gave them. Whether that is a better start is measured,
-without labels: by the divergence of the answers from the original's.
+relative kept takes the relative's values for them (weights shared across widths: Yu et al., "Slimmable Neural
+Networks", ICLR 2019), refitted where it reads fewer channels than that; the others keep what compression gave them.
+Whether that is a better start is measured without labels, by the divergence of the answers from the original's.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autocompress.backend.calibration import BATCH
+from autocompress.backend.compress import Compressor
 from autocompress.backend.compressed import Compressed, integer_layers, leaves, step_of
 from autocompress.backend.coupling import Item, removed_indices
 from autocompress.backend.quantization import QuantizedWeight, round_to_levels
+from autocompress.backend.reconstruct import by_taps, from_taps, on_remaining
 from autocompress.backend.rounding import quantize, start_weight
 from autocompress.backend.weights import Structure, Trained
 from autocompress.core.layer import Layer, LayerTable
@@ -37,10 +40,12 @@ _GRID = ("weight_bits", "grid", "group")
 
 @dataclass(frozen=True)
 class Places:
-    """Where the output and input channels `(C,)` of a layer are among those of the relative's; None: as they are."""
+    """Where the output and input channels `(C,)` of a layer are among those of the relative's; None: as they are.
+    `inputs`: which of the original's input channels the relative's has."""
 
-    rows: np.ndarray | None
-    columns: np.ndarray | None
+    rows: np.ndarray | None = None
+    columns: np.ndarray | None = None
+    inputs: np.ndarray | None = None
 
 
 def agreements(table: LayerTable, items: Mapping[str, tuple[Item, ...]], own: Structure,
@@ -62,7 +67,8 @@ def agreements(table: LayerTable, items: Mapping[str, tuple[Item, ...]], own: St
         lost = {side: (mine.get((name, side), set()), other.get((name, side), set())) for side in ("out", "in")}
         if all(theirs <= ours for ours, theirs in lost.values()) and \
                 (not _in_blocks(layer) or lost["in"][0] == lost["in"][1]):
-            found[name] = Places(_places(layer.out_channels, *lost["out"]), _places(layer.in_channels, *lost["in"]))
+            found[name] = Places(_places(layer.out_channels, *lost["out"]), _places(layer.in_channels, *lost["in"]),
+                                 _kept(layer.in_channels, lost["in"][1]))
     return found
 
 
@@ -73,8 +79,11 @@ def _in_blocks(layer: Layer) -> bool:
 def _places(count: int, mine: set[int], theirs: set[int]) -> np.ndarray | None:
     if mine == theirs:
         return None
-    kept = np.array([i for i in range(count) if i not in theirs])
-    return np.searchsorted(kept, [i for i in range(count) if i not in mine])
+    return np.searchsorted(_kept(count, theirs), _kept(count, mine))
+
+
+def _kept(count: int, lost: set[int]) -> np.ndarray:
+    return np.array([i for i in range(count) if i not in lost], dtype=np.int64)
 
 
 def overlap(table: LayerTable, own: Plan, relative: Plan, shared: Sequence[str]) -> float:
@@ -88,10 +97,10 @@ def overlap(table: LayerTable, own: Plan, relative: Plan, shared: Sequence[str])
 
 
 @torch.no_grad()
-def inherited(own: Compressed, relative: Trained, agreed: Mapping[str, Places], calibration: Tensor) -> Compressed:
+def inherited(own: Compressed, relative: Trained, agreed: Mapping[str, Places], compressor: Compressor) -> Compressed:
     """A copy of `own` with the relative's values in the layers `agreed`, rounded as the plan of `own` says, and norms
-    re-estimated on `calibration` `(N, …)`. A layer is left out where a shape, or the zeros of a sparse weight, differ,
-    or values are not finite.
+    re-estimated. What a layer loses of the relative's inputs, the others make up for, as if they were the original's.
+    A layer is left out where a shape, or the zeros of a sparse weight, differ, or values are not finite.
 
     The copy has one receipt more, of technique "inherit", whose `layers` are those that took the relative's values.
     """
@@ -103,7 +112,8 @@ def inherited(own: Compressed, relative: Trained, agreed: Mapping[str, Places], 
     for key, value in state.items():
         module, _, kind = key.rpartition(".")
         if module in owner:
-            new = _value(key, relative, _of(agreed, owner[module], module, kind, result.model))
+            places = _of(agreed, owner[module], module, kind, result.model)
+            new = _value(key, relative, partial(_taken, compressor, owner[module], module, places))
             if new is None or new.shape != value.shape or not new.isfinite().all() \
                     or (kind == "weight" and not _same_zeros(own, relative, module)):
                 refused.add(owner[module])
@@ -124,11 +134,12 @@ def inherited(own: Compressed, relative: Trained, agreed: Mapping[str, Places], 
             integers[layer.name] = start_weight(layer.weight.detach(), layer.args, kept=layer.kept)
             result.latent[layer.name] = layer.weight.detach().clone()
         else:
-            latent = _sliced(relative.tensors[f"{layer.name}.weight"], places)
+            float_weight = relative.tensors[f"{layer.name}.weight"]
+            latent = _taken(compressor, chosen[layer.name], layer.name, places, float_weight)
             integers[layer.name], result.latent[layer.name] = _rounded(known, latent, layer.kept), latent
     layers = sorted(set(chosen.values()))
     result.norms = {name: seen for name, seen in own.norms.items() if name not in layers}
-    quantize(result, calibration, integers)
+    quantize(result, compressor.calibration, integers)
     result.receipts.append(Receipt("", "inherit", {"from": relative.structure.plan.fingerprint, "layers": layers}))
     return result
 
@@ -145,15 +156,29 @@ def _of(agreed: Mapping[str, Places], layer: str, module: str, kind: str, model:
     owner: Any = model.get_submodule(module)
     columns = kind == "weight" and owner.weight.dim() > 1 and getattr(owner, "groups", 1) == 1
     return Places(places.rows if module == names[-1] else None,
-                  places.columns if module == names[0] and columns else None)
+                  places.columns if module == names[0] and columns else None, places.inputs)
 
 
-def _value(key: str, relative: Trained, places: Places) -> Tensor | None:
-    """The value that the relative computes with, of these channels."""
+def _value(key: str, relative: Trained, taken: Callable[[Tensor], Tensor]) -> Tensor | None:
+    """What is `taken` of the value that the relative computes with."""
     module, _, kind = key.rpartition(".")
     known = relative.integers.get(module) if kind == "weight" else None
     value = relative.tensors.get(key) if known is None else known.dequantized()
-    return None if value is None else _sliced(value, places)
+    return None if value is None else taken(value)
+
+
+def _taken(compressor: Compressor, layer: str, module: str, places: Places, value: Tensor) -> Tensor:
+    """The channels `places` of a tensor of the relative's, the columns that stay of a weight changed for those that
+    go where the moments of the layer's input are known."""
+    moments = compressor.statistics.moments(layer) if places.columns is not None and module == layer else None
+    if places.columns is None or places.inputs is None or moments is None or len(moments.mean) > 1:
+        return _sliced(value, places)
+    rows = _sliced(value, Places(places.rows))
+    seen = compressor.output_moments(layer, moments.channels(torch.from_numpy(places.inputs)))
+    area = seen.shape[1] // len(places.inputs)
+    stay = (torch.from_numpy(places.columns)[:, None] * area + torch.arange(area)).flatten()
+    changed = on_remaining(by_taps(rows, seen.shape[1]), seen, stay, layer)
+    return from_taps(changed, (len(rows), len(places.columns), *value.shape[2:]))
 
 
 def _sliced(value: Tensor, places: Places) -> Tensor:
@@ -198,12 +223,13 @@ def divergence(model: nn.Module, inputs: Tensor, wanted: Tensor) -> float:
     return value if math.isfinite(value) else math.inf
 
 
-def better_start(own: Compressed, relative: Trained, agreed: Mapping[str, Places], calibration: Tensor,
+def better_start(own: Compressed, relative: Trained, agreed: Mapping[str, Places], compressor: Compressor,
                  wanted: Tensor) -> tuple[Compressed, bool]:
-    """The one of `own` and the network that inherits whose answers to `calibration` are nearer to `wanted`, and whether
-    it inherits. Either has a receipt "inherit" with both divergences, `own` one that inherited no layers."""
-    heir = inherited(own, relative, agreed, calibration)
-    before, after = (divergence(one.model, calibration, wanted) for one in (own, heir))
+    """The one of `own` and the network that inherits whose answers to calibration data are nearer to the logits
+    `wanted` `(N, classes)`, and whether it inherits. Either has a receipt "inherit" with both divergences, in that of
+    `own` there are no layers."""
+    heir = inherited(own, relative, agreed, compressor)
+    before, after = (divergence(one.model, compressor.calibration, wanted) for one in (own, heir))
     *receipts, receipt = heir.receipts
     facts = receipt.facts | {"own_divergence": round(before, 6), "inherited_divergence": round(after, 6)}
     if after < before:

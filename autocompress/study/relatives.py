@@ -73,4 +73,4 @@ def with_relative(own: Compressed, compressor: Compressor, table: LayerTable, fo
     except StorageError as error:  # damaged, or taken away since
         log.warning("starting without inherited weights: %s", error)
         return own, False
-    return better_start(own, relative, agreed, compressor.calibration, wanted)
+    return better_start(own, relative, agreed, compressor, wanted)
