@@ -19,7 +19,7 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     **dict.fromkeys(WHOLE_NUMBERS, ((int,), "a whole number")),
     **dict.fromkeys(QUANTITIES, ((str, int, float), 'a number, or text with a unit such as "2MB"')),
 }
-COMMAND_LINE_ONLY = ("resume", "force_new_study", "trust_code", "config", "json", "quiet", "debug")
+COMMAND_LINE_ONLY = ("from", "resume", "force_new_study", "trust_code", "config", "json", "quiet", "debug")
 """What decides about one run, or about trust, is not for a file to say."""
 
 

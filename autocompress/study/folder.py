@@ -17,7 +17,7 @@ from autocompress.errors import EnvironmentFault, InputError
 from autocompress.search.storage import DATABASE
 
 DESCRIPTION = "study.json"
-ARTIFACT, REPORT = "artifact", "report"
+ARTIFACT, REPORT, TEACHER = "artifact", "report", "teacher"
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +43,8 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     fingerprints: dict[str, str]
     timings: dict[str, float] = {}
     artifact: dict[str, Any] | None = None
+    from_study: str = ""
+    """The folder of the study where this one started, if it did."""
 
 
 def absolute(spec: str) -> str:
@@ -74,6 +76,11 @@ def is_study(folder: Path) -> bool:
         return (folder / DATABASE).exists() or (folder / DESCRIPTION).exists()
     except (OSError, ValueError):  # no such name can be: too long, or with a NUL
         return False
+
+
+def is_described(folder: Path) -> bool:
+    """Whether there is a study here that can say what it was made from."""
+    return is_study(folder) and (folder / DESCRIPTION).is_file()
 
 
 def prepare_folder(folder: Path) -> None:

@@ -39,6 +39,7 @@ from autocompress.space.solver import Solver
 from autocompress.space.space import build_space
 from autocompress.space.spec import SpaceSpec, load_space
 from autocompress.study.blending import blend
+from autocompress.study.earlier import completed, read_earlier, seeds, take_answers
 from autocompress.study.folder import (
     DESCRIPTION,
     Description,
@@ -50,7 +51,7 @@ from autocompress.study.folder import (
     read_description,
     write_description,
 )
-from autocompress.study.loading import load_task, make_bench, make_pool
+from autocompress.study.loading import load_task, make_bench, make_pool, require_same_task
 from autocompress.study.options import Options
 from autocompress.study.result import SearchResult
 from autocompress.study.sensitivity import sensitivity
@@ -80,20 +81,26 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     Further bounds: `latency="5ms"`, `macs="50M"`, `peak_memory="256KiB"`, `max_drop="1%"`. `weights`: a safetensors
     or state-dict file. `profile`, `space`: names or TOML files. `sampler`: auto, tpe, nsga2, random or gp. `trials`,
     `epochs` (of the long distillation), `timeout` ("15m"), `seed`, `jobs` (processes), `out` (the study's folder),
-    `storage` (an Optuna URL), `resume`, `force_new_study`, `device` ("auto", "cpu", "cuda").
+    `storage` (an Optuna URL), `resume`, `force_new_study`, `device` ("auto", "cpu", "cuda"). With `from_study`, the
+    folder of another study of the same network and data, the search starts where that ended, and takes from it what is
+    not given, bounds excepted; with `resume` and `out` everything that the study knows is taken from it.
 
     Raises InputError, InfeasibleError, EnvironmentFault, or Interrupted after Ctrl-C; the study is kept in each case.
     """
     started = time.perf_counter()
-    asked = Options.of(model=model, data=data, budget=budget, **options)
+    asked = Options.of(**completed({"model": model, "data": data, "budget": budget, **options}))
     constraints, profile, spec = asked.constraints(), load_profile(asked.profile), load_space(asked.space)
     check_sampler(asked.sampler)
     notify = on_event or (lambda event: None)
     if asked.out is not None:
         _guard(asked, Path(asked.out))
+    with nothing_left_behind(asked.out):
+        earlier = read_earlier(asked.from_study, asked.resume)
     notify(Event(kind="phase", text="loading the network and its data"))
     with nothing_left_behind(asked.out):
         loaded, task = load_task(asked)
+        if earlier is not None:
+            require_same_task(earlier.description, loaded, task)
     name = safe_name(asked.name or (asked.out.resolve().name if asked.out else _default_name(loaded, task, asked)))
     folder = choose_folder(asked.out, name, asked.resume)
     _guard(asked, folder)
@@ -108,6 +115,7 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     identity = _identity(loaded, task, spec, profile.fingerprint, asked.seed, constraints)
     timings = {"set-up": time.perf_counter() - started}
     study = _open(folder, name, asked, identity)
+    take_answers(earlier, folder, asked.seed)
     baseline = bench.baseline()
     timings["original"] = time.perf_counter() - started - timings["set-up"]
     description = _describe(folder, name, asked, constraints, bench, baseline, identity, timings)
@@ -127,7 +135,8 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
         study.sampler = make_sampler(AUTO, _fresh_seed(asked, study), solver)
         timings["sensitivity"] = time.perf_counter() - before
     with _stoppable() as should_stop:
-        engine = Engine(study, projection, constraints, baseline["accuracy"], settings, started, notify, should_stop)
+        engine = Engine(study, projection, constraints, baseline["accuracy"], settings, started, notify, should_stop,
+                        seeds(earlier, projection))
         failure = _search(engine, make_pool(bench, loaded, task, asked, folder, should_stop))
         timings["sampling and storage"] = engine.overhead_seconds
         result = SearchResult(folder, description, study=study, bench=bench)
@@ -203,7 +212,8 @@ def _describe(folder: Path, name: str, asked: Options, constraints: Budget, benc
         baseline=before.baseline if before else baseline,
         sources=dict(bench.sources), table=bench.table, refused=bench.refused, given=_given(asked), timings=timings,
         fingerprints={k: str(identity[k]) for k in ("model", "data", "space", "profile")},
-        artifact=before.artifact if before else None)
+        artifact=before.artifact if before else None,
+        from_study=str(asked.from_study.absolute()) if asked.from_study else "")
     write_description(folder, description)
     return description
 

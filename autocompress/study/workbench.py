@@ -33,6 +33,7 @@ from autocompress.export.runtime import Runtime, accuracy, latencies_ms
 from autocompress.export.skeleton import as_exported
 from autocompress.export.template import Template, export_template
 from autocompress.hardware.profile import HardwareProfile
+from autocompress.study.folder import TEACHER
 from autocompress.study.relatives import weights_path, with_relative
 from autocompress.tasks.splits import Split, TaskData
 from autocompress.techniques import resolve
@@ -87,7 +88,7 @@ class Workbench:
         self._check_parity(model, self.baseline_file, 1e-3)
         self._recovery = recovery or Recipe()
         check_recipe(self._recovery, self.table, self.calibration)
-        self.teacher = Teacher(self._answer, data, seed, folder / "teacher")
+        self.teacher = Teacher(self._answer, data, seed, folder / TEACHER)
         self.example = self.calibration[:1].numpy()
 
     # -- metrics -----------------------------------------------------------------------------------------
