@@ -83,7 +83,8 @@ def search(config: str | None, trust_code: bool, as_json: bool, quiet: bool, **f
     settings = {**(read_config(Path(config)) if config is not None else {}), **given}
     for name, value in settings.items():
         if value == "":
-            raise InputError(f"--{name.removesuffix('_study').replace('_', '-')} must not be empty; leave it out for its default")
+            flag = name.removesuffix("_study").replace("_", "-")
+            raise InputError(f"--{flag} must not be empty; leave it out for its default")
     _check_trust(settings, given, trust_code, config)
     check_source(settings, trust_code)
     settings |= {name: Path(settings[name]) for name in PATHS if name in settings}
