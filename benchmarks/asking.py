@@ -78,10 +78,12 @@ def main() -> None:
     projection = Projection(build_space(table, load_space("default"), load_profile("host")),
                             Budget(size_bytes=500_000))
     damages = made_up(projection.space, np.random.default_rng(0))
-    lines = ["# Milliseconds to propose", "", f"`python benchmarks/asking.py --trials {' '.join(map(str, given.trials))} "
-             f"--asks {given.asks}`: median (largest) of processor time, {len(projection.space.knobs)} knobs, one "
-             f"thread, {os.cpu_count()} cores, {platform.machine()}.", "",
-             "| sampler | " + " | ".join(f"{n} trials" for n in given.trials) + " |", "|---|" + "---|" * len(given.trials)]
+    counts = " ".join(map(str, given.trials))
+    lines = ["# Milliseconds to propose", "", f"`python benchmarks/asking.py --trials {counts} --asks {given.asks}`: "
+             f"median (largest) of processor time, {len(projection.space.knobs)} knobs, one thread, {os.cpu_count()} "
+             f"cores, {platform.machine()}.", "",
+             "| sampler | " + " | ".join(f"{n} trials" for n in given.trials) + " |",
+             "|---|" + "---|" * len(given.trials)]
     solver = Solver(projection, damages)
     began = time.process_time()
     first = SolverSampler(solver, 0).solutions()

@@ -167,11 +167,11 @@ class Compressor:
             result.moments[name] = refit.moments
 
     def _refitted(self, name: str, weight: Tensor, moments: Moments, stay: Tensor, columns: Tensor) -> _Refit:
-        refitted = on_remaining(weight, self._output_moments(name, moments), columns, name)
+        refitted = on_remaining(weight, self.output_moments(name, moments), columns, name)
         shift = weight @ moments.mean[0] - refitted @ moments.mean[0, columns]
         return _Refit(refitted, shift, moments.channels(stay))
 
-    def _output_moments(self, name: str, moments: Moments) -> Tensor:
+    def output_moments(self, name: str, moments: Moments) -> Tensor:
         """Second moments `(d, d)` that weigh an error of an ungrouped layer: about the mean where a bias or a norm
         takes up a shift, about zero elsewhere."""
         absorbs = name in self.normed or self.original.get_submodule(name).bias is not None
@@ -238,7 +238,7 @@ class Compressor:
     def _weighing(self, name: str, moments: Moments) -> Tensor:
         """Second moments `(groups, d, d)` that weigh an error of any layer, or of the first factor of one."""
         layer = name if name in self._table.by_name else name.removesuffix(".0")
-        return self._output_moments(layer, moments)[None] if len(moments.mean) == 1 else moments.second
+        return self.output_moments(layer, moments)[None] if len(moments.mean) == 1 else moments.second
 
     def _decompose(self, result: Compressed, steps: list[Step], fit: bool) -> list[Receipt]:
         receipts = []
@@ -260,7 +260,7 @@ class Compressor:
 
     def _factors(self, module: nn.Module, step: Step, args: dict[str, int],
                  moments: Moments | None) -> tuple[nn.Sequential, Moments | None]:
-        known, mean = (None, None) if moments is None else (self._output_moments(step.site, moments), moments.mean[0])
+        known, mean = (None, None) if moments is None else (self.output_moments(step.site, moments), moments.mean[0])
         return factorize(module, str(step.args["method"]), args, known, mean, step.site), moments
 
     def _sparsify(self, result: Compressed, steps: list[Step], fit: bool) -> list[Receipt]:

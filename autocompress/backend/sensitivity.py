@@ -42,12 +42,15 @@ Change = tuple[int, Tensor]
 
 
 def damages(compressor: Compressor, steps: Sequence[Step]) -> list[float]:
-    """Predicted cost of each step alone, in nats of KL divergence of softened answers. Kept with the statistics of the
-    network: another budget, or a resumed study, asks again for nothing."""
-    asked = f"{VERSION} {SAMPLES} {DRAWS} {TEMPERATURE} {msgspec.json.encode(steps)!r}"
+    """Predicted cost of each step alone, in nats of KL divergence of softened answers. Kept step by step with the
+    statistics of the network: another budget, or a resumed study, asks again for nothing, another device for what the
+    ones before could not do."""
+    asked = f"{VERSION} {SAMPLES} {DRAWS} {TEMPERATURE}"
     kind = f"damages-{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
-    kept = compressor.statistics.kept(kind, lambda: {"nats": _measured(compressor, steps)})
-    return [float(cost) for cost in kept["nats"]]
+    names = [hashlib.sha256(msgspec.json.encode(step, order="sorted")).hexdigest()[:16] for step in steps]
+    nats = compressor.statistics.gathered(
+        kind, names, lambda missing: _measured(compressor, [steps[place] for place in missing]))
+    return [float(cost) for cost in nats]
 
 
 def _measured(compressor: Compressor, steps: Sequence[Step]) -> Tensor:

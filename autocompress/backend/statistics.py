@@ -7,7 +7,7 @@ error of the weights shows in the output, and the second moments of the input an
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -118,9 +118,9 @@ class Statistics:
             digest.update(f"{name} {content(tensor)}".encode())
         return digest.hexdigest()
 
-    def kept(self, kind: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Other facts that follow from the network, the calibration inputs and `kind`, kept beside these."""
-        return self._store.get(kind, make)
+    def gathered(self, kind: str, names: Sequence[str], make: Callable[[list[int]], Tensor]) -> Tensor:
+        """Other facts that follow from the network, the calibration inputs, `kind` and a name each: see `Store`."""
+        return self._store.gather(kind, names, make)
 
     def sensitivity(self, name: str) -> Sensitivity | None:
         """Of the loss to a layer's weight; None for a layer that the network never calls."""

@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -48,6 +49,20 @@ class Store:
         if sum(tensor.nbytes for tensor in made.values()) <= LIMIT_BYTES:
             _write(path, key, made)
         return made
+
+    def gather(self, kind: str, names: Sequence[str], make: Callable[[list[int]], Tensor]) -> Tensor:
+        """Values `(len(names),)` by name: those that were kept, under whatever list of names, and the others as `make`
+        computes them from their places in `names`; these are then kept too."""
+        key = "" if self._folder is None else self._key()
+        path = None if self._folder is None else self._folder / f"{kind}-{key[:32]}.safetensors"
+        known = {} if path is None else _read(path, key) or {}
+        missing = [place for place, name in enumerate(names) if name not in known]
+        if missing:
+            made = make(missing)
+            known |= {names[place]: value.clone() for place, value in zip(missing, made, strict=True)}
+            if path is not None:
+                _write(path, key, known)
+        return torch.stack([known[name] for name in names])
 
 
 def _read(path: Path, key: str) -> Tensors | None:

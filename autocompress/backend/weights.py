@@ -3,20 +3,49 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from autocompress.backend.compressed import Compressed, leaves, step_of
 from autocompress.backend.quantization import QuantizedWeight
 from autocompress.backend.sparsify import Mask
-from autocompress.core.plan import Receipt
+from autocompress.core.plan import Plan, Receipt
 from autocompress.errors import StorageError
 
 _LEVELS, _SCALE, _KEPT = "quantized.levels.", "quantized.scale.", "kept."
 _TABLE, _FACTORS = "quantized.table.", "quantized.factors."
+_STRUCTURE = "structure."
+"""Beside the widths by module name in the file's header: no module has a name that ends in a point."""
+
+
+class Structure(msgspec.Struct, frozen=True):
+    """What says which weight of the original each weight of a compressed network is: its plan, and the channels that
+    every pruned group has kept."""
+
+    plan: Plan
+    kept: dict[str, tuple[int, ...]]
+
+
+class Trained(msgspec.Struct, frozen=True):
+    """What is in a file of weights. `tensors` are the network's by name, with floats in place of rounded weights,
+    `integers` those that were rounded, `masks` (bool) where sparse ones are not zero, both by module name."""
+
+    structure: Structure
+    tensors: dict[str, Tensor]
+    integers: dict[str, QuantizedWeight]
+    masks: dict[str, Tensor]
+
+
+def structure_of(compressed: Compressed) -> Structure:
+    """That of a network with a plan applied."""
+    return Structure(compressed.plan, {receipt.site: tuple(receipt.facts["kept"]) for receipt in compressed.receipts
+                                       if receipt.technique == "prune"})
 
 
 def save_weights(compressed: Compressed, path: Path) -> None:
@@ -32,11 +61,12 @@ def save_weights(compressed: Compressed, path: Path) -> None:
         if weight.factors is not None:
             tensors[f"{_FACTORS}{name}"] = weight.factors.contiguous()
     tensors.update({f"{_KEPT}{name}": mask.kept.contiguous() for name, mask in compressed.masks.items()})
-    bits = {name: str(weight.bits) for name, weight in compressed.weights.items()}
+    header = {name: str(weight.bits) for name, weight in compressed.weights.items()}
+    header[_STRUCTURE] = msgspec.json.encode(structure_of(compressed)).decode()
     part = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, part, metadata=bits)
+        save_file(tensors, part, metadata=header)
         with part.open("rb+") as stream:
             os.fsync(stream.fileno())
         part.replace(path)
@@ -51,8 +81,6 @@ def load_weights(structure: Compressed, path: Path) -> Compressed:
 
     StorageError when the file does not fit the plan or is damaged.
     """
-    from safetensors import SafetensorError, safe_open
-
     try:
         tensors = load_file(path)
         with safe_open(path, framework="pt") as file:
@@ -62,11 +90,7 @@ def load_weights(structure: Compressed, path: Path) -> Compressed:
     except (OSError, SafetensorError, RuntimeError) as error:
         first = next(iter(str(error).splitlines()), "")
         raise StorageError(f"{path} must hold the weights of this plan, but: {first}") from error
-    structure.weights = {
-        name: QuantizedWeight(int(width), tensors[f"{_LEVELS}{name}"], tensors[f"{_SCALE}{name}"],
-                              tensors.get(f"{_TABLE}{name}"), int(step_of(name, structure.plan).args.get("group", 0)),
-                              tensors.get(f"{_FACTORS}{name}"))
-        for name, width in bits.items() if f"{_LEVELS}{name}" in tensors}
+    structure.weights = _integers(structure.plan, tensors, bits)
     for site, step in structure.plan.find("sparsify").items():
         structure.masks.update({name: Mask(str(step.args["pattern"]), tensors[f"{_KEPT}{name}"])
                                 for name in leaves(structure.model, site) if f"{_KEPT}{name}" in tensors})
@@ -80,3 +104,36 @@ def load_weights(structure: Compressed, path: Path) -> Compressed:
         structure.receipts.append(Receipt(site, "quantize", dict(step.args)))
     structure.model.eval()
     return structure
+
+
+def read_structure(path: Path) -> Structure | None:
+    """From the header alone. None where the file cannot be read, or was written before files said it."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return msgspec.json.decode((file.metadata() or {}).get(_STRUCTURE, ""), type=Structure)
+    except (OSError, SafetensorError, msgspec.MsgspecError):
+        return None
+
+
+def read_trained(path: Path) -> Trained:
+    """Everything in the file, without a network to put it in. StorageError when it is damaged."""
+    structure = read_structure(path)
+    try:
+        tensors = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            bits = file.metadata() or {}
+        if structure is None:
+            raise KeyError("it does not say what its weights belong to")
+        integers = _integers(structure.plan, tensors, bits)
+    except (OSError, SafetensorError, KeyError) as error:
+        first = next(iter(str(error).splitlines()), "")
+        raise StorageError(f"{path} must hold the weights of a candidate, but: {first}") from error
+    return Trained(structure, {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")},
+                   integers, {k.removeprefix(_KEPT): v for k, v in tensors.items() if k.startswith(_KEPT)})
+
+
+def _integers(plan: Plan, tensors: Mapping[str, Tensor], bits: Mapping[str, str]) -> dict[str, QuantizedWeight]:
+    return {name: QuantizedWeight(int(width), tensors[f"{_LEVELS}{name}"], tensors[f"{_SCALE}{name}"],
+                                  tensors.get(f"{_TABLE}{name}"), int(step_of(name, plan).args.get("group", 0)),
+                                  tensors.get(f"{_FACTORS}{name}"))
+            for name, width in bits.items() if f"{_LEVELS}{name}" in tensors}

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from autocompress.cli.screen import clean_stdout, line, say
+from autocompress.cli.screen import clean_stdout, line
 from autocompress.cli.sections import Command
+from autocompress.cli.trust import check_stored
 from autocompress.core.evaluation import LATENCY
 from autocompress.errors import InputError
 
@@ -36,7 +37,7 @@ def export(study: str, trial: str, out: str, trust_code: bool) -> None:
 
     if not out:
         raise InputError("--out must not be empty")
-    _check_trust(Path(study), trust_code)
+    check_stored(Path(study), trust_code, "exporting")
     open_study(study).candidate(trial)  # a wrong number is said before the network is loaded
     prepare_folder(Path(out))
     with clean_stdout(), progress(quiet=False):
@@ -46,17 +47,3 @@ def export(study: str, trial: str, out: str, trust_code: bool) -> None:
         compare(f"Latency on {device}, estimated", LATENCY, of["baseline_ms"], of["ms"])
         for device, of in manifest.get("latencies", {}).items() if of["source"] == "estimated"])
     line(f"model    {file}")
-
-
-def _check_trust(study: Path, trust_code: bool) -> None:
-    from autocompress.study.folder import read_description
-    from autocompress.tasks.factory import is_factory
-
-    given = read_description(study).given
-    for what in ("model", "data"):
-        spec = given.get(what)
-        if isinstance(spec, str) and is_factory(spec):
-            if not trust_code:
-                raise InputError(f"{study} was made with {what} {spec}: exporting would run code from that file. "
-                                 "Add --trust-code if you trust it")
-            say(f"running code from {spec}")

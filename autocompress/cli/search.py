@@ -11,6 +11,7 @@ import click
 from autocompress.cli.config import PATHS, read_config
 from autocompress.cli.screen import clean_stdout, print_json, say
 from autocompress.cli.sections import Command, Option
+from autocompress.cli.trust import check_source
 from autocompress.errors import InfeasibleError, InputError, Interrupted
 
 _option = partial(click.option, cls=Option)
@@ -29,6 +30,7 @@ Examples:
   autocompress search --model net.py:make --weights net.safetensors --data npz:data.npz \\
       --profile host --profile stm32h743 --latency host=2ms --latency stm32h743=80ms
   autocompress search --config studies/digits-2mb.toml --trials 64
+  autocompress search --from studies/digits-2mb --budget 500kB
 
 \b
 Units: 2MB = 2,000,000 bytes, 2MiB = 2,097,152 bytes; 5ms, 800us; 50M MACs; 1% or 0.01; 90s, 15m, 1h.
@@ -44,6 +46,8 @@ Accuracy while searching is of the validation split; what is reported of the exp
                                       "path/to/file.py:factory, which is run.")
 @_what("--data-root", metavar="DIR", help="Folder of the files of fashion-mnist or cifar10.")
 @_what("--image-size", type=int, metavar="PIXELS", help="Side of the pictures of imagefolder. Default: 224.")
+@_what("--from", "from_study", metavar="STUDY", help="Start where another study of the same network and data ended. "
+                                                     "What is not given is taken from it, limits excepted.")
 @_limit("--budget", metavar="SIZE", help="Bytes of the exported file, such as 2MB or 512KiB.")
 @_limit("--latency", metavar="[ID=]TIME", multiple=True, help="Of one sample on one thread, such as 5ms or 800us, on "
         "every device; stm32h743=80ms is for that profile alone. Can be repeated.")
@@ -67,11 +71,13 @@ Accuracy while searching is of the validation split; what is reported of the exp
 @_where("--out", metavar="DIR", help="Folder of the study. Default: studies/NAME.")
 @_where("--name", metavar="NAME", help="Name of the study. Default: made of model, data and budget.")
 @_where("--storage", metavar="URL", help="Any storage of Optuna. Default: SQLite in the study's folder.")
-@_where("--resume", is_flag=True, help="Go on with the study that is there.")
+@_where("--resume", is_flag=True, help="Go on with the study that is there. With --out, what is not given "
+                                              "is taken from it.")
 @_where("--force-new-study", is_flag=True, help="Replace the study that is there.")
 @_option("--config", metavar="FILE", help="TOML file with these settings; flags override it. Relative paths in it "
                                           "are relative to its folder.")
-@_option("--trust-code", is_flag=True, help="Run Python files that only the --config file names.")
+@_option("--trust-code", is_flag=True, help="Run Python files that only the --config file, or the study of --from "
+                                                 "or --resume, names.")
 @_option("--json", "as_json", is_flag=True, help="One JSON document on standard output, all else on standard error.")
 @_option("--quiet", "-q", is_flag=True, help="No progress; only warnings, errors and the summary.")
 def search(config: str | None, trust_code: bool, as_json: bool, quiet: bool, **flags: Any) -> None:
@@ -84,8 +90,10 @@ def search(config: str | None, trust_code: bool, as_json: bool, quiet: bool, **f
     settings = {**(read_config(Path(config)) if config is not None else {}), **given}
     for name, value in settings.items():
         if value == "" or (isinstance(value, tuple) and "" in value):
-            raise InputError(f"--{name.replace('_', '-')} must not be empty; leave it out for its default")
+            flag = name.removesuffix("_study").replace("_", "-")
+            raise InputError(f"--{flag} must not be empty; leave it out for its default")
     _check_trust(settings, given, trust_code, config)
+    check_source(settings, trust_code)
     settings |= {name: Path(settings[name]) for name in PATHS if name in settings}
     _search(settings, as_json=as_json, quiet=quiet)
 

@@ -8,7 +8,7 @@ import math
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -29,10 +29,13 @@ from autocompress.search.solving import SolverSampler, distributions
 from autocompress.search.storage import candidates, close_interrupted, store_candidate, store_rung
 from autocompress.search.workers import Inline, Processes
 from autocompress.space.projection import Projection
+from autocompress.space.space import Values
 
 log = logging.getLogger(__name__)
 
 UNIFORM_BITS = (4, 8, 3, 2)
+WARM = "warm start"
+"""The origin of trials that were given to begin with."""
 FAILURES_BEFORE_JUDGING = 5
 MAX_FAILURE_SHARE = 0.5
 MAX_REPEATS = 20
@@ -78,7 +81,9 @@ class Engine:
 
     def __init__(self, study: optuna.Study, projection: Projection, budget: Budget,
                  baseline_accuracy: float, settings: Settings, started: float,
-                 on_event: Callable[[Event], None], should_stop: Callable[[], bool]) -> None:
+                 on_event: Callable[[Event], None], should_stop: Callable[[], bool],
+                 seeds: Sequence[Values] = ()) -> None:
+        self._seeds = seeds
         self._study, self._projection, self._budget = study, projection, budget
         self._space = projection.space
         self._baseline, self._settings, self._started = baseline_accuracy, settings, started
@@ -122,8 +127,8 @@ class Engine:
             raise InfeasibleError(nearest(self.candidates(), self._budget, self._baseline))
 
     def _enqueue_first(self) -> None:
-        """What is always tried: a solver's solutions, where there is one, and uniform plans of one ratio and width:
-        gains are honest only beside those."""
+        """What is always tried: the seeds, a solver's solutions, where there is one, and uniform plans of one ratio and
+        width: gains are honest only beside those, so a seed that is one of them counts as that."""
         if self._study.get_trials(deepcopy=False):
             return
         sampler = self._study.sampler
@@ -133,8 +138,11 @@ class Engine:
         # A short search tries other things too.
         first = [(fidelity.SOLVER, values) for values in solved[:max(1, self._settings.trials // 4)]]
         first += [("uniform", values) for values in uniform[:max(1, self._settings.trials // 2)]]
+        known = {self._projection.project(values).plan.fingerprint for _, values in first}
+        warm = [(WARM, dict(values)) for values in self._seeds
+                if self._projection.project(values).plan.fingerprint not in known]
         seen = set()
-        for origin, values in first:
+        for origin, values in [*warm[:max(1, self._settings.trials // 4)], *first]:
             fingerprint = self._projection.project(values).plan.fingerprint
             if fingerprint not in seen:
                 seen.add(fingerprint)

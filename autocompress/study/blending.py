@@ -12,6 +12,7 @@ from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.core.plan import Plan, Scalar
 from autocompress.errors import TrialError
 from autocompress.search.fidelity import AVERAGED
+from autocompress.study.relatives import rescaled
 from autocompress.study.workbench import Workbench
 
 RELATIVES = 5
@@ -61,5 +62,4 @@ def _relatives(bench: Workbench, everyone: Sequence[Candidate], chosen: Candidat
 
 def _structure(plan: Plan) -> tuple[Plan, dict[str, Scalar]]:
     """What must be the same in plans whose weights are averaged: other than that they may differ in widths."""
-    rescaled = {site: step.args["equalize"] for site, step in plan.find("quantize").items() if "equalize" in step.args}
-    return Plan(tuple(step for step in plan.steps if step.technique != "quantize")), rescaled
+    return Plan(tuple(step for step in plan.steps if step.technique != "quantize")), rescaled(plan)

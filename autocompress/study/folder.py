@@ -15,10 +15,11 @@ from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Metrics
 from autocompress.core.layer import LayerTable
 from autocompress.errors import EnvironmentFault, InputError
+from autocompress.search.fidelity import DEFAULT_EFFORT
 from autocompress.search.storage import DATABASE
 
 DESCRIPTION = "study.json"
-ARTIFACT, REPORT = "artifact", "report"
+ARTIFACT, REPORT, TEACHER = "artifact", "report", "teacher"
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +50,11 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     targets: tuple[str, ...] = ()
     attribution: Attribution | None = None
     harms: dict[int, float] = {}
+    effort: str = DEFAULT_EFFORT
+    trials: int = 0
+    """Asked for; 0 in files that do not say."""
+    from_study: str = ""
+    """The folder of the study where this one started, if it did."""
 
 
 def absolute(spec: str) -> str:
@@ -80,6 +86,11 @@ def is_study(folder: Path) -> bool:
         return (folder / DATABASE).exists() or (folder / DESCRIPTION).exists()
     except (OSError, ValueError):  # no such name can be: too long, or with a NUL
         return False
+
+
+def is_described(folder: Path) -> bool:
+    """Whether there is a study here that can say what it was made from."""
+    return is_study(folder) and (folder / DESCRIPTION).is_file()
 
 
 def prepare_folder(folder: Path) -> None:

@@ -47,7 +47,7 @@ def make_bench(loaded: LoadedModel, task: TaskData, asked: Options, folder: Path
     wished = load_space(asked.space).recovery
     return Workbench(loaded.model, task, load_targets(asked.profile), seed=asked.seed, folder=folder,
                      epochs=asked.epochs, device=device, threads=torch.get_num_threads(),
-                     statistics=cache_dir() / "statistics",
+                     statistics=cache_dir() / "statistics", earlier=asked.from_study,
                      recovery=Recipe(**msgspec.structs.asdict(wished)) if wished else None)
 
 
@@ -63,11 +63,17 @@ def reopen_bench(folder: Path, description: Description, model: Any, data: Any, 
         data_root=Path(given["data_root"]) if given["data_root"] else None, image_size=given["image_size"],
         profile=description.profile, epochs=description.epochs, device=device)
     loaded, task = load_task(asked)
+    require_same_task(description, loaded, task)
+    return make_bench(loaded, task, asked, folder)
+
+
+def require_same_task(description: Description, loaded: LoadedModel, task: TaskData) -> None:
+    """InputError when network or data are not those of the study."""
     for what, now in (("model", loaded.fingerprint), ("data", task.fingerprint)):
         if now != description.fingerprints[what]:
+            split = f", split with its seed {description.seed}" if what == "data" else ""
             raise InputError(f"the {what} must be the one that the study was made from (fingerprint "
-                             f"{description.fingerprints[what]}), but is another ({now})")
-    return make_bench(loaded, task, asked, folder)
+                             f"{description.fingerprints[what]}), but is another ({now}): give the same one{split}")
 
 
 def _bench_in_child(loaded: LoadedModel, task: TaskData, asked: Options, folder: Path) -> Any:

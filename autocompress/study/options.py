@@ -48,10 +48,11 @@ class Options:
     device: str = "auto"
     data_root: Path | None = None
     image_size: int = 224
+    from_study: Path | None = None
     seconds: float | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        for name in ("weights", "out", "data_root"):  # from Python a path may come as text
+        for name in ("weights", "out", "data_root", "from_study"):  # from Python a path may come as text
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, Path(getattr(self, name)))
         if not isinstance(self.profile, str):

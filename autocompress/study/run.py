@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from autocompress.core.budget import Budget
 from autocompress.core.damage import Damages
-from autocompress.core.evaluation import Metrics
 from autocompress.core.front import objectives
 from autocompress.errors import InfeasibleError, InputError, Interrupted, TrialError
 from autocompress.hardware.profile import HardwareProfile
@@ -39,28 +33,24 @@ from autocompress.search.workers import Inline, Processes
 from autocompress.space.projection import Projection
 from autocompress.space.solver import Solver
 from autocompress.space.space import build_space
-from autocompress.space.spec import SpaceSpec, load_space
+from autocompress.space.spec import load_space
 from autocompress.study.blending import blend
+from autocompress.study.describing import default_name, describe, identity_of, stored_name
+from autocompress.study.earlier import completed, read_earlier, seeds, take_answers
 from autocompress.study.folder import (
-    DESCRIPTION,
-    Description,
-    absolute,
     choose_folder,
     is_study,
     nothing_left_behind,
     prepare_folder,
-    read_description,
-    write_description,
 )
-from autocompress.study.loading import load_task, make_bench, make_pool
+from autocompress.study.loading import load_task, make_bench, make_pool, require_same_task
 from autocompress.study.options import Options
 from autocompress.study.result import SearchResult
 from autocompress.study.sensitivity import sensitivity
 from autocompress.study.shortfall import shortfalls
 from autocompress.study.stopping import stoppable
 from autocompress.study.workbench import Workbench
-from autocompress.tasks.models import LoadedModel, safe_name
-from autocompress.tasks.splits import TaskData
+from autocompress.tasks.models import safe_name
 
 if TYPE_CHECKING:
     import optuna
@@ -89,25 +79,31 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     `latency={"stm32h743": "80ms"}`. `sampler`: auto, tpe, nsga2, random or gp. `effort`: fast, normal or thorough,
     which sets how many are trained, and `trials` and `epochs` (of the long distillation) where they are not given.
     `timeout` ("15m"), `seed`, `jobs` (processes), `out` (the study's folder), `storage` (an Optuna URL), `resume`,
-    `force_new_study`, `device` ("auto", "cpu", "cuda").
+    `force_new_study`, `device` ("auto", "cpu", "cuda"). With `from_study`, the folder of another study of the same
+    network and data, the search starts where that ended, and takes from it what is not given, bounds excepted; with
+    `resume` and `out` everything that the study knows is taken from it.
 
     Raises InputError, InfeasibleError, EnvironmentFault, or Interrupted after Ctrl-C; the study is kept in each case.
     """
     started = time.perf_counter()
-    asked = Options.of(model=model, data=data, budget=budget, **options)
+    asked = Options.of(**completed({"model": model, "data": data, "budget": budget, **options}))
     profile, spec = load_targets(asked.profile), load_space(asked.space)
     constraints = asked.constraints([device.id for device in profile.latencies.values()])
     check_sampler(asked.sampler)
     notify = on_event or (lambda event: None)
     if asked.out is not None:
         _guard(asked, Path(asked.out))
+    with nothing_left_behind(asked.out):
+        earlier = read_earlier(asked.from_study, asked.resume)
     notify(Event(kind="phase", text="loading the network and its data"))
     with nothing_left_behind(asked.out):
         loaded, task = load_task(asked)
-    name = safe_name(asked.name or (asked.out.resolve().name if asked.out else _default_name(loaded, task, asked)))
+        if earlier is not None:
+            require_same_task(earlier.description, loaded, task)
+    name = safe_name(asked.name or (asked.out.resolve().name if asked.out else default_name(loaded, task, asked)))
     folder = choose_folder(asked.out, name, asked.resume)
     _guard(asked, folder)
-    name = _stored_name(asked, folder, name)
+    name = stored_name(asked, folder, name)
     notify(Event(kind="phase", text="tracing and measuring the original"))
     with nothing_left_behind(folder):
         bench = make_bench(loaded, task, asked, folder)
@@ -115,12 +111,13 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
         projection.require_feasible()
     if asked.force_new_study:
         _discard(folder)
-    identity = _identity(loaded, task, spec, profile.fingerprint, asked.seed, constraints)
+    identity = identity_of(loaded, task, spec, profile.fingerprint, asked.seed, constraints)
     timings = {"set-up": time.perf_counter() - started}
     study = _open(folder, name, asked, identity, profile)
+    take_answers(earlier, folder, asked.seed)
     baseline = bench.baseline()
     timings["original"] = time.perf_counter() - started - timings["set-up"]
-    description = _describe(folder, name, asked, constraints, bench, baseline, identity, timings)
+    description = describe(folder, name, asked, constraints, bench, baseline, identity, timings)
     # At the end the original runs on the test split, the file on both: a bound from what was just measured.
     reserve = 5 + timings["original"] * (0.5 + len(task.test) / len(task.validation))
     reserve += ATTRIBUTION_SHARE * (asked.seconds or 0.0)
@@ -142,7 +139,8 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
         study.sampler = make_sampler(AUTO, _fresh_seed(asked, study), Solver(projection, damages) if damages else None)
         timings["sensitivity"] = time.perf_counter() - before
     with stoppable() as should_stop:
-        engine = Engine(study, projection, constraints, baseline["accuracy"], settings, started, notify, should_stop)
+        engine = Engine(study, projection, constraints, baseline["accuracy"], settings, started, notify, should_stop,
+                        seeds(earlier, projection))
         failure = _search(engine, make_pool(bench, loaded, task, asked, folder, should_stop))
         timings["sampling and storage"] = engine.overhead_seconds
         if failure is None and not should_stop():
@@ -174,16 +172,6 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
             ending.study = folder
             raise ending
     return result
-
-
-def _stored_name(asked: Options, folder: Path, name: str) -> str:
-    """The name under which a study to be resumed is stored. InputError when another is asked for."""
-    if not asked.resume or not (folder / DESCRIPTION).exists():
-        return name
-    stored = read_description(folder).name
-    if asked.name is not None and name != stored:
-        raise InputError(f"{folder} holds study {stored!r}: resume it without --name, or choose another --out")
-    return stored
 
 
 def _open(folder: Path, name: str, asked: Options, identity: dict[str, Any], profile: HardwareProfile) -> optuna.Study:
@@ -222,23 +210,6 @@ def _damages(bench: Workbench, projection: Projection) -> Damages | None:
         return None
 
 
-def _describe(folder: Path, name: str, asked: Options, constraints: Budget, bench: Workbench, baseline: Metrics,
-              identity: dict[str, Any], timings: dict[str, float]) -> Description:
-    """Write `study.json`; a resumed study keeps what it exported."""
-    before = read_description(folder) if (folder / DESCRIPTION).exists() else None
-    description = Description(
-        name=name, storage=asked.storage or "", seed=asked.seed, space=absolute(asked.space),
-        profile=absolute(asked.profile) if isinstance(asked.profile, str) else tuple(map(absolute, asked.profile)),
-        targets=tuple(device.id for device in bench.profile.targets), epochs=asked.epochs, budget=constraints,
-        baseline=before.baseline if before else baseline,
-        sources=dict(bench.sources), table=bench.table, refused=bench.refused, given=_given(asked), timings=timings,
-        fingerprints={k: str(identity[k]) for k in ("model", "data", "space", "profile")},
-        artifact=before.artifact if before else None, attribution=before.attribution if before else None,
-        harms=before.harms if before else {})
-    write_description(folder, description)
-    return description
-
-
 def _search(engine: Engine, pool: Inline | Processes) -> InfeasibleError | None:
     """Run the engine; that nothing is feasible is reported only after the report was written."""
     try:
@@ -264,28 +235,3 @@ def _discard(folder: Path) -> None:
     for pattern in ("study.db*", "study.json", "weights", "teacher", "artifact", "report"):
         for path in folder.glob(pattern):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _default_name(loaded: LoadedModel, task: TaskData, asked: Options) -> str:
-    stem = loaded.name if loaded.name.endswith(task.name) else f"{loaded.name}-{task.name}"
-    return f"{stem}-{asked.budget}" if asked.budget is not None else stem
-
-
-def _identity(loaded: LoadedModel, task: TaskData, spec: SpaceSpec, profile: str, seed: int,
-              budget: Budget) -> dict[str, Any]:
-    return {
-        "model": loaded.fingerprint, "data": task.fingerprint, "profile": profile, "seed": seed,
-        "space": hashlib.sha256(msgspec.json.encode(spec, order="sorted")).hexdigest()[:16],
-        "budget": budget.describe(),
-    }
-
-
-def _given(asked: Options) -> dict[str, Any]:
-    def spec(value: Any) -> str | None:
-        return absolute(value) if isinstance(value, str) else None
-
-    def path(value: os.PathLike[str] | None) -> str | None:
-        return None if value is None else str(Path(value).absolute())
-
-    return {"default": asked.model is None, "model": spec(asked.model), "data": spec(asked.data),
-            "weights": path(asked.weights), "data_root": path(asked.data_root), "image_size": asked.image_size}

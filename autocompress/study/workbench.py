@@ -11,7 +11,6 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -26,20 +25,20 @@ from autocompress.backend.teacher import Teacher
 from autocompress.backend.trace import trace
 from autocompress.backend.weights import load_weights, save_weights
 from autocompress.core.evaluation import Evaluation, Metrics, Source
-from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan, Receipt, Step
 from autocompress.errors import InputError, TrialError
 from autocompress.estimate import estimate, peak_memory_bytes
 from autocompress.export.build import Built, build, float_bytes
 from autocompress.export.runtime import Runtime, accuracy, latencies_ms
+from autocompress.export.skeleton import as_exported
 from autocompress.export.template import Template, export_template
 from autocompress.hardware.profile import HardwareProfile
-from autocompress.hardware.protobuf import tensor_bytes
-from autocompress.hardware.size import file_bytes
+from autocompress.study.folder import TEACHER
+from autocompress.study.relatives import weights_path, with_relative
 from autocompress.tasks.splits import Split, TaskData
 from autocompress.techniques import resolve
 from autocompress.techniques.base import check_plan
-from autocompress.techniques.quantize import KINDS, range_method
+from autocompress.techniques.quantize import range_method
 
 log = logging.getLogger(__name__)
 
@@ -60,13 +59,15 @@ class Workbench:
     `folder` keeps the weights of distilled candidates and the teacher's answers, `statistics` (if given) what is
     measured of the original, for other studies too. `threads` is for accuracy and training; latency is measured with
     one. `recovery`: how to train; how long is for the rung. With `block_steps`, rung 1 reconstructs blocks, no more.
+    `earlier`: the folder of another study of the same network, whose trained weights may be inherited.
     """
 
     def __init__(self, model: nn.Module, data: TaskData, profile: HardwareProfile, *, seed: int, folder: Path,
                  epochs: int, device: str = "cpu", threads: int = 1, statistics: Path | None = None,
-                 recovery: Recipe | None = None) -> None:
+                 recovery: Recipe | None = None, earlier: Path | None = None) -> None:
         self.data, self.profile, self.seed = data, profile, seed
         self._folder, self._epochs, self._device, self.threads = folder, epochs, device, threads
+        self._folders = [folder] if earlier is None else [folder, earlier]
         torch.manual_seed(seed)
         self.calibration = data.normalise(_subset(data.train, CALIBRATION_SAMPLES, seed).inputs)
         model, left_whole = with_open_heads(model, self.calibration[:HEAD_SAMPLES])
@@ -82,12 +83,12 @@ class Workbench:
         self.template = export_template(folded, data.input_shape, data.dtype)
         self._templates = {frozenset[str](): self.template}
         self.baseline_file = float_bytes(self.template, folded)
-        self.table = _as_exported(table, self.template, folded)
+        self.table = as_exported(table, self.template, folded)
         self.compressor = Compressor(model, self.table, coupling, self.calibration, statistics)
         self._check_parity(model, self.baseline_file, 1e-3)
         self._recovery = recovery or Recipe()
         check_recipe(self._recovery, self.table, self.calibration)
-        self.teacher = Teacher(self._answer, data, seed, folder / "teacher")
+        self.teacher = Teacher(self._answer, data, seed, folder / TEACHER)
         self.example = self.calibration[:1].numpy()
 
     # -- metrics -----------------------------------------------------------------------------------------
@@ -136,8 +137,13 @@ class Workbench:
         with _timed(timings, "compress"):
             compressed = self.rebuild(plan, rung - 1)
         if rung:
+            trained = self.weights_path(plan, rung - 1).is_file()
+            if not trained:
+                with _timed(timings, "inherit"):
+                    compressed, trained = with_relative(compressed, self.compressor, self.table, self._folders,
+                                                        self._wanted)
             with _timed(timings, "distill"):
-                recipe = self._recipe(rung, seconds, self.weights_path(plan, rung - 1).is_file())
+                recipe = self._recipe(rung, seconds, trained)
                 distill(compressed, self.teacher, self.data, recipe, self.calibration, self.seed, self._device,
                         should_stop, Original(self._original, self.table, self.compressor.coupling))
             save_weights(compressed, self.weights_path(plan, rung))
@@ -164,7 +170,12 @@ class Workbench:
 
     def weights_path(self, plan: Plan, rung: int) -> Path:
         """Where the weights of a distilled candidate are."""
-        return self._folder / "weights" / f"{plan.fingerprint}-{rung}.safetensors"
+        return weights_path(self._folder, plan, rung)
+
+    @cached_property
+    def _wanted(self) -> Tensor:
+        """The original's logits `(N, classes)` for the calibration data."""
+        return torch.from_numpy(Runtime(self.baseline_file, self.threads).logits(self.calibration.numpy()))
 
     def _recipe(self, rung: int, seconds: float | None, trained: bool = False) -> Recipe:
         known = replace(self._recovery, block_steps=0) if trained else self._recovery
@@ -261,25 +272,6 @@ def count_macs(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtyp
     example = torch.zeros(1, *input_shape, dtype=dtype)
     macs, _ = thop.profile(copy.deepcopy(model).eval(), inputs=(example,), verbose=False)
     return int(macs)
-
-
-def _as_exported(table: LayerTable, template: Template, folded: nn.Module) -> LayerTable:
-    """Lock layers that the exported graph does not show as one node: they could not be stored compressed. The skeleton
-    makes up for layers of several tensors, and for those that the file does not hold because they are never run."""
-    seen = set(template.anchors.values())
-    layers = tuple(
-        msgspec.structs.replace(layer, locked="the exported graph does not show it as one node")
-        if layer.kind in KINDS and not layer.locked and layer.name not in seen else layer
-        for layer in table.layers)
-    state, stored = folded.state_dict(), dict.fromkeys(table.by_name, 0)
-    for name, slot in template.slots.items():
-        value, owner = state[slot.key], slot.key.rpartition(".")[0]
-        stored[owner] = stored.get(owner, 0) + tensor_bytes(len(name), tuple(value.shape), value.nbytes)
-    skeleton_bytes = template.skeleton_bytes
-    for name, parts in resolve(table, Plan()).items():
-        if table.by_name[name].kind == "other" or not stored[name]:
-            skeleton_bytes += stored[name] - file_bytes(parts, 0)
-    return msgspec.structs.replace(table, layers=layers, skeleton_bytes=skeleton_bytes)
 
 
 def _subset(split: Split, count: int, seed: int) -> Split:

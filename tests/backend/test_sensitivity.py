@@ -66,13 +66,17 @@ def test_they_are_kept_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     made = workbench("mlp")
     compressor = Compressor(made.model, made.table, made.compressor.coupling, made.calibration, tmp_path)
     steps = _steps(made)
+    asked: list[int] = []
+    real = sensitivity._measured
+    monkeypatch.setattr(sensitivity, "_measured", lambda c, steps: (asked.append(len(steps)), real(c, steps))[1])
+    early = damages(compressor, steps[2:5])
     first = damages(compressor, steps)
+    assert asked == [3, len(steps) - 3] and first[2:5] == early, "each step is asked about once"
     assert [path.name for path in tmp_path.glob("damages-*")]
     monkeypatch.setattr(sensitivity, "_measured", lambda *_: pytest.fail("what is known is read"))
     again = Compressor(made.model, made.table, made.compressor.coupling, made.calibration, tmp_path)
     assert damages(again, steps) == first
-    monkeypatch.setattr(sensitivity, "_measured", lambda compressor, steps: torch.zeros(len(steps)))
-    assert damages(again, steps[1:]) == [0.0] * (len(steps) - 1), "other options are another question"
+    assert damages(again, steps[:0:-1]) == first[:0:-1]
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

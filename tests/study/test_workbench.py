@@ -16,9 +16,9 @@ from autocompress.errors import InputError
 from autocompress.hardware.profile import load_profile
 from autocompress.space.spec import load_space
 from autocompress.study import workbench
+from autocompress.study.describing import identity_of
 from autocompress.study.loading import make_bench
 from autocompress.study.options import Options
-from autocompress.study.run import _identity
 from autocompress.study.workbench import Workbench
 from autocompress.tasks.models import LoadedModel
 from autocompress.testing.networks import NETWORKS, task_data
@@ -74,7 +74,7 @@ def test_the_space_file_reaches_the_bench_and_the_studys_identity(tmp_path: Path
         file.write_text(f'schema = 1\nname = "m"\n[quantize]\n{table}')
         asked = Options(model=loaded.model, data=data, space=str(file), device="cpu")
         made.append(make_bench(loaded, data, asked, tmp_path)._recipe(1, None))
-        hashes.append(_identity(loaded, data, load_space(file), "p", 0, Budget())["space"])
+        hashes.append(identity_of(loaded, data, load_space(file), "p", 0, Budget())["space"])
         assert ("recovery" in msgspec.json.encode(load_space(file)).decode()) == bool(table), \
             "a study made before there was such a table resumes"
     assert (made[0].block_steps, made[0].mixup) == (0, 0.0) and (made[1].block_steps, made[1].mixup) == (7, 0.2)

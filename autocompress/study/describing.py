@@ -1,0 +1,75 @@
+"""What a study is called, what it is of, and its description: what a resumed one must agree with."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from autocompress.core.budget import Budget
+from autocompress.core.evaluation import Metrics
+from autocompress.errors import InputError
+from autocompress.space.spec import SpaceSpec
+from autocompress.study.folder import DESCRIPTION, Description, absolute, read_description, write_description
+from autocompress.study.options import Options
+from autocompress.study.workbench import Workbench
+from autocompress.tasks.models import LoadedModel
+from autocompress.tasks.splits import TaskData
+
+
+def default_name(loaded: LoadedModel, task: TaskData, asked: Options) -> str:
+    """Made of the network, the data and the size."""
+    stem = loaded.name if loaded.name.endswith(task.name) else f"{loaded.name}-{task.name}"
+    return f"{stem}-{asked.budget}" if asked.budget is not None else stem
+
+
+def identity_of(loaded: LoadedModel, task: TaskData, spec: SpaceSpec, profile: str, seed: int,
+                budget: Budget) -> dict[str, Any]:
+    """What must be the same to go on with a study."""
+    return {
+        "model": loaded.fingerprint, "data": task.fingerprint, "profile": profile, "seed": seed,
+        "space": hashlib.sha256(msgspec.json.encode(spec, order="sorted")).hexdigest()[:16],
+        "budget": budget.describe(),
+    }
+
+
+def stored_name(asked: Options, folder: Path, name: str) -> str:
+    """The name under which a study to be resumed is stored. InputError when another is asked for."""
+    if not asked.resume or not (folder / DESCRIPTION).exists():
+        return name
+    stored = read_description(folder).name
+    if asked.name is not None and name != stored:
+        raise InputError(f"{folder} holds study {stored!r}: resume it without --name, or choose another --out")
+    return stored
+
+
+def describe(folder: Path, name: str, asked: Options, constraints: Budget, bench: Workbench, baseline: Metrics,
+             identity: dict[str, Any], timings: dict[str, float]) -> Description:
+    """Write `study.json`; a resumed study keeps what it exported."""
+    before = read_description(folder) if (folder / DESCRIPTION).exists() else None
+    description = Description(
+        name=name, storage=asked.storage or "", seed=asked.seed, space=absolute(asked.space),
+        profile=absolute(asked.profile) if isinstance(asked.profile, str) else tuple(map(absolute, asked.profile)),
+        targets=tuple(device.id for device in bench.profile.targets), epochs=asked.epochs, effort=asked.effort,
+        trials=asked.trials, budget=constraints,
+        baseline=before.baseline if before else baseline,
+        sources=dict(bench.sources), table=bench.table, refused=bench.refused, given=_given(asked), timings=timings,
+        fingerprints={k: str(identity[k]) for k in ("model", "data", "space", "profile")},
+        artifact=before.artifact if before else None, attribution=before.attribution if before else None,
+        harms=before.harms if before else {}, from_study=str(asked.from_study.absolute()) if asked.from_study else "")
+    write_description(folder, description)
+    return description
+
+
+def _given(asked: Options) -> dict[str, Any]:
+    def spec(value: Any) -> str | None:
+        return absolute(value) if isinstance(value, str) else None
+
+    def path(value: os.PathLike[str] | None) -> str | None:
+        return None if value is None else str(Path(value).absolute())
+
+    return {"default": asked.model is None, "model": spec(asked.model), "data": spec(asked.data),
+            "weights": path(asked.weights), "data_root": path(asked.data_root), "image_size": asked.image_size}

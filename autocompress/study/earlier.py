@@ -1,0 +1,169 @@
+"""What a search takes over from a stored study: from the one that it goes on with, or the one where it starts.
+
+A study is read and never written to when another starts from it: of its database a copy is opened.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from autocompress.core.evaluation import Candidate
+from autocompress.errors import InputError, StorageError
+from autocompress.search.storage import DATABASE, candidates, load_study, open_storage
+from autocompress.space.encode import encode
+from autocompress.space.projection import Projection
+from autocompress.space.space import Value
+from autocompress.study.folder import TEACHER, Description, is_described, read_description
+
+log = logging.getLogger(__name__)
+
+SEEDS = 6
+"""Plans of the earlier study that are tried first: half of them the best inside the bounds, half the best of all."""
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A study that another one starts from."""
+
+    folder: Path
+    description: Description
+    candidates: tuple[Candidate, ...]
+
+
+def completed(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a search, those not given taken from the study to be resumed in `out`, bounds and all, or from
+    `from_study`: its network, data, seed, space, profile and epochs.
+
+    InputError when there is no such study, or its network and data were Python objects and are not given.
+    """
+    asked = {name: value for name, value in given.items() if value is not None}
+    source, out = asked.get("from_study"), asked.get("out")
+    if source is not None and asked.get("resume"):
+        raise InputError("--from (from_study) must be left out with --resume (resume): a study knows where it started; "
+                         "to start another one from that study, leave out resume and choose another --out")
+    if source is not None:
+        if out is not None and Path(out).resolve() == Path(source).resolve():
+            raise InputError(f"--out must be another folder than that of the study to start from, but both are {out}; "
+                             "to go on with that study, use --resume --out instead")
+        return _stored(_description(Path(source)), asked, Path(source)) | asked
+    if asked.get("resume") and out is not None and is_described(Path(out)):
+        description = read_description(Path(out))
+        trials = description.trials if "effort" not in asked else 0
+        return _stored(description, asked, Path(out)) | _bounds(description) | {
+            "storage": description.storage or None, "from_study": description.from_study or None,
+            "effort": description.effort} | ({"trials": trials} if trials else {}) | asked
+    return asked
+
+
+def _description(folder: Path) -> Description:
+    try:
+        return read_description(folder)
+    except InputError as error:
+        raise unreadable(error) from None
+
+
+def unreadable(error: Exception) -> InputError:
+    """What to do about a study that cannot be started from."""
+    return InputError(f"--from (from_study) must be a study that can be read, but: {error}. Start from another one, or "
+                      "without --from")
+
+
+def _stored(description: Description, asked: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Of the network and data only what belongs together: the weights of the stored model are not those of another."""
+    stored = description.given
+    taken: dict[str, Any] = {name: getattr(description, name) for name in ("seed", "space", "profile", "epochs")}
+    if "model" not in asked:
+        taken |= {name: stored[name] for name in ("model", "weights")}
+    if "data" not in asked:
+        taken |= {name: stored[name] for name in ("data", "data_root", "image_size")}
+    known = {**taken, **asked}
+    for name in ("model", "data"):
+        if known.get(name) is None and not stored["default"]:
+            raise InputError(f"{name} must be given, because {folder} was made from a Python object: "
+                             "search(model, data, …) with the same ones")
+    return taken
+
+
+def _bounds(description: Description) -> dict[str, Any]:
+    budget = description.budget
+    by_device = dict(budget.further_latency_ms or {})
+    if budget.latency_ms is not None:
+        by_device |= {next(iter(description.targets), ""): budget.latency_ms}
+    bounds = {device: f"{bound!r}ms" for device, bound in by_device.items()}
+    latency = bounds.get("") or bounds or None
+    return {"budget": budget.size_bytes, "latency": latency, "macs": budget.macs,
+            "peak_memory": budget.peak_memory_bytes, "max_drop": budget.max_drop}
+
+
+def read_earlier(folder: Path | None, resumed: bool) -> Earlier | None:
+    """The study to start from, if any. InputError when it cannot be read; None, with a warning, for one that a
+    `resumed` study started from and that is gone since."""
+    if folder is None:
+        return None
+    try:
+        description = read_description(folder)
+        return Earlier(folder, description, tuple(_candidates(folder, description)))
+    except (InputError, StorageError) as error:
+        if not resumed:
+            raise unreadable(error) from error
+        log.warning("going on without the study that this one started from: %s", error)
+        return None
+
+
+def _candidates(folder: Path, description: Description) -> list[Candidate]:
+    if description.storage:
+        return _of(description.storage, description.name, folder)
+    if not (folder / DATABASE).is_file():
+        raise StorageError(f"{folder} must hold the study's database, but {DATABASE} is gone")
+    with TemporaryDirectory() as place:
+        for path in folder.glob(f"{DATABASE}*"):  # with its log of what is not in the file itself yet
+            if not path.name.endswith("-shm"):
+                shutil.copyfile(path, Path(place) / path.name)
+        return _of(f"sqlite:///{Path(place) / DATABASE}", description.name, folder)
+
+
+def _of(url: str, name: str, folder: Path) -> list[Candidate]:
+    study = load_study(open_storage(url), name)
+    if study is None:
+        raise StorageError(f"the database of {folder} must hold study {name!r}, but does not")
+    return candidates(study)
+
+
+def seeds(earlier: Earlier | None, projection: Projection) -> list[dict[str, Value]]:
+    """Settings of the most accurate plans of the earlier study, the best inside the bounds and the best of all in turn;
+    what does not fit is for the projection to move."""
+    if earlier is None:
+        return []
+    ranked = sorted((c for c in earlier.candidates if c.plan is not None and c.metrics and c.duplicate_of is None),
+                    key=lambda c: (-c.metrics["accuracy"], c.trial))
+    tried = {c.plan.fingerprint: encode(projection.space, c.plan) for c in ranked if c.plan is not None}
+    inside = [values for values in tried.values() if projection.fits(projection.space.decode(values))]
+    outside = [values for values in tried.values() if values not in inside]
+    mixed = [values for pair in zip_longest(inside, outside) for values in pair if values is not None]
+    return mixed[:SEEDS]
+
+
+def take_answers(earlier: Earlier | None, folder: Path, seed: int) -> None:
+    """Copy what the original answered to the views of the training data, which are the same for the same seed. What
+    cannot be copied is asked for again."""
+    if earlier is None or earlier.description.seed != seed or (folder / TEACHER).exists():
+        return
+    for source in sorted((earlier.folder / TEACHER).glob("*.safetensors")):
+        part = folder / TEACHER / f"{source.stem}.{os.getpid()}.tmp"
+        try:
+            part.parent.mkdir(exist_ok=True)
+            shutil.copyfile(source, part)
+            part.replace(folder / TEACHER / source.name)
+        except OSError as error:
+            log.warning("%s cannot be copied: %s", source, error.strerror)
+            with suppress(OSError):
+                part.unlink()

@@ -1,0 +1,75 @@
+"""A short training that starts from inherited weights, against the same one from the candidate's own.
+
+    python benchmarks/inherit.py
+
+The embedded ResNet-18 on digits, seed 0, one thread. One uniform plan (4 bits, 250 kB) is trained long; narrower plans
+are then trained briefly from both starts. Prints the table of `benchmarks/inherit.md`: the divergence of softened
+answers from the original's, before training on calibration inputs, after it on validation and test inputs together,
+with the accuracy there. Training never sees either.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from unittest.mock import patch
+
+import torch
+
+from autocompress.backend.inherit import divergence, inherited
+from autocompress.core.budget import Budget
+from autocompress.core.plan import Plan
+from autocompress.hardware.profile import load_profile
+from autocompress.space.projection import Projection
+from autocompress.space.space import build_space
+from autocompress.space.spec import load_space
+from autocompress.study import relatives
+from autocompress.study.workbench import Workbench
+from autocompress.tasks.default import default_task
+
+PLANS = [(size, bits) for bits, sizes in ((4, (200, 150, 100, 60)), (2, (200, 120, 60))) for size in sizes]
+
+
+def main() -> None:
+    """Train and print."""
+    torch.set_num_threads(1)
+    net, task = default_task()
+    inputs = torch.cat([task.normalise(split.inputs) for split in (task.validation, task.test)])
+    targets = torch.cat([task.validation.targets, task.test.targets])
+    with TemporaryDirectory() as folder, torch.no_grad():
+        bench = Workbench(net, task, load_profile("host"), seed=0, folder=Path(folder), epochs=8)
+        space = build_space(bench.table, load_space("default"), bench.profile)
+        wanted = bench.model(inputs)
+
+        def uniform(kilobytes: int, bits: int) -> Plan:
+            return Projection(space, Budget(size_bytes=1000 * kilobytes)).project(space.uniform(bits)).plan
+
+        def trained(plan: Plan, heir: bool) -> tuple[float, float, float]:
+            before = []
+
+            def start(own, relative, agreed, compressor, answers):  # type: ignore[no-untyped-def]
+                chosen = inherited(own, relative, agreed, compressor) if heir else own
+                before.append(divergence(chosen.model, compressor.calibration, answers))
+                return chosen, heir
+
+            with patch.object(relatives, "better_start", start), torch.enable_grad():
+                bench.evaluate(plan, 1)
+            model = bench.rebuild(plan, 1).model
+            bench.weights_path(plan, 1).unlink()  # the next one's relative is the wide one again
+            right = (model(inputs).argmax(1) == targets).float().mean()
+            return before[0], divergence(model, inputs, wanted), float(right)
+
+        wide = uniform(250, 4)
+        with torch.enable_grad():
+            for rung in (1, 2):
+                bench.evaluate(wide, rung)
+        print("| plan | start | divergence before | after | accuracy |\n|---|---|---|---|---|")
+        for kilobytes, bits in PLANS:
+            for heir in (False, True):
+                before, after, right = trained(uniform(kilobytes, bits), heir)
+                print(f"| {kilobytes} kB, {bits} bits | {'inherited' if heir else 'own'} | {before:.4f} | {after:.4f} "
+                      f"| {100 * right:.2f}% |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
