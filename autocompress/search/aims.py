@@ -17,11 +17,11 @@ from autocompress.space.problem import HARMS
 from autocompress.space.solver import Solver
 from autocompress.space.space import Value
 
-ROOMS = (1.0, 0.5, 0.25, 0.125, 0.0625)
+ROOMS = (1.0, 0.5, 0.25, 0.125, 0.0625, 0.03125)
 """Shares of the bounds that solutions may use."""
 SPEEDS = (1.0, 0.4)
 """Shares of the time of the plain solution of that room, or of its MACs where time is not estimated."""
-MOST_LOST = 0.2
+MOST_LOST = 0.3
 """What a model may lose against the best and still count for the front."""
 FULL = 0.5
 """Share of the proposals that use all of the budget, whatever the front: its best model is what is asked for."""
