@@ -11,12 +11,13 @@ from autocompress.report.view import StudyView
 
 SHOWN = 8
 """Steps of each kind in the table: those that save most, and those that are predicted to harm most."""
-METRICS = {"size_bytes": "size", "macs": "MACs", "latency_ms": "latency", "peak_memory_bytes": "peak memory"}
-TECHNIQUE_HEADS = ("technique", "sites", *(f"{title} saved" for title in METRICS.values()),
-                   "accuracy, before training", "alone: size saved", "note")
+METRICS = {"size_bytes": "size", "macs": "MACs", "latency_ms": "latency", "peak_memory_bytes": "memory"}
+TECHNIQUE_HEADS = ("technique", "sites", *(f"{title} saved" for title in METRICS.values()), "accuracy", "alone saves",
+                   "note")
 STEP_HEADS = ("step", "site", "does", "size saved", "predicted harm")
 HINT = ("Savings are what the plan would lose without the technique, or without the step, all else as it is: they "
-        "overlap and do not add up. Estimated, but for accuracy, and for latency on a device that measures it.")
+        "overlap and do not add up. Accuracy is before training. Estimated, but for accuracy, and for latency on a "
+        "device that measures it.")
 
 
 def technique_rows(found: Attribution) -> list[tuple[str, ...]]:
@@ -72,10 +73,8 @@ def _saved(metric: str, pair: tuple[float, float] | None) -> str:
 
 
 def _cost(found: Attribution, share: TechniqueShare) -> str:
-    cost, pair = found.cost(share), found.without(share, "accuracy")
-    if cost is None or pair is None:
-        return "–"
-    return f"{-100 * cost + 0.0:+.2f} points, {format_metric('accuracy', pair[0])} without".replace("-", "−")
+    cost = found.cost(share)
+    return "–" if cost is None else f"{-100 * cost + 0.0:+.2f} points".replace("-", "−")
 
 
 def _does(step: Step, channels: dict[str, int]) -> str:
