@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import onnxruntime
 import pandas as pd
 import pytest
-import torch
+from patterns import Arrays, network, patterns, trained_on
 from torch import nn
 
 import autocompress
@@ -20,36 +19,15 @@ from autocompress.study import run
 from autocompress.study.result import SearchResult
 from autocompress.study.shipping import ship
 
-Arrays = tuple[np.ndarray, np.ndarray]
-
-
-def _network() -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
-        nn.Conv2d(16, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
-        nn.Conv2d(32, 32, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 3))
-
 
 @pytest.fixture(scope="module")
 def arrays() -> Arrays:
-    """Three classes of noisy 8×8 patterns."""
-    random = np.random.default_rng(0)
-    patterns = random.normal(size=(3, 1, 8, 8))
-    labels = random.integers(0, 3, 300)
-    return (patterns[labels] + 0.7 * random.normal(size=(300, 1, 8, 8))).astype(np.float32), labels
+    return patterns(noise=0.7)
 
 
 @pytest.fixture(scope="module")
 def trained(arrays: Arrays) -> nn.Module:
-    torch.manual_seed(0)
-    net, (x, y) = _network(), (torch.from_numpy(a) for a in arrays)
-    optimizer = torch.optim.Adam(net.parameters(), 0.01)
-    for _ in range(20):
-        loss = nn.functional.cross_entropy(net(x), y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return net.eval()
+    return trained_on(arrays, 20)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +111,7 @@ def test_reopened_with_its_network_it_exports_again(result: SearchResult, traine
     again = reopened.export(tmp_path / "again")
     assert again.read_bytes() == Path(result.artifact["path"]).read_bytes()
     with pytest.raises(InputError, match="fingerprint"):
-        autocompress.open_study(result.folder, model=_network().eval(), data=arrays)
+        autocompress.open_study(result.folder, model=network().eval(), data=arrays)
 
 
 def test_processes_find_the_same_kind_of_front(trained: nn.Module, arrays: Arrays, tmp_path: Path) -> None:
@@ -155,4 +133,4 @@ def test_a_profile_fixes_widths_and_memory(trained: nn.Module, arrays: Arrays, t
 
 def test_an_argument_that_there_is_not_is_named(arrays: Arrays) -> None:
     with pytest.raises(InputError, match="search\\(\\) has no argument 'trails'; did you mean 'trials'"):
-        autocompress.search(model=_network(), data=arrays, trails=4)
+        autocompress.search(model=network(), data=arrays, trails=4)

@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from torch import nn
+from patterns import Arrays, network, patterns, trained_on
 
 import autocompress
 from autocompress.backend import sensitivity, store
@@ -24,37 +22,16 @@ from autocompress.study.folder import read_description
 from autocompress.study.result import SearchResult
 from autocompress.study.sensitivity import options
 
-Arrays = tuple[np.ndarray, np.ndarray]
-
-
-def _network() -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
-        nn.Conv2d(16, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
-        nn.Conv2d(32, 32, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 3))
-
 
 @pytest.fixture(scope="module")
 def arrays() -> Arrays:
-    """Three classes of noisy 8×8 patterns."""
-    random = np.random.default_rng(0)
-    patterns = random.normal(size=(3, 1, 8, 8))
-    labels = random.integers(0, 3, 300)
-    return (patterns[labels] + 2.0 * random.normal(size=(300, 1, 8, 8))).astype(np.float32), labels
+    return patterns(noise=2.0)
 
 
 @pytest.fixture(scope="module")
 def given(arrays: Arrays) -> dict[str, Any]:
     """A trained network and its data, as arguments."""
-    torch.manual_seed(0)
-    net, (x, y) = _network(), (torch.from_numpy(a) for a in arrays)
-    optimizer = torch.optim.Adam(net.parameters(), 0.01)
-    for _ in range(60):
-        loss = nn.functional.cross_entropy(net(x), y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return {"model": net.eval(), "data": arrays}
+    return {"model": trained_on(arrays, 60), "data": arrays}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -198,7 +175,7 @@ def test_another_network_other_data_and_contradictions_are_refused(first: Search
     out = tmp_path / "second"
     x, y = given["data"]
     with pytest.raises(InputError, match=r"the model must be the one .* give the same one"):
-        autocompress.search(**given | {"model": _network().eval()}, from_study=first.folder, out=out)
+        autocompress.search(**given | {"model": network().eval()}, from_study=first.folder, out=out)
     with pytest.raises(InputError, match=r"the data must be the one .* split with its seed 3"):
         autocompress.search(**given | {"data": (x + 1, y)}, from_study=first.folder, out=out)
     with pytest.raises(InputError, match="the data must be the one"):
