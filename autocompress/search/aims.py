@@ -21,6 +21,8 @@ ROOMS = (1.0, 0.5, 0.25, 0.125, 0.0625, 0.03125)
 """Shares of the bounds that solutions may use."""
 SPEEDS = (1.0, 0.4)
 """Shares of the time of the plain solution of that room, or of its MACs where time is not estimated."""
+SETTING = "setting"
+"""Attribute of a trial: the knobs of the plan that was measured, where a projection moved what was proposed."""
 MOST_LOST = 0.3
 """What a model may lose against the best and still count for the front."""
 FULL = 0.5
@@ -48,7 +50,7 @@ class Aims:
     def harms(self, trial: FrozenTrial) -> np.ndarray:
         """Predicted harms `(HARMS,)` of a trial's setting."""
         if trial.number not in self._harms:
-            found = self._solver.harms(trial.params)
+            found = self._solver.harms(setting(trial))
             self._harms[trial.number] = np.array([found[kind] for kind in HARMS])
         return self._harms[trial.number]
 
@@ -90,12 +92,17 @@ class Aims:
 
     def _costs_of(self, trial: FrozenTrial) -> np.ndarray:
         if trial.number not in self._costs:
-            self._costs[trial.number] = self._logs(trial.params)
+            self._costs[trial.number] = self._logs(setting(trial))
         return self._costs[trial.number]
 
     def _logs(self, values: Mapping[str, Value]) -> np.ndarray:
         metrics = self._solver.estimate(values)
         return np.log([metrics["size_bytes"], metrics[self._speed]])
+
+
+def setting(trial: FrozenTrial) -> dict[str, Value]:
+    """The knobs of what a trial measured."""
+    return {**trial.params, **trial.user_attrs.get(SETTING, {})}
 
 
 def _accuracies(harms: np.ndarray, measured: np.ndarray, asked: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -24,10 +24,12 @@ from autocompress.core.front import best, objectives
 from autocompress.core.plan import Plan
 from autocompress.errors import AutocompressError, EnvironmentFault, InfeasibleError
 from autocompress.search import fidelity
+from autocompress.search.aims import SETTING
 from autocompress.search.judging import describe_failure, judge, judged, nearest, not_finite
 from autocompress.search.solving import SolverSampler, distributions
 from autocompress.search.storage import candidates, close_interrupted, store_candidate, store_rung
 from autocompress.search.workers import Inline, Processes
+from autocompress.space.encode import encode
 from autocompress.space.projection import Projection
 from autocompress.space.space import Values
 
@@ -207,6 +209,8 @@ class Engine:
         origin = str(trial.user_attrs.get("origin", type(self._study.sampler).__name__))
         projected = self._projection.project(trial.params)
         trial.set_user_attr("squeeze", projected.squeeze)
+        if projected.squeeze or projected.bits_cap < 32:  # what is measured is not what was proposed
+            trial.set_user_attr(SETTING, encode(self._space, projected.plan))
         return trial, Candidate(trial=trial.number, status="running", plan=projected.plan, origin=origin)
 
     # -- what came of it ---------------------------------------------------------------------------------

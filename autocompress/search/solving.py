@@ -17,7 +17,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from autocompress.search.aims import Aims
+from autocompress.search.aims import Aims, setting
 from autocompress.space.problem import HARMS
 from autocompress.space.solver import DECIDED, Solver
 from autocompress.space.space import Space, Value
@@ -103,7 +103,7 @@ class SolverSampler(optuna.samplers.BaseSampler):
 
     def _crossed(self, done: Sequence[FrozenTrial]) -> dict[str, Value]:
         best = sorted(done, key=lambda t: (-t.values[0], t.number))[:max(2, len(done) // 3)]
-        first, second = (best[int(i)].params for i in self._rng.choice(len(best), 2, replace=False))
+        first, second = (setting(best[int(i)]) for i in self._rng.choice(len(best), 2, replace=False))
         values: dict[str, Value] = {}
         for name, distribution in self._search_space.items():
             values[name] = (first if self._rng.random() < 0.5 else second)[name]

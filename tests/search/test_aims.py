@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 import optuna
 import pytest
+from engine_bench import Bench
 
 from autocompress.core.budget import Budget
 from autocompress.core.damage import Damages
 from autocompress.core.layer import LayerTable
 from autocompress.hardware.profile import load_profile
 from autocompress.search.aims import Aims, _accuracies
-from autocompress.search.solving import distributions
+from autocompress.search.solving import SolverSampler, distributions
+from autocompress.search.storage import create_study
 from autocompress.space.projection import Projection
 from autocompress.space.solver import Solver
 from autocompress.space.space import build_space
@@ -54,3 +56,16 @@ def test_where_the_front_has_nothing_is_aimed_at(table: LayerTable) -> None:
     assert any("macs" in bounds for bounds in drawn)
     for bounds in drawn[:8]:
         assert solver.estimate(solver.propose({}, bounds))["size_bytes"] <= bounds["size_bytes"], "within reach"
+
+
+def test_what_was_measured_counts_not_what_was_proposed(table: LayerTable) -> None:
+    """A setting that the projection squeezes into the budget has the harm and the size of what became of it."""
+    study = create_study(optuna.storages.InMemoryStorage(), "s", SolverSampler(_solver(table), 0), {})
+    bench = Bench(table, study=study, size_bytes=12_000, trials=8)
+    bench.run()
+    aims, squeezed = Aims(_solver(table)), [t for t in study.trials if t.user_attrs["squeeze"]]
+    assert squeezed
+    for trial in study.trials:
+        assert np.exp(aims._costs_of(trial)[0]) <= 12_000
+    plain = [sum(_solver(table).harms(trial.params).values()) for trial in squeezed]
+    assert all(aims.harms(trial).sum() > harm for trial, harm in zip(squeezed, plain, strict=True))
