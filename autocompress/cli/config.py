@@ -21,7 +21,8 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
 }
 SEVERAL = ("profile", "latency")
 """What may be a list of such values."""
-COMMAND_LINE_ONLY = ("from", "resume", "force_new_study", "trust_code", "config", "json", "quiet", "debug")
+COMMAND_LINE_ONLY = ("from", "from_study", "resume", "force_new_study", "trust_code", "config", "json", "quiet",
+                     "debug")
 """What decides about one run, or about trust, is not for a file to say."""
 
 

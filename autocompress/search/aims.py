@@ -28,8 +28,9 @@ MOST_LOST = 0.3
 FULL = 0.5
 """Share of the proposals that use all of the budget, whatever the front: its best model is what is asked for."""
 LEAST_TRIALS = 6
-"""With fewer there is no line to follow: any aim is as good as another."""
+"""With fewer there is no line to follow and no posterior, only a prior: any aim is as good as another."""
 LEAST_DROP = 1e-3
+"""Of accuracy, added before its logarithm: smaller differences are noise."""
 
 
 class Aims:
@@ -105,10 +106,15 @@ def setting(trial: FrozenTrial) -> dict[str, Value]:
     return {**trial.params, **trial.user_attrs.get(SETTING, {})}
 
 
+def log_lost(accuracies: np.ndarray) -> np.ndarray:
+    """Logarithms of what each loses against the best."""
+    logarithms: np.ndarray = np.log(accuracies.max() - accuracies + LEAST_DROP)
+    return logarithms
+
+
 def _accuracies(harms: np.ndarray, measured: np.ndarray, asked: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """What plans of logarithmic harm `asked` may have, drawn around a line through the trials."""
-    top = measured.max()
-    lost = np.log(top - measured + LEAST_DROP)
+    top, lost = measured.max(), log_lost(measured)
     slope = max(0.0, float(np.cov(harms, lost)[0, 1] / (harms.var(ddof=1) + 1e-9)))
     scatter = float((lost - lost.mean() - slope * (harms - harms.mean())).std())
     drawn = lost.mean() + slope * (asked - harms.mean()) + scatter * rng.normal(size=len(asked))

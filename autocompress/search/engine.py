@@ -25,9 +25,16 @@ from autocompress.core.plan import Plan
 from autocompress.errors import AutocompressError, EnvironmentFault, InfeasibleError
 from autocompress.search import fidelity
 from autocompress.search.aims import SETTING
-from autocompress.search.judging import describe_failure, judge, judged, nearest, not_finite
+from autocompress.search.judging import as_duplicate, describe_failure, judge, judged, nearest, not_finite
 from autocompress.search.solving import SolverSampler, distributions
-from autocompress.search.storage import candidates, close_interrupted, store_candidate, store_rung
+from autocompress.search.storage import (
+    STOPPED,
+    candidates,
+    close_interrupted,
+    store_candidate,
+    store_failure,
+    store_rung,
+)
 from autocompress.search.workers import Inline, Processes
 from autocompress.space.encode import encode
 from autocompress.space.projection import Projection
@@ -95,6 +102,7 @@ class Engine:
         self.overhead_seconds = 0.0
         self._always = 0
         self._known: dict[str, Candidate] = {}
+        self._twins: dict[str, list[tuple[optuna.Trial, Candidate]]] = {}
         self._count = self._repeats = 0
         self._phase: int | None = None
         self._begun: dict[int, set[int]] = defaultdict(set)
@@ -103,7 +111,7 @@ class Engine:
         self._done: dict[int, int] = defaultdict(int)
 
     def candidates(self) -> list[Candidate]:
-        """All trials, judged by their highest rung against the budget."""
+        """All trials, judged by their most accurate rung against the budget."""
         return judged(candidates(self._study), self._budget, self._baseline)
 
     def run(self, pool: Inline | Processes) -> None:
@@ -112,7 +120,7 @@ class Engine:
         close_interrupted(self._study)
         before = self.candidates()
         self._known = {c.plan.fingerprint: c for c in before if c.plan and c.evaluations}
-        self._count = sum(1 for c in before if "process was stopped" not in c.reason)
+        self._count = sum(1 for c in before if STOPPED not in c.reason)
         self._repeats = len(list(itertools.takewhile(lambda c: c.status == "duplicate", reversed(before))))
         began = time.perf_counter()
         self._enqueue_first()
@@ -155,14 +163,14 @@ class Engine:
 
     def _next(self, pool: Inline | Processes, running: list[Job]) -> Job | None:
         """A new candidate as long as there are any to try, else a promotion: a free worker never waits for one that is
-        busy, unless a clock gives both the same time anyway."""
+        busy, unless a clock gives all of a rung the same time anyway."""
         schedule, job = self._settings.schedule, self._new_trial()
         if job is not None:
             return self._start(job, "calibrating candidates", self._settings.trials)
-        long, everyone = max(schedule.long, pool.jobs), self.candidates()
+        long, everyone = math.ceil(schedule.long / pool.jobs) * pool.jobs, self.candidates()
         for rung, places, share in ((fidelity.SHORT, schedule.short, schedule.short_share), (fidelity.LONG, long, 1.0)):
             below = any(other.rung < rung for other in running)
-            if not self._open(1.0) or (below and rung == fidelity.LONG and self._settings.seconds is not None):
+            if not self._open(1.0) or (below and self._settings.seconds is not None):
                 return None
             begun = self._begun[rung]
             chosen = fidelity.promote(everyone, self._budget, rung, places, begun)
@@ -192,13 +200,15 @@ class Engine:
             self.overhead_seconds += time.perf_counter() - began
             self._count += 1
             assert candidate.plan is not None
-            twin = self._known.get(candidate.plan.fingerprint)
-            self._repeats = 0 if twin is None else self._repeats + 1
-            if twin is None:
+            twin, twins = self._known.get(candidate.plan.fingerprint), self._twins.get(candidate.plan.fingerprint)
+            if twin is None and twins is None:
+                self._repeats, self._twins[candidate.plan.fingerprint] = 0, []
                 return Job(candidate, candidate.plan, fidelity.CALIBRATED, None, trial)
-            self._close(trial, msgspec.structs.replace(
-                candidate, status="duplicate", evaluations=twin.evaluations[:1], duplicate_of=twin.trial,
-                reason=f"same plan as trial {twin.trial}"))
+            self._repeats += 1
+            if twin is not None:
+                self._close(trial, as_duplicate(candidate, twin))
+            elif twins is not None:  # to be closed with the one that is under way
+                twins.append((trial, candidate))
             if self._repeats == MAX_REPEATS and self._count < self._settings.trials:
                 log.warning("trying no more after %d of %d trials: the last %d proposals repeat plans that were tried, "
                             "so this space has few others", self._count, self._settings.trials, self._repeats)
@@ -236,10 +246,12 @@ class Engine:
         if candidate.evaluations:
             self._known[job.plan.fingerprint] = candidate
         self._close(job.trial, candidate)
+        for trial, twin in self._twins.pop(job.plan.fingerprint, []):
+            self._close(trial, as_duplicate(twin, candidate))
 
     def _climbed(self, job: Job, future: Future[Evaluation], reason: str) -> None:
         if reason:  # the candidate keeps what it reached
-            self._study.set_user_attr(f"failure:{job.candidate.trial}:{job.rung}", reason)
+            store_failure(self._study, job.candidate.trial, job.rung, reason)
         else:
             store_rung(self._study, job.candidate.trial, future.result())
         everyone = self.candidates()
@@ -259,10 +271,11 @@ class Engine:
         everyone = self.candidates()
         self.overhead_seconds += time.perf_counter() - began
         self._on_event(self._result_event(candidate, everyone, self._count, self._settings.trials))
-        failed = sum(c.status == "failed" for c in everyone)
-        if failed > MAX_FAILURE_SHARE * len(everyone) and len(everyone) >= FAILURES_BEFORE_JUDGING:
+        judged_ones = [c for c in everyone if STOPPED not in c.reason]
+        failed = sum(c.status == "failed" for c in judged_ones)
+        if failed > MAX_FAILURE_SHARE * len(judged_ones) and len(judged_ones) >= FAILURES_BEFORE_JUDGING:
             raise EnvironmentFault(f"at least half of the candidates must be evaluated, but {failed} of "
-                                   f"{len(everyone)} failed, the last with: {candidate.reason or 'see trials.csv'}")
+                                   f"{len(judged_ones)} failed, the last with: {candidate.reason or 'see trials.csv'}")
 
     def _result_event(self, candidate: Candidate, everyone: list[Candidate], done: int, total: int) -> Event:
         return Event(kind="result", candidate=candidate, done=done, total=total,

@@ -75,9 +75,10 @@ def promote(candidates: Sequence[Candidate], budget: Budget, rung: int, count: i
     if rung != SHORT:
         return ranked[:places]
     solved = any(c.origin == SOLVER for c in promotable(candidates, budget))
-    quota = round(count * (SOLVED_SHARE if solved else UNIFORM_SHARE)) - sum(c.origin == "uniform" for c in ahead)
-    chosen = [c for c in ranked if c.origin == "uniform"][:max(0, quota)]
-    most_accurate = max(1, (count - quota) // 2) - sum(c.origin != "uniform" for c in ahead)
+    quota = round(count * (SOLVED_SHARE if solved else UNIFORM_SHARE))
+    baselines = sum(c.origin == "uniform" for c in ahead)
+    chosen = [c for c in ranked if c.origin == "uniform"][:max(0, quota - baselines)]
+    most_accurate = max(1, (count - quota) // 2) - (len(ahead) - baselines)
     chosen += [c for c in ranked if c not in chosen][:max(0, most_accurate)]
     while len(chosen) < min(places, len(pool)):
         left = [c for c in ranked if c not in chosen]

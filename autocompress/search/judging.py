@@ -11,8 +11,16 @@ from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.errors import TrialError
 
 
+def as_duplicate(candidate: Candidate, twin: Candidate) -> Candidate:
+    """A candidate of the same plan as `twin`, with what was found out about that."""
+    if not twin.evaluations:
+        return msgspec.structs.replace(candidate, status=twin.status, reason=twin.reason)
+    return msgspec.structs.replace(candidate, status="duplicate", evaluations=twin.evaluations[:1],
+                                   duplicate_of=twin.trial, reason=f"same plan as trial {twin.trial}")
+
+
 def judge(candidate: Candidate, budget: Budget, baseline_accuracy: float) -> Candidate:
-    """Complete or infeasible, by the metrics at the highest rung, with the reason."""
+    """Complete or infeasible, by the metrics of the most accurate rung, with the reason."""
     if candidate.status in ("failed", "duplicate", "pruned") or not candidate.metrics:
         return candidate
     excess = {n: v for n, v in budget.excess(candidate.metrics, baseline_accuracy).items() if v > 1e-12}

@@ -17,7 +17,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from autocompress.search.aims import Aims, setting
+from autocompress.search.aims import LEAST_TRIALS, Aims, log_lost, setting
 from autocompress.space.problem import HARMS
 from autocompress.space.solver import DECIDED, Solver
 from autocompress.space.space import Space, Value
@@ -32,10 +32,6 @@ SCALES = tuple(4.0**step for step in (-2, -1, 0, 1, 2))
 """Weights of channels and of factors, relative to that of bits, between which the posterior decides."""
 TILT = 0.25
 """Weight of the kind that counts for less in the first solutions."""
-LEAST_TRIALS = 6
-"""With fewer there is no posterior, only its prior."""
-LEAST_DROP = 1e-3
-"""Of accuracy, added before its logarithm: smaller differences are noise."""
 
 
 class SolverSampler(optuna.samplers.BaseSampler):
@@ -92,8 +88,7 @@ class SolverSampler(optuna.samplers.BaseSampler):
         likelihood = -0.5 * np.square(np.log(pairs) / np.log(4.0)).sum(1)  # prior: factors of four are one deviation
         if len(done) >= LEAST_TRIALS:
             harms = np.array([self._aims.harms(t) for t in done])
-            accuracy = np.array([t.values[0] for t in done])
-            lost = np.log(accuracy.max() - accuracy + LEAST_DROP)
+            lost = log_lost(np.array([t.values[0] for t in done]))
             for i, (prune, share) in enumerate(pairs):
                 harm = np.log(harms @ (prune, 1.0, share) + 1e-12)
                 likelihood[i] -= 0.5 * len(done) * np.log(_unexplained(harm, lost) + 1e-3)

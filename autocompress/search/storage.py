@@ -24,7 +24,9 @@ from autocompress.errors import EnvironmentFault, InputError, StorageError, Stud
 
 T = TypeVar("T")
 DATABASE = "study.db"
-CANDIDATE, IDENTITY, SUMMARY, RUNG, FAILURE = "candidate", "identity", "summary", "rung", "failure"
+CANDIDATE, IDENTITY, RUNG, FAILURE = "candidate", "identity", "rung", "failure"
+STOPPED = "the process was stopped before it finished"
+"""The reason of trials that a killed process left open."""
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 logging.getLogger("optuna").addHandler(logging.NullHandler())
@@ -131,6 +133,11 @@ def store_rung(study: optuna.Study, trial: int, evaluation: Evaluation) -> None:
     study.set_user_attr(f"{RUNG}:{trial}:{evaluation.rung}", wire.encode(evaluation))
 
 
+def store_failure(study: optuna.Study, trial: int, rung: int, reason: str) -> None:
+    """Keep why a closed trial did not reach a higher rung."""
+    study.set_user_attr(f"{FAILURE}:{trial}:{rung}", reason)
+
+
 def failures(study: optuna.Study) -> dict[tuple[int, int], str]:
     """Why candidates failed above their calibration, by trial and rung; they may have got there later."""
     found = {}
@@ -178,7 +185,7 @@ def close_interrupted(study: optuna.Study, retries: int = 2) -> int:
     """Close trials that a killed process left running, and queue their settings again, at most `retries` times."""
     closed = 0
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        study._storage.set_trial_user_attr(trial._trial_id, "reason", "the process was stopped before it finished")
+        study._storage.set_trial_user_attr(trial._trial_id, "reason", STOPPED)
         study.tell(trial.number, state=TrialState.FAIL)
         tries = int(trial.user_attrs.get("tries", 0)) + 1
         if trial.params and tries <= retries:

@@ -54,14 +54,20 @@ def describe(folder: Path, name: str, asked: Options, constraints: Budget, bench
         name=name, storage=asked.storage or "", seed=asked.seed, space=absolute(asked.space),
         profile=absolute(asked.profile) if isinstance(asked.profile, str) else tuple(map(absolute, asked.profile)),
         targets=tuple(device.id for device in bench.profile.targets), epochs=asked.epochs, effort=asked.effort,
-        trials=asked.trials, budget=constraints,
+        sampler=asked.sampler, trials=asked.trials, budget=constraints,
         baseline=before.baseline if before else baseline,
         sources=dict(bench.sources), table=bench.table, refused=bench.refused, given=_given(asked), timings=timings,
         fingerprints={k: str(identity[k]) for k in ("model", "data", "space", "profile")},
         artifact=before.artifact if before else None, attribution=before.attribution if before else None,
-        harms=before.harms if before else {}, from_study=str(asked.from_study.absolute()) if asked.from_study else "")
+        harms=before.harms if before else {}, from_study=_start(asked, before))
     write_description(folder, description)
     return description
+
+
+def _start(asked: Options, before: Description | None) -> str:
+    if asked.from_study is not None:
+        return str(asked.from_study.absolute())
+    return before.from_study if before else ""
 
 
 def _given(asked: Options) -> dict[str, Any]:

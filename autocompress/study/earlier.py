@@ -17,12 +17,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from autocompress.core.evaluation import Candidate
-from autocompress.errors import InputError, StorageError
-from autocompress.search.storage import DATABASE, candidates, load_study, open_storage
+from autocompress.errors import EnvironmentFault, InputError, StorageError
+from autocompress.search.storage import candidates, load_study, open_storage, storage_url
 from autocompress.space.encode import encode
 from autocompress.space.projection import Projection
 from autocompress.space.space import Value
-from autocompress.study.folder import TEACHER, Description, is_described, read_description
+from autocompress.study.folder import TEACHER, Description, is_described, is_study, read_description
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,8 @@ class Earlier:
 
 def completed(given: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a search, those not given taken from the study to be resumed in `out`, bounds and all, or from
-    `from_study`: its network, data, seed, space, profile and epochs.
+    `from_study`: its network, data, seed, space, profile, effort and epochs. An effort that is asked for brings its own
+    epochs and trials.
 
     InputError when there is no such study, or its network and data were Python objects and are not given.
     """
@@ -60,7 +61,11 @@ def completed(given: Mapping[str, Any]) -> dict[str, Any]:
         trials = description.trials if "effort" not in asked else 0
         return _stored(description, asked, Path(out)) | _bounds(description) | {
             "storage": description.storage or None, "from_study": description.from_study or None,
-            "effort": description.effort} | ({"trials": trials} if trials else {}) | asked
+            "sampler": description.sampler} | ({"trials": trials} if trials else {}) | asked
+    alone = not asked.keys() & {"model", "budget", "latency", "macs", "peak_memory", "max_drop"}
+    if asked.get("resume") and out is not None and not is_study(Path(out)) and alone:
+        raise InputError(f"--resume must find a study in --out, but {out} holds none; see studies/ for yours. To begin "
+                         "one there, say what to compress or how small")
     return asked
 
 
@@ -80,7 +85,9 @@ def unreadable(error: Exception) -> InputError:
 def _stored(description: Description, asked: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Of the network and data only what belongs together: the weights of the stored model are not those of another."""
     stored = description.given
-    taken: dict[str, Any] = {name: getattr(description, name) for name in ("seed", "space", "profile", "epochs")}
+    taken: dict[str, Any] = {name: getattr(description, name) for name in ("seed", "space", "profile", "effort")}
+    if "effort" not in asked:
+        taken["epochs"] = description.epochs
     if "model" not in asked:
         taken |= {name: stored[name] for name in ("model", "weights")}
     if "data" not in asked:
@@ -112,7 +119,7 @@ def read_earlier(folder: Path | None, resumed: bool) -> Earlier | None:
     try:
         description = read_description(folder)
         return Earlier(folder, description, tuple(_candidates(folder, description)))
-    except (InputError, StorageError) as error:
+    except (InputError, StorageError, EnvironmentFault) as error:
         if not resumed:
             raise unreadable(error) from error
         log.warning("going on without the study that this one started from: %s", error)
@@ -120,15 +127,17 @@ def read_earlier(folder: Path | None, resumed: bool) -> Earlier | None:
 
 
 def _candidates(folder: Path, description: Description) -> list[Candidate]:
-    if description.storage:
-        return _of(description.storage, description.name, folder)
-    if not (folder / DATABASE).is_file():
-        raise StorageError(f"{folder} must hold the study's database, but {DATABASE} is gone")
+    url = storage_url(folder, description.storage or None)
+    if not url.startswith("sqlite:///"):
+        return _of(url, description.name, folder)
+    database = Path(url.removeprefix("sqlite:///"))
+    if not database.is_file():
+        raise StorageError(f"{folder} must have the study's database, but {database} is gone")
     with TemporaryDirectory() as place:
-        for path in folder.glob(f"{DATABASE}*"):  # with its log of what is not in the file itself yet
-            if not path.name.endswith("-shm"):
+        for path in database.parent.glob(f"{database.name}*"):  # with its log of what is not in the file itself yet
+            if path.name.removeprefix(database.name) in ("", "-wal"):
                 shutil.copyfile(path, Path(place) / path.name)
-        return _of(f"sqlite:///{Path(place) / DATABASE}", description.name, folder)
+        return _of(f"sqlite:///{Path(place) / database.name}", description.name, folder)
 
 
 def _of(url: str, name: str, folder: Path) -> list[Candidate]:

@@ -50,6 +50,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     targets: tuple[str, ...] = ()
     attribution: Attribution | None = None
     harms: dict[int, float] = {}
+    sampler: str = "auto"
     effort: str = DEFAULT_EFFORT
     trials: int = 0
     """Asked for; 0 in files that do not say."""

@@ -95,7 +95,7 @@ class Options:
                 hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(legal)}"
                 raise InputError(f"search() has no argument {name!r}; {hint}")
         effort = given.get("effort", DEFAULT_EFFORT)
-        if effort not in EFFORTS:
+        if not isinstance(effort, str) or effort not in EFFORTS:
             close = difflib.get_close_matches(str(effort), EFFORTS, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise InputError(f"effort must be one of {', '.join(EFFORTS)}, but got {effort!r}{hint}")

@@ -64,6 +64,8 @@ AVERAGING_SHARE, ATTRIBUTION_SHARE = 0.01, 0.01
 """Shares of a time limit that are left to averaging trained candidates, and to what the best plan's techniques buy."""
 REPORT_SECONDS = 2.0
 """About what writing the report takes."""
+LATE_SECONDS = 60.0
+"""What it may take where the time for trials is up before the first one, which should be the one that it finds."""
 
 
 def search(model: Any = None, data: Any = None, budget: str | float | None = None, *,
@@ -129,9 +131,8 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
         notify(Event(kind="phase", text="predicting what each option would cost"))
         before = time.perf_counter()
         passes = timings["original"] * len(bench.calibration) / len(task.validation)
-        # When the time is up already, one plan is tried all the same: it should be the one that predictions find.
-        affordable = (asked.seconds is None or _late(settings, started)
-                      or SENSITIVITY_PASSES * passes < SENSITIVITY_SHARE * asked.seconds)
+        most = LATE_SECONDS if _late(settings, started) else SENSITIVITY_SHARE * (asked.seconds or math.inf)
+        affordable = SENSITIVITY_PASSES * passes < most
         damages = _damages(bench, projection) if affordable else None
         if not affordable:
             log.warning("searching with TPE, because predicting what options cost would take too much of %g s",

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from autocompress.study.earlier import completed
 from autocompress.study.folder import read_description
 
 Cli = Callable[..., Any]
@@ -26,7 +27,11 @@ def test_what_is_not_given_is_taken_from_the_study(cli: Cli, finished: Any, tmp_
     assert done.document["study"]["budget"]["size_bytes"] == 2600
     begun, stored = read_description(finished.folder), read_description(second)
     assert stored.given == begun.given and stored.fingerprints["data"] == begun.fingerprints["data"]
-    assert (stored.epochs, stored.from_study) == (1, str(finished.folder))
+    assert (stored.epochs, stored.from_study, stored.trials) == (1, str(finished.folder), 2)
+    resumed = {"resume": True, "out": second}
+    assert {"effort": "normal", "trials": 2, "epochs": 1, "sampler": "auto"}.items() <= completed(resumed).items()
+    assert not completed(resumed | {"effort": "thorough"}).keys() & {"trials", "epochs"}, "that effort's own"
+    assert "epochs" not in completed({"from_study": finished.folder, "effort": "fast", "budget": "1kB"})
 
     refused = cli("search", "--resume", "--out", str(second))
     assert refused.code == 2 and "Add --trust-code" in refused.err
@@ -45,6 +50,7 @@ def test_a_file_that_the_user_names_needs_no_further_word(cli: Cli, finished: An
     (["--from", "nowhere"], "--from (from_study) must be a study that can be read"),
     (["--from", "nowhere", "--resume"], "must be left out with --resume"),
     (["--from", "nowhere", "--out", "nowhere"], "must be another folder"),
+    (["--resume", "--out", "nowhere"], "--resume must find a study in --out, but nowhere holds none"),
 ])
 def test_bad_use_is_one_line(cli: Cli, flags: list[str], told: str, tmp_path: Path,
                              monkeypatch: pytest.MonkeyPatch) -> None:

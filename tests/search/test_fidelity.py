@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,3 +49,14 @@ def test_the_short_rung_keeps_baselines_the_best_and_a_small_one() -> None:
     everyone = [_candidate(0, 0.5, 5, origin="uniform"), _candidate(1, 0.4, 5, origin="uniform"),
                 _candidate(2, 0.9, 8), _candidate(3, 0.89, 8), _candidate(4, 0.6, 1)]
     assert [c.trial for c in promote(everyone, Budget(), SHORT, 4)] == [0, 1, 2, 4]
+
+
+@pytest.mark.parametrize("count", [2, 5, 10])
+def test_one_at_a_time_the_same_are_promoted(count: int) -> None:
+    everyone = [_candidate(i, 0.9 - 0.01 * i, 1 + (7 * i) % 10, origin="uniform" if i % 4 == 3 else "SolverSampler")
+                for i in range(20)]
+    begun: list[int] = []
+    while chosen := promote(everyone, Budget(), SHORT, count, begun):
+        begun.append(chosen[0].trial)
+    assert sorted(begun) == sorted(c.trial for c in promote(everyone, Budget(), SHORT, count))
+    assert len(begun) == count
