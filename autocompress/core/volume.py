@@ -35,7 +35,7 @@ def gains(front: np.ndarray, asked: np.ndarray, rng: np.random.Generator, most_l
     return won / POINTS
 
 
-def volume_gains(front: Sequence[Candidate], asked: Sequence[Candidate]) -> np.ndarray:
+def volume_gains(front: Sequence[Candidate], asked: Sequence[Candidate], most_lost: float = np.inf) -> np.ndarray:
     """`gains` of candidates in error and the logarithms of the other objectives."""
     def rows(candidates: Sequence[Candidate]) -> np.ndarray:
         return np.array([[1 - c.metrics["accuracy"], *np.log([c.metrics[name] for name in others])]
@@ -43,4 +43,4 @@ def volume_gains(front: Sequence[Candidate], asked: Sequence[Candidate]) -> np.n
 
     names = objectives(next(c.metrics for c in asked if c.metrics))
     others = [name for name in names if name != "accuracy"]
-    return gains(rows(front), rows(asked), np.random.default_rng(0))
+    return gains(rows(front), rows(asked), np.random.default_rng(0), most_lost)

@@ -173,7 +173,8 @@ class Engine:
             if not self._open(1.0) or (below and self._settings.seconds is not None):
                 return None
             begun = self._begun[rung]
-            chosen = fidelity.promote(everyone, self._budget, rung, places, begun)
+            chosen = fidelity.promote(everyone, self._budget, rung, places, begun,
+                                      timed=self._settings.seconds is not None)
             if chosen:
                 self._sizes[rung] = len(begun) + len(chosen)
                 if rung not in self._slices:  # the same for all: they are compared

@@ -24,6 +24,10 @@ UNIFORM_SHARE = 0.8
 """Share of the promotions that uniform baselines get, if there are that many: blind draws rarely train better."""
 SOLVED_SHARE = 0.2
 """The same where a solver proposed the others."""
+MOST_LOST = 0.2
+"""Of accuracy, against the best: what has lost more is not trained for what it adds to the front."""
+EQUAL = 0.005
+"""Accuracies nearer than this are told apart by chance on a few thousand samples."""
 
 
 class Schedule(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,11 +64,13 @@ def promotable(candidates: Sequence[Candidate], budget: Budget) -> list[Candidat
 
 
 def promote(candidates: Sequence[Candidate], budget: Budget, rung: int, count: int,
-            begun: Collection[int] = ()) -> list[Candidate]:
+            begun: Collection[int] = (), timed: bool = False) -> list[Candidate]:
     """Who goes on to `rung`, the best next first, until `count` are there; trials whose promotion was `begun` count.
 
     A share of the short rung's places is the baselines', half of the others the most accurate's; the rest is for those
-    that add most to the front of who is promoted already, so that it holds small and fast ones too.
+    that add most to the front of who is promoted already, so that it holds small and fast ones too. To the long rung go
+    the most accurate; where a clock ends it (`timed`), of those that are as good as equal the one with the fewest
+    multiply-accumulates, for it will be trained for the most steps.
     """
     ahead = [c for c in candidates if (c.rung or 0) >= rung or c.trial in begun]
     pool = [c for c in promotable(candidates, budget) if c.rung == rung - 1 and c.trial not in begun]
@@ -73,7 +79,8 @@ def promote(candidates: Sequence[Candidate], budget: Budget, rung: int, count: i
         return []
     ranked = sorted(pool, key=lambda c: (-c.metrics["accuracy"], c.metrics["size_bytes"], c.trial))
     if rung != SHORT:
-        return ranked[:places]
+        equal = [c for c in ranked if timed and c.metrics["accuracy"] >= ranked[0].metrics["accuracy"] - EQUAL]
+        return [*sorted(equal, key=lambda c: c.metrics["macs"]), *(c for c in ranked if c not in equal)][:places]
     solved = any(c.origin == SOLVER for c in promotable(candidates, budget))
     quota = round(count * (SOLVED_SHARE if solved else UNIFORM_SHARE))
     baselines = sum(c.origin == "uniform" for c in ahead)
@@ -82,6 +89,6 @@ def promote(candidates: Sequence[Candidate], budget: Budget, rung: int, count: i
     chosen += [c for c in ranked if c not in chosen][:max(0, most_accurate)]
     while len(chosen) < min(places, len(pool)):
         left = [c for c in ranked if c not in chosen]
-        gains = volume_gains([*ahead, *chosen], left)
+        gains = volume_gains([*ahead, *chosen], left, MOST_LOST)
         chosen.append(left[int(gains.argmax())])  # where nothing gains, the most accurate
     return chosen[:places]

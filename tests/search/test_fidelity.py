@@ -47,7 +47,7 @@ def test_promotion_is_from_the_rung_below_within_the_places_and_inside_the_budge
 
 def test_the_short_rung_keeps_baselines_the_best_and_a_small_one() -> None:
     everyone = [_candidate(0, 0.5, 5, origin="uniform"), _candidate(1, 0.4, 5, origin="uniform"),
-                _candidate(2, 0.9, 8), _candidate(3, 0.89, 8), _candidate(4, 0.6, 1)]
+                _candidate(2, 0.9, 8), _candidate(3, 0.89, 8), _candidate(4, 0.8, 1)]
     assert [c.trial for c in promote(everyone, Budget(), SHORT, 4)] == [0, 1, 2, 4]
 
 
@@ -60,3 +60,14 @@ def test_one_at_a_time_the_same_are_promoted(count: int) -> None:
         begun.append(chosen[0].trial)
     assert sorted(begun) == sorted(c.trial for c in promote(everyone, Budget(), SHORT, count))
     assert len(begun) == count
+
+
+def test_under_a_clock_the_faster_of_equals_is_trained_on() -> None:
+    def trained(trial: int, accuracy: float, macs: float) -> Candidate:
+        metrics = {"accuracy": accuracy, "size_bytes": 1.0, "latency_ms": 1.0, "macs": macs}
+        evaluations = tuple(Evaluation(rung=r, metrics=metrics, sources={}) for r in (0, SHORT))
+        return Candidate(trial=trial, status="complete", evaluations=evaluations)
+
+    everyone = [trained(0, 0.910, 9e6), trained(1, 0.907, 3e6), trained(2, 0.900, 1e6)]
+    assert [c.trial for c in promote(everyone, Budget(), LONG, 3)] == [0, 1, 2]
+    assert [c.trial for c in promote(everyone, Budget(), LONG, 3, timed=True)] == [1, 0, 2]
