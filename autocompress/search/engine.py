@@ -25,8 +25,9 @@ from autocompress.core.plan import Plan
 from autocompress.errors import AutocompressError, EnvironmentFault, InfeasibleError
 from autocompress.search import fidelity
 from autocompress.search.aims import SETTING
+from autocompress.search.first import first_trials
 from autocompress.search.judging import as_duplicate, describe_failure, judge, judged, nearest, not_finite
-from autocompress.search.solving import SolverSampler, distributions
+from autocompress.search.solving import distributions
 from autocompress.search.storage import (
     STOPPED,
     candidates,
@@ -42,9 +43,6 @@ from autocompress.space.space import Values
 
 log = logging.getLogger(__name__)
 
-UNIFORM_BITS = (4, 8, 3, 2)
-WARM = "warm start"
-"""The origin of trials that were given to begin with."""
 FAILURES_BEFORE_JUDGING = 5
 MAX_FAILURE_SHARE = 0.5
 MAX_REPEATS = 20
@@ -137,27 +135,12 @@ class Engine:
             raise InfeasibleError(nearest(self.candidates(), self._budget, self._baseline))
 
     def _enqueue_first(self) -> None:
-        """What is always tried: the seeds, a solver's solutions, where there is one, and uniform plans of one ratio and
-        width: gains are honest only beside those, so a seed that is one of them counts as that."""
         if self._study.get_trials(deepcopy=False):
             return
-        sampler = self._study.sampler
-        widths: list[int | None] = [bits for bits in UNIFORM_BITS if bits in self._space.weight_bits]
-        solved = sampler.solutions() if isinstance(sampler, SolverSampler) else []
-        uniform = [self._space.uniform(bits) for bits in (widths[:2] if solved else widths) or [None]]
-        # A short search tries other things too.
-        first = [(fidelity.SOLVER, values) for values in solved[:max(1, self._settings.trials // 4)]]
-        first += [("uniform", values) for values in uniform[:max(1, self._settings.trials // 2)]]
-        known = {self._projection.project(values).plan.fingerprint for _, values in first}
-        warm = [(WARM, dict(values)) for values in self._seeds
-                if self._projection.project(values).plan.fingerprint not in known]
-        seen = set()
-        for origin, values in [*warm[:max(1, self._settings.trials // 4)], *first]:
-            fingerprint = self._projection.project(values).plan.fingerprint
-            if fingerprint not in seen:
-                seen.add(fingerprint)
-                self._study.enqueue_trial(values, user_attrs={"origin": origin})
-        self._always = len(seen)
+        first = first_trials(self._study.sampler, self._projection, self._settings.trials, self._seeds)
+        for origin, values in first:
+            self._study.enqueue_trial(values, user_attrs={"origin": origin})
+        self._always = len(first)
 
     # -- what to run next --------------------------------------------------------------------------------
 

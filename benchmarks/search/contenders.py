@@ -16,8 +16,9 @@ from autocompress.core.damage import Damages
 from autocompress.core.front import OBJECTIVES
 from autocompress.core.plan import Plan
 from autocompress.errors import InfeasibleError
-from autocompress.search.engine import UNIFORM_BITS, Engine, Settings
+from autocompress.search.engine import Engine, Settings
 from autocompress.search.fidelity import Schedule
+from autocompress.search.first import UNIFORM_BITS
 from autocompress.search.samplers import make_sampler
 from autocompress.search.solving import SolverSampler, distributions
 from autocompress.search.storage import create_study

@@ -111,7 +111,7 @@ def test_resumed_with_the_same_profiles_alone(result: SearchResult, data: TaskDa
     further = _search(data, result.folder, profile=BOTH, latency=bound, resume=True, trials=5)
     assert len(further.candidates) == 5
     with pytest.raises(StudyMismatchError, match=r"profile: stored .*directions: stored .*'minimize', 'minimize'"):
-        _search(data, result.folder, resume=True, latency="1ms")
+        _search(data, result.folder, profile="host", latency="1ms", resume=True)
     with pytest.raises(StudyMismatchError, match="profile: stored"):
         _search(data, result.folder, profile=BOTH[::-1], latency=bound, resume=True)
 
