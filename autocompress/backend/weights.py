@@ -81,13 +81,10 @@ def load_weights(structure: Compressed, path: Path) -> Compressed:
 
     StorageError when the file does not fit the plan or is damaged.
     """
+    tensors, bits = _read(path)
     try:
-        tensors = load_file(path)
-        with safe_open(path, framework="pt") as file:
-            bits = file.metadata() or {}
-        structure.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items()
-                                         if k.startswith("model.")})
-    except (OSError, SafetensorError, RuntimeError) as error:
+        structure.model.load_state_dict(_of_network(tensors))
+    except RuntimeError as error:
         first = next(iter(str(error).splitlines()), "")
         raise StorageError(f"{path} must hold the weights of this plan, but: {first}") from error
     structure.weights = _integers(structure.plan, tensors, bits)
@@ -117,19 +114,26 @@ def read_structure(path: Path) -> Structure | None:
 
 def read_trained(path: Path) -> Trained:
     """Everything in the file, without a network to put it in. StorageError when it is damaged."""
+    tensors, bits = _read(path)
     structure = read_structure(path)
+    if structure is None:
+        raise StorageError(f"{path} must say what its weights belong to, but does not")
+    return Trained(structure, _of_network(tensors), _integers(structure.plan, tensors, bits),
+                   {k.removeprefix(_KEPT): v for k, v in tensors.items() if k.startswith(_KEPT)})
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors, and the header. StorageError when the file cannot be read."""
     try:
-        tensors = load_file(path)
         with safe_open(path, framework="pt") as file:
-            bits = file.metadata() or {}
-        if structure is None:
-            raise KeyError("it does not say what its weights belong to")
-        integers = _integers(structure.plan, tensors, bits)
-    except (OSError, SafetensorError, KeyError) as error:
+            return load_file(path), file.metadata() or {}
+    except (OSError, SafetensorError) as error:
         first = next(iter(str(error).splitlines()), "")
         raise StorageError(f"{path} must hold the weights of a candidate, but: {first}") from error
-    return Trained(structure, {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")},
-                   integers, {k.removeprefix(_KEPT): v for k, v in tensors.items() if k.startswith(_KEPT)})
+
+
+def _of_network(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
 
 
 def _integers(plan: Plan, tensors: Mapping[str, Tensor], bits: Mapping[str, str]) -> dict[str, QuantizedWeight]:

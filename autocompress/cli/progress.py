@@ -63,16 +63,18 @@ class State:
     def update(self, event: Event) -> None:
         """Take one event in."""
         if event.kind == "phase":
-            self.phase, self.done, self.total, self.running = event.text, 0, event.total, []
+            self.phase, self.done, self.total = event.text, 0, event.total
             self._began, self._before = time.monotonic(), None
         elif event.kind == "start":
             self.running.append(event.text)
         else:
             name = f"trial {event.candidate.trial}" if event.candidate else ""
             self.running = [text for text in self.running if text != name]
-            self.done, self.total, self.feasible, self.best = event.done, event.total, event.feasible, event.best
-            if self._before is None:  # a resumed phase does not begin at zero
-                self._before = event.done - 1
+            self.feasible, self.best = event.feasible, event.best
+            if event.text == self.phase:  # not a late one of the rung below
+                self.done, self.total = event.done, event.total
+                if self._before is None:  # a resumed phase does not begin at zero
+                    self._before = event.done - 1
             if event.seconds_left is not None:
                 self._deadline = time.monotonic() + event.seconds_left
 

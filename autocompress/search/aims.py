@@ -8,6 +8,7 @@ accuracy a solution of some size and speed would have follows, in a line of loga
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from optuna.trial import FrozenTrial
@@ -33,6 +34,15 @@ LEAST_DROP = 1e-3
 """Of accuracy, added before its logarithm: smaller differences are noise."""
 
 
+class Aim(NamedTuple):
+    """Bounds of a proposal, and of the plain solution inside them its harms `(HARMS,)` and the logarithms of its bytes
+    and its time `(2,)`."""
+
+    bounds: dict[str, float]
+    harms: np.ndarray
+    costs: np.ndarray
+
+
 class Aims:
     """Rooms and speeds at which `solver` can be asked, with the plain solution of each, found when first needed."""
 
@@ -42,7 +52,7 @@ class Aims:
         self._speed = "latency_ms" if "latency_ms" in plain else "macs"
         self._harms: dict[int, np.ndarray] = {}
         self._costs: dict[int, np.ndarray] = {}
-        self._known: dict[tuple[float, float], tuple[dict[str, float], np.ndarray, np.ndarray]] = {}
+        self._known: dict[tuple[float, float], Aim] = {}
 
     def faster(self, values: Mapping[str, Value], share: float) -> dict[str, float]:
         """The bounds of a solution that takes a share of the time of another one."""
@@ -60,22 +70,21 @@ class Aims:
         """Bounds for the next proposal, beside those of the budget."""
         speed = SPEEDS[int(rng.integers(len(SPEEDS)))]
         if rng.random() < FULL:
-            return self._aim(1.0, speed)[0]
+            return self._aim(1.0, speed).bounds
         if len(done) < LEAST_TRIALS:
-            return self._aim(ROOMS[int(rng.integers(len(ROOMS)))], speed)[0]
-        aims = [aim for aim in (self._aim(room, share) for room in ROOMS for share in SPEEDS) if self._reached(*aim)]
+            return self._aim(ROOMS[int(rng.integers(len(ROOMS)))], speed).bounds
+        aims = [aim for aim in (self._aim(room, share) for room in ROOMS for share in SPEEDS) if self._reached(aim)]
         if not aims:
-            return self._aim(1.0, speed)[0]
+            return self._aim(1.0, speed).bounds
         kinds = np.array([weights[kind] for kind in HARMS])
         measured = np.array([t.values[0] for t in done])
         expected = _accuracies(np.log([self.harms(t) @ kinds + 1e-12 for t in done]), measured,
-                               np.log([harms @ kinds + 1e-12 for _, harms, _ in aims]), rng)
+                               np.log([aim.harms @ kinds + 1e-12 for aim in aims]), rng)
         won = gains(np.column_stack([1 - measured, [self._costs_of(t) for t in done]]),
-                       np.column_stack([1 - expected, [costs for _, _, costs in aims]]), rng, MOST_LOST)
-        return aims[int(won.argmax())][0]
+                    np.column_stack([1 - expected, [aim.costs for aim in aims]]), rng, MOST_LOST)
+        return aims[int(won.argmax())].bounds
 
-    def _aim(self, room: float, speed: float) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
-        """Bounds, and the harms and costs of the plain solution inside them."""
+    def _aim(self, room: float, speed: float) -> Aim:
         if (room, speed) not in self._known:
             bounds = {metric: room * bound for metric, bound in self._solver.bounds.items()}
             values = self._solver.propose({}, bounds)
@@ -83,13 +92,13 @@ class Aims:
                 bounds |= self.faster(values, speed)
                 values = self._solver.propose({}, bounds)
             found = self._solver.harms(values)
-            self._known[room, speed] = bounds, np.array([found[kind] for kind in HARMS]), self._logs(values)
+            self._known[room, speed] = Aim(bounds, np.array([found[kind] for kind in HARMS]), self._logs(values))
         return self._known[room, speed]
 
-    def _reached(self, bounds: Mapping[str, float], harms: np.ndarray, costs: np.ndarray) -> bool:
+    def _reached(self, aim: Aim) -> bool:
         """Whether the plain solution is inside its bounds: where nothing is, solutions are the smallest there is."""
-        asked = np.log([bounds.get("size_bytes", np.inf), bounds.get(self._speed, np.inf)])
-        return bool((costs <= asked + 1e-9).all())
+        asked = np.log([aim.bounds.get("size_bytes", np.inf), aim.bounds.get(self._speed, np.inf)])
+        return bool((aim.costs <= asked + 1e-9).all())
 
     def _costs_of(self, trial: FrozenTrial) -> np.ndarray:
         if trial.number not in self._costs:

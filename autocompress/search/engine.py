@@ -7,11 +7,9 @@ import logging
 import math
 import time
 import traceback
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -21,11 +19,11 @@ from optuna.trial import TrialState
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.core.front import best, objectives
-from autocompress.core.plan import Plan
 from autocompress.errors import AutocompressError, EnvironmentFault, InfeasibleError
 from autocompress.search import fidelity
 from autocompress.search.aims import SETTING
 from autocompress.search.first import first_trials
+from autocompress.search.jobs import Job, Rung
 from autocompress.search.judging import as_duplicate, describe_failure, judge, judged, nearest, not_finite
 from autocompress.search.solving import distributions
 from autocompress.search.storage import (
@@ -60,7 +58,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """Progress, for whoever shows it."""
+    """Progress, for whoever shows it. `text` is the phase; of a start, the trial."""
 
     kind: Literal["phase", "start", "result"]
     text: str = ""
@@ -70,17 +68,6 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     feasible: int = 0
     best: Candidate | None = None
     seconds_left: float | None = None
-
-
-@dataclass(frozen=True)
-class Job:
-    """An evaluation under way: of a new `trial`, or of one that is promoted."""
-
-    candidate: Candidate
-    plan: Plan
-    rung: int
-    seconds: float | None = None
-    trial: optuna.Trial | None = None
 
 
 class Engine:
@@ -102,11 +89,10 @@ class Engine:
         self._known: dict[str, Candidate] = {}
         self._twins: dict[str, list[tuple[optuna.Trial, Candidate]]] = {}
         self._count = self._repeats = 0
-        self._phase: int | None = None
-        self._begun: dict[int, set[int]] = defaultdict(set)
-        self._slices: dict[int, float | None] = {}
-        self._sizes: dict[int, int] = {}
-        self._done: dict[int, int] = defaultdict(int)
+        self._rungs = {fidelity.CALIBRATED: Rung("calibrating candidates", settings.trials),
+                       **{rung: Rung(f"candidates {fidelity.RUNG_NAMES[rung]}")
+                          for rung in (fidelity.SHORT, fidelity.LONG)}}
+        self._shown: Rung | None = None
 
     def candidates(self) -> list[Candidate]:
         """All trials, judged by their most accurate rung against the budget."""
@@ -118,7 +104,7 @@ class Engine:
         close_interrupted(self._study)
         before = self.candidates()
         self._known = {c.plan.fingerprint: c for c in before if c.plan and c.evaluations}
-        self._count = sum(1 for c in before if STOPPED not in c.reason)
+        self._count = self._rungs[fidelity.CALIBRATED].done = sum(1 for c in before if STOPPED not in c.reason)
         self._repeats = len(list(itertools.takewhile(lambda c: c.status == "duplicate", reversed(before))))
         began = time.perf_counter()
         self._enqueue_first()
@@ -131,6 +117,9 @@ class Engine:
                 break
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 self._take(running.pop(future), future)
+        if self._repeats >= MAX_REPEATS and self._count < self._settings.trials:
+            log.warning("tried no more than %d of %d trials: the last %d proposals repeated plans that were tried, so "
+                        "this space has few others", self._count, self._settings.trials, self._repeats)
         if not self._should_stop() and best(self.candidates(), self._budget, self._baseline) is None:
             raise InfeasibleError(nearest(self.candidates(), self._budget, self._baseline))
 
@@ -149,29 +138,29 @@ class Engine:
         busy, unless a clock gives all of a rung the same time anyway."""
         schedule, job = self._settings.schedule, self._new_trial()
         if job is not None:
-            return self._start(job, "calibrating candidates", self._settings.trials)
+            return self._started_at(job)
         long, everyone = math.ceil(schedule.long / pool.jobs) * pool.jobs, self.candidates()
-        for rung, places, share in ((fidelity.SHORT, schedule.short, schedule.short_share), (fidelity.LONG, long, 1.0)):
-            below = any(other.rung < rung for other in running)
-            if not self._open(1.0) or (below and self._settings.seconds is not None):
+        timed = self._settings.seconds is not None
+        for level, places, share in ((fidelity.SHORT, schedule.short, schedule.short_share),
+                                     (fidelity.LONG, long, 1.0)):
+            if not self._open(1.0) or (timed and any(other.rung < level for other in running)):
                 return None
-            begun = self._begun[rung]
-            chosen = fidelity.promote(everyone, self._budget, rung, places, begun,
-                                      timed=self._settings.seconds is not None)
+            rung = self._rungs[level]
+            chosen = fidelity.promote(everyone, self._budget, level, places, rung.begun, timed)
             if chosen:
-                self._sizes[rung] = len(begun) + len(chosen)
-                if rung not in self._slices:  # the same for all: they are compared
-                    self._slices[rung] = self._slice(share, math.ceil(len(chosen) / pool.jobs))
-                begun.add(chosen[0].trial)
+                if not rung.begun:  # the same for all: they are compared
+                    rung.seconds = self._slice(share, math.ceil(len(chosen) / pool.jobs))
+                rung.total = len(rung.begun) + len(chosen)
+                rung.begun.add(chosen[0].trial)
                 assert chosen[0].plan is not None
-                return self._start(Job(chosen[0], chosen[0].plan, rung, self._slices[rung]),
-                                   f"candidates {fidelity.RUNG_NAMES[rung]}", self._sizes[rung])
+                return self._started_at(Job(chosen[0], chosen[0].plan, level, rung.seconds))
         return None
 
-    def _start(self, job: Job, phase: str, total: int) -> Job:
-        if job.rung != self._phase:
-            self._phase = job.rung
-            self._on_event(Event(kind="phase", text=phase, total=total))
+    def _started_at(self, job: Job) -> Job:
+        rung = self._rungs[job.rung]
+        if rung is not self._shown:
+            self._shown = rung
+            self._on_event(Event(kind="phase", text=rung.phase, total=rung.total))
         self._on_event(Event(kind="start", text=f"trial {job.candidate.trial}", candidate=job.candidate))
         return job
 
@@ -193,9 +182,6 @@ class Engine:
                 self._close(trial, as_duplicate(candidate, twin))
             elif twins is not None:  # to be closed with the one that is under way
                 twins.append((trial, candidate))
-            if self._repeats == MAX_REPEATS and self._count < self._settings.trials:
-                log.warning("trying no more after %d of %d trials: the last %d proposals repeat plans that were tried, "
-                            "so this space has few others", self._count, self._settings.trials, self._repeats)
         return None
 
     def _ask(self) -> tuple[optuna.Trial, Candidate]:
@@ -239,9 +225,7 @@ class Engine:
         else:
             store_rung(self._study, job.candidate.trial, future.result())
         everyone = self.candidates()
-        now = next(c for c in everyone if c.trial == job.candidate.trial)
-        self._done[job.rung] += 1
-        self._on_event(self._result_event(now, everyone, self._done[job.rung], self._sizes[job.rung]))
+        self._tell(next(c for c in everyone if c.trial == job.candidate.trial), everyone, self._rungs[job.rung])
 
     def _close(self, trial: optuna.Trial, candidate: Candidate) -> None:
         began = time.perf_counter()
@@ -254,17 +238,19 @@ class Engine:
             self._study.tell(trial, state=TrialState.FAIL)
         everyone = self.candidates()
         self.overhead_seconds += time.perf_counter() - began
-        self._on_event(self._result_event(candidate, everyone, self._count, self._settings.trials))
+        self._tell(candidate, everyone, self._rungs[fidelity.CALIBRATED])
         judged_ones = [c for c in everyone if STOPPED not in c.reason]
         failed = sum(c.status == "failed" for c in judged_ones)
         if failed > MAX_FAILURE_SHARE * len(judged_ones) and len(judged_ones) >= FAILURES_BEFORE_JUDGING:
             raise EnvironmentFault(f"at least half of the candidates must be evaluated, but {failed} of "
                                    f"{len(judged_ones)} failed, the last with: {candidate.reason or 'see trials.csv'}")
 
-    def _result_event(self, candidate: Candidate, everyone: list[Candidate], done: int, total: int) -> Event:
-        return Event(kind="result", candidate=candidate, done=done, total=total,
-                     feasible=sum(c.status == "complete" for c in everyone),
-                     best=best(everyone, self._budget, self._baseline), seconds_left=self._left(1.0))
+    def _tell(self, candidate: Candidate, everyone: list[Candidate], rung: Rung) -> None:
+        rung.done += 1
+        self._on_event(Event(
+            kind="result", text=rung.phase, candidate=candidate, done=rung.done, total=rung.total,
+            feasible=sum(c.status == "complete" for c in everyone),
+            best=best(everyone, self._budget, self._baseline), seconds_left=self._left(1.0)))
 
     def _left(self, share: float) -> float | None:
         if self._settings.seconds is None:

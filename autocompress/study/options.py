@@ -125,6 +125,8 @@ def _latencies(given: Any, devices: Sequence[str]) -> dict[str, float]:
     bounds: dict[str | None, float] = {}
     for name, time in given.items() if isinstance(given, Mapping) else (
             map(_named, given if isinstance(given, list | tuple) else [given])):
+        if "" in (name, time):
+            raise InputError(f"latency must be a time such as 5ms, or {devices[0]}=5ms, but got {given!r}")
         if name is not None and name not in devices:
             raise InputError(f"latency must be bounded on a profile that is searched for, {', '.join(devices)}, but "
                              f"got {name!r}{meant(str(name), devices)}")

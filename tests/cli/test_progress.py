@@ -8,7 +8,7 @@ import logging
 import msgspec
 import pytest
 
-from autocompress.cli.progress import figures, progress
+from autocompress.cli.progress import State, figures, progress
 from autocompress.cli.screen import is_rich, printable
 from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.core.plan import Plan
@@ -20,9 +20,9 @@ EVENTS = [
     Event(kind="phase", text="loading the network and its data"),
     Event(kind="phase", text="calibrating candidates", total=32),
     Event(kind="start", text="trial 3", candidate=GOOD),
-    Event(kind="result", candidate=GOOD, done=4, total=32, feasible=2, best=GOOD, seconds_left=250.0),
-    Event(kind="result", candidate=Candidate(trial=4, status="failed", reason="nan: \x1b[31mloss"), done=5, total=32,
-          feasible=2, best=GOOD, seconds_left=240.0),
+    Event(kind="result", text="calibrating candidates", candidate=GOOD, done=4, total=32, feasible=2, best=GOOD, seconds_left=250.0),
+    Event(kind="result", text="calibrating candidates", done=5, total=32, feasible=2, best=GOOD, seconds_left=240.0,
+          candidate=Candidate(trial=4, status="failed", reason="nan: \x1b[31mloss")),
     Event(kind="start", text="trial 5", candidate=GOOD),
 ]
 
@@ -78,6 +78,15 @@ def test_terminal(monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
     assert "\x1b[" in text and "careful" in text
     for word in ("calibrating candidates", "trial 5", "5/32", "92.10%", "feasible"):
         assert word in text
+
+
+def test_a_late_result_of_the_rung_below_leaves_the_bar_alone() -> None:
+    state = State()
+    for event in (*EVENTS[:4], Event(kind="phase", text="candidates trained briefly", total=6),
+                  Event(kind="result", text="candidates trained briefly", candidate=GOOD, done=1, total=6),
+                  Event(kind="result", text="calibrating candidates", candidate=GOOD, done=5, total=32, feasible=3)):
+        state.update(event)
+    assert (state.done, state.total, state.feasible) == (1, 6, 3)
 
 
 @pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])

@@ -51,7 +51,7 @@ def test_a_space_with_one_point_is_tried_once(table: LayerTable, tmp_path: Path,
     everyone = bench.run()
     assert [rung for _, rung in bench.fake.calls] == [0, 1, 2], "calibrated once, and trained"
     assert [c.status for c in everyone] == ["complete"] + ["duplicate"] * MAX_REPEATS
-    assert f"trying no more after {MAX_REPEATS + 1} of 10000 trials" in caplog.text
+    assert f"tried no more than {MAX_REPEATS + 1} of 10000 trials" in caplog.text
 
 
 def test_a_space_with_nothing_to_do_is_refused(table: LayerTable, tmp_path: Path) -> None:
