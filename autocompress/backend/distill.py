@@ -89,7 +89,7 @@ class Recipe:
 
 
 def autocast(device: str) -> torch.autocast:
-    """bfloat16 on a GPU and on a CPU with matrix units for it, where a step takes about 0.6 of the time; else float32."""
+    """bfloat16 on a GPU and on a CPU with matrix units for it, where a step takes about 0.6 of the time."""
     kind = device.split(":")[0]
     fast = kind == "cuda" or (kind == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16")))
     return torch.autocast(kind, dtype=torch.bfloat16, enabled=fast)

@@ -71,13 +71,16 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Engine:
-    """One run over a stored study; everything it learns is stored before the next step."""
+    """One run over a stored study; everything it learns is stored before the next step.
+
+    `seeds` are tried first. `fit` moves what the sampler draws into the budget, where it does not do so itself.
+    """
 
     def __init__(self, study: optuna.Study, projection: Projection, budget: Budget,
                  baseline_accuracy: float, settings: Settings, started: float,
                  on_event: Callable[[Event], None], should_stop: Callable[[], bool],
-                 seeds: Sequence[Values] = ()) -> None:
-        self._seeds = seeds
+                 seeds: Sequence[Values] = (), fit: Callable[[Values], Values] | None = None) -> None:
+        self._seeds, self._fit = seeds, fit
         self._study, self._projection, self._budget = study, projection, budget
         self._space = projection.space
         self._baseline, self._settings, self._started = baseline_accuracy, settings, started
@@ -186,12 +189,14 @@ class Engine:
 
     def _ask(self) -> tuple[optuna.Trial, Candidate]:
         trial = self._study.ask(self._distributions)
-        origin = str(trial.user_attrs.get("origin", type(self._study.sampler).__name__))
-        projected = self._projection.project(trial.params)
+        origin = trial.user_attrs.get("origin")
+        values: Values = trial.params if origin or self._fit is None else self._fit(trial.params)
+        projected = self._projection.project(values)
         trial.set_user_attr("squeeze", projected.squeeze)
-        if projected.squeeze or projected.bits_cap < 32:  # what is measured is not what was proposed
+        if self._fit is not None or projected.squeeze or projected.bits_cap < 32:  # it may not be what was proposed
             trial.set_user_attr(SETTING, encode(self._space, projected.plan))
-        return trial, Candidate(trial=trial.number, status="running", plan=projected.plan, origin=origin)
+        return trial, Candidate(trial=trial.number, status="running", plan=projected.plan,
+                                origin=origin or type(self._study.sampler).__name__)
 
     # -- what came of it ---------------------------------------------------------------------------------
 

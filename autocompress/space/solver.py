@@ -17,8 +17,8 @@ from autocompress.space.problem import Problem, State
 from autocompress.space.projection import Projection
 from autocompress.space.space import Space, Value
 
-FIXED_SHARE = 0.02
-"""Of a size bound, above which the cost of unpacking a width counts."""
+FIXED_SHARE, MUCH_SHARE = 0.02, 0.2
+"""Of a size bound, above which the cost of unpacking widths counts, and above which plans of one width may be best."""
 QUICK_MOVES = 2
 """Improving moves of a proposal."""
 DECIDED = ("prune", "bits", "method", "share")
@@ -85,11 +85,22 @@ class Solver:
         sites does, `propose`."""
         fixed = {name: value for name, value in values.items() if name.split(":")[0] not in DECIDED}
         inside, problem = self._inside(bounds, fixed), self._problem
-        problem.weigh({}, set(problem.fixed_bytes))
         state = problem.nearest(values)
-        problem.restrict(state, inside.columns, grow=inside.fits(state))
-        found = least_harm(problem, inside, problem.untouched())
-        return self.propose({}, bounds, fixed) if found is None else inside.values(found)
+        grow = inside.fits(state)
+
+        def within(widths: set[int]) -> State | None:
+            problem.weigh({}, widths)
+            problem.restrict(state, inside.columns, grow)
+            found = least_harm(problem, inside, problem.untouched())
+            if found is None or not math.isfinite(problem.harm(found)):
+                return None
+            return improve(problem, inside, found, QUICK_MOVES)
+
+        found = [within(set(problem.fixed_bytes))]
+        found += [within(widths) for widths in self._fewer_widths(found[0], inside, MUCH_SHARE)]
+        problem.weigh({}, set(problem.fixed_bytes))
+        best = min((state for state in found if state is not None), key=problem.harm, default=None)
+        return self.propose({}, bounds, fixed) if best is None else inside.values(best)
 
     def harms(self, values: Mapping[str, Value]) -> dict[str, float]:
         """Predicted harm of a setting by kind (`prune`, `bits`, `share`), its numbers moved to the nearest ones in the
@@ -107,8 +118,8 @@ class Solver:
     def _used(self, state: State) -> set[int]:
         return {self._problem.costs[name].options[chosen].bits for name, chosen in state.options.items()}
 
-    def _fewer_widths(self, state: State | None, size_bytes: float) -> list[set[int]]:
-        """Sets of widths to try instead of those that a plan uses.
+    def _fewer_widths(self, state: State | None, inside: Inside, least_share: float = FIXED_SHARE) -> list[set[int]]:
+        """Sets of widths to try instead of those that a plan uses, where unpacking costs more than a share of the size.
 
         The first layer of a width pays for unpacking all of them, which no price of a single layer sees. Where that is
         a matter of percents, plans without one of the used widths may be better; where of tenths, plans of one width.
@@ -116,17 +127,18 @@ class Solver:
         free = self._free_widths
         costly = set(self._problem.fixed_bytes) - free
         total = sum(self._problem.fixed_bytes[bits] for bits in costly)
-        if total < FIXED_SHARE * size_bytes:
+        size_bytes = inside.bounds.get("size_bytes", math.inf)
+        if total < least_share * size_bytes:
             return []
         used = costly if state is None else self._used(state) & costly
         sets = [free | used - {bits} for bits in sorted(used)]
-        return sets + [free | {bits} for bits in sorted(costly) if total > 10 * FIXED_SHARE * size_bytes]
+        return sets + [free | {bits} for bits in sorted(costly) if total > MUCH_SHARE * size_bytes]
 
     def _best(self, inside: Inside, weights: Mapping[str, float]) -> State | None:
         """The best plan on the hull; widths are given up as long as that helps."""
         best = least_harm(self._problem, inside, self._problem.untouched())
         for _ in range(len(self._problem.fixed_bytes)):
-            tried = [state for widths in self._fewer_widths(best, inside.bounds.get("size_bytes", math.inf))
+            tried = [state for widths in self._fewer_widths(best, inside)
                      if (state := self._restricted(inside, weights, widths)) is not None]
             if not tried:
                 break

@@ -127,21 +127,21 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     settings = Settings(trials=asked.trials, seconds=asked.seconds, reserve_seconds=reserve + averaging,
                         schedule=EFFORTS[asked.effort].schedule)
     damages: Damages | None = None
-    if asked.sampler == AUTO:
+    solver: Solver | None = None
+    if asked.sampler == AUTO or projection.bounds:
         notify(Event(kind="phase", text="predicting what each option would cost"))
         before = time.perf_counter()
         passes = timings["original"] * len(bench.calibration) / len(task.validation)
         most = LATE_SECONDS if _late(settings, started) else SENSITIVITY_SHARE * (asked.seconds or math.inf)
-        affordable = SENSITIVITY_PASSES * passes < most
-        damages = _damages(bench, projection) if affordable else None
-        if not affordable:
-            log.warning("searching with TPE, because predicting what options cost would take too much of %g s",
-                        asked.seconds)
-        study.sampler = make_sampler(AUTO, _fresh_seed(asked, study), Solver(projection, damages) if damages else None)
+        damages = _damages(bench, projection, asked, SENSITIVITY_PASSES * passes < most)
+        solver = Solver(projection, damages) if damages else None
         timings["sensitivity"] = time.perf_counter() - before
+    if asked.sampler == AUTO:
+        study.sampler = make_sampler(AUTO, _fresh_seed(asked, study), solver)
+    fit = None if solver is None or asked.sampler == AUTO else solver.fit
     with stoppable() as should_stop:
         engine = Engine(study, projection, constraints, baseline["accuracy"], settings, started, notify, should_stop,
-                        seeds(earlier, projection))
+                        seeds(earlier, projection), fit)
         failure = _search(engine, make_pool(bench, loaded, task, asked, folder, should_stop))
         timings["sampling and storage"] = engine.overhead_seconds
         if failure is None and not should_stop():
@@ -202,12 +202,16 @@ def _late(settings: Settings, started: float) -> bool:
     return settings.seconds is not None and time.perf_counter() - started >= settings.seconds - settings.reserve_seconds
 
 
-def _damages(bench: Workbench, projection: Projection) -> Damages | None:
-    """None where the sensitivity table cannot be measured: the search goes on without it."""
+def _damages(bench: Workbench, projection: Projection, asked: Options, affordable: bool) -> Damages | None:
+    """None, with a warning, where the sensitivity table cannot be measured or takes too long."""
+    without = "searching with TPE" if asked.sampler == AUTO else "moving every layer of a plan alike into the budget"
+    if not affordable:
+        log.warning("%s, because predicting what options cost would take too much of %g s", without, asked.seconds)
+        return None
     try:
         return sensitivity(bench, projection.space)
     except TrialError as error:
-        log.warning("searching with TPE, because what options would cost could not be predicted: %s", error)
+        log.warning("%s, because what options would cost could not be predicted: %s", without, error)
         return None
 
 

@@ -28,6 +28,7 @@ from autocompress.errors import TrialError
 from autocompress.export.runtime import Runtime
 from autocompress.hardware.profile import load_profile
 from autocompress.space.projection import MARGIN, Projection
+from autocompress.space.solver import Solver
 from autocompress.space.space import Space, build_space
 from autocompress.space.spec import load_space
 from autocompress.study.sensitivity import sensitivity
@@ -124,6 +125,11 @@ class Run:
         table = sensitivity(self.bench, self.space)
         self.table_s += self.spent_s - began
         return table
+
+    @cached_property
+    def solver(self) -> Solver:
+        """With the table, for the budget."""
+        return Solver(self.projection, self.damages())
 
     def rounds(self) -> Iterator[list[int]]:
         """Budgets for a path, none smaller than can be reached: those of the table first, then one by one, ever finer

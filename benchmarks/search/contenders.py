@@ -23,7 +23,7 @@ from autocompress.search.samplers import make_sampler
 from autocompress.search.solving import SolverSampler, distributions
 from autocompress.search.storage import create_study
 from autocompress.search.workers import Inline
-from autocompress.space.projection import Projection
+from autocompress.space.projection import MARGIN, Projection
 from autocompress.space.solver import Solver
 from autocompress.space.space import Space, Value, Values
 
@@ -127,19 +127,21 @@ def plain(run: Run, values: Values) -> Plan:
 
 
 def projected(run: Run, values: Values) -> Plan:
-    """The plan moved into the budget."""
-    return run.projection.project(values).plan
+    """The plan moved into the budget, and up to it, where the table says that it harms least."""
+    return run.projection.project(run.solver.fit(values)).plan
 
 
 def sized(run: Run, values: Values) -> Plan:
-    """The plan moved into a size of the sampler's choice: the paths know many sizes, so may it."""
+    """The same into a size of the sampler's choice: the paths know many sizes, so may it."""
     size = run.between(float(values[SIZE]))
-    return Projection(run.space, Budget(size_bytes=size)).project(values).plan
+    knobs = {name: value for name, value in values.items() if name != SIZE}
+    fitted = run.solver.fit(knobs, {"size_bytes": size * MARGIN})
+    return Projection(run.space, Budget(size_bytes=size)).project(fitted).plan
 
 
 def ours(run: Run) -> None:
     """The engine and the sampler as `autocompress search` runs them, in memory."""
-    sampler = SolverSampler(Solver(run.projection, run.damages()), run.seed)
+    sampler = SolverSampler(run.solver, run.seed)
     study = create_study(optuna.storages.InMemoryStorage(), OURS, sampler, {})
     settings = Settings(trials=NO_END, schedule=Schedule(short=0, long=0))
     engine = Engine(study, run.projection, run.budget, run.original["accuracy"], settings, time.perf_counter(),

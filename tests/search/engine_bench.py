@@ -19,7 +19,7 @@ from autocompress.search.samplers import make_sampler
 from autocompress.search.storage import create_study
 from autocompress.search.workers import Inline
 from autocompress.space.projection import Projection
-from autocompress.space.space import build_space
+from autocompress.space.space import Values, build_space
 from autocompress.space.spec import load_space
 
 BASELINE = 0.95
@@ -50,7 +50,8 @@ class Bench:
 
     def __init__(self, table: LayerTable, *, space: str = "low-bit", sampler: str = "random", seed: int = 0,
                  trials: int = 8, schedule: Schedule | None = None, damage: Damage | None = None,
-                 study: optuna.Study | None = None, seconds: float | None = None, **budget: Any) -> None:
+                 study: optuna.Study | None = None, seconds: float | None = None,
+                 fit: Callable[[Values], Values] | None = None, **budget: Any) -> None:
         self.budget = Budget(**({"size_bytes": SIZE} | budget))
         self.projection = Projection(build_space(table, load_space(space), load_profile("host")), self.budget)
         self.fake = Fake(self.projection, damage or (lambda call, metrics: metrics))
@@ -58,7 +59,7 @@ class Bench:
         self.events: list[Event] = []
         self.engine = Engine(self.study, self.projection, self.budget, BASELINE,
                              Settings(trials=trials, schedule=schedule or Schedule(short=3, long=1), seconds=seconds),
-                             time.perf_counter(), self.events.append, lambda: False)
+                             time.perf_counter(), self.events.append, lambda: False, fit=fit)
 
     def run(self) -> list[Candidate]:
         """The candidates after a whole run."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import optuna
 import pytest
@@ -12,9 +13,11 @@ from autocompress.core.damage import Damages
 from autocompress.core.layer import LayerTable
 from autocompress.errors import InputError
 from autocompress.hardware.profile import load_profile
+from autocompress.search.aims import setting
 from autocompress.search.samplers import check_sampler, make_sampler
 from autocompress.search.solving import SolverSampler, distributions
 from autocompress.search.storage import create_study
+from autocompress.space.encode import encode
 from autocompress.space.projection import Projection
 from autocompress.space.solver import Solver
 from autocompress.space.space import build_space
@@ -24,9 +27,9 @@ DAMAGES = Damages(prune={"a": {24: 0.01, 16: 0.05, 8: 0.3}, "c": {36: 0.02, 24: 
                   bits={layer: {6: 0.001, 5: 0.002, 4: 0.006, 3: 0.02, 2: 0.2} for layer in ("a", "b", "c", "fc")})
 
 
-def _solver(table: LayerTable, size: int = SIZE) -> Solver:
+def _solver(table: LayerTable, size: int = SIZE, damages: Damages = DAMAGES) -> Solver:
     return Solver(Projection(build_space(table, load_space("low-bit"), load_profile("host")), Budget(size_bytes=size)),
-                  DAMAGES)
+                  damages)
 
 
 def _bench(table: LayerTable, seed: int = 0, trials: int = 16) -> Bench:
@@ -44,6 +47,28 @@ def test_proposals_need_no_projection_and_the_first_is_the_solution(table: Layer
     assert squeezed[0] == 0 and np.mean(np.array(squeezed) == 0) >= 0.6
     assert all(bench.projection.fits(c.plan) for c in proposed if c.plan)
     assert len({c.plan.fingerprint for c in proposed if c.plan}) >= 4, "they differ, as far as so few knobs can"
+
+
+def test_what_another_sampler_draws_is_moved_where_it_harms_least(table: LayerTable) -> None:
+    finely = msgspec.structs.replace(DAMAGES, prune={
+        group: {keep: (1 - keep / channels) ** 2 for keep in range(1, channels)} for group, channels in
+        (("a", 32), ("c", 48))})
+    solver = _solver(table, damages=finely)
+    fitted = Bench(table, sampler="random", trials=16, fit=solver.fit)
+    everyone = fitted.run()
+    drawn = [fitted.study.trials[c.trial] for c in everyone if c.origin == "RandomSampler"]
+    assert len(drawn) >= 8
+    harms, squeezed = [], []
+    for trial in drawn:
+        moved = setting(trial)
+        assert fitted.projection.fits(solver.space.decode(moved))
+        harms.append(sum(solver.harms(moved).values()))
+        alike = encode(solver.space, fitted.projection.project(trial.params).plan)
+        squeezed.append(sum(solver.harms(alike).values()))
+    assert np.mean(harms) < 0.8 * np.mean(squeezed)
+    uniform = [c.plan for c in everyone if c.origin == "uniform" and c.plan]
+    widths = [{step.args["weight_bits"] for step in plan.find("quantize").values()} for plan in uniform]
+    assert widths and all(len(of_plan) == 1 for of_plan in widths), "uniform plans stay uniform"
 
 
 def test_it_is_settled_by_the_seed(table: LayerTable) -> None:
