@@ -30,7 +30,7 @@ def page(files: Sequence[Path]) -> str:
              "only: the share of the box between the reference point and no error at the least bytes and latency of "
              "the space. Test accuracies are of the file that is most accurate on validation images within the size, "
              "rebuilt. *projected*: plans are moved into the budget, and up to it, along the moves that the "
-             "sensitivity table calls least harmful, before they are evaluated; *sized*: into a size within it that the "
+             "table calls least harmful, before they are evaluated; *sized*: into a size within it that the "
              "sampler chooses as one knob more; otherwise the budget is a constraint that the "
              "sampler learns from (random search cannot). Contenders that draw nothing ran once. "
              "Mean over the seeds; in brackets least and most.", ""]
