@@ -19,6 +19,8 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from autocompress.core.evaluation import Candidate
+
 SIZES: dict[str, tuple[float, float | None, float]] = {
     "2MB": (93.4, 92.91, 92.77), "1MB": (93.3, 92.24, 92.77), "0.5MB": (93.1, 91.39, 92.77),
     "0.25MB": (92.8, 90.06, 92.52), "0.1MB": (91.5, None, 90.04)}
@@ -39,15 +41,24 @@ def run(size: str, base: Path, timeout: str, seed: int, jobs: int, folder: Path,
     if not (folder / size / "artifact" / "manifest.json").exists():
         search(size, base, timeout, seed, jobs, folder, threads)
     import autocompress
-    from autocompress.search.fidelity import LONG
 
     study = autocompress.open_study(folder / size)
     noted = folder / size / JOBS
     jobs_used = int(noted.read_text()) if noted.exists() else jobs
-    shipped = next(c for c in study.candidates if c.trial == study.to_dict()["artifact"]["trial"])
-    long = [r.facts for e in shipped.evaluations for r in e.receipts if e.rung == LONG and r.technique == "distill"]
-    trained = f"{long[0]['steps']} ({long[0]['epochs']})" if long else "–"
-    return {**study.to_dict(), "timings": study.view().timings, "jobs": jobs_used, "trained": trained}
+    trained = [c for c in study.candidates if c.reached]
+    return {**study.to_dict(), "timings": study.view().timings, "jobs": jobs_used,
+            "trained": [climbed(c, size) for c in sorted(trained, key=lambda c: -c.metrics["accuracy"])]}
+
+
+def climbed(candidate: Candidate, size: str) -> str:
+    """A row of what the rungs made of a candidate: accuracies on validation data and steps of training."""
+    cells = []
+    for evaluation in candidate.evaluations:
+        steps = [r.facts["steps"] for r in evaluation.receipts if r.technique == "distill"]
+        cells.append(f"{100 * evaluation.metrics['accuracy']:.2f}" + (f" ({steps[0]})" if steps else ""))
+    cells += ["–"] * (4 - len(cells))
+    millions = candidate.metrics["macs"] / 1e6
+    return f"| {size} | {candidate.trial} ({candidate.origin}) | {millions:.1f} | {' | '.join(cells)} |"
 
 
 def search(size: str, base: Path, timeout: str, seed: int, jobs: int, folder: Path, threads: int) -> None:
@@ -77,7 +88,7 @@ def table(rows: dict[str, dict], timeout: str, seed: int, parallel: int) -> str:
         f"{max(1, cores // parallel)} core(s) each. One seed; the standard error of a test "
         "accuracy is about 0.25 points. Original: 44.7 MB, 93.11%.", "",
         "| budget | file bytes | test % | goal % | peers' best % | plain recipe % | latency ratio | seconds | trials | "
-        "`--jobs` | steps (epochs) of the long training | overhead |", "|---" * 12 + "|"]
+        "`--jobs` | overhead |", "|---" * 11 + "|"]
     for size, document in rows.items():
         artifact, timings = document["artifact"], document["timings"]
         seconds = document["seconds"]
@@ -88,8 +99,7 @@ def table(rows: dict[str, dict], timeout: str, seed: int, parallel: int) -> str:
             f"| {size} | {artifact['size_bytes']:,} | **{100 * artifact['accuracy']:.2f}** | {goal:.1f} | "
             f"{'–' if peers is None else f'{peers:.2f}'} | {plain:.2f} | "
             f"{artifact['latency_ms'] / artifact['baseline_latency_ms']:.3f} | {seconds:.0f} | "
-            f"{sum(document['trials'].values())} | {document['jobs']} | {document['trained']} | "
-            f"{100 * overhead:.0f}% |")
+            f"{sum(document['trials'].values())} | {document['jobs']} | {100 * overhead:.0f}% |")
     lines += ["", "Budgets are decimal megabytes of `model.onnx`. Peers' files have 1,946,769, 984,417, 497,988 and "
               "245,653 bytes. The plain recipe is a uniform cut with 3- or 4-bit quantisation-aware distillation "
               "for 230 to 325 seconds on two quiet cores, the ratio chosen by hand: 366,000, 209,000 and 54,400 bytes "
@@ -101,6 +111,10 @@ def table(rows: dict[str, dict], timeout: str, seed: int, parallel: int) -> str:
     phases = sorted({p for d in rows.values() for p in d["timings"]},
                     key=lambda p: -max(d["timings"].get(p, 0) for d in rows.values()))
     lines += [f"| {p} | " + " | ".join(f"{d['timings'].get(p, 0):.1f}" for d in rows.values()) + " |" for p in phases]
+    lines += ["", "What training made of every candidate that was trained: accuracy of its file on 5,000 validation "
+              "images (original 93.30%), in brackets the steps of 128 images, 430 an epoch.", "",
+              "| budget | trial | M MACs | calibrated | briefly | long | averaged |", "|---" * 7 + "|"]
+    lines += [row for document in rows.values() for row in document["trained"]]
     return "\n".join(lines) + "\n"
 
 

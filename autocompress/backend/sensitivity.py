@@ -45,12 +45,23 @@ def damages(compressor: Compressor, steps: Sequence[Step]) -> list[float]:
     """Predicted cost of each step alone, in nats of KL divergence of softened answers. Kept step by step with the
     statistics of the network: another budget, or a resumed study, asks again for nothing, another device for what the
     ones before could not do."""
-    asked = f"{VERSION} {SAMPLES} {DRAWS} {TEMPERATURE}"
-    kind = f"damages-{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
-    names = [hashlib.sha256(msgspec.json.encode(step, order="sorted")).hexdigest()[:16] for step in steps]
     nats = compressor.statistics.gathered(
-        kind, names, lambda missing: _measured(compressor, [steps[place] for place in missing]))
+        _kind(), _names(steps), lambda missing: _measured(compressor, [steps[place] for place in missing]))
     return [float(cost) for cost in nats]
+
+
+def unknown(compressor: Compressor, steps: Sequence[Step]) -> list[int]:
+    """Places of the steps whose costs are not kept."""
+    return compressor.statistics.missing(_kind(), _names(steps))
+
+
+def _kind() -> str:
+    asked = f"{VERSION} {SAMPLES} {DRAWS} {TEMPERATURE}"
+    return f"damages-{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
+
+
+def _names(steps: Sequence[Step]) -> list[str]:
+    return [hashlib.sha256(msgspec.json.encode(step, order="sorted")).hexdigest()[:16] for step in steps]
 
 
 def _measured(compressor: Compressor, steps: Sequence[Step]) -> Tensor:

@@ -122,6 +122,10 @@ class Statistics:
         """Other facts that follow from the network, the calibration inputs, `kind` and a name each: see `Store`."""
         return self._store.gather(kind, names, make)
 
+    def missing(self, kind: str, names: Sequence[str]) -> list[int]:
+        """Places of the names whose values `gathered` would have to compute."""
+        return self._store.missing(kind, names)
+
     def sensitivity(self, name: str) -> Sensitivity | None:
         """Of the loss to a layer's weight; None for a layer that the network never calls."""
         return self._sensitivities.get(name)

@@ -40,8 +40,7 @@ class Store:
         """What was kept, or what `make` computes, which is then kept."""
         if self._folder is None:
             return make()
-        key = self._key()
-        path = self._folder / f"{kind}-{key[:32]}.safetensors"
+        key, path = self._key(), self._path(kind)
         found = _read(path, key)
         if found is not None:
             return found
@@ -53,16 +52,26 @@ class Store:
     def gather(self, kind: str, names: Sequence[str], make: Callable[[list[int]], Tensor]) -> Tensor:
         """Values `(len(names),)` by name: those that were kept, under whatever list of names, and the others as `make`
         computes them from their places in `names`; these are then kept too."""
-        key = "" if self._folder is None else self._key()
-        path = None if self._folder is None else self._folder / f"{kind}-{key[:32]}.safetensors"
-        known = {} if path is None else _read(path, key) or {}
+        known = self._values(kind)
         missing = [place for place, name in enumerate(names) if name not in known]
         if missing:
             made = make(missing)
             known |= {names[place]: value.clone() for place, value in zip(missing, made, strict=True)}
-            if path is not None:
-                _write(path, key, known)
+            if self._folder is not None:
+                _write(self._path(kind), self._key(), known)
         return torch.stack([known[name] for name in names])
+
+    def missing(self, kind: str, names: Sequence[str]) -> list[int]:
+        """The places that `gather` would have to compute."""
+        known = self._values(kind)
+        return [place for place, name in enumerate(names) if name not in known]
+
+    def _values(self, kind: str) -> Tensors:
+        return {} if self._folder is None else _read(self._path(kind), self._key()) or {}
+
+    def _path(self, kind: str) -> Path:
+        assert self._folder is not None
+        return self._folder / f"{kind}-{self._key()[:32]}.safetensors"
 
 
 def _read(path: Path, key: str) -> Tensors | None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 
 class TrainingData(Protocol):
@@ -66,7 +71,8 @@ class Teacher:
         return inputs, self._answer(inputs).float().cpu()
 
     def save(self) -> None:
-        """Keep what was answered for later processes; what another process kept meanwhile is kept too."""
+        """Keep what was answered for later processes; what another process kept meanwhile is kept too. Where nothing
+        can be written, a training that is done stands."""
         for index, known in self._logits.items():
             path = self._path(index)
             if path is None or not len(known):
@@ -74,10 +80,15 @@ class Teacher:
             stored = self._stored(index)
             if len(stored):
                 known = torch.where(known.isnan(), stored, known)
-            path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_suffix(f".{time.monotonic_ns()}.tmp")
-            save_file({"logits": known.contiguous()}, part)
-            part.replace(path)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save_file({"logits": known.contiguous()}, part)
+                part.replace(path)
+            except (OSError, SafetensorError) as error:
+                log.info("%s cannot be kept: %s", path, error)
+                with suppress(OSError):
+                    part.unlink()
 
     def _view(self, index: int) -> Tensor:
         if index not in self._inputs:
@@ -91,7 +102,11 @@ class Teacher:
     def _stored(self, index: int) -> Tensor:
         path = self._path(index)
         if path is not None and path.is_file():
-            stored: Tensor = load_file(path)["logits"]
-            if len(stored) == len(self._inputs[index]):
-                return stored
+            try:
+                stored: Tensor = load_file(path)["logits"]
+            except (OSError, SafetensorError, KeyError) as error:
+                log.warning("%s cannot be used (%s): asking the original again", path, error)
+            else:
+                if len(stored) == len(self._inputs[index]):
+                    return stored
         return torch.empty(0, 0)

@@ -70,7 +70,7 @@ def save_weights(compressed: Compressed, path: Path) -> None:
         with part.open("rb+") as stream:
             os.fsync(stream.fileno())
         part.replace(path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         with suppress(OSError):
             part.unlink()
         raise StorageError(f"the weights of a candidate must be written to {path}, but: {error}") from error

@@ -39,7 +39,7 @@ def list_() -> None:
 
 
 @profiles.command("show")
-@click.argument("name", metavar="NAME")
+@click.argument("name", metavar="NAME|FILE")
 def show(name: str) -> None:
     """Print a profile as TOML, with its sources: a template for one's own."""
     from autocompress.hardware.profile import profile_text, validate_profile

@@ -41,13 +41,15 @@ Accuracy while searching is of the validation split; what is reported of the exp
 @click.command(cls=Command, epilog=_EXAMPLES, short_help="Search, export the best and verify it.")
 @_what("--model", metavar="SPEC", help="torchvision:NAME, timm:NAME or path/to/file.py:factory, which is run. "
                                        "Default: the embedded ResNet-18.")
-@_what("--weights", metavar="FILE", help="Trained weights: .safetensors, or a .pt state dict (never unpickled).")
+@_what("--weights", metavar="FILE", help="Trained weights: .safetensors, or a .pt state dict (read without "
+                                           "running code).")
 @_what("--data", metavar="SPEC", help="digits, fashion-mnist, cifar10, imagefolder:DIR, npz:FILE or "
                                       "path/to/file.py:factory, which is run.")
 @_what("--data-root", metavar="DIR", help="Folder of the files of fashion-mnist or cifar10.")
 @_what("--image-size", type=int, metavar="PIXELS", help="Side of the pictures of imagefolder. Default: 224.")
 @_what("--from", "from_study", metavar="STUDY", help="Start where another study of the same network and data ended. "
-                                                     "What is not given is taken from it, limits excepted.")
+                                                     "Network, data, seed, space, profile, effort and epochs that "
+                                                     "are not given are taken from it.")
 @_limit("--budget", metavar="SIZE", help="Bytes of the exported file, such as 2MB or 512KiB.")
 @_limit("--latency", metavar="[ID=]TIME", multiple=True, help="Of one sample on one thread, such as 5ms or 800us, on "
         "every device; stm32h743=80ms is for that profile alone. Can be repeated.")
@@ -72,7 +74,7 @@ Accuracy while searching is of the validation split; what is reported of the exp
 @_where("--name", metavar="NAME", help="Name of the study. Default: made of model, data and budget.")
 @_where("--storage", metavar="URL", help="Any storage of Optuna. Default: SQLite in the study's folder.")
 @_where("--resume", is_flag=True, help="Go on with the study that is there. With --out, what is not given "
-                                              "is taken from it.")
+                                              "is taken from it, except --timeout, --jobs and --device.")
 @_where("--force-new-study", is_flag=True, help="Replace the study that is there.")
 @_option("--config", metavar="FILE", help="TOML file with these settings; flags override it. Relative paths in it "
                                           "are relative to its folder.")
@@ -83,8 +85,8 @@ Accuracy while searching is of the validation split; what is reported of the exp
 def search(config: str | None, trust_code: bool, as_json: bool, quiet: bool, **flags: Any) -> None:
     """Search for the most accurate compressed versions of a network inside a budget, and export the best.
 
-    Channels are pruned, layers decomposed and weights quantised in proportions found by the search; candidates that
-    dominate are distilled from the original. The best one is exported to ONNX, run and verified.
+    Channels are pruned, layers decomposed and weights quantised in proportions found by the search; the most
+    promising candidates are distilled from the original. The best one is exported to ONNX, run and verified.
     """
     given = {name: value for name, value in flags.items() if value not in (None, ())}
     settings = {**(read_config(Path(config)) if config is not None else {}), **given}

@@ -52,7 +52,7 @@ def document(view: StudyView, candidate: Candidate) -> dict[str, Any]:
         "plan": msgspec.to_builtins(candidate.plan), "layers": layer_rows(view, candidate),
         "attribution": msgspec.to_builtins(_attribution(view, candidate)),
         "agreement": msgspec.to_builtins(agreement(view)),
-        "receipts": msgspec.to_builtins(candidate.best.receipts) if candidate.best else [],
+        "receipts": msgspec.to_builtins(candidate.receipts),
     }
 
 
@@ -74,6 +74,8 @@ def summarise(receipts: tuple[Receipt, ...]) -> str:
         by_technique.setdefault(receipt.technique, []).append(receipt.facts)
     texts = []
     for technique, facts in by_technique.items():
+        if technique == "inherit" and not any(fact["layers"] for fact in facts):
+            continue  # looked into, and not done
         kept = sum(len(fact["kept"]) for fact in facts if isinstance(fact.get("kept"), list))
         before, after = (sum(int(fact.get(f"weights_{when}", 0)) for fact in facts) for when in ("before", "after"))
         epochs = sum(float(fact.get("epochs", 0)) for fact in facts)
@@ -101,7 +103,7 @@ def _print(view: StudyView, candidate: Candidate) -> None:
     line(f"limits   {view.budget.describe()}")
     line(f"plan     {describe_plan(view.layers, candidate.plan)}")
     if candidate.best is not None:
-        line(f"applied  {summarise(candidate.best.receipts) or 'nothing'}")
+        line(f"applied  {summarise(candidate.receipts) or 'nothing'}")
         line("")
         print_table(("", "original", f"trial {candidate.trial}", "change", ""), [
             (*compare(title_of(name, view.targets) + (", validation" if name == "accuracy" else ""), name,

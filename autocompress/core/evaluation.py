@@ -15,6 +15,10 @@ peak_memory_bytes; of several devices the latency on each further one as `latenc
 
 LATENCY = "latency_ms"
 
+CALIBRATED, SHORT, LONG, AVERAGED = range(4)
+"""Rungs of the fidelity ladder."""
+RUNG_NAMES = ("calibrated", "distilled briefly", "distilled", "averaged")
+
 Source = Literal["estimated", "measured"]
 Status = Literal["running", "complete", "infeasible", "failed", "pruned", "duplicate"]
 
@@ -74,7 +78,20 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def rung(self) -> int | None:
-        """The highest rung reached."""
+        """The rung of the evaluation that counts."""
+        return self.best.rung if self.best else None
+
+    @property
+    def receipts(self) -> tuple[Receipt, ...]:
+        """Of the evaluation that counts, behind what trained the whole network at the rungs before."""
+        if self.best is None:
+            return ()
+        before = (r for e in self.evaluations if e.rung < self.best.rung for r in e.receipts if not r.site)
+        return (*before, *self.best.receipts)
+
+    @property
+    def reached(self) -> int | None:
+        """The highest rung it was evaluated at."""
         return self.evaluations[-1].rung if self.evaluations else None
 
     def flat(self) -> dict[str, Any]:

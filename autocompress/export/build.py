@@ -55,8 +55,7 @@ class IntegerWeight(Protocol):
 
 @dataclass(frozen=True)
 class Built:
-    """The bytes of the file, and the range chosen for each quantised activation by the layer that reads or
-    writes it."""
+    """The bytes of the file, and the range of what each layer with quantised activations reads, by `NAME:input`."""
 
     data: bytes
     ranges: dict[str, Range]

@@ -15,10 +15,12 @@ def model_card(manifest: dict[str, Any], data: str) -> str:
     bits = Counter(step["args"]["weight_bits"] for step in steps if step["technique"] == "quantize")
     pruned = sum(step["technique"] == "prune" for step in steps)
     factored = Counter(step["args"]["method"] for step in steps if step["technique"] == "decompose")
+    sparse = sum(step["technique"] == "sparsify" for step in steps)
     dropped = sum(step["technique"] == "drop" for step in steps)
     done = [f"{dropped} residual blocks dropped"] if dropped else []
     done += [f"{pruned} channel groups pruned"] if pruned else []
     done += [f"{n} layers factored by {method}" for method, n in sorted(factored.items())]
+    done += [f"{sparse} layers with single weights taken out"] if sparse else []
     done += [f"{n} layers with {b}-bit weights" for b, n in sorted(bits.items())]
     shape = ", ".join(str(size) for size in given["shape"][1:])
     scaled = "pixels.astype(np.float32) / 255" if given["scale"] == "pixels / 255" else "pixels.astype(np.float32)"

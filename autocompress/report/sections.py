@@ -57,10 +57,10 @@ def cards(view: StudyView) -> str:
     tiles = []
     for metric in in_order(("accuracy", "size_bytes", *_latencies(view), "macs")):
         before, after, source = finite(view.baseline, metric), finite(trial, metric), view.source(metric, best)
-        elsewhere = metric == LATENCY and view.targets and source == "estimated"  # the file was run on this machine
-        if view.artifact and view.artifact.get(metric) is not None and not elsewhere:
-            after, source = float(view.artifact[metric]), "measured"
-            before = float(view.artifact.get(f"baseline_{metric}") or before or 0) or None
+        elsewhere = metric == LATENCY and source == "estimated"  # the file was run on this machine
+        if view.shipped and view.shipped.get(metric) is not None and not elsewhere:
+            after, source = float(view.shipped[metric]), "measured"
+            before = float(view.shipped.get(f"baseline_{metric}") or before or 0) or None
         tiles.append(_card(metric, title_of(metric, view.targets), before, after,
                            source if after is not None or best is None else ""))
     return f'<div class="cards">{"".join(tiles)}</div>'
@@ -73,10 +73,10 @@ def verdict(view: StudyView) -> str:
         nearest = nearest_miss(view.budget, rows, view.baseline.get("accuracy"), view.targets)
         return f'<p class="verdict bad">No trial is inside the budget. {escape(nearest)}</p>'
     text = f"Best inside the budget: trial {view.best}"
-    if view.artifact is None:
+    if view.shipped is None:
         return f'<p class="verdict">{text}, not exported yet.</p>'
-    path = escape(str(view.artifact.get("path", "")))
-    if view.artifact.get("verified"):
+    path = escape(str(view.shipped.get("path", "")))
+    if view.shipped.get("verified"):
         return (f'<p class="verdict">{text}, exported to <code>{path}</code> and verified in its runtime. '
                 "Above: the file itself, accuracy on the test data. Below: the trials, on the validation data.</p>")
     return f'<p class="verdict bad">{text}, exported to <code>{path}</code>, but <b>not verified</b>.</p>'

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from autocompress.core.budget import Budget
-from autocompress.core.evaluation import LATENCY, Metrics, further_latencies
+from autocompress.core.evaluation import LATENCY, RUNG_NAMES, Metrics, further_latencies
 from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan, Step
 from autocompress.units import format_bytes, format_count, format_milliseconds, format_percent
@@ -24,7 +24,6 @@ _FORMATS: dict[str, Callable[[float], str]] = {
     "accuracy": format_percent, "size_bytes": format_bytes, "latency_ms": format_milliseconds,
     "macs": format_count, "params": format_count, "peak_memory_bytes": format_bytes,
 }
-_RUNGS = ("calibrated", "distilled, short", "distilled, long", "averaged")
 
 
 def title_of(metric: str, targets: Sequence[str] = ()) -> str:
@@ -53,7 +52,7 @@ def format_rung(rung: int | None) -> str:
     """What a candidate of this rung was scored with."""
     if rung is None:
         return "not scored"
-    return _RUNGS[rung] if 0 <= rung < len(_RUNGS) else f"rung {rung}"
+    return RUNG_NAMES[rung] if 0 <= rung < len(RUNG_NAMES) else f"rung {rung}"
 
 
 def finite(metrics: Metrics, metric: str) -> float | None:

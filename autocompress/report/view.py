@@ -45,6 +45,11 @@ class StudyView(msgspec.Struct, frozen=True, kw_only=True):
     harms: dict[int, float] = {}
     """Predicted, in nats, by trial."""
 
+    @property
+    def shipped(self) -> dict[str, Any] | None:
+        """The exported file where it is the best trial's: another trial may have been exported last."""
+        return self.artifact if self.artifact and self.artifact.get("trial", self.best) == self.best else None
+
     def trial(self, number: int | None) -> Candidate | None:
         """The candidate of one trial number, or nothing."""
         return next((c for c in self.candidates if c.trial == number), None)

@@ -19,7 +19,7 @@ from autocompress.space.solver import Solver
 from autocompress.space.space import Value
 
 ROOMS = (1.0, 0.5, 0.25, 0.125, 0.0625, 0.03125)
-"""Shares of the bounds that solutions may use."""
+"""Shares of the size that solutions may have."""
 SPEEDS = (1.0, 0.4)
 """Shares of the time of the plain solution of that room, or of its MACs where time is not estimated."""
 SETTING = "setting"
@@ -86,7 +86,7 @@ class Aims:
 
     def _aim(self, room: float, speed: float) -> Aim:
         if (room, speed) not in self._known:
-            bounds = {metric: room * bound for metric, bound in self._solver.bounds.items()}
+            bounds = {"size_bytes": room * self._solver.size_bytes}
             values = self._solver.propose({}, bounds)
             if speed < 1:
                 bounds |= self.faster(values, speed)

@@ -17,7 +17,7 @@ import optuna
 from optuna.trial import TrialState
 
 from autocompress.core.budget import Budget
-from autocompress.core.evaluation import Candidate, Evaluation
+from autocompress.core.evaluation import CALIBRATED, LONG, RUNG_NAMES, SHORT, Candidate, Evaluation
 from autocompress.core.front import best, objectives
 from autocompress.errors import AutocompressError, EnvironmentFault, InfeasibleError
 from autocompress.search import fidelity
@@ -34,7 +34,7 @@ from autocompress.search.storage import (
     store_failure,
     store_rung,
 )
-from autocompress.search.workers import Inline, Processes
+from autocompress.search.workers import DIED, Inline, Processes
 from autocompress.space.encode import encode
 from autocompress.space.projection import Projection
 from autocompress.space.space import Values
@@ -92,9 +92,9 @@ class Engine:
         self._known: dict[str, Candidate] = {}
         self._twins: dict[str, list[tuple[optuna.Trial, Candidate]]] = {}
         self._count = self._repeats = 0
-        self._rungs = {fidelity.CALIBRATED: Rung("calibrating candidates", settings.trials),
-                       **{rung: Rung(f"candidates {fidelity.RUNG_NAMES[rung]}")
-                          for rung in (fidelity.SHORT, fidelity.LONG)}}
+        self._rungs = {CALIBRATED: Rung("calibrating candidates", settings.trials),
+                       **{rung: Rung(f"candidates {RUNG_NAMES[rung]}")
+                          for rung in (SHORT, LONG)}}
         self._shown: Rung | None = None
 
     def candidates(self) -> list[Candidate]:
@@ -106,8 +106,8 @@ class Engine:
         when most trials fail."""
         close_interrupted(self._study)
         before = self.candidates()
-        self._known = {c.plan.fingerprint: c for c in before if c.plan and c.evaluations}
-        self._count = self._rungs[fidelity.CALIBRATED].done = sum(1 for c in before if STOPPED not in c.reason)
+        self._known = {c.plan.fingerprint: c for c in before if c.plan and c.evaluations and c.duplicate_of is None}
+        self._count = self._rungs[CALIBRATED].done = sum(1 for c in before if STOPPED not in c.reason)
         self._repeats = len(list(itertools.takewhile(lambda c: c.status == "duplicate", reversed(before))))
         began = time.perf_counter()
         self._enqueue_first()
@@ -118,7 +118,8 @@ class Engine:
                 running[pool.submit(job.plan, job.rung, job.seconds)] = job
             if not running:
                 break
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
+            done = wait(running, return_when=FIRST_COMPLETED).done
+            for future in sorted(done, key=lambda future: future.exception() is not None):  # a failure may end it all
                 self._take(running.pop(future), future)
         if self._repeats >= MAX_REPEATS and self._count < self._settings.trials:
             log.warning("tried no more than %d of %d trials: the last %d proposals repeated plans that were tried, so "
@@ -144,15 +145,15 @@ class Engine:
             return self._started_at(job)
         long, everyone = math.ceil(schedule.long / pool.jobs) * pool.jobs, self.candidates()
         timed = self._settings.seconds is not None
-        for level, places, share in ((fidelity.SHORT, schedule.short, schedule.short_share),
-                                     (fidelity.LONG, long, 1.0)):
+        for level, places, share in ((SHORT, schedule.short, schedule.short_share),
+                                     (LONG, long, 1.0)):
             if not self._open(1.0) or (timed and any(other.rung < level for other in running)):
                 return None
             rung = self._rungs[level]
             chosen = fidelity.promote(everyone, self._budget, level, places, rung.begun, timed)
             if chosen:
                 if not rung.begun:  # the same for all: they are compared
-                    rung.seconds = self._slice(share, math.ceil(len(chosen) / pool.jobs))
+                    rung.seconds = self._slice(share, math.ceil(len(chosen) / pool.jobs), chosen)
                 rung.total = len(rung.begun) + len(chosen)
                 rung.begun.add(chosen[0].trial)
                 assert chosen[0].plan is not None
@@ -179,7 +180,7 @@ class Engine:
             twin, twins = self._known.get(candidate.plan.fingerprint), self._twins.get(candidate.plan.fingerprint)
             if twin is None and twins is None:
                 self._repeats, self._twins[candidate.plan.fingerprint] = 0, []
-                return Job(candidate, candidate.plan, fidelity.CALIBRATED, None, trial)
+                return Job(candidate, candidate.plan, CALIBRATED, None, trial)
             self._repeats += 1
             if twin is not None:
                 self._close(trial, as_duplicate(candidate, twin))
@@ -206,7 +207,7 @@ class Engine:
         if error is not None and self._should_stop():
             return
         if isinstance(error, BrokenProcessPool):
-            raise EnvironmentFault("a worker process died, perhaps for lack of memory; resume with fewer --jobs")
+            raise EnvironmentFault(DIED) from error
         if isinstance(error, AutocompressError | KeyboardInterrupt):
             raise error
         reason = not_finite(future.result()) if error is None else describe_failure(error)
@@ -243,7 +244,7 @@ class Engine:
             self._study.tell(trial, state=TrialState.FAIL)
         everyone = self.candidates()
         self.overhead_seconds += time.perf_counter() - began
-        self._tell(candidate, everyone, self._rungs[fidelity.CALIBRATED])
+        self._tell(candidate, everyone, self._rungs[CALIBRATED])
         judged_ones = [c for c in everyone if STOPPED not in c.reason]
         failed = sum(c.status == "failed" for c in judged_ones)
         if failed > MAX_FAILURE_SHARE * len(judged_ones) and len(judged_ones) >= FAILURES_BEFORE_JUDGING:
@@ -275,8 +276,9 @@ class Engine:
         begun = len(self._study.get_trials(deepcopy=False, states=states))
         return begun == 0 or (whole > 0 and begun < self._always)
 
-    def _slice(self, share: float, waves: int) -> float | None:
+    def _slice(self, share: float, waves: int, chosen: Sequence[Candidate]) -> float | None:
+        """Seconds of training, less what compressing and measuring took each of the `chosen` before."""
         left = self._left(share)
         if left is None:
             return None
-        return max(1.0, left / waves)
+        return max(1.0, left / waves - max(c.evaluations[0].seconds for c in chosen))

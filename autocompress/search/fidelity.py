@@ -11,13 +11,9 @@ from collections.abc import Collection, Sequence
 import msgspec
 
 from autocompress.core.budget import Budget
-from autocompress.core.evaluation import Candidate
+from autocompress.core.evaluation import SHORT, Candidate
 from autocompress.core.volume import volume_gains
 from autocompress.search.solving import SolverSampler
-
-CALIBRATED, SHORT, LONG, AVERAGED = 0, 1, 2, 3
-RUNG_NAMES = {CALIBRATED: "calibrated", SHORT: "distilled briefly", LONG: "distilled",
-              AVERAGED: "averaged"}
 
 SOLVER = SolverSampler.__name__
 UNIFORM_SHARE = 0.8
@@ -72,8 +68,8 @@ def promote(candidates: Sequence[Candidate], budget: Budget, rung: int, count: i
     the most accurate; where a clock ends it (`timed`), of those that are as good as equal the one with the fewest
     multiply-accumulates, for it will be trained for the most steps.
     """
-    ahead = [c for c in candidates if (c.rung or 0) >= rung or c.trial in begun]
-    pool = [c for c in promotable(candidates, budget) if c.rung == rung - 1 and c.trial not in begun]
+    ahead = [c for c in candidates if (c.reached or 0) >= rung or c.trial in begun]
+    pool = [c for c in promotable(candidates, budget) if c.reached == rung - 1 and c.trial not in begun]
     places = count - len(ahead)
     if places <= 0 or not pool:
         return []

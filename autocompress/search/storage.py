@@ -189,7 +189,7 @@ def close_interrupted(study: optuna.Study, retries: int = 2) -> int:
         study.tell(trial.number, state=TrialState.FAIL)
         tries = int(trial.user_attrs.get("tries", 0)) + 1
         if trial.params and tries <= retries:
-            study.enqueue_trial(trial.params, user_attrs={
-                "tries": tries, "origin": trial.user_attrs.get("origin", "sampler")})
+            given = {"origin": trial.user_attrs["origin"]} if "origin" in trial.user_attrs else {}
+            study.enqueue_trial(trial.params, user_attrs={"tries": tries, **given})
         closed += 1
     return closed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -12,7 +13,10 @@ from typing import Any, Protocol
 
 from autocompress.core.evaluation import Evaluation
 from autocompress.core.plan import Plan
-from autocompress.errors import EnvironmentFault
+from autocompress.errors import EnvironmentFault, InputError
+
+DIED = ("a worker process died, perhaps for lack of memory: resume with fewer --jobs. In a script, call search behind "
+        "`if __name__ == \"__main__\":`, because each process reads the script anew")
 
 
 class Evaluate(Protocol):
@@ -60,8 +64,10 @@ class Processes:
         try:
             return self._pool.submit(_work, plan, rung, seconds)
         except BrokenProcessPool as error:
-            raise EnvironmentFault("a worker process died, perhaps for lack of memory; resume with fewer --jobs "
-                                   f"({error})") from error
+            raise EnvironmentFault(DIED) from error
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise InputError("with jobs above 1, model and data go to other processes and must be picklable, but: "
+                             f"{error}. Give them as path/to/file.py:factory, or jobs=1") from error
 
     def close(self) -> None:
         """Stop at once: what is unfinished is queued again by --resume."""

@@ -83,7 +83,8 @@ class Problem:
             self.harms[name] = np.where(shut, np.inf, total)
 
     def restrict(self, state: State, columns: Sequence[int], grow: bool) -> None:
-        """Leave open only what `state` has and what costs more (`grow`) or less in no one of the metrics `columns`."""
+        """Leave open only what `state` has and what costs no less than that (`grow`), or no more, in any of the metrics
+        `columns`."""
         for group, level in state.levels.items():
             levels = np.arange(len(self.keeps[group]))
             shut = levels > level if grow else levels < level

@@ -31,8 +31,10 @@ class Solver:
     def __init__(self, projection: Projection, damages: Damages) -> None:
         self._projection, self._problem = projection, Problem(projection.space, damages)
         known = {metric: bound for metric, bound in projection.bounds.items() if metric in self._problem.metrics}
-        self.bounds = known or {"size_bytes": projection.estimate(Plan())["size_bytes"]}
-        """What is bounded that can be summed over layers; where nothing is, the original's size."""
+        self._original = projection.estimate(Plan())["size_bytes"]
+        self.size_bytes = known.get("size_bytes", self._original)
+        """The bound of the size; where there is none, the original's."""
+        self._bounds = known or {"size_bytes": self.size_bytes}
         self._widths: dict[float, set[int]] = {}
         self._known: dict[tuple[tuple[str, float], ...], Inside] = {}
 
@@ -81,11 +83,15 @@ class Solver:
 
     def fit(self, values: Mapping[str, Value], bounds: Mapping[str, float] | None = None) -> dict[str, Value]:
         """A setting moved into the budget along the least harmful moves: no site grows where it is too large, none
-        shrinks where it leaves room. Numbers move to the nearest ones of the table. Where no smaller choice of its
-        sites does, `propose`."""
+        shrinks where it leaves room; where no bound makes size matter, it stays what it was. Numbers move to the
+        nearest ones of the table. Where no smaller choice of its sites does, `propose`."""
         fixed = {name: value for name, value in values.items() if name.split(":")[0] not in DECIDED}
-        inside, problem = self._inside(bounds, fixed), self._problem
-        state = problem.nearest(values)
+        problem = self._problem
+        problem.weigh({}, set(problem.fixed_bytes))
+        state, bounds = problem.nearest(values), dict(bounds or {})
+        if min(bounds.get("size_bytes", math.inf), self._bounds.get("size_bytes", math.inf)) >= self._original:
+            bounds["size_bytes"] = self.estimate(problem.values(state) | fixed)["size_bytes"]
+        inside = self._inside(bounds, fixed)
         grow = inside.fits(state)
 
         def within(widths: set[int]) -> State | None:
@@ -108,8 +114,8 @@ class Solver:
         return self._problem.harms_of(values)
 
     def _inside(self, bounds: Mapping[str, float] | None, fixed: Mapping[str, Value] | None) -> Inside:
-        tighter = {metric: min(bound, self.bounds.get(metric, math.inf)) for metric, bound in (bounds or {}).items()}
-        return Inside(self._projection, self._problem, {**self.bounds, **tighter}, fixed or {})
+        tighter = {metric: min(bound, self._bounds.get(metric, math.inf)) for metric, bound in (bounds or {}).items()}
+        return Inside(self._projection, self._problem, {**self._bounds, **tighter}, fixed or {})
 
     @property
     def _free_widths(self) -> set[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fnmatch import fnmatch
+from functools import cached_property
 
 import msgspec
 
@@ -54,7 +55,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     min_density: float = 0.1
     sparse_criterion: str = sparsify.DEFAULT_CRITERION
 
-    @property
+    @cached_property
     def by_name(self) -> dict[str, Knob]:
         """Knobs by name."""
         return {knob.name: knob for knob in self.knobs}
@@ -161,7 +162,7 @@ def build_space(table: LayerTable, spec: SpaceSpec, profile: HardwareProfile) ->
         knobs.append(Knob(f"criterion:{ALL_LAYERS}", choices=spec.prune.criteria))
     if spec.prune:
         knobs += [Knob(f"prune:{g.name}", low=0.0, high=spec.prune.max_ratio)
-                  for g in table.groups if _allowed(g.name, spec.prune.skip) and _choices(g, spec, profile) > 1]
+                  for g in table.groups if _allowed(g.name, spec.prune.skip) and _can_be_cut(g, spec, profile)]
     open_layers = [layer for layer in table.layers if layer.kind in ("conv", "linear") and not layer.locked]
     if spec.decompose:
         for layer in open_layers:
@@ -213,11 +214,10 @@ def _allowed(site: str, skip: tuple[str, ...]) -> bool:
     return not any(fnmatch(site, pattern) for pattern in skip)
 
 
-def _choices(group: Group, spec: SpaceSpec, profile: HardwareProfile) -> int:
-    """2 when the group can be cut at all on this device, else 1."""
+def _can_be_cut(group: Group, spec: SpaceSpec, profile: HardwareProfile) -> bool:
+    """Whether the device and the largest ratio leave anything to remove."""
     assert spec.prune is not None
-    smallest = legal_keep(group, group.channels * (1 - spec.prune.max_ratio), profile)
-    return 2 if smallest < group.channels else 1
+    return legal_keep(group, group.channels * (1 - spec.prune.max_ratio), profile) < group.channels
 
 
 def _changes(knobs: list[Knob]) -> bool:

@@ -11,10 +11,9 @@ import msgspec
 from autocompress.core.attribution import Attribution, StepShare, TechniqueShare
 from autocompress.core.budget import Budget
 from autocompress.core.damage import Damages
-from autocompress.core.evaluation import Candidate, Metrics
+from autocompress.core.evaluation import CALIBRATED, Candidate, Metrics
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import AutocompressError, InputError
-from autocompress.search.fidelity import CALIBRATED
 from autocompress.search.judging import describe_failure, not_finite
 from autocompress.space.harms import Key, step_harms
 from autocompress.space.projection import Projection

@@ -8,10 +8,9 @@ from collections.abc import Callable, Sequence
 from autocompress.backend.averaging import soup
 from autocompress.backend.weights import save_weights
 from autocompress.core.budget import Budget
-from autocompress.core.evaluation import Candidate, Evaluation
+from autocompress.core.evaluation import AVERAGED, Candidate, Evaluation
 from autocompress.core.plan import Plan, Scalar
 from autocompress.errors import TrialError
-from autocompress.search.fidelity import AVERAGED
 from autocompress.study.relatives import rescaled
 from autocompress.study.workbench import Workbench
 
@@ -39,13 +38,14 @@ def blend(bench: Workbench, everyone: Sequence[Candidate], chosen: Candidate, bu
         if should_stop() or time.perf_counter() + each > end:
             break
         try:
-            made = soup([*pot, bench.rebuild(plan, rung)], bench.calibration)
+            other = bench.rebuild(plan, rung)
+            made = soup([*pot, other], bench.calibration)
             measured = bench.measured(made, AVERAGED, {})
         except TrialError:
             continue  # as an average it is no network; the members stay what they are
         if measured.metrics["accuracy"] > (kept or start).metrics["accuracy"] \
                 and budget.allows(measured.metrics, baseline_accuracy):
-            pot, kept = [*pot, bench.rebuild(plan, rung)], measured
+            pot, kept = [*pot, other], measured
             save_weights(made, bench.weights_path(chosen.plan, AVERAGED))
     return kept
 

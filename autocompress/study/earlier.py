@@ -27,7 +27,8 @@ from autocompress.study.folder import TEACHER, Description, is_described, is_stu
 log = logging.getLogger(__name__)
 
 SEEDS = 6
-"""Plans of the earlier study that are tried first: half of them the best inside the bounds, half the best of all."""
+"""Plans of the earlier study that are tried first: half of them the best inside the bounds, half the best of those
+outside."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def _of(url: str, name: str, folder: Path) -> list[Candidate]:
 
 
 def seeds(earlier: Earlier | None, projection: Projection) -> list[dict[str, Value]]:
-    """Settings of the most accurate plans of the earlier study, the best inside the bounds and the best of all in turn;
+    """Settings of the most accurate plans of the earlier study, the best inside the bounds and outside them in turn;
     what does not fit is for the projection to move."""
     if earlier is None:
         return []

@@ -71,14 +71,14 @@ def absolute(spec: str) -> str:
 
 
 def choose_folder(out: Path | None, name: str, resume: bool) -> Path:
-    """`out` if given; else studies/NAME, or a numbered sibling when that is taken (the latest one to resume)."""
+    """`out` if given; else studies/NAME, or the first numbered sibling that is free when that is taken (the last one
+    taken to resume)."""
     if out is not None:
         return Path(out)
-    first = Path("studies") / name
-    taken = [f for f in (first, *(Path("studies") / f"{name}-{i}" for i in range(2, 10_000))) if is_study(f)]
+    places = [Path("studies") / numbered for numbered in (name, *(f"{name}-{i}" for i in range(2, 10_000)))]
     if resume:
-        return taken[-1] if taken else first
-    return first if not taken else Path("studies") / f"{name}-{len(taken) + 1}"
+        return next((place for place in reversed(places) if is_study(place)), places[0])
+    return next(place for place in places if not is_study(place))
 
 
 def is_study(folder: Path) -> bool:

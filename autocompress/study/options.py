@@ -79,8 +79,8 @@ class Options:
             raise InputError(f"weights {str(self.weights)!r} need the model that they belong to: give one such as "
                              "torchvision:resnet18 or path/to/file.py:factory")
         if self.model is not None and self.data is None:
-            raise InputError("a model needs its data: give digits, fashion-mnist, imagefolder:DIR, npz:FILE or "
-                             "path/to/file.py:factory")
+            raise InputError("a model needs its data: give digits, fashion-mnist, cifar10, imagefolder:DIR, npz:FILE "
+                             "or path/to/file.py:factory")
 
     @classmethod
     def of(cls, **given: Any) -> Options:

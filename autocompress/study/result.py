@@ -77,11 +77,11 @@ class SearchResult:
 
     @property
     def artifact(self) -> dict[str, Any] | None:
-        """What was exported and verified last by the search itself: path, size_bytes, accuracy, latency_ms …"""
+        """What was exported last into the study's own folder: path, trial, size_bytes, accuracy, latency_ms …"""
         return self._description.artifact
 
     def candidate(self, trial: int | str = "best") -> Candidate:
-        """One trial by number, or the best. InputError when there is none such, or it has no plan."""
+        """One trial by number, or the best. InputError when there is none such."""
         numbered = {str(c.trial): c for c in self.candidates}
         chosen = self.best if trial == "best" else numbered.get(str(trial))
         if chosen is None:
@@ -94,11 +94,13 @@ class SearchResult:
     def export(self, path: Path | str | None = None, trial: int | str = "best") -> Path:
         """Write the artefact of a trial into folder `path` (default: the study's), run it, and return `model.onnx`.
 
-        AutocompressError when the file does not do what the trial promised.
+        InputError for a trial that has nothing to export, AutocompressError when the file does not do what the trial
+        promised.
         """
         chosen = self.candidate(trial)
         if chosen.plan is None or not chosen.evaluations:
-            raise InputError(f"trial {chosen.trial} cannot be exported: it {chosen.status} ({chosen.reason})")
+            raise InputError(f"a trial must have been scored to be exported, but trial {chosen.trial} is "
+                             f"{chosen.status} ({chosen.reason}); `autocompress report` lists the others")
         target = Path(path) if path is not None else self.folder / ARTIFACT
         facts = ship(self._require_bench(), chosen, target, self._description)
         if path is None:
@@ -111,7 +113,8 @@ class SearchResult:
         """Whether the study's own artefact is the best candidate as it is now."""
         facts, chosen = self.artifact or {}, self.best
         return (chosen is not None and chosen.best is not None and Path(facts.get("path", "")).is_file()
-                and (facts.get("trial"), facts.get("rung")) == (chosen.trial, chosen.best.rung))
+                and (facts.get("trial"), facts.get("rung"), facts.get("promised_accuracy"))
+                == (chosen.trial, chosen.best.rung, chosen.metrics["accuracy"]))  # a later average has another
 
     @property
     def attribution(self) -> Attribution | None:
@@ -181,7 +184,7 @@ class SearchResult:
         baseline = dict(d.baseline)
         if "baseline_accuracy" in shipped:
             baseline |= {"accuracy": shipped["baseline_accuracy"]}
-        if "baseline_latency_ms" in shipped and not (d.targets and d.sources[LATENCY] == "estimated"):
+        if "baseline_latency_ms" in shipped and d.sources[LATENCY] != "estimated":
             baseline |= {LATENCY: shipped["baseline_latency_ms"]}
         keys = ("path", "size_bytes", "accuracy", "latency_ms", "baseline_latency_ms", "verified")
         return {

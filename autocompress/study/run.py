@@ -46,7 +46,7 @@ from autocompress.study.folder import (
 from autocompress.study.loading import load_task, make_bench, make_pool, require_same_task
 from autocompress.study.options import Options
 from autocompress.study.result import SearchResult
-from autocompress.study.sensitivity import sensitivity
+from autocompress.study.sensitivity import sensitivity, unknown_share
 from autocompress.study.shortfall import shortfalls
 from autocompress.study.stopping import stoppable
 from autocompress.study.workbench import Workbench
@@ -80,12 +80,15 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     of them, the latency on each an objective, and bounded on each by `latency="5ms"`, on some by
     `latency={"stm32h743": "80ms"}`. `sampler`: auto, tpe, nsga2, random or gp. `effort`: fast, normal or thorough,
     which sets how many are trained, and `trials` and `epochs` (of the long distillation) where they are not given.
-    `timeout` ("15m"), `seed`, `jobs` (processes), `out` (the study's folder), `storage` (an Optuna URL), `resume`,
-    `force_new_study`, `device` ("auto", "cpu", "cuda"). With `from_study`, the folder of another study of the same
-    network and data, the search starts where that ended, and takes from it what is not given, bounds excepted; with
-    `resume` and `out` everything that the study knows is taken from it.
+    `timeout` ("15m"), `seed`, `jobs` (processes), `out` (the study's folder), `name`, `storage` (an Optuna URL),
+    `resume`, `force_new_study`, `device` ("auto", "cpu", "cuda"), `data_root` (of downloaded data), `image_size` (of
+    imagefolder), `trust_code` (False: no Python file is run). With `from_study`, the folder of another study of the
+    same network and data, the search starts where that ended, with its network, data, seed, space, profile, effort and
+    epochs where they are not given; with `resume` and `out`, all but `timeout`, `jobs` and `device` are the study's
+    own. `on_event` is told of progress.
 
-    Raises InputError, InfeasibleError, EnvironmentFault, or Interrupted after Ctrl-C; the study is kept in each case.
+    Raises InputError, InfeasibleError, EnvironmentFault, AutocompressError where an exported file is not what was
+    promised, or Interrupted after Ctrl-C; a study that has begun is kept in each case.
     """
     started = time.perf_counter()
     asked = Options.of(**completed({"model": model, "data": data, "budget": budget, **options}))
@@ -114,9 +117,9 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     if asked.force_new_study:
         _discard(folder)
     identity = identity_of(loaded, task, spec, profile.fingerprint, asked.seed, constraints)
-    timings = {"set-up": time.perf_counter() - started}
     study = _open(folder, name, asked, identity, profile)
     take_answers(earlier, folder, asked.seed)
+    timings = {"set-up": time.perf_counter() - started}
     baseline = bench.baseline()
     timings["original"] = time.perf_counter() - started - timings["set-up"]
     description = describe(folder, name, asked, constraints, bench, baseline, identity, timings)
@@ -132,8 +135,11 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
         notify(Event(kind="phase", text="predicting what each option would cost"))
         before = time.perf_counter()
         passes = timings["original"] * len(bench.calibration) / len(task.validation)
-        most = LATE_SECONDS if _late(settings, started) else SENSITIVITY_SHARE * (asked.seconds or math.inf)
-        damages = _damages(bench, projection, asked, SENSITIVITY_PASSES * passes < most)
+        predicted = SENSITIVITY_PASSES * passes * unknown_share(bench, projection.space)
+        most = SENSITIVITY_SHARE * (asked.seconds or math.inf)
+        if _late(settings, started):
+            most = LATE_SECONDS if asked.sampler == AUTO else 0.0  # the others' first plans need no table
+        damages = _damages(bench, projection, asked, predicted < most)
         solver = Solver(projection, damages) if damages else None
         timings["sensitivity"] = time.perf_counter() - before
     if asked.sampler == AUTO:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from autocompress.backend.sensitivity import damages
+from autocompress.backend.sensitivity import damages, unknown
 from autocompress.core.damage import Damages
 from autocompress.core.layer import Layer
 from autocompress.core.plan import Scalar, Step
@@ -25,6 +25,12 @@ def sensitivity(bench: Workbench, space: Space) -> Damages:
     found = options(space)
     harms = damages(bench.compressor, [step for step, _ in found])
     return Damages.of((step, share, harm) for (step, share), harm in zip(found, harms, strict=True))
+
+
+def unknown_share(bench: Workbench, space: Space) -> float:
+    """How much of that is still to be measured, 0 to 1: what was once is kept."""
+    steps = [step for step, _ in options(space)]
+    return len(unknown(bench.compressor, steps)) / max(1, len(steps))
 
 
 def options(space: Space) -> list[tuple[Step, float]]:

@@ -46,12 +46,12 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
         "accuracy": bench.accuracy(runtime, bench.data.test), "latency_ms": latencies["file"],
         "baseline_accuracy": bench.accuracy(original, bench.data.test),
         "baseline_size_bytes": len(bench.baseline_file), "baseline_latency_ms": latencies["original"],
-        "validation_accuracy": validation, "verified": True,
+        "validation_accuracy": validation, "promised_accuracy": promised, "verified": True,
     }
     manifest = {
         "schema": "autocompress/manifest", "version": 1, "study": description.name, "trial": candidate.trial,
         "rung": candidate.best.rung, "plan_fingerprint": candidate.plan.fingerprint,
-        "plan": msgspec.to_builtins(candidate.plan), "receipts": msgspec.to_builtins(candidate.best.receipts),
+        "plan": msgspec.to_builtins(candidate.plan), "receipts": msgspec.to_builtins(candidate.receipts),
         "metrics": candidate.metrics, "sources": candidate.best.sources,
         "verified": {k: v for k, v in facts.items() if k != "path"},
         "profile": description.profile, "budget": msgspec.to_builtins(description.budget), "seed": description.seed,

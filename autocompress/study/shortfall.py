@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from autocompress.core.evaluation import Candidate
-from autocompress.search.fidelity import LONG, RUNG_NAMES, SHORT
+from autocompress.core.evaluation import LONG, RUNG_NAMES, SHORT, Candidate
 
 
 def shortfalls(everyone: Sequence[Candidate], failures: Mapping[tuple[int, int], str], time_is_up: bool) -> list[str]:
     """A sentence for each rung that was tried and that no candidate reached, with a reason for that; and one where the
     time was up before anything could be trained. `failures`: reasons by trial and rung."""
-    reached = max((c.rung for c in everyone if c.rung is not None), default=0)
+    reached = max((c.reached for c in everyone if c.reached is not None), default=0)
     found = []
     for rung in (SHORT, LONG):
         reasons = [reason for (_, failed), reason in sorted(failures.items()) if failed == rung]

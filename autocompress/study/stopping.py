@@ -21,7 +21,7 @@ def stoppable() -> Iterator[Callable[[], bool]]:
         return
 
     def handle(number: int, frame: Any) -> None:
-        if asked.is_set():
+        if asked.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         asked.set()
         # The signal may have come in the middle of a write to the stream that this goes to: another thread waits.

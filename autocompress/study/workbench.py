@@ -21,6 +21,7 @@ from autocompress.backend.compressed import Compressed, step_of, weight_bits
 from autocompress.backend.distill import Recipe, autocast, check_recipe, distill
 from autocompress.backend.features import Original
 from autocompress.backend.fold import fold_norms
+from autocompress.backend.macs import count_macs
 from autocompress.backend.teacher import Teacher
 from autocompress.backend.trace import trace
 from autocompress.backend.weights import load_weights, save_weights
@@ -85,7 +86,8 @@ class Workbench:
         self.baseline_file = float_bytes(self.template, folded)
         self.table = as_exported(table, self.template, folded)
         self.compressor = Compressor(model, self.table, coupling, self.calibration, statistics)
-        self._check_parity(model, self.baseline_file, 1e-3)
+        with _of_the_original():
+            self._check_parity(model, self.baseline_file, 1e-3)
         self._recovery = recovery or Recipe()
         check_recipe(self._recovery, self.table, self.calibration)
         self.teacher = Teacher(self._answer, data, seed, folder / TEACHER)
@@ -94,10 +96,12 @@ class Workbench:
     # -- metrics -----------------------------------------------------------------------------------------
 
     def baseline(self) -> Metrics:
-        """The original's metrics: its own float file, run on the validation split."""
+        """The original's metrics: its own float file, run on the validation split. InputError where its answers are not
+        finite."""
         runtime = Runtime(self.baseline_file, self.threads)
         metrics = self._static(Compressed(self.model, Plan()), len(self.baseline_file))
-        metrics["accuracy"] = self.accuracy(runtime, self.data.validation)
+        with _of_the_original():
+            metrics["accuracy"] = self.accuracy(runtime, self.data.validation)
         return metrics | self._latency(self.baseline_file, Plan())
 
     def accuracy(self, runtime: Runtime, split: Split) -> float:
@@ -257,7 +261,7 @@ class Workbench:
         with torch.no_grad():
             expected = model(inputs).numpy()
         if not np.isfinite(expected).all():
-            raise TrialError("nan: the compressed network puts out values that are not finite")
+            raise TrialError("nan: the network puts out values that are not finite")
         got = Runtime(file, self.threads).run(inputs.numpy())
         error = np.abs(got - expected).max() / max(float(np.abs(expected).max()), 1e-6)
         if got.shape != expected.shape or not error <= tolerance:
@@ -265,13 +269,15 @@ class Workbench:
                              f"relative), but differs by {error:.2g}")
 
 
-def count_macs(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> int:
-    """Multiply-accumulates of one sample by thop, on a copy (it leaves buffers behind)."""
-    import thop
-
-    example = torch.zeros(1, *input_shape, dtype=dtype)
-    macs, _ = thop.profile(copy.deepcopy(model).eval(), inputs=(example,), verbose=False)
-    return int(macs)
+@contextmanager
+def _of_the_original() -> Iterator[None]:
+    """What fails here is what the user gave."""
+    try:
+        yield
+    except TrialError as error:
+        raise InputError("the original must compute the same in ONNX Runtime as in torch, and finite scores, but "
+                         f"{error}. Look for randomness in its forward that eval() leaves on, and for NaN or infinite "
+                         "values in its weights or in the data") from error
 
 
 def _subset(split: Split, count: int, seed: int) -> Split:

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from autocompress.backend.calibration import reestimate_norms
 from autocompress.backend.fold import Folded, fold_norms
+from autocompress.backend.macs import count_macs
 from autocompress.core.layer import Part
 from autocompress.core.plan import Plan
 from autocompress.estimate import estimate, flatten
 from autocompress.hardware.profile import load_profile
-from autocompress.study.workbench import Workbench, count_macs
+from autocompress.study.workbench import Workbench
 from autocompress.techniques import resolve
 from autocompress.techniques.base import check_plan
 from autocompress.testing.networks import NETWORKS

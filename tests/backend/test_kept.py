@@ -44,12 +44,12 @@ def test_damaged_or_foreign_weights_are_refused(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for content in (b"", whole[:-10], whole[:100], b"\xff" * 200, whole[:8] + b"\xff" + whole[9:]):
         path.write_bytes(content)
-        with pytest.raises(StorageError, match=r"w\.safetensors must hold the weights of this plan"):
+        with pytest.raises(StorageError, match=r"w\.safetensors must hold the weights of a candidate"):
             load_weights(bench.compressor.restructure(plan), path)
     with pytest.raises(StorageError):
         load_weights(bench.compressor.restructure(plan), tmp_path / "none.safetensors")
     path.write_bytes(whole)
-    with pytest.raises(StorageError):
+    with pytest.raises(StorageError, match=r"w\.safetensors must hold the weights of this plan"):
         load_weights(bench.compressor.restructure(structure(bench)), path)
     blocked = tmp_path / "file"
     blocked.write_text("in the way")

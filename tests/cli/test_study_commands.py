@@ -45,7 +45,7 @@ def test_show_tells_what_each_technique_of_the_best_plan_bought(cli: Cli, finish
     stored = json.loads((finished.folder / "study.json").read_bytes())
     levels = found["agreement"]
     assert levels["candidates"]["predicted"] == levels["candidates"]["calibrated"] <= 3
-    assert levels["correlations"][0]["lower"] == "predicted" and "distilled, short" in out.out
+    assert levels["correlations"][0]["lower"] == "predicted" and "distilled briefly" in out.out
     assert stored["attribution"] == found["attribution"] and len(stored["harms"]) == 3
     other = next(n for n in range(3) if n != found["trial"])
     assert cli("show", str(finished.folder), "--trial", str(other), "--json").document["attribution"] is None

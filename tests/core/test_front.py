@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.core.front import OBJECTIVES, best, front, non_dominated, objectives
+from autocompress.core.plan import Receipt
 
 VALUES = st.sampled_from([0.0, 1.0, 2.0, 3.0, math.nan, math.inf, -math.inf]) | st.floats(-5, 5)
 POINTS = st.lists(st.tuples(VALUES, VALUES, VALUES), max_size=20)
@@ -102,3 +104,14 @@ def test_the_latency_on_each_further_device_is_an_objective() -> None:
     tight = Budget(further_latency_ms={"board": 3.5})
     assert [c.trial for c in front(everyone, tight, 0.9)] == [1]
     assert tight.excess(everyone[0].metrics) == {"latency_ms@board": pytest.approx(4 / 3.5 - 1)}
+
+
+def test_what_counts_is_the_most_accurate_evaluation_not_the_last() -> None:
+    scored = [Evaluation(rung=rung, metrics={"accuracy": accuracy}, sources={})
+              for rung, accuracy in ((0, 0.5), (1, 0.9), (2, 0.8))]
+    taught = [[Receipt("a", "prune", {}), Receipt("", "distill", {"steps": rung})] for rung in range(3)]
+    scored = [msgspec.structs.replace(e, receipts=tuple(r)) for e, r in zip(scored, taught, strict=True)]
+    candidate = Candidate(trial=0, status="complete", evaluations=tuple(scored))
+    assert candidate.receipts == (taught[0][1], *taught[1]), "its own, behind the trainings before"
+    assert (candidate.rung, candidate.reached, candidate.metrics["accuracy"]) == (1, 2, 0.9)
+    assert candidate.flat()["rung"] == 1

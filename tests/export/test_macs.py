@@ -8,9 +8,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from autocompress.backend.fold import fold_norms
+from autocompress.backend.macs import count_macs
 from autocompress.core.plan import Plan
 from autocompress.estimate import estimate
-from autocompress.study.workbench import count_macs
 from autocompress.tasks.vision import import_torchvision
 from autocompress.testing.networks import NETWORKS
 from autocompress.testing.techniques import state_hash, workbench

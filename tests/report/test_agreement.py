@@ -24,12 +24,12 @@ def test_levels_that_agree_and_that_do_not(view: StudyView) -> None:
     rising = [_climbed(i, i / 10, i / 20, 1 - i / 20) for i in range(4)]
     found = _of(view, rising, {i: 1.0 - i / 10 for i in range(4)})
     assert list(found.candidates.items()) == [
-        ("predicted", 4), ("calibrated", 4), ("distilled, short", 4), ("distilled, long", 4)]
+        ("predicted", 4), ("calibrated", 4), ("distilled briefly", 4), ("distilled", 4)]
     by_pair = {(c.lower, c.upper): c.spearman for c in found.correlations}
     assert len(by_pair) == 6
     assert by_pair["predicted", "calibrated"] == pytest.approx(1.0), "least harm is most accurate"
-    assert by_pair["calibrated", "distilled, short"] == pytest.approx(1.0)
-    assert by_pair["calibrated", "distilled, long"] == pytest.approx(-1.0)
+    assert by_pair["calibrated", "distilled briefly"] == pytest.approx(1.0)
+    assert by_pair["calibrated", "distilled"] == pytest.approx(-1.0)
 
 
 def test_ties_have_their_mean_rank(view: StudyView) -> None:
@@ -44,17 +44,17 @@ def test_too_few_and_constant_levels_are_said_to_be_so(view: StudyView) -> None:
     found = _of(view, candidates, {0: 0.1, 1: 0.2, 2: 0.3})
     assert found.correlations == (
         Correlation(lower="predicted", upper="calibrated", pairs=3, note="constant"),
-        Correlation(lower="predicted", upper="distilled, short", pairs=2, note="too few"),
-        Correlation(lower="calibrated", upper="distilled, short", pairs=2, note="too few"))
-    assert agreement_heads(found) == ("level", "candidates", "calibrated", "distilled, short")
+        Correlation(lower="predicted", upper="distilled briefly", pairs=2, note="too few"),
+        Correlation(lower="calibrated", upper="distilled briefly", pairs=2, note="too few"))
+    assert agreement_heads(found) == ("level", "candidates", "calibrated", "distilled briefly")
     assert agreement_rows(found) == [("predicted", "3", "constant (3)", "too few (2)"),
-                                     ("calibrated", "3", "", "too few (2)"), ("distilled, short", "2", "", "")]
+                                     ("calibrated", "3", "", "too few (2)"), ("distilled briefly", "2", "", "")]
 
 
 def test_repeated_plans_and_what_is_not_finite_do_not_count(view: StudyView) -> None:
     rising = [_climbed(i, i / 10, i / 20) for i in range(3)]
     found = _of(view, [*rising, _climbed(3, 0.2, duplicate_of=2), _climbed(4, float("nan"), 0.5)], {3: 0.1})
-    assert found.candidates == {"calibrated": 3, "distilled, short": 4}
+    assert found.candidates == {"calibrated": 3, "distilled briefly": 4}
     assert found.correlations[0].pairs == 3
     assert _of(view, []) == Agreement(candidates={}, correlations=())
 

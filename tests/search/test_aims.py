@@ -51,7 +51,7 @@ def test_where_the_front_has_nothing_is_aimed_at(table: LayerTable) -> None:
             values=[0.9 - 0.1 * sum(solver.harms(values).values()), metrics["size_bytes"], metrics["macs"]]))
     aims = Aims(solver)
     drawn = [aims.draw(study.trials, WEIGHTS, rng) for _ in range(40)]
-    rooms = {round(bounds["size_bytes"] / solver.bounds["size_bytes"], 3) for bounds in drawn}
+    rooms = {round(bounds["size_bytes"] / solver.size_bytes, 3) for bounds in drawn}
     assert 1.0 in rooms and min(rooms) < 0.6
     assert any("macs" in bounds for bounds in drawn)
     for bounds in drawn[:8]:

@@ -10,6 +10,8 @@ from autocompress.core.layer import LayerTable
 from autocompress.errors import EnvironmentFault, InfeasibleError, InputError, TrialError
 from autocompress.search.fidelity import Schedule
 from autocompress.search.judging import describe_failure
+from autocompress.search.storage import close_interrupted
+from autocompress.space.space import Values
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -123,6 +125,28 @@ def test_a_run_that_was_killed_goes_on(table: LayerTable) -> None:
     assert len(plans) == len(set(plans)) == 3, "the interrupted baselines are tried again"
 
 
+def test_what_was_drawn_before_a_kill_is_moved_into_the_budget_as_then(table: LayerTable) -> None:
+    def fit(values: Values) -> Values:
+        return {**values, **{name: 2 for name in values if name.startswith("bits:")}}
+
+    bench = Bench(table, fit=fit)
+    _, lost = bench.engine._ask()  # the process dies here
+    close_interrupted(bench.study)
+    _, again = Bench(table, study=bench.study, fit=fit).engine._ask()
+    assert again.plan == lost.plan and again.origin == lost.origin == "RandomSampler"
+    assert {step.args["weight_bits"] for step in again.plan.find("quantize").values()} == {2}  # type: ignore[union-attr]
+
+
+def test_repeats_after_a_resume_name_the_trial_that_was_measured(table: LayerTable) -> None:
+    bench = Bench(table, trials=1)
+    bench.run()
+    params = bench.study.trials[0].params
+    for number in (1, 2):
+        bench.study.enqueue_trial(params, user_attrs={"origin": "again"})
+        everyone = Bench(table, trials=number + 1, study=bench.study).run()
+    assert [(c.status, c.duplicate_of) for c in everyone[1:]] == [("duplicate", 0)] * 2
+
+
 def test_a_setting_that_keeps_killing_the_process_is_given_up(table: LayerTable) -> None:
     bench = Bench(table)
     bench.study.enqueue_trial(bench.projection.space.uniform(4), user_attrs={"origin": "uniform"})
@@ -130,8 +154,6 @@ def test_a_setting_that_keeps_killing_the_process_is_given_up(table: LayerTable)
     while any(t.state is optuna.trial.TrialState.WAITING for t in bench.study.trials):
         bench.engine._ask()
         asked += 1
-        from autocompress.search.storage import close_interrupted
-
         assert close_interrupted(bench.study) == 1
         assert asked < 10
     assert asked == 3

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autocompress.core.budget import Budget
-from autocompress.core.evaluation import Candidate, Evaluation
-from autocompress.search.fidelity import LONG, SHORT, promotable, promote
+from autocompress.core.evaluation import LONG, SHORT, Candidate, Evaluation
+from autocompress.search.fidelity import promotable, promote
 
 
 def _candidate(trial: int, accuracy: float, size: int, rung: int = 0, status: str = "complete",

@@ -16,7 +16,7 @@ from autocompress.hardware.profile import load_profile
 from autocompress.space.costs import ILLEGAL, METRICS, LayerCosts, Option
 from autocompress.space.projection import Projection
 from autocompress.space.solver import Solver
-from autocompress.space.space import build_space
+from autocompress.space.space import Value, build_space
 from autocompress.space.spec import load_space
 
 BITS = (6, 5, 4, 3, 2)
@@ -176,3 +176,31 @@ def test_harm_never_falls_as_an_option_gets_smaller() -> None:
     found = Damages.of((Step("x", "quantize", {**step.args, "weight_bits": bits}), 0.0, harm)
                        for bits, harm in noisy.items())
     assert found.bits["x"] == {8: 0.2, 4: 0.2, 2: 0.3}
+
+
+def _drawn(solver: Solver, seed: int) -> dict[str, Value]:
+    draw = random.Random(seed)
+    return {knob.name: draw.choice(knob.choices) if knob.choices else draw.uniform(knob.low, knob.high)
+            for knob in solver.space.knobs}
+
+
+@pytest.mark.parametrize("budget", [{}, {"size_bytes": 10**7}, {"macs": 10**9}])
+def test_where_nothing_binds_settings_stay_apart(table: LayerTable, budget: dict[str, float]) -> None:
+    """Moved up to a budget that the original meets they would all become the original."""
+    solver = Solver(_projection(table, **budget), _damages(0))
+    drawn = [_drawn(solver, seed) for seed in range(4)]
+    moved = [solver.fit(values) for values in drawn]
+    for values, found in zip(drawn, moved, strict=True):
+        size, before = (solver.estimate(v)["size_bytes"] for v in (found, values))
+        assert size == pytest.approx(before, rel=0.15), "but for the numbers of the table"
+    assert len({solver.space.decode(found).fingerprint for found in moved}) >= 3
+
+
+def test_a_bound_of_another_metric_lets_no_width_grow(table: LayerTable) -> None:
+    projection = _projection(table, macs=300_000)
+    solver = Solver(projection, _damages(0))
+    for seed in range(4):
+        values = _drawn(solver, seed)
+        found = solver.fit(values)
+        assert projection.fits(solver.space.decode(found))
+        assert solver.estimate(found)["size_bytes"] <= 1.15 * solver.estimate(values)["size_bytes"]

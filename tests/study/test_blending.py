@@ -10,10 +10,9 @@ import pytest
 
 from autocompress.backend.weights import save_weights
 from autocompress.core.budget import Budget
-from autocompress.core.evaluation import Candidate
+from autocompress.core.evaluation import AVERAGED, Candidate
 from autocompress.core.plan import Plan, Step
 from autocompress.hardware.profile import load_profile
-from autocompress.search.fidelity import AVERAGED
 from autocompress.study.blending import _relatives, blend
 from autocompress.study.workbench import Workbench
 from autocompress.testing.exporters import integers

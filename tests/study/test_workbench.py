@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from autocompress.backend.distill import Recipe
+from autocompress.backend.teacher import Teacher
 from autocompress.core.budget import Budget
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError
@@ -79,3 +80,39 @@ def test_the_space_file_reaches_the_bench_and_the_studys_identity(tmp_path: Path
             "a study made before there was such a table resumes"
     assert (made[0].block_steps, made[0].mixup) == (0, 0.0) and (made[1].block_steps, made[1].mixup) == (7, 0.2)
     assert hashes[0] != hashes[1], "another recovery is another study"
+
+
+class _Restless(torch.nn.Module):
+    """Answers differently every time."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Logits and noise."""
+        logits: torch.Tensor = self.network(inputs)
+        return logits + torch.rand_like(logits)
+
+
+def test_an_original_that_is_never_the_same_is_the_users_to_mend(tmp_path: Path) -> None:
+    chain = NETWORKS["chain"]
+    with pytest.raises(InputError, match=r"must compute the same in ONNX Runtime as in torch.*randomness"):
+        Workbench(_Restless(chain.make()), task_data(chain.input_shape), load_profile("host"), seed=0, folder=tmp_path,
+                  epochs=1)
+
+
+def test_answers_that_cannot_be_kept_or_read_cost_time_alone(tmp_path: Path) -> None:
+    chain = NETWORKS["chain"]
+    bench = Workbench(chain.make(), task_data(chain.input_shape), load_profile("host"), seed=0, folder=tmp_path,
+                      epochs=1)
+    rows = torch.arange(32)
+    first = bench.teacher.batch(0, rows)[1]
+    (tmp_path / "teacher").write_text("a file where the folder should be")
+    bench.teacher.save()
+    (tmp_path / "teacher").unlink()
+    bench.teacher.save()
+    kept = next((tmp_path / "teacher").iterdir())
+    kept.write_bytes(kept.read_bytes()[:100])
+    again = Teacher(bench._answer, bench.data, 0, tmp_path / "teacher")
+    assert torch.equal(again.batch(0, rows)[1], first)
