@@ -53,7 +53,7 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
         "rung": candidate.best.rung, "plan_fingerprint": candidate.plan.fingerprint,
         "plan": msgspec.to_builtins(candidate.plan), "receipts": msgspec.to_builtins(candidate.receipts),
         "metrics": candidate.metrics, "sources": candidate.best.sources,
-        "verified": {k: v for k, v in facts.items() if k != "path"},
+        "verified": {k: v for k, v in facts.items() if k not in ("path", "promised_accuracy")},
         "profile": description.profile, "budget": msgspec.to_builtins(description.budget), "seed": description.seed,
         "fingerprints": description.fingerprints, "versions": versions(),
         "input": {"name": "input", "shape": ["N", *bench.data.input_shape],

@@ -36,7 +36,7 @@ def test_the_originals_own_8_bit_file_teaches_where_it_agrees(agreement: float, 
     rows = torch.arange(32)
     inputs, logits = bench.teacher.batch(0, rows)
     expected = outputs(bench.model, inputs)
-    assert torch.equal(logits, expected) is not fast
+    assert (bench._fast_original is not None) is fast
     assert np.corrcoef(logits.flatten().numpy(), expected.flatten().numpy())[0, 1] > 0.85
 
 
