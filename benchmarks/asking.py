@@ -88,8 +88,8 @@ def main() -> None:
     began = time.process_time()
     first = SolverSampler(solver, 0).solutions()
     lines.insert(3, f"The {len(first)} first solutions of ours took {time.process_time() - began:.1f} s together; what "
-                 "its aims need is found at the first proposals that ask for it, and not in the medians. What the others "
-                 "propose is moved into the budget by `Solver.fit` in a search, which is not counted here.")
+                 "its aims need is found at the first proposals that ask for it, and not in the medians. What the "
+                 "others propose is moved into the budget by `Solver.fit` in a search, which is not counted here.")
     for name in ("auto", "tpe", "nsga2", "random", "gp"):
         cells = []
         for trials in given.trials:
