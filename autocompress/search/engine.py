@@ -93,8 +93,7 @@ class Engine:
         self._twins: dict[str, list[tuple[optuna.Trial, Candidate]]] = {}
         self._count = self._repeats = 0
         self._rungs = {CALIBRATED: Rung("calibrating candidates", settings.trials),
-                       **{rung: Rung(f"candidates {RUNG_NAMES[rung]}")
-                          for rung in (SHORT, LONG)}}
+                       **{rung: Rung(f"candidates {RUNG_NAMES[rung]}") for rung in (SHORT, LONG)}}
         self._shown: Rung | None = None
 
     def candidates(self) -> list[Candidate]:
@@ -145,8 +144,7 @@ class Engine:
             return self._started_at(job)
         long, everyone = math.ceil(schedule.long / pool.jobs) * pool.jobs, self.candidates()
         timed = self._settings.seconds is not None
-        for level, places, share in ((SHORT, schedule.short, schedule.short_share),
-                                     (LONG, long, 1.0)):
+        for level, places, share in ((SHORT, schedule.short, schedule.short_share), (LONG, long, 1.0)):
             if not self._open(1.0) or (timed and any(other.rung < level for other in running)):
                 return None
             rung = self._rungs[level]
