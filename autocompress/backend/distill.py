@@ -4,6 +4,10 @@ Hinton et al., "Distilling the Knowledge in a Neural Network" (2015), with the l
 Esser et al., "Learned Step Size Quantization" (ICLR 2020). Norms stay live: a per-channel factor behind a
 quantised weight folds into its scales exactly, so training sees what is shipped.
 
+Adam (Kingma & Ba, ICLR 2015) with steps in proportion to the size of what they change, as in Shazeer & Stern,
+"Adafactor" (ICML 2018): one rate serves factors of norms, learned scales and weights of layers of any width. Decay of
+weights changed nothing, so there is none.
+
 The teacher answers once for each sample of a few fixed augmented views of the training set, and every candidate
 and epoch reuses that: a small student would otherwise spend most of its time waiting for its teacher.
 """
@@ -15,6 +19,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +38,9 @@ from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan, Receipt
 from autocompress.errors import InputError, TrialError
 
+LEAST_WEIGHT, LEAST_VECTOR = 1e-3, 0.05
+"""Sizes of weights and of vectors that steps take at least: biases begin near zero, and have far to go."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -44,8 +52,8 @@ class Recipe:
     epochs: float = 1.0
     seconds: float | None = None
     batch: int = 128
-    learning_rate: float = 0.05
-    weight_decay: float = 1e-4
+    learning_rate: float = 0.02
+    """Largest step of Adam, as a share of the root mean square of the parameter tensor at the start."""
     temperature: float = 4.0
     label_weight: float = 0.1
     """Share of the loss that is cross-entropy with the labels. At 0 they are not looked at, and may be anything."""
@@ -130,14 +138,13 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
     # Channels last: a fifth faster on CPUs for narrow networks, and what tensor cores want.
     model = start.model.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     steps = learn_steps(start)
-    groups = _parameter_groups(model, recipe)
+    groups = _parameter_groups(model, recipe.learning_rate)
     projections = None
     if original is not None and taps and recipe.feature_weight:
         projections = Projections(taps, start, original).to(device)
         # Their share of the loss grows with its weight, and a step that is too long there would not settle.
-        groups.append({"params": list(projections.parameters()), "weight_decay": 0.0,
-                       "base": recipe.learning_rate / max(1.0, recipe.feature_weight)})
-    optimizer = torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=0.9, nesterov=True, fused=True)
+        groups += _parameter_groups(projections, recipe.learning_rate / max(1.0, recipe.feature_weight))
+    optimizer = torch.optim.Adam(groups, lr=recipe.learning_rate, fused=True)
     generator = torch.Generator().manual_seed(seed)
     mixture = random.Random(seed)
     targets = data.train_targets
@@ -220,9 +227,11 @@ def _loss(student: Tensor, teacher: Tensor, labels: Sequence[tuple[float, Tensor
     return (1 - recipe.label_weight) * soft + recipe.label_weight * hard
 
 
-def _parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, object]]:
-    decayed = [p for n, p in model.named_parameters() if p.dim() > 1]
-    free = [p for n, p in model.named_parameters() if p.dim() <= 1]
-    lr = recipe.learning_rate
-    return [{"params": decayed, "weight_decay": recipe.weight_decay, "base": lr},
-            {"params": free, "weight_decay": 0.0, "base": lr}]
+def _parameter_groups(module: nn.Module, learning_rate: float) -> list[dict[str, Any]]:
+    """Each parameter with its learning rate, `base`."""
+    groups: list[dict[str, Any]] = []
+    for parameter in module.parameters():
+        size = float(parameter.detach().square().mean().sqrt())
+        least = LEAST_WEIGHT if parameter.dim() > 1 else LEAST_VECTOR
+        groups.append({"params": [parameter], "base": learning_rate * max(least, size)})
+    return groups
