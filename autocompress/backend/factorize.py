@@ -26,7 +26,8 @@ EXACT = 512
 """Size of a square matrix up to which all its eigenvectors are computed; weights of no more elements are taken in
 float64."""
 POWER_STEPS, SPARE = 3, 16
-"""Subspace iterations for the leading eigenvectors of a larger one, and how many more are carried along."""
+"""Subspace iterations for the leading eigenvectors of a larger one, and how many more are carried along. One is enough
+where a sweep improves what the sweep before found."""
 
 
 class Factors(nn.Sequential):
@@ -65,7 +66,7 @@ def factorize(module: nn.Module, method: str, args: Mapping[str, int], covarianc
         raise ValueError("nan: weights that are not finite cannot be decomposed")
     weight = weight.double() if weight.numel() <= EXACT**2 else weight
     known = None if covariance is None else damped(covariance.to(weight), DAMPING)
-    if known is not None and not torch.isfinite(known).all():
+    if known is not None and not known.sum().isfinite():  # of a large matrix a fifteenth of the time of asking each
         raise unusable(what)
     found = _METHODS[method](weight, args, known, what)
     matrix, basis, last = weight.flatten(1), found.basis, found.last
@@ -208,9 +209,10 @@ def _directions(gram: Tensor, rank: int, start: Tensor | None = None) -> Tensor:
     if start is None and (len(gram) <= EXACT or rank + SPARE > len(gram) // 2):
         exact: Tensor = torch.linalg.eigh(gram).eigenvectors[:, -rank:].flip(1)
         return exact
+    steps = POWER_STEPS if start is None else 1
     if start is None:
         start = torch.randn(len(gram), rank + SPARE, generator=torch.Generator().manual_seed(0)).to(gram)
-    for _ in range(POWER_STEPS):
+    for _ in range(steps):
         start = torch.linalg.qr(gram @ start).Q
     inner: Tensor = torch.linalg.eigh(start.T @ gram @ start).eigenvectors[:, -rank:].flip(1)
     return start @ inner

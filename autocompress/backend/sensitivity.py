@@ -74,34 +74,44 @@ def _measured(compressor: Compressor, steps: Sequence[Step]) -> Tensor:
 
 
 def _chunks(compressor: Compressor, steps: Sequence[Step]) -> Iterator[dict[str, list[Change]]]:
-    """Changes by layer, as many at once as `CHUNK_BYTES` allow."""
+    """Changes by layer, as many at once as `CHUNK_BYTES` allow; those of one layer together, for what they share."""
     chunk: dict[str, list[Change]] = {}
+    seen: dict[str, Tensor | None] = {}
     held = 0
-    for number, step in enumerate(steps):
-        for name, change in weight_changes(compressor, step).items():
+    places = {name: place for place, (name, _) in enumerate(compressor.original.named_modules())}
+    for number in sorted(range(len(steps)), key=lambda n: places.get(steps[n].site.partition("/")[0], -1)):
+        for name, change in weight_changes(compressor, steps[number]).items():
             if held and held + change.nbytes > CHUNK_BYTES:
                 yield chunk
                 chunk, held = {}, 0
-            chunk.setdefault(name, []).append((number, _less_what_is_made_good(compressor, name, change).flatten()))
+            if name not in seen:
+                seen[name] = _seen_by_norm(compressor, name)
+            chunk.setdefault(name, []).append(
+                (number, _less_what_is_made_good(compressor, name, change, seen[name]).flatten()))
             held += change.nbytes
     if chunk:
         yield chunk
 
 
-def _less_what_is_made_good(compressor: Compressor, name: str, change: Tensor) -> Tensor:
-    """A norm behind the layer gives its output the variance that it had: to first order that takes from each row of
-    the change its part along the row itself."""
+def _seen_by_norm(compressor: Compressor, name: str) -> Tensor | None:
+    """The weight's rows times the covariance of the layer's input `(groups, rows, d)`, where a norm is behind it."""
     moments = compressor.statistics.moments(name)
     if moments is None or name not in compressor.normed:
-        return change
+        return None
     weight: Any = compressor.original.get_submodule(name).weight
     groups, d = moments.covariance.shape[:2]
-    rows, delta = (by_taps(w, d).reshape(groups, -1, d) for w in (weight.detach(), change))
-    seen = rows @ moments.covariance
-    along, own = (delta * seen).sum(2), (rows * seen).sum(2)
-    per_output = (x.reshape(len(weight), -1).sum(1) for x in (along, own))
-    share: Tensor = next(per_output) / next(per_output).clamp_min(1e-12)
-    made_good: Tensor = share.reshape(-1, *[1] * (change.dim() - 1)) * weight.detach()
+    return by_taps(weight.detach(), d).reshape(groups, -1, d) @ moments.covariance
+
+
+def _less_what_is_made_good(compressor: Compressor, name: str, change: Tensor, seen: Tensor | None) -> Tensor:
+    """A norm behind the layer gives its output the variance that it had: to first order that takes from each row of
+    the change its part along the row itself."""
+    if seen is None:
+        return change
+    weight: Any = compressor.original.get_submodule(name).weight
+    along, own = ((by_taps(w, seen.shape[-1]).reshape(seen.shape) * seen).sum(2).reshape(len(weight), -1).sum(1)
+                  for w in (change, weight.detach()))
+    made_good: Tensor = (along / own.clamp_min(1e-12)).reshape(-1, *[1] * (change.dim() - 1)) * weight.detach()
     return change - made_good
 
 
