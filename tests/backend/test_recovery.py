@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -126,6 +127,27 @@ def test_distillation_is_settled_by_its_seed() -> None:
     first = state_hash(_distilled(1).model)
     assert state_hash(_distilled(1).model) == first
     assert state_hash(_distilled(2).model) != first
+
+
+def test_training_steps_are_in_proportion_to_what_they_change() -> None:
+    """Weights in front of a norm can be of any size and do the same: then they are trained the same."""
+    bench = trained_workbench("chain")
+    inputs = bench.data.normalise(bench.data.train.inputs)
+    trained = []
+    for factor in (1.0, 64.0):
+        start = bench.compressor.compress(Plan())
+        norm: Any = start.model.get_submodule("0.1")
+        with torch.no_grad():
+            for parameter in start.model.get_submodule("0.0").parameters():
+                parameter *= factor
+            norm.running_mean *= factor
+            norm.running_var *= factor**2
+        teacher = Teacher(lambda x: 2 * outputs(bench.model, x), bench.data, 0, None)
+        done = distill(start, teacher, bench.data, Recipe(epochs=4, batch=16, label_weight=0), bench.calibration, 0)
+        assert set(done.model.state_dict()) == set(bench.model.state_dict())
+        trained.append(outputs(done.model, inputs))
+    way = (trained[0] - outputs(bench.model, inputs)).norm()
+    assert (trained[1] - trained[0]).norm() < 0.02 * way
 
 
 def test_distillation_fails_on_nan_and_stops_when_asked() -> None:
