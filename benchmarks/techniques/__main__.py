@@ -35,8 +35,8 @@ def table() -> str:
              "says so; 512 calibration images without labels, seed 0. Seconds are wall clock on a shared machine of "
              f"{os.cpu_count()} cores, {platform.machine()}; the first row of ours includes statistics that the others "
              "share. The layers that svd factors at a quarter of their weights include the classifier of ten classes, "
-             "which that leaves at rank 2: those rows say what two directions tell apart, untrained and trained. Rows after one epoch are of "
-             "training by SGD; it is by Adam now.", ""]
+             "which that leaves at rank 2: those rows say what two directions tell apart, untrained and trained. "
+             "Rows after one epoch are of training by SGD; it is by Adam now.", ""]
     for path in sorted(HERE.glob("*.json")):
         found = msgspec.json.decode(path.read_bytes(), type=Results)
         lines += [f"## {found.network}", "",
