@@ -142,8 +142,7 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
     projections = None
     if original is not None and taps and recipe.feature_weight:
         projections = Projections(taps, start, original).to(device)
-        # Their share of the loss grows with its weight, and a step that is too long there would not settle.
-        groups += _parameter_groups(projections, recipe.learning_rate / max(1.0, recipe.feature_weight))
+        groups += _parameter_groups(projections, recipe.learning_rate)
     optimizer = torch.optim.Adam(groups, lr=recipe.learning_rate, fused=True)
     generator = torch.Generator().manual_seed(seed)
     mixture = random.Random(seed)
