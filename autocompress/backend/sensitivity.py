@@ -76,7 +76,7 @@ def _measured(compressor: Compressor, steps: Sequence[Step]) -> Tensor:
 def _chunks(compressor: Compressor, steps: Sequence[Step]) -> Iterator[dict[str, list[Change]]]:
     """Changes by layer, as many at once as `CHUNK_BYTES` allow; those of one layer together, for what they share."""
     chunk: dict[str, list[Change]] = {}
-    seen: dict[str, Tensor | None] = {}
+    parts: dict[str, Tensor | None] = {}
     held = 0
     places = {name: place for place, (name, _) in enumerate(compressor.original.named_modules())}
     for number in sorted(range(len(steps)), key=lambda n: places.get(steps[n].site.partition("/")[0], -1)):
@@ -84,34 +84,37 @@ def _chunks(compressor: Compressor, steps: Sequence[Step]) -> Iterator[dict[str,
             if held and held + change.nbytes > CHUNK_BYTES:
                 yield chunk
                 chunk, held = {}, 0
-            if name not in seen:
-                seen[name] = _seen_by_norm(compressor, name)
+            if name not in parts:
+                parts[name] = _own_parts(compressor, name)
             chunk.setdefault(name, []).append(
-                (number, _less_what_is_made_good(compressor, name, change, seen[name]).flatten()))
+                (number, _less_what_is_made_good(compressor, name, change, parts[name]).flatten()))
             held += change.nbytes
     if chunk:
         yield chunk
 
 
-def _seen_by_norm(compressor: Compressor, name: str) -> Tensor | None:
-    """The weight's rows times the covariance of the layer's input `(groups, rows, d)`, where a norm is behind it."""
+def _own_parts(compressor: Compressor, name: str) -> Tensor | None:
+    """What a change of a weight, both as `by_taps` writes them, is multiplied with so that the sum over an output is
+    its part along the weight itself, in the measure of the layer's input; None where no norm is behind the layer."""
     moments = compressor.statistics.moments(name)
     if moments is None or name not in compressor.normed:
         return None
     weight: Any = compressor.original.get_submodule(name).weight
     groups, d = moments.covariance.shape[:2]
-    return by_taps(weight.detach(), d).reshape(groups, -1, d) @ moments.covariance
+    rows = by_taps(weight.detach(), d)
+    seen = (rows.reshape(groups, -1, d) @ moments.covariance).reshape(len(weight), -1)
+    whole = (rows.reshape(len(weight), -1) * seen).sum(1, keepdim=True)
+    return (seen / whole.clamp_min(1e-12)).reshape(-1, d)
 
 
-def _less_what_is_made_good(compressor: Compressor, name: str, change: Tensor, seen: Tensor | None) -> Tensor:
+def _less_what_is_made_good(compressor: Compressor, name: str, change: Tensor, parts: Tensor | None) -> Tensor:
     """A norm behind the layer gives its output the variance that it had: to first order that takes from each row of
     the change its part along the row itself."""
-    if seen is None:
+    if parts is None:
         return change
     weight: Any = compressor.original.get_submodule(name).weight
-    along, own = ((by_taps(w, seen.shape[-1]).reshape(seen.shape) * seen).sum(2).reshape(len(weight), -1).sum(1)
-                  for w in (change, weight.detach()))
-    made_good: Tensor = (along / own.clamp_min(1e-12)).reshape(-1, *[1] * (change.dim() - 1)) * weight.detach()
+    share = (by_taps(change, parts.shape[1]) * parts).reshape(len(change), -1).sum(1)
+    made_good: Tensor = share.reshape(-1, *[1] * (change.dim() - 1)) * weight.detach()
     return change - made_good
 
 
