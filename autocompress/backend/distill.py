@@ -33,6 +33,7 @@ from autocompress.backend.features import Original, Projections, attention_loss,
 from autocompress.backend.learned_step import freeze_steps, learn_steps
 from autocompress.backend.rounding import quantize
 from autocompress.backend.schedule import Schedule
+from autocompress.backend.small_maps import products_on_small_maps
 from autocompress.backend.teacher import Teacher, TrainingData
 from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan, Receipt
@@ -179,7 +180,7 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
         else:
             inputs, logits = teacher.batch(step // per_epoch, rows)
         inputs = inputs.to(device)
-        with autocast(device), recorded(model, taps) as features:
+        with autocast(device), products_on_small_maps(model), recorded(model, taps) as features:
             out = model(inputs)
         labels = [(share, targets[rows].to(device)), (1 - share, targets[partners].to(device))]
         loss = _loss(out.float(), logits.to(device), labels, recipe)
