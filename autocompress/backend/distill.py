@@ -39,6 +39,11 @@ from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan, Receipt
 from autocompress.errors import InputError, TrialError
 
+FAR = 0.25
+"""Divergence from the teacher, as a share of the entropy of its answers, from which a student counts as far."""
+NEAR_LABEL_WEIGHT, LEAST_PACE = 0.5, 0.25
+"""Share of labels in the loss of a student that answers as its teacher does, and the share of the learning rate that it
+is trained at."""
 LEAST_WEIGHT, LEAST_VECTOR = 1e-3, 0.05
 """Sizes of weights and of vectors that steps take at least: biases begin near zero, and have far to go."""
 
@@ -57,7 +62,8 @@ class Recipe:
     """Largest step of Adam, as a share of the root mean square of the parameter tensor at the start."""
     temperature: float = 4.0
     label_weight: float = 0.1
-    """Share of the loss that is cross-entropy with the labels. At 0 they are not looked at, and may be anything."""
+    """Share of the loss that is cross-entropy with the labels. At 0 they are not looked at, and may be anything; else
+    the share is larger for a student that begins near its teacher, see `_begun_near`."""
     charge_teacher: bool = True
     """Whether the teacher's time counts as `seconds`. Not where students are compared: the first would pay for all."""
     warm_up: float = 0.05
@@ -156,7 +162,7 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
 
     average = MovingAverage(list(model.parameters()), recipe.average) if recipe.average else None
     schedule = Schedule(total, per_epoch, recipe.warm_up, recipe.patience if recipe.seconds is None else 0)
-    began, steps_done = clock(), 0
+    began, steps_done, pace = clock(), 0, 1.0
     for step in range(total):
         if step % per_epoch == 0:
             order = torch.randperm(len(targets), generator=generator)
@@ -171,7 +177,7 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
         if done >= 1:
             break
         for group in optimizer.param_groups:
-            group["lr"] = group["base"] * schedule.factor(done)
+            group["lr"] = group["base"] * pace * schedule.factor(done)
         partners, share = rows, 1.0
         if recipe.mixup:
             partners = rows[torch.randperm(len(rows), generator=generator)]
@@ -183,7 +189,10 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
         with autocast(device), products_on_small_maps(model), recorded(model, taps) as features:
             out = model(inputs)
         labels = [(share, targets[rows].to(device)), (1 - share, targets[partners].to(device))]
-        loss = _loss(out.float(), logits.to(device), labels, recipe)
+        soft = _divergence(out.float(), logits.to(device), recipe.temperature)
+        if not steps_done and not recipe.compares_features:  # how far those are, answers do not say
+            recipe, pace = _begun_near(recipe, float(soft.detach()), logits)
+        loss = _with_labels(soft, out.float(), labels, recipe.label_weight)
         if original is not None and taps:
             with autocast(device):
                 wanted = wanted_features(original, taps, inputs)
@@ -210,21 +219,39 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
     start.receipts = [r for r in start.receipts if r.technique != "quantize"]
     start.receipts.append(Receipt("", "distill", {
         "steps": steps_done, "epochs": round(steps_done / per_epoch, 2), "plateau_at_step": schedule.plateau,
+        "learning_rate": pace * recipe.learning_rate, "label_weight": recipe.label_weight,
         **{key: [layer.name for layer in taps] for key, weight in
            (("attention_of", recipe.attention_weight), ("features_of", recipe.feature_weight)) if weight}}))
     quantize(start, calibration, learned)
     return start
 
 
-def _loss(student: Tensor, teacher: Tensor, labels: Sequence[tuple[float, Tensor]], recipe: Recipe) -> Tensor:
+def _divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Of the answers `(B, classes)`, in nats, times the square of the temperature that softens both."""
+    return F.kl_div(F.log_softmax(student / temperature, 1), F.log_softmax(teacher / temperature, 1), log_target=True,
+                    reduction="batchmean") * temperature**2
+
+
+def _with_labels(soft: Tensor, student: Tensor, labels: Sequence[tuple[float, Tensor]], weight: float) -> Tensor:
     """`labels`: those of what was mixed, and their shares."""
-    t = recipe.temperature
-    soft = F.kl_div(F.log_softmax(student / t, 1), F.log_softmax(teacher / t, 1), log_target=True,
-                    reduction="batchmean") * t * t
-    if not recipe.label_weight:
+    if not weight:
         return soft  # whatever stands in place of labels is not looked at
     hard = sum(share * F.cross_entropy(student, targets) for share, targets in labels if share)
-    return (1 - recipe.label_weight) * soft + recipe.label_weight * hard
+    return (1 - weight) * soft + weight * hard
+
+
+def _begun_near(recipe: Recipe, divergence: float, teacher: Tensor) -> tuple[Recipe, float]:
+    """The recipe for a student that begins at this `divergence`, and the pace at which it is trained, at most 1.
+
+    Steps are in proportion to the distance that is to be gone, the root of the divergence: longer ones would first
+    throw back a student that has lost next to nothing. What it can still learn, the labels have to say.
+    """
+    entropy = float(-(teacher.softmax(1) * teacher.log_softmax(1)).sum(1).mean())
+    far = min(1.0, divergence / max(FAR * entropy, 1e-9))
+    weight = recipe.label_weight
+    if weight:
+        weight += max(0.0, NEAR_LABEL_WEIGHT - weight) * (1 - far)
+    return replace(recipe, label_weight=weight), max(LEAST_PACE, math.sqrt(far))
 
 
 def _parameter_groups(module: nn.Module, learning_rate: float) -> list[dict[str, Any]]:

@@ -258,3 +258,21 @@ def test_one_pass_tells_norms_and_means_where_no_norm_follows() -> None:
     seen = outputs(model[:3], inputs)
     torch.testing.assert_close(means["3"], seen.mean(0), rtol=0.05, atol=0.02)
     assert means["5"].shape == (4,)
+
+
+def test_a_student_that_begins_near_its_teacher_takes_smaller_steps_and_asks_the_labels_more() -> None:
+    bench = trained_workbench("chain")
+
+    def trained(bits: int, sharper: float, label_weight: float = 0.1) -> dict[str, Any]:
+        teacher = Teacher(lambda inputs: sharper * outputs(bench.model, inputs), bench.data, 0, None)
+        recipe = Recipe(epochs=1, batch=64, label_weight=label_weight)
+        done = distill(bench.compressor.compress(integers(bench, (bits,), 8)), teacher, bench.data, recipe,
+                       bench.calibration, 0)
+        return next(receipt.facts for receipt in done.receipts if receipt.technique == "distill")
+
+    near, coarse, far = trained(8, 1.0), trained(2, 1.0), trained(8, 1000.0)
+    assert near["learning_rate"] == 0.005 and near["label_weight"] > 0.49
+    assert far["learning_rate"] == 0.02 and far["label_weight"] == 0.1
+    assert near["label_weight"] > coarse["label_weight"] > far["label_weight"]
+    assert trained(8, 1.0, label_weight=0.0)["label_weight"] == 0
+    assert trained(8, 1.0, label_weight=0.7)["label_weight"] == 0.7
