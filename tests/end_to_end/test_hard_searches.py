@@ -67,7 +67,7 @@ def test_interrupted_again_and_again_it_ends_with_the_same_trials_and_repeats_no
 
     result = _search(tmp_path / "study", resume=True)
     assert {c.trial: c for c in result.candidates if c.evaluations} == kept, "nothing was left to do but explain"
-    assert len(kept) == TRIALS and max(c.rung or 0 for c in kept.values()) >= 2
+    assert len(kept) == TRIALS and max(c.reached or 0 for c in kept.values()) >= 2
     assert len(evaluated) == len(set(evaluated)), "nothing was evaluated twice"
     assert result.is_exported and result.attribution is not None and result.attribution.finished
     assert (tmp_path / "study" / "report" / "pareto.html").is_file()
