@@ -22,7 +22,7 @@ from autocompress.core.front import best, objectives
 from autocompress.errors import AutocompressError, EnvironmentFault, InfeasibleError
 from autocompress.search import fidelity
 from autocompress.search.aims import SETTING
-from autocompress.search.first import first_trials
+from autocompress.search.first import ALWAYS_SOLVED, first_trials
 from autocompress.search.jobs import Job, Rung
 from autocompress.search.judging import as_duplicate, describe_failure, judge, judged, nearest, not_finite
 from autocompress.search.solving import distributions
@@ -132,7 +132,8 @@ class Engine:
         first = first_trials(self._study.sampler, self._projection, self._settings.trials, self._seeds)
         for origin, values in first:
             self._study.enqueue_trial(values, user_attrs={"origin": origin})
-        self._always = len(first)
+        solved = sum(origin == fidelity.SOLVER for origin, _ in first)
+        self._always = len(first) - max(0, solved - ALWAYS_SOLVED)
 
     # -- what to run next --------------------------------------------------------------------------------
 

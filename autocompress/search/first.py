@@ -12,6 +12,8 @@ from autocompress.space.projection import Projection
 from autocompress.space.space import Value, Values
 
 UNIFORM_BITS = (4, 8, 3, 2)
+ALWAYS_SOLVED = 2
+"""A solver's solutions that are tried whatever time is left for candidates; further ones come last."""
 WARM = "warm start"
 """The origin of trials that were given to begin with."""
 
@@ -25,8 +27,9 @@ def first_trials(sampler: optuna.samplers.BaseSampler, projection: Projection, t
     widths: list[int | None] = [bits for bits in UNIFORM_BITS if bits in space.weight_bits]
     solved = sampler.solutions() if isinstance(sampler, SolverSampler) else []
     uniform = [space.uniform(bits) for bits in (widths[:2] if solved else widths) or [None]]
-    first = [(fidelity.SOLVER, values) for values in solved[:max(1, trials // 4)]]
-    first += [("uniform", values) for values in uniform[:max(1, trials // 2)]]
+    by_solver = [(fidelity.SOLVER, values) for values in solved[:max(1, trials // 4)]]
+    first = [*by_solver[:ALWAYS_SOLVED], *(("uniform", values) for values in uniform[:max(1, trials // 2)]),
+             *by_solver[ALWAYS_SOLVED:]]
 
     def plan(values: Values) -> str:
         return projection.project(values).plan.fingerprint

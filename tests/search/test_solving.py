@@ -14,6 +14,7 @@ from autocompress.core.layer import LayerTable
 from autocompress.errors import InputError
 from autocompress.hardware.profile import load_profile
 from autocompress.search.aims import setting
+from autocompress.search.first import first_trials
 from autocompress.search.samplers import check_sampler, make_sampler
 from autocompress.search.solving import SolverSampler, distributions
 from autocompress.search.storage import create_study
@@ -137,3 +138,17 @@ def test_any_study_may_use_it(table: LayerTable) -> None:
 
     study.optimize(objective, n_trials=4)
     assert all(trial.params.keys() == {*distributions(solver.space), "other"} for trial in study.trials)
+
+
+def test_a_search_begins_with_solutions_of_several_sizes_and_uniform_plans_before_the_smaller_ones(
+        table: LayerTable) -> None:
+    solver = _solver(table, 8000)
+    projection = Projection(solver.space, Budget(size_bytes=8000))
+    first = first_trials(SolverSampler(solver, 0), projection, 64, [])
+    sizes = [projection.estimate(projection.project(values).plan)["size_bytes"] for _, values in first]
+    assert all(size <= 8000 for size in sizes) and min(sizes) <= 0.6 * sizes[0]
+    assert len({round(8 * size / 8000) for size in sizes}) >= 3
+    origins = [origin for origin, _ in first]
+    assert origins[0] == "SolverSampler" and max(i for i, o in enumerate(origins) if o == "uniform") < 4
+    short = [origin for origin, _ in first_trials(SolverSampler(solver, 0), projection, 4, [])]
+    assert short[0] == "SolverSampler" and short.count("SolverSampler") == 1 and "uniform" in short
