@@ -104,9 +104,10 @@ class Recipe:
 
 
 def autocast(device: str) -> torch.autocast:
-    """bfloat16 on a GPU and on a CPU with matrix units for it, where a step takes about 0.6 of the time."""
+    """bfloat16 on a GPU and on a CPU with instructions for it, where a step takes 0.5 to 0.8 of the time."""
     kind = device.split(":")[0]
-    fast = kind == "cuda" or (kind == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16")))
+    capabilities = torch.cpu.get_capabilities()
+    fast = kind == "cuda" or (kind == "cpu" and any(capabilities.get(f"{unit}_bf16") for unit in ("amx", "avx512")))
     return torch.autocast(kind, dtype=torch.bfloat16, enabled=fast)
 
 

@@ -45,6 +45,9 @@ FAILURES_BEFORE_JUDGING = 5
 MAX_FAILURE_SHARE = 0.5
 MAX_REPEATS = 20
 """Proposals in a row that repeat known plans, after which the space counts as used up."""
+MOST_THREADS = 4
+"""Processes whose cores one long training takes together: two candidates trained for half as long each come out below
+one, and beyond a few threads a step gains little."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,7 +117,7 @@ class Engine:
         running: dict[Future[Evaluation], Job] = {}
         while True:
             while len(running) < pool.jobs and (job := self._next(pool, list(running.values()))) is not None:
-                running[pool.submit(job.plan, job.rung, job.seconds)] = job
+                running[pool.submit(job.plan, job.rung, job.seconds, job.threads)] = job
             if not running:
                 break
             done = wait(running, return_when=FIRST_COMPLETED).done
@@ -143,20 +146,24 @@ class Engine:
         schedule, job = self._settings.schedule, self._new_trial()
         if job is not None:
             return self._started_at(job)
-        long, everyone = math.ceil(schedule.long / pool.jobs) * pool.jobs, self.candidates()
-        timed = self._settings.seconds is not None
-        for level, places, share in ((SHORT, schedule.short, schedule.short_share), (LONG, long, 1.0)):
-            if not self._open(1.0) or (timed and any(other.rung < level for other in running)):
+        everyone, timed = self.candidates(), self._settings.seconds is not None
+        together = max(1, pool.jobs // MOST_THREADS)
+        for level, places, lanes, share in ((SHORT, schedule.short, pool.jobs, schedule.short_share),
+                                            (LONG, schedule.long, together, 1.0)):
+            threads = pool.jobs // lanes
+            before = any(other.rung < level for other in running)
+            if not self._open(1.0) or len(running) >= lanes or (before and (timed or threads > 1)):
                 return None
             rung = self._rungs[level]
+            places = math.ceil(places / lanes) * lanes  # the last of them trained beside others cost no time
             chosen = fidelity.promote(everyone, self._budget, level, places, rung.begun, timed)
             if chosen:
                 if not rung.begun:  # the same for all: they are compared
-                    rung.seconds = self._slice(share, math.ceil(len(chosen) / pool.jobs), chosen)
+                    rung.seconds = self._slice(share, math.ceil(len(chosen) / lanes), chosen)
                 rung.total = len(rung.begun) + len(chosen)
                 rung.begun.add(chosen[0].trial)
                 assert chosen[0].plan is not None
-                return self._started_at(Job(chosen[0], chosen[0].plan, level, rung.seconds))
+                return self._started_at(Job(chosen[0], chosen[0].plan, level, rung.seconds, threads))
         return None
 
     def _started_at(self, job: Job) -> Job:
@@ -179,7 +186,7 @@ class Engine:
             twin, twins = self._known.get(candidate.plan.fingerprint), self._twins.get(candidate.plan.fingerprint)
             if twin is None and twins is None:
                 self._repeats, self._twins[candidate.plan.fingerprint] = 0, []
-                return Job(candidate, candidate.plan, CALIBRATED, None, trial)
+                return Job(candidate, candidate.plan, CALIBRATED, trial=trial)
             self._repeats += 1
             if twin is not None:
                 self._close(trial, as_duplicate(candidate, twin))

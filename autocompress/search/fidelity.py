@@ -33,7 +33,7 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     short: int = 5
     long: int = 1
     calibration_share: float = 0.1
-    short_share: float = 0.3
+    short_share: float = 0.2
 
 
 class Effort(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,7 +47,7 @@ class Effort(msgspec.Struct, frozen=True, kw_only=True):
 EFFORTS = {
     "fast": Effort(trials=10, epochs=2, schedule=Schedule(short=2)),
     "normal": Effort(trials=24, epochs=8),
-    "thorough": Effort(trials=96, epochs=24, schedule=Schedule(short=10, long=3, short_share=0.4)),
+    "thorough": Effort(trials=96, epochs=24, schedule=Schedule(short=10, long=3, short_share=0.3)),
 }
 DEFAULT_EFFORT = "normal"
 

@@ -18,6 +18,8 @@ class Job:
     plan: Plan
     rung: int
     seconds: float | None = None
+    threads: int = 1
+    """Where several processes evaluate, how many of their cores it takes."""
     trial: optuna.Trial | None = None
 
 

@@ -20,10 +20,11 @@ DIED = ("a worker process died, perhaps for lack of memory: resume with fewer --
 
 
 class Evaluate(Protocol):
-    """Runs one plan at one rung. `seconds` bounds training; `should_stop` is asked now and then."""
+    """Runs one plan at one rung. `seconds` bounds training; `should_stop` is asked now and then; `threads`, where
+    given, is how many it runs with."""
 
     def __call__(self, plan: Plan, rung: int, seconds: float | None = None,
-                 should_stop: Callable[[], bool] | None = None) -> Evaluation:
+                 should_stop: Callable[[], bool] | None = None, threads: int | None = None) -> Evaluation:
         """TrialError when the candidate fails."""
 
 
@@ -35,8 +36,8 @@ class Inline:
     def __init__(self, evaluate: Evaluate, should_stop: Callable[[], bool]) -> None:
         self._evaluate, self._should_stop = evaluate, should_stop
 
-    def submit(self, plan: Plan, rung: int, seconds: float | None = None) -> Future[Evaluation]:
-        """Evaluate now; the future is already done."""
+    def submit(self, plan: Plan, rung: int, seconds: float | None = None, threads: int = 1) -> Future[Evaluation]:
+        """Evaluate now, with the threads that this process has; the future is already done."""
         future: Future[Evaluation] = Future()
         try:
             future.set_result(self._evaluate(plan, rung, seconds, self._should_stop))
@@ -51,7 +52,7 @@ class Inline:
 class Processes:
     """A pool of `jobs` processes; `make` builds the evaluator in each (it must be picklable).
 
-    One thread a process: threads that spin on shared cores slow training many times.
+    One thread a process unless asked for more: threads that spin on shared cores slow training many times.
     """
 
     def __init__(self, make: Callable[[], Evaluate], jobs: int) -> None:
@@ -59,10 +60,10 @@ class Processes:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         self._pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin, (make,))
 
-    def submit(self, plan: Plan, rung: int, seconds: float | None = None) -> Future[Evaluation]:
-        """Evaluate in some process."""
+    def submit(self, plan: Plan, rung: int, seconds: float | None = None, threads: int = 1) -> Future[Evaluation]:
+        """Evaluate in some process, with so many threads."""
         try:
-            return self._pool.submit(_work, plan, rung, seconds)
+            return self._pool.submit(_work, plan, rung, seconds, None, threads)
         except BrokenProcessPool as error:
             raise EnvironmentFault(DIED) from error
         except (pickle.PicklingError, AttributeError, TypeError) as error:

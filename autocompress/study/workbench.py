@@ -26,7 +26,7 @@ from autocompress.backend.teacher import Teacher
 from autocompress.backend.trace import trace
 from autocompress.backend.weights import load_weights, save_weights
 from autocompress.core.evaluation import Evaluation, Metrics, Source
-from autocompress.core.plan import Plan, Receipt, Step
+from autocompress.core.plan import Plan, Receipt
 from autocompress.errors import InputError, TrialError
 from autocompress.estimate import estimate, peak_memory_bytes
 from autocompress.export.build import Built, build, float_bytes
@@ -34,6 +34,7 @@ from autocompress.export.runtime import Runtime, accuracy, latencies_ms
 from autocompress.export.skeleton import as_exported
 from autocompress.export.template import Template, export_template
 from autocompress.hardware.profile import HardwareProfile
+from autocompress.study.answering import answering_file
 from autocompress.study.folder import TEACHER
 from autocompress.study.relatives import weights_path, with_relative
 from autocompress.tasks.splits import Split, TaskData
@@ -47,9 +48,6 @@ CALIBRATION_SAMPLES = 512
 RANGE_SAMPLES = 256
 PARITY_SAMPLES = 16
 HEAD_SAMPLES = 4
-TEACHER_AGREEMENT = 0.98
-"""Least share of calibration samples to which the original's 8-bit file gives the original's class before it may
-teach in its place."""
 SHORT_STEPS, LONG_STEPS = 32, 128
 """Least optimiser steps of a short and a long distillation when no time limit shapes them."""
 
@@ -90,6 +88,7 @@ class Workbench:
             self._check_parity(model, self.baseline_file, 1e-3)
         self._recovery = recovery or Recipe()
         check_recipe(self._recovery, self.table, self.calibration)
+        self._fast: dict[int, Runtime] = {}  # by threads
         self.teacher = Teacher(self._answer, data, seed, folder / TEACHER)
         self.example = self.calibration[:1].numpy()
 
@@ -131,11 +130,14 @@ class Workbench:
     # -- candidates --------------------------------------------------------------------------------------
 
     def evaluate(self, plan: Plan, rung: int, seconds: float | None = None,
-                 should_stop: Callable[[], bool] | None = None) -> Evaluation:
-        """Compress, recover as the rung says, build the file and measure it.
+                 should_stop: Callable[[], bool] | None = None, threads: int | None = None) -> Evaluation:
+        """Compress, recover as the rung says, build the file and measure it, with `threads` where they are given.
 
         TrialError when the candidate fails: not finite, not exportable, or stopped.
         """
+        if threads is not None and threads != self.threads:
+            self.threads = threads
+            torch.set_num_threads(threads)
         check_plan(self.table, plan, self.profile)
         timings: dict[str, float] = {}
         with _timed(timings, "compress"):
@@ -195,8 +197,10 @@ class Workbench:
     def _answer(self, inputs: Tensor) -> Tensor:
         """The original's logits `(N, classes)` for the teacher to give. On a CPU they come from its own 8-bit file
         where that gives the same classes: it is several times faster there."""
-        if self._fast_original is not None:
-            return torch.from_numpy(self._fast_original.run(inputs.numpy()))
+        if self._fast_file is not None:
+            if self.threads not in self._fast:
+                self._fast[self.threads] = Runtime(self._fast_file, self.threads)
+            return torch.from_numpy(self._fast[self.threads].run(inputs.numpy()))
         with torch.inference_mode(), autocast(self._device):
             logits: Tensor = self._original(inputs.to(self._device))
         return logits
@@ -206,19 +210,8 @@ class Workbench:
         return self.model.eval() if self._device == "cpu" else copy.deepcopy(self.model).to(self._device).eval()
 
     @cached_property
-    def _fast_original(self) -> Runtime | None:
-        if self._device != "cpu":
-            return None
-        plan = Plan.of([Step(layer.name, "quantize", {"weight_bits": 8, "activation_bits": 8})
-                        for layer in self.table.layers if layer.kind in ("conv", "linear") and not layer.locked])
-        try:
-            runtime = Runtime(self.build(self.compressor.compress(plan)).data, self.threads)
-        except TrialError as error:
-            log.info("the original has no 8-bit file to learn from: %s", error)
-            return None
-        inputs, original = self.calibration.numpy(), Runtime(self.baseline_file, self.threads)
-        agreed = (runtime.logits(inputs).argmax(1) == original.logits(inputs).argmax(1)).mean()
-        return runtime if agreed >= TEACHER_AGREEMENT else None
+    def _fast_file(self) -> bytes | None:
+        return answering_file(self) if self._device == "cpu" else None
 
     def build(self, compressed: Compressed) -> Built:
         """The file of a compressed network, checked against it.

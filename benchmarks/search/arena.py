@@ -147,13 +147,13 @@ class Run:
         return self.projection.estimate(self.projection.smallest())["size_bytes"] / MARGIN
 
     def evaluate(self, plan: Plan, rung: int, seconds: float | None = None,
-                 should_stop: Callable[[], bool] | None = None) -> Evaluation:
+                 should_stop: Callable[[], bool] | None = None, threads: int | None = None) -> Evaluation:
         """The one way to evaluate, for all: calibrated file, validation images. What ends too late does not count."""
         if rung:
             raise ValueError(f"searchers are compared on calibrated files, rung 0, but rung {rung} was asked for")
         began = self.spent_s
         try:
-            evaluation = self.bench.evaluate(plan, 0, seconds, should_stop)
+            evaluation = self.bench.evaluate(plan, 0, seconds, should_stop, threads)
         except TrialError:
             self.failed += 1
             raise

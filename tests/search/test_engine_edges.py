@@ -14,7 +14,7 @@ import pytest
 from engine_bench import Bench
 
 from autocompress.core.damage import Damages
-from autocompress.core.evaluation import Candidate, Evaluation
+from autocompress.core.evaluation import CALIBRATED, LONG, SHORT, Candidate, Evaluation
 from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan
 from autocompress.errors import InputError, TrialError
@@ -171,11 +171,18 @@ class Slow:
 
     def __init__(self, evaluate: Any) -> None:
         self._threads, self._evaluate = ThreadPoolExecutor(4), evaluate
+        self.busy, self.asked = 0, dict[int, set[tuple[int, int]]]()
+        """Cores in use, and by rung how many were asked for while how many were in use."""
 
-    def submit(self, plan: Plan, rung: int, seconds: float | None = None) -> Future[Evaluation]:
+    def submit(self, plan: Plan, rung: int, seconds: float | None = None, threads: int = 1) -> Future[Evaluation]:
+        with LOCK:
+            self.asked.setdefault(rung, set()).add((self.busy, threads))
+            self.busy += threads
+
         def run() -> Evaluation:
             time.sleep(0.02)
             with LOCK:
+                self.busy -= threads
                 found: Evaluation = self._evaluate(plan, rung, seconds, None)
             return found
 
@@ -190,3 +197,13 @@ def test_a_plan_under_way_is_not_begun_again(table: LayerTable) -> None:
     everyone = bench.engine.candidates()
     assert len(everyone) == 12 and {c.status for c in everyone} == {"complete", "duplicate"}
     assert all(c.metrics for c in everyone)
+
+
+@pytest.mark.parametrize("seconds", [None, 30.0])
+def test_a_long_training_has_all_cores_to_itself(table: LayerTable, seconds: float | None) -> None:
+    bench = Bench(table, space="int8", size_bytes=4000, trials=8, schedule=Schedule(short=3, long=2), seconds=seconds)
+    pool = Slow(bench.fake)
+    bench.engine.run(pool)  # type: ignore[arg-type]
+    assert {threads for _, threads in pool.asked[CALIBRATED] | pool.asked[SHORT]} == {1}
+    assert pool.asked[LONG] == {(0, 4)}
+    assert sum(c.reached == LONG for c in bench.engine.candidates()) == 2

@@ -16,7 +16,7 @@ from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError
 from autocompress.hardware.profile import load_profile
 from autocompress.space.spec import load_space
-from autocompress.study import workbench
+from autocompress.study import answering
 from autocompress.study.describing import identity_of
 from autocompress.study.loading import make_bench
 from autocompress.study.options import Options
@@ -29,14 +29,14 @@ from autocompress.testing.techniques import outputs
 @pytest.mark.parametrize(("agreement", "fast"), [(0.0, True), (1.01, False)])
 def test_the_originals_own_8_bit_file_teaches_where_it_agrees(agreement: float, fast: bool, tmp_path: Path,
                                                               monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workbench, "TEACHER_AGREEMENT", agreement)
+    monkeypatch.setattr(answering, "LEAST_AGREEMENT", agreement)
     chain = NETWORKS["chain"]
     bench = Workbench(chain.make(), task_data(chain.input_shape), load_profile("host"), seed=0, folder=tmp_path,
                       epochs=1)
     rows = torch.arange(32)
     inputs, logits = bench.teacher.batch(0, rows)
     expected = outputs(bench.model, inputs)
-    assert (bench._fast_original is not None) is fast
+    assert (bench._fast_file is not None) is fast
     assert np.corrcoef(logits.flatten().numpy(), expected.flatten().numpy())[0, 1] > 0.85
 
 
