@@ -47,9 +47,11 @@ def print_facts(facts: dict[str, Any], further: list[Row] | None = None) -> None
 
 
 def compare(title: str, metric: str, before: float | None, after: float) -> Row:
-    """A row: the metric of the original, of what it became, and the change as points or a factor."""
+    """A row: the metric of the original, of what it became, and the change as a difference or a factor."""
     if metric == "accuracy":
         change = "" if before is None else f"{100 * (after - before):+.2f} points"
+    elif metric == "cross_entropy":
+        change = "" if before is None else f"{after - before:+.4f}"
     else:
         words = ("faster", "slower") if metric.startswith(LATENCY) else ("smaller", "larger")
         change = format_factor(before / after if before and after else None, *words)

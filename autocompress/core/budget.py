@@ -7,6 +7,9 @@ import msgspec
 from autocompress.core.evaluation import Metrics, latency_on
 from autocompress.units import format_bytes, format_count, format_milliseconds, format_percent
 
+ROUNDING = 1e-12
+"""By how much a bound may be missed, as rounding makes it."""
+
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
     """None means unbounded. `max_drop` is the largest loss of accuracy against the original, 0 to 1.
@@ -42,7 +45,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
 
     def allows(self, metrics: Metrics, baseline_accuracy: float | None = None) -> bool:
         """Whether every constraint that can be judged holds."""
-        return all(value <= 1e-12 for value in self.excess(metrics, baseline_accuracy).values())
+        return all(value <= ROUNDING for value in self.excess(metrics, baseline_accuracy).values())
 
     def describe(self) -> str:
         """For people: `size ≤ 2.00 MB, latency ≤ 5 ms`."""

@@ -7,11 +7,13 @@ from typing import Any, Literal
 
 import msgspec
 
+from autocompress.core.choice import best_of
 from autocompress.core.plan import Plan, Receipt
 
 Metrics = dict[str, float]
-"""Values by name, the unit in the name: accuracy (0 to 1), size_bytes, latency_ms, macs, params,
-peak_memory_bytes; of several devices the latency on each further one as `latency_ms@ID`."""
+"""Values by name, the unit in the name: accuracy (0 to 1) with its standard error accuracy_error, cross_entropy (nats a
+sample), size_bytes, latency_ms, macs, params, peak_memory_bytes; of several devices the latency on each further one as
+`latency_ms@ID`."""
 
 LATENCY = "latency_ms"
 
@@ -64,12 +66,16 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     origin: str = "sampler"
     """Who proposed it: the sampler's name, or `uniform` for the baseline plans."""
     duplicate_of: int | None = None
+    least_accuracy: float = 0.0
+    """What the budget asks for: evaluations below it count only where none reaches it."""
 
     @property
     def best(self) -> Evaluation | None:
-        """The evaluation that counts and is exported: the most accurate one, of equals the highest rung. The first
-        training may find better weights than a longer one."""
-        return max(self.evaluations, key=lambda e: (e.metrics.get("accuracy", 0.0), e.rung), default=None)
+        """The evaluation that counts and is exported: the best as far as can be told (`choice.best_of`), of equals the
+        highest rung. The first training may find better weights than a longer one."""
+        enough = [e for e in self.evaluations if e.metrics.get("accuracy", 0.0) >= self.least_accuracy]
+        ranked = sorted(enough or self.evaluations, key=lambda e: -e.rung)
+        return ranked[best_of([e.metrics for e in ranked])] if ranked else None
 
     @property
     def metrics(self) -> Metrics:

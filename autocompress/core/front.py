@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from autocompress.core.budget import Budget
+from autocompress.core.choice import best_of
 from autocompress.core.evaluation import Candidate, further_latencies
 
 Direction = Literal["maximize", "minimize"]
@@ -48,13 +49,27 @@ def minimised(metrics: dict[str, float]) -> list[float]:
 
 
 def front(candidates: Sequence[Candidate], budget: Budget, baseline_accuracy: float) -> list[Candidate]:
-    """Complete candidates inside the budget that no other such candidate dominates, by size."""
-    inside = [c for c in candidates if c.status == "complete" and budget.allows(c.metrics, baseline_accuracy)]
-    chosen = [inside[i] for i in non_dominated([minimised(c.metrics) for c in inside])]
-    return sorted(chosen, key=lambda c: (c.metrics["size_bytes"], c.trial))
+    """Complete candidates inside the budget that no other such candidate dominates, and the best of them, by size."""
+    inside = _inside(candidates, budget, baseline_accuracy)
+    chosen = {inside[i].trial: inside[i] for i in non_dominated([minimised(c.metrics) for c in inside])}
+    if inside:
+        found = _best(inside)
+        chosen[found.trial] = found
+    return sorted(chosen.values(), key=lambda c: (c.metrics["size_bytes"], c.trial))
 
 
 def best(candidates: Sequence[Candidate], budget: Budget, baseline_accuracy: float) -> Candidate | None:
-    """The most accurate member of the front; ties go to the smaller, then the faster."""
-    members = front(candidates, budget, baseline_accuracy)
-    return min(members, key=lambda c: (*minimised(c.metrics), c.trial), default=None)
+    """The most accurate candidate inside the budget, as far as can be told (`choice.best_of`); ties go to the smaller,
+    then the faster. It may be one that another dominates by chance."""
+    inside = _inside(candidates, budget, baseline_accuracy)
+    return _best(inside) if inside else None
+
+
+def _inside(candidates: Sequence[Candidate], budget: Budget, baseline_accuracy: float) -> list[Candidate]:
+    return [c for c in candidates if c.status == "complete" and budget.allows(c.metrics, baseline_accuracy)
+            and np.isfinite(minimised(c.metrics)).all()]
+
+
+def _best(inside: Sequence[Candidate]) -> Candidate:
+    ranked = sorted(inside, key=lambda c: (*minimised(c.metrics), c.trial))
+    return ranked[best_of([c.metrics for c in ranked])]

@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 
 from autocompress.errors import TrialError
+from autocompress.export.scores import scores
 
 WARM_UP = 3
 
@@ -47,12 +48,12 @@ class Runtime:
         return np.concatenate([self.run(inputs[i:i + batch]) for i in range(0, len(inputs), batch)])
 
 
-def accuracy(runtime: Runtime, inputs: np.ndarray, targets: np.ndarray) -> float:
-    """Share of right answers. TrialError when an output is not finite."""
+def scored(runtime: Runtime, inputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    """`scores` of what the file answers to `inputs` `(N, …)`. TrialError when an output is not finite."""
     logits = runtime.logits(inputs)
     if not np.isfinite(logits).all():
         raise TrialError("nan: the exported file puts out values that are not finite")
-    return float((logits.argmax(axis=1) == targets).mean())
+    return scores(logits, targets)
 
 
 def latencies_ms(runtimes: Mapping[str, Runtime], example: np.ndarray, runs: int = 30,

@@ -72,7 +72,7 @@ def verdict(view: StudyView) -> str:
         rows = [(c.trial, c.metrics) for c in view.candidates if c.metrics and c.status != "failed"]
         nearest = nearest_miss(view.budget, rows, view.baseline.get("accuracy"), view.targets)
         return f'<p class="verdict bad">No trial is inside the budget. {escape(nearest)}</p>'
-    text = f"Best inside the budget: trial {view.best}"
+    text = f"Best inside the budget: trial {view.best}{_although(view)}"
     if view.shipped is None:
         return f'<p class="verdict">{text}, not exported yet.</p>'
     path = escape(str(view.shipped.get("path", "")))
@@ -80,6 +80,19 @@ def verdict(view: StudyView) -> str:
         return (f'<p class="verdict">{text}, exported to <code>{path}</code> and verified in its runtime. '
                 "Above: the file itself, accuracy on the test data. Below: the trials, on the validation data.</p>")
     return f'<p class="verdict bad">{text}, exported to <code>{path}</code>, but <b>not verified</b>.</p>'
+
+
+def _although(view: StudyView) -> str:
+    """What tells it from a trial of higher accuracy, where there is one."""
+    best = view.trial(view.best)
+    if best is None or "accuracy_error" not in best.metrics:
+        return ""
+    highest = max((c.metrics["accuracy"] for c in view.candidates if view.feasible(c)), default=0.0)
+    if best.metrics["accuracy"] >= highest:
+        return ""
+    error, accuracy = (format_metric("accuracy", value) for value in (best.metrics["accuracy_error"], highest))
+    return (f" (the least cross-entropy of those within ± {error}, the error of these accuracies, of the highest, "
+            f"{accuracy})")
 
 
 def key(view: StudyView) -> str:

@@ -15,6 +15,7 @@ from autocompress.units import format_bytes, format_count, format_milliseconds, 
 TITLES = {
     "accuracy": "Accuracy", "size_bytes": "Size", "latency_ms": "Latency",
     "macs": "MACs", "params": "Parameters", "peak_memory_bytes": "Peak memory",
+    "cross_entropy": "Cross-entropy",
 }
 STATUSES = {
     "complete": "complete", "infeasible": "infeasible", "pruned": "stopped early",
@@ -22,7 +23,7 @@ STATUSES = {
 }
 _FORMATS: dict[str, Callable[[float], str]] = {
     "accuracy": format_percent, "size_bytes": format_bytes, "latency_ms": format_milliseconds,
-    "macs": format_count, "params": format_count, "peak_memory_bytes": format_bytes,
+    "macs": format_count, "params": format_count, "peak_memory_bytes": format_bytes, "cross_entropy": "{:.4f}".format,
 }
 
 

@@ -6,7 +6,7 @@ import math
 
 import msgspec
 
-from autocompress.core.budget import Budget
+from autocompress.core.budget import ROUNDING, Budget
 from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.errors import TrialError
 
@@ -20,10 +20,12 @@ def as_duplicate(candidate: Candidate, twin: Candidate) -> Candidate:
 
 
 def judge(candidate: Candidate, budget: Budget, baseline_accuracy: float) -> Candidate:
-    """Complete or infeasible, by the metrics of the most accurate rung, with the reason."""
+    """Complete or infeasible, by the metrics of the rung that counts, with the reason."""
     if candidate.status in ("failed", "duplicate", "pruned") or not candidate.metrics:
         return candidate
-    excess = {n: v for n, v in budget.excess(candidate.metrics, baseline_accuracy).items() if v > 1e-12}
+    if budget.max_drop is not None:
+        candidate = msgspec.structs.replace(candidate, least_accuracy=baseline_accuracy - budget.max_drop - ROUNDING)
+    excess = {n: v for n, v in budget.excess(candidate.metrics, baseline_accuracy).items() if v > ROUNDING}
     if not excess:
         return msgspec.structs.replace(candidate, status="complete", reason="")
     texts = [f"{name} over by {100 * value:.1f}{' points' if name == 'max_drop' else '%'}"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from autocompress.backend.averaging import soup
 from autocompress.backend.weights import save_weights
 from autocompress.core.budget import Budget
+from autocompress.core.choice import best_of
 from autocompress.core.evaluation import AVERAGED, Candidate, Evaluation
 from autocompress.core.plan import Plan, Scalar
 from autocompress.errors import TrialError
@@ -24,9 +25,9 @@ def blend(bench: Workbench, everyone: Sequence[Candidate], chosen: Candidate, bu
     `AVERAGED` of that plan.
 
     Relatives are other trainings of the same plan, and of plans that differ from it in widths alone. Each is taken in
-    only when the file of the average is inside the budget and more accurate on the validation split. None when
-    `chosen` was not trained, has no relatives, or none of them helps. Nothing is begun that would take longer than the
-    `seconds` there are.
+    only when the file of the average is inside the budget and, on the validation split, the better one
+    (`choice.best_of`). None when `chosen` was not trained, has no relatives, or none of them helps. Nothing is begun
+    that would take longer than the `seconds` there are.
     """
     start = chosen.best
     if chosen.plan is None or start is None or start.rung == 0:
@@ -43,8 +44,7 @@ def blend(bench: Workbench, everyone: Sequence[Candidate], chosen: Candidate, bu
             measured = bench.measured(made, AVERAGED, {})
         except TrialError:
             continue  # as an average it is no network; the members stay what they are
-        if measured.metrics["accuracy"] > (kept or start).metrics["accuracy"] \
-                and budget.allows(measured.metrics, baseline_accuracy):
+        if best_of([(kept or start).metrics, measured.metrics]) and budget.allows(measured.metrics, baseline_accuracy):
             pot, kept = [*pot, other], measured
             save_weights(made, bench.weights_path(chosen.plan, AVERAGED))
     return kept

@@ -30,7 +30,7 @@ from autocompress.core.plan import Plan, Receipt
 from autocompress.errors import InputError, TrialError
 from autocompress.estimate import estimate, peak_memory_bytes
 from autocompress.export.build import Built, build, float_bytes
-from autocompress.export.runtime import Runtime, accuracy, latencies_ms
+from autocompress.export.runtime import Runtime, latencies_ms, scored
 from autocompress.export.skeleton import as_exported
 from autocompress.export.template import Template, export_template
 from autocompress.hardware.profile import HardwareProfile
@@ -100,13 +100,15 @@ class Workbench:
         runtime = Runtime(self.baseline_file, self.threads)
         metrics = self._static(Compressed(self.model, Plan()), len(self.baseline_file))
         with _of_the_original():
-            metrics["accuracy"] = self.accuracy(runtime, self.data.validation)
+            metrics |= self._scored(runtime, self.data.validation)
         return metrics | self._latency(self.baseline_file, Plan())
 
     def accuracy(self, runtime: Runtime, split: Split) -> float:
         """Accuracy of a file on one split, 0 to 1."""
-        inputs = self.data.normalise(split.inputs).numpy()
-        return accuracy(runtime, inputs, split.targets.numpy())
+        return self._scored(runtime, split)["accuracy"]
+
+    def _scored(self, runtime: Runtime, split: Split) -> Metrics:
+        return scored(runtime, self.data.normalise(split.inputs).numpy(), split.targets.numpy())
 
     def _static(self, compressed: Compressed, size: int) -> Metrics:
         plan, model = compressed.plan, fold_norms(compressed, self.table).model  # what the file executes
@@ -124,8 +126,9 @@ class Workbench:
     @property
     def sources(self) -> dict[str, Source]:
         """Which metrics are measured on the file, which estimated."""
-        return {"accuracy": "measured", "size_bytes": "measured", "macs": "measured", "params": "measured",
-                "peak_memory_bytes": "estimated", **{n: d.latency for n, d in self.profile.latencies.items()}}
+        measured = ("accuracy", "accuracy_error", "cross_entropy", "size_bytes", "macs", "params")
+        return {**dict.fromkeys(measured, "measured"), "peak_memory_bytes": "estimated",
+                **{n: d.latency for n, d in self.profile.latencies.items()}}
 
     # -- candidates --------------------------------------------------------------------------------------
 
@@ -161,7 +164,7 @@ class Workbench:
             built = self.build(compressed)
         with _timed(timings, "score"):
             metrics = self._static(compressed, len(built.data))
-            metrics["accuracy"] = self.accuracy(Runtime(built.data, self.threads), self.data.validation)
+            metrics |= self._scored(Runtime(built.data, self.threads), self.data.validation)
         with _timed(timings, "time"):
             metrics |= self._latency(built.data, compressed.plan)
         return Evaluation(rung=rung, metrics=metrics, sources=self.sources, receipts=_receipts(compressed, built),

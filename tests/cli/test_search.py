@@ -12,7 +12,8 @@ from autocompress.search.fidelity import EFFORTS
 from autocompress.study import open_study
 
 Cli = Callable[..., Any]
-METRICS = {"accuracy", "size_bytes", "latency_ms", "macs", "params", "peak_memory_bytes"}
+METRICS = {"accuracy", "accuracy_error", "cross_entropy", "size_bytes", "latency_ms", "macs", "params",
+           "peak_memory_bytes"}
 
 
 def test_json_is_the_document_of_the_contract(finished: Any) -> None:

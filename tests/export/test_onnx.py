@@ -13,7 +13,7 @@ from autocompress.backend.fold import fold_norms
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import TrialError
 from autocompress.export.build import build, initializer_sizes
-from autocompress.export.runtime import Runtime, accuracy, latencies_ms
+from autocompress.export.runtime import Runtime, latencies_ms, scored
 from autocompress.study.workbench import Workbench
 from autocompress.testing.techniques import outputs, workbench
 
@@ -119,10 +119,11 @@ def test_the_runtime_refuses_what_is_no_model_and_scores_that_are_not_finite() -
     bench = workbench("mlp")
     runtime = Runtime(bench.baseline_file)
     inputs = bench.calibration.numpy().copy()
-    assert 0 <= accuracy(runtime, inputs, bench.data.validation.targets.numpy()) <= 1
+    found = scored(runtime, inputs, bench.data.validation.targets.numpy())
+    assert 0 <= found["accuracy"] <= 1 and 0 < found["accuracy_error"] < 1 and found["cross_entropy"] > 0
     inputs[3, 0] = np.nan
     with pytest.raises(TrialError, match="nan"):
-        accuracy(runtime, inputs, bench.data.validation.targets.numpy())
+        scored(runtime, inputs, bench.data.validation.targets.numpy())
 
 
 def test_timing_measures_all_files_in_turn() -> None:

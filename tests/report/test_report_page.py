@@ -11,8 +11,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
+from autocompress.core.evaluation import Candidate
 from autocompress.report.html import write_report
+from autocompress.report.sections import verdict
 from autocompress.report.text import format_factor
 from autocompress.report.view import StudyView
 
@@ -145,3 +148,19 @@ def test_a_browser_opens_a_study_without_results(view: StudyView, tmp_path: Path
     assert console == []
     body = next(attributes for tag, attributes in _Page(dom).elements if tag == "body")
     assert body == {"data-trials": "1", "data-points": "1"}
+
+
+def test_the_verdict_says_why_the_best_is_not_the_most_accurate(view: StudyView) -> None:
+    def with_metrics(candidate: Candidate, **metrics: float) -> Candidate:
+        last = candidate.evaluations[-1]
+        return replace(candidate, evaluations=(replace(last, metrics=last.metrics | metrics),))
+
+    chosen = view.trial(view.best)
+    assert chosen is not None and "cross-entropy" not in verdict(view)
+    other = next(c for c in view.candidates if view.feasible(c) and c is not chosen)
+    higher = chosen.metrics["accuracy"] + 0.002
+    rows = {chosen.trial: with_metrics(chosen, accuracy_error=0.0036, cross_entropy=0.21),
+            other.trial: with_metrics(other, accuracy=higher, accuracy_error=0.0036, cross_entropy=0.22)}
+    told = verdict(replace(view, candidates=tuple(rows.get(c.trial, c) for c in view.candidates)))
+    assert f"trial {chosen.trial} (the least cross-entropy of those within ± 0.36%" in told
+    assert f"of the highest, {100 * higher:.2f}%)" in told
