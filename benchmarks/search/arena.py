@@ -131,12 +131,11 @@ class Run:
         """With the table, for the budget."""
         return Solver(self.projection, self.damages())
 
-    def rounds(self) -> Iterator[list[int]]:
-        """Budgets for a path, none smaller than can be reached: those of the table first, then one by one, ever finer
-        between the first and the smallest, evenly in their logarithm."""
-        yield [size for size in self._sizes if size > self.between(0.0)]
+    def path(self) -> Iterator[int]:
+        """Budgets for a path, ever finer between the whole one, which is first, and the smallest that can be reached,
+        evenly in their logarithm. Nobody is told the further sizes at which files are judged."""
         for number in range(LADDER):
-            yield [self.between(_spread(number))]
+            yield self.between(_spread(number))
 
     def between(self, share: float) -> int:
         """From the smallest size that can be reached, 0, to the budget, 1, evenly in its logarithm."""
@@ -198,9 +197,9 @@ class Run:
 
 
 def _spread(number: int) -> float:
-    """0, 1, then halves, quarters and so on between them: any first part is even (van der Corput, 1935)."""
+    """1, 0, then halves, quarters and so on between them: any first part is even (van der Corput, 1935)."""
     if number < 2:
-        return float(number)
+        return 1.0 - number
     place, share = number - 1, 0.0
     half = 0.5
     while place:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import itertools
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -41,19 +40,18 @@ PlanOf = Callable[[Run, Values], Plan]
 def uniform(run: Run) -> None:
     """Every width, all channels cut alike: the least cut that fits each size. What an engineer tries comes first."""
     widths = sorted(run.space.weight_bits, key=lambda bits: (bits not in UNIFORM_BITS, bits != 4, -bits))
-    for sizes in run.rounds():
+    for size in run.path():
+        projection = Projection(run.space, Budget(size_bytes=size))
         for bits in widths:
-            for size in sizes:
-                if run.closed():
-                    return
-                projection = Projection(run.space, Budget(size_bytes=size))
-                run.attempt(projection.project(run.space.uniform(bits)).plan)
+            if run.closed():
+                return
+            run.attempt(projection.project(run.space.uniform(bits)).plan)
 
 
 def solver(run: Run) -> None:
     """The path of solutions of least predicted harm, nothing learnt from what they turn out to be."""
     damages = run.damages()
-    for size in itertools.chain.from_iterable(run.rounds()):
+    for size in run.path():
         if run.closed():
             return
         projection = Projection(run.space, Budget(size_bytes=size))
@@ -64,7 +62,7 @@ def greedy(run: Run) -> None:
     """Every site at its smallest option below a common harm, the lowest that fits each size."""
     damages = run.damages()
     thresholds = sorted({0.0, *_harms(damages)})
-    for size in itertools.chain.from_iterable(run.rounds()):
+    for size in run.path():
         if run.closed():
             return
 

@@ -32,8 +32,9 @@ def page(files: Sequence[Path]) -> str:
              "rebuilt. *projected*: plans are moved into the budget, and up to it, along the moves that the "
              "table calls least harmful, before they are evaluated; *sized*: into a size within it that the "
              "sampler chooses as one knob more; otherwise the budget is a constraint that the "
-             "sampler learns from (random search cannot). Contenders that draw nothing ran once. "
-             "Mean over the seeds; in brackets least and most.", ""]
+             "sampler learns from (random search cannot). Contenders that draw nothing ran once; they take "
+             "sizes ever finer between the budget and the smallest that can be reached. Nobody is told the further "
+             "sizes at which files are judged. Mean over the seeds; in brackets least and most.", ""]
     for path in files:
         lines += section(msgspec.json.decode(path.read_bytes(), type=Results))
     return "\n".join(lines)
@@ -49,7 +50,7 @@ def section(found: Results) -> list[str]:
              f"{format_bytes(original['size_bytes'])}, {original['latency_ms']:.3f} ms. Space `{found.space}`, budget "
              f"{format_bytes(found.sizes[0])}. Box: error {box.error:g} to 0, {format_bytes(box.size_bytes[1])} to "
              f"{format_bytes(box.size_bytes[0])}, {box.latency_ms[1]:.3f} to {box.latency_ms[0]:.3f} ms.", ""]
-    head = ["contender", "files", "inside %", "not evaluating %",
+    head = ["contender", "seeds", "files", "inside %", "not evaluating %",
             *(f"after {share * found.seconds:g} s" for share in QUARTERS),
             *(f"test % at {format_bytes(size)}" for size in found.sizes)]
     lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
@@ -58,7 +59,8 @@ def section(found: Results) -> list[str]:
     for name, rows in by_name.items():
         idle = [100 * (1 - r.evaluating_s / r.spent_s) for r in rows]
         inside = [100 * r.inside / max(r.evaluated, 1) for r in rows]
-        cells = [name, _mean([r.evaluated for r in rows], "{:.0f}"), _mean(inside, "{:.0f}"), _mean(idle, "{:.0f}")]
+        cells = [name, str(len(rows)), _mean([r.evaluated for r in rows], "{:.0f}"), _mean(inside, "{:.0f}"),
+                 _mean(idle, "{:.0f}")]
         cells += [_mean([r.hypervolume(share * found.seconds) for r in rows], "{:.3f}", spread=share == 1)
                   for share in QUARTERS]
         cells += [_accuracy(rows, size) for size in found.sizes]

@@ -46,7 +46,7 @@ def test_points_are_kept_when_they_raise_the_front() -> None:
 
 
 def test_a_path_is_spread_evenly_at_any_time() -> None:
-    assert [_spread(number) for number in range(6)] == [0.0, 1.0, 0.5, 0.25, 0.75, 0.125]
+    assert [_spread(number) for number in range(6)] == [1.0, 0.0, 0.5, 0.25, 0.75, 0.125]
 
 
 @pytest.fixture(scope="module")
