@@ -116,3 +116,19 @@ def test_answers_that_cannot_be_kept_or_read_cost_time_alone(tmp_path: Path) -> 
     kept.write_bytes(kept.read_bytes()[:100])
     again = Teacher(bench._answer, bench.data, 0, tmp_path / "teacher")
     assert torch.equal(again.batch(0, rows)[1], first)
+
+
+def test_a_candidate_is_evaluated_with_as_many_threads_as_are_asked_for(tmp_path: Path) -> None:
+    chain, before = NETWORKS["chain"], torch.get_num_threads()
+    bench = Workbench(chain.make(), task_data(chain.input_shape), load_profile("host"), seed=0, folder=tmp_path,
+                      epochs=1, threads=1)
+    plan = Plan((Step("1.0", "quantize", {"weight_bits": 4, "activation_bits": 8}),))
+    try:
+        for threads in (1, 2):
+            evaluation = bench.evaluate(plan, 1, threads=threads)
+            assert torch.get_num_threads() == threads
+            assert evaluation.metrics["accuracy"] > 0
+            bench._answer(bench.calibration[:4])
+        assert set(bench._fast) == {1, 2}  # the teacher answers with as many
+    finally:
+        torch.set_num_threads(before)
