@@ -2,11 +2,13 @@
 
 Expected hypervolume improvement (Emmerich et al., "Single- and Multiobjective Evolutionary Optimization Assisted by
 Gaussian Random Field Metamodels", IEEE TEC 10(4), 2006), by one draw of the model instead of its integral: what
-accuracy a solution of some size and speed would have follows, in a line of logarithms with its scatter, from harm.
+accuracy a solution of some size and speed would have follows, in a line of logarithms with its scatter, from harm, and
+from how far trials of about that size and speed were from the line.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -18,7 +20,7 @@ from autocompress.space.problem import HARMS
 from autocompress.space.solver import Solver
 from autocompress.space.space import Value
 
-ROOMS = (1.0, 0.5, 0.25, 0.125, 0.0625, 0.03125)
+ROOMS = tuple(2.0 ** (-step / 2) for step in range(11))
 """Shares of the size that solutions may have."""
 SPEEDS = (1.0, 0.4)
 """Shares of the time of the plain solution of that room, or of its MACs where time is not estimated."""
@@ -26,12 +28,14 @@ SETTING = "setting"
 """Attribute of a trial: the knobs of the plan that was measured, where a projection moved what was proposed."""
 MOST_LOST = 0.3
 """What a model may lose against the best and still count for the front."""
-FULL = 0.5
+FULL = 0.25
 """Share of the proposals that use all of the budget, whatever the front: its best model is what is asked for."""
 LEAST_TRIALS = 6
 """With fewer there is no line to follow and no posterior, only a prior: any aim is as good as another."""
 LEAST_DROP = 1e-3
 """Of accuracy, added before its logarithm: smaller differences are noise."""
+NEAR = math.log(2)
+"""Distance in the logarithms of bytes and time at which one trial tells less of another: a factor of two."""
 
 
 class Aim(NamedTuple):
@@ -78,10 +82,11 @@ class Aims:
             return self._aim(1.0, speed).bounds
         kinds = np.array([weights[kind] for kind in HARMS])
         measured = np.array([t.values[0] for t in done])
+        known, asked = np.array([self._costs_of(t) for t in done]), np.array([aim.costs for aim in aims])
+        near = np.exp(-0.5 * np.square((asked[:, None] - known) / NEAR).sum(2))
         expected = _accuracies(np.log([self.harms(t) @ kinds + 1e-12 for t in done]), measured,
-                               np.log([aim.harms @ kinds + 1e-12 for aim in aims]), rng)
-        won = gains(np.column_stack([1 - measured, [self._costs_of(t) for t in done]]),
-                    np.column_stack([1 - expected, [aim.costs for aim in aims]]), rng, MOST_LOST)
+                               np.log([aim.harms @ kinds + 1e-12 for aim in aims]), near, rng)
+        won = gains(np.column_stack([1 - measured, known]), np.column_stack([1 - expected, asked]), rng, MOST_LOST)
         return aims[int(won.argmax())].bounds
 
     def _aim(self, room: float, speed: float) -> Aim:
@@ -121,11 +126,14 @@ def log_lost(accuracies: np.ndarray) -> np.ndarray:
     return logarithms
 
 
-def _accuracies(harms: np.ndarray, measured: np.ndarray, asked: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What plans of logarithmic harm `asked` may have, drawn around a line through the trials."""
+def _accuracies(harms: np.ndarray, measured: np.ndarray, asked: np.ndarray, near: np.ndarray,
+                rng: np.random.Generator) -> np.ndarray:
+    """What plans of logarithmic harm `asked` `(A,)` may have, drawn around a line through the trials, which is moved by
+    what `near` `(A, trials)` ones, 0 to 1, were off it; the more of those, the less is left to chance."""
     top, lost = measured.max(), log_lost(measured)
     slope = max(0.0, float(np.cov(harms, lost)[0, 1] / (harms.var(ddof=1) + 1e-9)))
-    scatter = float((lost - lost.mean() - slope * (harms - harms.mean())).std())
-    drawn = lost.mean() + slope * (asked - harms.mean()) + scatter * rng.normal(size=len(asked))
-    accuracies: np.ndarray = top + LEAST_DROP - np.exp(drawn)
+    off = lost - lost.mean() - slope * (harms - harms.mean())
+    known = 1 + near.sum(1)
+    line = lost.mean() + slope * (asked - harms.mean()) + near @ off / known
+    accuracies: np.ndarray = top + LEAST_DROP - np.exp(line + off.std() / np.sqrt(known) * rng.normal(size=len(asked)))
     return accuracies

@@ -11,7 +11,7 @@ from autocompress.core.budget import Budget
 from autocompress.core.damage import Damages
 from autocompress.core.layer import LayerTable
 from autocompress.hardware.profile import load_profile
-from autocompress.search.aims import Aims, _accuracies
+from autocompress.search.aims import LEAST_DROP, Aims, _accuracies
 from autocompress.search.solving import SolverSampler, distributions
 from autocompress.search.storage import create_study
 from autocompress.space.projection import Projection
@@ -32,11 +32,24 @@ def _solver(table: LayerTable) -> Solver:
 def test_expected_accuracy_falls_with_harm_and_follows_what_was_measured() -> None:
     harms = np.log(np.geomspace(0.01, 1, 20))
     measured = 0.9 - 0.05 * np.exp(harms)
-    asked = _accuracies(harms, measured, np.log([0.02, 0.2, 0.9]), np.random.default_rng(0))
+    asked = _accuracies(harms, measured, np.log([0.02, 0.2, 0.9]), np.zeros((3, 20)), np.random.default_rng(0))
     assert np.all(np.diff(asked) < 0)
     assert asked == pytest.approx(0.9 - 0.05 * np.array([0.02, 0.2, 0.9]), abs=0.01)
-    constant = _accuracies(harms, np.full(20, 0.9), np.log([0.02, 0.9]), np.random.default_rng(0))
+    constant = _accuracies(harms, np.full(20, 0.9), np.log([0.02, 0.9]), np.zeros((2, 20)), np.random.default_rng(0))
     assert np.isfinite(constant).all()
+
+
+def test_what_trials_nearby_came_to_counts_for_more_than_the_line_and_leaves_less_to_chance() -> None:
+    """All follow a line but four, which lost much more at as little harm: there, as little is expected, and surely."""
+    harms = np.log(np.concatenate([np.geomspace(0.01, 1, 20), np.full(4, 0.1)]))
+    measured = np.concatenate([0.9 - 0.05 * np.exp(harms[:20]), np.full(4, 0.5)])
+    near = np.zeros((2, 24))
+    near[1, 20:] = 1.0
+    rng = np.random.default_rng(0)
+    drawn = np.array([_accuracies(harms, measured, np.log([0.1, 0.1]), near, rng) for _ in range(400)])
+    line, there = np.log(measured.max() + LEAST_DROP - drawn).T
+    assert abs(there.mean() - np.log(0.4)) < 0.5 * abs(line.mean() - np.log(0.4))
+    assert there.std() < 0.6 * line.std()
 
 
 def test_where_the_front_has_nothing_is_aimed_at(table: LayerTable) -> None:
