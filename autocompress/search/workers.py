@@ -59,11 +59,13 @@ class Processes:
         self.jobs = jobs
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         self._pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin, (make,))
+        self._begun: list[Future[Evaluation]] = []
 
     def submit(self, plan: Plan, rung: int, seconds: float | None = None, threads: int = 1) -> Future[Evaluation]:
         """Evaluate in some process, with so many threads."""
         try:
-            return self._pool.submit(_work, plan, rung, seconds, None, threads)
+            self._begun.append(self._pool.submit(_work, plan, rung, seconds, None, threads))
+            return self._begun[-1]
         except BrokenProcessPool as error:
             raise EnvironmentFault(DIED) from error
         except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -71,10 +73,12 @@ class Processes:
                              f"{error}. Give them as path/to/file.py:factory, or jobs=1") from error
 
     def close(self) -> None:
-        """Stop at once: what is unfinished is queued again by --resume."""
-        for process in list((self._pool._processes or {}).values()):
+        """Stop at once what is unfinished: it is queued again by --resume. Idle processes end by themselves, and leave
+        nothing behind."""
+        busy = not all(future.done() for future in self._begun)
+        for process in list((self._pool._processes or {}).values()) if busy else ():
             process.terminate()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(wait=not busy, cancel_futures=True)
 
 
 _evaluate: Evaluate | None = None
