@@ -94,6 +94,8 @@ class Results(msgspec.Struct, frozen=True):
     original: dict[str, float]
     box: Box
     rows: list[Row] = []
+    note: str = ""
+    """What else must be known of them, for the page."""
 
     @property
     def conditions(self) -> tuple[object, ...]:

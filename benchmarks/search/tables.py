@@ -67,6 +67,7 @@ def section(found: Results) -> list[str]:
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", f"How steady the machine was: one evaluation, the same before every run, took "
               f"{_mean(probes, '{:.1f}', spread=True)} s."]
+    lines += ["", found.note] if found.note else []
     return [*lines, "", *_verdict(found, by_name), *_trained(found, by_name)]
 
 
