@@ -29,8 +29,11 @@ def gains(front: np.ndarray, asked: np.ndarray, rng: np.random.Generator, most_l
     high = high + BEYOND * (high - low)
     high[0] = min(high[0], low[0] + most_lost)
     points = low + (high - low) * rng.random((POINTS, both.shape[1]))
-    for point in front:
-        points = points[(points < point).any(1)]
+    kept = np.empty_like(front[:0])
+    for point in front[np.argsort(front.sum(1))]:  # what another dominates comes behind it, and takes nothing more
+        if not (kept <= point).all(1).any():
+            kept = np.vstack([kept, point])
+            points = points[(points < point).any(1)]
     won: np.ndarray = (points >= asked[:, None]).all(2).sum(1)
     return won / POINTS
 
