@@ -46,8 +46,8 @@ MAX_FAILURE_SHARE = 0.5
 MAX_REPEATS = 20
 """Proposals in a row that repeat known plans, after which the space counts as used up."""
 MOST_THREADS = 4
-"""Processes whose cores one long training takes together: two candidates trained for half as long each come out below
-one, and beyond a few threads a step gains little."""
+"""Processes whose cores one long training takes together. Two candidates on a core each came out below one on both
+(`benchmarks/fashion.md`); that it holds up to four is assumed."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
