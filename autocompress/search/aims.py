@@ -2,13 +2,12 @@
 
 Expected hypervolume improvement (Emmerich et al., "Single- and Multiobjective Evolutionary Optimization Assisted by
 Gaussian Random Field Metamodels", IEEE TEC 10(4), 2006), by one draw of the model instead of its integral: what
-accuracy a solution of some size and speed would have follows, in a line of logarithms with its scatter, from harm, and
-from how far trials of about that size and speed were from the line.
+accuracy a solution of some size and speed would have follows, in a line of logarithms, from harm, and from how far
+trials of about that size and speed were from the line (see `surrogate`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ import numpy as np
 from optuna.trial import FrozenTrial
 
 from autocompress.core.volume import gains
+from autocompress.search.surrogate import draw_residuals
 from autocompress.space.problem import HARMS
 from autocompress.space.solver import Solver
 from autocompress.space.space import Value
@@ -32,10 +32,8 @@ FULL = 0.25
 """Share of the proposals that use all of the budget, whatever the front: its best model is what is asked for."""
 LEAST_TRIALS = 6
 """With fewer there is no line to follow and no posterior, only a prior: any aim is as good as another."""
-LEAST_DROP = 1e-3
+LEAST_DROP = 5e-3
 """Of accuracy, added before its logarithm: smaller differences are noise."""
-NEAR = math.log(2)
-"""Distance in the logarithms of bytes and time at which one trial tells less of another: a factor of two."""
 
 
 class Aim(NamedTuple):
@@ -83,9 +81,8 @@ class Aims:
         kinds = np.array([weights[kind] for kind in HARMS])
         measured = np.array([t.values[0] for t in done])
         known, asked = np.array([self._costs_of(t) for t in done]), np.array([aim.costs for aim in aims])
-        near = np.exp(-0.5 * np.square((asked[:, None] - known) / NEAR).sum(2))
-        expected = _accuracies(np.log([self.harms(t) @ kinds + 1e-12 for t in done]), measured,
-                               np.log([aim.harms @ kinds + 1e-12 for aim in aims]), near, rng)
+        expected = _accuracies(np.log([self.harms(t) @ kinds + 1e-12 for t in done]), known, measured,
+                               np.log([aim.harms @ kinds + 1e-12 for aim in aims]), asked, rng)
         won = gains(np.column_stack([1 - measured, known]), np.column_stack([1 - expected, asked]), rng, MOST_LOST)
         return aims[int(won.argmax())].bounds
 
@@ -126,14 +123,13 @@ def log_lost(accuracies: np.ndarray) -> np.ndarray:
     return logarithms
 
 
-def _accuracies(harms: np.ndarray, measured: np.ndarray, asked: np.ndarray, near: np.ndarray,
-                rng: np.random.Generator) -> np.ndarray:
-    """What plans of logarithmic harm `asked` `(A,)` may have, drawn around a line through the trials, which is moved by
-    what `near` `(A, trials)` ones, 0 to 1, were off it; the more of those, the less is left to chance."""
+def _accuracies(harms: np.ndarray, known: np.ndarray, measured: np.ndarray, asked_harms: np.ndarray,
+                asked: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """What plans of logarithmic harm `asked_harms` `(A,)` and costs `asked` `(A, 2)` may have, in one draw: a line
+    through the trials, and what those of about such costs were off it."""
     top, lost = measured.max(), log_lost(measured)
     slope = max(0.0, float(np.cov(harms, lost)[0, 1] / (harms.var(ddof=1) + 1e-9)))
     off = lost - lost.mean() - slope * (harms - harms.mean())
-    known = 1 + near.sum(1)
-    line = lost.mean() + slope * (asked - harms.mean()) + near @ off / known
-    accuracies: np.ndarray = top + LEAST_DROP - np.exp(line + off.std() / np.sqrt(known) * rng.normal(size=len(asked)))
+    line = lost.mean() + slope * (asked_harms - harms.mean())
+    accuracies: np.ndarray = top + LEAST_DROP - np.exp(line + draw_residuals(known, off, asked, rng))
     return accuracies

@@ -12,7 +12,7 @@ from autocompress.space.projection import Projection
 from autocompress.space.space import Value, Values
 
 UNIFORM_BITS = (4, 8, 3, 2)
-ALWAYS_SOLVED = 2
+ALWAYS_SOLVED = 3
 """A solver's solutions that are tried whatever time is left for candidates; further ones come last."""
 WARM = "warm start"
 """The origin of trials that were given to begin with."""

@@ -27,21 +27,27 @@ ROUNDS = 5
 def settle(problem: Problem, prices: Mapping[str, float], start: State) -> State:
     """Alternate over the groups until no level changes; options follow from channels."""
     price = np.array([prices.get(metric, 0.0) for metric in problem.metrics])
-    known: dict[tuple[str, str, tuple[int, int]], np.ndarray] = {}
+    known: dict[tuple[str, str, tuple[int, ...]], np.ndarray] = {}
     levels = dict(start.levels)
 
     def least(name: str, group: str) -> np.ndarray:
         """Of a layer's options at each level of the group."""
-        key = name, group, problem.channels(name, {**levels, group: 0})
+        key = name, group, problem.rest(name, group, levels)
         if key not in known:
             known[key] = (problem.costs_along(name, group, levels) @ price + problem.harms[name]).min(1)
         return known[key]
 
+    open_ones = set(problem.group_harms)  # beside which something changed since they were decided
     for _ in range(SWEEPS):
-        before = dict(levels)
         for group, harms in problem.group_harms.items():
-            levels[group] = int((harms + sum(least(name, group) for name in problem.touching[group])).argmin())
-        if levels == before:
+            if group not in open_ones:
+                continue
+            open_ones.discard(group)
+            level = int((harms + sum(least(name, group) for name in problem.touching[group])).argmin())
+            if level != levels[group]:
+                levels[group] = level
+                open_ones |= problem.beside[group]
+        if not open_ones:
             break
     return State(levels, {name: int((problem.costs_at(name, levels) @ price + harms).argmin())
                           for name, harms in problem.harms.items()})

@@ -26,8 +26,8 @@ class State(msgspec.Struct):
 
 class Problem:
     """The choices of one space. `keeps`: channels that a group can keep, all first. `costs`, `harms`: of the options of
-    a layer; `group_harms`: of the levels of a group; harms as last weighed. `touching`: layers that a group narrows.
-    `metrics`: what the columns of costs are.
+    a layer; `group_harms`: of the levels of a group; harms as last weighed. `touching`: layers that a group narrows,
+    `beside`: groups that share one of them with it. `metrics`: what the columns of costs are.
     """
 
     def __init__(self, space: Space, damages: Damages) -> None:
@@ -51,9 +51,13 @@ class Problem:
         self.touching = {g.name: [x for x in self.layers if any(m.layer == x for m in g.members)] for g in groups}
         self._hangs = {x: [(g.name, m.side, m.per_channel) for g in groups for m in g.members if m.layer == x]
                        for x in self.layers}
+        self._others = {(x, g.name): sorted({other for other, _, _ in self._hangs[x]} - {g.name})
+                        for g in groups for x in self.touching[g.name]}
+        self.beside = {g.name: {other for x in self.touching[g.name] for other in self._others[x, g.name]}
+                       for g in groups}
         self._offered = {name: (np.array([o.bits for o in costs.options]), np.array([o.method for o in costs.options]),
                                 np.array([o.share for o in costs.options])) for name, costs in self.costs.items()}
-        self._along: dict[tuple[str, str, int, int], np.ndarray] = {}
+        self._along: dict[tuple[str, str, tuple[int, ...]], np.ndarray] = {}
         self.harms: dict[str, np.ndarray] = {}
         self.group_harms: dict[str, np.ndarray] = {}
         self.fixed_bytes = {bits: fixed_bytes(bits) for bits in (*self._space.weight_bits, 32)}
@@ -134,12 +138,15 @@ class Problem:
 
     def costs_along(self, name: str, group: str, levels: Mapping[str, int]) -> np.ndarray:
         """`costs_at` for every level of `group`, the other levels as they are: `(levels, options, metrics)`."""
-        rest = self.channels(name, {**levels, group: 0})
-        key = name, group, *rest
+        key = name, group, self.rest(name, group, levels)
         if key not in self._along:
             self._along[key] = np.stack([self.costs_at(name, {**levels, group: level})
                                          for level in range(len(self.keeps[group]))])
         return self._along[key]
+
+    def rest(self, name: str, group: str, levels: Mapping[str, int]) -> tuple[int, ...]:
+        """The levels of the other groups that narrow a layer, on which `costs_along` depends."""
+        return tuple([levels[other] for other in self._others[name, group]])
 
     def counted(self, state: State) -> np.ndarray:
         """Sum of the costs of all layers and of unpacking the widths in use, `(metrics,)`: what remains of an estimate

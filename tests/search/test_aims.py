@@ -30,23 +30,25 @@ def _solver(table: LayerTable) -> Solver:
 
 
 def test_expected_accuracy_falls_with_harm_and_follows_what_was_measured() -> None:
-    harms = np.log(np.geomspace(0.01, 1, 20))
-    measured = 0.9 - 0.05 * np.exp(harms)
-    asked = _accuracies(harms, measured, np.log([0.02, 0.2, 0.9]), np.zeros((3, 20)), np.random.default_rng(0))
+    harms, rng = np.log(np.geomspace(0.01, 1, 20)), np.random.default_rng(0)
+    measured, known = 0.9 - 0.05 * np.exp(harms), rng.normal(size=(20, 2))
+    wanted = np.array([0.02, 0.2, 0.9])
+    asked = _accuracies(harms, known, measured, np.log(wanted), np.full((3, 2), 20.0), rng)
     assert np.all(np.diff(asked) < 0)
-    assert asked == pytest.approx(0.9 - 0.05 * np.array([0.02, 0.2, 0.9]), abs=0.01)
-    constant = _accuracies(harms, np.full(20, 0.9), np.log([0.02, 0.9]), np.zeros((2, 20)), np.random.default_rng(0))
-    assert np.isfinite(constant).all()
+    assert asked == pytest.approx(0.9 - 0.05 * wanted, abs=0.01)
+    constant = _accuracies(harms, known, np.full(20, 0.9), np.log(wanted), known[:3], rng)
+    assert constant == pytest.approx(np.full(3, 0.9))
 
 
 def test_what_trials_nearby_came_to_counts_for_more_than_the_line_and_leaves_less_to_chance() -> None:
-    """All follow a line but four, which lost much more at as little harm: there, as little is expected, and surely."""
+    """All follow a line but four of one size, which lost much more at as little harm: there as little is expected, and
+    surely."""
+    rng = np.random.default_rng(0)
     harms = np.log(np.concatenate([np.geomspace(0.01, 1, 20), np.full(4, 0.1)]))
     measured = np.concatenate([0.9 - 0.05 * np.exp(harms[:20]), np.full(4, 0.5)])
-    near = np.zeros((2, 24))
-    near[1, 20:] = 1.0
-    rng = np.random.default_rng(0)
-    drawn = np.array([_accuracies(harms, measured, np.log([0.1, 0.1]), near, rng) for _ in range(400)])
+    known = np.concatenate([rng.uniform(0, 4, (20, 2)), np.full((4, 2), 8.0)])
+    drawn = np.array([_accuracies(harms, known, measured, np.log([0.1, 0.1]), np.array([[20.0, 20.0], [8.0, 8.0]]), rng)
+                      for _ in range(400)])
     line, there = np.log(measured.max() + LEAST_DROP - drawn).T
     assert abs(there.mean() - np.log(0.4)) < 0.5 * abs(line.mean() - np.log(0.4))
     assert there.std() < 0.6 * line.std()
