@@ -15,8 +15,7 @@ import numpy as np
 from optuna.trial import FrozenTrial
 
 from autocompress.core.volume import gains
-from autocompress.search.surrogate import draw_residuals
-from autocompress.space.problem import HARMS
+from autocompress.search.surrogate import draw_residuals, rising_line
 from autocompress.space.solver import Solver
 from autocompress.space.space import Value
 
@@ -37,7 +36,7 @@ LEAST_DROP = 5e-3
 
 
 class Aim(NamedTuple):
-    """Bounds of a proposal, and of the plain solution inside them its harms `(HARMS,)` and the logarithms of its bytes
+    """Bounds of a proposal, and of the plain solution inside them its harms `(knobs,)` and the logarithms of its bytes
     and its time `(2,)`."""
 
     bounds: dict[str, float]
@@ -46,11 +45,13 @@ class Aim(NamedTuple):
 
 
 class Aims:
-    """Rooms and speeds at which `solver` can be asked, with the plain solution of each, found when first needed."""
+    """Rooms and speeds at which `solver` can be asked, with the plain solution of each, found when first needed.
+    `knobs`: those that do harm."""
 
     def __init__(self, solver: Solver) -> None:
         self._solver = solver
         plain = solver.estimate(solver.space.uniform())
+        self.knobs = tuple(solver.harms(solver.space.uniform()))
         self._speed = "latency_ms" if "latency_ms" in plain else "macs"
         self._harms: dict[int, np.ndarray] = {}
         self._costs: dict[int, np.ndarray] = {}
@@ -61,11 +62,14 @@ class Aims:
         return {self._speed: share * self._solver.estimate(values)[self._speed]}
 
     def harms(self, trial: FrozenTrial) -> np.ndarray:
-        """Predicted harms `(HARMS,)` of a trial's setting."""
+        """Predicted harms `(knobs,)` of a trial's setting."""
         if trial.number not in self._harms:
-            found = self._solver.harms(setting(trial))
-            self._harms[trial.number] = np.array([found[kind] for kind in HARMS])
+            self._harms[trial.number] = self._harms_of(setting(trial))
         return self._harms[trial.number]
+
+    def weights(self, kinds: Mapping[str, float]) -> np.ndarray:
+        """Of the kinds, one for each knob: `(knobs,)`."""
+        return np.array([kinds[knob.split(":")[0]] for knob in self.knobs])
 
     def draw(self, done: Sequence[FrozenTrial], weights: Mapping[str, float],
              rng: np.random.Generator) -> dict[str, float]:
@@ -78,7 +82,7 @@ class Aims:
         aims = [aim for aim in (self._aim(room, share) for room in ROOMS for share in SPEEDS) if self._reached(aim)]
         if not aims:
             return self._aim(1.0, speed).bounds
-        kinds = np.array([weights[kind] for kind in HARMS])
+        kinds = self.weights(weights)
         measured = np.array([t.values[0] for t in done])
         known, asked = np.array([self._costs_of(t) for t in done]), np.array([aim.costs for aim in aims])
         expected = _accuracies(np.log([self.harms(t) @ kinds + 1e-12 for t in done]), known, measured,
@@ -93,14 +97,17 @@ class Aims:
             if speed < 1:
                 bounds |= self.faster(values, speed)
                 values = self._solver.propose({}, bounds)
-            found = self._solver.harms(values)
-            self._known[room, speed] = Aim(bounds, np.array([found[kind] for kind in HARMS]), self._logs(values))
+            self._known[room, speed] = Aim(bounds, self._harms_of(values), self._logs(values))
         return self._known[room, speed]
 
     def _reached(self, aim: Aim) -> bool:
         """Whether the plain solution is inside its bounds: where nothing is, solutions are the smallest there is."""
         asked = np.log([aim.bounds.get("size_bytes", np.inf), aim.bounds.get(self._speed, np.inf)])
         return bool((aim.costs <= asked + 1e-9).all())
+
+    def _harms_of(self, values: Mapping[str, Value]) -> np.ndarray:
+        found = self._solver.harms(values)
+        return np.array([found[knob] for knob in self.knobs])
 
     def _costs_of(self, trial: FrozenTrial) -> np.ndarray:
         if trial.number not in self._costs:
@@ -128,8 +135,7 @@ def _accuracies(harms: np.ndarray, known: np.ndarray, measured: np.ndarray, aske
     """What plans of logarithmic harm `asked_harms` `(A,)` and costs `asked` `(A, 2)` may have, in one draw: a line
     through the trials, and what those of about such costs were off it."""
     top, lost = measured.max(), log_lost(measured)
-    slope = max(0.0, float(np.cov(harms, lost)[0, 1] / (harms.var(ddof=1) + 1e-9)))
-    off = lost - lost.mean() - slope * (harms - harms.mean())
+    slope, off = rising_line(harms, lost)
     line = lost.mean() + slope * (asked_harms - harms.mean())
     accuracies: np.ndarray = top + LEAST_DROP - np.exp(line + draw_residuals(known, off, asked, rng))
     return accuracies

@@ -2,7 +2,7 @@
 
 The table predicts harms one by one and before training; their sum misses how they add up. So each proposal is the
 solution under weights drawn from what the trials so far leave likely (Thompson, "On the Likelihood that One Unknown
-Probability Exceeds Another", Biometrika 25, 1933): weights of kinds follow a posterior, those of single knobs are free.
+Probability Exceeds Another", Biometrika 25, 1933), of the kinds and, around those, of single knobs (see `surrogate`).
 How small and how fast a proposal is to be follows from the volume that it is expected to add to the front (see `aims`).
 """
 
@@ -18,6 +18,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from autocompress.search.aims import LEAST_TRIALS, Aims, log_lost, setting
+from autocompress.search.surrogate import draw_weights
 from autocompress.space.problem import HARMS
 from autocompress.space.solver import DECIDED, Solver
 from autocompress.space.space import Space, Value
@@ -27,7 +28,7 @@ EXPLORE = 0.2
 REDRAWN = 0.1
 """Share of knobs that such a proposal redraws, and any other of those that the solver leaves as they are."""
 SPREAD = 0.5
-"""Standard deviation of the logarithm of a knob's own weight."""
+"""Standard deviation of the logarithm of a knob's own weight, before anything is measured."""
 SCALES = tuple(4.0**step for step in (-2, -1, 0, 1, 2))
 """Weights of channels and of factors, relative to that of bits, between which the posterior decides."""
 PATH = (0.0625, 0.25)
@@ -71,7 +72,7 @@ class SolverSampler(optuna.samplers.BaseSampler):
         if len(done) >= 2 and self._rng.random() < EXPLORE:
             values = self._solver.fit(self._crossed(done), bounds)
         else:
-            values = self._solver.propose(self._with_knobs(weights), bounds, self._others())
+            values = self._solver.propose(weights | self._of_knobs(done, weights), bounds, self._others())
         return {name: values[name] for name in search_space}
 
     def sample_independent(self, study: optuna.Study, trial: FrozenTrial, param_name: str,
@@ -80,10 +81,15 @@ class SolverSampler(optuna.samplers.BaseSampler):
         return optuna.samplers.RandomSampler(int(self._rng.integers(2**31))).sample_independent(
             study, trial, param_name, param_distribution)
 
-    def _with_knobs(self, weights: dict[str, float]) -> dict[str, float]:
-        """A weight for each knob too, around one."""
-        return weights | {knob.name: float(np.exp(self._rng.normal(0.0, SPREAD))) for knob in self._solver.space.knobs
-                          if knob.name.split(":")[0] in HARMS}
+    def _of_knobs(self, done: Sequence[FrozenTrial], kinds: dict[str, float]) -> dict[str, float]:
+        """A weight for each knob too, drawn around one."""
+        knobs = self._aims.knobs
+        if len(done) >= LEAST_TRIALS:
+            harms = np.array([self._aims.harms(t) for t in done]) * self._aims.weights(kinds)
+            logs = draw_weights(harms, log_lost(np.array([t.values[0] for t in done])), SPREAD, self._rng)
+        else:
+            logs = self._rng.normal(0.0, SPREAD, len(knobs))
+        return dict(zip(knobs, np.exp(logs).tolist(), strict=True))
 
     def _others(self) -> dict[str, Value]:
         """A few of the knobs that no table knows, drawn."""
@@ -96,7 +102,8 @@ class SolverSampler(optuna.samplers.BaseSampler):
         pairs = np.array(list(itertools.product(SCALES, SCALES)))
         likelihood = -0.5 * np.square(np.log(pairs) / np.log(4.0)).sum(1)  # prior: factors of four are one deviation
         if len(done) >= LEAST_TRIALS:
-            harms = np.array([self._aims.harms(t) for t in done])
+            kinds = np.array([self._aims.weights({other: float(other == kind) for other in HARMS}) for kind in HARMS])
+            harms = np.array([self._aims.harms(t) for t in done]) @ kinds.T
             lost = log_lost(np.array([t.values[0] for t in done]))
             for i, (prune, share) in enumerate(pairs):
                 harm = np.log(harms @ (prune, 1.0, share) + 1e-12)

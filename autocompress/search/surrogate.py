@@ -1,8 +1,9 @@
-"""What a line leaves unexplained, as a Gaussian process over where it was measured.
+"""What was measured against what was predicted: a line, and what it leaves unexplained.
 
-Rasmussen & Williams, "Gaussian Processes for Machine Learning" (2006), algorithm 2.1; length and noise are those of the
-largest marginal likelihood, the amplitude follows from them. Trials that agree leave little noise: another one at the
-same place is then known to tell nothing new.
+By site: a Bayesian linear model of how far each site's weight is from one. By place: a Gaussian process over where the
+trials were (Rasmussen & Williams, "Gaussian Processes for Machine Learning", 2006, sections 2.1 and 2.2); length and
+noise are those of the largest marginal likelihood, the amplitude follows from them. Trials that agree leave little
+noise: another one at the same place is then known to tell nothing new.
 """
 
 from __future__ import annotations
@@ -18,6 +19,29 @@ NOISES = (0.05, 0.2, 0.8)
 """Shares of the variance that no neighbour explains."""
 MOST_TRIALS = 128
 """The latest ones, of which a model is made: its time grows with their cube."""
+
+
+def rising_line(x: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
+    """Slope, 0 at least, of the line of least squares, and how far each of `y` `(n,)` is from it."""
+    slope = max(0.0, float(np.cov(x, y)[0, 1] / (x.var(ddof=1) + 1e-9)))
+    return slope, y - y.mean() - slope * (x - x.mean())
+
+
+def draw_weights(harms: np.ndarray, lost: np.ndarray, spread: float, rng: np.random.Generator) -> np.ndarray:
+    """One draw `(knobs,)` of the logarithms by which predicted `harms` `(n, knobs)` of single knobs are off, of what
+    the logarithms `lost` `(n,)` of measured losses leave likely. Before any, they are normal with deviation `spread`.
+
+    To first order a knob moves the logarithm of a sum of harms by its share of that sum.
+    """
+    harms, lost, knobs = harms[-MOST_TRIALS:], lost[-MOST_TRIALS:], harms.shape[1]
+    totals = harms.sum(1, keepdims=True) + 1e-12
+    slope, off = rising_line(np.log(totals[:, 0]), lost)
+    moved = slope * (harms / totals - (harms / totals).mean(0))
+    noise = off.var() + 1e-6
+    precision = np.eye(knobs) / spread**2 + moved.T @ moved / noise
+    mean = np.linalg.solve(precision, moved.T @ off / noise)
+    drawn: np.ndarray = mean + np.linalg.solve(np.linalg.cholesky(precision).T, rng.normal(size=knobs))
+    return drawn
 
 
 def draw_residuals(known: np.ndarray, residuals: np.ndarray, asked: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -110,14 +110,11 @@ class Problem:
         return State(levels, options)
 
     def harms_of(self, values: Mapping[str, Value]) -> dict[str, float]:
-        """Harm of a setting by kind, unweighed, its numbers moved to the nearest ones of the table."""
+        """Harm of a setting by knob, unweighed, its numbers moved to the nearest ones of the table."""
         state = self.nearest(values)
-        total = dict.fromkeys(HARMS, 0.0)
-        total["prune"] = float(sum(self._prune_harm[group][level] for group, level in state.levels.items()))
-        for name, chosen in state.options.items():
-            for kind, harm in self._option_harm[name].items():
-                total[kind] += float(harm[chosen])
-        return total
+        return {**{f"prune:{group}": float(self._prune_harm[group][level]) for group, level in state.levels.items()},
+                **{f"{kind}:{name}": float(harm[chosen]) for name, chosen in state.options.items()
+                   for kind, harm in self._option_harm[name].items()}}
 
     def harm(self, state: State) -> float:
         """The weighted harm of all its choices."""

@@ -109,8 +109,8 @@ class Solver:
         return self.propose({}, bounds, fixed) if best is None else inside.values(best)
 
     def harms(self, values: Mapping[str, Value]) -> dict[str, float]:
-        """Predicted harm of a setting by kind (`prune`, `bits`, `share`), its numbers moved to the nearest ones in the
-        table."""
+        """Predicted harm of a setting by knob (`prune:SITE`, `bits:SITE`, `share:SITE`), its numbers moved to the
+        nearest ones in the table."""
         return self._problem.harms_of(values)
 
     def _inside(self, bounds: Mapping[str, float] | None, fixed: Mapping[str, Value] | None) -> Inside:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from autocompress.search.surrogate import MOST_TRIALS, draw_residuals
+from autocompress.search.surrogate import MOST_TRIALS, draw_residuals, draw_weights
 
 
 def _surface(places: np.ndarray) -> np.ndarray:
@@ -54,3 +54,32 @@ def test_the_latest_trials_make_the_model() -> None:
     known = np.concatenate([np.zeros((MOST_TRIALS, 2)), rng.uniform(0, 5, (MOST_TRIALS, 2))])
     residuals = np.concatenate([np.full(MOST_TRIALS, 50.0), _surface(known[MOST_TRIALS:])])
     assert np.abs(draw_residuals(known, residuals, known[-5:], rng)).max() < 5
+
+
+def _losses(harms: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Logarithms of what is lost where the harms of knobs are off by factors."""
+    lost: np.ndarray = np.log(harms @ truth)
+    return lost
+
+
+def test_sites_that_do_more_harm_than_predicted_come_to_weigh_more() -> None:
+    rng = np.random.default_rng(5)
+    harms, truth = rng.exponential(size=(100, 6)), np.array([3.0, 1.0, 1.0, 1.0, 1.0, 1 / 3])
+    drawn = np.array([draw_weights(harms, _losses(harms, truth), 0.5, rng) for _ in range(300)])
+    mean = drawn.mean(0) - drawn.mean()
+    assert mean.argmax() == 0
+    assert mean.argmin() == 5
+    assert mean[0] > 0.4
+    assert mean[5] < -0.4
+    assert drawn.std(0).max() < 0.5, "the more is known, the less is left to chance"
+
+
+def test_what_trials_do_not_tell_stays_as_free_as_before() -> None:
+    """A knob that never did harm, and losses that do not follow the prediction at all."""
+    rng = np.random.default_rng(6)
+    harms = np.column_stack([rng.exponential(size=(40, 2)), np.zeros(40)])
+    drawn = np.array([draw_weights(harms, _losses(harms, np.array([2.0, 1.0, 1.0])), 0.5, rng) for _ in range(1000)])
+    assert drawn[:, 2].std() == pytest.approx(0.5, rel=0.1)
+    falling = np.array([draw_weights(harms, -_losses(harms, np.ones(3)), 0.5, rng) for _ in range(1000)])
+    assert falling.mean(0) == pytest.approx(np.zeros(3), abs=0.06)
+    assert falling.std(0) == pytest.approx(np.full(3, 0.5), rel=0.1)
