@@ -33,14 +33,13 @@ def draw_weights(harms: np.ndarray, lost: np.ndarray, spread: float, rng: np.ran
 
     To first order a knob moves the logarithm of a sum of harms by its share of that sum.
     """
-    harms, lost, knobs = harms[-MOST_TRIALS:], lost[-MOST_TRIALS:], harms.shape[1]
     totals = harms.sum(1, keepdims=True) + 1e-12
     slope, off = rising_line(np.log(totals[:, 0]), lost)
     moved = slope * (harms / totals - (harms / totals).mean(0))
     noise = off.var() + 1e-6
-    precision = np.eye(knobs) / spread**2 + moved.T @ moved / noise
+    precision = np.eye(len(harms[0])) / spread**2 + moved.T @ moved / noise
     mean = np.linalg.solve(precision, moved.T @ off / noise)
-    drawn: np.ndarray = mean + np.linalg.solve(np.linalg.cholesky(precision).T, rng.normal(size=knobs))
+    drawn: np.ndarray = mean + np.linalg.solve(np.linalg.cholesky(precision).T, rng.normal(size=len(precision)))
     return drawn
 
 
