@@ -35,8 +35,6 @@ PATH = (0.0625, 0.25)
 """Shares of the budget that the smaller ones of the first solutions may use."""
 FAST = 0.4
 """Share of the time of a plain solution that a faster one of the first may take."""
-TILT = 0.25
-"""Weight of the kind that counts for less in the first solutions."""
 
 
 class SolverSampler(optuna.samplers.BaseSampler):
@@ -48,15 +46,13 @@ class SolverSampler(optuna.samplers.BaseSampler):
         self._aims = Aims(solver)
 
     def solutions(self) -> list[dict[str, Value]]:
-        """What to try first, the most telling before: the plain solution, smaller ones and faster ones, so that there
-        is a front from the start, and those where channels, or bits, count for less than predicted, as training mends
-        them."""
-        plain, narrow, coarse = (self._solver.solve(weights) for weights in ({}, {"prune": TILT}, {"bits": TILT}))
-        rooms = [{"size_bytes": room * self._solver.size_bytes} for room in PATH]
-        small = [self._solver.solve({}, room) for room in rooms]
+        """What to try first: the plain solution, smaller ones, and a faster one of each, so that there is a front from
+        the start."""
+        rooms = [{}, *({"size_bytes": room * self._solver.size_bytes} for room in PATH)]
+        plain = [self._solver.solve({}, room) for room in rooms]
         fast = [self._solver.propose({}, room | self._aims.faster(values, FAST))
-                for room, values in zip((*rooms, {}), (*small, plain), strict=True)]
-        return [plain, *small, fast[0], narrow, fast[1], coarse, fast[2]]
+                for room, values in zip(rooms, plain, strict=True)]
+        return [*plain, *fast[1:], fast[0]]
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All knobs: proposals are whole plans."""
