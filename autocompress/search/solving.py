@@ -31,10 +31,8 @@ SPREAD = 0.5
 """Standard deviation of the logarithm of a knob's own weight, before anything is measured."""
 SCALES = tuple(4.0**step for step in (-2, -1, 0, 1, 2))
 """Weights of channels and of factors, relative to that of bits, between which the posterior decides."""
-PATH = (0.0625, 0.25)
-"""Shares of the budget that the smaller ones of the first solutions may use."""
-FAST = 0.4
-"""Share of the time of a plain solution that a faster one of the first may take."""
+FIRST = ((1.0, 1.0), (0.0625, 1.0), (0.25, 1.0), (0.0625, 0.4), (1.0, 0.4), (0.5, 1.0), (0.25, 0.4), (0.125, 1.0))
+"""Shares of the budget that the first solutions may use, and of the time of the plain solution of that size."""
 
 
 class SolverSampler(optuna.samplers.BaseSampler):
@@ -46,13 +44,12 @@ class SolverSampler(optuna.samplers.BaseSampler):
         self._aims = Aims(solver)
 
     def solutions(self) -> list[dict[str, Value]]:
-        """What to try first: the plain solution, smaller ones, and a faster one of each, so that there is a front from
-        the start."""
-        rooms = [{}, *({"size_bytes": room * self._solver.size_bytes} for room in PATH)]
-        plain = [self._solver.solve({}, room) for room in rooms]
-        fast = [self._solver.propose({}, room | self._aims.faster(values, FAST))
-                for room, values in zip(rooms, plain, strict=True)]
-        return [*plain, *fast[1:], fast[0]]
+        """What to try first, the most telling before: the plain solution, smaller ones and faster ones, so that there
+        is a front from the start."""
+        bounds = {room: {"size_bytes": room * self._solver.size_bytes} if room < 1 else {} for room, _ in FIRST}
+        plain = {room: self._solver.solve({}, bound) for room, bound in bounds.items()}
+        return [self._solver.propose({}, bounds[room] | self._aims.faster(plain[room], speed)) if speed < 1
+                else plain[room] for room, speed in FIRST]
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All knobs: proposals are whole plans."""
