@@ -8,6 +8,7 @@ trials of about that size and speed were from the line (see `surrogate`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -36,12 +37,13 @@ LEAST_DROP = 5e-3
 
 
 class Aim(NamedTuple):
-    """Bounds of a proposal, and of the plain solution inside them its harms `(knobs,)` and the logarithms of its bytes
-    and its time `(2,)`."""
+    """Bounds of a proposal and the logarithms of the bytes and the time `(2,)` that it may come to; of the plain
+    solution the harms `(knobs,)`, and whether it is inside: where nothing is, solutions are the smallest there is."""
 
     bounds: dict[str, float]
-    harms: np.ndarray
     costs: np.ndarray
+    harms: np.ndarray
+    reached: bool
 
 
 class Aims:
@@ -79,14 +81,16 @@ class Aims:
             return self._aim(1.0, speed).bounds
         if len(done) < LEAST_TRIALS:
             return self._aim(ROOMS[int(rng.integers(len(ROOMS)))], speed).bounds
-        aims = [aim for aim in (self._aim(room, share) for room in ROOMS for share in SPEEDS) if self._reached(aim)]
+        aims = [aim for aim in (self._aim(room, share) for room in ROOMS for share in SPEEDS) if aim.reached]
         if not aims:
             return self._aim(1.0, speed).bounds
         kinds = self.weights(weights)
         measured = np.array([t.values[0] for t in done])
         known, asked = np.array([self._costs_of(t) for t in done]), np.array([aim.costs for aim in aims])
-        expected = _accuracies(np.log([self.harms(t) @ kinds + 1e-12 for t in done]), known, measured,
-                               np.log([aim.harms @ kinds + 1e-12 for aim in aims]), asked, rng)
+        harms, plain = (np.log(np.array(rows) @ kinds + 1e-12)
+                        for rows in ([self.harms(t) for t in done], [aim.harms for aim in aims]))
+        nearest = np.square(known[:, None] - asked).sum(2).argmin(1)
+        expected = _accuracies(harms, plain[nearest], known, measured, plain, asked, rng)
         won = gains(np.column_stack([1 - measured, known]), np.column_stack([1 - expected, asked]), rng, MOST_LOST)
         return aims[int(won.argmax())].bounds
 
@@ -97,13 +101,11 @@ class Aims:
             if speed < 1:
                 bounds |= self.faster(values, speed)
                 values = self._solver.propose({}, bounds)
-            self._known[room, speed] = Aim(bounds, self._harms_of(values), self._logs(values))
+            logs = self._logs(values)
+            most = np.log([bounds["size_bytes"], bounds.get(self._speed, math.inf)])
+            self._known[room, speed] = Aim(bounds, np.where(np.isfinite(most), most, logs), self._harms_of(values),
+                                           bool((logs <= most + 1e-9).all()))
         return self._known[room, speed]
-
-    def _reached(self, aim: Aim) -> bool:
-        """Whether the plain solution is inside its bounds: where nothing is, solutions are the smallest there is."""
-        asked = np.log([aim.bounds.get("size_bytes", np.inf), aim.bounds.get(self._speed, np.inf)])
-        return bool((aim.costs <= asked + 1e-9).all())
 
     def _harms_of(self, values: Mapping[str, Value]) -> np.ndarray:
         found = self._solver.harms(values)
@@ -130,12 +132,14 @@ def log_lost(accuracies: np.ndarray) -> np.ndarray:
     return logarithms
 
 
-def _accuracies(harms: np.ndarray, known: np.ndarray, measured: np.ndarray, asked_harms: np.ndarray,
-                asked: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What plans of logarithmic harm `asked_harms` `(A,)` and costs `asked` `(A, 2)` may have, in one draw: a line
-    through the trials, and what those of about such costs were off it."""
+def _accuracies(harms: np.ndarray, plain: np.ndarray, known: np.ndarray, measured: np.ndarray,
+                asked_plain: np.ndarray, asked: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """What proposals of costs `asked` `(A, 2)` may have, in one draw: a line in logarithms of harm through the trials,
+    and what those of about such costs were off it, at the harm of the `plain` solution of their size and speed: what is
+    proposed there has more, and the trials tell what that does."""
     top, lost = measured.max(), log_lost(measured)
-    slope, off = rising_line(harms, lost)
-    line = lost.mean() + slope * (asked_harms - harms.mean())
-    accuracies: np.ndarray = top + LEAST_DROP - np.exp(line + draw_residuals(known, off, asked, rng))
+    slope, _ = rising_line(harms, lost)
+    off = lost - slope * plain
+    line = off.mean() + slope * asked_plain
+    accuracies: np.ndarray = top + LEAST_DROP - np.exp(line + draw_residuals(known, off - off.mean(), asked, rng))
     return accuracies

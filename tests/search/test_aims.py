@@ -33,10 +33,10 @@ def test_expected_accuracy_falls_with_harm_and_follows_what_was_measured() -> No
     harms, rng = np.log(np.geomspace(0.01, 1, 20)), np.random.default_rng(0)
     measured, known = 0.9 - 0.05 * np.exp(harms), rng.normal(size=(20, 2))
     wanted = np.array([0.02, 0.2, 0.9])
-    asked = _accuracies(harms, known, measured, np.log(wanted), np.full((3, 2), 20.0), rng)
+    asked = _accuracies(harms, harms, known, measured, np.log(wanted), np.full((3, 2), 20.0), rng)
     assert np.all(np.diff(asked) < 0)
     assert asked == pytest.approx(0.9 - 0.05 * wanted, abs=0.01)
-    constant = _accuracies(harms, known, np.full(20, 0.9), np.log(wanted), known[:3], rng)
+    constant = _accuracies(harms, harms, known, np.full(20, 0.9), np.log(wanted), known[:3], rng)
     assert constant == pytest.approx(np.full(3, 0.9))
 
 
@@ -47,11 +47,23 @@ def test_what_trials_nearby_came_to_counts_for_more_than_the_line_and_leaves_les
     harms = np.log(np.concatenate([np.geomspace(0.01, 1, 20), np.full(4, 0.1)]))
     measured = np.concatenate([0.9 - 0.05 * np.exp(harms[:20]), np.full(4, 0.5)])
     known = np.concatenate([rng.uniform(0, 4, (20, 2)), np.full((4, 2), 8.0)])
-    drawn = np.array([_accuracies(harms, known, measured, np.log([0.1, 0.1]), np.array([[20.0, 20.0], [8.0, 8.0]]), rng)
-                      for _ in range(400)])
+    asked = np.array([[20.0, 20.0], [8.0, 8.0]])
+    drawn = np.array([_accuracies(harms, harms, known, measured, np.log([0.1, 0.1]), asked, rng) for _ in range(400)])
     line, there = np.log(measured.max() + LEAST_DROP - drawn).T
     assert abs(there.mean() - np.log(0.4)) < 0.5 * abs(line.mean() - np.log(0.4))
     assert there.std() < 0.6 * line.std()
+
+
+def test_what_is_proposed_has_more_harm_than_the_plain_solution_and_that_is_known() -> None:
+    """At one size proposals did four times the plain solution's harm, again and again: as much is expected of the next,
+    not what the plain solution would come to."""
+    rng = np.random.default_rng(0)
+    plain = np.log(np.concatenate([np.geomspace(0.01, 1, 20), np.full(6, 0.2)]))
+    harms = plain + np.log(np.repeat([1.0, 4.0], [20, 6]))
+    measured = 0.9 - 0.1 * np.exp(harms)
+    known = np.concatenate([rng.uniform(0, 4, (20, 2)), np.full((6, 2), 8.0)])
+    drawn = [_accuracies(harms, plain, known, measured, np.log([0.2]), np.array([[8.0, 8.0]]), rng) for _ in range(200)]
+    assert np.mean(drawn) == pytest.approx(0.9 - 0.1 * 0.8, abs=0.02)
 
 
 def test_where_the_front_has_nothing_is_aimed_at(table: LayerTable) -> None:
