@@ -59,9 +59,15 @@ class Aims:
         self._costs: dict[int, np.ndarray] = {}
         self._known: dict[tuple[float, float], Aim] = {}
 
-    def faster(self, values: Mapping[str, Value], share: float) -> dict[str, float]:
-        """The bounds of a solution that takes a share of the time of another one."""
-        return {self._speed: share * self._solver.estimate(values)[self._speed]}
+    def solution(self, room: float, speed: float) -> tuple[dict[str, float], dict[str, Value]]:
+        """The bounds of a share of the size, and of the time of the plain solution of that size, beside those of the
+        budget; and the plain solution inside them."""
+        bounds = {"size_bytes": room * self._solver.size_bytes} if room < 1 else {}
+        values = self._solver.plain(bounds.get("size_bytes"))
+        if speed < 1:
+            bounds[self._speed] = speed * self._solver.estimate(values)[self._speed]
+            values = self._solver.propose({}, bounds)
+        return bounds, values
 
     def harms(self, trial: FrozenTrial) -> np.ndarray:
         """Predicted harms `(knobs,)` of a trial's setting."""
@@ -96,13 +102,9 @@ class Aims:
 
     def _aim(self, room: float, speed: float) -> Aim:
         if (room, speed) not in self._known:
-            bounds = {"size_bytes": room * self._solver.size_bytes}
-            values = self._solver.propose({}, bounds)
-            if speed < 1:
-                bounds |= self.faster(values, speed)
-                values = self._solver.propose({}, bounds)
+            bounds, values = self.solution(room, speed)
             logs = self._logs(values)
-            most = np.log([bounds["size_bytes"], bounds.get(self._speed, math.inf)])
+            most = np.log([room * self._solver.size_bytes, bounds.get(self._speed, math.inf)])
             self._known[room, speed] = Aim(bounds, np.where(np.isfinite(most), most, logs), self._harms_of(values),
                                            bool((logs <= most + 1e-9).all()))
         return self._known[room, speed]

@@ -46,10 +46,7 @@ class SolverSampler(optuna.samplers.BaseSampler):
     def solutions(self) -> list[dict[str, Value]]:
         """What to try first, the most telling before: the plain solution, smaller ones and faster ones, so that there
         is a front from the start."""
-        bounds = {room: {"size_bytes": room * self._solver.size_bytes} if room < 1 else {} for room, _ in FIRST}
-        plain = {room: self._solver.solve({}, bound) for room, bound in bounds.items()}
-        return [self._solver.propose({}, bounds[room] | self._aims.faster(plain[room], speed)) if speed < 1
-                else plain[room] for room, speed in FIRST]
+        return [self._aims.solution(room, speed)[1] for room, speed in FIRST]
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All knobs: proposals are whole plans."""

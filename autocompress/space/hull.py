@@ -20,6 +20,8 @@ SWEEPS = 20
 BISECTIONS = 16
 CORRECTIONS = 2
 """Bisections by counted costs before one by estimates."""
+LOWEST, HIGHEST = -10.0, 8.0
+"""Between which a price is looked for: decimal logarithms of harm for a whole bound."""
 ROUNDS = 5
 """Of shifting the prices between several bounded metrics."""
 
@@ -55,15 +57,15 @@ def settle(problem: Problem, prices: Mapping[str, float], start: State) -> State
 
 def least_harm(problem: Problem, inside: Inside, start: State, quick: bool = False) -> State | None:
     """Of all that are inside, the prices of several bounds shifted towards the tighter; None when nothing is. `quick`:
-    with the prices where they were last shifted to."""
+    the first that is, with the prices where they were last shifted to."""
     best = None
-    for _ in range(1 if quick or len(inside.bounds) == 1 else ROUNDS):
+    for _ in range(1 if len(inside.bounds) == 1 else ROUNDS):
         state = _at_budget(problem, inside, start)
-        if state is None:
-            break
-        if best is None or problem.harm(state) < problem.harm(best):
+        if state is not None and (best is None or problem.harm(state) < problem.harm(best)):
             best = state
-        inside.pull_towards_tighter(state)
+        if quick and best is not None:
+            break
+        inside.pull_towards_tighter(state or _at_price(problem, inside, HIGHEST, start))
     return best
 
 
@@ -72,18 +74,20 @@ def _at_budget(problem: Problem, inside: Inside, start: State) -> State | None:
     which is quick, unless what is counted turns out to mislead."""
     for fits in (*[inside.fits_as_counted] * (CORRECTIONS if inside.countable else 0), inside.fits):
         state = _bisected(problem, inside, fits, start)
-        if state is None or inside.fits(state):
-            return state
+        if inside.fits(state or _at_price(problem, inside, HIGHEST, start)):
+            if state is not None:
+                return state
+        elif state is None:
+            return None
     return None
 
 
 def _bisected(problem: Problem, inside: Inside, fits: Callable[[State], bool], start: State) -> State | None:
-    low, high = -10.0, 8.0  # decimal logarithm of harm for a whole bound
+    low, high = LOWEST, HIGHEST
     state: State | None = None
     for step in range(BISECTIONS):
         middle = high if step == 0 else (low + high) / 2
-        prices = {metric: 10**middle * share for metric, share in inside.pull.items()}
-        tried = settle(problem, prices, state or start)
+        tried = _at_price(problem, inside, middle, state or start)
         if fits(tried):
             state, high = tried, middle
         elif step == 0:
@@ -91,3 +95,7 @@ def _bisected(problem: Problem, inside: Inside, fits: Callable[[State], bool], s
         else:
             low = middle
     return state
+
+
+def _at_price(problem: Problem, inside: Inside, power: float, start: State) -> State:
+    return settle(problem, {metric: 10**power * share for metric, share in inside.pull.items()}, start)

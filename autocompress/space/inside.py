@@ -12,6 +12,9 @@ from autocompress.space.problem import Problem, State
 from autocompress.space.projection import Projection
 from autocompress.space.space import Value
 
+LEAST_SHARE = 1e-4
+"""Of the price of a whole bound, relative to the highest: a bound that is far from tight must be able to come back."""
+
 
 class Inside:
     """The projection's budget and further `bounds` by metric, which must be among the problem's. `fixed` are values
@@ -62,8 +65,10 @@ class Inside:
 
     def pull_towards_tighter(self, state: State) -> None:
         """Raise the prices of the metrics of which a plan leaves less."""
-        metrics = self.estimate(state)
-        self.pull = {metric: pull * (metrics[metric] / self.bounds[metric]) ** 4 for metric, pull in self.pull.items()}
+        used = self._bounded(self.estimate(state)) / self._limits
+        shares = np.array([*self.pull.values()]) * self._limits * used**4
+        shares = np.maximum(shares / shares.max(), LEAST_SHARE)
+        self.pull = dict(zip(self.bounds, (shares / self._limits).tolist(), strict=True))
 
     def _bounded(self, metrics: Metrics) -> np.ndarray:
         return np.array([metrics[metric] for metric in self.bounds])

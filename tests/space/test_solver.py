@@ -14,6 +14,9 @@ from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan, Step
 from autocompress.hardware.profile import load_profile
 from autocompress.space.costs import ILLEGAL, METRICS, LayerCosts, Option
+from autocompress.space.hull import least_harm
+from autocompress.space.inside import Inside
+from autocompress.space.problem import Problem
 from autocompress.space.projection import Projection
 from autocompress.space.solver import Solver
 from autocompress.space.space import Value, build_space
@@ -77,6 +80,22 @@ def test_a_latency_bound_is_solved_where_latency_is_estimated(table: LayerTable)
     projection = _projection(table, "default", "raspberry-pi-4", latency_ms=bound)
     plan = projection.space.decode(Solver(projection, _damages(0)).solve())
     assert projection.estimate(plan)["latency_ms"] <= bound
+
+
+def test_what_was_learned_elsewhere_does_not_hide_plans_that_fit(table: LayerTable) -> None:
+    projection = _projection(table, size_bytes=8000, macs=300_000)
+    problem = Problem(projection.space, _damages(0))
+    problem.weigh({}, set(problem.fixed_bytes))
+
+    def inside() -> Inside:
+        return Inside(projection, problem, projection.bounds, {})
+
+    too_much, one_sided = inside(), inside()
+    too_much._rest = np.array([*projection.bounds.values()])  # as if all of it went into what is not counted
+    one_sided.pull["size_bytes"] *= 1e-40
+    for learned in (too_much, one_sided):
+        found = least_harm(problem, learned, problem.untouched())
+        assert found is not None and learned.fits(found)
 
 
 def test_the_untouched_plan_when_it_fits_and_the_smallest_when_nothing_does(table: LayerTable) -> None:
