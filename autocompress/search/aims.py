@@ -20,14 +20,15 @@ from autocompress.search.surrogate import draw_residuals, rising_line
 from autocompress.space.solver import Solver
 from autocompress.space.space import Value
 
-ROOMS = tuple(2.0 ** (-step / 2) for step in range(11))
-"""Shares of the size that solutions may have."""
+STEP = math.sqrt(0.5)
+"""From one share of the size that solutions may have to the next, from all down to the least that can be reached."""
 SPEEDS = (1.0, 0.4)
 """Shares of the time of the plain solution of that room, or of its MACs where time is not estimated."""
 SETTING = "setting"
 """Attribute of a trial: the knobs of the plan that was measured, where a projection moved what was proposed."""
-MOST_LOST = 0.3
-"""What a model may lose against the best and still count for the front."""
+MOST_LOST = 0.5
+"""What a model may lose against the best before it is trained, which wins most of that back, and still count for the
+front."""
 FULL = 0.25
 """Share of the proposals that use all of the budget, whatever the front: its best model is what is asked for."""
 LEAST_TRIALS = 6
@@ -54,6 +55,8 @@ class Aims:
         self._solver = solver
         plain = solver.estimate(solver.space.uniform())
         self.knobs = tuple(solver.harms(solver.space.uniform()))
+        reached = math.log(solver.least_bytes / solver.size_bytes) / math.log(STEP)
+        self._rooms = tuple(STEP**step for step in range(1 + max(0, math.floor(reached))))
         self._speed = "latency_ms" if "latency_ms" in plain else "macs"
         self._harms: dict[int, np.ndarray] = {}
         self._costs: dict[int, np.ndarray] = {}
@@ -86,8 +89,8 @@ class Aims:
         if rng.random() < FULL:
             return self._aim(1.0, speed).bounds
         if len(done) < LEAST_TRIALS:
-            return self._aim(ROOMS[int(rng.integers(len(ROOMS)))], speed).bounds
-        aims = [aim for aim in (self._aim(room, share) for room in ROOMS for share in SPEEDS) if aim.reached]
+            return self._aim(self._rooms[int(rng.integers(len(self._rooms)))], speed).bounds
+        aims = [aim for aim in (self._aim(room, share) for room in self._rooms for share in SPEEDS) if aim.reached]
         if not aims:
             return self._aim(1.0, speed).bounds
         kinds = self.weights(weights)

@@ -18,7 +18,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from autocompress.search.aims import LEAST_TRIALS, Aims, log_lost, setting
-from autocompress.search.surrogate import MOST_TRIALS, draw_weights
+from autocompress.search.surrogate import draw_weights
 from autocompress.space.problem import HARMS
 from autocompress.space.solver import DECIDED, Solver
 from autocompress.space.space import Space, Value
@@ -75,9 +75,8 @@ class SolverSampler(optuna.samplers.BaseSampler):
         """A weight for each knob too, drawn around one."""
         knobs = self._aims.knobs
         if len(done) >= LEAST_TRIALS:
-            harms = np.array([self._aims.harms(t) for t in done[-MOST_TRIALS:]]) * self._aims.weights(kinds)
-            lost = log_lost(np.array([t.values[0] for t in done]))[-MOST_TRIALS:]
-            logs = draw_weights(harms, lost, SPREAD, self._rng)
+            harms = np.array([self._aims.harms(t) for t in done]) * self._aims.weights(kinds)
+            logs = draw_weights(harms, log_lost(np.array([t.values[0] for t in done])), SPREAD, self._rng)
         else:
             logs = self._rng.normal(0.0, SPREAD, len(knobs))
         return dict(zip(knobs, np.exp(logs).tolist(), strict=True))

@@ -33,6 +33,7 @@ def draw_weights(harms: np.ndarray, lost: np.ndarray, spread: float, rng: np.ran
 
     To first order a knob moves the logarithm of a sum of harms by its share of that sum.
     """
+    harms, lost = harms[-MOST_TRIALS:], lost[-MOST_TRIALS:]
     totals = harms.sum(1, keepdims=True) + 1e-12
     slope, off = rising_line(np.log(totals[:, 0]), lost)
     moved = slope * (harms / totals - (harms / totals).mean(0))

@@ -43,6 +43,11 @@ class Solver:
         """Whose knobs it sets."""
         return self._projection.space
 
+    @property
+    def least_bytes(self) -> float:
+        """Of the smallest plan."""
+        return self._projection.estimate(self._projection.smallest())["size_bytes"]
+
     def estimate(self, values: Mapping[str, Value]) -> dict[str, float]:
         """Estimated metrics of a setting, as it is."""
         return self._projection.estimate(self.space.decode(values))

@@ -78,11 +78,18 @@ def test_where_the_front_has_nothing_is_aimed_at(table: LayerTable) -> None:
             values=[0.9 - 0.1 * sum(solver.harms(values).values()), metrics["size_bytes"], metrics["macs"]]))
     aims = Aims(solver)
     drawn = [aims.draw(study.trials, WEIGHTS, rng) for _ in range(40)]
-    rooms = {round(bounds["size_bytes"] / solver.size_bytes, 3) for bounds in drawn}
+    rooms = {round(bounds.get("size_bytes", solver.size_bytes) / solver.size_bytes, 3) for bounds in drawn}
     assert 1.0 in rooms and min(rooms) < 0.6
     assert any("macs" in bounds for bounds in drawn)
     for bounds in drawn[:8]:
-        assert solver.estimate(solver.propose({}, bounds))["size_bytes"] <= bounds["size_bytes"], "within reach"
+        bound = bounds.get("size_bytes", solver.size_bytes)
+        assert solver.estimate(solver.propose({}, bounds))["size_bytes"] <= bound, "within reach"
+
+
+def test_sizes_are_aimed_at_down_to_the_least_that_can_be_reached(table: LayerTable) -> None:
+    solver, rng = _solver(table), np.random.default_rng(0)
+    drawn = [Aims(solver).draw([], WEIGHTS, rng).get("size_bytes", solver.size_bytes) for _ in range(200)]
+    assert solver.least_bytes <= min(drawn) < 1.5 * solver.least_bytes
 
 
 def test_what_was_measured_counts_not_what_was_proposed(table: LayerTable) -> None:
