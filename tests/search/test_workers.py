@@ -39,6 +39,6 @@ def test_idle_processes_end_by_themselves_and_busy_ones_at_once(seconds: int, ex
     process = next(iter(pool._pool._processes.values()))
     pool.close()
     ended = time.monotonic() + 60
-    while process.exitcode is None and time.monotonic() < ended:  # the pool's own thread may collect it before join does
+    while process.exitcode is None and time.monotonic() < ended:  # the pool may collect it before we do
         time.sleep(0.05)
     assert process.exitcode == exit_code
