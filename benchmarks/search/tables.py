@@ -13,7 +13,8 @@ from measures import Results, Row
 
 from autocompress.units import format_bytes
 
-QUARTERS = (0.25, 0.5, 1.0)
+MOMENTS = tuple(step / 8 for step in range(1, 9))
+"""Shares of the time at which hypervolume is shown."""
 
 
 def page(files: Sequence[Path]) -> str:
@@ -50,8 +51,7 @@ def section(found: Results) -> list[str]:
              f"{format_bytes(original['size_bytes'])}, {original['latency_ms']:.3f} ms. Space `{found.space}`, budget "
              f"{format_bytes(found.sizes[0])}. Box: error {box.error:g} to 0, {format_bytes(box.size_bytes[1])} to "
              f"{format_bytes(box.size_bytes[0])}, {box.latency_ms[1]:.3f} to {box.latency_ms[0]:.3f} ms.", ""]
-    head = ["contender", "seeds", "files", "inside %", "not evaluating %",
-            *(f"after {share * found.seconds:g} s" for share in QUARTERS),
+    head = ["contender", "seeds", "files", "inside %", "not evaluating %", "hypervolume",
             *(f"test % at {format_bytes(size)}" for size in found.sizes)]
     lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     probes = [row.probe_s for row in found.rows]
@@ -61,14 +61,13 @@ def section(found: Results) -> list[str]:
         inside = [100 * r.inside / max(r.evaluated, 1) for r in rows]
         cells = [name, str(len(rows)), _mean([r.evaluated for r in rows], "{:.0f}"), _mean(inside, "{:.0f}"),
                  _mean(idle, "{:.0f}")]
-        cells += [_mean([r.hypervolume(share * found.seconds) for r in rows], "{:.3f}", spread=share == 1)
-                  for share in QUARTERS]
+        cells.append(_mean([r.hypervolume(found.seconds) for r in rows], "{:.3f}", spread=True))
         cells += [_accuracy(rows, size) for size in found.sizes]
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", f"How steady the machine was: one evaluation, the same before every run, took "
               f"{_mean(probes, '{:.1f}', spread=True)} s."]
     lines += ["", found.note] if found.note else []
-    return [*lines, "", *_verdict(found, by_name), *_trained(found, by_name)]
+    return [*lines, "", *_verdict(found, by_name), *_curves(found, by_name), *_trained(found, by_name)]
 
 
 def command(found: Results, seeds: Sequence[int]) -> str:
@@ -95,6 +94,22 @@ def _verdict(found: Results, by_name: dict[str, list[Row]]) -> list[str]:
     text += f", after {_mean(there, '{:.0f}', spread=True)} of {found.seconds:g} s." if there else "."
     tables = [row.table_s for row in ours]
     return [text + f" The sensitivity table takes {_mean(tables, '{:.0f}')} s of that.", ""]
+
+
+def _curves(found: Results, by_name: dict[str, list[Row]]) -> list[str]:
+    """How hypervolume rises, and what all runs come to together: what there was to be found."""
+    lines = ["Hypervolume over seconds of processor, mean over the seeds:", "",
+             "| contender | " + " | ".join(f"{share * found.seconds:g} s" for share in MOMENTS) + " |",
+             "|---" * (1 + len(MOMENTS)) + "|"]
+    for name, rows in by_name.items():
+        rising = (_mean([r.hypervolume(share * found.seconds) for r in rows], "{:.3f}") for share in MOMENTS)
+        lines.append(f"| {name} | " + " | ".join(rising) + " |")
+    ours = by_name.get(OURS, [])
+    others = [row for name, rows in by_name.items() if name != OURS for row in rows]
+    all_, of_ours, of_others = (found.box.hypervolume([p for row in rows for p in row.points])
+                                for rows in (found.rows, ours, others))
+    return [*lines, "", f"Of the files of all runs together: {all_:.3f}; of the {len(ours)} of ours {of_ours:.3f}, of "
+            f"the {len(others)} of the others {of_others:.3f}.", ""]
 
 
 def _trained(found: Results, by_name: dict[str, list[Row]]) -> list[str]:

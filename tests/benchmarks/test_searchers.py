@@ -131,6 +131,9 @@ def test_the_table_says_how_ours_stands_to_the_best_other() -> None:
     found = Results("digits", "default", 32, 10.0, [40_000], {"accuracy": 1.0, "size_bytes": 1e5, "latency_ms": 3.0},
                     BOX, [row("uniform", 0, 0.5), row(OURS, 0, 0.5), row(OURS, 1, 0.6)])
     text = "\n".join(section(found))
-    assert "| ours | 2 | 3 | 67 | 20 | 0.000 | 0.550 | 0.550 (0.500..0.600) | 87.5 (87.5..87.5) |" in text
+    assert "| ours | 2 | 3 | 67 | 20 | 0.550 (0.500..0.600) | 87.5 (87.5..87.5) |" in text
+    assert "| ours | 0.000 | 0.000 | 0.000 | 0.550 | 0.550 | 0.550 | 0.550 | 0.550 |" in text
+    alone = BOX.hypervolume([Point(4.0, 0.9, 39_000, 2.0)])
+    assert f"Of the files of all runs together: {alone:.3f}; of the 2 of ours {alone:.3f}, of the 1 of" in text
     assert "best other (uniform): 1.100 (1.000..1.200). 2 of 2 runs reach 0.500, after 4 (4..4) of 10 s" in text
     assert "--seeds 0 1" in text
