@@ -74,6 +74,7 @@ def _at_budget(problem: Problem, inside: Inside, start: State) -> State | None:
     which is quick, unless what is counted turns out to mislead."""
     for fits in (*[inside.fits_as_counted] * (CORRECTIONS if inside.countable else 0), inside.fits):
         state = _bisected(problem, inside, fits, start)
+        # Either estimate tells what is not counted: where counting was wrong, in whichever way, it is tried once more.
         if inside.fits(state or _at_price(problem, inside, HIGHEST, start)):
             if state is not None:
                 return state
