@@ -82,7 +82,7 @@ def test_no_file_names_a_place_on_somebodys_machine(path: Path) -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_are_small_and_say_what_they_are(path: Path) -> None:
     text = path.read_text("utf-8")
-    assert len(text.splitlines()) <= 300
+    assert len(text.splitlines()) <= 400
     assert ast.get_docstring(ast.parse(text))
     assert path.stem not in ("utils", "helpers", "common", "misc")
 
