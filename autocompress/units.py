@@ -52,8 +52,11 @@ def parse_seconds(text: str | float, what: str = "a duration") -> float:
 
 
 def parse_count(text: str | float, what: str = "a count") -> int:
-    """`"50M"` → 50000000."""
-    return int(_positive(_parse(text, dict(_COUNT), what, "50M"), text, what))
+    """`"50M"` → 50000000. At least one: less would be a bound of nothing, or a rate that divides by zero."""
+    value = _positive(_parse(text, dict(_COUNT), what, "50M"), text, what)
+    if value < 1:
+        raise InputError(f"{what} must be at least 1, but got {text!r}")
+    return int(value)
 
 
 def parse_fraction(text: str | float, what: str = "a share") -> float:

@@ -22,7 +22,7 @@ CALIBRATED, SHORT, LONG, AVERAGED = range(4)
 RUNG_NAMES = ("calibrated", "distilled briefly", "distilled", "averaged")
 
 Source = Literal["estimated", "measured"]
-Status = Literal["running", "complete", "infeasible", "failed", "pruned", "duplicate"]
+Status = Literal["running", "complete", "infeasible", "failed", "duplicate"]
 
 
 def latency_on(device: str) -> str:

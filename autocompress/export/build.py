@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from autocompress.errors import TrialError
@@ -279,9 +279,3 @@ def float_bytes(template: Template, model: nn.Module) -> bytes:
     """The folded network as a plain float32 file: the baseline that everything is compared with."""
     data: bytes = fill(template, model).to_model().SerializeToString()
     return data
-
-
-def initializer_sizes(data: bytes) -> dict[str, int]:
-    """Payload bytes of each initialiser of a file."""
-    model = onnx.load_model_from_string(data)
-    return {i.name: numpy_helper.to_array(i).nbytes for i in model.graph.initializer}

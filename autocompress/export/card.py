@@ -37,7 +37,7 @@ inputs = (({scaled} - mean) / std).astype(np.float32)"""
             ("size", "size_bytes", format_bytes),
             ("latency (batch 1, one thread, ONNX Runtime on the exporting machine)", "latency_ms", format_milliseconds),
         )]
-    devices = manifest.get("latencies") or {manifest["profile"]: {}}
+    devices = manifest["latencies"]
     estimates = {device: of for device, of in devices.items() if of.get("source") == "estimated"}
     rows += [f"| latency on {device}, estimated | {format_milliseconds(of['baseline_ms'])} | "
              f"{format_milliseconds(of['ms'])} |" for device, of in estimates.items()]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tomllib
+from collections.abc import Collection
 from functools import cached_property
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -105,16 +106,17 @@ class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
                 choices = ", ".join(map(str, legal))
                 raise InputError(f"`{word}` must be one of ({choices}) on {self.id}, but got {bits} at {site}")
 
-    def legal_channels(self, count: int, keep: int, bits: int, unit: int = 1) -> int:
+    def legal_channels(self, count: int, keep: int, widths: Collection[int], unit: int = 1) -> int:
         """The legal number of units nearest to `keep` of a layer that has `count` of `unit` channels each; ties go up.
 
-        Legal are the multiples that the device likes at this weight width, and `count` itself: to leave
-        a layer alone is always allowed. A layer with fewer channels than one multiple gets the multiple
-        halved until it fits. Of several targets, what is legal on each. ValueError when `count` is below one.
+        Legal are the multiples that the device likes at each of these weight `widths` in bits (32 on a device that has
+        no float weights: those of its widest), and `count` itself: to leave a layer alone is always allowed. A layer
+        with fewer channels than one multiple gets the multiple halved until it fits. Of several targets, what is legal
+        on each. ValueError when `count` is below one.
         """
         if count < 1:
             raise ValueError(f"a layer has at least one channel, but count is {count}")
-        multiple = lcm(*(device._multiple(count, bits, unit) for device in self.targets or (self,)))
+        multiple = lcm(*(device._multiple(count, bits, unit) for device in self.targets or (self,) for bits in widths))
         if multiple > count:
             return count
         below = max(multiple, min(keep, count) // multiple * multiple)
@@ -122,7 +124,8 @@ class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         return above if above - keep <= keep - below else below
 
     def _multiple(self, count: int, bits: int, unit: int) -> int:
-        multiple = self.channel_multiple[bits] // gcd(self.channel_multiple[bits], unit)
+        multiple = self.channel_multiple[bits if bits in self.channel_multiple else max(self.channel_multiple)]
+        multiple //= gcd(multiple, unit)
         while multiple > count:
             multiple //= 2
         return multiple

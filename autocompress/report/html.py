@@ -8,6 +8,7 @@ from pathlib import Path
 from plotly.offline import get_plotlyjs
 
 from autocompress.core.evaluation import LATENCY
+from autocompress.core.front import minimised, non_dominated
 from autocompress.report import agreement, shares
 from autocompress.report.files import write_atomic
 from autocompress.report.page import POLICY, SCRIPT, STYLE
@@ -53,7 +54,6 @@ def _page(view: StudyView) -> str:
     texts = {name: html.escape(f"Accuracy against {title_of(name, view.targets).lower()}")
              for name in in_order(axes(view)) if name.startswith(LATENCY)}
     latencies = "\n".join(_section(text, "", pareto(name, text)) for name, text in texts.items())
-    fast = " on every device" if view.targets else ""
     best = f"trial {view.best}" if view.best is not None else "no trial inside the budget"
     title = html.escape(view.name)
     return f"""<!doctype html>
@@ -80,8 +80,7 @@ def _page(view: StudyView) -> str:
           "to hide or show it in all such figures.", key(view) + pareto("size_bytes", "Accuracy against size"), True)}
 {latencies}
 {_section("Accuracy against MACs", "", pareto("macs", "Accuracy against multiply-accumulates"))}
-{_section("The front", f"No other trial inside the budget is at once as accurate, as small and as fast{fast}.",
-          front_table(view), True)}
+{_section("The front", _front_hint(view), front_table(view), True)}
 {_section("The best plan", f"From input to output, {best}.", plot("plan", "The best plan, layer by layer"), True)}
 {_section("The best plan, layer by layer", "Bytes are packed weights and biases; scales and the graph come on top.",
           plan_table(view), True)}
@@ -100,6 +99,20 @@ Made by autocompress; this page works offline.</footer>
 </body>
 </html>
 """
+
+
+def _front_hint(view: StudyView) -> str:
+    """What is true of the trials in the table: the best stands there even where another dominates it."""
+    fast = " on every device" if view.targets else ""
+    points = {c.trial: minimised(c.metrics) for c in view.candidates if c.trial in view.front}
+    others = [trial for trial in points if trial != view.best]
+    beaten = view.best in points and view.best not in [
+        [*others, view.best][i] for i in non_dominated([*(points[trial] for trial in others), points[view.best]])]
+    if not beaten:
+        return f"No other trial inside the budget is at once as accurate, as small and as fast{fast}."
+    return (f"No other trial inside the budget is at once as accurate, as small and as fast{fast} as one of these, but "
+            f"for the best, trial {view.best}: another is, within what the validation images can tell, and the best is "
+            "that of the least cross-entropy.")
 
 
 def _section(title: str, hint: str, body: str, wide: bool = False) -> str:

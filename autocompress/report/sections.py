@@ -28,7 +28,6 @@ from autocompress.report.view import StudyView
 _SHAPES = {
     "complete": '<circle cx="6" cy="6" r="4.5" fill="{c}"/>',
     "infeasible": '<circle cx="6" cy="6" r="4" fill="none" stroke="{c}" stroke-width="1.8"/>',
-    "pruned": '<path d="M1 2h10L6 11z" fill="{c}"/>',
     "duplicate": '<path d="M6 1l5 5-5 5-5-5z" fill="none" stroke="{c}" stroke-width="1.6"/>',
     "failed": '<path d="M2 2l8 8M10 2l-8 8" stroke="{c}" stroke-width="1.8"/>',
     "running": '<path d="M2 1h8L2 11h8z" fill="{c}"/>',

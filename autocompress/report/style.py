@@ -14,7 +14,7 @@ from autocompress.report.text import STATUSES, describe_plan, format_metric, for
 from autocompress.report.view import StudyView
 
 SYMBOLS = {
-    "complete": "circle", "infeasible": "circle-open", "pruned": "triangle-down", "duplicate": "diamond-open",
+    "complete": "circle", "infeasible": "circle-open", "duplicate": "diamond-open",
     "failed": "x-thin-open", "running": "hourglass",
 }
 RUNG_COLOURS = ("#6fa8c9", "#2f78d0", "#7a4fd8")

@@ -18,7 +18,7 @@ TITLES = {
     "cross_entropy": "Cross-entropy",
 }
 STATUSES = {
-    "complete": "complete", "infeasible": "infeasible", "pruned": "stopped early",
+    "complete": "complete", "infeasible": "infeasible",
     "duplicate": "duplicate", "failed": "failed", "running": "running",
 }
 _FORMATS: dict[str, Callable[[float], str]] = {

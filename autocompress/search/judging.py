@@ -21,7 +21,7 @@ def as_duplicate(candidate: Candidate, twin: Candidate) -> Candidate:
 
 def judge(candidate: Candidate, budget: Budget, baseline_accuracy: float) -> Candidate:
     """Complete or infeasible, by the metrics of the rung that counts, with the reason."""
-    if candidate.status in ("failed", "duplicate", "pruned") or not candidate.metrics:
+    if candidate.status in ("failed", "duplicate") or not candidate.metrics:
         return candidate
     if budget.max_drop is not None:
         candidate = msgspec.structs.replace(candidate, least_accuracy=baseline_accuracy - budget.max_drop - ROUNDING)

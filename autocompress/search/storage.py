@@ -110,9 +110,11 @@ def delete_study(storage: optuna.storages.BaseStorage, name: str) -> None:
 
 
 def require_same(study: optuna.Study, identity: Mapping[str, Any],
-                 objectives: Mapping[str, Direction] = OBJECTIVES) -> None:
-    """StudyMismatchError that lists what differs between the stored study and what was asked."""
+                 objectives: Mapping[str, Direction] = OBJECTIVES, older: Mapping[str, Any] | None = None) -> None:
+    """StudyMismatchError that lists what differs between the stored study and what was asked. `older`: how an earlier
+    release would have stored the same identity."""
     stored = study.user_attrs.get(IDENTITY, {})
+    identity = older if older is not None and stored == older else identity
     differences = [f"{key}: stored {stored.get(key)!r}, now {identity.get(key)!r}"
                    for key in sorted({*stored, *identity}) if stored.get(key) != identity.get(key)]
     if [d.name.lower() for d in study.directions] != list(objectives.values()):

@@ -21,7 +21,7 @@ from autocompress.space.spec import MAX_DENSITY, SpaceSpec, SparsifySpec
 from autocompress.techniques import resolve, sparsify
 from autocompress.techniques.base import whole
 from autocompress.techniques.decompose import METHODS, methods_for, rank_args, split
-from autocompress.techniques.prune import DEFAULT_CRITERION, legal_keep
+from autocompress.techniques.prune import DEFAULT_CRITERION, legal_keep, widths_of
 from autocompress.techniques.quantize import ACTIVATION_BITS, DEFAULTS, KINDS, WEIGHT_BITS, quantize_args
 
 Value = float | int | str
@@ -68,11 +68,16 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         gone = self.table.gone(step.site for step in steps)
         criterion = str(values.get(f"criterion:{ALL_LAYERS}", self.criterion))
         named = {} if criterion == DEFAULT_CRITERION else {"criterion": criterion}
+        steps_by_layer = {layer.name: self._quantize(layer, values, bits_cap) for layer in self.table.layers
+                          if f"bits:{layer.name}" in knobs and layer.name not in gone}
+        bits_by_layer = {name: int(step.args["weight_bits"]) for name, quantize in steps_by_layer.items()
+                         for step in quantize}
         for group in self.table.groups:
             if f"prune:{group.name}" in knobs and any(member.layer not in gone for member in group.members):
                 ratio = float(values[f"prune:{group.name}"])
                 ratio += (self.max_ratio - ratio) * squeeze
-                keep = legal_keep(group, group.channels * (1 - ratio), self.profile)
+                widths = widths_of(group, bits_by_layer, self.table)
+                keep = legal_keep(group, group.channels * (1 - ratio), self.profile, widths)
                 if keep < group.channels:
                     steps.append(Step(group.name, "prune", {"keep": keep, **named}))
         pruned = resolve(self.table, Plan.of(steps))
@@ -89,11 +94,9 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                     if args is not None:
                         parts = split(parts[0], method, args)
                         steps.append(Step(layer.name, "decompose", {"method": method, **args}))
-            quantize = self._quantize(layer, values, bits_cap) if f"bits:{layer.name}" in knobs else []
-            bits = int(quantize[0].args["weight_bits"]) if quantize else 32
             if f"pattern:{layer.name}" in knobs:
-                steps += self._sparsify(layer, values, squeeze, parts, bits)
-            steps += quantize
+                steps += self._sparsify(layer, values, squeeze, parts, bits_by_layer.get(layer.name, 32))
+            steps += steps_by_layer.get(layer.name, [])
         return Plan.of(steps)
 
     def _sparsify(self, layer: Layer, values: Values, squeeze: float, parts: tuple[Part, ...], bits: int) -> list[Step]:
@@ -215,9 +218,10 @@ def _allowed(site: str, skip: tuple[str, ...]) -> bool:
 
 
 def _can_be_cut(group: Group, spec: SpaceSpec, profile: HardwareProfile) -> bool:
-    """Whether the device and the largest ratio leave anything to remove."""
+    """Whether the device, at some width, and the largest ratio leave anything to remove."""
     assert spec.prune is not None
-    return legal_keep(group, group.channels * (1 - spec.prune.max_ratio), profile) < group.channels
+    least = group.channels * (1 - spec.prune.max_ratio)
+    return any(legal_keep(group, least, profile, (bits,)) < group.channels for bits in profile.weight_bits)
 
 
 def _changes(knobs: list[Knob]) -> bool:

@@ -13,7 +13,14 @@ from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Metrics
 from autocompress.errors import InputError
 from autocompress.space.spec import SpaceSpec
-from autocompress.study.folder import DESCRIPTION, Description, absolute, read_description, write_description
+from autocompress.study.folder import (
+    DESCRIPTION,
+    Description,
+    absolute,
+    is_described,
+    read_description,
+    write_description,
+)
 from autocompress.study.options import Options
 from autocompress.study.workbench import Workbench
 from autocompress.tasks.models import LoadedModel
@@ -32,8 +39,21 @@ def identity_of(loaded: LoadedModel, task: TaskData, spec: SpaceSpec, profile: s
     return {
         "model": loaded.fingerprint, "data": task.fingerprint, "profile": profile, "seed": seed,
         "space": hashlib.sha256(msgspec.json.encode(spec, order="sorted")).hexdigest()[:16],
-        "budget": budget.describe(),
+        "budget": _exact(budget),
     }
+
+
+def _exact(budget: Budget) -> str:
+    """Every bound with all its digits: what people read is rounded, and two budgets may read alike."""
+    bounds = budget.bounds | ({} if budget.max_drop is None else {"max_drop": budget.max_drop})
+    return ", ".join(f"{name} ≤ {bound!r}" for name, bound in bounds.items()) or "no bound"
+
+
+def older_identity(identity: dict[str, Any], folder: Path, budget: Budget) -> dict[str, Any] | None:
+    """The identity as earlier releases stored it, with the budget as rounded text; only where `study.json`, which has
+    the exact values, has the same budget."""
+    same = is_described(folder) and read_description(folder).budget == budget
+    return {**identity, "budget": budget.describe()} if same else None
 
 
 def stored_name(asked: Options, folder: Path, name: str) -> str:

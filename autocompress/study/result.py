@@ -178,7 +178,7 @@ class SearchResult:
         """The document of `--json`."""
         d, everyone, chosen = self._description, self.candidates, self.best
         counts = {status: sum(c.status == status for c in everyone)
-                  for status in ("complete", "infeasible", "failed", "pruned", "duplicate")}
+                  for status in ("complete", "infeasible", "failed", "duplicate")}
         members = front(everyone, d.budget, d.baseline["accuracy"])
         shipped = d.artifact or {}
         baseline = dict(d.baseline)

@@ -35,7 +35,7 @@ from autocompress.space.solver import Solver
 from autocompress.space.space import build_space
 from autocompress.space.spec import load_space
 from autocompress.study.blending import blend
-from autocompress.study.describing import default_name, describe, identity_of, stored_name
+from autocompress.study.describing import default_name, describe, identity_of, older_identity, stored_name
 from autocompress.study.earlier import completed, read_earlier, seeds, take_answers
 from autocompress.study.folder import (
     choose_folder,
@@ -117,7 +117,7 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     if asked.force_new_study:
         _discard(folder)
     identity = identity_of(loaded, task, spec, profile.fingerprint, asked.seed, constraints)
-    study = _open(folder, name, asked, identity, profile)
+    study = _open(folder, name, asked, identity, profile, older_identity(identity, folder, constraints))
     take_answers(earlier, folder, asked.seed)
     timings = {"set-up": time.perf_counter() - started}
     baseline = bench.baseline()
@@ -181,8 +181,10 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     return result
 
 
-def _open(folder: Path, name: str, asked: Options, identity: dict[str, Any], profile: HardwareProfile) -> optuna.Study:
-    """The stored study to go on with, or a new one. StudyMismatchError when it is of something else."""
+def _open(folder: Path, name: str, asked: Options, identity: dict[str, Any], profile: HardwareProfile,
+          older: dict[str, Any] | None) -> optuna.Study:
+    """The stored study to go on with, or a new one. StudyMismatchError when it is of something else. `older`: how an
+    earlier release stored the identity."""
     storage = open_storage(storage_url(folder, asked.storage))
     if asked.force_new_study:
         delete_study(storage, name)
@@ -190,7 +192,7 @@ def _open(folder: Path, name: str, asked: Options, identity: dict[str, Any], pro
     if study is None:
         return create_study(storage, name, make_sampler(asked.sampler, asked.seed), identity,
                             objectives(profile.latencies))
-    require_same(study, identity, objectives(profile.latencies))
+    require_same(study, identity, objectives(profile.latencies), older)
     if not asked.resume:
         raise InputError(f"study {name!r} is already in {asked.storage or folder}: add --resume to go on with it, "
                          "or choose another --out")

@@ -40,10 +40,12 @@ def options(space: Space) -> list[tuple[Step, float]]:
 
 def _channels(space: Space) -> Iterator[tuple[Step, float]]:
     named: dict[str, Scalar] = {} if space.criterion == DEFAULT_CRITERION else {"criterion": space.criterion}
+    common = 8 if 8 in space.weight_bits else min(space.weight_bits)  # a plan's own widths may ask for coarser steps
     for group in space.table.groups:
         if f"prune:{group.name}" in space.by_name:
             wanted = (group.channels * (1 - space.max_ratio * level / LEVELS) for level in range(1, LEVELS + 1))
-            for keep in sorted({legal_keep(group, channels, space.profile) for channels in wanted} - {group.channels}):
+            kept = {legal_keep(group, channels, space.profile, (common,)) for channels in wanted}
+            for keep in sorted(kept - {group.channels}):
                 yield Step(group.name, "prune", {"keep": keep, **named}), 0.0
 
 

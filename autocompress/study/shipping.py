@@ -62,8 +62,7 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
                   "mean": list(bench.data.mean), "std": list(bench.data.std)},
         "output": {"name": "output", "shape": ["N", bench.data.classes], "meaning": "class scores before softmax"},
     }
-    if description.targets:
-        manifest["latencies"] = _by_device(bench, candidate, description)
+    manifest["latencies"] = _by_device(bench, candidate, description)
     write_artifact(folder, built.data, manifest, model_card(manifest, bench.data.name))
     written = (folder / "model.onnx").read_bytes()
     if written != built.data:
@@ -72,7 +71,7 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
 
 
 def _by_device(bench: Workbench, candidate: Candidate, description: Description) -> dict[str, dict[str, Any]]:
-    """Latency of the original and of the candidate on each of several devices, in milliseconds, and its source."""
+    """Latency of the original and of the candidate on each device, in milliseconds, and its source."""
     return {device.id: {"source": device.latency, "ms": candidate.metrics[name],
                         "baseline_ms": description.baseline[name]}
             for name, device in bench.profile.latencies.items()}

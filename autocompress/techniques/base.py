@@ -25,12 +25,12 @@ Parts = dict[str, tuple[Part, ...]]
 class Technique:
     """A row of the table. The torch half has the same name in `autocompress.backend.compress`.
 
-    `check` raises InputError when the step cannot be applied to this table on this profile.
+    `check` raises InputError when the step, one of those of the plan, cannot be applied to this table on this profile.
     `effect` changes `parts` in place as the real transformation changes the network.
     """
 
     name: str
-    check: Callable[[Step, LayerTable, HardwareProfile], None]
+    check: Callable[[Step, Plan, LayerTable, HardwareProfile], None]
     effect: Callable[[Step, LayerTable, Parts], None]
 
 
@@ -76,7 +76,7 @@ def resolve(table: LayerTable, plan: Plan) -> Parts:
 def check_plan(table: LayerTable, plan: Plan, profile: HardwareProfile) -> None:
     """InputError for the first step that is not legal here."""
     for step in plan.steps:
-        _technique(step).check(step, table, profile)
+        _technique(step).check(step, plan, table, profile)
     resolve(table, plan)
 
 

@@ -17,7 +17,7 @@ from math import prod, sqrt
 import msgspec
 
 from autocompress.core.layer import Layer, LayerTable, Part
-from autocompress.core.plan import Step
+from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError
 from autocompress.hardware.profile import HardwareProfile
 from autocompress.techniques.base import Parts, Technique, layer_at, present
@@ -108,7 +108,7 @@ def _middle_positions(part: Part) -> int:
     return round(sqrt(part.positions * part.in_positions))
 
 
-def _check(step: Step, table: LayerTable, profile: HardwareProfile) -> None:
+def _check(step: Step, plan: Plan, table: LayerTable, profile: HardwareProfile) -> None:
     layer = layer_at(step, table)
     legal = methods_for(layer)
     if step.args.get("method") not in legal:

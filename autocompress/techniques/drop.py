@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autocompress.core.layer import Block, LayerTable
-from autocompress.core.plan import Step
+from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError
 from autocompress.hardware.profile import HardwareProfile
 from autocompress.techniques.base import Parts, Technique
@@ -18,7 +18,7 @@ def block_at(step: Step, table: LayerTable) -> Block:
     return blocks[step.site]
 
 
-def _check(step: Step, table: LayerTable, profile: HardwareProfile) -> None:
+def _check(step: Step, plan: Plan, table: LayerTable, profile: HardwareProfile) -> None:
     block_at(step, table)
     if step.args:
         raise InputError(f"a drop step takes no arguments, but at {step.site} got {step.args}")

@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 
 import msgspec
 
 from autocompress.core.layer import Group, LayerTable
-from autocompress.core.plan import Step
+from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError
 from autocompress.hardware.profile import HardwareProfile
+from autocompress.hardware.targets import listed
 from autocompress.techniques.base import Parts, Technique
 
 CRITERIA = ("l1", "l2", "bn-scale", "lamp", "fpgm", "activation", "apoz", "taylor", "fisher", "reconstruction",
@@ -27,15 +29,19 @@ def groups_by_name(table: LayerTable) -> dict[str, Group]:
     return {group.name: group for group in table.groups}
 
 
-def legal_keep(group: Group, keep: float, profile: HardwareProfile) -> int:
-    """The legal channel count nearest to `keep`: every member keeps a multiple that the profile likes, equally many in
-    each block, at least one; of attention heads any whole number."""
+def legal_keep(group: Group, keep: float, profile: HardwareProfile, widths: Collection[int] = (32,)) -> int:
+    """The legal channel count nearest to `keep`: every member keeps a multiple that the profile likes at the weight
+    `widths` of the members in bits, equally many in each block, at least one; of attention heads any whole number."""
     if group.heads:
         return max(1, min(group.channels, round(keep)))
-    bits = 8 if 8 in profile.weight_bits else min(profile.weight_bits)
-    per_block = profile.legal_channels(group.channels // group.blocks, max(1, round(keep / group.blocks)), bits,
+    per_block = profile.legal_channels(group.channels // group.blocks, max(1, round(keep / group.blocks)), widths,
                                        group.blocks * group.unit)
     return per_block * group.blocks
+
+
+def widths_of(group: Group, plan_bits: Mapping[str, int], table: LayerTable) -> set[int]:
+    """Weight widths of the layers that a group cuts; `plan_bits` by layer, 32 where it says nothing."""
+    return {plan_bits.get(member.layer, 32) for member in group.members if table.by_name[member.layer].kind != "norm"}
 
 
 def _no_group(site: str, table: LayerTable) -> str:
@@ -52,7 +58,7 @@ def _no_group(site: str, table: LayerTable) -> str:
     return f"a prune step must name a coupling group, but {site!r} is none: {why}. Groups that can be pruned: {cut}"
 
 
-def _check(step: Step, table: LayerTable, profile: HardwareProfile) -> None:
+def _check(step: Step, plan: Plan, table: LayerTable, profile: HardwareProfile) -> None:
     group = groups_by_name(table).get(step.site)
     if group is None:
         raise InputError(_no_group(step.site, table))
@@ -61,10 +67,13 @@ def _check(step: Step, table: LayerTable, profile: HardwareProfile) -> None:
         raise InputError(f"`keep` must be a whole number from 1 to {group.channels} at {step.site}, but got {keep!r}")
     if step.args.get("criterion", DEFAULT_CRITERION) not in CRITERIA:
         raise InputError(f"`criterion` at {step.site} must be one of {CRITERIA}, but got {step.args['criterion']!r}")
-    legal = legal_keep(group, keep, profile)
+    bits = {site: int(quantized.args["weight_bits"]) for site, quantized in plan.find("quantize").items()}
+    widths = widths_of(group, bits, table)
+    legal = legal_keep(group, keep, profile, widths)
     if keep != legal and keep != group.channels:
-        raise InputError(f"`keep` at {step.site} must fit the channel multiple of {profile.id}, but got {keep}; "
-                         f"the nearest legal value is {legal}")
+        raise InputError(f"`keep` at {step.site} must fit the channel multiple of {profile.id} at "
+                         f"{listed([str(bits) for bits in sorted(widths)])}-bit weights, but got {keep}; the nearest "
+                         f"legal value is {legal}")
 
 
 def _effect(step: Step, table: LayerTable, parts: Parts) -> None:

@@ -91,7 +91,7 @@ def _check_equalize(layer: Layer, table: LayerTable) -> None:
                          + (f"it can at {', '.join(can)}" if can else "it cannot at any layer of this network"))
 
 
-def _check(step: Step, table: LayerTable, profile: HardwareProfile) -> None:
+def _check(step: Step, plan: Plan, table: LayerTable, profile: HardwareProfile) -> None:
     layer = layer_at(step, table)
     if layer.locked or layer.kind not in KINDS:
         raise InputError(f"{step.site} cannot be quantised: {layer.locked or layer.kind + ' layers stay float'}")

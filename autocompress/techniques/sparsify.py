@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from autocompress.core.layer import Layer, LayerTable, Part
-from autocompress.core.plan import Step
+from autocompress.core.plan import Plan, Step
 from autocompress.core.sparsity import UNSTRUCTURED, group_of, kept_weights
 from autocompress.errors import InputError
 from autocompress.hardware.profile import HardwareProfile
@@ -37,7 +37,7 @@ def can_be_sparse(layer: Layer) -> bool:
     return layer.kind in ("conv", "linear") and not layer.locked
 
 
-def _check(step: Step, table: LayerTable, profile: HardwareProfile) -> None:
+def _check(step: Step, plan: Plan, table: LayerTable, profile: HardwareProfile) -> None:
     layer, pattern, density = layer_at(step, table), step.args.get("pattern"), step.args.get("density")
     if not can_be_sparse(layer):
         raise InputError(f"{step.site} cannot be sparse: {layer.locked or layer.kind + ' layers stay whole'}")

@@ -51,6 +51,13 @@ def test_a_bare_latency_is_ambiguous_and_a_share_ends_at_one() -> None:
             units.parse_fraction(text)
 
 
+@pytest.mark.parametrize("text", ["0.5", "0", "0.9999", "1e-4k", "-1", "nan", "inf", "", "k"])
+def test_a_count_below_one_is_refused_in_words(text: str) -> None:
+    with pytest.raises(InputError, match=r"^macs must be") as caught:
+        units.parse_count(text, "macs")
+    assert caught.value.exit_code == 2
+
+
 @given(st.text(max_size=12), st.sampled_from(PARSERS))
 def test_any_text_gives_a_number_or_an_input_error(text: str, parse: Callable[..., float]) -> None:
     try:
@@ -66,7 +73,7 @@ def test_no_number_becomes_negative_or_infinite(number: float, parse: Callable[.
     try:
         assert 0 <= parse(number) < float("inf")
     except InputError:
-        assert parse is units.parse_milliseconds or not 0 < number <= 1
+        assert parse in (units.parse_milliseconds, units.parse_count) or not 0 < number <= 1
 
 
 @given(st.integers(1, 10**12))

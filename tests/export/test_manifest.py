@@ -14,13 +14,16 @@ from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError
 from autocompress.export.artifact import read_manifest
 from autocompress.export.runtime import Runtime
+from autocompress.hardware.profile import load_profile
 from autocompress.study.folder import Description
 from autocompress.study.shipping import ship
+from autocompress.study.workbench import Workbench
 from autocompress.testing.exporters import sites
+from autocompress.testing.networks import NETWORKS
 from autocompress.testing.techniques import workbench
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "manifest.json"
-VOLATILE = ("metrics", "verified", "versions", "fingerprints", "files", "receipts")
+VOLATILE = ("metrics", "verified", "versions", "fingerprints", "files", "receipts", "latencies")
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +55,23 @@ def test_the_manifest_has_the_agreed_keys(artifact: Path) -> None:
     manifest = read_manifest(artifact)
     found = {key: _blank(value) if key in VOLATILE else value for key, value in manifest.items()}
     assert found == json.loads(GOLDEN.read_text("utf-8"))
+
+
+def test_one_estimated_device_stands_in_manifest_and_card_by_name_and_class(tmp_path: Path) -> None:
+    """A plan for one board: the exporting machine's time alone would be no answer."""
+    bench = Workbench(NETWORKS["mlp"].make(), NETWORKS["mlp"].data(), load_profile("stm32h743"), seed=0,
+                      folder=tmp_path, epochs=1)
+    plan = Plan.of([Step(s, "quantize", {"weight_bits": 8, "activation_bits": 8}) for s in sites(bench)])
+    candidate = Candidate(trial=0, status="complete", plan=plan, evaluations=(bench.evaluate(plan, 0),))
+    ship(bench, candidate, tmp_path, Description(
+        name="board", storage="", seed=0, space="default", profile="stm32h743", epochs=1, budget=Budget(),
+        baseline=bench.baseline(), sources=dict(bench.sources), table=bench.table, refused=bench.refused, given={},
+        fingerprints={"model": "m", "data": "d", "space": "s", "profile": "p"}))
+    told = read_manifest(tmp_path)["latencies"]
+    assert list(told) == ["stm32h743"] and told["stm32h743"]["source"] == "estimated"
+    assert told["stm32h743"]["ms"] == candidate.metrics["latency_ms"]
+    card = (tmp_path / "README.md").read_text("utf-8")
+    assert "| latency on stm32h743, estimated |" in card and "All figures but estimates" in card
 
 
 def test_the_manifest_tells_the_truth_about_the_file(artifact: Path) -> None:

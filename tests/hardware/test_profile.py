@@ -210,21 +210,22 @@ def _profile(multiple: int) -> HardwareProfile:
 
 @given(st.integers(1, 2048), st.integers(-5, 3000), st.sampled_from([1, 2, 3, 4, 8, 12, 16, 32]))
 def test_legal_channels_is_the_nearest_legal_count(count: int, keep: int, multiple: int) -> None:
-    chosen = _profile(multiple).legal_channels(count, keep, 8)
+    chosen = _profile(multiple).legal_channels(count, keep, (8,))
     step = multiple
     while step > count:
         step //= 2
     legal = {*range(step, count + 1, step), count}
     assert chosen in legal
     assert abs(chosen - keep) == min(abs(option - keep) for option in legal)
-    assert _profile(multiple).legal_channels(count, chosen, 8) == chosen
+    assert _profile(multiple).legal_channels(count, chosen, (8,)) == chosen
 
 
 def test_legal_channels_by_width_and_at_the_edges() -> None:
     card = load_profile("nvidia-t4")
-    assert [card.legal_channels(128, 60, bits) for bits in (4, 8, 16, 32)] == [64, 64, 64, 60]
-    assert card.legal_channels(3, 2, 4) == 2
-    assert card.legal_channels(100, 99, 8) == 100
-    assert card.legal_channels(100, 0, 8) == 16
+    assert [card.legal_channels(128, 60, (bits,)) for bits in (4, 8, 16, 32)] == [64, 64, 64, 60]
+    assert card.legal_channels(128, 60, (16, 4)) == 64
+    assert card.legal_channels(3, 2, (4,)) == 2
+    assert card.legal_channels(100, 99, (8,)) == 100
+    assert card.legal_channels(100, 0, (8,)) == 16
     with pytest.raises(ValueError, match="at least one channel"):
-        card.legal_channels(0, 1, 8)
+        card.legal_channels(0, 1, (8,))

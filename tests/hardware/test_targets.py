@@ -64,8 +64,8 @@ def test_all_shipped_pairs_share_something(names: tuple[str, str]) -> None:
 def test_channels_are_the_nearest_that_are_legal_on_each(count: int, keep: int, multiples: list[int],
                                                          unit: int) -> None:
     devices = [_device(f"d{i}", multiple) for i, multiple in enumerate(multiples)]
-    legal = [n for n in range(1, count + 1) if all(d.legal_channels(count, n, 8, unit) == n for d in devices)]
-    chosen = together(devices).legal_channels(count, keep, 8, unit)
+    legal = [n for n in range(1, count + 1) if all(d.legal_channels(count, n, (8,), unit) == n for d in devices)]
+    chosen = together(devices).legal_channels(count, keep, (8,), unit)
     assert chosen in legal
     assert abs(chosen - keep) == min(abs(option - keep) for option in legal)
 

@@ -103,7 +103,7 @@ def make_view(name: str = f"mobile study {SCRIPT_NAME}") -> StudyView:
             candidates.append(Candidate(trial=trial, status="duplicate", plan=candidates[5].plan, origin=origin,
                                         duplicate_of=5 if trial == 11 else 8))
         elif trial in (13, 26, 37):
-            candidates.append(Candidate(trial=trial, status="pruned", plan=plan, evaluations=evaluations[:1],
+            candidates.append(Candidate(trial=trial, status="infeasible", plan=plan, evaluations=evaluations[:1],
                                         reason="dominated at rung 0", origin=origin))
         elif trial == 29:
             without_latency = {k: v for k, v in metrics.items() if k != "latency_ms"}

@@ -75,7 +75,7 @@ def test_a_trial_without_latency_stands_at_the_left_by_its_accuracy(view: StudyV
 def test_status_and_rung_are_told_apart(view: StudyView) -> None:
     figure = pareto_figure(view)
     traces = _traces(figure, "trials")
-    assert len({trace.marker.symbol for trace in traces}) == len({c.status for c in view.candidates}) == 6
+    assert len({trace.marker.symbol for trace in traces}) == len({c.status for c in view.candidates}) == 5
     shown = {number: colour for t in traces for number, colour in zip(t.customdata, t.marker.color, strict=True)}
     rungs = {c.trial: c.rung for c in view.candidates if c.status in ("complete", "infeasible")}
     assert len({(rung, shown[trial]) for trial, rung in rungs.items()}) == len(set(rungs.values())) == 3

@@ -104,6 +104,14 @@ def test_another_study_is_refused_with_all_differences(tmp_path: Path) -> None:
     assert caught.value.exit_code == 2
 
 
+def test_an_identity_in_the_words_of_an_earlier_release_is_the_same(tmp_path: Path) -> None:
+    study = _study(storage_url(tmp_path, None))
+    asked = {**IDENTITY, "seed": "exactly 0"}
+    require_same(study, asked, older=IDENTITY)
+    with pytest.raises(StudyMismatchError, match="seed: stored 0, now 'exactly 0'"):
+        require_same(study, asked, older={**IDENTITY, "seed": "about 0"})
+
+
 def test_other_directions_are_refused(tmp_path: Path) -> None:
     study = optuna.create_study(storage=open_storage(storage_url(tmp_path, None)), study_name="s",
                                 directions=["minimize"])

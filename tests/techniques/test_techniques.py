@@ -12,6 +12,8 @@ from autocompress.core.layer import Part
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError
 from autocompress.hardware.profile import load_profile
+from autocompress.space.space import build_space
+from autocompress.space.spec import load_space
 from autocompress.techniques import resolve, untouched
 from autocompress.techniques.base import check_plan
 from autocompress.techniques.decompose import METHODS, rank_args, split
@@ -109,3 +111,23 @@ def test_ranks_that_are_offered_save_weights(n_in: int, n_out: int, method: str,
     assert (factors[0].in_channels, factors[-1].out_channels) == (n_in, n_out)
     assert [f.bias for f in factors] == [False] * (len(factors) - 1) + [True]
     assert factors[-1].positions == part.positions
+
+
+@pytest.mark.parametrize(("bits", "legal", "illegal"), [(4, 32, 16), (8, 16, 24), (16, 24, 20), (32, 20, 18)])
+def test_channels_come_in_the_multiple_of_the_widths_of_the_layers_that_share_them(bits: int, legal: int,
+                                                                                   illegal: int) -> None:
+    """nvidia-t4 likes 32, 16, 8 and 4 channels at 4, 8, 16 and 32 bits; the widest multiple of a group decides."""
+    card = load_profile("nvidia-t4")
+    activation_bits = 8 if bits <= 8 else 32
+    quantize = [] if bits == 32 else [
+        Step("c", "quantize", {"weight_bits": bits, "activation_bits": activation_bits})]
+    for keep, fine in ((legal, True), (illegal, False)):
+        plan = Plan.of([Step("c", "prune", {"keep": keep}), *quantize])
+        if fine:
+            check_plan(TABLE, plan, card)
+        else:
+            with pytest.raises(InputError, match=rf"channel multiple of nvidia-t4 at .*{bits}.*-bit .* got {illegal}"):
+                check_plan(TABLE, plan, card)
+    space = build_space(TABLE, load_space("default"), card)
+    values = {**space.uniform(32), "prune:c": 1 - illegal / 48, "bits:c": bits}
+    check_plan(TABLE, space.decode(values), card)
