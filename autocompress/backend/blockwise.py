@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from autocompress.backend.calibration import norm_inputs
 from autocompress.backend.compressed import Compressed
 from autocompress.backend.features import Original, channel_axis, inputs_left
+from autocompress.backend.layout import channels_last
 from autocompress.backend.learned_step import freeze_steps, learn_steps
 from autocompress.backend.rounding import quantize
 from autocompress.backend.units import Unit, find_units, widest_elements
@@ -46,7 +47,7 @@ def reconstruct_blocks(start: Compressed, original: Original, calibration: Tenso
     `should_stop` says so. Deterministic for given inputs without `seconds`.
     """
     began = time.perf_counter()
-    model = start.model.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    model = channels_last(start.model.to(device)).eval()
     units = find_units(model, original.model, original.table)
     learned = learn_steps(start)
     rows = _affordable(units, calibration, device)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from autocompress.backend.answers import AS_SCORES, Answers
 from autocompress.backend.blocks import drop_blocks
 from autocompress.backend.calibration import NormInputs, correct_biases, norm_inputs
 from autocompress.backend.compressed import (
@@ -59,13 +60,14 @@ class Compressor:
     """Applies plans to one original (eval mode, CPU, float32); the original is never changed.
 
     `calibration`: normalised inputs `(N, …)`. `kept`: folder for what it measures on them, shared by processes.
+    `answers` makes logits of what the network puts out.
     """
 
     def __init__(self, model: nn.Module, table: LayerTable, coupling: Coupling, calibration: Tensor,
-                 kept: Path | None = None) -> None:
+                 kept: Path | None = None, answers: Answers = AS_SCORES) -> None:
         self.original, self._table, self.coupling = model, table, coupling
-        self.calibration = calibration
-        self.statistics = Statistics(model, calibration, kept)
+        self.calibration, self.answers = calibration, answers
+        self.statistics = Statistics(model, calibration, kept, answers)
         self._groups = {group.name: group for group in table.groups}
         self._order: dict[tuple[str, str], np.ndarray] = {}
         self._memo = Memo()

@@ -25,16 +25,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autocompress.backend.answers import AS_SCORES, Answers
 from autocompress.backend.averaging import MovingAverage
 from autocompress.backend.blockwise import reconstruct_blocks
 from autocompress.backend.calibration import rebase_norms
 from autocompress.backend.compressed import Compressed
 from autocompress.backend.features import Original, Projections, attention_loss, find_taps, recorded, wanted_features
+from autocompress.backend.layout import channels_last
 from autocompress.backend.learned_step import freeze_steps, learn_steps
 from autocompress.backend.rounding import quantize
 from autocompress.backend.schedule import Schedule
 from autocompress.backend.small_maps import products_on_small_maps
 from autocompress.backend.teacher import Teacher, TrainingData
+from autocompress.backend.training_mode import train_as_shipped
 from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan, Receipt
 from autocompress.errors import InputError, TrialError
@@ -125,8 +128,11 @@ def check_recipe(recipe: Recipe, original: LayerTable | None, inputs: Tensor) ->
 
 def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Recipe, calibration: Tensor,
             seed: int, device: str = "cpu", should_stop: Callable[[], bool] | None = None,
-            original: Original | None = None) -> Compressed:
+            original: Original | None = None, answers: Answers = AS_SCORES, as_shipped: bool = False) -> Compressed:
     """Train `start` (changed in place and returned) towards the teacher's logits; quantised at the end.
+
+    `answers` makes logits of what the network puts out. With `as_shipped` it is trained in eval mode with live norms,
+    because in training mode it would be another network (see `training_mode`).
 
     `original` is needed where the recipe asks for more than its answers, and InputError says so; and that tokens
     cannot be mixed. TrialError when the loss is not finite or `should_stop` says so. Deterministic for given inputs
@@ -143,8 +149,8 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
         if recipe.seconds is not None:
             recipe = replace(recipe, seconds=max(recipe.seconds - (time.perf_counter() - before), 1e-3))
     rebase_norms(start.model, calibration)
-    # Channels last: a fifth faster on CPUs for narrow networks, and what tensor cores want.
-    model = start.model.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    model = channels_last(start.model.to(device))
+    model = train_as_shipped(model) if as_shipped else model.train()
     steps = learn_steps(start)
     groups = _parameter_groups(model, recipe.learning_rate)
     projections = None
@@ -188,12 +194,12 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
             inputs, logits = teacher.batch(step // per_epoch, rows)
         inputs = inputs.to(device)
         with autocast(device), products_on_small_maps(model), recorded(model, taps) as features:
-            out = model(inputs)
+            out = answers.scores(model(inputs))
         labels = [(share, targets[rows].to(device)), (1 - share, targets[partners].to(device))]
-        soft = _divergence(out.float(), logits.to(device), recipe.temperature)
+        soft = _divergence(out, logits.to(device), recipe.temperature)
         if not steps_done and not recipe.compares_features:  # how far those are, answers do not say
             recipe, pace = _begun_near(recipe, float(soft.detach()), logits)
-        loss = _with_labels(soft, out.float(), labels, recipe.label_weight)
+        loss = _with_labels(soft, out, labels, recipe.label_weight)
         if original is not None and taps:
             with autocast(device):
                 wanted = wanted_features(original, taps, inputs)
@@ -221,6 +227,7 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
     start.receipts.append(Receipt("", "distill", {
         "steps": steps_done, "epochs": round(steps_done / per_epoch, 2), "plateau_at_step": schedule.plateau,
         "learning_rate": pace * recipe.learning_rate, "label_weight": recipe.label_weight,
+        **({"mode": "eval, with live norms"} if as_shipped else {}),
         **{key: [layer.name for layer in taps] for key, weight in
            (("attention_of", recipe.attention_weight), ("features_of", recipe.feature_weight)) if weight}}))
     quantize(start, calibration, learned)
@@ -248,7 +255,8 @@ def _begun_near(recipe: Recipe, divergence: float, teacher: Tensor) -> tuple[Rec
     throw back a student that has lost next to nothing. What it can still learn, the labels have to say.
     """
     entropy = float(-(teacher.softmax(1) * teacher.log_softmax(1)).sum(1).mean())
-    far = min(1.0, divergence / max(FAR * entropy, 1e-9))
+    # Of equal answers the divergence is zero but for rounding, which on some processors leaves it below.
+    far = min(1.0, max(0.0, divergence) / max(FAR * entropy, 1e-9))
     weight = recipe.label_weight
     if weight:
         weight += max(0.0, NEAR_LABEL_WEIGHT - weight) * (1 - far)

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autocompress.backend.answers import AS_SCORES, Answers
 from autocompress.backend.calibration import BATCH
 from autocompress.backend.compress import Compressor
 from autocompress.backend.compressed import Compressed, integer_layers, leaves, step_of
@@ -214,10 +215,10 @@ def _rounded(known: QuantizedWeight, latent: Tensor, kept: Tensor | None) -> Qua
 
 
 @torch.no_grad()
-def divergence(model: nn.Module, inputs: Tensor, wanted: Tensor) -> float:
+def divergence(model: nn.Module, inputs: Tensor, wanted: Tensor, answers: Answers = AS_SCORES) -> float:
     """Mean Kullback-Leibler divergence, in nats, of a network's softened answers to `inputs` `(N, …)` from the logits
-    `wanted` `(N, classes)`. Infinite where it is not a number."""
-    logits = torch.cat([model(batch) for batch in torch.split(inputs, BATCH)])
+    `wanted` `(N, classes)`. Infinite where it is not a number. `answers` makes logits of what the network puts out."""
+    logits = torch.cat([answers.scores(model(batch)) for batch in torch.split(inputs, BATCH)])
     value = float(F.kl_div((logits / TEMPERATURE).log_softmax(1), (wanted / TEMPERATURE).log_softmax(1),
                            log_target=True, reduction="batchmean"))
     return value if math.isfinite(value) else math.inf
@@ -229,7 +230,7 @@ def better_start(own: Compressed, relative: Trained, agreed: Mapping[str, Places
     `wanted` `(N, classes)`, and whether it inherits. Either has a receipt "inherit" with both divergences, in that of
     `own` there are no layers."""
     heir = inherited(own, relative, agreed, compressor)
-    before, after = (divergence(one.model, compressor.calibration, wanted) for one in (own, heir))
+    before, after = (divergence(one.model, compressor.calibration, wanted, compressor.answers) for one in (own, heir))
     *receipts, receipt = heir.receipts
     facts = receipt.facts | {"own_divergence": round(before, 6), "inherited_divergence": round(after, 6)}
     if after < before:

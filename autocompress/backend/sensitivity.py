@@ -68,7 +68,7 @@ def _measured(compressor: Compressor, steps: Sequence[Step]) -> Tensor:
     inputs = compressor.calibration[:SAMPLES]
     felt = torch.zeros(len(steps), len(inputs) * DRAWS)
     for chunk in _chunks(compressor, steps):
-        for change, by_answer in _products(compressor.original, inputs, chunk):
+        for change, by_answer in _products(compressor, inputs, chunk):
             felt[change] += by_answer
     return felt.square().mean(1) / (2 * TEMPERATURE**2)
 
@@ -118,14 +118,16 @@ def _less_what_is_made_good(compressor: Compressor, name: str, change: Tensor, p
     return change - made_good
 
 
-def _products(model: nn.Module, inputs: Tensor, chunk: dict[str, list[Change]]) -> Iterator[tuple[int, Tensor]]:
+def _products(compressor: Compressor, inputs: Tensor, chunk: dict[str, list[Change]]) -> Iterator[tuple[int, Tensor]]:
     """For each change its products `(samples * DRAWS,)` with the gradients of single answers. The chunk is used up."""
-    generator = torch.Generator().manual_seed(0)
+    model, generator = compressor.original, torch.Generator().manual_seed(0)
     numbers = {name: [number for number, _ in changes] for name, changes in chunk.items()}
     matrices = {name: torch.stack([change for _, change in chunk.pop(name)]) for name in numbers}  # not held twice
     found: dict[str, list[Tensor]] = {name: [] for name in numbers}
     for batch in torch.split(inputs, BATCH):
-        reads, writes, logits = _watched(model, batch, list(numbers))
+        reads, writes, outputs = _watched(model, batch, list(numbers))
+        with torch.enable_grad():
+            logits = compressor.answers.scores(outputs)
         share = (logits.detach() / TEMPERATURE).softmax(1)
         for draw in range(DRAWS):
             answer = torch.multinomial(share, 1, generator=generator)[:, 0]
@@ -144,7 +146,7 @@ def _products(model: nn.Module, inputs: Tensor, chunk: dict[str, list[Change]]) 
 
 def _watched(model: nn.Module, batch: Tensor,
              names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
-    """What the named layers read and write, and the logits; the writes can be differentiated."""
+    """What the named layers read and write, and the outputs; the writes can be differentiated."""
     reads: dict[str, Tensor] = {}
     writes: dict[str, Tensor] = {}
 
@@ -158,11 +160,11 @@ def _watched(model: nn.Module, batch: Tensor,
     handles = [model.get_submodule(name).register_forward_hook(watch(name)) for name in names]
     try:
         with torch.enable_grad():
-            logits: Tensor = model(batch)
+            outputs: Tensor = model(batch)
     finally:
         for handle in handles:
             handle.remove()
-    return reads, writes, logits
+    return reads, writes, outputs
 
 
 def _with_gradients(module: Any, inputs: Tensor, gradient: Tensor, changes: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autocompress.backend.answers import AS_SCORES, Answers
 from autocompress.backend.memo import content
 from autocompress.backend.store import Store
 
@@ -100,17 +101,19 @@ class Statistics:
 
     Labels for gradients are drawn from the network's own answers, seeded: no labels of the user's are needed, and
     the gradient is not zero where the network is right and sure (that makes the Fisher information the true one).
+    `answers` makes logits of what the network puts out.
     """
 
-    def __init__(self, model: nn.Module, calibration: Tensor, folder: Path | None = None) -> None:
-        self._model, self._calibration = model, calibration
+    def __init__(self, model: nn.Module, calibration: Tensor, folder: Path | None = None,
+                 answers: Answers = AS_SCORES) -> None:
+        self._model, self._calibration, self._answers = model, calibration, answers
         self._store = Store(folder, self._key)
 
     def _key(self) -> str:
         """A hash of all that the facts follow from. The network's code shows in its answers, of which two digits
         are compared: the last ones depend on the number of threads."""
         digest = hashlib.sha256(f"{VERSION} {torch.__version__} {BATCH} {GRADIENT_BATCH} {POSITIONS} {FULL_WIDTH} "
-                                f"{MAX_WIDTH} {self._model}".encode())
+                                f"{MAX_WIDTH} {self._answers.meaning} {self._model}".encode())
         with torch.no_grad():
             answers = self._model(self._calibration[:PROBES])
         digits = (answers / answers.abs().max().clamp_min(1e-20) * 100).round().nan_to_num(101)
@@ -146,7 +149,7 @@ class Statistics:
             weight.requires_grad_(True)
         with torch.enable_grad():
             for batch in batches:
-                logits = self._model(batch)
+                logits = self._answers.scores(self._model(batch))
                 drawn = torch.multinomial(logits.detach().softmax(1), 1, generator=generator)[:, 0]
                 loss = F.cross_entropy(logits, drawn)
                 gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)

@@ -22,6 +22,8 @@ def model_card(manifest: dict[str, Any], data: str) -> str:
     done += [f"{n} layers factored by {method}" for method, n in sorted(factored.items())]
     done += [f"{sparse} layers with single weights taken out"] if sparse else []
     done += [f"{n} layers with {b}-bit weights" for b, n in sorted(bits.items())]
+    meaning = manifest["output"]["meaning"]
+    answers = "scores" if meaning.startswith(("class scores", "logarithms")) else "probabilities"
     shape = ", ".join(str(size) for size in given["shape"][1:])
     scaled = "pixels.astype(np.float32) / 255" if given["scale"] == "pixels / 255" else "pixels.astype(np.float32)"
     axes = ", ".join(["1", "-1", *["1"] * (len(given["shape"]) - 2)])
@@ -62,7 +64,7 @@ import onnxruntime
 
 session = onnxruntime.InferenceSession("model.onnx")
 {prepared}
-(scores,) = session.run(None, {{"input": inputs}})
-print(scores.argmax(axis=1))
+({answers},) = session.run(None, {{"input": inputs}})  # {meaning}, (N, {manifest["output"]["shape"][1]})
+print({answers}.argmax(axis=1))
 ```
 """

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from autocompress.core.answers import Meaning, as_scores
 from autocompress.errors import TrialError
 from autocompress.export.scores import scores
 
@@ -48,12 +49,13 @@ class Runtime:
         return np.concatenate([self.run(inputs[i:i + batch]) for i in range(0, len(inputs), batch)])
 
 
-def scored(runtime: Runtime, inputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-    """`scores` of what the file answers to `inputs` `(N, …)`. TrialError when an output is not finite."""
+def scored(runtime: Runtime, inputs: np.ndarray, targets: np.ndarray, meaning: Meaning = "scores") -> dict[str, float]:
+    """`scores` of what the file, whose outputs have that `meaning`, answers to `inputs` `(N, …)`. TrialError when an
+    output is not finite."""
     logits = runtime.logits(inputs)
     if not np.isfinite(logits).all():
         raise TrialError("nan: the exported file puts out values that are not finite")
-    return scores(logits, targets)
+    return scores(as_scores(logits, meaning), targets)
 
 
 def latencies_ms(runtimes: Mapping[str, Runtime], example: np.ndarray, runs: int = 30,

@@ -112,6 +112,8 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     notify(Event(kind="phase", text="tracing and measuring the original"))
     with nothing_left_behind(folder):
         bench = make_bench(loaded, task, asked, folder)
+        for note in bench.notes:
+            log.warning(note)
         projection = Projection(build_space(bench.table, spec, profile), constraints)
         projection.require_feasible()
     if asked.force_new_study:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from autocompress.core.answers import DESCRIPTIONS
 from autocompress.core.evaluation import Candidate
 from autocompress.errors import AutocompressError
 from autocompress.export.artifact import versions, write_artifact
@@ -47,20 +48,22 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
         "baseline_accuracy": bench.accuracy(original, bench.data.test),
         "baseline_size_bytes": len(bench.baseline_file), "baseline_latency_ms": latencies["original"],
         "validation_accuracy": validation, "promised_accuracy": promised, "verified": True,
+        "outputs": bench.answers.meaning,
     }
     manifest = {
         "schema": "autocompress/manifest", "version": 1, "study": description.name, "trial": candidate.trial,
         "rung": candidate.best.rung, "plan_fingerprint": candidate.plan.fingerprint,
         "plan": msgspec.to_builtins(candidate.plan), "receipts": msgspec.to_builtins(candidate.receipts),
         "metrics": candidate.metrics, "sources": candidate.best.sources,
-        "verified": {k: v for k, v in facts.items() if k not in ("path", "promised_accuracy")},
+        "verified": {k: v for k, v in facts.items() if k not in ("path", "promised_accuracy", "outputs")},
         "profile": description.profile, "budget": msgspec.to_builtins(description.budget), "seed": description.seed,
         "fingerprints": description.fingerprints, "versions": versions(),
         "input": {"name": "input", "shape": ["N", *bench.data.input_shape],
                   "dtype": str(bench.data.dtype).removeprefix("torch."),
                   "scale": "pixels / 255" if bench.data.train.inputs.dtype.itemsize == 1 else "as given",
                   "mean": list(bench.data.mean), "std": list(bench.data.std)},
-        "output": {"name": "output", "shape": ["N", bench.data.classes], "meaning": "class scores before softmax"},
+        "output": {"name": "output", "shape": ["N", bench.data.classes],
+                   "meaning": DESCRIPTIONS[bench.answers.meaning]},
     }
     manifest["latencies"] = _by_device(bench, candidate, description)
     write_artifact(folder, built.data, manifest, model_card(manifest, bench.data.name))

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from autocompress.backend.answers import recognised
 from autocompress.backend.attention import with_open_heads
 from autocompress.backend.compress import Compressor
 from autocompress.backend.compressed import Compressed, step_of, weight_bits
@@ -24,7 +25,9 @@ from autocompress.backend.fold import fold_norms
 from autocompress.backend.macs import count_macs
 from autocompress.backend.teacher import Teacher
 from autocompress.backend.trace import trace
+from autocompress.backend.training_mode import difference
 from autocompress.backend.weights import load_weights, save_weights
+from autocompress.core.answers import as_scores, explanation
 from autocompress.core.evaluation import Evaluation, Metrics, Source
 from autocompress.core.plan import Plan, Receipt
 from autocompress.errors import InputError, TrialError
@@ -78,12 +81,14 @@ class Workbench:
             raise InputError(f"the network must have one output for each of the {data.classes} classes of "
                              f"{data.name}, but it has {table.outputs}")
         self.refused = left_whole | coupling.refused
+        self.answers = recognised(model, self.calibration)
+        self._otherwise = difference(model, self.calibration[:HEAD_SAMPLES])
         folded = fold_norms(Compressed(model, Plan()), table).model
         self.template = export_template(folded, data.input_shape, data.dtype)
         self._templates = {frozenset[str](): self.template}
         self.baseline_file = float_bytes(self.template, folded)
         self.table = as_exported(table, self.template, folded)
-        self.compressor = Compressor(model, self.table, coupling, self.calibration, statistics)
+        self.compressor = Compressor(model, self.table, coupling, self.calibration, statistics, self.answers)
         with _of_the_original():
             self._check_parity(model, self.baseline_file, 1e-3)
         self._recovery = recovery or Recipe()
@@ -91,6 +96,12 @@ class Workbench:
         self._fast: dict[int, Runtime] = {}  # by threads
         self.teacher = Teacher(self._answer, data, seed, folder / TEACHER)
         self.example = self.calibration[:1].numpy()
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences for the user about how this network is treated."""
+        mode = f"the network {self._otherwise}: it is trained as it is shipped, in eval mode, with live norms"
+        return [note for note in (explanation(self.answers.meaning), mode if self._otherwise else "") if note]
 
     # -- metrics -----------------------------------------------------------------------------------------
 
@@ -108,7 +119,7 @@ class Workbench:
         return self._scored(runtime, split)["accuracy"]
 
     def _scored(self, runtime: Runtime, split: Split) -> Metrics:
-        return scored(runtime, self.data.normalise(split.inputs).numpy(), split.targets.numpy())
+        return scored(runtime, self.data.normalise(split.inputs).numpy(), split.targets.numpy(), self.answers.meaning)
 
     def _static(self, compressed: Compressed, size: int) -> Metrics:
         plan, model = compressed.plan, fold_norms(compressed, self.table).model  # what the file executes
@@ -154,7 +165,8 @@ class Workbench:
             with _timed(timings, "distill"):
                 recipe = self._recipe(rung, seconds, trained)
                 distill(compressed, self.teacher, self.data, recipe, self.calibration, self.seed, self._device,
-                        should_stop, Original(self._original, self.table, self.compressor.coupling))
+                        should_stop, Original(self._original, self.table, self.compressor.coupling), self.answers,
+                        as_shipped=bool(self._otherwise))
             save_weights(compressed, self.weights_path(plan, rung))
         return self.measured(compressed, rung, timings)
 
@@ -184,7 +196,8 @@ class Workbench:
     @cached_property
     def _wanted(self) -> Tensor:
         """The original's logits `(N, classes)` for the calibration data."""
-        return torch.from_numpy(Runtime(self.baseline_file, self.threads).logits(self.calibration.numpy()))
+        outputs = Runtime(self.baseline_file, self.threads).logits(self.calibration.numpy())
+        return torch.from_numpy(as_scores(outputs, self.answers.meaning))
 
     def _recipe(self, rung: int, seconds: float | None, trained: bool = False) -> Recipe:
         known = replace(self._recovery, block_steps=0) if trained else self._recovery
@@ -203,10 +216,10 @@ class Workbench:
         if self._fast_file is not None:
             if self.threads not in self._fast:
                 self._fast[self.threads] = Runtime(self._fast_file, self.threads)
-            return torch.from_numpy(self._fast[self.threads].run(inputs.numpy()))
+            return self.answers.scores(torch.from_numpy(self._fast[self.threads].run(inputs.numpy())))
         with torch.inference_mode(), autocast(self._device):
-            logits: Tensor = self._original(inputs.to(self._device))
-        return logits
+            outputs: Tensor = self._original(inputs.to(self._device))
+        return self.answers.scores(outputs)
 
     @cached_property
     def _original(self) -> nn.Module:

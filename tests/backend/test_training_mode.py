@@ -1,0 +1,93 @@
+"""What is trained is the network that is shipped, whatever training mode would make of it."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from autocompress.backend.calibration import reestimate_norms
+from autocompress.backend.compress import Compressor
+from autocompress.backend.distill import Recipe, distill
+from autocompress.backend.inherit import divergence
+from autocompress.backend.teacher import Teacher
+from autocompress.backend.trace import trace
+from autocompress.backend.training_mode import difference, train_as_shipped
+from autocompress.core.plan import Plan, Step
+from autocompress.testing.networks import conv_norm, randomised_norms, task_data
+from autocompress.testing.techniques import outputs, state_hash
+
+Both = namedtuple("Both", ["logits", "aux"])
+
+
+class TwoHeads(nn.Module):
+    """One answer in eval mode; in training what `extra` makes of it."""
+
+    def __init__(self, extra: str) -> None:
+        super().__init__()
+        self.extra = extra
+        self.a, self.b = conv_norm(3, 8, stride=2), conv_norm(8, 16, stride=2)
+        self.drop, self.aux, self.head = nn.Dropout(0.2), nn.Linear(8, 5), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Any:
+        a = self.a(x)
+        main = self.head(self.drop(self.b(a).mean((2, 3))))
+        if not self.training or self.extra == "none":
+            return main
+        aux = self.aux(a.mean((2, 3)))
+        if self.extra == "loss":
+            return nn.functional.cross_entropy(main, labels)  # type: ignore[arg-type]
+        return {"tuple": (main, aux), "named": Both(main, aux), "dict": {"out": main, "aux": aux},
+                "features": a, "joined": torch.cat([main, aux], 1)}[self.extra]
+
+
+EXTRAS = ["tuple", "named", "dict", "features", "joined", "loss"]
+
+
+def _network(extra: str) -> nn.Module:
+    torch.manual_seed(0)
+    model = TwoHeads(extra).eval()
+    with torch.no_grad():
+        model.head.weight *= 8
+    return randomised_norms(model)
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_another_network_in_training_mode_is_noticed(extra: str) -> None:
+    model = _network(extra)
+    before = state_hash(model)
+    assert difference(model, torch.randn(4, 3, 12, 12))
+    assert state_hash(model) == before and not model.training
+
+
+def test_dropout_and_norms_make_no_other_network() -> None:
+    assert difference(_network("none"), torch.randn(4, 3, 12, 12)) == ""
+
+
+def test_norms_are_live_and_nothing_else_is() -> None:
+    model = train_as_shipped(_network("tuple"))
+    assert not model.training and not model.get_submodule("drop").training
+    assert all(m.training for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+@pytest.mark.parametrize("extra", ["tuple", "loss"])
+def test_it_is_trained_all_the_same(extra: str) -> None:
+    """A candidate comes nearer to its teacher, and its receipt says in which mode."""
+    model, data = _network(extra), task_data((3, 12, 12))
+    inputs = data.normalise(data.train.inputs)
+    reestimate_norms(model, inputs)
+    table, coupling = trace(model, (3, 12, 12))
+    plan = Plan.of([Step(name, "quantize", {"weight_bits": 2, "activation_bits": 32}) for name in ("b.0", "head")])
+    start = Compressor(model, table, coupling, inputs).compress(plan)
+    wanted = outputs(model, inputs)
+    before = divergence(start.model, inputs, wanted)
+    teacher = Teacher(partial(outputs, model), data, 0, None)
+    recipe = Recipe(epochs=8, batch=16, label_weight=0.0)
+    trained = distill(start, teacher, data, recipe, inputs, 0, as_shipped=True)
+    assert 0 < divergence(trained.model, inputs, wanted) < 0.8 * before
+    facts = next(receipt.facts for receipt in trained.receipts if receipt.technique == "distill")
+    assert facts["mode"] == "eval, with live norms" and facts["steps"] > 8
