@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,7 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from autocompress.core.batches import rows_at_once
+
 BATCH = 256
+"""Samples of one pass at most: fewer of large inputs (`rows_at_once`)."""
 Norm = nn.BatchNorm1d | nn.BatchNorm2d
 
 
@@ -138,10 +141,15 @@ def _alike(original: NormInputs, call: int, mean: Tensor, variance: Tensor, eps:
     return original.running_mean + (mean - original.means[call]) + off_centre * (growth - 1), running_var
 
 
+def _batches(inputs: Tensor) -> Sequence[Tensor]:
+    """Of one size, or nearly: all count alike."""
+    return torch.tensor_split(inputs, math.ceil(len(inputs) / rows_at_once(tuple(inputs.shape[1:]), BATCH)))
+
+
 def _forward(model: nn.Module, inputs: Tensor, handles: Iterable[RemovableHandle]) -> None:
     """All of `inputs`, in eval mode, with hooks that are gone afterwards."""
     with torch.no_grad():
-        for batch in torch.tensor_split(inputs, math.ceil(len(inputs) / BATCH)):  # of one size: all count alike
+        for batch in _batches(inputs):
             model(batch)
     for handle in handles:
         handle.remove()

@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from autocompress.backend.calibration import BATCH
 from autocompress.backend.compressed import leaves
 from autocompress.backend.rescale import Scaling, by_columns, first_leaf, rescale
+from autocompress.core.batches import rows_at_once
 
 SWEEPS, SETTLED = 20, 1e-3
 """Most rounds over the network, and the relative change of all factors at which they end: what a layer reads and what
@@ -124,7 +125,7 @@ def _ranges(model: nn.Module, chosen: Mapping[str, Scaling],
     handles += [behind(source) for source, scaling in chosen.items() if scaling.cap is not None]
     try:
         with torch.no_grad():
-            for batch in torch.split(calibration, BATCH):
+            for batch in torch.split(calibration, rows_at_once(tuple(calibration.shape[1:]), BATCH)):
                 model(batch)
     finally:
         for handle in handles:

@@ -29,6 +29,7 @@ from autocompress.backend.quantization import QuantizedWeight, round_to_levels
 from autocompress.backend.reconstruct import by_taps, from_taps, on_remaining
 from autocompress.backend.rounding import quantize, start_weight
 from autocompress.backend.weights import Structure, Trained
+from autocompress.core.batches import rows_at_once
 from autocompress.core.layer import Layer, LayerTable
 from autocompress.core.plan import Plan, Receipt
 from autocompress.techniques import resolve
@@ -218,7 +219,8 @@ def _rounded(known: QuantizedWeight, latent: Tensor, kept: Tensor | None) -> Qua
 def divergence(model: nn.Module, inputs: Tensor, wanted: Tensor, answers: Answers = AS_SCORES) -> float:
     """Mean Kullback-Leibler divergence, in nats, of a network's softened answers to `inputs` `(N, …)` from the logits
     `wanted` `(N, classes)`. Infinite where it is not a number. `answers` makes logits of what the network puts out."""
-    logits = torch.cat([answers.scores(model(batch)) for batch in torch.split(inputs, BATCH)])
+    rows = rows_at_once(tuple(inputs.shape[1:]), BATCH)
+    logits = torch.cat([answers.scores(model(batch)) for batch in torch.split(inputs, rows)])
     value = float(F.kl_div((logits / TEMPERATURE).log_softmax(1), (wanted / TEMPERATURE).log_softmax(1),
                            log_target=True, reduction="batchmean"))
     return value if math.isfinite(value) else math.inf

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from autocompress.backend.changes import weight_changes
 from autocompress.backend.compress import Compressor
 from autocompress.backend.reconstruct import by_taps
+from autocompress.core.batches import GRADIENT_BYTES, rows_at_once
 from autocompress.core.plan import Step
 
 VERSION = 1
@@ -35,7 +36,7 @@ DRAWS = 1
 TEMPERATURE = 4.0
 CHUNK_BYTES = 512 * 2**20
 """Of changes held at once; each chunk costs its own passes."""
-GRADIENT_BYTES = 320 * 2**20
+PRODUCT_BYTES = 320 * 2**20
 
 Change = tuple[int, Tensor]
 """The number of the step that it belongs to, and how it changes the layer's weight, flat."""
@@ -124,7 +125,7 @@ def _products(compressor: Compressor, inputs: Tensor, chunk: dict[str, list[Chan
     numbers = {name: [number for number, _ in changes] for name, changes in chunk.items()}
     matrices = {name: torch.stack([change for _, change in chunk.pop(name)]) for name in numbers}  # not held twice
     found: dict[str, list[Tensor]] = {name: [] for name in numbers}
-    for batch in torch.split(inputs, BATCH):
+    for batch in torch.split(inputs, rows_at_once(tuple(inputs.shape[1:]), BATCH, GRADIENT_BYTES)):
         reads, writes, outputs = _watched(model, batch, list(numbers))
         with torch.enable_grad():
             logits = compressor.answers.scores(outputs)
@@ -175,7 +176,7 @@ def _with_gradients(module: Any, inputs: Tensor, gradient: Tensor, changes: Tens
         return (looked_up * gradient).flatten(2).sum(2).T
     rows, errors = _rows(module, inputs), _errors(module, gradient)
     rows = rows - rows.mean((0, 3), keepdim=True)
-    each = max(1, GRADIENT_BYTES // (4 * changes.shape[1]))
+    each = max(1, PRODUCT_BYTES // (4 * changes.shape[1]))
     products = [(errors[i:i + each] @ rows[i:i + each].transpose(2, 3)).flatten(1) @ changes.T
                 for i in range(0, len(rows), each)]
     return torch.cat(products)

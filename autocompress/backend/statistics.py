@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from autocompress.backend.answers import AS_SCORES, Answers
 from autocompress.backend.memo import content
 from autocompress.backend.store import Store
+from autocompress.core.batches import FORWARD_BYTES, GRADIENT_BYTES, rows_at_once
 
 VERSION = 1
 """Of how the facts below are measured: a change makes what was kept void."""
@@ -121,6 +122,9 @@ class Statistics:
             digest.update(f"{name} {content(tensor)}".encode())
         return digest.hexdigest()
 
+    def _rows(self, most: int, limit_bytes: int) -> int:
+        return rows_at_once(tuple(self._calibration.shape[1:]), most, limit_bytes)
+
     def gathered(self, kind: str, names: Sequence[str], make: Callable[[list[int]], Tensor]) -> Tensor:
         """Other facts that follow from the network, the calibration inputs, `kind` and a name each: see `Store`."""
         return self._store.gather(kind, names, make)
@@ -143,7 +147,7 @@ class Statistics:
                    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear)}
         before = {name: weight.requires_grad for name, weight in weights.items()}
         sums: dict[str, list[Tensor]] = {}
-        batches = torch.split(self._calibration, GRADIENT_BATCH)
+        batches = torch.split(self._calibration, self._rows(GRADIENT_BATCH, GRADIENT_BYTES))
         generator = torch.Generator().manual_seed(0)
         for weight in weights.values():
             weight.requires_grad_(True)
@@ -188,7 +192,7 @@ class Statistics:
                 handles.append(module.register_forward_pre_hook(watch(name)))
         try:
             with torch.no_grad():
-                for batch in torch.split(self._calibration, BATCH):
+                for batch in torch.split(self._calibration, self._rows(BATCH, FORWARD_BYTES)):
                     self._model(batch)
         finally:
             for handle in handles:

@@ -11,11 +11,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from autocompress.core.batches import EVERY_TENSOR_BYTES, rows_at_once
 from autocompress.export.graph import FloatGraph
 from autocompress.export.ranges import Range, choose_range
 from autocompress.export.runtime import Runtime
 
 SAMPLES_PER_BATCH = 16384
+MOST_ROWS = 64
+
+
 def quantised_tensors(graph: FloatGraph, leaves: Mapping[str, int]) -> dict[str, int]:
     """Tensors that get a Q/DQ pair when `leaves` have activations of so many bits, and theirs, in order of production.
     One that layers of two widths share takes the narrower, which integer kernels need."""
@@ -58,8 +62,9 @@ def calibrate(graph: FloatGraph, tensors: Mapping[str, int], inputs: np.ndarray,
     names = [output.name for output in model.graph.output]
     seen: dict[str, list[np.ndarray]] = {name: [] for name in tensors}
     bounds = dict.fromkeys(tensors, (0.0, 0.0))
-    for start in range(0, len(inputs), 64):
-        batch = inputs[start:start + 64]
+    rows = rows_at_once(inputs.shape[1:], MOST_ROWS, EVERY_TENSOR_BYTES)
+    for start in range(0, len(inputs), rows):
+        batch = inputs[start:start + rows]
         values = dict(zip(names, runtime.run_all(batch), strict=True))
         values[model.graph.input[0].name] = batch
         for name in tensors:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
 from autocompress.core.answers import Meaning, as_scores
+from autocompress.core.batches import rows_at_once
 from autocompress.errors import TrialError
 from autocompress.export.scores import scores
 
 WARM_UP = 3
+MOST_ROWS = 256
+"""Of one run, of small inputs."""
 
 
 class Runtime:
@@ -44,15 +47,17 @@ class Runtime:
         result: list[np.ndarray] = self._session.run(None, {self._input: np.ascontiguousarray(inputs, self._dtype)})
         return result
 
-    def logits(self, inputs: np.ndarray, batch: int = 256) -> np.ndarray:
+    def logits(self, inputs: np.ndarray) -> np.ndarray:
         """Outputs for all rows of `inputs`, in batches."""
-        return np.concatenate([self.run(inputs[i:i + batch]) for i in range(0, len(inputs), batch)])
+        rows = rows_at_once(inputs.shape[1:], MOST_ROWS)
+        return np.concatenate([self.run(inputs[i:i + rows]) for i in range(0, len(inputs), rows)])
 
 
-def scored(runtime: Runtime, inputs: np.ndarray, targets: np.ndarray, meaning: Meaning = "scores") -> dict[str, float]:
-    """`scores` of what the file, whose outputs have that `meaning`, answers to `inputs` `(N, …)`. TrialError when an
-    output is not finite."""
-    logits = runtime.logits(inputs)
+def scored(runtime: Runtime, batches: Iterable[np.ndarray], targets: np.ndarray,
+           meaning: Meaning = "scores") -> dict[str, float]:
+    """`scores` of what the file, whose outputs have that `meaning`, answers to batches of inputs `(B, …)`, in the order
+    of `targets`, made as they are needed. TrialError when an output is not finite."""
+    logits = np.concatenate([runtime.run(batch) for batch in batches])
     if not np.isfinite(logits).all():
         raise TrialError("nan: the exported file puts out values that are not finite")
     return scores(as_scores(logits, meaning), targets)

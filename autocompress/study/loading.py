@@ -16,6 +16,7 @@ from autocompress.errors import EnvironmentFault, InputError
 from autocompress.hardware.targets import load_targets
 from autocompress.search.workers import Inline, Processes
 from autocompress.space.spec import load_space
+from autocompress.study.allocator import reuse_memory
 from autocompress.study.folder import Description
 from autocompress.study.options import Options
 from autocompress.study.workbench import Workbench
@@ -28,6 +29,7 @@ from autocompress.tasks.splits import TaskData
 
 def load_task(asked: Options) -> tuple[LoadedModel, TaskData]:
     """The network and data that the options name."""
+    reuse_memory()
     if asked.model is None:
         net, task = default_task()
         return LoadedModel(net, "resnet18-digits", model_fingerprint(net)), task
@@ -39,6 +41,7 @@ def load_task(asked: Options) -> tuple[LoadedModel, TaskData]:
 
 def make_bench(loaded: LoadedModel, task: TaskData, asked: Options, folder: Path) -> Workbench:
     """The workbench in this process."""
+    reuse_memory()
     device, present = asked.device, torch.cuda.is_available()
     if device == "auto":
         device = "cuda" if present else "cpu"

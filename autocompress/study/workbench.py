@@ -28,12 +28,13 @@ from autocompress.backend.trace import trace
 from autocompress.backend.training_mode import difference
 from autocompress.backend.weights import load_weights, save_weights
 from autocompress.core.answers import as_scores, explanation
+from autocompress.core.batches import RANGE_BYTES, TRAINING_BYTES, calibration_rows, rows_at_once
 from autocompress.core.evaluation import Evaluation, Metrics, Source
 from autocompress.core.plan import Plan, Receipt
 from autocompress.errors import InputError, TrialError
 from autocompress.estimate import estimate, peak_memory_bytes
 from autocompress.export.build import Built, build, float_bytes
-from autocompress.export.runtime import Runtime, latencies_ms, scored
+from autocompress.export.runtime import MOST_ROWS, Runtime, latencies_ms, scored
 from autocompress.export.skeleton import as_exported
 from autocompress.export.template import Template, export_template
 from autocompress.hardware.profile import HardwareProfile
@@ -49,8 +50,11 @@ log = logging.getLogger(__name__)
 
 CALIBRATION_SAMPLES = 512
 RANGE_SAMPLES = 256
+"""At most, of small inputs; fewer of large ones, see `core/batches.py`."""
 PARITY_SAMPLES = 16
 HEAD_SAMPLES = 4
+LEAST_BATCH = 8
+"""Of an optimiser step, whatever the bytes: norms need some samples."""
 SHORT_STEPS, LONG_STEPS = 32, 128
 """Least optimiser steps of a short and a long distillation when no time limit shapes them."""
 
@@ -71,7 +75,8 @@ class Workbench:
         self._folder, self._epochs, self._device, self.threads = folder, epochs, device, threads
         self._folders = [folder] if earlier is None else [folder, earlier]
         torch.manual_seed(seed)
-        self.calibration = data.normalise(_subset(data.train, CALIBRATION_SAMPLES, seed).inputs)
+        count = calibration_rows(data.input_shape, CALIBRATION_SAMPLES)
+        self.calibration = data.normalise(_subset(data.train, count, seed).inputs)
         model, left_whole = with_open_heads(model, self.calibration[:HEAD_SAMPLES])
         self.model = model
         # The fast path of attention computes without calling the layers that are to be measured and replaced.
@@ -119,7 +124,9 @@ class Workbench:
         return self._scored(runtime, split)["accuracy"]
 
     def _scored(self, runtime: Runtime, split: Split) -> Metrics:
-        return scored(runtime, self.data.normalise(split.inputs).numpy(), split.targets.numpy(), self.answers.meaning)
+        rows = rows_at_once(self.data.input_shape, MOST_ROWS)
+        batches = (self.data.normalise(batch).numpy() for batch in torch.split(split.inputs, rows))
+        return scored(runtime, batches, split.targets.numpy(), self.answers.meaning)
 
     def _static(self, compressed: Compressed, size: int) -> Metrics:
         plan, model = compressed.plan, fold_norms(compressed, self.table).model  # what the file executes
@@ -200,7 +207,10 @@ class Workbench:
         return torch.from_numpy(as_scores(outputs, self.answers.meaning))
 
     def _recipe(self, rung: int, seconds: float | None, trained: bool = False) -> Recipe:
-        known = replace(self._recovery, block_steps=0) if trained else self._recovery
+        batch = rows_at_once(self.data.input_shape, self._recovery.batch, TRAINING_BYTES)
+        known = replace(self._recovery, batch=max(LEAST_BATCH, batch))
+        if trained:
+            known = replace(known, block_steps=0)
         if rung == 1 and known.block_steps:  # a short distillation behind it only did harm
             return replace(known, epochs=0.0, seconds=seconds)
         per_epoch = max(1, len(self.data.train) // known.batch)
@@ -242,7 +252,8 @@ class Workbench:
                        for name, bits in widths.items() if bits <= 8}
         quantised = {name: bits for name, bits in activations.items() if bits <= 16}
         half = {name for name, bits in widths.items() if bits == 16}
-        ranges = self.calibration[:RANGE_SAMPLES].numpy()
+        count = calibration_rows(self.data.input_shape, RANGE_SAMPLES, RANGE_BYTES)
+        ranges = self.calibration[:count].numpy()
 
         def make(template: Template) -> Built:
             self._check_parity(folded.model, float_bytes(template, folded.model), 1e-3)

@@ -121,11 +121,11 @@ def test_the_runtime_refuses_what_is_no_model_and_scores_that_are_not_finite() -
     bench = workbench("mlp")
     runtime = Runtime(bench.baseline_file)
     inputs = bench.calibration.numpy().copy()
-    found = scored(runtime, inputs, bench.data.validation.targets.numpy())
+    found = scored(runtime, [inputs[:100], inputs[100:]], bench.data.validation.targets.numpy())
     assert 0 <= found["accuracy"] <= 1 and 0 < found["accuracy_error"] < 1 and found["cross_entropy"] > 0
     inputs[3, 0] = np.nan
     with pytest.raises(TrialError, match="nan"):
-        scored(runtime, inputs, bench.data.validation.targets.numpy())
+        scored(runtime, [inputs[:100], inputs[100:]], bench.data.validation.targets.numpy())
 
 
 def test_timing_measures_all_files_in_turn() -> None:

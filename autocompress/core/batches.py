@@ -1,0 +1,35 @@
+"""Batches and calibration sets sized by bytes: what suits pictures of 32 pixels would fill a machine at 224.
+
+A network holds tens of times its input alive at once, and a few hundred times while it trains, so the bytes of one
+input say how many samples go together. Sizes follow from shapes alone, never from a clock or from the memory that is
+free: the same search does the same on every machine.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+FORWARD_BYTES = 16 * 2**20
+"""Of inputs of one batch of a pass without gradients."""
+GRADIENT_BYTES = 5 * 2**20
+"""Of a pass that keeps what a backward pass needs."""
+EVERY_TENSOR_BYTES = 4 * 2**20
+"""Of a pass that puts out every activation of the network."""
+TRAINING_BYTES = 10 * 2**20
+"""Of an optimiser step."""
+CALIBRATION_BYTES = 64 * 2**20
+"""Of all calibration inputs: a large picture shows a layer as many positions as many small ones do."""
+RANGE_BYTES = 32 * 2**20
+"""Of those from which activation ranges are chosen."""
+LEAST_CALIBRATION = 64
+
+
+def rows_at_once(shape: tuple[int, ...], most: int, limit_bytes: int = FORWARD_BYTES) -> int:
+    """Samples of `shape` (without the batch) in one batch: as many as `limit_bytes` of 4-byte values allow, from 1 to
+    `most`."""
+    return max(1, min(most, limit_bytes // (4 * max(1, prod(shape)))))
+
+
+def calibration_rows(shape: tuple[int, ...], most: int, limit_bytes: int = CALIBRATION_BYTES) -> int:
+    """Samples of `shape` to calibrate on, from `LEAST_CALIBRATION` to `most`."""
+    return min(most, max(LEAST_CALIBRATION, rows_at_once(shape, most, limit_bytes)))

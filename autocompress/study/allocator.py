@@ -1,0 +1,34 @@
+"""Memory that is kept and used again, where the C library is glibc.
+
+By default glibc maps every block above 32 MB anew and gives it back when it is freed, and the kernel clears each of its
+pages: with activations of 224-pixel pictures two thirds of the processor's time went there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+KEPT_BYTES = 2**30
+"""Free memory at the end of the heap above which some is given back."""
+MAPPED_BYTES = 2**28
+"""Blocks from this size on are mapped by themselves all the same."""
+
+
+def reuse_memory() -> bool:
+    """Let freed blocks stay with this process; whether the C library can be told so. It holds for the whole process, and
+    saying it twice does nothing."""
+    try:
+        library = ctypes.CDLL(None)
+        tell = library.mallopt
+    except (OSError, TypeError, AttributeError):  # no such library, or not glibc
+        return False
+    return bool(tell(M_MMAP_THRESHOLD, MAPPED_BYTES)) and bool(tell(M_TRIM_THRESHOLD, KEPT_BYTES))
+
+
+def release_memory() -> None:
+    """Give back what is free, between phases of which the next one needs less."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, TypeError, AttributeError):
+        return
