@@ -16,8 +16,8 @@ MAPPED_BYTES = 2**28
 
 
 def reuse_memory() -> bool:
-    """Let freed blocks stay with this process; whether the C library can be told so. It holds for the whole process, and
-    saying it twice does nothing."""
+    """Let freed blocks stay with this process, the whole of it; whether the C library can be told so. Saying it twice
+    does nothing."""
     try:
         library = ctypes.CDLL(None)
         tell = library.mallopt

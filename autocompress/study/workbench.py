@@ -208,7 +208,7 @@ class Workbench:
 
     def _recipe(self, rung: int, seconds: float | None, trained: bool = False) -> Recipe:
         batch = rows_at_once(self.data.input_shape, self._recovery.batch, TRAINING_BYTES)
-        known = replace(self._recovery, batch=max(LEAST_BATCH, batch))
+        known = replace(self._recovery, batch=max(min(LEAST_BATCH, self._recovery.batch), batch))
         if trained:
             known = replace(known, block_steps=0)
         if rung == 1 and known.block_steps:  # a short distillation behind it only did harm
