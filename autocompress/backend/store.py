@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from autocompress.backend.memo import content
+from autocompress.core.files import remove_leftovers, replacing
 
 log = logging.getLogger(__name__)
 
@@ -95,17 +96,14 @@ def _read(path: Path, key: str) -> Tensors | None:
 
 
 def _write(path: Path, key: str, tensors: Tensors) -> None:
-    part = path.with_suffix(f".{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part,
-                  metadata={"key": key, "content": _digest(tensors)})
-        part.replace(path)
+        with replacing(path) as part:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part,
+                      metadata={"key": key, "content": _digest(tensors)})
+        remove_leftovers(path.parent)
         _trim(path.parent)
     except (OSError, SafetensorError) as error:
         log.info("%s cannot be kept: %s", path, error)
-        with suppress(OSError):
-            part.unlink()
 
 
 def _trim(folder: Path) -> None:

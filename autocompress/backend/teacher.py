@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from autocompress.core.files import replacing
 
 log = logging.getLogger(__name__)
 
@@ -80,15 +81,11 @@ class Teacher:
             stored = self._stored(index)
             if len(stored):
                 known = torch.where(known.isnan(), stored, known)
-            part = path.with_suffix(f".{time.monotonic_ns()}.tmp")
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                save_file({"logits": known.contiguous()}, part)
-                part.replace(path)
+                with replacing(path) as part:
+                    save_file({"logits": known.contiguous()}, part)
             except (OSError, SafetensorError) as error:
                 log.info("%s cannot be kept: %s", path, error)
-                with suppress(OSError):
-                    part.unlink()
 
     def _view(self, index: int) -> Tensor:
         if index not in self._inputs:
@@ -110,3 +107,12 @@ class Teacher:
                 if len(stored) == len(self._inputs[index]):
                     return stored
         return torch.empty(0, 0)
+
+
+def holds_answers(path: Path) -> bool:
+    """Whether a file is one of a teacher's, by its header alone."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return list(file.keys()) == ["logits"]
+    except (OSError, SafetensorError):
+        return False

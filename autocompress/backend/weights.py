@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -15,6 +13,7 @@ from torch import Tensor
 from autocompress.backend.compressed import Compressed, leaves, step_of
 from autocompress.backend.quantization import QuantizedWeight
 from autocompress.backend.sparsify import Mask
+from autocompress.core.files import replacing
 from autocompress.core.plan import Plan, Receipt
 from autocompress.errors import StorageError
 
@@ -63,16 +62,10 @@ def save_weights(compressed: Compressed, path: Path) -> None:
     tensors.update({f"{_KEPT}{name}": mask.kept.contiguous() for name, mask in compressed.masks.items()})
     header = {name: str(weight.bits) for name, weight in compressed.weights.items()}
     header[_STRUCTURE] = msgspec.json.encode(structure_of(compressed)).decode()
-    part = path.with_suffix(f".{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, part, metadata=header)
-        with part.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        part.replace(path)
+        with replacing(path) as part:
+            save_file(tensors, part, metadata=header)
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            part.unlink()
         raise StorageError(f"the weights of a candidate must be written to {path}, but: {error}") from error
 
 

@@ -31,17 +31,22 @@ def export(study: str, trial: str, out: str, trust_code: bool) -> None:
     """
     from autocompress.cli.progress import progress
     from autocompress.cli.summary import compare, print_facts
-    from autocompress.export.artifact import read_manifest
+    from autocompress.export.artifact import read_manifest, require_no_foreign
     from autocompress.study import open_study
-    from autocompress.study.folder import prepare_folder
+    from autocompress.study.folder import prepare_folder, remove_empty
+    from autocompress.study.lock import locked
 
     if not out:
         raise InputError("--out must not be empty")
     check_stored(Path(study), trust_code, "exporting")
     open_study(study).candidate(trial)  # a wrong number is said before the network is loaded
-    prepare_folder(Path(out))
-    with clean_stdout(), progress(quiet=False):
-        file = open_study(study, load_network=True, trust_code=trust_code).export(out, trial)
+    require_no_foreign(Path(out))
+    made = prepare_folder(Path(out))
+    try:
+        with locked(Path(study)), clean_stdout(), progress(quiet=False):
+            file = open_study(study, load_network=True, trust_code=trust_code).ship(out, trial)
+    finally:
+        remove_empty(made)
     manifest = read_manifest(Path(out))
     print_facts(manifest["verified"], [
         compare(f"Latency on {device}, estimated", LATENCY, of["baseline_ms"], of["ms"])

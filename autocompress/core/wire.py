@@ -59,3 +59,39 @@ def decode(text: str | bytes, kind: type[T], origin: str = "document") -> T:
         except ValueError as error:
             raise InputError(f"{origin}: {error}") from None
     return value
+
+
+def encode_flat(value: msgspec.Struct, schema: str) -> bytes:
+    """A document for people to read, whose fields stand beside `schema`; the struct has a field `version`."""
+    return msgspec.json.format(msgspec.json.encode({"schema": schema} | msgspec.to_builtins(value)), indent=1)
+
+
+def decode_flat(text: bytes, kind: type[T], schema: str, version: int, origin: str) -> T:
+    """Read what `encode_flat` wrote. InputError, which begins with `origin`, for another schema, a newer version, and
+    for fields that this release does not know: reading on would drop them."""
+    try:
+        document = msgspec.json.decode(text)
+        if not isinstance(document, dict) or document.pop("schema", schema) != schema:
+            raise InputError(f"{origin} must be a {schema!r} document, but is something else")
+        if isinstance(written := document.get("version"), int) and written > version:
+            raise InputError(f"{origin} was written by a newer autocompress (version {written}, known is {version}): "
+                             "update autocompress to use it")
+        value = msgspec.convert(document, kind, strict=True, str_keys=True)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise InputError(f"{origin} is damaged: {error}") from None
+    unknown = _unknown(document, msgspec.to_builtins(value, str_keys=True), "$")
+    if unknown:
+        raise InputError(f"{origin} says what this autocompress does not know ({', '.join(unknown[:3])}), and would "
+                         "lose it: update autocompress to use it")
+    return value
+
+
+def _unknown(document: Any, known: Any, place: str) -> list[str]:
+    """Paths of what is in `document` and in nothing that was made of it."""
+    if isinstance(document, dict) and isinstance(known, dict):
+        return [path for key, value in document.items() for path in
+                (_unknown(value, known[key], f"{place}.{key}") if key in known else [f"{place}.{key}"])]
+    if isinstance(document, list) and isinstance(known, list | tuple):
+        return [path for number, (value, other) in enumerate(zip(document, known, strict=False))
+                for path in _unknown(value, other, f"{place}[{number}]")]
+    return []

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import logging
 import platform
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from autocompress.core.files import set_aside, sha256_of, write_together
 from autocompress.errors import EnvironmentFault, InputError
 
+log = logging.getLogger(__name__)
+
 MODEL, MANIFEST, CARD = "model.onnx", "manifest.json", "README.md"
+SCHEMA = "autocompress/manifest"
 
 
 def versions() -> dict[str, str]:
@@ -28,11 +32,14 @@ def versions() -> dict[str, str]:
 
 
 def write_artifact(folder: Path, model: bytes, manifest: dict[str, Any], card: str) -> None:
-    """Write the three files, the manifest with the hashes of the others last, each whole or not at all.
+    """Write the three files, the manifest with the hashes of the others, each whole or not at all. What was changed
+    since it was written is set aside, with a warning.
 
-    InputError when the folder cannot be written, EnvironmentFault when the disk gives out.
+    InputError when the folder cannot be written or holds files of these names that are no artefact, EnvironmentFault
+    when the disk gives out.
     """
     folder = Path(folder)
+    require_no_foreign(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -41,17 +48,40 @@ def write_artifact(folder: Path, model: bytes, manifest: dict[str, Any], card: s
     manifest = manifest | {"files": {name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
                                      for name, data in files.items()}}
     files[MANIFEST] = (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode()
-    for name, data in files.items():
-        part = folder / f".{name}.{os.getpid()}.tmp"
-        try:
-            with part.open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            part.replace(folder / name)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise EnvironmentFault(f"{folder / name} could not be written: {error.strerror}") from error
+    try:
+        for name in changed_files(folder):
+            log.warning("%s was changed since it was written: kept as %s", folder / name, set_aside(folder / name).name)
+        # The manifest goes first: files without one would be taken for somebody else's.
+        write_together(folder, {name: files[name] for name in (MANIFEST, MODEL, CARD)})
+    except OSError as error:
+        raise EnvironmentFault(f"{error.filename or folder} could not be written: {error.strerror}; free space or "
+                               "choose another folder") from error
+
+
+def require_no_foreign(folder: Path) -> None:
+    """InputError where files of an artefact's names are in `folder` that no manifest of ours vouches for."""
+    taken = [name for name in (MODEL, MANIFEST, CARD) if (folder / name).exists() or (folder / name).is_symlink()]
+    if taken and _hashes(folder) is None:
+        raise InputError(f"{folder} must not hold files of other things where an artefact is to be written, but "
+                         f"{', '.join(taken)} is there and was not written by autocompress: choose another folder, or "
+                         "move it away")
+
+
+def changed_files(folder: Path) -> list[str]:
+    """Names of the files of an artefact that are there and are not what its manifest says; none where it has none."""
+    return [name for name, digest in (_hashes(folder) or {}).items()
+            if name in (MODEL, CARD) and (folder / name).is_file() and sha256_of(folder / name) != digest]
+
+
+def _hashes(folder: Path) -> dict[str, str] | None:
+    """By file name, as a manifest of ours has them; None where there is no such manifest."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        if manifest["schema"] != SCHEMA:
+            return None
+        return {str(name): str(said["sha256"]) for name, said in manifest["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -60,7 +90,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(path.read_bytes())
         for name, expected in manifest["files"].items():
-            got = hashlib.sha256((path.parent / Path(name).name).read_bytes()).hexdigest()
+            got = sha256_of(path.parent / Path(name).name)
             if got != expected["sha256"]:
                 raise InputError(f"{path.parent / name} must have sha256 {expected['sha256'][:12]}…, but has "
                                  f"{got[:12]}…: export it again")

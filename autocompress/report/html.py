@@ -10,7 +10,7 @@ from plotly.offline import get_plotlyjs
 from autocompress.core.evaluation import LATENCY
 from autocompress.core.front import minimised, non_dominated
 from autocompress.report import agreement, shares
-from autocompress.report.files import write_atomic
+from autocompress.report.files import GENERATOR, write_files
 from autocompress.report.page import POLICY, SCRIPT, STYLE
 from autocompress.report.plots import axes, pareto_figure, plan_figure, progress_figure, timings_figure
 from autocompress.report.sections import (
@@ -22,7 +22,7 @@ from autocompress.report.sections import (
     untouched_table,
     verdict,
 )
-from autocompress.report.tables import trials_frame, write_csv, write_json
+from autocompress.report.tables import as_csv, as_json, trials_frame
 from autocompress.report.text import in_order, title_of
 from autocompress.report.view import StudyView
 
@@ -30,12 +30,11 @@ from autocompress.report.view import StudyView
 def write_report(view: StudyView, folder: Path) -> Path:
     """Write `pareto.html`, `trials.csv` and `trials.json` into `folder`, each whole or not at all.
 
-    Returns the path of the page. EnvironmentFault when the folder cannot be written.
+    Returns the path of the page. InputError where files of these names are there that are no report of ours,
+    EnvironmentFault when the folder cannot be written.
     """
     frame = trials_frame(view)
-    write_csv(frame, folder / "trials.csv")
-    write_json(frame, folder / "trials.json")
-    return write_atomic(folder / "pareto.html", _page(view))
+    return write_files(folder, _page(view), as_csv(frame), as_json(frame))
 
 
 def _page(view: StudyView) -> str:
@@ -63,6 +62,7 @@ def _page(view: StudyView) -> str:
 <meta http-equiv="Content-Security-Policy" content="{POLICY}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="referrer" content="no-referrer">
+{GENERATOR}
 <link rel="icon" href="data:,">
 <title>{title} · autocompress</title>
 <style>{STYLE}</style>

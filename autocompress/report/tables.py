@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Hashable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from autocompress.core.evaluation import LATENCY, further_latencies
 from autocompress.core.layer import Group, Layer, LayerTable, Part
 from autocompress.core.plan import Plan, Step
 from autocompress.core.sparsity import stored_bits
-from autocompress.report.files import write_atomic
 from autocompress.report.text import TITLES, factor, rank_text, sparsity_text
 from autocompress.report.view import StudyView
 
@@ -53,19 +51,19 @@ def front_frame(view: StudyView) -> pd.DataFrame:
     return frame
 
 
-def write_csv(frame: pd.DataFrame, path: Path) -> Path:
-    """Write without the index. Text that a spreadsheet would run as a formula gets a leading `'`.
+def as_csv(frame: pd.DataFrame) -> str:
+    """The table without its index. Text that a spreadsheet would run as a formula gets a leading `'`.
 
     Lines end in CRLF (RFC 4180), so that either character inside a cell is quoted. Source: OWASP, CSV Injection.
     """
     safe = frame.astype(object).map(_inert).rename(columns=_inert)
-    return write_atomic(path, safe.to_csv(index=False, lineterminator="\r\n"))
+    return str(safe.to_csv(index=False, lineterminator="\r\n"))
 
 
-def write_json(frame: pd.DataFrame, path: Path) -> Path:
-    """Write a list of records in strict JSON: a missing or non-finite number becomes null."""
+def as_json(frame: pd.DataFrame) -> str:
+    """The table as a list of records in strict JSON: a missing or non-finite number becomes null."""
     rows = [{str(key): _plain(value) for key, value in row.items()} for row in frame.to_dict("records")]
-    return write_atomic(path, json.dumps(rows, indent=1, allow_nan=False) + "\n")
+    return json.dumps(rows, indent=1, allow_nan=False) + "\n"
 
 
 def plan_rows(layers: LayerTable, plan: Plan, parts: tuple[Part, ...] = ()) -> list[dict[str, Any]]:

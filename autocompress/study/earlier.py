@@ -6,10 +6,8 @@ A study is read and never written to when another starts from it: of its databas
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -17,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from autocompress.core.evaluation import Candidate
+from autocompress.core.files import replacing
 from autocompress.errors import EnvironmentFault, InputError, StorageError
 from autocompress.search.storage import candidates, load_study, open_storage, storage_url
 from autocompress.space.encode import encode
@@ -168,12 +167,8 @@ def take_answers(earlier: Earlier | None, folder: Path, seed: int) -> None:
     if earlier is None or earlier.description.seed != seed or (folder / TEACHER).exists():
         return
     for source in sorted((earlier.folder / TEACHER).glob("*.safetensors")):
-        part = folder / TEACHER / f"{source.stem}.{os.getpid()}.tmp"
         try:
-            part.parent.mkdir(exist_ok=True)
-            shutil.copyfile(source, part)
-            part.replace(folder / TEACHER / source.name)
+            with replacing(folder / TEACHER / source.name) as part:
+                shutil.copyfile(source, part)
         except OSError as error:
             log.warning("%s cannot be copied: %s", source, error.strerror)
-            with suppress(OSError):
-                part.unlink()

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from autocompress.core import wire
 from autocompress.core.attribution import Attribution
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Metrics
+from autocompress.core.files import temporary_name, write_whole
 from autocompress.core.layer import LayerTable
 from autocompress.errors import EnvironmentFault, InputError
 from autocompress.search.fidelity import DEFAULT_EFFORT
 from autocompress.search.storage import DATABASE
 
 DESCRIPTION = "study.json"
+SCHEMA, VERSION = "autocompress/study", 1
+"""Of the description. A field that changes what older ones mean makes the version rise."""
 ARTIFACT, REPORT, TEACHER = "artifact", "report", "teacher"
 
 
@@ -31,7 +34,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     sensitivity table.
     """
 
-    version: int = 1
+    version: int = VERSION
     name: str
     storage: str
     seed: int
@@ -94,52 +97,48 @@ def is_described(folder: Path) -> bool:
     return is_study(folder) and (folder / DESCRIPTION).is_file()
 
 
-def prepare_folder(folder: Path) -> None:
-    """Create the folder and prove that it can be written. InputError otherwise, before any work is done."""
+def prepare_folder(folder: Path) -> list[Path]:
+    """Create the folder and prove that it can be written; return which folders were made, the outermost first.
+
+    InputError where it cannot, before any work is done.
+    """
+    made = []
     try:
+        made = [place for place in (*reversed(folder.parents), folder) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe-{os.getpid()}"
+        probe = folder / temporary_name()
         probe.write_bytes(b"")
         probe.unlink()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
+        remove_empty(made)
         raise InputError(f"--out must be a folder that can be written, but {str(folder)!r}: {reason}") from None
-    # What a killed run left half written. The user's own files may live here too.
-    for pattern in ("study.*.tmp", "weights/*.tmp", "teacher/*.tmp", "artifact/.*.tmp", "report/.*.tmp"):
-        for left in folder.glob(pattern):
-            left.unlink(missing_ok=True)
+    return made
 
 
-@contextmanager
-def nothing_left_behind(folder: Path | None) -> Iterator[None]:
-    """Remove the folder, if it is empty, when what follows fails: nothing was begun."""
-    try:
-        yield
-    except BaseException:
-        if folder is not None and folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
-        raise
+def remove_empty(made: Sequence[Path]) -> None:
+    """Remove folders that were made, the outermost first, and hold nothing."""
+    for place in reversed(made):
+        with suppress(OSError):
+            place.rmdir()
 
 
 def write_description(folder: Path, description: Description) -> None:
     """Atomically."""
     path = folder / DESCRIPTION
-    part = path.with_suffix(f".{os.getpid()}.tmp")
     try:
-        part.write_bytes(msgspec.json.format(msgspec.json.encode(description), indent=1))
-        part.replace(path)
+        write_whole(path, wire.encode_flat(description, SCHEMA))
     except OSError as error:
-        part.unlink(missing_ok=True)
-        raise EnvironmentFault(f"{path} must be writable, but: {error.strerror}") from error
+        raise EnvironmentFault(f"{path} must be writable, but: {error.strerror}; free space or choose another "
+                               "folder") from error
 
 
 def read_description(folder: Path) -> Description:
-    """InputError when the folder holds no study or a damaged description."""
+    """InputError when the folder holds no study, a damaged description or one of a newer release."""
     path = Path(folder) / DESCRIPTION
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Description)
+        text = path.read_bytes()
     except OSError:
         raise InputError(f"STUDY must be the folder of a study, with a {DESCRIPTION} in it, but {folder} has none; "
                          "see studies/ for yours") from None
-    except msgspec.MsgspecError as error:
-        raise InputError(f"{path} is damaged: {error}") from None
+    return wire.decode_flat(text, Description, SCHEMA, VERSION, str(path))

@@ -30,6 +30,7 @@ from autocompress.study.folder import (
     read_description,
     write_description,
 )
+from autocompress.study.lock import locked
 from autocompress.study.shipping import ship
 from autocompress.techniques import resolve, untouched
 
@@ -94,9 +95,14 @@ class SearchResult:
     def export(self, path: Path | str | None = None, trial: int | str = "best") -> Path:
         """Write the artefact of a trial into folder `path` (default: the study's), run it, and return `model.onnx`.
 
-        InputError for a trial that has nothing to export, AutocompressError when the file does not do what the trial
-        promised.
+        InputError for a trial that has nothing to export, StorageError where a run is at work on the study,
+        AutocompressError when the file does not do what the trial promised.
         """
+        with locked(self.folder):
+            return self.ship(path, trial)
+
+    def ship(self, path: Path | str | None = None, trial: int | str = "best") -> Path:
+        """As `export`, for who holds the study's lock."""
         chosen = self.candidate(trial)
         if chosen.plan is None or not chosen.evaluations:
             raise InputError(f"a trial must have been scored to be exported, but trial {chosen.trial} is "

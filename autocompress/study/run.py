@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autocompress.core.budget import Budget
 from autocompress.core.damage import Damages
 from autocompress.core.front import objectives
 from autocompress.errors import InfeasibleError, InputError, Interrupted, TrialError
@@ -33,18 +34,15 @@ from autocompress.search.workers import Inline, Processes
 from autocompress.space.projection import Projection
 from autocompress.space.solver import Solver
 from autocompress.space.space import build_space
-from autocompress.space.spec import load_space
+from autocompress.space.spec import SpaceSpec, load_space
 from autocompress.study.blending import blend
+from autocompress.study.claim import claimed
 from autocompress.study.describing import default_name, describe, identity_of, older_identity, stored_name
 from autocompress.study.earlier import completed, read_earlier, seeds, take_answers
-from autocompress.study.folder import (
-    choose_folder,
-    is_study,
-    nothing_left_behind,
-    prepare_folder,
-)
+from autocompress.study.folder import choose_folder
 from autocompress.study.loading import load_task, make_bench, make_pool, require_same_task
 from autocompress.study.options import Options
+from autocompress.study.ownership import discard
 from autocompress.study.result import SearchResult
 from autocompress.study.sensitivity import sensitivity, unknown_share
 from autocompress.study.shortfall import shortfalls
@@ -95,36 +93,45 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     profile, spec = load_targets(asked.profile), load_space(asked.space)
     constraints = asked.constraints([device.id for device in profile.latencies.values()])
     check_sampler(asked.sampler)
-    notify = on_event or (lambda event: None)
-    if asked.out is not None:
-        _guard(asked, Path(asked.out))
-    with nothing_left_behind(asked.out):
-        earlier = read_earlier(asked.from_study, asked.resume)
+    with ExitStack() as stack:
+        if asked.out is not None:
+            stack.enter_context(claimed(asked.out, resume=asked.resume, replace=asked.force_new_study))
+        return _search(asked, spec, profile, constraints, on_event or (lambda event: None), started, stack)
+
+
+def _search(asked: Options, spec: SpaceSpec, profile: HardwareProfile, constraints: Budget,
+            notify: Callable[[Event], None], started: float, stack: ExitStack) -> SearchResult:
+    """`search` with what it was asked, checked; `stack` holds the claim on the study's folder."""
+    earlier = read_earlier(asked.from_study, asked.resume)
     notify(Event(kind="phase", text="loading the network and its data"))
-    with nothing_left_behind(asked.out):
-        loaded, task = load_task(asked)
-        if earlier is not None:
-            require_same_task(earlier.description, loaded, task)
+    loaded, task = load_task(asked)
+    if earlier is not None:
+        require_same_task(earlier.description, loaded, task)
     name = safe_name(asked.name or (asked.out.resolve().name if asked.out else default_name(loaded, task, asked)))
     folder = choose_folder(asked.out, name, asked.resume)
-    _guard(asked, folder)
+    if asked.out is None:
+        stack.enter_context(claimed(folder, resume=asked.resume, replace=asked.force_new_study))
     name = stored_name(asked, folder, name)
     notify(Event(kind="phase", text="tracing and measuring the original"))
-    with nothing_left_behind(folder):
-        bench = make_bench(loaded, task, asked, folder)
-        for note in bench.notes:
-            log.warning(note)
-        projection = Projection(build_space(bench.table, spec, profile), constraints)
-        projection.require_feasible()
-    if asked.force_new_study:
-        _discard(folder)
-    identity = identity_of(loaded, task, spec, profile.fingerprint, asked.seed, constraints)
-    study = _open(folder, name, asked, identity, profile, older_identity(identity, folder, constraints))
-    take_answers(earlier, folder, asked.seed)
-    timings = {"set-up": time.perf_counter() - started}
+    bench = make_bench(loaded, task, asked, folder)
+    for note in bench.notes:
+        log.warning(note)
+    projection = Projection(build_space(bench.table, spec, profile), constraints)
+    projection.require_feasible()
+    before = time.perf_counter()
+    timings = {"set-up": before - started}
     baseline = bench.baseline()
-    timings["original"] = time.perf_counter() - started - timings["set-up"]
+    timings["original"] = time.perf_counter() - before
+    if asked.force_new_study:
+        discard(folder)
+    identity = identity_of(loaded, task, spec, profile.fingerprint, asked.seed, constraints)
+    storage = open_storage(storage_url(folder, asked.storage))
+    stored = _stored_study(storage, name, folder, asked, identity, profile,
+                           older_identity(identity, folder, constraints))
     description = describe(folder, name, asked, constraints, bench, baseline, identity, timings)
+    study = stored or create_study(storage, name, make_sampler(asked.sampler, asked.seed), identity,
+                                   objectives(profile.latencies))
+    take_answers(earlier, folder, asked.seed)
     # At the end the original runs on the test split, the file on both: a bound from what was just measured.
     reserve = 5 + timings["original"] * (0.5 + len(task.test) / len(task.validation))
     reserve += ATTRIBUTION_SHARE * (asked.seconds or 0.0)
@@ -150,7 +157,7 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     with stoppable() as should_stop:
         engine = Engine(study, projection, constraints, baseline["accuracy"], settings, started, notify, should_stop,
                         seeds(earlier, projection), fit)
-        failure = _search(engine, make_pool(bench, loaded, task, asked, folder, should_stop))
+        failure = _run(engine, make_pool(bench, loaded, task, asked, folder, should_stop))
         timings["sampling and storage"] = engine.overhead_seconds
         if failure is None and not should_stop():
             for sentence in shortfalls(engine.candidates(), failures(study), _late(settings, started)):
@@ -167,7 +174,7 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
         if failure is None and result.best is not None and not result.is_exported:
             notify(Event(kind="phase", text=f"exporting and verifying trial {result.best.trial}"))
             before = time.perf_counter()
-            result.export()
+            result.ship()
             timings["verify"] = time.perf_counter() - before
         if not should_stop():
             before = time.perf_counter()
@@ -183,17 +190,16 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     return result
 
 
-def _open(folder: Path, name: str, asked: Options, identity: dict[str, Any], profile: HardwareProfile,
-          older: dict[str, Any] | None) -> optuna.Study:
-    """The stored study to go on with, or a new one. StudyMismatchError when it is of something else. `older`: how an
+def _stored_study(storage: optuna.storages.BaseStorage, name: str, folder: Path, asked: Options,
+                  identity: dict[str, Any], profile: HardwareProfile,
+                  older: dict[str, Any] | None) -> optuna.Study | None:
+    """The stored study to go on with, if there is one. StudyMismatchError when it is of something else. `older`: how an
     earlier release stored the identity."""
-    storage = open_storage(storage_url(folder, asked.storage))
     if asked.force_new_study:
         delete_study(storage, name)
     study = load_study(storage, name)
     if study is None:
-        return create_study(storage, name, make_sampler(asked.sampler, asked.seed), identity,
-                            objectives(profile.latencies))
+        return None
     require_same(study, identity, objectives(profile.latencies), older)
     if not asked.resume:
         raise InputError(f"study {name!r} is already in {asked.storage or folder}: add --resume to go on with it, "
@@ -225,7 +231,7 @@ def _damages(bench: Workbench, projection: Projection, asked: Options, affordabl
         return None
 
 
-def _search(engine: Engine, pool: Inline | Processes) -> InfeasibleError | None:
+def _run(engine: Engine, pool: Inline | Processes) -> InfeasibleError | None:
     """Run the engine; that nothing is feasible is reported only after the report was written."""
     try:
         with storage_errors("the study's storage"):
@@ -235,18 +241,3 @@ def _search(engine: Engine, pool: Inline | Processes) -> InfeasibleError | None:
     finally:
         pool.close()
     return None
-
-
-def _guard(asked: Options, folder: Path) -> None:
-    """Refuse a folder that is taken or cannot be written before any work is done."""
-    if is_study(folder) and not asked.resume and not asked.force_new_study:
-        raise InputError(f"{folder} holds a study already: add --resume to go on with it, --force-new-study to "
-                         "replace it, or choose another --out")
-    prepare_folder(folder)
-
-
-def _discard(folder: Path) -> None:
-    """Remove a study's own files, and nothing else in its folder."""
-    for pattern in ("study.db*", "study.json", "weights", "teacher", "artifact", "report"):
-        for path in folder.glob(pattern):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()

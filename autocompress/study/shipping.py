@@ -10,7 +10,7 @@ import msgspec
 from autocompress.core.answers import DESCRIPTIONS
 from autocompress.core.evaluation import Candidate
 from autocompress.errors import AutocompressError
-from autocompress.export.artifact import versions, write_artifact
+from autocompress.export.artifact import SCHEMA, versions, write_artifact
 from autocompress.export.card import model_card
 from autocompress.export.runtime import Runtime, latencies_ms
 
@@ -51,7 +51,7 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
         "outputs": bench.answers.meaning,
     }
     manifest = {
-        "schema": "autocompress/manifest", "version": 1, "study": description.name, "trial": candidate.trial,
+        "schema": SCHEMA, "version": 1, "study": description.name, "trial": candidate.trial,
         "rung": candidate.best.rung, "plan_fingerprint": candidate.plan.fingerprint,
         "plan": msgspec.to_builtins(candidate.plan), "receipts": msgspec.to_builtins(candidate.receipts),
         "metrics": candidate.metrics, "sources": candidate.best.sources,

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
+from autocompress.core.files import remove_leftovers, write_whole
 from autocompress.errors import InputError
 from autocompress.tasks.cache import cache_dir
 from autocompress.tasks.data import load_data
@@ -29,9 +28,6 @@ from autocompress.tasks.vision import import_torchvision
 from autocompress.tasks.weights import put_weights, read_weights
 
 log = logging.getLogger(__name__)
-
-_STALE_S = 600.0
-"""A temporary file this old belongs to a process that was killed while writing."""
 
 
 @dataclass(frozen=True)
@@ -149,19 +145,6 @@ def _restore(model: nn.Module, path: Path, classes: int) -> None:
 
 
 def _store(model: nn.Module, path: Path) -> None:
-    """Write atomically: a temporary file beside the target, synced, then renamed over it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob("default-*.tmp"):
-        if time.time() - leftover.stat().st_mtime > _STALE_S:
-            leftover.unlink(missing_ok=True)
-    content = save(model.state_dict(), metadata={"fingerprint": model_fingerprint(model)})
-    handle, temporary = tempfile.mkstemp(prefix=f"{path.stem}-", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """Keep the weights with the fingerprint that the model has with them."""
+    write_whole(path, save(model.state_dict(), metadata={"fingerprint": model_fingerprint(model)}))
+    remove_leftovers(path.parent)

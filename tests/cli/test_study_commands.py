@@ -145,12 +145,17 @@ def test_report_elsewhere(cli: Cli, finished: Any, tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "r").iterdir()) == ["pareto.html", "trials.csv", "trials.json"]
 
 
-def test_a_users_own_files_survive_in_the_folder_of_a_study(tmp_path: Path) -> None:
-    from autocompress.study.folder import prepare_folder
+@pytest.mark.parametrize("name", ["README.md", "manifest.json", "model.onnx"])
+def test_export_among_somebodys_files_is_refused(cli: Cli, finished: Any, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    out = cli("export", str(finished.folder), "--out", str(tmp_path), "--trust-code")
+    assert out.code == 2 and name in out.err and "move it away" in out.err and "building" not in out.err
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "mine"}
 
-    mine, leftover = tmp_path / "deep" / "notes.tmp", tmp_path / "weights" / "a.1.tmp"
-    for file in (mine, leftover):
-        file.parent.mkdir()
-        file.write_text("x")
-    prepare_folder(tmp_path)
-    assert mine.exists() and not leftover.exists()
+
+@pytest.mark.parametrize("name", ["pareto.html", "trials.csv", "trials.json"])
+def test_report_among_somebodys_files_is_refused(cli: Cli, finished: Any, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    out = cli("report", str(finished.folder), "--out", str(tmp_path))
+    assert out.code == 2 and name in out.err and "move it away" in out.err
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "mine"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import pytest
 from autocompress.core.layer import Part
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import EnvironmentFault
-from autocompress.report.files import write_atomic
-from autocompress.report.tables import front_frame, plan_rows, trials_frame, write_csv, write_json
+from autocompress.report.files import GENERATOR, write_files
+from autocompress.report.html import write_report
+from autocompress.report.tables import as_csv, as_json, front_frame, plan_rows, trials_frame
 from autocompress.report.text import describe_plan
 from autocompress.report.view import StudyView
 
@@ -48,21 +50,19 @@ def test_front_rows_keep_the_order_and_count_against_the_original(view: StudyVie
 
 
 @pytest.mark.parametrize("start", list("=+-@\t\r\n"))
-def test_a_text_cell_cannot_be_a_formula(tmp_path: Path, start: str) -> None:
+def test_a_text_cell_cannot_be_a_formula(start: str) -> None:
     frame = pd.DataFrame({"text": [f"{start}cmd|' /C calc'!A0", "plain"], "number": [-1.5, 2.0]})
-    with write_csv(frame, tmp_path / "t.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))
+    rows = list(csv.reader(io.StringIO(as_csv(frame), newline="")))
     assert rows[1] == [f"'{start}cmd|' /C calc'!A0", "-1.5"]
     assert rows[2] == ["plain", "2.0"]
 
 
-def test_a_column_name_cannot_be_a_formula(tmp_path: Path) -> None:
-    path = write_csv(pd.DataFrame({"=HYPERLINK(1)": [1]}), tmp_path / "t.csv")
-    assert path.read_text().splitlines()[0] == "'=HYPERLINK(1)"
+def test_a_column_name_cannot_be_a_formula() -> None:
+    assert as_csv(pd.DataFrame({"=HYPERLINK(1)": [1]})).splitlines()[0] == "'=HYPERLINK(1)"
 
 
 def test_the_trials_of_a_study_are_safe_as_csv(view: StudyView, tmp_path: Path) -> None:
-    rows = _rows(write_csv(trials_frame(view), tmp_path / "trials.csv"))
+    rows = _rows(write_report(view, tmp_path).with_name("trials.csv"))
     assert len(rows) == len(view.candidates)
     assert rows[9]["origin"] == "'@SUM(A1:A9)"
     assert rows[30]["reason"] == "'=1+1"
@@ -74,7 +74,7 @@ def test_json_is_strict_and_complete(view: StudyView, tmp_path: Path) -> None:
     def refuse(constant: str) -> None:
         raise AssertionError(constant)
 
-    text = write_json(trials_frame(view), tmp_path / "trials.json").read_text()
+    text = as_json(trials_frame(view))
     rows = json.loads(text, parse_constant=refuse)
     assert [row["trial"] for row in rows] == [c.trial for c in view.candidates]
     assert rows[30]["accuracy"] is None
@@ -83,22 +83,24 @@ def test_json_is_strict_and_complete(view: StudyView, tmp_path: Path) -> None:
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_atomic(tmp_path / "a.txt", "old")
+    begin = f"<!doctype html>{GENERATOR}"
+    old = (f"{begin}old", "trial,status,old", "[]")
+    path = write_files(tmp_path, *old)
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(EnvironmentFault, match=r"a\.txt must be writable, but: No space left"):
-        write_atomic(path, "new")
-    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
-    assert path.read_text() == "old"
+    with pytest.raises(EnvironmentFault, match=r"pareto\.html must be writable, but: No space left"):
+        write_files(tmp_path, f"{begin}new", "trial,status,new", "[]")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["pareto.html", "trials.csv", "trials.json"]
+    assert (path.read_text(), path.with_name("trials.csv").read_text()) == old[:2]
 
 
 def test_a_path_that_is_no_folder_is_an_environment_fault(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EnvironmentFault, match="must be writable"):
-        write_atomic(tmp_path / "file" / "a.txt", "x")
+        write_files(tmp_path / "file", "x", "x", "x")
 
 
 def test_a_plan_has_one_row_for_each_layer(view: StudyView) -> None:

@@ -1,0 +1,84 @@
+"""What a study writes into its folder, and telling it from what was there: only what is proved to be a study's is ever
+replaced or removed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from autocompress.backend.teacher import holds_answers
+from autocompress.backend.weights import read_structure
+from autocompress.core.files import remove_leftovers, set_aside
+from autocompress.errors import InputError
+from autocompress.export import artifact
+from autocompress.report import files as report
+from autocompress.search.storage import DATABASE
+from autocompress.study.folder import ARTIFACT, DESCRIPTION, REPORT, SCHEMA, TEACHER
+from autocompress.study.lock import LOCK, read_owner
+from autocompress.study.relatives import WEIGHTS
+
+DATABASE_FILES = (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal")
+FOLDERS = (WEIGHTS, TEACHER, ARTIFACT, REPORT)
+_WEIGHTS_NAME = re.compile(r"[0-9a-f]{8,64}-\d\.safetensors")
+_ANSWERS_NAME = re.compile(r"teacher-\d+\.safetensors")
+
+
+def is_own(folder: Path) -> bool:
+    """Whether a study of ours was begun in `folder`: its description says so, or a lock that a run left behind."""
+    try:
+        document = json.loads((folder / DESCRIPTION).read_bytes())
+        if document.get("schema", SCHEMA) == SCHEMA and {"name", "storage", "fingerprints", "budget"} <= set(document):
+            return True
+    except (OSError, ValueError, AttributeError):
+        pass
+    return read_owner(folder / LOCK) is not None
+
+
+def require_no_foreign(folder: Path) -> None:
+    """InputError where something that is not a study's stands in a place that a study writes to."""
+    known = is_own(folder)
+    found = [] if known else [folder / name for name in (DESCRIPTION, *DATABASE_FILES, LOCK)]
+    found += [] if known else list(_named(folder / TEACHER, _ANSWERS_NAME))
+    in_the_way = [path for path in found if path.exists() or path.is_symlink()]
+    in_the_way += [folder / name for name in FOLDERS if (folder / name).exists() and not (folder / name).is_dir()]
+    if in_the_way:
+        names = ", ".join(str(path.relative_to(folder)) for path in in_the_way)
+        raise InputError(f"--out must be a folder where a study can be kept, but {names} in {folder} was not written "
+                         "by a study: choose another --out, or move it away")
+    artifact.require_no_foreign(folder / ARTIFACT)
+    report.require_no_foreign(folder / REPORT)
+
+
+def clean(folder: Path) -> None:
+    """Remove the temporary files that killed runs left."""
+    for place in (folder, *(folder / name for name in FOLDERS)):
+        remove_leftovers(place)
+
+
+def discard(folder: Path) -> None:
+    """Remove a study's own files and nothing else; what was changed in its artefact is set aside."""
+    if not is_own(folder):
+        return
+    clean(folder)
+    for name in artifact.changed_files(folder / ARTIFACT):
+        set_aside(folder / ARTIFACT / name)
+    own = [folder / name for name in (*DATABASE_FILES, DESCRIPTION)]
+    own += [path for path in _named(folder / WEIGHTS, _WEIGHTS_NAME) if read_structure(path) is not None]
+    own += [path for path in _named(folder / TEACHER, _ANSWERS_NAME) if holds_answers(path)]
+    artifact.require_no_foreign(folder / ARTIFACT)
+    report.require_no_foreign(folder / REPORT)
+    own += [folder / ARTIFACT / name for name in (artifact.MODEL, artifact.CARD, artifact.MANIFEST)]
+    own += [folder / REPORT / name for name in (report.PAGE, report.CSV, report.JSON)]
+    present = [path for path in own if path.is_file()]
+    for path in present:
+        path.unlink()
+    for place in {path.parent for path in present} - {folder}:
+        with suppress(OSError):  # it holds something of the user's
+            place.rmdir()
+
+
+def _named(folder: Path, pattern: re.Pattern[str]) -> Iterator[Path]:
+    return (path for path in sorted(folder.glob("*")) if pattern.fullmatch(path.name) and path.is_file())
