@@ -22,10 +22,9 @@ def claimed(folder: Path, *, resume: bool, replace: bool) -> Iterator[None]:
     if is_study(folder) and is_own(folder) and not resume and not replace:
         raise InputError(f"{folder} holds a study already: add --resume to go on with it, --force-new-study to "
                          "replace it, or choose another --out")
-    if folder.is_dir():
-        require_no_foreign(folder)
     made = prepare_folder(folder)
     try:
+        require_no_foreign(folder)
         with locked(folder):
             clean(folder)
             yield
