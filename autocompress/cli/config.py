@@ -9,7 +9,7 @@ from typing import Any
 
 from autocompress.errors import InputError
 
-TEXTS = ("model", "data", "profile", "space", "sampler", "effort", "name", "storage", "device")
+TEXTS = ("model", "weights_key", "data", "profile", "space", "sampler", "effort", "name", "storage", "device")
 PATHS = ("weights", "data_root", "out")
 WHOLE_NUMBERS = ("image_size", "trials", "epochs", "seed", "jobs")
 QUANTITIES = ("budget", "latency", "macs", "peak_memory", "max_drop", "timeout")

@@ -41,8 +41,10 @@ Accuracy while searching is of the validation split; what is reported of the exp
 @click.command(cls=Command, epilog=_EXAMPLES, short_help="Search, export the best and verify it.")
 @_what("--model", metavar="SPEC", help="torchvision:NAME, timm:NAME or path/to/file.py:factory, which is run. "
                                        "Default: the embedded ResNet-18.")
-@_what("--weights", metavar="FILE", help="Trained weights: .safetensors, or a .pt state dict (read without "
+@_what("--weights", metavar="FILE", help="Trained weights: .safetensors, or a checkpoint of torch.save (read without "
                                            "running code).")
+@_what("--weights-key", metavar="KEY", help="Which state dict of the checkpoint, where several fit, such as "
+                                            "state_dict. Default: the averaged one (EMA), else the only one.")
 @_what("--data", metavar="SPEC", help="digits, fashion-mnist, cifar10, imagefolder:DIR, npz:FILE or "
                                       "path/to/file.py:factory, which is run.")
 @_what("--data-root", metavar="DIR", help="Folder of the files of fashion-mnist or cifar10.")

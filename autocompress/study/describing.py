@@ -98,4 +98,5 @@ def _given(asked: Options) -> dict[str, Any]:
         return None if value is None else str(Path(value).absolute())
 
     return {"default": asked.model is None, "model": spec(asked.model), "data": spec(asked.data),
-            "weights": path(asked.weights), "data_root": path(asked.data_root), "image_size": asked.image_size}
+            "weights": path(asked.weights),
+            "weights_key": asked.weights_key, "data_root": path(asked.data_root), "image_size": asked.image_size}

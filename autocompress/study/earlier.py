@@ -89,7 +89,9 @@ def _stored(description: Description, asked: Mapping[str, Any], folder: Path) ->
     if "effort" not in asked:
         taken["epochs"] = description.epochs
     if "model" not in asked:
-        taken |= {name: stored[name] for name in ("model", "weights")}
+        taken |= {name: stored.get(name) for name in ("model", "weights")}
+        if "weights" not in asked:
+            taken["weights_key"] = stored.get("weights_key")
     if "data" not in asked:
         taken |= {name: stored[name] for name in ("data", "data_root", "image_size")}
     known = {**taken, **asked}

@@ -28,10 +28,10 @@ ARTIFACT, REPORT, TEACHER = "artifact", "report", "teacher"
 class Description(msgspec.Struct, frozen=True, kw_only=True):
     """What is needed to show a study without its network, and to load that network again.
 
-    `given` holds the specs as given: model, weights, data, data_root, image_size. A spec is None when a Python
-    object was given. `targets` are the ids of the profiles where there are several, the primary first. `attribution` is
-    of the plan that was the best when a search ended; `harms` are predicted, in nats by trial, where there was a
-    sensitivity table.
+    `given` holds the specs as given: model, weights, weights_key, data, data_root, image_size … A spec is None when a
+    Python object was given. `targets` are the ids of the profiles where there are several, the primary first.
+    `attribution` is of the plan that was the best when a search ended; `harms` are predicted, in nats by trial, where
+    there was a sensitivity table.
     """
 
     version: int = VERSION

@@ -35,7 +35,8 @@ def load_task(asked: Options) -> tuple[LoadedModel, TaskData]:
         return LoadedModel(net, "resnet18-digits", model_fingerprint(net)), task
     task = load_data(asked.data, root=asked.data_root, seed=asked.seed, trust_code=asked.trust_code,
                      image_size=asked.image_size)
-    loaded = load_model(asked.model, weights=asked.weights, data=task, trust_code=asked.trust_code)
+    loaded = load_model(asked.model, weights=asked.weights, weights_key=asked.weights_key, data=task,
+                        trust_code=asked.trust_code)
     return loaded, task
 
 
@@ -60,9 +61,10 @@ def reopen_bench(folder: Path, description: Description, model: Any, data: Any, 
     given = description.given
     if model is None and not given["default"] and None in (given["model"], given["data"]):
         raise InputError("this study was made from Python objects: use open_study(folder, model=…, data=…)")
+    weights = Path(given["weights"]) if given["weights"] and model is None else None
     asked = Options(
         model=model or given["model"], data=data if data is not None else given["data"], trust_code=trust_code,
-        weights=Path(given["weights"]) if given["weights"] and model is None else None, seed=description.seed,
+        weights=weights, weights_key=given.get("weights_key") if weights else None, seed=description.seed,
         data_root=Path(given["data_root"]) if given["data_root"] else None, image_size=given["image_size"],
         profile=description.profile, epochs=description.epochs, device=device)
     loaded, task = load_task(asked)

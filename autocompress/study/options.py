@@ -26,6 +26,7 @@ class Options:
     data: Any = None
     budget: str | float | None = None
     weights: Path | None = None
+    weights_key: str | None = None
     profile: str | Sequence[str] = "host"
     space: str = "default"
     latency: str | float | Sequence[str | float] | Mapping[str, str | float] | None = None
@@ -78,6 +79,8 @@ class Options:
         if self.model is None and self.weights is not None:
             raise InputError(f"weights {str(self.weights)!r} need the model that they belong to: give one such as "
                              "torchvision:resnet18 or path/to/file.py:factory")
+        if self.weights_key is not None and self.weights is None:
+            raise InputError(f"weights_key {self.weights_key!r} needs the weights file in which it is a key")
         if self.model is not None and self.data is None:
             raise InputError("a model needs its data: give digits, fashion-mnist, cifar10, imagefolder:DIR, npz:FILE "
                              "or path/to/file.py:factory")

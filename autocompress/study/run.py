@@ -74,8 +74,9 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     TaskData, or a spec (`digits`, `fashion-mnist`, `cifar10`, `imagefolder:DIR`, `npz:FILE`, `file.py:factory`).
     Without both, the embedded ResNet-18 on handwritten digits. `budget`: bytes of the exported file, `"2MB"`.
     Further bounds: `latency="5ms"`, `macs="50M"`, `peak_memory="256KiB"`, `max_drop="1%"`. `weights`: a safetensors
-    or state-dict file. `profile`, `space`: names or TOML files; a list of profiles asks for plans that are legal on all
-    of them, the latency on each an objective, and bounded on each by `latency="5ms"`, on some by
+    file or a checkpoint of torch.save; `weights_key`: which of its state dicts, where several fit.
+    `profile`, `space`: names or TOML files; a list of profiles asks for plans that are legal on all of them, the
+    latency on each an objective, and bounded on each by `latency="5ms"`, on some by
     `latency={"stm32h743": "80ms"}`. `sampler`: auto, tpe, nsga2, random or gp. `effort`: fast, normal or thorough,
     which sets how many are trained, and `trials` and `epochs` (of the long distillation) where they are not given.
     `timeout` ("15m"), `seed`, `jobs` (processes), `out` (the study's folder), `name`, `storage` (an Optuna URL),

@@ -25,7 +25,7 @@ from autocompress.tasks.data import load_data
 from autocompress.tasks.models import model_fingerprint
 from autocompress.tasks.splits import Split, TaskData
 from autocompress.tasks.vision import import_torchvision
-from autocompress.tasks.weights import put_weights, read_weights
+from autocompress.tasks.weights import load_weights_file
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ def _key(data: TaskData) -> str:
 
 def _restore(model: nn.Module, path: Path, classes: int) -> None:
     """Load and verify: the file carries the fingerprint that the model must have with its weights."""
-    put_weights(model, read_weights(path), str(path), classes)
+    load_weights_file(model, path, classes)
     with safetensors.safe_open(path, framework="pt") as stream:
         expected = (stream.metadata() or {}).get("fingerprint")
     if model_fingerprint(model) != expected:

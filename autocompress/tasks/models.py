@@ -22,7 +22,7 @@ from autocompress.tasks.cache import downloading
 from autocompress.tasks.factory import call_factory, is_factory
 from autocompress.tasks.splits import TaskData
 from autocompress.tasks.vision import import_torchvision
-from autocompress.tasks.weights import check_float32, put_weights, read_weights
+from autocompress.tasks.weights import check_float32, load_weights_file
 
 MODEL_SPECS = ("torchvision:NAME", "timm:NAME", "path/to/file.py:factory")
 _NAME_LENGTH = 80
@@ -39,9 +39,11 @@ class LoadedModel:
 
 
 def load_model(
-    spec: str | nn.Module, *, weights: Path | None = None, data: TaskData, trust_code: bool = True
+    spec: str | nn.Module, *, weights: Path | None = None, data: TaskData, trust_code: bool = True,
+    weights_key: str | None = None,
 ) -> LoadedModel:
-    """The network that `spec` names or is, with `weights` from a file; see `MODEL_SPECS`.
+    """The network that `spec` names or is, with `weights` from a file (of several state dicts in it, that under
+    `weights_key`); see `MODEL_SPECS`.
 
     Without `weights`, torchvision and timm models get the weights of their hub, if made for as many
     classes as the data has; a factory's network, or an nn.Module (copied), is taken as it is. Built
@@ -65,7 +67,7 @@ def load_model(
         raise InputError(f"model must be one of {', '.join(MODEL_SPECS)}, but got {spec!r}")
     model = check_float32(model, f"model {name}")
     if weights is not None:
-        put_weights(model, read_weights(weights), str(weights), data.classes)
+        load_weights_file(model, weights, data.classes, weights_key)
     model.eval()
     check_fits(model, data)
     return LoadedModel(model, safe_name(name), model_fingerprint(model))
@@ -151,7 +153,7 @@ def _torchvision(name: str, *, pretrained: bool, data: TaskData) -> nn.Module:
             prefix = path.stem.rpartition("-")[2]
             torch.hub.download_url_to_file(default.url, str(path), hash_prefix=prefix, progress=False)
     model: nn.Module = models.get_model(name, weights=None, num_classes=data.classes)
-    put_weights(model, read_weights(path), str(path), data.classes)
+    load_weights_file(model, path, data.classes)
     return model
 
 
@@ -175,7 +177,7 @@ def _timm(name: str, *, pretrained: bool, data: TaskData) -> nn.Module:
     cached = hub.try_to_load_from_cache(config.hf_hub_id or name, "model.safetensors")
     if isinstance(cached, str):
         model = timm.create_model(name, pretrained=False)
-        put_weights(model, read_weights(Path(cached)), cached, data.classes)
+        load_weights_file(model, Path(cached), data.classes)
         return model
     hint = "fill its cache (HF_HOME) on a machine with network, or give a weights file"
     with downloading("https://huggingface.co", f"the weights of {name}", hint):

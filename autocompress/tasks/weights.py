@@ -1,114 +1,97 @@
-"""Reading weights from a file that may be damaged or hostile. Nothing in it is ever run."""
+"""Filling a network with the weights of a file, and checking that they are weights of that network."""
 
 from __future__ import annotations
 
-import json
 import logging
-import warnings
-import zipfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from autocompress.errors import InputError
-from autocompress.tasks.arrays import refuse_bomb
+from autocompress.tasks.checkpoint import SAVE_HINT, read_checkpoint
+from autocompress.tasks.state_dict import Candidate, candidates, distinct, is_counter, networks
 
 log = logging.getLogger(__name__)
 
-MAX_HEADER_BYTES = 2 * 2**20
-"""A safetensors header takes about 100 bytes a tensor; the limit bounds what reading it can cost."""
-_WRAPPERS = ("state_dict", "model")
 _NAMED = 5
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The state dict in a `.safetensors`, `.pt` or `.pth` file, on the CPU, names as the model has them.
+def load_weights_file(model: nn.Module, path: Path, classes: int, key: str | None = None) -> None:
+    """Fill `model` from a checkpoint: `.safetensors`, or anything that torch.save wrote, wrapped as it may be.
 
-    A dict nested under `state_dict` or `model` is found, a `module.` prefix taken off. Pickles are read
-    with `weights_only=True` and by no other way. InputError when the file is missing, damaged, declares
-    too much, or asks for code to be run.
+    Where several dicts of the file fit the network, `key` chooses one; without it an average of weights (EMA, SWA) goes
+    before the raw weights, as in timm's and torchvision's own scripts, and what was taken is logged. InputError when
+    none fits, with what each lacks, and when two fit equally well. `classes` words the commonest misfit: weights
+    trained for another number of classes.
     """
-    if not path.is_file():
-        raise InputError(f"weights: there is no file {str(path)!r}")
-    readers = {".safetensors": _read_safetensors, ".pt": _read_torch, ".pth": _read_torch}
-    if path.suffix.lower() not in readers:
-        raise InputError(f"weights must be a .safetensors, .pt or .pth file, but got {path.name!r}")
-    if path.stat().st_size == 0:
-        raise InputError(f"weights: {path} is empty (0 bytes): was its download or saving cut short?")
-    return _unwrapped(readers[path.suffix.lower()](path), path)
-
-
-def _read_safetensors(path: Path) -> Any:
-    _check_header(path)
+    content = read_checkpoint(path)
+    fitting = candidates(content, model.state_dict())
+    if key is not None:
+        named = [candidate for candidate in fitting if candidate.named(key)]
+        if not named:
+            known = ", ".join(repr(c.label) for c in fitting if c.label) or "none"
+            raise InputError(f"weights: {path} must hold a state dict under the key {key!r}, but those with tensors of "
+                             f"this network are under: {known}")
+        fitting = named
+    if not fitting:
+        raise InputError(f"weights: {path} must hold a state dict of this network, but {_content(content)}")
+    chosen = fitting[0] if not fitting[0].fits else _chosen(fitting, path)
+    origin = f"{path} ({chosen.label})" if chosen.label else str(path)
     try:
-        return load_file(path, device="cpu")
-    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
-        raise InputError(f"weights: {path} must be an intact safetensors file, but: {error}") from error
+        put_weights(model, chosen.tensors, origin, classes)
+    except InputError as error:
+        others = [candidate for candidate in fitting if candidate is not chosen and candidate.matches > 1]
+        if chosen.fits or not others:
+            raise
+        raise InputError(f"{error}. {_compared(others)}") from None
+    _say(chosen, path)
 
 
-def _check_header(path: Path) -> None:
-    """Bound the header and refuse repeated names, of which the library would silently keep the last."""
-    with path.open("rb") as stream:
-        start = stream.read(8)
-        length = int.from_bytes(start, "little")
-        if len(start) < 8 or length > min(MAX_HEADER_BYTES, path.stat().st_size - 8):
-            raise InputError(
-                f"weights: {path} must be an intact safetensors file, but declares a header of {length:,} bytes "
-                f"in a file of {path.stat().st_size:,}"
-            )
-        header = stream.read(length)
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names: dict[str, Any] = {}
-        for name, value in pairs:
-            if name in names:
-                raise InputError(f"weights: {path} must name each tensor once, but its header repeats {name[:80]!r}")
-            names[name] = value
-        return names
-
-    try:
-        json.loads(header, object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"weights: {path} must be an intact safetensors file, but its header is not JSON: {error}"
-        ) from None
+def _chosen(fitting: list[Candidate], path: Path) -> Candidate:
+    """The one candidate to take of those that fit. InputError when two of the same rank hold other values."""
+    different = distinct([candidate for candidate in fitting if candidate.fits])
+    averaged = [candidate for candidate in different if candidate.averaged]
+    best = averaged or different
+    if len(best) > 1:
+        labels = " and ".join(repr(candidate.label or "the file itself") for candidate in best[:_NAMED])
+        raise InputError(f"weights: {path} must hold one state dict of this network, but {labels} fit alike and hold "
+                         f"other values: choose one with --weights-key {best[0].label} (weights_key)")
+    if averaged and len(different) > 1:
+        raw = next(candidate for candidate in different if not candidate.averaged)
+        log.warning("%s: took the averaged weights under %r, not the raw ones under %r; --weights-key %s takes those",
+                    path, best[0].label, raw.label or "the file itself", raw.label or raw.prefix or '""')
+    return best[0]
 
 
-def _read_torch(path: Path) -> Any:
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                refuse_bomb(archive, path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except InputError:
-        raise
-    except Exception as error:  # a hostile pickle can raise anything
-        cause = next(iter(str(error).splitlines()), "no message")
-        raise InputError(
-            f"weights: {path} must be an intact file that torch.load(weights_only=True) accepts, but: "
-            f"{type(error).__name__}: {cause[:200]}. Save tensors only: torch.save(model.state_dict(), …)"
-        ) from error
+def _say(chosen: Candidate, path: Path) -> None:
+    done = [f"took {len(chosen.tensors)} tensors"]
+    done += [f"under {'/'.join(chosen.keys)!r}"] if chosen.keys else []
+    done += [f"without the prefix {chosen.prefix!r}"] if chosen.prefix else []
+    done += [f"with the prefix {chosen.added!r} put before their names"] if chosen.added else []
+    done += ["(an average over the training)"] if chosen.averaged else []
+    more = [name for name in chosen.left if not is_counter(name)]
+    done += [f"and left {_named(more)}"] if more else []
+    if len(done) > 1:
+        log.info("%s: %s", path, " ".join(done))
 
 
-def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
-    for wrapper in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping) or not content:
-        raise InputError(f"weights: {path} must hold a state dict, but holds {type(content).__name__}")
-    wrong = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
-    if wrong:
-        raise InputError(f"weights: {path} must hold tensors only, but {_named(wrong)} are not tensors")
-    names = [str(name) for name in content]
-    prefix = "module." if all(name.startswith("module.") for name in names) else ""
-    return {str(name).removeprefix(prefix): value for name, value in content.items()}
+def _content(content: object) -> str:
+    whole = networks(content)
+    if whole:
+        return (f"holds a whole pickled network ({whole[0]}), which cannot be read without running its code. Save "
+                f"tensors only: {SAVE_HINT}")
+    if isinstance(content, dict):
+        keys = ", ".join(str(key) for key in list(content)[:_NAMED]) or "nothing"
+        return f"holds {keys} and no tensor with a name of the network. Save tensors only: {SAVE_HINT}"
+    return f"holds {type(content).__name__}. Save tensors only: {SAVE_HINT}"
+
+
+def _compared(others: list[Candidate]) -> str:
+    return "Also in the file: " + "; ".join(
+        f"{candidate.label or 'the file itself'} with {candidate.matches} matching tensors, {len(candidate.missing)} "
+        f"missing, {len(candidate.misshaped)} of another shape, {len(candidate.unexpected)} unexpected"
+        for candidate in others[:3])
 
 
 def put_weights(model: nn.Module, weights: dict[str, Tensor], origin: str, classes: int) -> None:
@@ -119,7 +102,7 @@ def put_weights(model: nn.Module, weights: dict[str, Tensor], origin: str, class
     misfit: weights trained for another number of classes.
     """
     own = model.state_dict()
-    missing = [n for n in own if n not in weights and not n.endswith("num_batches_tracked")]
+    missing = [n for n in own if n not in weights and not is_counter(n) and own[n].is_floating_point()]
     unexpected = [n for n in weights if n not in own]
     if missing or unexpected:
         found = {"missing": missing, "unexpected": unexpected}
@@ -132,6 +115,10 @@ def put_weights(model: nn.Module, weights: dict[str, Tensor], origin: str, class
         heads = {theirs[0] for ours, theirs in shapes.values() if ours and theirs and ours[0] == classes != theirs[0]}
         for_classes = f" (weights for {heads.pop()} classes, data with {classes}?)" if len(heads) == 1 else ""
         raise InputError(f"{origin} must have the model's shapes, but {texts}{for_classes}")
+    packed = [n for n, t in weights.items() if t.is_quantized or t.layout != torch.strided or t.device.type == "meta"]
+    if packed:
+        raise InputError(f"{origin} must hold plain float tensors, but {_named(packed)} are quantised, sparse or "
+                         "without values: bring the float weights")
     refused = [n for n, t in weights.items() if own[n].is_floating_point() and not t.is_floating_point()]
     if refused:
         kinds = ", ".join(sorted({str(weights[n].dtype) for n in refused}))
