@@ -36,7 +36,9 @@ from autocompress.backend.importance import channel_scores
 from autocompress.backend.memo import Memo, content
 from autocompress.backend.quantization import QuantizedWeight
 from autocompress.backend.reconstruct import by_taps, from_taps, on_remaining
+from autocompress.backend.rescale import fits
 from autocompress.backend.rounding import quantize, rounded_weight
+from autocompress.backend.sample_axes import SampleAxis, observe_calls
 from autocompress.backend.sparsify import sparsify
 from autocompress.backend.statistics import Moments, Statistics, width
 from autocompress.core.layer import Group, LayerTable
@@ -44,7 +46,7 @@ from autocompress.core.plan import Plan, Receipt, Step
 from autocompress.techniques import resolve
 from autocompress.techniques import sparsify as sparsity
 from autocompress.techniques.prune import DEFAULT_CRITERION
-from autocompress.techniques.quantize import equalized
+from autocompress.techniques.quantize import KINDS, equalized
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,19 @@ class Compressor:
         return [Receipt(site, "prune", {"kept": channels.tolist()}) for site, channels in kept.items()]
 
     @cached_property
+    def sample_axes(self) -> dict[str, SampleAxis]:
+        """Where the samples lie in what each layer reads and writes; not for those in which that is not proved, or
+        which have no place for them there beside their channels."""
+        layers = [layer.name for layer in self._table.layers if layer.kind in KINDS and not layer.locked]
+        axes = {}
+        for name, call in observe_calls(self.original, self.calibration, layers).items():
+            samples, module = call.reads.samples, self.original.get_submodule(name)
+            last = 0 if isinstance(module, nn.Conv1d | nn.Conv2d) else len(call.writes.shape) - 1
+            if samples is not None and samples == call.writes.samples and samples.axis <= last:
+                axes[name] = samples
+        return axes
+
+    @cached_property
     def _norms(self) -> dict[str, NormInputs]:
         return norm_inputs(self.original, self.calibration)
 
@@ -182,7 +197,8 @@ class Compressor:
     def _equalize(self, result: Compressed) -> None:
         """Rescale channels as the plan asks, with the moments of those inputs. Not where trained weights are put in
         place of the network's: they have been rescaled."""
-        asked = equalized(self._table, result.plan)
+        asked = {source: way for source, way in equalized(self._table, result.plan).items()
+                 if fits(result.model, self.coupling.scalings[source])}
         if not asked:
             return
         folds = {source: self._table.by_name[source].folds_into for source in asked}

@@ -53,7 +53,8 @@ def find_taps(table: LayerTable, plan: Plan) -> tuple[Layer, ...]:
     for layer in table.layers:
         places = layer.in_shape[1:] if layer.kind == "conv" else layer.in_shape[:-1]
         first = bool(layer.reads) and layer.reads == table.layers[0].reads
-        if layer.kind not in ("conv", "linear") or layer.locked or first or prod(places) == 1:
+        if layer.kind not in ("conv", "linear") or layer.locked or first or prod(places) == 1 \
+                or not layer.samples_first:
             continue
         found = True
         if layer.name not in gone and layer.scales_with not in rescaled:

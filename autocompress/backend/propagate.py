@@ -131,6 +131,8 @@ class Propagation:
             self._fix([node.args[0]], f"{name}: {layer.locked}")  # type: ignore[list-item]
             return None
         depthwise = layer.groups > 1 and layer.groups == layer.in_channels == layer.out_channels
+        if layer.kind == "norm" and inputs is not None and inputs.shape[axis] > 1 and axis not in varying(inputs):
+            return inputs  # it works on another axis than the one that the channels are on
         read = None if inputs is None else self._channels(inputs, axis)
         if layer.kind == "norm" or depthwise:
             if read is None:

@@ -22,6 +22,14 @@ class Scaling:
     cap: float | None = None
 
 
+def fits(model: nn.Module, scaling: Scaling) -> bool:
+    """Whether a network that was cut still has each of the source's channels so many times in a row."""
+    channels = len(model.get_submodule(leaves(model, scaling.source)[-1]).weight)  # type: ignore[arg-type]
+    widths = [by_columns(first_leaf(model, name)).shape for name in scaling.readers]
+    return all(groups * columns == channels * repeat
+               for (groups, _, columns, _), repeat in zip(widths, scaling.readers.values(), strict=True))
+
+
 def rescale(model: nn.Module, scaling: Scaling, factor: Tensor) -> None:
     """Write the source's channels times `factor` (C,), all above 0, and let the readers divide by it, in place."""
     scale_output(model, scaling.source, factor)

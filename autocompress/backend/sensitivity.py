@@ -13,7 +13,8 @@ norm, a change of scale.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -24,10 +25,12 @@ from torch import Tensor, nn
 from autocompress.backend.changes import weight_changes
 from autocompress.backend.compress import Compressor
 from autocompress.backend.reconstruct import by_taps
+from autocompress.backend.sample_axes import SampleAxis
 from autocompress.core.batches import GRADIENT_BYTES, rows_at_once
 from autocompress.core.plan import Step
+from autocompress.errors import TrialError
 
-VERSION = 1
+VERSION = 2
 """Of how costs are predicted: a change makes what was kept void."""
 SAMPLES = 96
 BATCH = 32
@@ -119,13 +122,32 @@ def _less_what_is_made_good(compressor: Compressor, name: str, change: Tensor, p
     return change - made_good
 
 
-def _products(compressor: Compressor, inputs: Tensor, chunk: dict[str, list[Change]]) -> Iterator[tuple[int, Tensor]]:
-    """For each change its products `(samples * DRAWS,)` with the gradients of single answers. The chunk is used up."""
+def _products(compressor: Compressor, inputs: Tensor,
+              chunk: dict[str, list[Change]]) -> Iterator[tuple[int, Tensor]]:
+    """For each change its products `(samples * DRAWS,)` with the gradients of single answers. The chunk is used up.
+
+    Layers in whose tensors no axis is proved to be the samples are given one sample at a time: all that such a layer
+    reads and writes is then that sample's.
+    """
+    layouts = {name: compressor.sample_axes.get(name) for name in chunk}
+    together = {name: chunk.pop(name) for name, layout in layouts.items() if layout is not None}
+    if together:
+        size = rows_at_once(tuple(inputs.shape[1:]), BATCH, GRADIENT_BYTES)
+        yield from _of_layers(compressor, inputs, together, layouts, {}, size)
+    if chunk:
+        means = {name: None if (known := compressor.statistics.moments(name)) is None else known.mean for name in chunk}
+        yield from _of_layers(compressor, inputs, chunk, layouts, means, 1)
+
+
+def _of_layers(compressor: Compressor, inputs: Tensor, chunk: dict[str, list[Change]],
+               layouts: Mapping[str, SampleAxis | None], means: Mapping[str, Tensor | None],
+               size: int) -> Iterator[tuple[int, Tensor]]:
+    """`means`: of what is read, for layers of which one batch does not tell it; the others' follow from the batch."""
     model, generator = compressor.original, torch.Generator().manual_seed(0)
     numbers = {name: [number for number, _ in changes] for name, changes in chunk.items()}
     matrices = {name: torch.stack([change for _, change in chunk.pop(name)]) for name in numbers}  # not held twice
     found: dict[str, list[Tensor]] = {name: [] for name in numbers}
-    for batch in torch.split(inputs, rows_at_once(tuple(inputs.shape[1:]), BATCH, GRADIENT_BYTES)):
+    for batch in torch.split(inputs, size):
         reads, writes, outputs = _watched(model, batch, list(numbers))
         with torch.enable_grad():
             logits = compressor.answers.scores(outputs)
@@ -137,12 +159,29 @@ def _products(compressor: Compressor, inputs: Tensor, chunk: dict[str, list[Chan
                                             retain_graph=draw + 1 < DRAWS, allow_unused=True)
             for name, gradient in zip(writes, gradients, strict=True):
                 if gradient is not None:
-                    found[name].append(_with_gradients(model.get_submodule(name), reads[name], gradient,
-                                                       matrices[name]))
+                    with _named(name):
+                        found[name].append(_with_gradients(
+                            model.get_submodule(name), _by_sample(layouts[name], reads[name]),
+                            _by_sample(layouts[name], gradient), matrices[name], means.get(name)))
     for name, of_steps in numbers.items():
         if found[name]:
             by_answer = torch.cat(found[name])
             yield from ((number, by_answer[:, i]) for i, number in enumerate(of_steps))
+
+
+@contextmanager
+def _named(layer: str) -> Iterator[None]:
+    """What fails here is said of the layer."""
+    try:
+        yield
+    except RuntimeError as error:
+        cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise TrialError(f"the gradients of {layer} cannot be taken sample by sample: {cause}") from error
+
+
+def _by_sample(layout: SampleAxis | None, tensor: Tensor) -> Tensor:
+    """`(N, …)`: the entries of each sample in a row; where there is no layout, all of them are of one sample."""
+    return tensor[None] if layout is None else layout.split(tensor)
 
 
 def _watched(model: nn.Module, batch: Tensor,
@@ -168,14 +207,16 @@ def _watched(model: nn.Module, batch: Tensor,
     return reads, writes, outputs
 
 
-def _with_gradients(module: Any, inputs: Tensor, gradient: Tensor, changes: Tensor) -> Tensor:
+def _with_gradients(module: Any, inputs: Tensor, gradient: Tensor, changes: Tensor, mean: Tensor | None) -> Tensor:
     """Products `(N, changes)` of the weight gradients of single samples, less what a shift of the mean does to them,
-    with `changes` `(changes, weights)`."""
+    with `changes` `(changes, weights)`. `inputs`, `gradient`: as `_by_sample` gives what the layer reads and writes.
+    `mean` `(groups, d)`: of its rows, that of all samples here where there is none of that size."""
     if isinstance(module, nn.Embedding):
         looked_up = changes.reshape(len(changes), *module.weight.shape)[:, inputs]
         return (looked_up * gradient).flatten(2).sum(2).T
     rows, errors = _rows(module, inputs), _errors(module, gradient)
-    rows = rows - rows.mean((0, 3), keepdim=True)
+    known = mean is not None and mean.shape == rows.shape[1:3]
+    rows = rows - (mean[None, :, :, None] if mean is not None and known else rows.mean((0, 3), keepdim=True))
     each = max(1, PRODUCT_BYTES // (4 * changes.shape[1]))
     products = [(errors[i:i + each] @ rows[i:i + each].transpose(2, 3)).flatten(1) @ changes.T
                 for i in range(0, len(rows), each)]
@@ -183,20 +224,29 @@ def _with_gradients(module: Any, inputs: Tensor, gradient: Tensor, changes: Tens
 
 
 def _rows(module: Any, inputs: Tensor) -> Tensor:
-    """What the weight matrix is multiplied with, `(N, groups, d, positions)`."""
+    """What the weight matrix is multiplied with, `(N, groups, d, positions)`; for a convolution `inputs` are
+    `(N, frames, C, …)`."""
     if isinstance(module, nn.Linear):
         return inputs.reshape(len(inputs), 1, -1, module.in_features).transpose(2, 3)
-    padded = F.pad(inputs, module._reversed_padding_repeated_twice,
+    padded = F.pad(inputs.flatten(0, 1), module._reversed_padding_repeated_twice,
                    mode="constant" if module.padding_mode == "zeros" else module.padding_mode)
     kernel, dilation, stride = module.kernel_size, module.dilation, module.stride
     if isinstance(module, nn.Conv1d):
         padded, kernel, dilation, stride = padded[:, :, None], (1, *kernel), (1, *dilation), (1, *stride)
     columns = F.unfold(padded, kernel, dilation, 0, stride)
-    return columns.reshape(len(inputs), module.groups, -1, columns.shape[2])
+    return _frames_as_positions(columns.reshape(len(padded), module.groups, -1, columns.shape[2]), len(inputs))
 
 
 def _errors(module: Any, gradient: Tensor) -> Tensor:
     """The gradient of what a layer writes, `(N, groups, out / groups, positions)`."""
     if isinstance(module, nn.Linear):
         return gradient.reshape(len(gradient), 1, -1, gradient.shape[-1]).transpose(2, 3)
-    return gradient.reshape(len(gradient), module.groups, gradient.shape[1] // module.groups, -1)
+    items = gradient.flatten(0, 1)
+    return _frames_as_positions(items.reshape(len(items), module.groups, items.shape[1] // module.groups, -1),
+                                len(gradient))
+
+
+def _frames_as_positions(items: Tensor, samples: int) -> Tensor:
+    """`(samples * frames, groups, d, positions)` → `(samples, groups, d, frames * positions)`."""
+    frames = items.reshape(samples, -1, *items.shape[1:])
+    return frames.permute(0, 2, 3, 1, 4).flatten(3)

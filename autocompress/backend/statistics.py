@@ -228,7 +228,7 @@ def layer_patches(module: nn.Module, inputs: Tensor, generator: torch.Generator)
     """Rows that the weight matrix is multiplied with, `(groups, rows, d)`, at `POSITIONS` random positions a sample;
     just the channels of a wide convolution."""
     if isinstance(module, nn.Linear):
-        rows = inputs.flatten(1, -2) if inputs.dim() > 2 else inputs[:, None]
+        rows = inputs.flatten(1, -2) if inputs.dim() > 2 else inputs.reshape(-1, 1, inputs.shape[-1])
         return rows[:, _positions(rows.shape[1], generator)].flatten(0, 1)[None]
     assert isinstance(module, nn.Conv1d | nn.Conv2d)
     if columns(module) < width(module):

@@ -7,7 +7,7 @@ with hooks, which tells whether a module is really called (some parents read a c
 from __future__ import annotations
 
 import copy
-import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -19,9 +19,12 @@ from torch import Tensor, fx, nn
 from autocompress.backend.blocks import find_blocks
 from autocompress.backend.coupling import Coupling
 from autocompress.backend.groups import record_coupling
+from autocompress.backend.parameter_uses import ParameterUses
 from autocompress.backend.propagate import Propagation
 from autocompress.backend.rescale import Scaling
+from autocompress.backend.sample_axes import Call, SampleAxis, Seen, observe_calls
 from autocompress.backend.scalings import failing, find_scalings
+from autocompress.backend.untraceable import exported
 from autocompress.core.layer import Activation, Layer, LayerTable
 from autocompress.errors import InputError
 
@@ -38,36 +41,32 @@ _VANISH = {"dropout", "dropout_", "feature_dropout", "contiguous", "alias", "det
 """Operators that the exported file does not have."""
 
 
-def trace(model: nn.Module, input_shape: tuple[int, ...],
-          dtype: torch.dtype = torch.float32) -> tuple[LayerTable, Coupling]:
+def trace(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = torch.float32,
+          inputs: Tensor | None = None) -> tuple[LayerTable, Coupling]:
     """The layer table of `model` (eval mode; input `(N, *input_shape)` of `dtype`) and its recorded coupling.
 
-    InputError when the network cannot be traced.
+    `inputs` `(M, …)`: real ones to tell in which axis the samples are; random ones where there are none. InputError
+    when the network cannot be traced.
     """
     example = torch.zeros(2, *input_shape, dtype=dtype)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        try:
-            program = torch.export.export(copy.deepcopy(model), (example,))  # tracing leaves marks in some
-        except Exception as error:  # torch.export raises many kinds
-            cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise InputError(f"the network must be traceable by torch.export, but: {cause}") from error
+    program = exported(copy.deepcopy(model), example)  # tracing leaves marks in some
     nodes = [n for n in program.graph.nodes if n.op == "call_function"]
-    owner = _owners(program)
+    owner, uses = _owners(program), ParameterUses(model, program)
     calls: dict[str, list[fx.Node]] = {}
     for node in nodes:
         if _op(node) in _CONV | {"linear", "batch_norm", "embedding"} and len(node.args) > 1:
             name = owner.get(getattr(node.args[_op(node) != "embedding"], "name", ""))
             if name is not None:
                 calls.setdefault(name, []).append(node)
-    shapes = _called(model, example)
-    folds = {norm: into for norm, into in _folds(calls, owner).items()
-             if model.get_submodule(norm).running_mean is not None}
+    if inputs is None:  # 0 and 1 where tokens are asked for
+        inputs = (2 * torch.rand(7, *input_shape, generator=torch.Generator().manual_seed(0))).to(dtype)
+    seen = observe_calls(model, inputs, [name for name, module in model.named_modules() if _own_params(module)])
+    folds = uses.folds([name for name in seen if _op_of(calls.get(name, [])) == "batch_norm"])
     ends = {name: _ends(node_list[0], _op(node_list[0]) != "batch_norm" and name in folds.values())
             for name, node_list in calls.items() if _op(node_list[0]) != "embedding"}
-    layers = [msgspec.structs.replace(_layer(name, module, calls.get(name, []), shapes, folds),
+    layers = [msgspec.structs.replace(_layer(name, module, calls.get(name, []), seen, folds, uses),
                                       **dict(zip(("reads", "writes"), ends.get(name, ("", "")), strict=True)))
-              for name, module in _in_order(model, shapes) if _own_params(module)]
+              for name, module in _in_order(model, seen) if _own_params(module)]
     table = LayerTable(
         input_shape=tuple(input_shape), outputs=_outputs(program), layers=tuple(layers),
         activations=tuple(_lifetimes(nodes, owner)),
@@ -106,8 +105,9 @@ def _op(node: fx.Node) -> str:
 
 def _owners(program: torch.export.ExportedProgram) -> dict[str, str]:
     """Placeholder of a `weight` parameter → name of the module that owns it."""
-    return {placeholder: name.removesuffix(".weight")
-            for placeholder, name in program.graph_signature.inputs_to_parameters.items() if name.endswith("weight")}
+    return {placeholder: name.rpartition(".")[0]
+            for placeholder, name in program.graph_signature.inputs_to_parameters.items()
+            if name.rpartition(".")[2] == "weight"}
 
 
 def _outputs(program: torch.export.ExportedProgram) -> int:
@@ -119,32 +119,7 @@ def _outputs(program: torch.export.ExportedProgram) -> int:
     return int(results[0].meta["val"].shape[-1])
 
 
-def _called(model: nn.Module, example: Tensor) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Input and (first) output shape of each module with parameters of its own that is really called, in order."""
-    shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
-    handles = []
-
-    def hook(name: str) -> Any:
-        def remember(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            if isinstance(output, tuple) and output:
-                output = output[0]
-            if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
-                shapes.setdefault(name, (tuple(inputs[0].shape[1:]), tuple(output.shape[1:])))
-        return remember
-
-    for name, module in model.named_modules():
-        if _own_params(module):
-            handles.append(module.register_forward_hook(hook(name)))
-    try:
-        with torch.no_grad():
-            model(example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return shapes
-
-
-def _in_order(model: nn.Module, shapes: dict[str, Any]) -> list[tuple[str, nn.Module]]:
+def _in_order(model: nn.Module, shapes: Mapping[str, Call]) -> list[tuple[str, nn.Module]]:
     """Modules in the order of their first call; never-called ones last."""
     modules = dict(model.named_modules())
     return [(n, modules[n]) for n in shapes] + [(n, m) for n, m in modules.items() if n not in shapes]
@@ -154,17 +129,8 @@ def _own_params(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters(recurse=False))
 
 
-def _folds(calls: dict[str, list[fx.Node]], owner: dict[str, str]) -> dict[str, str]:
-    """BatchNorm → the convolution or linear layer that alone feeds it and feeds it alone."""
-    weighted = {id(node_list[0]): name for name, node_list in calls.items()
-                if len(node_list) == 1 and _op(node_list[0]) != "batch_norm"}
-    folds = {}
-    for name, node_list in calls.items():
-        if len(node_list) == 1 and _op(node_list[0]) == "batch_norm":
-            source = node_list[0].args[0]
-            if id(source) in weighted and isinstance(source, fx.Node) and len(source.users) == 1:
-                folds[name] = weighted[id(source)]
-    return folds
+def _op_of(nodes: list[fx.Node]) -> str:
+    return _op(nodes[0]) if nodes else ""
 
 
 def _ends(node: fx.Node, folds: bool) -> tuple[str, str]:
@@ -184,12 +150,14 @@ def _readers(node: fx.Node) -> list[fx.Node]:
     return [reader for user in node.users for reader in (_readers(user) if _op(user) in _VANISH else [user])]
 
 
-def _layer(name: str, module: nn.Module, nodes: list[fx.Node], shapes: dict[str, Any],
-           folds: dict[str, str]) -> Layer:
-    in_shape, out_shape = shapes.get(name, ((), ()))
+def _layer(name: str, module: nn.Module, nodes: list[fx.Node], seen: Mapping[str, Call], folds: dict[str, str],
+           uses: ParameterUses) -> Layer:
+    call = seen.get(name, Call(Seen((), SampleAxis(0)), Seen((), SampleAxis(0))))
+    samples = call.reads.samples
     common: dict[str, Any] = {
-        "name": name, "in_shape": in_shape, "out_shape": out_shape, "params": _own_params(module),
-        "locked": _locked(name, module, nodes, shapes),
+        "name": name, "in_shape": call.reads.shape, "out_shape": call.writes.shape, "params": _own_params(module),
+        "frames": 1 if samples is None else samples.each, "samples_first": samples is not None and samples.first,
+        "locked": _locked(name, module, nodes, seen, uses),
     }
     if isinstance(module, nn.Conv1d | nn.Conv2d):
         return Layer(kind="conv", in_channels=module.in_channels, out_channels=module.out_channels,
@@ -206,18 +174,20 @@ def _layer(name: str, module: nn.Module, nodes: list[fx.Node], shapes: dict[str,
     return Layer(kind="other", out_channels=common["params"], in_channels=1, **common)
 
 
-def _locked(name: str, module: nn.Module, nodes: list[fx.Node], shapes: dict[str, Any]) -> str:
+def _locked(name: str, module: nn.Module, nodes: list[fx.Node], seen: Mapping[str, Call], uses: ParameterUses) -> str:
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
         return ""
     if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear | nn.Embedding):
         return f"no technique for {type(module).__name__}"
-    if name not in shapes:
+    if name not in seen:
         return "its parent reads its weights directly, or it is never executed"
-    if len(nodes) > 1:
-        return "its weights are used more than once"
+    if uses.shared(name):
+        return uses.shared(name)
     if not nodes:
         return "the traced graph does not show its weights as one layer"
-    if _departs(module, shapes[name][0]):
+    if isinstance(module, nn.Conv1d | nn.Conv2d) and len(seen[name].reads.shape) != module.weight.dim() - 1:
+        return "it is called without an axis of samples"
+    if _departs(module, seen[name].reads.shape):
         return f"the forward of {type(module).__name__} computes more than its weights do"
     if isinstance(module, nn.Embedding) and module.max_norm is not None:
         return "max_norm changes its weights while it runs"

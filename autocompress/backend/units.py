@@ -65,9 +65,10 @@ def _cuts(graph: fx.GraphModule, table: LayerTable) -> dict[str, fx.Node]:
 
 def _layer(module: str, table: LayerTable) -> str | None:
     """The original layer that a module is, or whose first factor it is. Not a norm that folds into the layer before
-    it: the two are one."""
+    it: the two are one. Nor one that reads a tensor which is not cut into samples by its first axis."""
     return next((name for name in (module, module.removesuffix(".0"))
-                 if name in table.by_name and not table.by_name[name].folds_into), None)
+                 if name in table.by_name and not table.by_name[name].folds_into
+                 and table.by_name[name].samples_first and table.by_name[name].frames == 1), None)
 
 
 def _parts(model: nn.Module, graph: fx.GraphModule, ends: Sequence[fx.Node]) -> list[nn.Module]:

@@ -19,7 +19,7 @@ Kind = Literal["conv", "linear", "embedding", "norm", "other"]
 
 
 class Layer(msgspec.Struct, frozen=True, kw_only=True):
-    """One parameter-bearing module of the original. Shapes leave the batch out: `(C, H, W)`.
+    """One parameter-bearing module of the original. Shapes leave the samples' axis out: `(C, H, W)`.
 
     An embedding's `out_channels` are its rows, one a token, its `in_channels` their width: axes as a weight has them.
 
@@ -36,6 +36,10 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
     stride: tuple[int, ...] = ()
     in_shape: tuple[int, ...] = ()
     out_shape: tuple[int, ...] = ()
+    frames: int = 1
+    """How many windows, frames or steps of one sample are folded into the axis of the samples; it does each."""
+    samples_first: bool = True
+    """Whether the first axis of what it reads is proved to be the samples, the frames of each in a row."""
     bias: bool = False
     params: int = 0
     reads: str = ""
@@ -57,12 +61,12 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def positions(self) -> int:
         """Output positions at which the weight is applied."""
-        return prod(self.out_shape[1:]) if self.kind == "conv" else prod(self.out_shape[:-1])
+        return self.frames * (prod(self.out_shape[1:]) if self.kind == "conv" else prod(self.out_shape[:-1]))
 
     @property
     def in_positions(self) -> int:
         """Input positions: what a leading 1×1 factor is applied to."""
-        return prod(self.in_shape[1:]) if self.kind == "conv" else prod(self.in_shape[:-1])
+        return self.frames * (prod(self.in_shape[1:]) if self.kind == "conv" else prod(self.in_shape[:-1]))
 
 
 class Member(msgspec.Struct, frozen=True):

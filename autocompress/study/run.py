@@ -227,8 +227,11 @@ def _damages(bench: Workbench, projection: Projection, asked: Options, affordabl
         return None
     try:
         return sensitivity(bench, projection.space)
-    except TrialError as error:
-        log.warning("%s, because what options would cost could not be predicted: %s", without, error)
+    except Exception as error:  # a table is a help, not a condition
+        cause = next(iter(str(error).strip().splitlines()), "") or "no message"
+        log.warning("%s, because what options would cost could not be predicted: %s", without,
+                    cause if isinstance(error, TrialError) else f"{type(error).__name__}: {cause}")
+        log.debug("the cause", exc_info=error)
         return None
 
 

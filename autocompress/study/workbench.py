@@ -23,6 +23,7 @@ from autocompress.backend.distill import Recipe, autocast, check_recipe, distill
 from autocompress.backend.features import Original
 from autocompress.backend.fold import fold_norms
 from autocompress.backend.macs import count_macs
+from autocompress.backend.plain_layers import with_plain_layers
 from autocompress.backend.teacher import Teacher
 from autocompress.backend.trace import trace
 from autocompress.backend.training_mode import difference
@@ -77,11 +78,10 @@ class Workbench:
         torch.manual_seed(seed)
         count = calibration_rows(data.input_shape, CALIBRATION_SAMPLES)
         self.calibration = data.normalise(_subset(data.train, count, seed).inputs)
+        model = with_plain_layers(model, self.calibration[:HEAD_SAMPLES])
         model, left_whole = with_open_heads(model, self.calibration[:HEAD_SAMPLES])
         self.model = model
-        # The fast path of attention computes without calling the layers that are to be measured and replaced.
-        torch.backends.mha.set_fastpath_enabled(False)
-        table, coupling = trace(model, data.input_shape, data.dtype)
+        table, coupling = trace(model, data.input_shape, data.dtype, self.calibration)
         if table.outputs != data.classes:
             raise InputError(f"the network must have one output for each of the {data.classes} classes of "
                              f"{data.name}, but it has {table.outputs}")

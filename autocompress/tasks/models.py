@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 import hashlib
 import importlib
@@ -23,6 +22,7 @@ from autocompress.tasks.factory import call_factory, is_factory
 from autocompress.tasks.splits import TaskData
 from autocompress.tasks.vision import import_torchvision
 from autocompress.tasks.weights import check_float32, load_weights_file
+from autocompress.tasks.wrapped import copied, unwrapped, with_plain_weights
 
 MODEL_SPECS = ("torchvision:NAME", "timm:NAME", "path/to/file.py:factory")
 _NAME_LENGTH = 80
@@ -51,7 +51,8 @@ def load_model(
     not belong together, EnvironmentFault when a package or a download is missing.
     """
     if isinstance(spec, nn.Module):
-        model, name = copy.deepcopy(spec), type(spec).__name__
+        inner = unwrapped(spec)
+        model, name = copied(inner), type(inner).__name__
     elif spec.startswith("torchvision:"):
         name = spec.partition(":")[2]
         model = _torchvision(name, pretrained=weights is None, data=data)
@@ -62,15 +63,17 @@ def load_model(
         made = call_factory(spec, what="model", trust_code=trust_code)
         if not isinstance(made, nn.Module):
             raise InputError(f"model: {spec} must return a torch.nn.Module, but returned {type(made).__name__}")
-        model, name = made, Path(spec.rpartition(":")[0]).stem
+        model, name = copied(unwrapped(made)), Path(spec.rpartition(":")[0]).stem
     else:
         raise InputError(f"model must be one of {', '.join(MODEL_SPECS)}, but got {spec!r}")
     model = check_float32(model, f"model {name}")
     if weights is not None:
         load_weights_file(model, weights, data.classes, weights_key)
     model.eval()
+    fingerprint = model_fingerprint(model)  # of what was given: what is computed from it may differ in the last digit
+    model = with_plain_weights(model)
     check_fits(model, data)
-    return LoadedModel(model, safe_name(name), model_fingerprint(model))
+    return LoadedModel(model, safe_name(name), fingerprint)
 
 
 def _remedy(cause: str) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from autocompress.backend.attention import SelfAttention, with_open_heads
 from autocompress.backend.coupling import cut_channels, removed_indices
 from autocompress.backend.fold import fold_norms
+from autocompress.backend.trace import trace
 from autocompress.core.plan import Plan, Step
 from autocompress.estimate import estimate, flatten
 from autocompress.export.runtime import Runtime
@@ -109,13 +110,25 @@ class Attend(nn.Module):
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.kind = kind
-        self.attention = nn.MultiheadAttention(16, 4, batch_first=kind != "batch second", add_zero_attn=kind == "zero")
+        sizes = {"kdim": 8, "vdim": 12} if kind == "widths" else {}
+        self.attention = nn.MultiheadAttention(16, 4, batch_first=kind != "batch second", add_zero_attn=kind == "zero",
+                                               **sizes)
+        self.head = nn.Parameter(torch.randn(1, 1, 16))
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, T, 16)` → the same."""
-        mask = torch.ones(x.shape[1], x.shape[1]).tril() == 0 if self.kind == "mask" else None
-        other = x.flip(1) if self.kind == "cross" else x
-        result, weights = self.attention(x, other, other, attn_mask=mask)
+        query = self.head.expand(len(x), -1, -1) if self.kind == "one query" else x
+        key = {"cross": x.flip(1), "widths": x[..., :8]}.get(self.kind, x)
+        value = {"cross": x.flip(1), "widths": x[..., :12]}.get(self.kind, x)
+        options: dict[str, object] = {}
+        if self.kind in ("mask", "causal"):
+            options = {"attn_mask": torch.ones(x.shape[1], x.shape[1]).triu(1).bool(),
+                       "is_causal": self.kind == "causal", "need_weights": False}
+        if self.kind == "float mask":
+            options = {"attn_mask": torch.arange(x.shape[1] ** 2).reshape(x.shape[1], -1) / 10}
+        if self.kind == "padding":
+            options = {"key_padding_mask": x[..., 0] > 0.4}
+        result, weights = self.attention(query, key, value, **options)
         return result + weights.sum(2, keepdim=True) if self.kind == "weights" else result
 
 
@@ -131,16 +144,76 @@ def test_torch_s_encoder_layer_is_opened(norm_first: bool) -> None:
     torch.testing.assert_close(outputs(opened, inputs), outputs(model, inputs), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("kind", "reason"), [
-    ("mask", "with a mask"), ("cross", "cross-attention"), ("zero", "tokens of their own"),
-    ("batch second", "batch is not the first axis"), ("weights", "reads more of it than its output"),
-])
-def test_other_attention_is_left_whole_and_named(kind: str, reason: str) -> None:
+@pytest.mark.parametrize("kind", ["plain", "mask", "causal", "float mask", "padding", "cross", "one query", "widths",
+                                  "batch second", "weights"])
+def test_attention_of_every_call_is_opened_and_its_heads_can_be_cut(kind: str) -> None:
     torch.manual_seed(0)
     model, inputs = Encoder(Attend(kind)).eval(), torch.randn(3, 6, 3)
     opened, whole = with_open_heads(model, inputs)
-    assert opened is model
-    assert list(whole) == ["attend.attention"] and reason in whole["attend.attention"]
+    assert not whole
+    torch.testing.assert_close(outputs(opened, inputs), outputs(model, inputs), rtol=1e-4, atol=1e-5)
+    table, coupling = trace(opened, (6, 3), inputs=inputs)
+    assert not [layer.name for layer in table.layers if layer.locked and "attention." in layer.name]
+    if kind != "weights":  # their mean over the heads hangs on all of them
+        cut = [group.channels for group in table.groups if group.heads]
+        assert cut == [4], coupling.refused
+
+
+@pytest.mark.parametrize("layers", ["encoder", "batch second", "decoder"])
+def test_torch_s_stacks_are_opened_with_their_masks(layers: str) -> None:
+    torch.manual_seed(0)
+    model, inputs = Stack(layers).eval(), torch.randn(3, 6, 3)
+    opened, whole = with_open_heads(model, inputs)
+    assert not whole
+    assert not any(isinstance(module, nn.MultiheadAttention) for module in opened.modules())
+    torch.testing.assert_close(outputs(opened, inputs), slow_outputs(model, inputs), rtol=1e-4, atol=1e-5)
+    table, _ = trace(opened, (6, 3), inputs=inputs)
+    assert sum(group.heads for group in table.groups) == (4 if layers == "decoder" else 2)
+    assert {layer.kind for layer in table.layers if layer.locked} <= {"other"}
+
+
+class Stack(nn.Module):
+    """Two of torch's layers, with the mask of what is padding, or with that of what comes later and a memory."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, first = kind, kind != "batch second"
+        self.embed, self.fc = nn.Linear(3, 16), nn.Linear(16, CLASSES)
+        if kind == "decoder":
+            self.body: nn.Module = nn.TransformerDecoder(nn.TransformerDecoderLayer(16, 4, 32, batch_first=first), 2)
+        else:
+            self.body = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 32, batch_first=first), 2,
+                                              enable_nested_tensor=first)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, T, 3)` → `(N, 5)`."""
+        y, padding = self.embed(x), x[..., 0] > 1
+        if self.kind == "decoder":
+            later = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
+            return self.fc(self.body(y, y.flip(1), tgt_mask=later, memory_key_padding_mask=padding).mean(1))  # type: ignore[no-any-return]
+        if self.kind == "encoder":
+            return self.fc(self.body(y, src_key_padding_mask=padding).mean(1))  # type: ignore[no-any-return]
+        return self.fc(self.body(y.transpose(0, 1), src_key_padding_mask=padding).mean(0))  # type: ignore[no-any-return]
+
+
+def slow_outputs(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Scores without torch's fused layers, which leave out padded positions: as in training, and as exported."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        return outputs(model, inputs)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def test_attention_with_tokens_of_its_own_is_left_whole_and_named() -> None:
+    torch.manual_seed(0)
+    model, inputs = Encoder(Attend("zero")).eval(), torch.randn(3, 6, 3)
+    opened, whole = with_open_heads(model, inputs)
+    assert isinstance(opened.get_submodule("attend.attention"), nn.MultiheadAttention)
+    assert list(whole) == ["attend.attention"] and "tokens of their own" in whole["attend.attention"]
+    table, _ = trace(opened, (6, 3), inputs=inputs)
+    assert table.by_name["attend.attention"].locked == "no technique for MultiheadAttention"
 
 
 def test_a_network_without_attention_is_itself() -> None:

@@ -1,0 +1,67 @@
+"""The graph of a network from `torch.export`, or where and why there is none: the operation and the user's own line."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.errors import InputError
+
+_NOISY = "torch.fx.experimental.symbolic_shapes"
+"""The logger that prints half a graph where tracing fails."""
+_DATA_DEPENDENT = ("data-dependent", "unbacked", "GuardOnDataDependentSymNode", "_local_scalar_dense")
+_FOREIGN = (Path(torch.__file__).parent, Path(__file__).parents[1], Path(sys.base_prefix), Path(sys.prefix))
+"""Folders of code that is not the user's."""
+
+
+def exported(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+    """What `torch.export` makes of `model` (eval mode) for `example` `(N, …)`. InputError where it cannot be traced."""
+    with warnings.catch_warnings(), torch.no_grad(), _quiet():
+        warnings.simplefilter("ignore")
+        try:
+            return torch.export.export(model, (example,))
+        except Exception as error:  # torch.export raises many kinds
+            raise InputError(untraceable(error)) from error
+
+
+def untraceable(error: Exception) -> str:
+    """What must hold, what the tracer met and where, and the way out."""
+    cause = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    where = _users_line(error)
+    if not any(mark in f"{type(error).__name__} {cause}" for mark in _DATA_DEPENDENT):
+        return f"the network must be traceable by torch.export, but{f' at {where}' if where else ''}: {cause}"
+    return ("the network must be traceable by torch.export, which needs the same operations for every input, but what "
+            f"it computes decides {f'at {where}' if where else 'in its forward'} what it does next ({cause}). Compute "
+            "both ways and choose with torch.where, replace .item(), int() and tolist() by tensor operations, or leave "
+            "that part out of the network that is given")
+
+
+def _users_line(error: BaseException) -> str:
+    """The innermost line of the user's own code on the way to the error: `FILE:LINE`, and its text."""
+    seen: BaseException | None = error
+    while seen is not None:
+        for frame in reversed(traceback.extract_tb(seen.__traceback__)):
+            path = Path(frame.filename)
+            if path.is_file() and not any(path.is_relative_to(folder) for folder in _FOREIGN):
+                return f"{frame.filename}:{frame.lineno} (`{frame.line}`)"
+        seen = seen.__cause__ or seen.__context__
+    return ""
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    logger = logging.getLogger(_NOISY)
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
