@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from autocompress.backend.quantization import QuantizedWeight, largest_level, round_to_levels, spread
+from autocompress.backend.quantization import QuantizedWeight, round_to_levels, spacing, spread, top_level
 from autocompress.backend.reconstruct import cholesky, damped
 
 BLOCK, STRIP = 128, 16
@@ -77,7 +77,7 @@ def round_with_feedback(weight: Tensor, start: QuantizedWeight, second: Tensor, 
     inside = None if kept is None else by_columns(kept, *shared.order.shape)
     steps = start.scale.repeat_interleave(columns.shape[2] * len(columns) // len(weight)).reshape(len(columns), 1, -1)
     if start.table is None and start.factors is None:
-        levels = _evenly(columns, steps, shared, start.bits, inside)
+        levels = _evenly(columns, steps, shared, start, inside)
     else:
         factors = None if start.factors is None else \
             by_columns(spread(start.factors, start.group, weight), *shared.order.shape)
@@ -85,9 +85,9 @@ def round_with_feedback(weight: Tensor, start: QuantizedWeight, second: Tensor, 
     return refitted(weight, replace(start, levels=from_columns(levels, tuple(weight.shape))), second)
 
 
-def _evenly(columns: Tensor, steps: Tensor, factor: Factor, bits: int, inside: Tensor | None) -> Tensor:
+def _evenly(columns: Tensor, steps: Tensor, factor: Factor, grid: QuantizedWeight, inside: Tensor | None) -> Tensor:
     """On evenly spaced levels, counted for that so that they are consecutive integers."""
-    top, apart = largest_level(bits), 1 if bits == 8 else 2
+    top, apart = top_level(grid), spacing(grid.bits)
     low, high, none = (level / apart - 0.5 * (apart - 1) for level in (-top, top, 0))
 
     def nearest(wish: Tensor, *inside: Tensor) -> Tensor:
@@ -106,8 +106,8 @@ def _on_grid(columns: Tensor, factor: Factor, grid: QuantizedWeight, factors: Te
 
     def nearest(wish: Tensor, *each: Tensor) -> Tensor:
         if not each:
-            return round_to_levels(wish, grid.bits, grid.table)
-        return round_to_levels(wish / each[0].clamp_min(1e-12), grid.bits, grid.table) * each[0]
+            return round_to_levels(wish, grid.bits, grid.table, grid.limit)
+        return round_to_levels(wish / each[0].clamp_min(1e-12), grid.bits, grid.table, grid.limit) * each[0]
 
     values = _nearest_plane(columns, factor, nearest, () if each is None else (each,))
     return (values if factors is None else values / factors).round_().to(torch.int8)

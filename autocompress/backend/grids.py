@@ -2,7 +2,7 @@
 
 Every grid is a table of int8 levels, symmetric about zero, that a scale per output channel multiplies. So the same
 integer kernels run, the factor of a norm moves into the scales, and a negative one into the signs. Rounding a
-codebook's entries to 1/127 of the largest costs nothing beside the distance between 2**bits of them.
+codebook's entries to integers costs little beside the distance between 2**bits of them.
 
 Sources: Han et al., "Deep Compression" (ICLR 2016), for weight sharing; Wang & Song, "Ckmeans.1d.dp" (The R Journal,
 2011), for k-means in one dimension, which dynamic programming solves exactly; Zhou et al., "Incremental Network
@@ -15,8 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-TOP = 127
-"""The greatest level of a codebook: its largest entry."""
 BINS = 256
 """Resolution in which magnitudes are clustered."""
 ROUNDS = 3
@@ -30,10 +28,11 @@ def power_levels(bits: int) -> Tensor:
     return _mirrored(torch.tensor(powers))
 
 
-def codebook_levels(rows: Tensor, importance: Tensor, bits: int) -> Tensor:
+def codebook_levels(rows: Tensor, importance: Tensor, bits: int, top: int) -> Tensor:
     """The codebook of least weighted squared error for `rows` (…, n), each up to a scale of its own.
 
-    `importance` broadcasts to `rows` and is not negative. int8 `(2**bits,)`, ascending, an entry for each sign.
+    `importance` broadcasts to `rows` and is not negative. int8 `(2**bits,)`, ascending, an entry for each sign, the
+    largest of them `top`.
     """
     magnitude, weight = rows.abs(), importance.expand_as(rows)
     scale = ((weight * magnitude.square()).sum(-1, keepdim=True) / weight.sum(-1, keepdim=True).clamp_min(1e-30)).sqrt()
@@ -45,7 +44,7 @@ def codebook_levels(rows: Tensor, importance: Tensor, bits: int) -> Tensor:
         fitted = (weight * magnitude * chosen).sum(-1, keepdim=True) \
             / (weight * chosen.square()).sum(-1, keepdim=True).clamp_min(1e-30)
         scale = torch.where(fitted > 0, fitted, scale)
-    return _mirrored((entries / entries[-1] * TOP).round())
+    return _mirrored((entries / entries[-1] * top).round())
 
 
 def nearest(ratio: Tensor, levels: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ from autocompress.core.batches import rows_at_once
 from autocompress.core.layer import Layer, LayerTable
 from autocompress.core.plan import Plan, Receipt
 from autocompress.techniques import resolve
+from autocompress.techniques.quantize import level_limit
 
 TEMPERATURE = 4.0
 """At which answers are compared, as in distillation: a network that is sure of everything would hide what differs."""
@@ -203,7 +204,8 @@ def _same_grid(plan: Plan, relative: Trained, name: str, places: Places) -> Quan
     if known is None:
         return None
     asked, had = (step_of(name, one).args for one in (plan, relative.structure.plan))
-    if any(asked.get(what) != had.get(what) for what in _GRID) or (known.group and places.columns is not None):
+    if any(asked.get(what) != had.get(what) for what in _GRID) or level_limit(asked) != known.limit \
+            or (known.group and places.columns is not None):
         return None
     rows = Places(places.rows, None)
     factors = None if known.factors is None else _sliced(known.factors, rows)
@@ -211,7 +213,7 @@ def _same_grid(plan: Plan, relative: Trained, name: str, places: Places) -> Quan
 
 
 def _rounded(known: QuantizedWeight, latent: Tensor, kept: Tensor | None) -> QuantizedWeight:
-    levels = round_to_levels(latent / known.steps(), known.bits, known.table)
+    levels = round_to_levels(latent / known.steps(), known.bits, known.table, known.limit)
     return replace(known, levels=(levels if kept is None else levels * kept).to(torch.int8))
 
 

@@ -39,7 +39,7 @@ class _Round(torch.autograd.Function):
                 damping: float) -> Tensor:
         step = per_channel(scale, weight) * factors
         ratio = weight / step
-        levels = round_to_levels(ratio, start.bits, start.table)
+        levels = round_to_levels(ratio, start.bits, start.table, start.limit)
         ctx.save_for_backward(ratio, levels, factors)
         ctx.top, ctx.damping = top_level(start), damping
         return levels * step
@@ -66,9 +66,9 @@ class LearnedStep(nn.Module):
         super().__init__()
         self._start = start
         largest = 1 if start.factors is None else 256
-        self._unit = 2.0 ** round(math.log2(largest * top_level(start) / largest_level(start.bits)))
+        self._unit = 2.0 ** round(math.log2(largest * top_level(start) / largest_level(start.bits, start.limit)))
         self.scale = nn.Parameter(start.scale * self._unit)
-        self._damping = 1 / math.sqrt(start.levels[0].numel() * largest_level(start.bits))
+        self._damping = 1 / math.sqrt(start.levels[0].numel() * largest_level(start.bits, start.limit))
         if start.factors is None:
             self.register_buffer("factors", torch.ones(()), persistent=False)
         else:
@@ -85,7 +85,7 @@ class LearnedStep(nn.Module):
     def quantized(self, weight: Tensor) -> QuantizedWeight:
         """The integers of the trained weight."""
         found = replace(self._start, scale=self._scale().cpu())
-        levels = round_to_levels(weight.detach().cpu() / found.steps(), found.bits, found.table)
+        levels = round_to_levels(weight.detach().cpu() / found.steps(), found.bits, found.table, found.limit)
         return replace(found, levels=levels.to(torch.int8))
 
     def _scale(self) -> Tensor:

@@ -9,14 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autocompress.backend.grids import codebook_levels, nearest, power_levels
+from autocompress.techniques.quantize import LARGEST_LEVEL
 
 
 @dataclass(frozen=True)
 class QuantizedWeight:
     """`levels * scale` is the weight: int8 `levels` of the weight's shape, `scale` per output channel `(C,)`.
 
-    Without a `table`, below 8 bits the levels are the odd integers from 1 - 2**bits to 2**bits - 1, at 8 bits the
-    integers from -127 to 127; else those of the table, int8 `(2**bits,)`, ascending. Every grid is symmetric, so a
+    Without a `table`, below 7 bits the levels are the odd integers from 1 - 2**bits to 2**bits - 1, at 7 bits the
+    integers from -63 to 63, at 8 bits those from -127 to 127; else those of the table, int8 `(2**bits,)`, ascending.
+    No magnitude is above `limit`, see `autocompress.techniques.quantize.level_limit`. Every grid is symmetric, so a
     sign moves freely between levels and what multiplies them. With a `group`, each run of so many weights of a row
     has an integer factor of its own on the channel's scale: `factors` uint8 `(C, runs)`.
     """
@@ -27,6 +29,7 @@ class QuantizedWeight:
     table: Tensor | None = None
     group: int = 0
     factors: Tensor | None = None
+    limit: int = LARGEST_LEVEL
 
     def steps(self) -> Tensor:
         """What one level is worth, float32, of a shape that broadcasts to the weight's."""
@@ -53,42 +56,48 @@ def spread(factors: Tensor, group: int, like: Tensor) -> Tensor:
     return factors.float().repeat_interleave(group, 1)[:, :like[0].numel()].reshape(like.shape)
 
 
-def largest_level(bits: int) -> int:
-    """The greatest of the evenly spaced levels."""
-    return 127 if bits == 8 else 2**bits - 1
+def largest_level(bits: int, limit: int = LARGEST_LEVEL) -> int:
+    """The greatest of the evenly spaced levels whose magnitudes are at most `limit`."""
+    return min(limit, 2**(bits - 1) - 1 if spacing(bits) == 1 else 2**bits - 1)
+
+
+def spacing(bits: int) -> int:
+    """The distance of evenly spaced levels: they are odd where few, so that none of the 2**bits codes is idle."""
+    return 1 if bits >= 7 else 2
 
 
 def top_level(weight: QuantizedWeight) -> int:
     """The greatest level of a weight's grid."""
-    return largest_level(weight.bits) if weight.table is None else int(weight.table[-1])
+    return largest_level(weight.bits, weight.limit) if weight.table is None else int(weight.table[-1])
 
 
 def level_table(weight: QuantizedWeight) -> Tensor:
     """All levels of a weight's grid, ascending, as float."""
     if weight.table is not None:
         return weight.table.float()
-    top = largest_level(weight.bits)
-    return torch.arange(-top, top + 1, 1 if weight.bits == 8 else 2).float()
+    top = largest_level(weight.bits, weight.limit)
+    return torch.arange(-top, top + 1, spacing(weight.bits)).float()
 
 
-def round_to_levels(ratio: Tensor, bits: int, table: Tensor | None = None) -> Tensor:
+def round_to_levels(ratio: Tensor, bits: int, table: Tensor | None = None, limit: int = LARGEST_LEVEL) -> Tensor:
     """Nearest level of each `weight / step`, as float."""
     if table is not None:
         return nearest(ratio, table.to(ratio.device))
-    top = largest_level(bits)
-    if bits == 8:
+    top = largest_level(bits, limit)
+    if spacing(bits) == 1:
         return ratio.round().clamp(-top, top)
     return (ratio * 0.5).floor_().mul_(2).add_(1).clamp_(-top, top)
 
 
 def quantize_weight(weight: Tensor, bits: int, grid: str = "linear", group: int = 0,
-                    importance: Tensor | None = None, kept: Tensor | None = None) -> QuantizedWeight:
+                    importance: Tensor | None = None, kept: Tensor | None = None,
+                    limit: int = LARGEST_LEVEL) -> QuantizedWeight:
     """Quantise `(C, …)` per output channel, or per `group` weights of one, with scales of least squared error.
 
     A search over clipping points, then alternating refinement: for fixed levels the best scale is
     <w, levels> / <levels, levels>. `importance`, the second moments `(groups, d, d)` of the input, weighs the errors
     that a codebook is fitted to. Where `kept` (bool, of the weight's shape) is False the level is zero, which is
-    not on the grid below 8 bits. ValueError for values that are not finite.
+    not on the grid below 7 bits. No level exceeds `limit`. ValueError for values that are not finite.
     """
     if not torch.isfinite(weight).all():
         raise ValueError("nan: weights that are not finite cannot be quantised")
@@ -104,16 +113,17 @@ def quantize_weight(weight: Tensor, bits: int, grid: str = "linear", group: int 
         table = power_levels(bits)
     elif grid == "codebook":
         of_errors = torch.ones_like(flat) if importance is None else _of_columns(importance, flat)
-        table = codebook_levels(rows, F.pad(of_errors * inside, (0, padding)).reshape(rows.shape), bits)
-    scale = _best_scale(rows, counts, bits, table)
+        table = codebook_levels(rows, F.pad(of_errors * inside, (0, padding)).reshape(rows.shape), bits,
+                                limit)
+    scale = _best_scale(rows, counts, bits, table, limit)
     if not group:
-        levels = (round_to_levels(rows / scale, bits, table) * counts).reshape(weight.shape).to(torch.int8)
-        return QuantizedWeight(bits, levels, scale.flatten(), table)
+        levels = (round_to_levels(rows / scale, bits, table, limit) * counts).reshape(weight.shape).to(torch.int8)
+        return QuantizedWeight(bits, levels, scale.flatten(), table, limit=limit)
     base = scale.amax(1, keepdim=True) / 255
     factors = (scale / base).round().clamp(1, 255)
-    levels = (round_to_levels(rows / (base * factors), bits, table) * counts).flatten(1)[:, :columns]
+    levels = (round_to_levels(rows / (base * factors), bits, table, limit) * counts).flatten(1)[:, :columns]
     return QuantizedWeight(bits, levels.reshape(weight.shape).to(torch.int8), base.flatten(), table, group,
-                           factors.squeeze(2).to(torch.uint8))
+                           factors.squeeze(2).to(torch.uint8), limit)
 
 
 def _of_columns(second: Tensor, rows: Tensor) -> Tensor:
@@ -123,19 +133,20 @@ def _of_columns(second: Tensor, rows: Tensor) -> Tensor:
     return diagonal.repeat_interleave(taps, 1).repeat_interleave(len(rows) // len(diagonal), 0).clamp_min(0.0)
 
 
-def _best_scale(rows: Tensor, counts: Tensor, bits: int, table: Tensor | None) -> Tensor:
+def _best_scale(rows: Tensor, counts: Tensor, bits: int, table: Tensor | None, limit: int) -> Tensor:
     """`(C, runs, 1)` for rows `(C, runs, n)`; `counts` (C or 1, runs, n) is 0 where there is no weight."""
-    top = largest_level(bits) if table is None else int(table[-1])
+    top = largest_level(bits, limit) if table is None else int(table[-1])
     absmax = rows.abs().amax(2, keepdim=True).clamp_min(1e-12)
     everywhere = bool(counts.all())
 
     def fitted(scale: Tensor) -> tuple[Tensor, Tensor]:
         """The best scale for the levels that `scale` leads to, and the power that these then explain."""
-        levels = round_to_levels(rows * (1 / scale), bits, table)
+        levels = round_to_levels(rows * (1 / scale), bits, table, limit)
         if not everywhere:
             levels *= counts
         along, power = (rows * levels).sum(2, keepdim=True), levels.square_().sum(2, keepdim=True).clamp_min_(1.0)
-        return torch.where(along > 0, along / power, scale), along.square() / power
+        best = along / power
+        return torch.where(best > 0, best, scale), along.square() / power
 
     best_scale, best_gain = absmax / top, torch.full_like(absmax, -torch.inf)
     for share in _CLIPS[bits]:

@@ -14,7 +14,7 @@ from autocompress.backend.compressed import Compressed, weight_bits
 from autocompress.backend.feedback import Factor, round_with_feedback
 from autocompress.backend.quantization import QuantizedWeight, per_channel, quantize_weight, round_to_levels
 from autocompress.core.plan import Receipt, Scalar
-from autocompress.techniques.quantize import DEFAULTS
+from autocompress.techniques.quantize import DEFAULTS, level_limit
 
 SCALE_SAMPLE = 256
 """About so many weights of a row are those from which its scale is chosen: at 8 bits together with the largest, which
@@ -30,7 +30,7 @@ def rounded_weight(weight: Tensor, args: Mapping[str, Scalar], second: Tensor | 
     """
     bits, plain = int(args["weight_bits"]), not args.keys() & {"grid", "group"}
     if bits == 8 and plain:  # rounds well by itself
-        return _in_eight_bits(weight, kept)
+        return _in_eight_bits(weight, kept, level_limit(args))
     if second is None or bits == 8 or args.get("rounding") == "nearest":
         return start_weight(weight, args, second, kept)
     if args.get("rounding") == "adaround":
@@ -45,7 +45,7 @@ def start_weight(weight: Tensor, args: Mapping[str, Scalar], importance: Tensor 
                  kept: Tensor | None = None) -> QuantizedWeight:
     """`weight` on the grid that the arguments of a quantize step give it; see `quantize_weight`."""
     return quantize_weight(weight, int(args["weight_bits"]), str(args.get("grid", DEFAULTS["grid"])),
-                           int(args.get("group", 0)), importance, kept)
+                           int(args.get("group", 0)), importance, kept, level_limit(args))
 
 
 def _every(weight: Tensor) -> int:
@@ -54,14 +54,14 @@ def _every(weight: Tensor) -> int:
     return next(every for every in range(max(1, row // SCALE_SAMPLE), row + 1) if gcd(every, taps) == 1)
 
 
-def _in_eight_bits(weight: Tensor, kept: Tensor | None) -> QuantizedWeight:
+def _in_eight_bits(weight: Tensor, kept: Tensor | None, limit: int) -> QuantizedWeight:
     """Linear levels, nearest, with scales chosen from a sample of each row."""
     rows = weight.flatten(1)
     sample = torch.cat([rows[:, ::_every(weight)],
                         rows.take_along_dim(rows.abs().argmax(1, keepdim=True), 1)], 1)
-    scale = quantize_weight(sample, 8).scale
-    levels = round_to_levels(weight / per_channel(scale, weight), 8)
-    return QuantizedWeight(8, (levels if kept is None else levels * kept).to(torch.int8), scale)
+    scale = quantize_weight(sample, 8, limit=limit).scale
+    levels = round_to_levels(weight / per_channel(scale, weight), 8, limit=limit)
+    return QuantizedWeight(8, (levels if kept is None else levels * kept).to(torch.int8), scale, limit=limit)
 
 
 def quantize(result: Compressed, calibration: Tensor, weights: dict[str, QuantizedWeight]) -> None:

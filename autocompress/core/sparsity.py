@@ -73,7 +73,7 @@ def stored_bits(pattern: str, weights: int, kept: int, bits: int) -> float:
 def stored_sparse(pattern: str, bits: int, layers: Sequence[tuple[int, int]]) -> list[bool]:
     """For each layer of one pattern and width, `(weights, kept)`, whether the file stores it sparse.
 
-    Below 8 bits always: those grids are odd, and without a mask there is no zero. Else where it is smaller.
+    Below 8 bits always: most of those grids are odd, and without a mask there is no zero. Else where it is smaller.
     """
     if bits < 8:
         return [True] * len(layers)

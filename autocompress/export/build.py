@@ -175,7 +175,7 @@ class _Writer:
         return shaped
 
     def _unpack(self, stream: np.ndarray, bits: int) -> str:
-        """Flat INT8 of odd integers, a multiple of `ALIGN` of them."""
+        """Flat INT8 of `integers(bits)`, a multiple of `ALIGN` of them."""
         planes = []
         flat = self._constant(np.array([-1], np.int64))
         for plane, table in zip(pack(stream, bits), tables(bits), strict=True):
@@ -193,11 +193,11 @@ class _Writer:
         return self._node("Cast", [total], to=TensorProto.INT8)[0]
 
     def _looked_up(self, restored: str, weight: IntegerWeight) -> str:
-        """The levels that odd integers stand for in the weight's table."""
+        """The levels that unpacked integers stand for in the weight's table."""
         if weight.table is None:
             return restored
         (index,) = self._node("Cast", [restored], to=TensorProto.INT32)
-        return self._node("Gather", [self._constant(lookup(weight.table.numpy())), index])[0]
+        return self._node("Gather", [self._constant(lookup(weight.table.numpy(), weight.bits)), index])[0]
 
     def _dequantise(self, leaf: Leaf, restored: str, weight: IntegerWeight) -> None:
         shape = self._tensors.pop(leaf.weight).shape

@@ -20,13 +20,16 @@ MOST_ROWS = 256
 
 
 class Runtime:
-    """One loaded file. `threads` is 1 wherever latency is reported."""
+    """One loaded file. `threads` is 1 wherever latency is reported; `literal` leaves the graph as it is written,
+    without fused kernels."""
 
-    def __init__(self, model: bytes | str | Path, threads: int = 1) -> None:
+    def __init__(self, model: bytes | str | Path, threads: int = 1, literal: bool = False) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        if literal:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         # Spinning threads steal the core that the next process measures on.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         source = model if isinstance(model, bytes) else str(model)
@@ -34,9 +37,9 @@ class Runtime:
             self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no base class
             raise TrialError(f"ONNX Runtime refuses the file: {str(error).splitlines()[0]}") from error
-        given = self._session.get_inputs()[0]
-        self._input = given.name
-        self._dtype = np.int64 if given.type == "tensor(int64)" else np.float32
+        given = next(iter(self._session.get_inputs()), None)
+        self._input = "" if given is None else given.name
+        self._dtype = np.int64 if given is not None and given.type == "tensor(int64)" else np.float32
 
     def run(self, inputs: np.ndarray) -> np.ndarray:
         """Outputs of one batch of normalised float32 inputs `(N, …)`, or of int64 tokens."""
@@ -45,6 +48,11 @@ class Runtime:
     def run_all(self, inputs: np.ndarray) -> list[np.ndarray]:
         """Every output of the graph for one batch."""
         result: list[np.ndarray] = self._session.run(None, {self._input: np.ascontiguousarray(inputs, self._dtype)})
+        return result
+
+    def constants(self) -> list[np.ndarray]:
+        """Every output of a graph that has no inputs."""
+        result: list[np.ndarray] = self._session.run(None, {})
         return result
 
     def logits(self, inputs: np.ndarray) -> np.ndarray:

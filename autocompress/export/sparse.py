@@ -18,7 +18,7 @@ from onnx import TensorProto
 from torch import Tensor
 
 from autocompress.core.sparsity import UNSTRUCTURED, code_bits, group_of, group_size, stored_sparse
-from autocompress.export.packing import ALIGN
+from autocompress.export.packing import ALIGN, integers, lookup
 
 
 class Mask(Protocol):
@@ -42,7 +42,7 @@ class Writer:
     node: Callable[..., list[str]]
     """Adds a node: operator, inputs, number of outputs, attributes."""
     unpack: Callable[[np.ndarray, int], str]
-    """Stores odd integers, a multiple of `ALIGN` of them, in that many bits each; restored as flat INT8."""
+    """Stores `integers` of that many bits, a multiple of `ALIGN` of them; restored as flat INT8."""
 
 
 @dataclass(frozen=True)
@@ -149,17 +149,10 @@ def _mask(writer: Writer, packed: Packed) -> str:
     if bits == 8:
         stored = writer.constant(packed.codes.astype(np.uint8))
     else:
-        stored = writer.unpack(2 * packed.codes + 1 - 2**bits, bits)
-        table = by_odd_integer(table, bits)
+        stored = writer.unpack(integers(bits)[packed.codes], bits)
+        table = lookup(table, bits)
     (index,) = writer.node("Cast", [stored], to=TensorProto.INT32)
     (rows,) = writer.node("Gather", [writer.constant(table), index])
     (flat,) = writer.node("Reshape", [rows, writer.constant(np.array([-1], np.int64))])
     return writer.node("Cast", [flat], to=TensorProto.INT32)[0]
-
-
-def by_odd_integer(table: np.ndarray, bits: int) -> np.ndarray:
-    """Rows moved to where unpacked codes find them: those are odd integers, and negative ones count from the end."""
-    spread = np.zeros((2 ** (bits + 1), table.shape[1]), table.dtype)
-    spread[2 * np.arange(len(table)) + 1 - 2**bits] = table
-    return spread
 

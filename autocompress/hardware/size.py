@@ -148,7 +148,7 @@ def _expansion(bits: int, pattern: str, parts: list[Part], names: _Names, produc
     else:
         total += _planes(width, codes, names)
     table, zero, axis, flat, sizes = (names.take() for _ in range(5))
-    rows = 256 if width == 8 else 2 ** (width + 1)
+    rows = 256 if width == 8 else _rows(width)
     total += tensor_bytes(table, (rows, group_size(pattern)), rows * group_size(pattern))
     total += tensor_bytes(zero, (1,), bytes_each) + tensor_bytes(axis, (), 4) + tensor_bytes(flat, (1,), 8)
     place = max(names.take() for _ in range(8))
@@ -163,6 +163,11 @@ def _expansion(bits: int, pattern: str, parts: list[Part], names: _Names, produc
         if pattern != UNSTRUCTURED and (prod(part.kernel) > 1 or part.name in products):
             total += node_bytes("Transpose", [piece, names.take()], numbers_bytes("perm", rank))
     return total
+
+
+def _rows(bits: int) -> int:
+    """Of a table that unpacked integers index: below 7 bits they are odd, and every second row is empty."""
+    return 2 ** bits if bits == 7 else 2 ** (bits + 1)
 
 
 def _unpacking(bits: int, shapes: list[tuple[int, ...]], names: _Names) -> float:
@@ -224,7 +229,7 @@ def _stored(part: Part, names: _Names, transposed: bool, sparse: bool) -> float:
         total += tensor_bytes(name, shape, part.weights)
     if part.grid != "linear":
         index, table, name = names.take(), names.take(), names.take()
-        rows = 2 * 2**part.weight_bits
+        rows = _rows(part.weight_bits)
         total += node_bytes("Cast", [name, index], TO) + tensor_bytes(table, (rows,), rows)
         total += node_bytes("Gather", [table, index, name])
     if part.group:

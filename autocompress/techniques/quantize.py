@@ -1,6 +1,7 @@
 """Weight and activation bit-widths of a layer: `args = {"weight_bits": b, "activation_bits": 8, 16 or 32}`.
 
-Weights of 8 bits and less are integers with one scale per output channel; 16 is float16, 32 float32. A layer with
+Weights of 8 bits and less are integers with one scale per output channel; 16 is float16, 32 float32. With integer
+activations no level is greater than 64, so that the file answers the same on every CPU. A layer with
 float weights has float activations: between quantised activations a runtime may quantise float weights on its own,
 silently. So has an embedding, whatever its weights: it reads tokens, and its output is rows of its table. 16-bit
 activations are stored in integers but computed with in float.
@@ -42,6 +43,12 @@ SETTINGS: dict[str, tuple[Scalar, ...]] = {
 }
 """What else a step may say beside its widths; the first of each is the default and is left out of `args`."""
 DEFAULTS = {name: legal[0] for name, legal in SETTINGS.items()}
+LARGEST_LEVEL = 127
+"""Greatest magnitude of an 8-bit integer weight whose sign can move."""
+LARGEST_EXACT_LEVEL = 64
+"""Greatest magnitude of an integer weight that no kernel can saturate. Where a CPU has no dot-product instructions,
+ONNX Runtime adds two products of an 8-bit activation and an 8-bit weight in 16 bits: 255 * (64 + 64) fits,
+255 * (64 + 65) does not."""
 
 
 def quantize_args(weight_bits: int, activation_bits: int, settings: Mapping[str, Scalar],
@@ -55,6 +62,12 @@ def quantize_args(weight_bits: int, activation_bits: int, settings: Mapping[str,
     chosen = {name: value for name, value in {**settings, "grid": grid}.items()
               if matters[name] and value != DEFAULTS[name]}
     return {"weight_bits": weight_bits, "activation_bits": activation_bits, **chosen}
+
+
+def level_limit(args: Mapping[str, Scalar]) -> int:
+    """The greatest magnitude that the levels of a quantize step may have: exact in every kernel where activations are
+    integers, all that 8 bits hold where they are float."""
+    return LARGEST_LEVEL if args["activation_bits"] == 32 else LARGEST_EXACT_LEVEL
 
 
 def range_method(plan: Plan) -> str:

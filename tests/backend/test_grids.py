@@ -182,9 +182,9 @@ def test_dead_and_constant_weights_stay_finite(grid: str, group: int) -> None:
 
 
 def test_an_input_that_never_speaks_leaves_a_usable_codebook() -> None:
-    table = codebook_levels(_heavy_tailed(4, 30)[:, None], torch.zeros(1, 1, 30), 3)
+    table = codebook_levels(_heavy_tailed(4, 30)[:, None], torch.zeros(1, 1, 30), 3, 64)
     assert table.shape == (8,)
-    assert int(table[-1]) == 127
+    assert int(table[-1]) == 64
 
 
 @pytest.mark.parametrize("settings", [{"grid": "codebook"}, {"grid": "pow2", "group": 32}], ids=str)

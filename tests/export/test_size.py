@@ -33,7 +33,7 @@ SMALL_FILE, SMALL_ERROR = 20_000, 40
 def values_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shapes alone settle the size."""
     def quantized(weight: torch.Tensor, bits: int, grid: str = "linear", group: int = 0,
-                  *_: object) -> QuantizedWeight:
+                  *_: object, **__: object) -> QuantizedWeight:
         table = None if grid == "linear" else torch.tensor([-1, 1], dtype=torch.int8).repeat_interleave(2**bits // 2)
         runs = -(-weight[0].numel() // group) if group else 0
         return QuantizedWeight(bits, torch.ones(weight.shape, dtype=torch.int8), torch.ones(len(weight)), table, group,

@@ -17,8 +17,10 @@ from autocompress.core.sparsity import UNSTRUCTURED, code_bits, kept_weights, ma
 from autocompress.errors import InputError, TrialError
 from autocompress.estimate import estimate
 from autocompress.export.build import build
+from autocompress.export.packing import integers as packed_as
+from autocompress.export.packing import lookup
 from autocompress.export.runtime import Runtime
-from autocompress.export.sparse import arrangements, by_odd_integer, pack_sparse
+from autocompress.export.sparse import arrangements, pack_sparse
 from autocompress.hardware.profile import load_profile
 from autocompress.study.workbench import Workbench
 from autocompress.testing.exporters import halves, integers, sparse, structure
@@ -37,9 +39,7 @@ def test_every_arrangement_has_its_code(pattern: str) -> None:
         assert (table.sum(1) == n).all()
     if code_bits(pattern) < 8:
         bits = code_bits(pattern)
-        spread = by_odd_integer(table, bits)
-        for code, row in enumerate(table):
-            np.testing.assert_array_equal(spread[2 * code + 1 - 2**bits], row)
+        np.testing.assert_array_equal(lookup(table, bits)[packed_as(bits)[:len(table)]], table)
 
 
 @given(st.sampled_from(PATTERNS), st.integers(1, 5), st.integers(1, 3), st.integers(0, 2**32 - 1))

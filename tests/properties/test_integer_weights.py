@@ -17,7 +17,9 @@ from autocompress.backend.quantization import (
     quantize_weight,
     round_to_levels,
 )
+from autocompress.backend.rounding import start_weight
 from autocompress.export.ranges import choose_range
+from autocompress.techniques.quantize import level_limit
 
 BITS = (1, 2, 3, 4, 5, 6, 7, 8)
 WEIGHTS = arrays.arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 12)),
@@ -34,7 +36,7 @@ def test_levels_are_on_the_grid_and_the_error_no_worse_than_absmax(values: np.nd
     assert got.levels.dtype == torch.int8
     assert got.levels.shape == weight.shape
     assert int(got.levels.abs().max()) <= top
-    if bits < 8:
+    if bits < 7:
         assert (got.levels % 2 != 0).all()
     assert got.scale.shape == weight.shape[:1]
     assert (got.scale > 0).all()
@@ -44,6 +46,16 @@ def test_levels_are_on_the_grid_and_the_error_no_worse_than_absmax(values: np.nd
     error = (got.dequantized() - weight).square().sum(1)
     allowed = (naive - weight).square().sum(1)
     assert (error <= allowed * (1 + 1e-4) + 1e-9 * weight.square().sum(1) + 1e-20).all()
+
+
+@settings(deadline=None)
+@given(WEIGHTS, st.sampled_from([("linear", bits) for bits in BITS] + [("codebook", 5), ("pow2", 4)]))
+def test_no_two_levels_behind_integer_activations_overflow_16_bits(values: np.ndarray, grid: tuple[str, int]) -> None:
+    """255 * (|a| + |b|) is below 2**15 whatever the weights, folding included."""
+    args = {"grid": grid[0], "weight_bits": grid[1], "activation_bits": 8}
+    weight = start_weight(torch.from_numpy(values), args).rescaled(torch.full((len(values),), -3.0))
+    assert 255 * 2 * int(weight.levels.abs().max()) < 2**15
+    assert quantize_weight(torch.from_numpy(values), grid[1], grid[0]).limit == level_limit(args | {"activation_bits": 32})
 
 
 @settings(deadline=None)

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from autocompress.export.packing import ALIGN, PLANES, pack, tables, unpack
+from autocompress.export.packing import ALIGN, PLANES, integers, pack, tables, unpack
 from autocompress.hardware import size
 
 BITS = st.sampled_from(sorted(PLANES))
 
 
 def _levels(codes: np.ndarray, bits: int) -> np.ndarray:
-    levels: np.ndarray = (2 * codes.astype(np.int32) + 1 - 2**bits).astype(np.int8)
+    levels: np.ndarray = integers(bits)[codes]
     return levels
 
 
@@ -39,7 +39,8 @@ def test_shape_does_not_matter(data: st.DataObject, bits: int) -> None:
 
 @pytest.mark.parametrize("bits", sorted(PLANES))
 def test_tables_hold_every_level_and_fit_int8(bits: int) -> None:
-    levels = np.arange(1 - 2**bits, 2**bits, 2)
+    levels = integers(bits)
+    assert len(np.unique(levels)) == 2**bits
     got = unpack(pack(levels.astype(np.int8), bits), bits, len(levels))
     np.testing.assert_array_equal(got, levels)
     for plane, table in zip(PLANES[bits], tables(bits), strict=True):
