@@ -89,6 +89,20 @@ def round_to_levels(ratio: Tensor, bits: int, table: Tensor | None = None, limit
     return (ratio * 0.5).floor_().mul_(2).add_(1).clamp_(-top, top)
 
 
+def within_limit(known: QuantizedWeight, weight: Tensor, kept: Tensor | None = None) -> QuantizedWeight:
+    """`weight` on the grid next to that of `known`, whose levels may reach 127, that has no level above its limit."""
+    table, reached = known.table, LARGEST_LEVEL if known.bits >= 7 else 2**known.bits - 1
+    if table is not None:
+        reached = int(table[-1])
+        table = (table.float() * min(1.0, known.limit / reached)).round().to(torch.int8)
+    top = largest_level(known.bits, known.limit) if table is None else int(table[-1])
+    if top == reached:
+        return known
+    moved = replace(known, scale=known.scale * (reached / top), table=table)
+    levels = round_to_levels(weight / moved.steps(), moved.bits, moved.table, moved.limit)
+    return replace(moved, levels=(levels if kept is None else levels * kept).to(torch.int8))
+
+
 def quantize_weight(weight: Tensor, bits: int, grid: str = "linear", group: int = 0,
                     importance: Tensor | None = None, kept: Tensor | None = None,
                     limit: int = LARGEST_LEVEL) -> QuantizedWeight:

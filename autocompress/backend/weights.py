@@ -11,16 +11,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from autocompress.backend.compressed import Compressed, leaves, step_of
-from autocompress.backend.quantization import QuantizedWeight
+from autocompress.backend.quantization import QuantizedWeight, within_limit
 from autocompress.backend.sparsify import Mask
 from autocompress.core.files import replacing
 from autocompress.core.plan import Plan, Receipt
 from autocompress.errors import StorageError
+from autocompress.techniques.quantize import level_limit
 
 _LEVELS, _SCALE, _KEPT = "quantized.levels.", "quantized.scale.", "kept."
 _TABLE, _FACTORS = "quantized.table.", "quantized.factors."
-_STRUCTURE = "structure."
+_STRUCTURE, _FORMAT = "structure.", "format."
 """Beside the widths by module name in the file's header: no module has a name that ends in a point."""
+FORMAT = "2"
+"""Of files written before there was a number, the levels of 7 and 8 bits and of codebooks reach 127 whatever the
+activations."""
 
 
 class Structure(msgspec.Struct, frozen=True):
@@ -61,6 +65,7 @@ def save_weights(compressed: Compressed, path: Path) -> None:
             tensors[f"{_FACTORS}{name}"] = weight.factors.contiguous()
     tensors.update({f"{_KEPT}{name}": mask.kept.contiguous() for name, mask in compressed.masks.items()})
     header = {name: str(weight.bits) for name, weight in compressed.weights.items()}
+    header[_FORMAT] = FORMAT
     header[_STRUCTURE] = msgspec.json.encode(structure_of(compressed)).decode()
     try:
         with replacing(path) as part:
@@ -130,7 +135,14 @@ def _of_network(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _integers(plan: Plan, tensors: Mapping[str, Tensor], bits: Mapping[str, str]) -> dict[str, QuantizedWeight]:
-    return {name: QuantizedWeight(int(width), tensors[f"{_LEVELS}{name}"], tensors[f"{_SCALE}{name}"],
-                                  tensors.get(f"{_TABLE}{name}"), int(step_of(name, plan).args.get("group", 0)),
-                                  tensors.get(f"{_FACTORS}{name}"))
-            for name, width in bits.items() if f"{_LEVELS}{name}" in tensors}
+    found = {}
+    for name, width in bits.items():
+        if f"{_LEVELS}{name}" in tensors:
+            args = step_of(name, plan).args
+            found[name] = QuantizedWeight(
+                int(width), tensors[f"{_LEVELS}{name}"], tensors[f"{_SCALE}{name}"], tensors.get(f"{_TABLE}{name}"),
+                int(args.get("group", 0)), tensors.get(f"{_FACTORS}{name}"), level_limit(args))
+            if _FORMAT not in bits:
+                kept = tensors.get(f"{_KEPT}{name}")
+                found[name] = within_limit(found[name], tensors[f"model.{name}.weight"], kept)
+    return found

@@ -2,12 +2,13 @@
 
 Q/DQ pairs stand on the input of each quantised layer and on its output behind the following Relu or Clip:
 the pattern that runtimes fuse into integer kernels. Float layers read the float tensor, because between a DQ
-and a Q a runtime may quantise float weights on its own.
+and a Q a runtime may quantise float weights on its own; so do operators that only move values on to them, because a
+runtime moves a DQ behind those.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -16,8 +17,31 @@ from autocompress.export.graph import FloatGraph
 from autocompress.export.ranges import Range, choose_range
 from autocompress.export.runtime import Runtime
 
-SAMPLES_PER_BATCH = 16384
 MOST_ROWS = 64
+"""Samples that are run at once, at most."""
+VALUES = 2**18
+"""Values of a tensor that a range is chosen from, drawn at random: a stride would meet the same places of every
+picture. A percentile leaves about thirteen of them outside at either end."""
+MOVES = ("MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Gather", "Split", "Concat",
+         "Expand", "Identity", "Dropout", "Pad", "Resize", "DepthToSpace", "SpaceToDepth", "Tile")
+"""Operators that move values without computing."""
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm")
+"""Operators whose float weights the runtime may quantise on its own."""
+
+
+def reads_float(graph: FloatGraph, quantised: Collection[str]) -> set[int]:
+    """`id` of the nodes that must read float tensors: weighted ones that are not among the `quantised` layers, and
+    those that move values on to them."""
+    integer = {id(leaf.node) for name, leaf in graph.leaves.items() if name in quantised}
+    leaves = {id(leaf.node) for leaf in graph.leaves.values()}
+    found: set[int] = set()
+    wanted: set[str] = set()
+    for node in reversed(graph.nodes):  # readers come behind
+        weighted = id(node) in leaves or node.op_type in WEIGHTED
+        if (weighted and id(node) not in integer) or (node.op_type in MOVES and wanted & set(node.output)):
+            found.add(id(node))
+            wanted.update(node.input)
+    return found
 
 
 def quantised_tensors(graph: FloatGraph, leaves: Mapping[str, int]) -> dict[str, int]:
@@ -60,6 +84,7 @@ def calibrate(graph: FloatGraph, tensors: Mapping[str, int], inputs: np.ndarray,
     model = graph.to_model(list(tensors))
     runtime = Runtime(model.SerializeToString(), threads)
     names = [output.name for output in model.graph.output]
+    draw = np.random.default_rng(0)
     seen: dict[str, list[np.ndarray]] = {name: [] for name in tensors}
     bounds = dict.fromkeys(tensors, (0.0, 0.0))
     rows = rows_at_once(inputs.shape[1:], MOST_ROWS, EVERY_TENSOR_BYTES)
@@ -71,6 +96,8 @@ def calibrate(graph: FloatGraph, tensors: Mapping[str, int], inputs: np.ndarray,
             flat = values[name].reshape(-1)
             low, high = bounds[name]
             bounds[name] = (min(low, float(flat.min())), max(high, float(flat.max())))
-            seen[name].append(flat[::max(1, len(flat) // SAMPLES_PER_BATCH)])
-    return {name: choose_range(np.concatenate(seen[name]), *bounds[name], bits, method)
+            if method != "minmax":
+                share = VALUES * len(batch) // len(inputs)
+                seen[name].append(flat if len(flat) <= share else flat[draw.integers(0, len(flat), share)])
+    return {name: choose_range(np.concatenate(seen[name] or [np.zeros(0)]), *bounds[name], bits, method)
             for name, bits in tensors.items()}

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from autocompress.errors import TrialError
-from autocompress.export.activations import calibrate, quantised_tensors
+from autocompress.export.activations import calibrate, quantised_tensors, reads_float
 from autocompress.export.graph import FloatGraph, Leaf, fill
 from autocompress.export.packing import ALIGN, index_in, lookup, pack, tables
 from autocompress.export.ranges import Range
@@ -240,7 +240,7 @@ class _Writer:
 
     def activations(self) -> None:
         """Insert Q/DQ behind the producer of every chosen tensor and let its readers take the DQ's result."""
-        float_leaves = {id(leaf.node) for name, leaf in self._graph.leaves.items() if name not in self._quantised}
+        stay_float = reads_float(self._graph, self._quantised)
         pairs: dict[str, list[onnx.NodeProto]] = {}
         renamed = {}
         for tensor, chosen in self._ranges.items():
@@ -252,7 +252,7 @@ class _Writer:
             renamed[tensor] = real
         nodes = [pair for value in self._graph.source.graph.input for pair in pairs.get(value.name, [])]
         for node in self._graph.nodes:
-            if id(node) not in float_leaves:
+            if id(node) not in stay_float:
                 node.input[:] = [renamed.get(name, name) for name in node.input]
             nodes.append(node)
             nodes += [pair for name in node.output for pair in pairs.get(name, [])]

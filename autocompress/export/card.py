@@ -45,6 +45,8 @@ inputs = (({scaled} - mean) / std).astype(np.float32)"""
              f"{format_milliseconds(of['ms'])} |" for device, of in estimates.items()]
     names = ", ".join(f"`{device}`" for device in devices)
     figures = "All figures but estimates" if estimates else "All figures"
+    same = "" if not manifest["saturation"]["integer_layers"] else (
+        " No integer kernel can saturate on these weights:\nCPUs without dot-product instructions answer as others do.")
     return f"""# {manifest["study"]}, trial {manifest["trial"]}
 
 Compressed by autocompress for {names}: {", ".join(done) or "nothing changed"}.
@@ -54,7 +56,7 @@ Compressed by autocompress for {names}: {", ".join(done) or "nothing changed"}.
 {chr(10).join(rows)}
 
 {figures} are of the files themselves, run in ONNX Runtime. `manifest.json` has the plan, the receipts, the
-hashes and the versions.
+hashes and the versions.{same}
 
 ## Run it
 

@@ -2,10 +2,10 @@
 
 Below 7 bits a code u in [0, 2**b) stands for the odd integer 2u + 1 - 2**b: all levels are used, the grid is
 symmetric, and a sign can be moved into the codes. Seven bits stand for u - 64: odd integers would reach 127, and two
-weights above 64 overflow the 16 bits in which some CPUs add (one code, -64, is then idle). Codes are cut into planes of 4, 2 and 1 bits, each packed
-into bytes; a 256-row table turns a byte into its codes' INT8 shares, and the planes are summed. Runtimes fold
-this arithmetic at load time, after which the weights are plain INT8. Gathering from a table loads and runs
-right everywhere it was tried, where native INT2 or bit shifts do not.
+weights above 64 overflow the 16 bits in which some CPUs add (one code, -64, is then idle). Codes are cut into planes
+of 4, 2 and 1 bits, each packed into bytes; a 256-row table turns a byte into its codes' INT8 shares, and the planes
+are summed. Runtimes fold this arithmetic at load time, after which the weights are plain INT8. Gathering from a table
+loads and runs right everywhere it was tried, where native INT2 or bit shifts do not.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from autocompress.errors import AutocompressError
+from autocompress.export.activations import MOVES, WEIGHTED
 from autocompress.export.runtime import Runtime
 
 LARGEST_PAIR = (2**15 - 1) // 255
@@ -28,11 +29,6 @@ INTEGER_WEIGHT = {"QLinearConv": 3, "QLinearMatMul": 3, "ConvInteger": 1, "MatMu
 """Operators that compute in integers, and which of their inputs is the weight."""
 FLOAT_WEIGHT = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
 """Operators that the runtime replaces by those where their inputs are dequantised."""
-ROUNDED_BY_THE_RUNTIME = ("Conv", "ConvTranspose", "Gemm")
-"""Those whose float weights it also rounds to 8 bits, by itself, behind dequantised inputs."""
-PICKS = ("MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Gather", "Split", "Concat",
-         "Expand", "Identity", "Dropout", "Pad", "Resize", "DepthToSpace", "SpaceToDepth", "Tile")
-"""Operators that move values about without computing: dequantising before or behind them is the same."""
 SATURATES = "may answer differently on CPUs without dot-product instructions"
 
 
@@ -87,7 +83,7 @@ class _Graph:
     def dequantised(self, name: str) -> onnx.NodeProto | None:
         """The node that dequantises a tensor, before or behind operators that only move values; None without one."""
         node = self.producer.get(name)
-        while node is not None and node.op_type in PICKS:
+        while node is not None and node.op_type in MOVES:
             moved = [self.producer.get(value) for value in node.input if value not in self.constant]
             node = next((maker for maker in moved if maker is not None), None)
         return node if node is not None and node.op_type == "DequantizeLinear" else None
@@ -116,9 +112,9 @@ def check_saturation(data: bytes) -> PairBound:
 
 def largest_pair(levels: np.ndarray, axis: int) -> int:
     """Greatest magnitude of the sum of any two weights of one sign in one channel along `axis` of int8 `levels`."""
-    rows = np.moveaxis(levels.astype(np.int32), axis, 0).reshape(levels.shape[axis], -1)
-    if not rows.size:
+    if not levels.size:
         return 0
+    rows = np.moveaxis(levels.astype(np.int32), axis, 0).reshape(levels.shape[axis], -1)
     rows = np.pad(rows, ((0, 0), (0, 2)))  # a kernel may pad a channel with zeros
     top, bottom = -np.partition(-rows, 1, axis=1)[:, :2], np.partition(rows, 1, axis=1)[:, :2]
     return int(max(np.maximum(top, 0).sum(1).max(), -np.minimum(bottom, 0).sum(1).min()))
@@ -146,7 +142,7 @@ def _behind_dequantised(graph: _Graph, node: onnx.NodeProto) -> Iterator[tuple[s
         _refuse_signed(graph, weight, node)
     elif scaling is not None and scaling.op_type == "DequantizeLinear":
         yield weight, (scaling.input[0], _output_axis(node, left=weight == node.input[0]))
-    elif node.op_type in ROUNDED_BY_THE_RUNTIME and graph.dequantised(data) is not None:
+    elif node.op_type in WEIGHTED and graph.dequantised(data) is not None:
         raise AutocompressError(f"the file {SATURATES}: {weight} is stored in float between quantised activations, "
                                 "where ONNX Runtime rounds it to 8 bits by itself. Export it again with this version")
 

@@ -13,6 +13,7 @@ from autocompress.errors import AutocompressError
 from autocompress.export.artifact import SCHEMA, versions, write_artifact
 from autocompress.export.card import model_card
 from autocompress.export.runtime import Runtime, latencies_ms
+from autocompress.export.saturation import LARGEST_PAIR, check_saturation
 
 if TYPE_CHECKING:
     from autocompress.study.folder import Description
@@ -26,11 +27,13 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
     """Rebuild the candidate, write its artefact, run the written file, and return the verified facts.
 
     Accuracies are of the test split; latency is the file's beside the original's, interleaved in this process.
-    AutocompressError when the file deviates from the trial by more than half a point of validation accuracy.
+    AutocompressError when the file deviates from the trial by more than half a point of validation accuracy, or may
+    answer differently on another CPU.
     """
     assert candidate.plan is not None and candidate.best is not None
     compressed = bench.rebuild(candidate.plan, candidate.best.rung)
     built = bench.build(compressed)
+    bound = check_saturation(built.data)
     runtime = Runtime(built.data, bench.threads)
     validation = bench.accuracy(runtime, bench.data.validation)
     promised = candidate.metrics["accuracy"]
@@ -56,6 +59,8 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
         "plan": msgspec.to_builtins(candidate.plan), "receipts": msgspec.to_builtins(candidate.receipts),
         "metrics": candidate.metrics, "sources": candidate.best.sources,
         "verified": {k: v for k, v in facts.items() if k not in ("path", "promised_accuracy", "outputs")},
+        "saturation": {"possible": False, "largest_pair": bound.largest, "limit": LARGEST_PAIR,
+                       "integer_layers": bound.layers},
         "profile": description.profile, "budget": msgspec.to_builtins(description.budget), "seed": description.seed,
         "fingerprints": description.fingerprints, "versions": versions(),
         "input": {"name": "input", "shape": ["N", *bench.data.input_shape],

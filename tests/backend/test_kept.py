@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from autocompress.backend.quantization import per_channel, quantize_weight, top_level
 from autocompress.backend.teacher import Teacher
 from autocompress.backend.weights import load_weights, save_weights
 from autocompress.core.plan import Plan
 from autocompress.errors import StorageError
+from autocompress.export.saturation import check_saturation
 from autocompress.testing.exporters import integers, sparse, structure
 from autocompress.testing.networks import task_data
 from autocompress.testing.techniques import outputs, state_hash, workbench
@@ -83,3 +88,32 @@ def test_kept_answers_of_the_teacher_are_used(tmp_path: Path) -> None:
     first.save()
     other.save()
     Teacher(deaf, data, 0, tmp_path).batch(0, torch.tensor([1, 3, 5, 7, 8, 9]))
+
+
+@pytest.mark.parametrize(("grid", "bits", "activations"), [("linear", 7, 8), ("linear", 7, 32), ("linear", 8, 8),
+                                                          ("linear", 8, 32), ("linear", 6, 8), ("codebook", 5, 8)])
+def test_weights_kept_before_files_had_a_format_come_within_the_limit(tmp_path: Path, grid: str, bits: int,
+                                                                      activations: int) -> None:
+    """Their levels reached 127, those of 7 bits odd; the values that they stand for hardly change."""
+    bench = workbench("residual")
+    plan = integers(bench, (bits,), activations, grid=grid)
+    network = bench.compressor.compress(plan)
+    network.latent = {name: bench.model.get_submodule(name).weight.detach().clone() for name in network.weights}
+    for name, weight in network.latent.items():
+        known = quantize_weight(weight, bits, grid)  # reaches 127, or at 7 bits 63
+        if bits == 7:
+            odd = (weight / per_channel(known.scale / 2, weight) * 0.5).floor() * 2 + 1
+            known = replace(known, levels=odd.clamp(-127, 127).to(torch.int8), scale=known.scale / 2)
+        network.weights[name] = known
+    save_weights(network, tmp_path / "new.safetensors")
+    with safe_open(tmp_path / "new.safetensors", framework="pt") as file:
+        header = {key: value for key, value in file.metadata().items() if key != "format."}
+        save_file(load_file(tmp_path / "new.safetensors"), tmp_path / "old.safetensors", metadata=header)
+    again = load_weights(bench.compressor.restructure(plan, fit=False), tmp_path / "old.safetensors")
+    for name, weight in again.weights.items():
+        assert int(weight.levels.abs().max()) <= min(weight.limit, top_level(weight)) == top_level(weight)
+        assert weight.limit == (127 if activations == 32 else 64)
+        step = weight.steps() * (1 if weight.table is None else weight.table.diff().max())
+        assert ((weight.dequantized() - network.weights[name].dequantized()).abs() <= 1.1 * step).all()
+        assert torch.equal(weight.levels, network.weights[name].levels) == (bits == 6 or (bits, activations) == (8, 32))
+    check_saturation(bench.build(again).data)

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from torch import Tensor, nn
 
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError
-from autocompress.export.ranges import choose_range
+from autocompress.export import activations
+from autocompress.export.activations import calibrate, quantised_tensors
+from autocompress.export.graph import fill
+from autocompress.export.ranges import Range, choose_range
 from autocompress.export.runtime import Runtime
+from autocompress.hardware.profile import load_profile
+from autocompress.study.workbench import Workbench
 from autocompress.techniques.quantize import SETTINGS, range_method
 from autocompress.testing.exporters import integers, sites
+from autocompress.testing.networks import task_data
 from autocompress.testing.techniques import outputs, workbench
 
 METHODS = tuple(str(method) for method in SETTINGS["range"])
@@ -114,3 +123,53 @@ def test_a_tensor_between_layers_of_two_widths_takes_the_narrower() -> None:
     expected = outputs(compressed.model, bench.calibration).numpy()
     got = Runtime(built.data).run(bench.calibration.numpy())
     assert np.corrcoef(got.ravel(), expected.ravel())[0, 1] > 0.99
+
+
+class _Pictures(nn.Module):
+    """A convolution over pictures of a power-of-two size, whose columns a stride over flattened values would single
+    out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(4, 64, 3, padding=1), nn.Linear(64, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(torch.relu(self.conv(images)).mean((2, 3)))
+
+
+def _framed(bench: Workbench, method: str, move: Callable[[np.ndarray], np.ndarray]) -> dict[str, Range]:
+    """Ranges of tensors from moved calibration pictures that are dark but for their middles."""
+    graph = fill(bench.template, bench.model)
+    pictures = np.random.default_rng(0).beta(2.0, 4.0, (128, 4, 32, 32)).astype(np.float32)
+    dark = np.zeros_like(pictures)
+    dark[:, :, 8:24, 8:24] = pictures[:, :, 8:24, 8:24]
+    return calibrate(graph, quantised_tensors(graph, {"conv": 8, "head": 8}), move(dark), 1, method)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
+    torch.manual_seed(0)
+    return Workbench(_Pictures().eval(), task_data((4, 32, 32), 5, samples=16), load_profile("host"), seed=0,
+                     folder=tmp_path_factory.mktemp("bench"), epochs=1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("move", [lambda x: x[:, :, ::-1], lambda x: x.transpose(0, 1, 3, 2),
+                                  lambda x: np.roll(x, (16, 16), (2, 3)), lambda x: x[::-1]],
+                         ids=["flipped", "transposed", "rolled", "reversed"])
+def test_ranges_do_not_hang_on_where_values_stand(pictures: Workbench, method: str,
+                                                  move: Callable[[np.ndarray], np.ndarray]) -> None:
+    """The same values of the input in other places give the same range of the input."""
+    plain, moved = _framed(pictures, method, lambda x: x), _framed(pictures, method, move)
+    first = next(iter(plain))
+    assert moved[first].scale == pytest.approx(plain[first].scale, rel=0.15)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_range_is_that_of_all_values(pictures: Workbench, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampled = _framed(pictures, method, lambda x: x)
+    monkeypatch.setattr(activations, "VALUES", 10**9)
+    near = 0.35 if method == "mse" else 0.1  # of eight clippings some are equally good
+    for name, whole in _framed(pictures, method, lambda x: x).items():
+        assert sampled[name].scale == pytest.approx(whole.scale, rel=near)
+        assert sampled[name].zero_point == pytest.approx(whole.zero_point, abs=255 * near)
