@@ -58,7 +58,7 @@ def spread(factors: Tensor, group: int, like: Tensor) -> Tensor:
 
 def largest_level(bits: int, limit: int = LARGEST_LEVEL) -> int:
     """The greatest of the evenly spaced levels whose magnitudes are at most `limit`."""
-    return min(limit, 2**(bits - 1) - 1 if spacing(bits) == 1 else 2**bits - 1)
+    return min(limit, (1 << (bits - 1 if spacing(bits) == 1 else bits)) - 1)
 
 
 def spacing(bits: int) -> int:

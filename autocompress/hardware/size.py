@@ -167,7 +167,7 @@ def _expansion(bits: int, pattern: str, parts: list[Part], names: _Names, produc
 
 def _rows(bits: int) -> int:
     """Of a table that unpacked integers index: below 7 bits they are odd, and every second row is empty."""
-    return 2 ** bits if bits == 7 else 2 ** (bits + 1)
+    return 1 << (bits if bits == 7 else bits + 1)
 
 
 def _unpacking(bits: int, shapes: list[tuple[int, ...]], names: _Names) -> float:
