@@ -13,7 +13,12 @@ A message says what must hold, what came, and what to do.
 
 from __future__ import annotations
 
+import os
+import re
+import traceback
 from pathlib import Path
+
+_TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class AutocompressError(Exception):
@@ -60,3 +65,29 @@ class Interrupted(AutocompressError):
 
 class TrialError(Exception):
     """One candidate failed; the search records the reason and goes on. Never reaches a user."""
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of a library's error that says something, without colours of the terminal; the name of its class
+    where there is none. Libraries put pages into a message, and rules of dashes above it."""
+    lines = (line.strip() for line in _TERMINAL_CODES.sub("", str(error)).splitlines())
+    return next((line for line in lines if re.search(r"\w", line)), type(error).__name__)
+
+
+def cause_of(error: BaseException) -> str:
+    """The innermost cause of an error of torch's exporters, which wrap the one that names the operation, and the last
+    line of the network's own code on the way to it."""
+    chain = [error]
+    while (cause := chain[-1].__cause__) is not None:
+        chain.append(cause)
+    frames = [frame for one in chain for frame in traceback.extract_tb(one.__traceback__) if _is_users(frame.filename)]
+    place = f", at {frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}: {frames[-1].line}" if frames else ""
+    return reason_of(chain[-1]).rstrip(".") + place
+
+
+def _is_users(file: str) -> bool:
+    """Whether a file is neither of the standard library, nor of this package, nor of the exporters'."""
+    path = Path(file)
+    libraries = {"torch", "onnx", "onnxscript", "onnx_ir"} & set(path.parts) and "-packages" in file
+    return not (file.startswith("<") or libraries or path.is_relative_to(Path(__file__).parent)
+                or (path.is_relative_to(Path(os.__file__).parent) and "-packages" not in file))

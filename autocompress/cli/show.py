@@ -8,6 +8,7 @@ import click
 
 from autocompress.cli.screen import line, print_json, print_table
 from autocompress.cli.sections import Command
+from autocompress.core.evaluation import LATENCY
 
 if TYPE_CHECKING:
     from autocompress.core.attribution import Attribution
@@ -48,7 +49,8 @@ def document(view: StudyView, candidate: Candidate) -> dict[str, Any]:
         "study": view.name, "trial": candidate.trial, "status": candidate.status, "reason": candidate.reason,
         "origin": candidate.origin, "rung": candidate.rung, "duplicate_of": candidate.duplicate_of,
         "metrics": candidate.metrics, "sources": candidate.best.sources if candidate.best else {},
-        "baseline": view.baseline, "plan_fingerprint": candidate.plan.fingerprint if candidate.plan else None,
+        "baseline": view.baseline, "speedup": view.timed_together(candidate.trial) or None,
+        "plan_fingerprint": candidate.plan.fingerprint if candidate.plan else None,
         "plan": msgspec.to_builtins(candidate.plan), "layers": layer_rows(view, candidate),
         "attribution": msgspec.to_builtins(_attribution(view, candidate)),
         "agreement": msgspec.to_builtins(agreement(view)),
@@ -94,7 +96,7 @@ def _print(view: StudyView, candidate: Candidate) -> None:
     from autocompress.cli.summary import compare
     from autocompress.report.agreement import agreement, agreement_heads, agreement_rows
     from autocompress.report.shares import HINT, STEP_HEADS, TECHNIQUE_HEADS, step_rows, technique_rows
-    from autocompress.report.text import describe_plan, format_rung, in_order, title_of
+    from autocompress.report.text import describe_plan, describe_source, format_rung, in_order, title_of
 
     reason = f" ({candidate.reason})" if candidate.reason else ""
     best = ", the best" if candidate.trial == view.best else ""
@@ -107,7 +109,8 @@ def _print(view: StudyView, candidate: Candidate) -> None:
         line("")
         print_table(("", "original", f"trial {candidate.trial}", "change", ""), [
             (*compare(title_of(name, view.targets) + (", validation" if name == "accuracy" else ""), name,
-                      view.baseline.get(name), candidate.metrics[name]), view.source(name, candidate))
+                      view.baseline.get(name), candidate.metrics[name])[:3], _change(view, candidate, name),
+             describe_source(name, candidate.metrics, view.source(name, candidate)))
             for name in in_order(candidate.metrics)
         ])
     rows = [row for row in layer_rows(view, candidate) if row["kind"] != "norm"]  # they fold into their neighbours
@@ -126,6 +129,16 @@ def _print(view: StudyView, candidate: Candidate) -> None:
     if levels.correlations:
         line("")
         print_table(agreement_heads(levels), agreement_rows(levels))
+
+
+def _change(view: StudyView, candidate: Candidate, metric: str) -> str:
+    """Against the original; of a measured latency, only where the two files were timed together."""
+    from autocompress.cli.summary import compare
+    from autocompress.report.text import format_speedup
+
+    if metric.startswith(LATENCY) and view.source(metric, candidate) == "measured":
+        return format_speedup(view.timed_together(candidate.trial))
+    return compare("", metric, view.baseline.get(metric), candidate.metrics[metric])[3]
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

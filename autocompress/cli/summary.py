@@ -7,7 +7,7 @@ from typing import Any
 
 from autocompress.cli.screen import line, print_table
 from autocompress.core.evaluation import LATENCY, further_latencies
-from autocompress.report.text import format_factor, format_metric, title_of
+from autocompress.report.text import format_factor, format_metric, format_speedup, title_of
 from autocompress.study import SearchResult
 
 Row = tuple[str, str, str, str]
@@ -40,7 +40,8 @@ def print_facts(facts: dict[str, Any], further: list[Row] | None = None) -> None
     rows = [
         compare("Test accuracy", "accuracy", facts["baseline_accuracy"], facts["accuracy"]),
         compare("Size", "size_bytes", facts["baseline_size_bytes"], facts["size_bytes"]),
-        compare("Latency here", "latency_ms", facts["baseline_latency_ms"], facts["latency_ms"]),
+        (*compare("Latency here", "latency_ms", facts["baseline_latency_ms"], facts["latency_ms"])[:3],
+         format_speedup(facts.get("speedup"))),
     ]
     print_table(("", "original", "exported", "change"), [*rows, *(further or [])])
     line("")

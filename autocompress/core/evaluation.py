@@ -13,9 +13,10 @@ from autocompress.core.plan import Plan, Receipt
 Metrics = dict[str, float]
 """Values by name, the unit in the name: accuracy (0 to 1) with its standard error accuracy_error, cross_entropy (nats a
 sample), size_bytes, latency_ms, macs, params, peak_memory_bytes; of several devices the latency on each further one as
-`latency_ms@ID`."""
+`latency_ms@ID`. Where latency is measured, `latency_ms` is CPU time of one thread, beside it latency_wall_ms and
+latency_spread, the distance of its 90th from its 10th percentile as a share of the median."""
 
-LATENCY = "latency_ms"
+LATENCY, LATENCY_WALL, LATENCY_SPREAD = "latency_ms", "latency_wall_ms", "latency_spread"
 
 CALIBRATED, SHORT, LONG, AVERAGED = range(4)
 """Rungs of the fidelity ladder."""

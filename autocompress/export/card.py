@@ -37,7 +37,8 @@ inputs = (({scaled} - mean) / std).astype(np.float32)"""
         f"| {what} | {show(facts[f'baseline_{key}'])} | {show(facts[key])} |" for what, key, show in (
             (f"accuracy on the test split of {data}", "accuracy", format_percent),
             ("size", "size_bytes", format_bytes),
-            ("latency (batch 1, one thread, ONNX Runtime on the exporting machine)", "latency_ms", format_milliseconds),
+            ("latency (batch 1, CPU time of one thread, ONNX Runtime on the exporting machine)", "latency_ms",
+             format_milliseconds),
         )]
     devices = manifest["latencies"]
     estimates = {device: of for device, of in devices.items() if of.get("source") == "estimated"}
@@ -55,8 +56,8 @@ Compressed by autocompress for {names}: {", ".join(done) or "nothing changed"}.
 |---|---|---|
 {chr(10).join(rows)}
 
-{figures} are of the files themselves, run in ONNX Runtime. `manifest.json` has the plan, the receipts, the
-hashes and the versions.{same}
+{figures} are of the files themselves, run in ONNX Runtime; of the original, of what `torch.onnx.export` makes of it.
+{_speed(facts)}`manifest.json` has the plan, the receipts, the hashes and the versions.{same}
 
 ## Run it
 
@@ -70,3 +71,11 @@ session = onnxruntime.InferenceSession("model.onnx")
 print({answers}.argmax(axis=1))
 ```
 """
+
+
+def _speed(facts: dict[str, Any]) -> str:
+    factor, low, high = (facts["speedup"][name] for name in ("factor", "low", "high"))
+    if factor < 1:
+        factor, low, high = 1 / factor, 1 / high, 1 / low
+    word = "slower" if facts["speedup"]["factor"] < 1 else "faster"
+    return f"Timed in turn, this file is {factor:.2f} times {word} than the original ({low:.2f} to {high:.2f}).\n"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,11 +18,11 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from autocompress.errors import InputError
+from autocompress.export.torch_onnx import INPUT, OUTPUT, example, exporting
 
 OPSET = 20
 LARGEST_BYTES = 2**31 - 1
 """Of one protobuf message; tensors beside the file are not written."""
-INPUT, OUTPUT = "input", "output"
 WEIGHT_INPUT = {"Conv": 1, "Gemm": 1, "MatMul": 1, "Gather": 0}
 """Which input of a node is the weight of a layer."""
 # It says of every tensor of the network that it is not merged with others: see `_simplify`.
@@ -58,8 +57,7 @@ class Template:
 def export_template(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Template:
     """Export the structure of `model` (eval mode, norms folded; input `(N, *input_shape)` of `dtype`, N free).
 
-    InputError when the network cannot be traced (with the exporter's first line), has several outputs, or does not
-    fit into one file.
+    TrialError when it cannot be exported; InputError when it has several outputs, or does not fit into one file.
     """
     weights_bytes = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     if weights_bytes > LARGEST_BYTES:
@@ -99,20 +97,14 @@ def _randomised(model: nn.Module) -> nn.Module:
 
 
 def _export(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) -> onnx.ModelProto:
-    example = torch.zeros(2, *input_shape, dtype=dtype)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        try:
-            program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-            exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False, optimize=False,
-                                         input_names=[INPUT], output_names=[OUTPUT])
-            assert exported is not None
-            _simplify(exported, program)
-        except Exception as error:  # the exporter raises many kinds; the user needs its first line
-            cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise InputError(f"the network must be traceable by torch.export, but: {cause}; "
-                             "remove data-dependent control flow or fixed batch sizes from forward()") from error
-    proto: onnx.ModelProto = exported.model_proto
+    with exporting():
+        program = torch.export.export(model, (example(input_shape, dtype),),
+                                      dynamic_shapes=({0: torch.export.Dim("batch")},))
+        exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False, optimize=False,
+                                     input_names=[INPUT], output_names=[OUTPUT])
+        assert exported is not None
+        _simplify(exported, program)
+        proto: onnx.ModelProto = exported.model_proto
     _free_flattens(proto)
     _free_reshapes(proto)
     if len(proto.graph.output) != 1 or len(proto.graph.input) != 1:

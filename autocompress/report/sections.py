@@ -19,6 +19,7 @@ from autocompress.report.text import (
     format_factor,
     format_metric,
     format_rung,
+    format_speedup,
     in_order,
     nearest_miss,
     title_of,
@@ -60,8 +61,11 @@ def cards(view: StudyView) -> str:
         if view.shipped and view.shipped.get(metric) is not None and not elsewhere:
             after, source = float(view.shipped[metric]), "measured"
             before = float(view.shipped.get(f"baseline_{metric}") or before or 0) or None
+        together = None
+        if metric.startswith(LATENCY) and source == "measured":
+            together = format_speedup(view.timed_together(-1 if view.best is None else view.best))
         tiles.append(_card(metric, title_of(metric, view.targets), before, after,
-                           source if after is not None or best is None else ""))
+                           source if after is not None or best is None else "", together))
     return f'<div class="cards">{"".join(tiles)}</div>'
 
 
@@ -175,14 +179,17 @@ def _latencies(view: StudyView) -> list[str]:
     return [LATENCY, *map(latency_on, view.targets[1:])]
 
 
-def _card(metric: str, title: str, before: float | None, after: float | None, source: str) -> str:
+def _card(metric: str, title: str, before: float | None, after: float | None, source: str,
+          together: str | None = None) -> str:
+    """One figure; `together` is the change where it does not follow from the two values: of files timed in turn."""
     mark = f'<span class="mark {escape(source)}">{escape(source)}</span>' if source else ""
     change, worse, kind = "", "", metric.partition("@")[0]
     if before is not None and after is not None and metric == "accuracy":
         change, worse = f"{100 * (after - before):+.2f} points", " class=worse" if after < before - 0.01 else ""
     elif kind in _LESS:
         ratio = factor(before, after)
-        change, worse = format_factor(ratio, *_LESS[kind]), " class=worse" if ratio and ratio < 0.995 else ""
+        change = format_factor(ratio, *_LESS[kind]) if together is None else together
+        worse = " class=worse" if any(word in change for word in ("slower", "larger", "more")) else ""
     was = f"from {format_metric(metric, before)}" if before is not None else ""
     return (f'<div class="card"><div class="what"><span>{escape(title)}</span>{mark}</div>'
             f'<div class="now">{format_metric(metric, after)}</div>'

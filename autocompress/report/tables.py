@@ -38,7 +38,8 @@ def trials_frame(view: StudyView) -> pd.DataFrame:
 
 
 def front_frame(view: StudyView) -> pd.DataFrame:
-    """The front's rows in its order, with factors against the original: 2.0 is half the size or time."""
+    """The front's rows in its order, with factors against the original: 2.0 is half the size or time. A latency that
+    was measured has one only where the file and the original were timed together: when it was exported."""
     frame = trials_frame(view).set_index("trial", drop=False)
     frame = frame.loc[[n for n in view.front if n in frame.index]].reset_index(drop=True)
     frame["is_best"] = frame["trial"] == view.best
@@ -46,7 +47,9 @@ def front_frame(view: StudyView) -> pd.DataFrame:
     factors = {"size_bytes": "size_factor", LATENCY: "latency_factor"}
     factors |= {name: name.replace(LATENCY, "latency_factor") for name in further_latencies(frame.columns)}
     for metric, name in (factors | {"macs": "macs_factor"}).items():
-        ratios = [factor(view.baseline.get(metric), None if pd.isna(v) else float(v)) for v in frame[metric]]
+        ratios = [view.speedup_of(int(trial), metric) if metric.startswith(LATENCY) else
+                  factor(view.baseline.get(metric), None if pd.isna(v) else float(v))
+                  for trial, v in zip(frame["trial"], frame[metric], strict=True)]
         frame[name] = pd.Series(ratios, dtype="float64")
     return frame
 

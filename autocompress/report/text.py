@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from autocompress.core.budget import Budget
-from autocompress.core.evaluation import LATENCY, RUNG_NAMES, Metrics, further_latencies
+from autocompress.core.evaluation import LATENCY, LATENCY_SPREAD, LATENCY_WALL, RUNG_NAMES, Metrics, further_latencies
 from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan, Step
 from autocompress.units import format_bytes, format_count, format_milliseconds, format_percent
@@ -76,6 +76,26 @@ def format_factor(ratio: float | None, less: str, more: str) -> str:
     times, word = (ratio, less) if ratio > 1 else (1 / ratio, more)
     digits = 0 if times >= 100 else 1 if times >= 1.05 else 2
     return f"{times:.{digits}f}× {word}"
+
+
+def format_speedup(speedup: Mapping[str, float] | None) -> str:
+    """Of a file against the original, timed in turn in one process: `2.3× faster (2.2 to 2.4)`, `1.4× slower (…)`. The
+    range holds four fifths of the readings. Nothing where they were not timed together."""
+    if not speedup:
+        return ""
+    factor, low, high = (speedup[name] for name in ("factor", "low", "high"))
+    if factor < 1:
+        low, high = 1 / high, 1 / low
+    return f"{format_factor(factor, 'faster', 'slower')} ({low:.2f} to {high:.2f})"
+
+
+def describe_source(metric: str, metrics: Metrics, source: str) -> str:
+    """`estimated`, `measured`; of a latency that was measured, also with which clock, and what else it says."""
+    device = metric.removeprefix(LATENCY)
+    wall, spread = metrics.get(LATENCY_WALL + device), metrics.get(LATENCY_SPREAD + device)
+    if not metric.startswith(LATENCY) or wall is None or spread is None:
+        return source
+    return f"{source}: CPU time, spread {spread:.0%}; wall time {format_milliseconds(wall)}"
 
 
 def shorten(name: str, limit: int = 28) -> str:

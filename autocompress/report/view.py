@@ -34,8 +34,9 @@ class StudyView(msgspec.Struct, frozen=True, kw_only=True):
     untouched: dict[str, str]
     """Layers that no technique touches, with the reason."""
     artifact: dict[str, Any] | None
-    """The exported file: path, size_bytes, accuracy, baseline_accuracy, latency_ms, baseline_latency_ms,
-    verified. Accuracies are of the test data. A key that is absent or None was not measured."""
+    """The exported file: path, size_bytes, accuracy, baseline_accuracy, latency_ms, baseline_latency_ms, speedup
+    (`export.timing.speedup`), verified. Accuracies are of the test data. A key that is absent or None was not
+    measured."""
     timings: dict[str, float]
     """Seconds by phase."""
     targets: tuple[str, ...] = ()
@@ -49,6 +50,19 @@ class StudyView(msgspec.Struct, frozen=True, kw_only=True):
     def shipped(self) -> dict[str, Any] | None:
         """The exported file where it is the best trial's: another trial may have been exported last."""
         return self.artifact if self.artifact and self.artifact.get("trial", self.best) == self.best else None
+
+    def speedup_of(self, trial: int, latency: str) -> float | None:
+        """How many times faster than the original a trial is, where both are estimated, or were timed together."""
+        candidate = self.trial(trial)
+        if candidate is None or self.source(latency, candidate) == "measured":
+            return self.timed_together(trial).get("factor")
+        before, after = self.baseline.get(latency), self.metrics_of(candidate).get(latency)
+        return before / after if before and after and before > 0 and after > 0 else None
+
+    def timed_together(self, trial: int) -> dict[str, Any]:
+        """What was found when the file of a trial was timed beside the original; empty where it never was."""
+        facts = self.artifact or {}
+        return facts.get("speedup") or {} if facts.get("trial", self.best) == trial else {}
 
     def trial(self, number: int | None) -> Candidate | None:
         """The candidate of one trial number, or nothing."""

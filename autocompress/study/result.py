@@ -192,7 +192,8 @@ class SearchResult:
             baseline |= {"accuracy": shipped["baseline_accuracy"]}
         if "baseline_latency_ms" in shipped and d.sources[LATENCY] != "estimated":
             baseline |= {LATENCY: shipped["baseline_latency_ms"]}
-        keys = ("path", "size_bytes", "accuracy", "latency_ms", "baseline_latency_ms", "verified")
+        keys = ("path", "size_bytes", "accuracy", "latency_ms", "latency_wall_ms", "latency_spread",
+                "baseline_latency_ms", "baseline_latency_wall_ms", "speedup", "original", "verified")
         return {
             "study": {"name": d.name, "storage": storage_url(self.folder, d.storage or None), "seed": d.seed,
                       "profile": msgspec.to_builtins(d.profile), "budget": msgspec.to_builtins(d.budget)},
@@ -201,7 +202,7 @@ class SearchResult:
                      "plan_fingerprint": chosen.plan.fingerprint if chosen.plan else None} if chosen else None,
             "front": [{"trial": c.trial, "metrics": c.metrics} for c in members],
             "trials": counts,
-            "artifact": {key: shipped[key] for key in keys} if shipped else None,
+            "artifact": {key: shipped.get(key) for key in keys} if shipped else None,
             "report": str(self.folder / REPORT / "pareto.html"),
             "seconds": round(self.seconds, 3),
         }

@@ -45,7 +45,7 @@ from autocompress.study.options import Options
 from autocompress.study.ownership import discard
 from autocompress.study.result import SearchResult
 from autocompress.study.sensitivity import sensitivity, unknown_share
-from autocompress.study.shortfall import shortfalls
+from autocompress.study.shortfall import shortfalls, slower
 from autocompress.study.stopping import stoppable
 from autocompress.study.workbench import Workbench
 from autocompress.tasks.models import safe_name
@@ -119,6 +119,7 @@ def _search(asked: Options, spec: SpaceSpec, profile: HardwareProfile, constrain
         log.warning(note)
     projection = Projection(build_space(bench.table, spec, profile), constraints)
     projection.require_feasible()
+    bench.prepare()
     before = time.perf_counter()
     timings = {"set-up": before - started}
     baseline = bench.baseline()
@@ -176,6 +177,8 @@ def _search(asked: Options, spec: SpaceSpec, profile: HardwareProfile, constrain
             notify(Event(kind="phase", text=f"exporting and verifying trial {result.best.trial}"))
             before = time.perf_counter()
             result.ship()
+            for sentence in slower(result.artifact):
+                log.warning(sentence)
             timings["verify"] = time.perf_counter() - before
         if not should_stop():
             before = time.perf_counter()

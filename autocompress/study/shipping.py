@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from autocompress.core.answers import DESCRIPTIONS
-from autocompress.core.evaluation import Candidate
+from autocompress.core.evaluation import Candidate, Metrics
 from autocompress.errors import AutocompressError
 from autocompress.export.artifact import SCHEMA, versions, write_artifact
 from autocompress.export.card import model_card
-from autocompress.export.runtime import Runtime, latencies_ms
+from autocompress.export.runtime import Runtime
 from autocompress.export.saturation import LARGEST_PAIR, check_saturation
+from autocompress.export.timing import speedup
 
 if TYPE_CHECKING:
     from autocompress.study.folder import Description
@@ -42,14 +43,15 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
             f"the exported file of trial {candidate.trial} must be as accurate as the trial, {100 * promised:.2f}% on "
             f"validation data, but reaches {100 * validation:.2f}%; nothing was written. Please report this")
     original = Runtime(bench.baseline_file, bench.threads)
-    single = {"original": Runtime(bench.baseline_file), "file": Runtime(built.data)}
-    latencies = latencies_ms(single, bench.example, runs=100, seconds=5.0)
+    graph, before, after = bench.original.time_beside({"file": Runtime(built.data)}, bench.example, 100, 5.0)
     facts: dict[str, Any] = {
         "path": str(folder / "model.onnx"), "trial": candidate.trial, "rung": candidate.best.rung,
         "size_bytes": len(built.data),
-        "accuracy": bench.accuracy(runtime, bench.data.test), "latency_ms": latencies["file"],
+        "accuracy": bench.accuracy(runtime, bench.data.test), **after["file"].metrics(),
         "baseline_accuracy": bench.accuracy(original, bench.data.test),
-        "baseline_size_bytes": len(bench.baseline_file), "baseline_latency_ms": latencies["original"],
+        "baseline_size_bytes": len(bench.original.file), **_of_baseline(before.metrics()),
+        "speedup": speedup(before, after["file"]),
+        "original": {"graph": graph, "note": bench.original.note},
         "validation_accuracy": validation, "promised_accuracy": promised, "verified": True,
         "outputs": bench.answers.meaning,
     }
@@ -70,7 +72,7 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
         "output": {"name": "output", "shape": ["N", bench.data.classes],
                    "meaning": DESCRIPTIONS[bench.answers.meaning]},
     }
-    manifest["latencies"] = _by_device(bench, candidate, description)
+    manifest["latencies"] = _by_device(bench, candidate, description, facts)
     write_artifact(folder, built.data, manifest, model_card(manifest, bench.data.name))
     written = (folder / "model.onnx").read_bytes()
     if written != built.data:
@@ -78,8 +80,15 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
     return facts
 
 
-def _by_device(bench: Workbench, candidate: Candidate, description: Description) -> dict[str, dict[str, Any]]:
-    """Latency of the original and of the candidate on each device, in milliseconds, and its source."""
-    return {device.id: {"source": device.latency, "ms": candidate.metrics[name],
-                        "baseline_ms": description.baseline[name]}
+def _of_baseline(metrics: Metrics) -> Metrics:
+    return {f"baseline_{name}": value for name, value in metrics.items()}
+
+
+def _by_device(bench: Workbench, candidate: Candidate, description: Description,
+               facts: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Latency of the original and of the candidate on each device, in milliseconds, and its source; where it is
+    measured, both as they were timed together."""
+    return {device.id: {"source": "measured", "ms": facts["latency_ms"], "baseline_ms": facts["baseline_latency_ms"]}
+            if device.latency == "measured" else
+            {"source": "estimated", "ms": candidate.metrics[name], "baseline_ms": description.baseline[name]}
             for name, device in bench.profile.latencies.items()}

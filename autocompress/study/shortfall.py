@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from autocompress.core.evaluation import LONG, RUNG_NAMES, SHORT, Candidate
 
@@ -22,3 +23,12 @@ def shortfalls(everyone: Sequence[Candidate], failures: Mapping[tuple[int, int],
         found.append(f"the time limit ended before anything could be trained: the best of {scored} calibrated "
                      f"{'candidate' if scored == 1 else 'candidates'} stands; more time would give a better one")
     return found
+
+
+def slower(artifact: Mapping[str, Any] | None) -> list[str]:
+    """A sentence where the exported file was slower than the original when both were timed in turn."""
+    speedup = (artifact or {}).get("speedup")
+    if not speedup or speedup["high"] >= 1:
+        return []
+    return [f"the exported file is {1 / speedup['factor']:.2f} times slower than the original on this machine: a bound "
+            "on --latency, or a space with float activations, finds files that are not"]

@@ -35,12 +35,14 @@ from autocompress.core.plan import Plan, Receipt
 from autocompress.errors import InputError, TrialError
 from autocompress.estimate import estimate, peak_memory_bytes
 from autocompress.export.build import Built, build, float_bytes
-from autocompress.export.runtime import MOST_ROWS, Runtime, latencies_ms, scored
+from autocompress.export.runtime import MOST_ROWS, Runtime, scored
 from autocompress.export.skeleton import as_exported
 from autocompress.export.template import Template, export_template
+from autocompress.export.timing import Timing, time_files
 from autocompress.hardware.profile import HardwareProfile
 from autocompress.study.answering import answering_file
 from autocompress.study.folder import TEACHER
+from autocompress.study.original import OriginalFile, original_of
 from autocompress.study.relatives import weights_path, with_relative
 from autocompress.tasks.splits import Split, TaskData
 from autocompress.techniques import resolve
@@ -78,6 +80,7 @@ class Workbench:
         torch.manual_seed(seed)
         count = calibration_rows(data.input_shape, CALIBRATION_SAMPLES)
         self.calibration = data.normalise(_subset(data.train, count, seed).inputs)
+        self._given = model
         model = with_plain_layers(model, self.calibration[:HEAD_SAMPLES])
         model, left_whole = with_open_heads(model, self.calibration[:HEAD_SAMPLES])
         self.model = model
@@ -89,7 +92,8 @@ class Workbench:
         self.answers = recognised(model, self.calibration)
         self._otherwise = difference(model, self.calibration[:HEAD_SAMPLES])
         folded = fold_norms(Compressed(model, Plan()), table).model
-        self.template = export_template(folded, data.input_shape, data.dtype)
+        with _exportable():
+            self.template = export_template(folded, data.input_shape, data.dtype)
         self._templates = {frozenset[str](): self.template}
         self.baseline_file = float_bytes(self.template, folded)
         self.table = as_exported(table, self.template, folded)
@@ -110,14 +114,24 @@ class Workbench:
 
     # -- metrics -----------------------------------------------------------------------------------------
 
+    @cached_property
+    def original(self) -> OriginalFile:
+        """The original's own file, a plain export, that candidates are compared with. Made when first asked for: it
+        takes seconds."""
+        return original_of(self._given, self.baseline_file, self.calibration[:PARITY_SAMPLES].numpy(), self.data.dtype)
+
+    def prepare(self) -> None:
+        """Make what takes long and is needed later: the plain export."""
+        assert self.original.file
+
     def baseline(self) -> Metrics:
-        """The original's metrics: its own float file, run on the validation split. InputError where its answers are not
-        finite."""
+        """The original's metrics: size and latency of its plain export, what the network answers on the validation
+        split. InputError where its answers are not finite."""
         runtime = Runtime(self.baseline_file, self.threads)
-        metrics = self._static(Compressed(self.model, Plan()), len(self.baseline_file))
+        metrics = self._static(Compressed(self.model, Plan()), len(self.original.file))
         with _of_the_original():
             metrics |= self._scored(runtime, self.data.validation)
-        return metrics | self._latency(self.baseline_file, Plan())
+        return metrics | self._latency(Plan(), lambda: self.original.time_beside({}, self.example)[1])
 
     def accuracy(self, runtime: Runtime, split: Split) -> float:
         """Accuracy of a file on one split, 0 to 1."""
@@ -136,10 +150,12 @@ class Workbench:
             "peak_memory_bytes": peak_memory_bytes(self.table, resolve(self.table, plan)),
         }
 
-    def _latency(self, file: bytes, plan: Plan) -> Metrics:
-        known = estimate(self.table, plan, self.profile)
-        return {name: known[name] if name in known else latencies_ms({"file": Runtime(file)}, self.example)["file"]
-                for name in self.profile.latencies}
+    def _latency(self, plan: Plan, timed: Callable[[], Timing]) -> Metrics:
+        """On each device; what `timed` says, beside wall time and its spread, on the one where it is measured."""
+        known, metrics = estimate(self.table, plan, self.profile), Metrics()
+        for name in self.profile.latencies:
+            metrics |= {name: known[name]} if name in known else timed().metrics(name)
+        return metrics
 
     @property
     def sources(self) -> dict[str, Source]:
@@ -185,7 +201,8 @@ class Workbench:
             metrics = self._static(compressed, len(built.data))
             metrics |= self._scored(Runtime(built.data, self.threads), self.data.validation)
         with _timed(timings, "time"):
-            metrics |= self._latency(built.data, compressed.plan)
+            metrics |= self._latency(compressed.plan,
+                                     lambda: time_files({"file": Runtime(built.data)}, self.example)["file"])
         return Evaluation(rung=rung, metrics=metrics, sources=self.sources, receipts=_receipts(compressed, built),
                           timings=timings)
 
@@ -287,6 +304,16 @@ class Workbench:
         if got.shape != expected.shape or not error <= tolerance:
             raise TrialError(f"the exported graph must compute what the network computes (to {tolerance:g} "
                              f"relative), but differs by {error:.2g}")
+
+
+@contextmanager
+def _exportable() -> Iterator[None]:
+    """What cannot be exported is what the user gave."""
+    try:
+        yield
+    except TrialError as error:
+        raise InputError(f"the network must be exportable to ONNX by torch, for any number of samples, but {error}. "
+                         "Replace that operation in its forward") from error
 
 
 @contextmanager

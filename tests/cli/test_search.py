@@ -13,7 +13,7 @@ from autocompress.study import open_study
 
 Cli = Callable[..., Any]
 METRICS = {"accuracy", "accuracy_error", "cross_entropy", "size_bytes", "latency_ms", "macs", "params",
-           "peak_memory_bytes"}
+           "peak_memory_bytes", "latency_wall_ms", "latency_spread"}
 
 
 def test_json_is_the_document_of_the_contract(finished: Any) -> None:
@@ -29,7 +29,8 @@ def test_json_is_the_document_of_the_contract(finished: Any) -> None:
     assert {"complete", "infeasible", "failed"} <= set(found["trials"])
     assert sum(found["trials"].values()) == 3
     artifact = found["artifact"]
-    assert set(artifact) == {"path", "size_bytes", "accuracy", "latency_ms", "baseline_latency_ms", "verified"}
+    assert set(artifact) == {"path", "size_bytes", "accuracy", "latency_ms", "latency_wall_ms", "latency_spread",
+                             "baseline_latency_ms", "baseline_latency_wall_ms", "speedup", "original", "verified"}
     assert artifact["verified"] is True and Path(artifact["path"]).stat().st_size == artifact["size_bytes"] <= 2800
     assert Path(found["report"]).is_file() and found["seconds"] > 0
 

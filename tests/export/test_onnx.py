@@ -14,7 +14,7 @@ from autocompress.backend.fold import fold_norms
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import TrialError
 from autocompress.export.build import build
-from autocompress.export.runtime import Runtime, latencies_ms, scored
+from autocompress.export.runtime import Runtime, scored
 from autocompress.study.workbench import Workbench
 from autocompress.testing.techniques import outputs, workbench
 
@@ -128,8 +128,3 @@ def test_the_runtime_refuses_what_is_no_model_and_scores_that_are_not_finite() -
         scored(runtime, [inputs[:100], inputs[100:]], bench.data.validation.targets.numpy())
 
 
-def test_timing_measures_all_files_in_turn() -> None:
-    runtime = Runtime(workbench("mlp").baseline_file)
-    times = latencies_ms({"a": runtime, "b": runtime}, np.zeros((1, 20), np.float32), runs=6, seconds=0.1)
-    assert set(times) == {"a", "b"}
-    assert all(value > 0 for value in times.values())
