@@ -67,6 +67,10 @@ class TrialError(Exception):
     """One candidate failed; the search records the reason and goes on. Never reaches a user."""
 
 
+class OutOfTime(TrialError):
+    """The time was up before a candidate was done: nothing is said about the candidate."""
+
+
 def reason_of(error: BaseException) -> str:
     """The first line of a library's error that says something, without colours of the terminal; the name of its class
     where there is none. Libraries put pages into a message, and rules of dashes above it."""

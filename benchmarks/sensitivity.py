@@ -84,7 +84,7 @@ def table(results: dict[str, Any]) -> str:
     """All networks measured so far as Markdown."""
     lines = ["# The sensitivity table", "", "`python benchmarks/sensitivity.py --network NAME --base DIR`, seed 0, one "
              f"thread on a shared machine of {os.cpu_count()} cores, {platform.machine()}. Predicted from "
-             f"{predicted.SAMPLES} unlabelled calibration images; measured by carrying out one step at a time, on "
+             f"{predicted.SAMPLES[0]} unlabelled calibration images; measured by carrying out one step at a time, on "
              "validation images.", ""]
     for network, found in results.items():
         frame = pd.DataFrame(found["rows"])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from autocompress.core.batches import rows_at_once
+from autocompress.core.checkpoint import checkpoint
 
 BATCH = 256
 """Samples of one pass at most: fewer of large inputs (`rows_at_once`)."""
@@ -148,11 +149,15 @@ def _batches(inputs: Tensor) -> Sequence[Tensor]:
 
 def _forward(model: nn.Module, inputs: Tensor, handles: Iterable[RemovableHandle]) -> None:
     """All of `inputs`, in eval mode, with hooks that are gone afterwards."""
-    with torch.no_grad():
-        for batch in _batches(inputs):
-            model(batch)
-    for handle in handles:
-        handle.remove()
+    batches = _batches(inputs)
+    try:
+        with torch.no_grad():
+            for done, batch in enumerate(batches):
+                checkpoint("calibrating", done, len(batches))
+                model(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def runs_before_a_norm(model: nn.Module, example: Tensor, names: Iterable[str]) -> list[str]:

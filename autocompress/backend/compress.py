@@ -41,6 +41,7 @@ from autocompress.backend.rounding import quantize, rounded_weight
 from autocompress.backend.sample_axes import SampleAxis, observe_calls
 from autocompress.backend.sparsify import sparsify
 from autocompress.backend.statistics import Moments, Statistics, width
+from autocompress.core.checkpoint import checkpoint
 from autocompress.core.layer import Group, LayerTable
 from autocompress.core.plan import Plan, Receipt, Step
 from autocompress.techniques import resolve
@@ -174,6 +175,7 @@ class Compressor:
             rows = torch.tensor([i for i in range(len(original.weight)) if i not in removed.get((name, "out"), ())])
             weight = by_taps(original.weight.detach()[rows], moments.mean.shape[1])
             columns = (stay[:, None] * area + torch.arange(area)).flatten()
+            checkpoint()
             known = partial(self._refitted, name, weight, moments, stay, columns)
             refit = self._memo.get(("refit", name, content(rows), content(stay)), known)
             layer: Any = result.model.get_submodule(name)
@@ -230,7 +232,9 @@ class Compressor:
     def rounded(self, result: Compressed) -> dict[str, QuantizedWeight]:
         """Integer weights, rounded with feedback where the moments of the input are known."""
         rounded = {}
-        for layer in integer_layers(result):
+        layers = integer_layers(result)
+        for done, layer in enumerate(layers):
+            checkpoint("rounding layers", done, len(layers))
             moments = self._moments(result, layer.name)
             key = ("round", layer.name, str(layer.args), id(moments), self._identity(layer), content(layer.kept))
             rounded[layer.name], _ = self._memo.get(key, partial(self._rounded, layer, moments))
@@ -262,6 +266,7 @@ class Compressor:
         receipts = []
         for step in steps:
             module = result.model.get_submodule(step.site)
+            checkpoint()
             args = {name: value for name, value in step.args.items() if isinstance(value, int)}
             factors = shapes(module, str(step.args["method"]), args)
             if fit:

@@ -38,6 +38,7 @@ from autocompress.backend.schedule import Schedule
 from autocompress.backend.small_maps import products_on_small_maps
 from autocompress.backend.teacher import Teacher, TrainingData
 from autocompress.backend.training_mode import train_as_shipped
+from autocompress.core.checkpoint import checkpoint
 from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan, Receipt
 from autocompress.errors import InputError, TrialError
@@ -178,6 +179,7 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
             continue  # BatchNorm cannot train on one sample
         if should_stop is not None and should_stop():
             raise TrialError("stopped by the user")
+        checkpoint("training", step, total if recipe.seconds is None else 0)
         done = schedule.done(step)
         if recipe.seconds is not None:
             done = max(done, (clock() - began) / recipe.seconds)

@@ -20,6 +20,7 @@ from autocompress.backend.calibration import BATCH
 from autocompress.backend.compressed import leaves
 from autocompress.backend.rescale import Scaling, by_columns, first_leaf, rescale
 from autocompress.core.batches import rows_at_once
+from autocompress.core.checkpoint import checkpoint
 
 SWEEPS, SETTLED = 20, 1e-3
 """Most rounds over the network, and the relative change of all factors at which they end: what a layer reads and what
@@ -126,6 +127,7 @@ def _ranges(model: nn.Module, chosen: Mapping[str, Scaling],
     try:
         with torch.no_grad():
             for batch in torch.split(calibration, rows_at_once(tuple(calibration.shape[1:]), BATCH)):
+                checkpoint()
                 model(batch)
     finally:
         for handle in handles:

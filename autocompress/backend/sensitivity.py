@@ -13,6 +13,8 @@ norm, a change of scale.
 from __future__ import annotations
 
 import hashlib
+import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -27,12 +29,20 @@ from autocompress.backend.compress import Compressor
 from autocompress.backend.reconstruct import by_taps
 from autocompress.backend.sample_axes import SampleAxis
 from autocompress.core.batches import GRADIENT_BYTES, rows_at_once
+from autocompress.core.checkpoint import checkpoint
 from autocompress.core.plan import Step
 from autocompress.errors import TrialError
 
 VERSION = 2
 """Of how costs are predicted: a change makes what was kept void."""
-SAMPLES = 96
+SAMPLES = (96, 48, 24)
+"""Asked for the table: as many as its time allows."""
+PASSES, MOST_PASSES = 4, 30
+"""What asking one sample costs in forward passes of it: forward, backward, and products with the changes; and the most
+passes of the calibration inputs that the table may take."""
+PASSES_SHARE = 0.5
+"""Of its time, that goes into them; the rest works out how weights would change."""
+TIMED = 4
 BATCH = 32
 DRAWS = 1
 """Answers drawn for each sample, each for one backward pass."""
@@ -45,22 +55,74 @@ Change = tuple[int, Tensor]
 """The number of the step that it belongs to, and how it changes the layer's weight, flat."""
 
 
-def damages(compressor: Compressor, steps: Sequence[Step]) -> list[float]:
+def damages(compressor: Compressor, steps: Sequence[Step], seconds: float = math.inf) -> list[float]:
     """Predicted cost of each step alone, in nats of KL divergence of softened answers. Kept step by step with the
     statistics of the network: another budget, or a resumed study, asks again for nothing, another device for what the
-    ones before could not do."""
+    ones before could not do.
+
+    Where `seconds` are too short for all of it, fewer samples are asked, and then fewer steps, those that solve least
+    last: NaN for those left out. TrialError where even the widths of layers with the fewest samples take longer.
+    """
+    samples, until = _affordable(compressor, steps, seconds)
+    kind = _kind(samples)
     nats = compressor.statistics.gathered(
-        _kind(), _names(steps), lambda missing: _measured(compressor, [steps[place] for place in missing]))
+        kind, _names(steps), lambda missing: _measured(compressor, [steps[place] for place in missing], samples, until))
     return [float(cost) for cost in nats]
 
 
-def unknown(compressor: Compressor, steps: Sequence[Step]) -> list[int]:
-    """Places of the steps whose costs are not kept."""
-    return compressor.statistics.missing(_kind(), _names(steps))
+def _affordable(compressor: Compressor, steps: Sequence[Step], seconds: float) -> tuple[int, float]:
+    """How many samples are asked, and until when (`time.perf_counter()`) changes of weights are worked out.
+
+    One sample costs about `PASSES` forward passes of it, once for each chunk of changes; together that is at most
+    `MOST_PASSES` passes of all calibration inputs.
+    """
+    count = len(compressor.calibration)
+    missing = {samples: unknown(compressor, steps, samples) for samples in SAMPLES}
+    for samples in SAMPLES:
+        if not missing[samples]:
+            return samples, math.inf
+    chunks = math.ceil(sum(_bytes(compressor, steps[place]) for place in missing[SAMPLES[0]]) / CHUNK_BYTES)
+    legal = [n for n in SAMPLES if n * PASSES * chunks <= MOST_PASSES * count] or [SAMPLES[-1]]
+    if seconds == math.inf:
+        return legal[0], math.inf
+    began = time.perf_counter()
+    each = PASSES * chunks * _forward_seconds(compressor)
+    for samples in legal:
+        if min(samples, count) * each <= PASSES_SHARE * seconds:
+            return samples, began + seconds - min(samples, count) * each
+    raise TrialError(f"{legal[-1]} samples would take {legal[-1] * each:.0f} of {seconds:.0f} s")
 
 
-def _kind() -> str:
-    asked = f"{VERSION} {SAMPLES} {DRAWS} {TEMPERATURE}"
+def _forward_seconds(compressor: Compressor) -> float:
+    """Of one sample, measured on a few after the first pass, which prepares more than it computes."""
+    inputs = compressor.calibration[:TIMED]
+    with torch.no_grad():
+        compressor.original(inputs[:1])
+        began = time.perf_counter()
+        compressor.original(inputs)
+    return (time.perf_counter() - began) / len(inputs)
+
+
+def _bytes(compressor: Compressor, step: Step) -> int:
+    """Of the changes of weights that a step makes, about."""
+    if step.technique != "prune":
+        return _nbytes(compressor.original, step.site)
+    items = compressor.coupling.items.get(step.site, ())
+    return sum(_nbytes(compressor.original, item.module) for item in items) // 2  # readers alone
+
+
+def _nbytes(model: nn.Module, name: str) -> int:
+    weight = getattr(model.get_submodule(name), "weight", None)
+    return weight.nbytes if isinstance(weight, Tensor) else 0
+
+
+def unknown(compressor: Compressor, steps: Sequence[Step], samples: int = 0) -> list[int]:
+    """Places of the steps whose costs are not kept, of so many `samples`, by default the most."""
+    return compressor.statistics.missing(_kind(samples or SAMPLES[0]), _names(steps))
+
+
+def _kind(samples: int) -> str:
+    asked = f"{VERSION} {samples} {DRAWS} {TEMPERATURE}"
     return f"damages-{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
 
 
@@ -68,22 +130,32 @@ def _names(steps: Sequence[Step]) -> list[str]:
     return [hashlib.sha256(msgspec.json.encode(step, order="sorted")).hexdigest()[:16] for step in steps]
 
 
-def _measured(compressor: Compressor, steps: Sequence[Step]) -> Tensor:
-    inputs = compressor.calibration[:SAMPLES]
+def _measured(compressor: Compressor, steps: Sequence[Step], samples: int, until: float) -> Tensor:
+    inputs = compressor.calibration[:samples]
     felt = torch.zeros(len(steps), len(inputs) * DRAWS)
-    for chunk in _chunks(compressor, steps):
+    left = set(range(len(steps)))
+    for chunk in _chunks(compressor, steps, until, left):
         for change, by_answer in _products(compressor, inputs, chunk):
             felt[change] += by_answer
+    felt[sorted(left)] = torch.nan
     return felt.square().mean(1) / (2 * TEMPERATURE**2)
 
 
-def _chunks(compressor: Compressor, steps: Sequence[Step]) -> Iterator[dict[str, list[Change]]]:
-    """Changes by layer, as many at once as `CHUNK_BYTES` allow; those of one layer together, for what they share."""
+def _chunks(compressor: Compressor, steps: Sequence[Step], until: float,
+            left: set[int]) -> Iterator[dict[str, list[Change]]]:
+    """Changes by layer, as many at once as `CHUNK_BYTES` allow; those of one layer together, for what they share. Where
+    the clock ends it, steps that matter most come first, and `left` keeps the numbers of those that it left out.
+    TrialError where it ends it before the widths of layers."""
     chunk: dict[str, list[Change]] = {}
     parts: dict[str, Tensor | None] = {}
     held = 0
-    places = {name: place for place, (name, _) in enumerate(compressor.original.named_modules())}
-    for number in sorted(range(len(steps)), key=lambda n: places.get(steps[n].site.partition("/")[0], -1)):
+    for done, number in enumerate(_in_order(compressor, steps, timed=until < math.inf)):
+        checkpoint("options of layers", done, len(steps))
+        if time.perf_counter() > until:
+            if steps[number].technique == "quantize":
+                raise TrialError(f"the time was up after {done} of {len(steps)} options")
+            break
+        left.remove(number)
         for name, change in weight_changes(compressor, steps[number]).items():
             if held and held + change.nbytes > CHUNK_BYTES:
                 yield chunk
@@ -95,6 +167,21 @@ def _chunks(compressor: Compressor, steps: Sequence[Step]) -> Iterator[dict[str,
             held += change.nbytes
     if chunk:
         yield chunk
+
+
+def _in_order(compressor: Compressor, steps: Sequence[Step], timed: bool) -> list[int]:
+    """Numbers of the steps layer by layer; `timed`: all widths first, then every other number of channels, factors, and
+    the rest."""
+    places = {name: place for place, (name, _) in enumerate(compressor.original.named_modules())}
+    tiers = dict.fromkeys(range(len(steps)), 0)
+    seen: dict[str, int] = {}
+    for number, step in enumerate(steps if timed else ()):
+        if step.technique == "prune":
+            seen[step.site] = seen.get(step.site, 0) + 1
+            tiers[number] = 1 if seen[step.site] % 2 else 3
+        elif step.technique != "quantize":
+            tiers[number] = 2
+    return sorted(tiers, key=lambda n: (tiers[n], places.get(steps[n].site.partition("/")[0], -1)))
 
 
 def _own_parts(compressor: Compressor, name: str) -> Tensor | None:
@@ -147,7 +234,9 @@ def _of_layers(compressor: Compressor, inputs: Tensor, chunk: dict[str, list[Cha
     numbers = {name: [number for number, _ in changes] for name, changes in chunk.items()}
     matrices = {name: torch.stack([change for _, change in chunk.pop(name)]) for name in numbers}  # not held twice
     found: dict[str, list[Tensor]] = {name: [] for name in numbers}
-    for batch in torch.split(inputs, size):
+    batches = torch.split(inputs, size)
+    for done, batch in enumerate(batches):
+        checkpoint("what options cost", done, len(batches))
         reads, writes, outputs = _watched(model, batch, list(numbers))
         with torch.enable_grad():
             logits = compressor.answers.scores(outputs)

@@ -21,6 +21,7 @@ from autocompress.backend.answers import AS_SCORES, Answers
 from autocompress.backend.memo import content
 from autocompress.backend.store import Store
 from autocompress.core.batches import FORWARD_BYTES, GRADIENT_BYTES, rows_at_once
+from autocompress.core.checkpoint import checkpoint
 
 VERSION = 1
 """Of how the facts below are measured: a change makes what was kept void."""
@@ -149,13 +150,15 @@ class Statistics:
         sums: dict[str, list[Tensor]] = {}
         batches = torch.split(self._calibration, self._rows(GRADIENT_BATCH, GRADIENT_BYTES))
         generator = torch.Generator().manual_seed(0)
-        for weight in weights.values():
-            weight.requires_grad_(True)
-        with torch.enable_grad():
-            for batch in batches:
-                logits = self._answers.scores(self._model(batch))
-                drawn = torch.multinomial(logits.detach().softmax(1), 1, generator=generator)[:, 0]
-                loss = F.cross_entropy(logits, drawn)
+        try:
+            for weight in weights.values():
+                weight.requires_grad_(True)
+            for done, batch in enumerate(batches):
+                checkpoint("gradients of the original", done, len(batches))
+                with torch.enable_grad():
+                    logits = self._answers.scores(self._model(batch))
+                    drawn = torch.multinomial(logits.detach().softmax(1), 1, generator=generator)[:, 0]
+                    loss = F.cross_entropy(logits, drawn)
                 gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
                 for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
                     if gradient is not None:
@@ -164,8 +167,9 @@ class Statistics:
                         by_pair, squares = product.sum(2), product.square().sum(2)
                         new = [by_pair.sum(1).square(), by_pair.sum(0).square(), squares.sum(1), squares.sum(0)]
                         sums[name] = [a + b for a, b in zip(sums[name], new, strict=True)] if name in sums else new
-        for name, weight in weights.items():
-            weight.requires_grad_(before[name])
+        finally:
+            for name, weight in weights.items():
+                weight.requires_grad_(before[name])
         return {name: Sensitivity(*(total / len(batches) for total in totals)) for name, totals in sums.items()}
 
     def moments(self, name: str) -> Moments | None:
@@ -192,7 +196,9 @@ class Statistics:
                 handles.append(module.register_forward_pre_hook(watch(name)))
         try:
             with torch.no_grad():
-                for batch in torch.split(self._calibration, self._rows(BATCH, FORWARD_BYTES)):
+                batches = torch.split(self._calibration, self._rows(BATCH, FORWARD_BYTES))
+                for done, batch in enumerate(batches):
+                    checkpoint("statistics of the original", done, len(batches))
                     self._model(batch)
         finally:
             for handle in handles:

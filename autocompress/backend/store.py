@@ -52,14 +52,14 @@ class Store:
 
     def gather(self, kind: str, names: Sequence[str], make: Callable[[list[int]], Tensor]) -> Tensor:
         """Values `(len(names),)` by name: those that were kept, under whatever list of names, and the others as `make`
-        computes them from their places in `names`; these are then kept too."""
+        computes them from their places in `names`; these are then kept too, but for what it makes NaN of."""
         known = self._values(kind)
         missing = [place for place, name in enumerate(names) if name not in known]
         if missing:
             made = make(missing)
             known |= {names[place]: value.clone() for place, value in zip(missing, made, strict=True)}
             if self._folder is not None:
-                _write(self._path(kind), self._key(), known)
+                _write(self._path(kind), self._key(), {n: value for n, value in known.items() if not value.isnan().any()})
         return torch.stack([known[name] for name in names])
 
     def missing(self, kind: str, names: Sequence[str]) -> list[int]:

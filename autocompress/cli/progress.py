@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from autocompress.search.engine import Event
 
 
+QUIET_SECONDS = 15.0
+"""Where lines are written, one says how far it is when none was written for so long."""
+
+
 class Progress(Protocol):
     """Shows the events of a search."""
 
@@ -56,15 +60,21 @@ class State:
         self.phase, self.done, self.total, self.feasible = "starting", 0, 0, 0
         self.best: Candidate | None = None
         self.running: list[str] = []
+        self.step = ""
+        """What is under way within the phase, and how far it is."""
         self._deadline: float | None = None
         self._began = time.monotonic()
         self._before: int | None = None
 
     def update(self, event: Event) -> None:
         """Take one event in."""
+        self.step = ""
         if event.kind == "phase":
             self.phase, self.done, self.total = event.text, 0, event.total
             self._began, self._before = time.monotonic(), None
+        elif event.kind == "progress":
+            self.step = f"{event.text} {event.done}/{event.total}"
+            return
         elif event.kind == "start":
             self.running.append(event.text)
         else:
@@ -99,19 +109,27 @@ class Lines:
 
     def __init__(self, stream: IO[str], quiet: bool = False) -> None:
         self._stream, self._quiet, self._state = stream, quiet, State()
+        self._said = time.monotonic()
 
     def __call__(self, event: Event) -> None:
         """Show phases and results."""
         self._state.update(event)
-        if self._quiet or event.kind == "start":
+        if self._quiet or event.kind == "start" or (event.kind == "progress" and not self._is_due()):
             return
+        self._said = time.monotonic()
         if event.kind == "phase":
             self.note(f"{event.text} ({event.total})" if event.total else event.text)
+        elif event.kind == "progress":
+            self.note(f"  {', '.join([*self._state.running, self._state.step])}, {self._state.elapsed}")
         elif event.candidate is not None:
             parts = [f"[{event.done}/{event.total}] {describe(event.candidate)}", f"{event.feasible} feasible"]
             if event.best is not None:
                 parts.append(f"best {format_percent(event.best.metrics['accuracy'])} (trial {event.best.trial})")
             self.note("; ".join([*parts, *filter(None, [self._state.left])]))
+
+    def _is_due(self) -> bool:
+        """Whether nothing was said for so long that somebody may wonder."""
+        return time.monotonic() - self._said >= QUIET_SECONDS
 
     def note(self, text: str) -> None:
         """One line."""
@@ -141,7 +159,8 @@ class Block:
         state = self._state
         running = f": {', '.join(state.running)}" if state.running else ""
         rows: list[RenderableType] = [
-            Text.assemble((printable(f"{state.phase}{running}"), "bold"), (f"  {state.elapsed}", "dim"))]
+            Text.assemble((printable(f"{state.phase}{running}"), "bold"), (f"  {state.elapsed}", "dim"),
+                          (printable(f"  {state.step}"), "dim"))]
         if state.total:
             bar = Table.grid(padding=(0, 1), expand=False)
             bar.add_row(ProgressBar(total=state.total, completed=state.done, width=20),

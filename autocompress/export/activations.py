@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from autocompress.core.batches import EVERY_TENSOR_BYTES, rows_at_once
+from autocompress.core.checkpoint import checkpoint
 from autocompress.export.graph import FloatGraph
 from autocompress.export.ranges import Range, choose_range
 from autocompress.export.runtime import Runtime
@@ -89,6 +90,7 @@ def calibrate(graph: FloatGraph, tensors: Mapping[str, int], inputs: np.ndarray,
     bounds = dict.fromkeys(tensors, (0.0, 0.0))
     rows = rows_at_once(inputs.shape[1:], MOST_ROWS, EVERY_TENSOR_BYTES)
     for start in range(0, len(inputs), rows):
+        checkpoint("ranges of activations", start, len(inputs))
         batch = inputs[start:start + rows]
         values = dict(zip(names, runtime.run_all(batch), strict=True))
         values[model.graph.input[0].name] = batch

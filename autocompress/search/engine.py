@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import CALIBRATED, LONG, RUNG_NAMES, SHORT, Candidate, Evaluation
 from autocompress.core.front import best, objectives
-from autocompress.errors import AutocompressError, EnvironmentFault, InfeasibleError
+from autocompress.errors import AutocompressError, EnvironmentFault, InfeasibleError, OutOfTime
 from autocompress.search import fidelity
 from autocompress.search.aims import SETTING
 from autocompress.search.first import ALWAYS_SOLVED, first_trials
@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 
 FAILURES_BEFORE_JUDGING = 5
 MAX_FAILURE_SHARE = 0.5
+GRACE_SHARE = 0.05
+"""Of the time limit, that measuring a trained candidate may take beyond it."""
 MAX_REPEATS = 20
 """Proposals in a row that repeat known plans, after which the space counts as used up."""
 MOST_THREADS = 4
@@ -61,9 +63,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """Progress, for whoever shows it. `text` is the phase; of a start, the trial."""
+    """Progress, for whoever shows it. `text` is the phase; of a start, the trial; of "progress", what is at `done` of
+    `total` steps within the phase, a few times a second or more."""
 
-    kind: Literal["phase", "start", "result"]
+    kind: Literal["phase", "start", "result", "progress"]
     text: str = ""
     candidate: Candidate | None = None
     done: int = 0
@@ -90,6 +93,8 @@ class Engine:
         self._on_event, self._should_stop = on_event, should_stop
         self._distributions = distributions(projection.space)
         self._began = time.perf_counter()
+        self._calibrated = self._began
+        """When the last calibration ended."""
         self.overhead_seconds = 0.0
         self._always = 0
         self._known: dict[str, Candidate] = {}
@@ -117,7 +122,7 @@ class Engine:
         running: dict[Future[Evaluation], Job] = {}
         while True:
             while len(running) < pool.jobs and (job := self._next(pool, list(running.values()))) is not None:
-                running[pool.submit(job.plan, job.rung, job.seconds, job.threads)] = job
+                running[pool.submit(job.plan, job.rung, job.seconds, job.threads, self._deadline(job))] = job
             if not running:
                 break
             done = wait(running, return_when=FIRST_COMPLETED).done
@@ -148,7 +153,8 @@ class Engine:
             return self._started_at(job)
         everyone, timed = self.candidates(), self._settings.seconds is not None
         together = max(1, pool.jobs // MOST_THREADS)
-        for level, places, lanes, share in ((SHORT, schedule.short, pool.jobs, schedule.short_share),
+        short_share = min(1.0, schedule.short_share + self._late_share())
+        for level, places, lanes, share in ((SHORT, schedule.short, pool.jobs, short_share),
                                             (LONG, schedule.long, together, 1.0)):
             threads = pool.jobs // lanes
             before = any(other.rung < level for other in running)
@@ -177,7 +183,7 @@ class Engine:
     def _new_trial(self) -> Job | None:
         """The next candidate that is not one that there is already."""
         while (self._count < self._settings.trials and self._repeats < MAX_REPEATS
-               and self._open(self._settings.schedule.calibration_share)):
+               and self._open(self._calibration_share())):
             began = time.perf_counter()
             trial, candidate = self._ask()
             self.overhead_seconds += time.perf_counter() - began
@@ -194,6 +200,18 @@ class Engine:
                 twins.append((trial, candidate))
         return None
 
+    def _calibration_share(self) -> float:
+        """Of the time, until which candidates are calibrated."""
+        schedule = self._settings.schedule
+        return schedule.most_calibration_share if self._count < schedule.least else schedule.calibration_share
+
+    def _late_share(self) -> float:
+        """Of the time, by which the calibrations that are done took longer than their share."""
+        if self._settings.seconds is None:
+            return 0.0
+        whole = self._settings.seconds - self._settings.reserve_seconds - (self._began - self._started)
+        return max(0.0, (self._calibrated - self._began) / max(whole, 1e-9) - self._settings.schedule.calibration_share)
+
     def _ask(self) -> tuple[optuna.Trial, Candidate]:
         trial = self._study.ask(self._distributions)
         origin = trial.user_attrs.get("origin")
@@ -208,9 +226,9 @@ class Engine:
     # -- what came of it ---------------------------------------------------------------------------------
 
     def _take(self, job: Job, future: Future[Evaluation]) -> None:
-        """Store a result, good or bad. What the user cut short stays open, and is queued again on resume."""
+        """Store a result, good or bad. What the user or the clock cut short stays open, and is queued again on resume."""
         error = future.exception()
-        if error is not None and self._should_stop():
+        if error is not None and (self._should_stop() or isinstance(error, OutOfTime)):
             return
         if isinstance(error, BrokenProcessPool):
             raise EnvironmentFault(DIED) from error
@@ -220,6 +238,7 @@ class Engine:
         if job.trial is None:
             self._climbed(job, future, reason)
             return
+        self._calibrated = time.perf_counter()
         if error is not None:
             job.trial.set_user_attr("traceback", "".join(traceback.format_exception(error))[-4000:])
         candidate = (msgspec.structs.replace(job.candidate, status="failed", reason=reason) if reason else
@@ -269,6 +288,14 @@ class Engine:
             return None
         end = self._started + self._settings.seconds - self._settings.reserve_seconds
         return self._began + share * max(0.0, end - self._began) - time.perf_counter()
+
+    def _deadline(self, job: Job) -> float | None:
+        """When (`time.perf_counter()`) an evaluation is broken off. The very first may go on, and a training, which ends
+        by itself in time, has a grace for being measured."""
+        if self._settings.seconds is None or (job.trial is not None and self._count <= 1):
+            return None
+        end = self._started + self._settings.seconds - self._settings.reserve_seconds
+        return end + (GRACE_SHARE * self._settings.seconds if job.trial is None else 0.0)
 
     def _open(self, share: float) -> bool:
         """Whether the phase that ends at `share` of the time may start something. One trial always may, and what

@@ -34,6 +34,10 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     long: int = 1
     calibration_share: float = 0.1
     short_share: float = 0.2
+    least: int = 20
+    """Candidates that are calibrated even where that takes longer, up to `most_calibration_share`: where one takes many
+    seconds, a few would be the whole search. What follows then ends later by as much."""
+    most_calibration_share: float = 0.4
 
 
 class Effort(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Protocol
 
+from autocompress.core.checkpoint import controlled
 from autocompress.core.evaluation import Evaluation
 from autocompress.core.plan import Plan
 from autocompress.errors import EnvironmentFault, InputError
@@ -36,11 +37,14 @@ class Inline:
     def __init__(self, evaluate: Evaluate, should_stop: Callable[[], bool]) -> None:
         self._evaluate, self._should_stop = evaluate, should_stop
 
-    def submit(self, plan: Plan, rung: int, seconds: float | None = None, threads: int = 1) -> Future[Evaluation]:
-        """Evaluate now, with the threads that this process has; the future is already done."""
+    def submit(self, plan: Plan, rung: int, seconds: float | None = None, threads: int = 1,
+               deadline: float | None = None) -> Future[Evaluation]:
+        """Evaluate now, with the threads that this process has; the future is already done. Past `deadline`
+        (`time.perf_counter()`) the evaluation ends with OutOfTime."""
         future: Future[Evaluation] = Future()
         try:
-            future.set_result(self._evaluate(plan, rung, seconds, self._should_stop))
+            with controlled(self._should_stop, deadline):
+                future.set_result(self._evaluate(plan, rung, seconds, self._should_stop))
         except Exception as error:
             future.set_exception(error)
         return future
@@ -61,10 +65,11 @@ class Processes:
         self._pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin, (make,))
         self._begun: list[Future[Evaluation]] = []
 
-    def submit(self, plan: Plan, rung: int, seconds: float | None = None, threads: int = 1) -> Future[Evaluation]:
-        """Evaluate in some process, with so many threads."""
+    def submit(self, plan: Plan, rung: int, seconds: float | None = None, threads: int = 1,
+               deadline: float | None = None) -> Future[Evaluation]:
+        """Evaluate in some process, with so many threads; `deadline` as inline, for the clock is that of the machine."""
         try:
-            self._begun.append(self._pool.submit(_work, plan, rung, seconds, None, threads))
+            self._begun.append(self._pool.submit(_work, deadline, plan, rung, seconds, None, threads))
             return self._begun[-1]
         except BrokenProcessPool as error:
             raise EnvironmentFault(DIED) from error
@@ -90,6 +95,7 @@ def _begin(make: Callable[[], Evaluate]) -> None:
     _evaluate = make()
 
 
-def _work(*args: Any) -> Evaluation:
+def _work(deadline: float | None, *args: Any) -> Evaluation:
     assert _evaluate is not None
-    return _evaluate(*args)
+    with controlled(deadline=deadline):
+        return _evaluate(*args)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autocompress.core.budget import Budget
+from autocompress.core.checkpoint import controlled
 from autocompress.core.damage import Damages
 from autocompress.core.front import objectives
 from autocompress.errors import InfeasibleError, InputError, Interrupted, TrialError
@@ -44,7 +45,7 @@ from autocompress.study.loading import load_task, make_bench, make_pool, require
 from autocompress.study.options import Options
 from autocompress.study.ownership import discard
 from autocompress.study.result import SearchResult
-from autocompress.study.sensitivity import sensitivity, unknown_share
+from autocompress.study.sensitivity import sensitivity
 from autocompress.study.shortfall import shortfalls, slower
 from autocompress.study.stopping import stoppable
 from autocompress.study.workbench import Workbench
@@ -55,14 +56,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SENSITIVITY_PASSES, SENSITIVITY_SHARE = 50, 0.3
-"""About what the sensitivity table costs, in passes of the calibration data through the original's file; and the share
-of a time limit above which the search goes without it."""
+SENSITIVITY_SHARE, MOST_OF_THE_REST = 0.3, 0.6
+"""Shares of a time limit, and of what is left of it when the table begins, that the sensitivity table may take: where
+that is too short, it is taken on fewer samples and then of fewer options."""
 AVERAGING_SHARE, ATTRIBUTION_SHARE = 0.01, 0.01
 """Shares of a time limit that are left to averaging trained candidates, and to what the best plan's techniques buy."""
 REPORT_SECONDS = 2.0
 """About what writing the report takes."""
-LATE_SECONDS = 60.0
+LATE_SECONDS = 10.0
 """What it may take where the time for trials is up before the first one, which should be the one that it finds."""
 
 
@@ -94,10 +95,13 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     profile, spec = load_targets(asked.profile), load_space(asked.space)
     constraints = asked.constraints([device.id for device in profile.latencies.values()])
     check_sampler(asked.sampler)
+    notify = on_event or (lambda event: None)
     with ExitStack() as stack:
+        stack.enter_context(controlled(tell=lambda what, done, total: notify(
+            Event(kind="progress", text=what, done=done, total=total))))
         if asked.out is not None:
             stack.enter_context(claimed(asked.out, resume=asked.resume, replace=asked.force_new_study))
-        return _search(asked, spec, profile, constraints, on_event or (lambda event: None), started, stack)
+        return _search(asked, spec, profile, constraints, notify, started, stack)
 
 
 def _search(asked: Options, spec: SpaceSpec, profile: HardwareProfile, constraints: Budget,
@@ -145,12 +149,7 @@ def _search(asked: Options, spec: SpaceSpec, profile: HardwareProfile, constrain
     if asked.sampler == AUTO or projection.bounds:
         notify(Event(kind="phase", text="predicting what each option would cost"))
         before = time.perf_counter()
-        passes = timings["original"] * len(bench.calibration) / len(task.validation)
-        predicted = SENSITIVITY_PASSES * passes * unknown_share(bench, projection.space)
-        most = SENSITIVITY_SHARE * (asked.seconds or math.inf)
-        if _late(settings, started):
-            most = LATE_SECONDS if asked.sampler == AUTO else 0.0  # the others' first plans need no table
-        damages = _damages(bench, projection, asked, predicted < most)
+        damages = _damages(bench, projection, asked, _table_seconds(asked, settings, started))
         solver = Solver(projection, damages) if damages else None
         timings["sensitivity"] = time.perf_counter() - before
     if asked.sampler == AUTO:
@@ -222,14 +221,21 @@ def _late(settings: Settings, started: float) -> bool:
     return settings.seconds is not None and time.perf_counter() - started >= settings.seconds - settings.reserve_seconds
 
 
-def _damages(bench: Workbench, projection: Projection, asked: Options, affordable: bool) -> Damages | None:
+def _table_seconds(asked: Options, settings: Settings, started: float) -> float:
+    """What the sensitivity table may take."""
+    if asked.seconds is None:
+        return math.inf
+    if _late(settings, started):
+        return LATE_SECONDS if asked.sampler == AUTO else 0.0  # the others' first plans need no table
+    left = started + asked.seconds - settings.reserve_seconds - time.perf_counter()
+    return min(SENSITIVITY_SHARE * asked.seconds, MOST_OF_THE_REST * left)
+
+
+def _damages(bench: Workbench, projection: Projection, asked: Options, seconds: float) -> Damages | None:
     """None, with a warning, where the sensitivity table cannot be measured or takes too long."""
     without = "searching with TPE" if asked.sampler == AUTO else "moving every layer of a plan alike into the budget"
-    if not affordable:
-        log.warning("%s, because predicting what options cost would take too much of %g s", without, asked.seconds)
-        return None
     try:
-        return sensitivity(bench, projection.space)
+        return sensitivity(bench, projection.space, seconds)
     except Exception as error:  # a table is a help, not a condition
         cause = next(iter(str(error).strip().splitlines()), "") or "no message"
         log.warning("%s, because what options would cost could not be predicted: %s", without,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
-from autocompress.backend.sensitivity import damages, unknown
+from autocompress.backend.sensitivity import damages
 from autocompress.core.damage import Damages
 from autocompress.core.layer import Layer
 from autocompress.core.plan import Scalar, Step
@@ -20,17 +21,13 @@ LEVELS = 10
 SHARES = (0.6, 0.4, 0.25, 0.15)
 
 
-def sensitivity(bench: Workbench, space: Space) -> Damages:
-    """Predicted harm of every option that `space` has at every site, on the bench's calibration data."""
+def sensitivity(bench: Workbench, space: Space, seconds: float = math.inf) -> Damages:
+    """Predicted harm of every option that `space` has at every site, on the bench's calibration data; of fewer options,
+    on fewer samples, where `seconds` are too short. TrialError where they are too short for any."""
     found = options(space)
-    harms = damages(bench.compressor, [step for step, _ in found])
-    return Damages.of((step, share, harm) for (step, share), harm in zip(found, harms, strict=True))
-
-
-def unknown_share(bench: Workbench, space: Space) -> float:
-    """How much of that is still to be measured, 0 to 1: what was once is kept."""
-    steps = [step for step, _ in options(space)]
-    return len(unknown(bench.compressor, steps)) / max(1, len(steps))
+    harms = damages(bench.compressor, [step for step, _ in found], seconds)
+    return Damages.of((step, share, harm) for (step, share), harm in zip(found, harms, strict=True)
+                      if not math.isnan(harm))
 
 
 def options(space: Space) -> list[tuple[Step, float]]:

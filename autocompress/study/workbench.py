@@ -29,7 +29,8 @@ from autocompress.backend.trace import trace
 from autocompress.backend.training_mode import difference
 from autocompress.backend.weights import load_weights, save_weights
 from autocompress.core.answers import as_scores, explanation
-from autocompress.core.batches import RANGE_BYTES, TRAINING_BYTES, calibration_rows, rows_at_once
+from autocompress.core.batches import EVERY_TENSOR_BYTES, RANGE_BYTES, TRAINING_BYTES, calibration_rows, rows_at_once
+from autocompress.core.checkpoint import checkpoint
 from autocompress.core.evaluation import Evaluation, Metrics, Source
 from autocompress.core.plan import Plan, Receipt
 from autocompress.errors import InputError, TrialError
@@ -138,9 +139,14 @@ class Workbench:
         return self._scored(runtime, split)["accuracy"]
 
     def _scored(self, runtime: Runtime, split: Split) -> Metrics:
+        return scored(runtime, self._batches(split), split.targets.numpy(), self.answers.meaning)
+
+    def _batches(self, split: Split) -> Iterator[np.ndarray]:
+        """Normalised inputs as they are needed."""
         rows = rows_at_once(self.data.input_shape, MOST_ROWS)
-        batches = (self.data.normalise(batch).numpy() for batch in torch.split(split.inputs, rows))
-        return scored(runtime, batches, split.targets.numpy(), self.answers.meaning)
+        for done in range(0, len(split), rows):
+            checkpoint("scoring", done, len(split))
+            yield self.data.normalise(split.inputs[done:done + rows]).numpy()
 
     def _static(self, compressed: Compressed, size: int) -> Metrics:
         plan, model = compressed.plan, fold_norms(compressed, self.table).model  # what the file executes
@@ -294,7 +300,7 @@ class Workbench:
 
     def _check_parity(self, model: nn.Module, file: bytes, tolerance: float) -> None:
         """TrialError unless the float file computes what the network computes."""
-        inputs = self.calibration[:PARITY_SAMPLES]
+        inputs = self.calibration[:rows_at_once(self.data.input_shape, PARITY_SAMPLES, EVERY_TENSOR_BYTES)]
         with torch.no_grad():
             expected = model(inputs).numpy()
         if not np.isfinite(expected).all():

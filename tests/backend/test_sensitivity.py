@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from autocompress.backend.factorize import factorize
 from autocompress.backend.sensitivity import TEMPERATURE, damages
 from autocompress.core.layer import Layer
 from autocompress.core.plan import Plan, Step
-from autocompress.errors import InputError
+from autocompress.errors import InputError, TrialError
 from autocompress.study.workbench import Workbench
 from autocompress.techniques.base import whole
 from autocompress.techniques.decompose import methods_for, rank_args
@@ -68,7 +70,8 @@ def test_they_are_kept_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     steps = _steps(made)
     asked: list[int] = []
     real = sensitivity._measured
-    monkeypatch.setattr(sensitivity, "_measured", lambda c, steps: (asked.append(len(steps)), real(c, steps))[1])
+    monkeypatch.setattr(sensitivity, "_measured",
+                        lambda c, steps, *how: (asked.append(len(steps)), real(c, steps, *how))[1])
     early = damages(compressor, steps[2:5])
     first = damages(compressor, steps)
     assert asked == [3, len(steps) - 3] and first[2:5] == early, "each step is asked about once"
@@ -84,9 +87,59 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     steps = _steps(bench)[:12]
     whole_at_once = damages(bench.compressor, steps)
     monkeypatch.setattr(sensitivity, "CHUNK_BYTES", 1)
-    monkeypatch.setattr(sensitivity, "GRADIENT_BYTES", 1)
+    monkeypatch.setattr(sensitivity, "PRODUCT_BYTES", 1)
+    monkeypatch.setattr(sensitivity, "MOST_PASSES", 10**9)
     assert damages(bench.compressor, steps) == pytest.approx(whole_at_once, rel=1e-3)
 
+
+@pytest.mark.parametrize(("each", "samples"), [(1e-9, 96), (0.5 * 10 / 4 / 60, 48), (0.5 * 10 / 4 / 30, 24)])
+def test_where_time_is_short_fewer_samples_are_asked(each: float, samples: int, tmp_path: Path,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    made = workbench("mlp")
+    compressor = Compressor(made.model, made.table, made.compressor.coupling, made.calibration, tmp_path)
+    monkeypatch.setattr(sensitivity, "_forward_seconds", lambda compressor: each)
+    assert sensitivity._affordable(compressor, _steps(made), 10.0)[0] == samples
+
+
+def test_a_table_is_not_begun_that_would_take_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = workbench("mlp")
+    monkeypatch.setattr(sensitivity, "_forward_seconds", lambda compressor: 1.0)
+    with pytest.raises(TrialError, match=r"24 samples would take 96 of 10 s"):
+        damages(made.compressor, _steps(made), 10.0)
+
+
+def test_it_takes_a_bounded_number_of_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = workbench("mlp")
+    calibration = len(made.calibration)
+    for chunk_bytes in (2**29, 2**12, 2**10):
+        monkeypatch.setattr(sensitivity, "CHUNK_BYTES", chunk_bytes)
+        steps = _steps(made)
+        chunks = -(-sum(sensitivity._bytes(made.compressor, step) for step in steps) // chunk_bytes)
+        samples, _ = sensitivity._affordable(made.compressor, steps, math.inf)
+        fits = samples * sensitivity.PASSES * chunks <= sensitivity.MOST_PASSES * calibration
+        assert fits or samples == min(sensitivity.SAMPLES)
+
+
+def test_what_time_left_out_is_not_kept_and_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = workbench("separable")
+    steps = _steps(made)
+    widths = sum(step.technique == "quantize" for step in steps)
+    assert 0 < widths < len(steps) - 1
+    compressor = Compressor(made.model, made.table, made.compressor.coupling, made.calibration, tmp_path)
+    whole = damages(compressor, steps)
+    clock = iter(range(10**6))
+    monkeypatch.setattr(sensitivity, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+    other = Compressor(made.model, made.table, made.compressor.coupling, made.calibration, tmp_path / "other")
+    costs = sensitivity._measured(other, steps, 96, until=widths + 0.5)
+    monkeypatch.undo()
+    left_out = costs.isnan()
+    assert not any(left_out[n] for n, step in enumerate(steps) if step.technique == "quantize")
+    assert 0 < int(left_out.sum()) < len(steps)
+    known = [n for n in range(len(steps)) if not left_out[n]]
+    assert [float(costs[n]) for n in known] == pytest.approx([whole[n] for n in known], rel=1e-3, abs=1e-9)
+    monkeypatch.setattr(sensitivity, "_measured", lambda *_: costs)
+    damages(other, steps)
+    assert sensitivity.unknown(other, steps) == left_out.nonzero()[:, 0].tolist()
 
 @pytest.mark.parametrize("layer", [nn.Conv2d(6, 8, 3), nn.Conv2d(6, 8, (3, 1)), nn.Conv1d(6, 8, 5), nn.Linear(6, 8),
                                    nn.Conv2d(6, 8, 1)], ids=str)

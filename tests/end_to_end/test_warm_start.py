@@ -95,7 +95,8 @@ def test_another_device_asks_only_for_what_it_alone_can_do(first: SearchResult, 
     asked: list[Step] = []
     write, measure = store._write, sensitivity._measured
     monkeypatch.setattr(store, "_write", lambda path, *rest: (written.append(path.name), write(path, *rest)))
-    monkeypatch.setattr(sensitivity, "_measured", lambda c, steps: (asked.extend(steps), measure(c, steps))[1])
+    monkeypatch.setattr(sensitivity, "_measured",
+                        lambda c, steps, *how: (asked.extend(steps), measure(c, steps, *how))[1])
     result = autocompress.search(**given, from_study=first.folder, profile="raspberry-pi-4", trials=1,
                                  out=tmp_path / "second")
     assert result.best is not None and read_description(result.folder).profile == "raspberry-pi-4"

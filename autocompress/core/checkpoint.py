@@ -1,0 +1,62 @@
+"""What long work asks and tells as it goes: whether it must stop, and how far it is.
+
+Loops over data stand ten calls below whoever knows the clock and the user. They ask here at each batch, so that no
+function between hands those two down.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from autocompress.errors import OutOfTime, TrialError
+
+Tell = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class _Control:
+    should_stop: tuple[Callable[[], bool], ...] = ()
+    deadline: float = math.inf
+    tell: Tell | None = None
+
+
+_control: ContextVar[_Control] = ContextVar("control", default=_Control())  # noqa: B039 (frozen)
+
+
+@contextmanager
+def controlled(should_stop: Callable[[], bool] | None = None, deadline: float | None = None,
+               tell: Tell | None = None) -> Iterator[None]:
+    """Within, `checkpoint` raises when `should_stop` says so or the clock (`time.perf_counter()`) is past `deadline`,
+    and passes on to `tell` what is done. Where one is inside another, either may stop the work."""
+    outer = _control.get()
+    inner = _Control((*outer.should_stop, *([should_stop] if should_stop else [])),
+                     min(outer.deadline, math.inf if deadline is None else deadline), tell or outer.tell)
+    token = _control.set(inner)
+    try:
+        yield
+    finally:
+        _control.reset(token)
+
+
+def checkpoint(what: str = "", done: int = 0, total: int = 0) -> None:
+    """Called between the steps of long work: `done` of `total` steps of `what` are behind it.
+
+    TrialError when the user has stopped the work, OutOfTime when its time is up.
+    """
+    control = _control.get()
+    if any(asked() for asked in control.should_stop):
+        raise TrialError("stopped by the user")
+    if time.perf_counter() > control.deadline:
+        raise OutOfTime("the time was up before it was done")
+    if control.tell is not None and what:
+        control.tell(what, done, total)
+
+
+def seconds_left() -> float:
+    """Until the deadline, infinite where there is none."""
+    return _control.get().deadline - time.perf_counter()
