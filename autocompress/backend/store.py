@@ -59,7 +59,8 @@ class Store:
             made = make(missing)
             known |= {names[place]: value.clone() for place, value in zip(missing, made, strict=True)}
             if self._folder is not None:
-                _write(self._path(kind), self._key(), {n: value for n, value in known.items() if not value.isnan().any()})
+                lasting = {name: value for name, value in known.items() if not value.isnan().any()}
+                _write(self._path(kind), self._key(), lasting)
         return torch.stack([known[name] for name in names])
 
     def missing(self, kind: str, names: Sequence[str]) -> list[int]:

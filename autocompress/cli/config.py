@@ -9,17 +9,19 @@ from typing import Any
 
 from autocompress.errors import InputError
 
-TEXTS = ("model", "weights_key", "data", "profile", "space", "sampler", "effort", "name", "storage", "device")
+TEXTS = ("model", "weights_key", "data", "inputs", "profile", "space", "sampler", "effort", "name", "storage", "device")
 PATHS = ("weights", "data_root", "out")
-WHOLE_NUMBERS = ("image_size", "trials", "epochs", "seed", "jobs")
+PREPARATION = ("mean", "std", "crop")
+WHOLE_NUMBERS = ("image_size", "resize", "trials", "epochs", "seed", "jobs")
 QUANTITIES = ("budget", "latency", "macs", "peak_memory", "max_drop", "timeout")
-KEYS = (*TEXTS, *PATHS, *WHOLE_NUMBERS, *QUANTITIES)
+KEYS = (*TEXTS, *PATHS, *WHOLE_NUMBERS, *QUANTITIES, *PREPARATION)
 _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     **dict.fromkeys((*TEXTS, *PATHS), ((str,), "text")),
     **dict.fromkeys(WHOLE_NUMBERS, ((int,), "a whole number")),
+    **dict.fromkeys(PREPARATION, ((str, int, float), "a number, or a list of numbers")),
     **dict.fromkeys(QUANTITIES, ((str, int, float), 'a number, or text with a unit such as "2MB"')),
 }
-SEVERAL = ("profile", "latency")
+SEVERAL = ("profile", "latency", "mean", "std")
 """What may be a list of such values."""
 COMMAND_LINE_ONLY = ("from", "from_study", "resume", "force_new_study", "trust_code", "config", "json", "quiet",
                      "debug")
@@ -32,7 +34,7 @@ def read_config(file: Path) -> dict[str, Any]:
     InputError, beginning with the file, for text that is not TOML, an unknown key or a value of the wrong type.
     """
     try:
-        document = tomllib.loads(file.read_text("utf-8"))
+        document = tomllib.loads(file.read_text("utf-8-sig"))
     except OSError as error:
         raise InputError(f"--config must be a readable TOML file, but {file}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:  # ValueError: TOML, UTF-8, a path or number beyond limits

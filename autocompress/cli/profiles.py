@@ -46,7 +46,7 @@ def show(name: str) -> None:
 
     if name.endswith(".toml"):
         validate_profile(name)
-        text = Path(name).read_text("utf-8")
+        text = Path(name).read_text("utf-8-sig")
     else:
         text = profile_text(name)
     click.echo(printable(text), nl=not text.endswith("\n"))

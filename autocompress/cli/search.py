@@ -48,7 +48,17 @@ Accuracy while searching is of the validation split; what is reported of the exp
 @_what("--data", metavar="SPEC", help="digits, fashion-mnist, cifar10, imagefolder:DIR, npz:FILE or "
                                       "path/to/file.py:factory, which is run.")
 @_what("--data-root", metavar="DIR", help="Folder of the files of fashion-mnist or cifar10.")
-@_what("--image-size", type=int, metavar="PIXELS", help="Side of the pictures of imagefolder. Default: 224.")
+@_what("--image-size", type=int, metavar="PIXELS", help="Side of the square pictures of imagefolder that the network "
+       "is fed. Default: that of the network's weights where timm or torchvision says it, else 224.")
+@_what("--resize", type=int, metavar="PIXELS", help="Shorter side of a picture before the middle square is cut out. "
+       "Default: as the weights say, else the image size.")
+@_what("--crop", type=float, metavar="SHARE|PIXELS", help="The same said as the share that the square keeps, such as "
+       "0.875; above 1, the image size.")
+@_what("--mean", metavar="NUMBERS", help="Subtracted after pixels were divided by 255, for each channel or for all: "
+       "0.485,0.456,0.406. Default: as the weights or the data say, for imagefolder else ImageNet's.")
+@_what("--std", metavar="NUMBERS", help="Divided by after that: 0.229,0.224,0.225.")
+@_what("--inputs", metavar="KIND", help="What the stored numbers are: pixels (divided by 255), values or tokens. "
+       "Default: bytes of pictures are pixels, and the network decides between the others.")
 @_what("--from", "from_study", metavar="STUDY", help="Start where another study of the same network and data ended. "
                                                      "Network, data, seed, space, profile, effort and epochs that "
                                                      "are not given are taken from it.")

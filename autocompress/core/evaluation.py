@@ -48,6 +48,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     sources: dict[str, Source]
     receipts: tuple[Receipt, ...] = ()
     timings: dict[str, float] = {}
+    file: str = ""
+    """SHA-256 of the file that was run."""
 
     @property
     def seconds(self) -> float:

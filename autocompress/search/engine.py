@@ -226,7 +226,7 @@ class Engine:
     # -- what came of it ---------------------------------------------------------------------------------
 
     def _take(self, job: Job, future: Future[Evaluation]) -> None:
-        """Store a result, good or bad. What the user or the clock cut short stays open, and is queued again on resume."""
+        """Store a result, good or bad. What the user or the clock cut short stays open: resuming tries it again."""
         error = future.exception()
         if error is not None and (self._should_stop() or isinstance(error, OutOfTime)):
             return
@@ -290,8 +290,8 @@ class Engine:
         return self._began + share * max(0.0, end - self._began) - time.perf_counter()
 
     def _deadline(self, job: Job) -> float | None:
-        """When (`time.perf_counter()`) an evaluation is broken off. The very first may go on, and a training, which ends
-        by itself in time, has a grace for being measured."""
+        """When (`time.perf_counter()`) an evaluation is broken off. The very first may go on; a training, which ends by
+        itself in time, has a grace for being measured."""
         if self._settings.seconds is None or (job.trial is not None and self._count <= 1):
             return None
         end = self._started + self._settings.seconds - self._settings.reserve_seconds

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 import msgspec
 import optuna
@@ -34,7 +35,21 @@ logging.getLogger("optuna").addHandler(logging.NullHandler())
 
 def storage_url(folder: Path, url: str | None) -> str:
     """The URL given, or SQLite inside the study's folder."""
-    return url or f"sqlite:///{(folder / DATABASE).resolve()}"
+    return url or sqlite_url(folder / DATABASE)
+
+
+def sqlite_url(database: Path) -> str:
+    """The URL of a database file: what SQLAlchemy and Optuna would take for an escape, a query or a template in its
+    path is escaped."""
+    path = str(database.resolve())
+    return "sqlite:///" + "".join(f"%{ord(c):02X}" if c in "%?{}" else c for c in path)
+
+
+def sqlite_path(url: str) -> Path | None:
+    """The database file of a SQLite URL; None for other storages."""
+    if not url.startswith("sqlite:///"):
+        return None
+    return Path(unquote(url.removeprefix("sqlite:///").partition("?")[0]))
 
 
 @contextmanager
@@ -51,7 +66,8 @@ def storage_errors(what: str) -> Iterator[None]:
 
 def open_storage(url: str) -> optuna.storages.BaseStorage:
     """Any Optuna storage by URL; SQLite in write-ahead mode, waiting up to a minute for a lock."""
-    if not url.startswith("sqlite:///"):
+    path = sqlite_path(url)
+    if path is None:
         if url.endswith(".log") and "://" not in url:
             from optuna.storages.journal import JournalFileBackend
 
@@ -65,7 +81,6 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
                 raise EnvironmentFault(f"--storage {url} needs its database driver: {error}") from None
             except (ValueError, TypeError, ArgumentError) as error:
                 raise InputError(f"--storage must be a URL that Optuna understands, but got {url!r}: {error}") from None
-    path = Path(url.removeprefix("sqlite:///"))
     if path.exists() and path.stat().st_size and _head(path) != b"SQLite format 3\x00":
         raise StorageError(f"{path} must be a SQLite database, but it is something else or corrupt. "
                            "Nothing was overwritten; move it away or choose another --out")

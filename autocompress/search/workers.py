@@ -67,7 +67,7 @@ class Processes:
 
     def submit(self, plan: Plan, rung: int, seconds: float | None = None, threads: int = 1,
                deadline: float | None = None) -> Future[Evaluation]:
-        """Evaluate in some process, with so many threads; `deadline` as inline, for the clock is that of the machine."""
+        """Evaluate in some process, with so many threads; `deadline` as inline: the clock is the machine's."""
         try:
             self._begun.append(self._pool.submit(_work, deadline, plan, rung, seconds, None, threads))
             return self._begun[-1]

@@ -134,7 +134,7 @@ def load_space(name_or_file: str | Path) -> SpaceSpec:
         hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(sorted(ready))}, or a .toml file"
         raise InputError(f"--space must be a ready-made space or a TOML file, but got {str(name_or_file)!r}; {hint}")
     try:
-        return parse_space(path.read_text("utf-8"), str(path))
+        return parse_space(path.read_text("utf-8-sig"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"the space file {path} must be readable UTF-8 text: {error}") from None
 

@@ -21,7 +21,7 @@ from autocompress.study.folder import (
     read_description,
     write_description,
 )
-from autocompress.study.options import Options
+from autocompress.study.options import PREPARATION, Options
 from autocompress.study.workbench import Workbench
 from autocompress.tasks.models import LoadedModel
 from autocompress.tasks.splits import TaskData
@@ -94,9 +94,12 @@ def _given(asked: Options) -> dict[str, Any]:
     def spec(value: Any) -> str | None:
         return absolute(value) if isinstance(value, str) else None
 
+    def plain(value: Any) -> Any:
+        return value if value is None or isinstance(value, str | int | float) else [float(v) for v in value]
+
     def path(value: os.PathLike[str] | None) -> str | None:
         return None if value is None else str(Path(value).absolute())
 
     return {"default": asked.model is None, "model": spec(asked.model), "data": spec(asked.data),
             "weights": path(asked.weights),
-            "weights_key": asked.weights_key, "data_root": path(asked.data_root), "image_size": asked.image_size}
+            "weights_key": asked.weights_key, "data_root": path(asked.data_root), **{name: plain(getattr(asked, name)) for name in PREPARATION}}

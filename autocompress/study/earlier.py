@@ -17,10 +17,11 @@ from typing import Any
 from autocompress.core.evaluation import Candidate
 from autocompress.core.files import replacing
 from autocompress.errors import EnvironmentFault, InputError, StorageError
-from autocompress.search.storage import candidates, load_study, open_storage, storage_url
+from autocompress.search.storage import candidates, load_study, open_storage, sqlite_path, sqlite_url, storage_url
 from autocompress.space.encode import encode
 from autocompress.space.projection import Projection
 from autocompress.space.space import Value
+from autocompress.study.options import PREPARATION
 from autocompress.study.folder import TEACHER, Description, is_described, is_study, read_description
 
 log = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ def _stored(description: Description, asked: Mapping[str, Any], folder: Path) ->
         if "weights" not in asked:
             taken["weights_key"] = stored.get("weights_key")
     if "data" not in asked:
-        taken |= {name: stored[name] for name in ("data", "data_root", "image_size")}
+        taken |= {name: stored.get(name) for name in ("data", "data_root", *PREPARATION)}
     known = {**taken, **asked}
     for name in ("model", "data"):
         if known.get(name) is None and not stored["default"]:
@@ -130,16 +131,16 @@ def read_earlier(folder: Path | None, resumed: bool) -> Earlier | None:
 
 def _candidates(folder: Path, description: Description) -> list[Candidate]:
     url = storage_url(folder, description.storage or None)
-    if not url.startswith("sqlite:///"):
+    database = sqlite_path(url)
+    if database is None:
         return _of(url, description.name, folder)
-    database = Path(url.removeprefix("sqlite:///"))
     if not database.is_file():
         raise StorageError(f"{folder} must have the study's database, but {database} is gone")
     with TemporaryDirectory() as place:
         for path in database.parent.glob(f"{database.name}*"):  # with its log of what is not in the file itself yet
             if path.name.removeprefix(database.name) in ("", "-wal"):
                 shutil.copyfile(path, Path(place) / path.name)
-        return _of(f"sqlite:///{Path(place) / database.name}", description.name, folder)
+        return _of(sqlite_url(Path(place) / database.name), description.name, folder)
 
 
 def _of(url: str, name: str, folder: Path) -> list[Candidate]:

@@ -18,12 +18,14 @@ from autocompress.search.workers import Inline, Processes
 from autocompress.space.spec import load_space
 from autocompress.study.allocator import reuse_memory
 from autocompress.study.folder import Description
-from autocompress.study.options import Options
+from autocompress.study.options import PREPARATION, Options
 from autocompress.study.workbench import Workbench
 from autocompress.tasks.cache import cache_dir
 from autocompress.tasks.data import load_data
 from autocompress.tasks.default import default_task
-from autocompress.tasks.models import LoadedModel, load_model, model_fingerprint
+from autocompress.tasks.factory import is_factory
+from autocompress.tasks.models import LoadedModel, built_network, load_model, model_fingerprint
+from autocompress.tasks.preparation import asked_preparation, preparation_of
 from autocompress.tasks.splits import TaskData
 
 
@@ -32,12 +34,17 @@ def load_task(asked: Options) -> tuple[LoadedModel, TaskData]:
     reuse_memory()
     if asked.model is None:
         net, task = default_task()
-        return LoadedModel(net, "resnet18-digits", model_fingerprint(net)), task
+        return LoadedModel(net, "resnet18-digits", model_fingerprint(net), task), task
+    built = None
+    if isinstance(asked.model, str) and is_factory(asked.model):
+        built = built_network(asked.model, trust_code=asked.trust_code)
+    known = preparation_of(built if built is not None else asked.model, asked.weights)
+    wished = asked_preparation(asked.image_size, asked.resize, asked.crop, asked.mean, asked.std)
     task = load_data(asked.data, root=asked.data_root, seed=asked.seed, trust_code=asked.trust_code,
-                     image_size=asked.image_size)
+                     preparation=wished.completed(known), reading=asked.inputs)
     loaded = load_model(asked.model, weights=asked.weights, weights_key=asked.weights_key, data=task,
-                        trust_code=asked.trust_code)
-    return loaded, task
+                        trust_code=asked.trust_code, built=built)
+    return loaded, loaded.data
 
 
 def make_bench(loaded: LoadedModel, task: TaskData, asked: Options, folder: Path) -> Workbench:
@@ -65,7 +72,7 @@ def reopen_bench(folder: Path, description: Description, model: Any, data: Any, 
     asked = Options(
         model=model or given["model"], data=data if data is not None else given["data"], trust_code=trust_code,
         weights=weights, weights_key=given.get("weights_key") if weights else None, seed=description.seed,
-        data_root=Path(given["data_root"]) if given["data_root"] else None, image_size=given["image_size"],
+        data_root=Path(given["data_root"]) if given["data_root"] else None, **{name: given.get(name) for name in PREPARATION},
         profile=description.profile, epochs=description.epochs, device=device)
     loaded, task = load_task(asked)
     require_same_task(description, loaded, task)

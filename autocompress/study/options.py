@@ -15,7 +15,13 @@ from autocompress.core.budget import Budget
 from autocompress.errors import InputError
 from autocompress.hardware.fields import meant
 from autocompress.search.fidelity import DEFAULT_EFFORT, EFFORTS
+from autocompress.tasks.cache import from_home
+from autocompress.tasks.preparation import asked_preparation
 from autocompress.units import parse_bytes, parse_count, parse_fraction, parse_milliseconds, parse_seconds
+
+
+PREPARATION = ("image_size", "resize", "crop", "mean", "std", "inputs")
+"""Options that say how stored inputs become what the network is fed."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +54,22 @@ class Options:
     trust_code: bool = True
     device: str = "auto"
     data_root: Path | None = None
-    image_size: int = 224
+    image_size: int | None = None
+    resize: int | None = None
+    crop: float | None = None
+    mean: str | float | Sequence[float] | None = None
+    std: str | float | Sequence[float] | None = None
+    inputs: str | None = None
     from_study: Path | None = None
     seconds: float | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         for name in ("weights", "out", "data_root", "from_study"):  # from Python a path may come as text
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, Path(getattr(self, name)))
+                object.__setattr__(self, name, Path(from_home(str(getattr(self, name)))))
+        for name in ("model", "data"):
+            if isinstance(getattr(self, name), str):
+                object.__setattr__(self, name, from_home(getattr(self, name)))
         if not isinstance(self.profile, str):
             names = tuple(self.profile) if isinstance(self.profile, list | tuple) else ()
             if not names or not all(isinstance(name, str) for name in names):
@@ -79,6 +93,7 @@ class Options:
         if self.model is None and self.weights is not None:
             raise InputError(f"weights {str(self.weights)!r} need the model that they belong to: give one such as "
                              "torchvision:resnet18 or path/to/file.py:factory")
+        asked_preparation(self.image_size, self.resize, self.crop, self.mean, self.std)
         if self.weights_key is not None and self.weights is None:
             raise InputError(f"weights_key {self.weights_key!r} needs the weights file in which it is a key")
         if self.model is not None and self.data is None:

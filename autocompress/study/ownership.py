@@ -16,12 +16,13 @@ from autocompress.errors import InputError
 from autocompress.export import artifact
 from autocompress.report import files as report
 from autocompress.search.storage import DATABASE
+from autocompress.study.built_files import FILES, is_intact, own_files
 from autocompress.study.folder import ARTIFACT, DESCRIPTION, REPORT, SCHEMA, TEACHER
 from autocompress.study.lock import LOCK, read_owner
 from autocompress.study.relatives import WEIGHTS
 
 DATABASE_FILES = (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal")
-FOLDERS = (WEIGHTS, TEACHER, ARTIFACT, REPORT)
+FOLDERS = (WEIGHTS, TEACHER, FILES, ARTIFACT, REPORT)
 _WEIGHTS_NAME = re.compile(r"[0-9a-f]{8,64}-\d\.safetensors")
 _ANSWERS_NAME = re.compile(r"teacher-\d+\.safetensors")
 
@@ -68,6 +69,7 @@ def discard(folder: Path) -> None:
     own = [folder / name for name in (*DATABASE_FILES, DESCRIPTION)]
     own += [path for path in _named(folder / WEIGHTS, _WEIGHTS_NAME) if read_structure(path) is not None]
     own += [path for path in _named(folder / TEACHER, _ANSWERS_NAME) if holds_answers(path)]
+    own += [path for path in own_files(folder) if is_intact(path.stem, path.read_bytes())]
     artifact.require_no_foreign(folder / ARTIFACT)
     report.require_no_foreign(folder / REPORT)
     own += [folder / ARTIFACT / name for name in (artifact.MODEL, artifact.CARD, artifact.MANIFEST)]

@@ -20,7 +20,7 @@ from autocompress.report.pareto import pareto_figure
 from autocompress.report.tables import front_frame, trials_frame
 from autocompress.report.view import StudyView
 from autocompress.search.judging import judged
-from autocompress.search.storage import candidates, load_study, open_storage, storage_url
+from autocompress.search.storage import candidates, load_study, open_storage, sqlite_path, storage_url
 from autocompress.space.harms import plan_harm
 from autocompress.study.attribution import attribute
 from autocompress.study.folder import (
@@ -223,8 +223,9 @@ def open_study(folder: Path | str, *, model: Any = None, data: Any = None, load_
     folder = Path(folder)
     description = read_description(folder)
     url = storage_url(folder, description.storage or None)
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
-        raise StorageError(f"{folder} must hold the study's database, but {url.removeprefix('sqlite:///')} is gone")
+    database = sqlite_path(url)
+    if database is not None and not database.exists():
+        raise StorageError(f"{folder} must hold the study's database, but {database} is gone")
     study = load_study(open_storage(url), description.name)
     if study is None:
         raise StorageError(f"the database of {folder} must hold study {description.name!r}, but does not")

@@ -37,6 +37,7 @@ from autocompress.space.solver import Solver
 from autocompress.space.space import build_space
 from autocompress.space.spec import SpaceSpec, load_space
 from autocompress.study.blending import blend
+from autocompress.study.built_files import Trimmer
 from autocompress.study.claim import claimed
 from autocompress.study.describing import default_name, describe, identity_of, older_identity, stored_name
 from autocompress.study.earlier import completed, read_earlier, seeds, take_answers
@@ -81,9 +82,10 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     `latency={"stm32h743": "80ms"}`. `sampler`: auto, tpe, nsga2, random or gp. `effort`: fast, normal or thorough,
     which sets how many are trained, and `trials` and `epochs` (of the long distillation) where they are not given.
     `timeout` ("15m"), `seed`, `jobs` (processes), `out` (the study's folder), `name`, `storage` (an Optuna URL),
-    `resume`, `force_new_study`, `device` ("auto", "cpu", "cuda"), `data_root` (of downloaded data), `image_size` (of
-    imagefolder), `trust_code` (False: no Python file is run). With `from_study`, the folder of another study of the
-    same network and data, the search starts where that ended, with its network, data, seed, space, profile, effort and
+    `resume`, `force_new_study`, `device` ("auto", "cpu", "cuda"), `data_root` (of downloaded data), `image_size`,
+    `resize`, `crop`, `mean`, `std` (how pictures are brought to size and normalised; left out, as the weights of timm
+    or torchvision say), `inputs` (pixels, values or tokens), `trust_code` (False: no Python file is run). With
+    `from_study`, the folder of another study of the same network and data, the search starts where that ended, with its network, data, seed, space, profile, effort and
     epochs where they are not given; with `resume` and `out`, all but `timeout`, `jobs` and `device` are the study's
     own. `on_event` is told of progress.
 
@@ -156,7 +158,14 @@ def _search(asked: Options, spec: SpaceSpec, profile: HardwareProfile, constrain
         study.sampler = make_sampler(AUTO, _fresh_seed(asked, study), solver)
     fit = None if solver is None or asked.sampler == AUTO else solver.fit
     with stoppable() as should_stop:
-        engine = Engine(study, projection, constraints, baseline["accuracy"], settings, started, notify, should_stop,
+        trimmer = Trimmer(folder, constraints, baseline["accuracy"])
+
+        def told(event: Event) -> None:
+            notify(event)
+            if event.kind == "result":
+                trimmer.look(engine.candidates)
+
+        engine = Engine(study, projection, constraints, baseline["accuracy"], settings, started, told, should_stop,
                         seeds(earlier, projection), fit)
         failure = _run(engine, make_pool(bench, loaded, task, asked, folder, should_stop))
         timings["sampling and storage"] = engine.overhead_seconds
@@ -184,6 +193,7 @@ def _search(asked: Options, spec: SpaceSpec, profile: HardwareProfile, constrain
             left = math.inf if asked.seconds is None else started + asked.seconds - REPORT_SECONDS - before
             result.explain(projection, damages, left, should_stop)
             timings["attribution"] = time.perf_counter() - before
+        trimmer.end(result.candidates)
         result.conclude(timings, time.perf_counter() - started)
         stopped = Interrupted(f"stopped by the user; everything is kept in {folder}, go on with --resume")
         if failure is not None or should_stop():

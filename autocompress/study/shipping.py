@@ -25,17 +25,16 @@ MAX_DEVIATION = 0.005
 
 
 def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Description) -> dict[str, Any]:
-    """Rebuild the candidate, write its artefact, run the written file, and return the verified facts.
+    """Write the artefact of the candidate's file, as it was kept or made again, run it, and return the verified facts.
 
     Accuracies are of the test split; latency is the file's beside the original's, interleaved in this process.
     AutocompressError when the file deviates from the trial by more than half a point of validation accuracy, or may
     answer differently on another CPU.
     """
     assert candidate.plan is not None and candidate.best is not None
-    compressed = bench.rebuild(candidate.plan, candidate.best.rung)
-    built = bench.build(compressed)
-    bound = check_saturation(built.data)
-    runtime = Runtime(built.data, bench.threads)
+    data = bench.file_of(candidate.plan, candidate.best)
+    bound = check_saturation(data)
+    runtime = Runtime(data, bench.threads)
     validation = bench.accuracy(runtime, bench.data.validation)
     promised = candidate.metrics["accuracy"]
     if abs(validation - promised) > MAX_DEVIATION:
@@ -43,10 +42,10 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
             f"the exported file of trial {candidate.trial} must be as accurate as the trial, {100 * promised:.2f}% on "
             f"validation data, but reaches {100 * validation:.2f}%; nothing was written. Please report this")
     original = Runtime(bench.baseline_file, bench.threads)
-    graph, before, after = bench.original.time_beside({"file": Runtime(built.data)}, bench.example, 100, 5.0)
+    graph, before, after = bench.original.time_beside({"file": Runtime(data)}, bench.example, 100, 5.0)
     facts: dict[str, Any] = {
         "path": str(folder / "model.onnx"), "trial": candidate.trial, "rung": candidate.best.rung,
-        "size_bytes": len(built.data),
+        "size_bytes": len(data),
         "accuracy": bench.accuracy(runtime, bench.data.test), **after["file"].metrics(),
         "baseline_accuracy": bench.accuracy(original, bench.data.test),
         "baseline_size_bytes": len(bench.original.file), **_of_baseline(before.metrics()),
@@ -73,9 +72,9 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
                    "meaning": DESCRIPTIONS[bench.answers.meaning]},
     }
     manifest["latencies"] = _by_device(bench, candidate, description, facts)
-    write_artifact(folder, built.data, manifest, model_card(manifest, bench.data.name))
+    write_artifact(folder, data, manifest, model_card(manifest, bench.data.name))
     written = (folder / "model.onnx").read_bytes()
-    if written != built.data:
+    if written != data:
         raise AutocompressError(f"{folder / 'model.onnx'} must hold the bytes that were verified, but does not")
     return facts
 

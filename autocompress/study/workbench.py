@@ -42,6 +42,7 @@ from autocompress.export.template import Template, export_template
 from autocompress.export.timing import Timing, time_files
 from autocompress.hardware.profile import HardwareProfile
 from autocompress.study.answering import answering_file
+from autocompress.study.built_files import keep_file, kept_file
 from autocompress.study.folder import TEACHER
 from autocompress.study.original import OriginalFile, original_of
 from autocompress.study.relatives import weights_path, with_relative
@@ -210,7 +211,12 @@ class Workbench:
             metrics |= self._latency(compressed.plan,
                                      lambda: time_files({"file": Runtime(built.data)}, self.example)["file"])
         return Evaluation(rung=rung, metrics=metrics, sources=self.sources, receipts=_receipts(compressed, built),
-                          timings=timings)
+                          timings=timings, file=keep_file(self._folder, built.data))
+
+    def file_of(self, plan: Plan, evaluation: Evaluation) -> bytes:
+        """The file that was run to evaluate a plan: as it was kept, or made again."""
+        kept = kept_file(self._folder, evaluation.file)
+        return self.build(self.rebuild(plan, evaluation.rung)).data if kept is None else kept
 
     def rebuild(self, plan: Plan, rung: int) -> Compressed:
         """The network of a plan as it was after `rung`: recomputed, or read when training was involved."""

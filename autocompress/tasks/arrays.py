@@ -1,14 +1,12 @@
-"""Data that already is arrays: in memory, in a torch Dataset, or in an .npz file."""
+"""Data that already is arrays: in memory or in a torch Dataset."""
 
 from __future__ import annotations
 
 import logging
-import math
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -16,16 +14,22 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from autocompress.errors import InputError
-from autocompress.tasks.splits import SPLITS, Split, TaskData, complete
+from autocompress.tasks.labels import class_numbers
+from autocompress.tasks.splits import SPLITS, STORED, Split, TaskData, complete
 
 log = logging.getLogger(__name__)
 
 MAX_DECLARED_BYTES = 8 * 2**30
 MAX_RATIO = 500
 """Deflate cannot do better than 1032:1; real data stays far below this, a bomb does not."""
-_STORED = ("classes", "mean", "std", "pad", "flip")
-_OPTIONS = (*_STORED, "augment")
-_NPZ_SPLITS = {"train": ("train",), "validation": ("val", "validation", "valid"), "test": ("test",)}
+OPTIONS = ("classes", "mean", "std", "pad", "flip", "inputs", "augment")
+SPELLINGS = {"train": ("train", "training"), "validation": ("val", "validation", "valid", "dev"),
+             "test": ("test", "testing")}
+
+
+_STORED_AS = {torch.float64: torch.float32, torch.float16: torch.float32, torch.bfloat16: torch.float32,
+              torch.bool: torch.float32, torch.uint16: torch.int32, torch.uint32: torch.int64,
+              torch.uint64: torch.int64}
 
 
 def from_memory(value: Any, name: str, seed: int) -> TaskData:
@@ -33,35 +37,44 @@ def from_memory(value: Any, name: str, seed: int) -> TaskData:
 
     `(x, y)` arrays · `(train, test)` or `(train, validation, test)`, each an `(x, y)` pair or a torch
     Dataset · one Dataset · a dict of those by split, which may also hold classes, mean, std, pad, flip,
-    augment (see `TaskData`).
-    Arrays are (N, …) uint8 pixels or floats, or (N, length) int64 tokens; labels (N,) integers. InputError says what
-    does not fit.
+    augment (see `TaskData`) and inputs, which is its `reading`.
+    Arrays are (N, …) pixels, values or tokens; labels as `class_numbers` takes them. InputError says what does not fit.
     """
     if isinstance(value, TaskData):
         return value
     if isinstance(value, Mapping):
-        parts = {("validation" if key in _NPZ_SPLITS["validation"] else key): part for key, part in value.items()}
-        options = {key: parts.pop(key) for key in _OPTIONS if key in parts}
+        parts = {_split_name(key): part for key, part in value.items()}
+        options = {key: parts.pop(key) for key in OPTIONS if key in parts}
         unknown = sorted(str(key) for key in parts if key not in SPLITS)
         if unknown:
-            raise InputError(f"{name}: keys must be among {SPLITS + _OPTIONS}, but there is {', '.join(unknown)}")
+            raise InputError(f"{name}: keys must be among {SPLITS + OPTIONS}, but there is {', '.join(unknown)}")
     else:
         parts, options = _by_split(value, name), {}
-    return assemble(name, {key: _split(part, f"{name}, {key} split") for key, part in parts.items()}, seed, **options)
+    options["reading"] = options.pop("inputs", None)
+    pairs = {key: _pair(part, f"{name}, {key} split") for key, part in parts.items()}
+    targets, class_names = class_numbers({key: labels for key, (_, labels) in pairs.items()}, name)
+    splits = {key: Split(inputs, targets[key]) for key, (inputs, _) in pairs.items()}
+    if class_names:
+        options |= {"class_names": class_names, "classes": options.get("classes") or len(class_names)}
+    return assemble(name, splits, seed, **options)
+
+
+def _split_name(key: Any) -> Any:
+    return next((split for split, spellings in SPELLINGS.items() if key in spellings), key)
 
 
 def assemble(name: str, parts: Mapping[str, Split], seed: int, **options: Any) -> TaskData:
     """A TaskData out of the splits at hand; `options` are fields of TaskData, `classes` found if absent."""
-    splits = complete(parts, seed)
+    splits = complete(parts, seed, name)
     train, validation, test = (splits[split] for split in SPLITS)
     if options.get("classes") is None:
-        options["classes"] = _count_classes(train.targets, name)
+        options["classes"] = _count_classes(torch.cat([part.targets for part in splits.values()]), name)
     fields = {key: _option(key, value, name) for key, value in options.items()}
     return TaskData(name, train, validation, test, **fields)
 
 
 def _option(key: str, value: Any, name: str) -> Any:
-    if key == "augment":
+    if key in ("augment", "reading", "class_names", "prepared"):
         return value
     try:
         if key in ("mean", "std"):
@@ -76,7 +89,7 @@ def _count_classes(targets: Tensor, name: str) -> int:
     present = torch.unique(targets)
     if len(present) and not torch.equal(present, torch.arange(len(present))):
         raise InputError(
-            f"{name}: labels must be 0, 1, … without a gap, but those of the training split are "
+            f"{name}: labels must be 0, 1, … without a gap, but they are "
             f"{', '.join(str(int(v)) for v in present[:6])}{', …' if len(present) > 6 else ''}: "
             "renumber them, or give `classes`"
         )
@@ -111,26 +124,33 @@ def _describe(value: Any) -> str:
     return type(value).__name__
 
 
-def _split(part: Any, where: str) -> Split:
+def _pair(part: Any, where: str) -> tuple[Tensor, Any]:
+    """Inputs (N, …) and labels as given, one for each."""
     if isinstance(part, Split):
-        return part
-    if _is_dataset(part):
-        return _materialised(part, where)
-    if isinstance(part, tuple | list) and len(part) == 2:
-        return Split(_inputs(part[0], where), _targets(part[1], where))
-    raise InputError(f"{where}: must be an (inputs, labels) pair or a torch Dataset, but is {_describe(part)}")
+        inputs, labels = part.inputs, part.targets
+    elif _is_dataset(part):
+        inputs, labels = _materialised(part, where)
+    elif isinstance(part, tuple | list) and len(part) == 2:
+        inputs, labels = _inputs(part[0], where), part[1]
+    else:
+        raise InputError(f"{where}: must be an (inputs, labels) pair or a torch Dataset, but is {_describe(part)}")
+    count = len(labels) if hasattr(labels, "__len__") else 0
+    if len(inputs) != count:
+        raise InputError(f"{where}: needs one label for each sample, but has {len(inputs)} samples and {count} labels")
+    return inputs, labels
 
 
 def _inputs(value: Any, where: str) -> Tensor:
-    """(N, …) uint8, float32 or int64 tokens; grey images gain a channel, channels-last pixels are turned."""
+    """(N, …) of a type that is stored; grey byte pictures gain a channel, channels-last ones are turned."""
     tensor = _tensor(value, where)
-    if tensor.dtype.is_floating_point:
-        return tensor.float()
-    if tensor.dtype == torch.int64 and tensor.ndim == 2:
-        return tensor  # sequences of tokens
+    if tensor.ndim == 0:
+        raise InputError(f"{where}: inputs must be an array (N, …), but are one number")
+    if tensor.dtype in _STORED_AS:
+        tensor = tensor.to(_STORED_AS[tensor.dtype])
+    if tensor.dtype not in STORED:
+        raise InputError(f"{where}: inputs must be real numbers, but are {tensor.dtype}: convert them")
     if tensor.dtype != torch.uint8:
-        raise InputError(f"{where}: inputs must be uint8 pixels, floats, or int64 tokens (N, length), but are "
-                         f"{tensor.dtype} {tuple(tensor.shape)}: convert them")
+        return tensor
     if tensor.ndim == 3:
         return tensor[:, None]
     if tensor.ndim == 4 and tensor.shape[3] in (1, 3, 4) and tensor.shape[1] not in (1, 3, 4):
@@ -139,38 +159,32 @@ def _inputs(value: Any, where: str) -> Tensor:
     return tensor
 
 
-def _targets(value: Any, where: str) -> Tensor:
-    tensor = _tensor(value, where)
-    if tensor.dtype.is_floating_point or tensor.dtype.is_complex:
-        raise InputError(f"{where}: labels must be integers, but are {tensor.dtype}: convert them to int64")
-    if tensor.ndim == 2 and tensor.shape[1] == 1:
-        tensor = tensor[:, 0]
-    if tensor.ndim != 1:
-        raise InputError(f"{where}: labels must be one integer a sample, (N,), but are {tuple(tensor.shape)}")
-    return tensor.long()
-
-
 def _tensor(value: Any, where: str) -> Tensor:
+    """A tensor that shares the memory of what was given, where that can be."""
     if isinstance(value, Tensor):
-        return value.detach().cpu().contiguous()
+        return value.detach().cpu()
     try:
         array = np.asarray(value)
-        return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
+        wide = {"u2": "i4", "u4": "i8", "u8": "i8"}.get(array.dtype.str[1:])  # torch computes with few unsigned types
+        kind = np.dtype(wide) if wide else array.dtype.newbyteorder("=")
+        if array.dtype != kind or not (array.flags.writeable and array.flags.c_contiguous):
+            array = np.array(array, dtype=kind, order="C")
+        return torch.from_numpy(array)
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: must be a numeric array, but {type(value).__name__} is not: {error}") from None
 
 
-def _materialised(dataset: Dataset[Any], where: str) -> Split:
+def _materialised(dataset: Dataset[Any], where: str) -> tuple[Tensor, Any]:
     """Every sample once, as the dataset's transform returns it: a random transform is frozen by this."""
     inputs: list[Tensor] = []
-    labels: list[int] = []
+    labels: list[Any] = []
     try:
         # without a length it is an IterableDataset
         items: Any = (dataset[i] for i in range(len(dataset))) if hasattr(dataset, "__len__") else dataset
         for item in items:
             sample, label = item[0], item[1]
             inputs.append(sample if isinstance(sample, Tensor) else _pixels(sample))
-            labels.append(int(label))
+            labels.append(label if isinstance(label, str) else np.asarray(label).tolist())
     except Exception as error:  # the user's code: anything can come
         cause = next(iter(str(error).splitlines()), "no message")
         raise InputError(
@@ -181,7 +195,9 @@ def _materialised(dataset: Dataset[Any], where: str) -> Split:
     shapes = sorted({tuple(sample.shape) for sample in inputs})
     if len(shapes) > 1:
         raise InputError(f"{where}: samples must share one shape, but there are {shapes[:3]}: resize them")
-    return Split(_inputs(torch.stack(inputs), where), torch.tensor(labels, dtype=torch.int64))
+    if len({np.shape(label) for label in labels}) > 1:
+        raise InputError(f"{where}: labels must share one shape, but those of the samples differ")
+    return _inputs(torch.stack(inputs), where), np.array(labels)
 
 
 def _pixels(sample: Any) -> Tensor:
@@ -195,33 +211,6 @@ def _pixels(sample: Any) -> Tensor:
     return torch.from_numpy(np.array(array))
 
 
-def from_npz(path: Path, seed: int) -> TaskData:
-    """An .npz with x and y, or x_train, y_train and x_/y_ of val or validation and of test.
-
-    It may also hold classes, mean, std, pad and flip. Never unpickles. InputError when it is no such
-    file, is damaged, or declares more than 8 GiB or 500 times its own size.
-    """
-    if not path.is_file():
-        raise InputError(f"data: there is no file {str(path)!r}")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            refuse_bomb(archive, path)
-            arrays = {info.filename.removesuffix(".npy"): _read_npy(archive, info) for info in archive.infolist()}
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, MemoryError, RuntimeError) as error:
-        raise InputError(f"{path} must be an intact .npz file of plain arrays, but: {error}") from error
-    value: dict[str, Any] = {key: arrays[key].tolist() for key in _STORED if key in arrays}
-    if "x" in arrays and "y" in arrays:
-        value["train"] = (arrays["x"], arrays["y"])
-    for split, spellings in _NPZ_SPLITS.items():
-        for spelling in spellings:
-            if f"x_{spelling}" in arrays and f"y_{spelling}" in arrays:
-                value[split] = (arrays[f"x_{spelling}"], arrays[f"y_{spelling}"])
-    if "train" not in value:
-        held = ", ".join(arrays) or "none"
-        raise InputError(f"{path} must hold arrays x and y, or x_train and y_train, but holds {held}")
-    return from_memory(value, path.stem, seed)
-
-
 def refuse_bomb(archive: zipfile.ZipFile, path: Path) -> None:
     """InputError when the archive declares too much, all or in proportion; nothing is unpacked to know."""
     declared = sum(info.file_size for info in archive.infolist())
@@ -231,20 +220,3 @@ def refuse_bomb(archive: zipfile.ZipFile, path: Path) -> None:
             f"{path} must unpack to at most {MAX_DECLARED_BYTES >> 30} GiB and {MAX_RATIO} times its size, "
             f"but declares {declared:,} bytes out of {stored:,}: refused, it may be a zip bomb"
         )
-
-
-def _read_npy(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray[Any, Any]:
-    with archive.open(info) as stream:
-        _check_npy_size(stream, info)
-    with archive.open(info) as stream:
-        array: np.ndarray[Any, Any] = np.lib.format.read_array(stream, allow_pickle=False)
-        return array
-
-
-def _check_npy_size(stream: IO[bytes], info: zipfile.ZipInfo) -> None:
-    """The array's own header may ask for more memory than the archive's entry holds."""
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(stream)
-    if math.prod(shape) * dtype.itemsize > info.file_size:
-        raise ValueError(f"{info.filename} declares {shape} {dtype}, more than its {info.file_size:,} bytes hold")

@@ -18,6 +18,14 @@ from autocompress.errors import EnvironmentFault
 NETWORK_TIMEOUT_S = 5.0
 
 
+def from_home(place: str) -> str:
+    """`~/x`, alone or behind the colon of a spec (`npz:~/x`), in the user's home: no shell expands it there."""
+    kind, colon, path = place.partition(":")
+    if colon and path.startswith("~/"):
+        return f"{kind}:{Path(path).expanduser()}"
+    return str(Path(place).expanduser()) if place.startswith("~/") else place
+
+
 def cache_dir() -> Path:
     """Where downloads, the default model and statistics of networks are kept; AUTOCOMPRESS_CACHE overrides it."""
     return Path(os.environ.get("AUTOCOMPRESS_CACHE") or platformdirs.user_cache_dir("autocompress", appauthor=False))

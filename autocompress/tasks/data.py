@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from autocompress.errors import InputError
-from autocompress.tasks.arrays import from_memory, from_npz
+from autocompress.tasks.arrays import from_memory
+from autocompress.tasks.npz import from_npz
+from autocompress.tasks.cache import from_home
 from autocompress.tasks.factory import call_factory, is_factory
-from autocompress.tasks.sources import cifar10, digits, fashion_mnist, image_folder
-from autocompress.tasks.splits import Split, TaskData, checked
+from autocompress.tasks.image_folder import image_folder
+from autocompress.tasks.preparation import Preparation
+from autocompress.tasks.sources import cifar10, digits, fashion_mnist
+from autocompress.tasks.splits import PIXELS, READINGS, Split, TaskData, checked
+
+log = logging.getLogger(__name__)
 
 __all__ = ["DATA_SPECS", "Split", "TaskData", "load_data"]
 
@@ -17,31 +25,62 @@ DATA_SPECS = ("digits", "fashion-mnist", "cifar10", "imagefolder:DIR", "npz:FILE
 
 
 def load_data(
-    spec: Any, *, root: Path | None = None, seed: int = 0, trust_code: bool = True, image_size: int = 224
+    spec: Any, *, root: Path | None = None, seed: int = 0, trust_code: bool = True, image_size: int | None = None,
+    preparation: Preparation | None = None, reading: str | None = None,
 ) -> TaskData:
     """The data set that `spec` names or is.
 
     `spec` is one of `DATA_SPECS`, a TaskData, or whatever `arrays.from_memory` takes: arrays, torch
     Datasets, a dict of splits; a factory returns any of these. `root` is the folder of the files of a
-    named data set, `seed` settles the splits that are made here, `image_size` (pixels) is for
-    imagefolder. InputError when the data cannot be used, EnvironmentFault when a download fails.
+    named data set, `seed` settles the splits that are made here. `preparation` (or `image_size` alone) says how the
+    pictures of an imagefolder are brought to size, and how inputs of any kind are normalised; `reading`, whether stored
+    numbers are pixels, values or tokens (see `TaskData`). InputError when the data cannot be used, EnvironmentFault
+    when a download fails.
     """
+    if reading is not None and reading not in READINGS:
+        raise InputError(f"inputs must be one of {', '.join(READINGS)}, but got {reading!r}")
+    wished = preparation or Preparation(image_size)
+    data = _loaded(spec, root, seed, trust_code, wished)
+    if reading is not None:
+        data = replace(data, reading=reading)
+    return checked(_normalised(data, wished, spec))
+
+
+def _loaded(spec: Any, root: Path | None, seed: int, trust_code: bool, preparation: Preparation) -> TaskData:
     if not isinstance(spec, str):
-        return checked(from_memory(spec, "data", seed))
+        return from_memory(spec, "data", seed)
+    spec = from_home(spec)
     kind, _, place = spec.partition(":")
     if spec == "digits":
-        return checked(digits(seed))
+        return digits(seed)
     if spec == "fashion-mnist":
-        return checked(fashion_mnist(root))
+        return fashion_mnist(root)
     if spec == "cifar10":
-        return checked(cifar10(root, seed))
+        return cifar10(root, seed)
     if kind == "imagefolder" and place:
-        return checked(image_folder(Path(place), seed, image_size))
+        return image_folder(Path(place), seed, preparation)
     if kind == "npz" and place:
-        return checked(from_npz(Path(place), seed))
+        return from_npz(Path(place), seed)
     if is_factory(spec):
         made = call_factory(spec, what="data", trust_code=trust_code)
         if isinstance(made, str):
             raise InputError(f"data: {spec} must return arrays, Datasets or a dict of splits, but returned {made!r}")
-        return checked(from_memory(made, Path(spec.rpartition(":")[0]).stem, seed))
+        return from_memory(made, Path(spec.rpartition(":")[0]).stem, seed)
     raise InputError(f"data must be one of {', '.join(DATA_SPECS)}, but got {spec!r}")
+
+
+def _normalised(data: TaskData, wished: Preparation, spec: Any) -> TaskData:
+    """With the mean and std that the user says; with those of the network's weights where the data says none and holds
+    pictures of as many channels. What is assumed is logged."""
+    if isinstance(spec, str) and spec.startswith("imagefolder:"):
+        return data  # done, and said, where it is read
+    if not wished.origin:
+        said = {name: value for name, value in (("mean", wished.mean), ("std", wished.std)) if value is not None}
+        data = replace(data, **said)
+    elif data.kind == PIXELS and data.is_plain and wished.mean and len(wished.mean) == data.input_shape[0]:
+        data = replace(data, mean=wished.mean, std=wished.std or data.std)
+        log.info("%s: pixels are normalised with mean %s and std %s: %s", data.name, data.mean, data.std, wished.origin)
+    if data.kind == PIXELS and data.is_plain:
+        log.info("%s: pixels are divided by 255 and not normalised further; --mean and --std (mean, std) say otherwise",
+                 data.name)
+    return data

@@ -7,8 +7,6 @@ import hashlib
 import importlib
 import re
 import unicodedata
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,8 @@ from torch import Tensor, nn
 from autocompress.errors import EnvironmentFault, InputError
 from autocompress.tasks.cache import downloading
 from autocompress.tasks.factory import call_factory, is_factory
-from autocompress.tasks.splits import TaskData
+from autocompress.tasks.fitting import evaluating, fitted
+from autocompress.tasks.splits import TaskData, check_normalisation
 from autocompress.tasks.vision import import_torchvision
 from autocompress.tasks.weights import check_float32, load_weights_file
 from autocompress.tasks.wrapped import copied, unwrapped, with_plain_weights
@@ -30,24 +29,25 @@ _NAME_LENGTH = 80
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A network in eval mode, float32, on the CPU. `name` is fit for a folder's name."""
+    """A network in eval mode, float32, on the CPU, and its data as it takes it. `name` is fit for a folder's name."""
 
     model: nn.Module
     name: str
     fingerprint: str
     """Content hash of the structure and every tensor of the state dict."""
+    data: TaskData
 
 
 def load_model(
     spec: str | nn.Module, *, weights: Path | None = None, data: TaskData, trust_code: bool = True,
-    weights_key: str | None = None,
+    weights_key: str | None = None, built: nn.Module | None = None,
 ) -> LoadedModel:
     """The network that `spec` names or is, with `weights` from a file (of several state dicts in it, that under
     `weights_key`); see `MODEL_SPECS`.
 
     Without `weights`, torchvision and timm models get the weights of their hub, if made for as many
     classes as the data has; a factory's network, or an nn.Module (copied), is taken as it is. Built
-    with data.classes outputs and for the data's channels. InputError when model, weights and data do
+    with data.classes outputs and for the data's channels; `built` is what the factory has returned already. InputError when model, weights and data do
     not belong together, EnvironmentFault when a package or a download is missing.
     """
     if isinstance(spec, nn.Module):
@@ -60,10 +60,8 @@ def load_model(
         name = spec.partition(":")[2]
         model = _timm(name, pretrained=weights is None, data=data)
     elif is_factory(spec):
-        made = call_factory(spec, what="model", trust_code=trust_code)
-        if not isinstance(made, nn.Module):
-            raise InputError(f"model: {spec} must return a torch.nn.Module, but returned {type(made).__name__}")
-        model, name = copied(unwrapped(made)), Path(spec.rpartition(":")[0]).stem
+        model = copied(unwrapped(built if built is not None else built_network(spec, trust_code=trust_code)))
+        name = Path(spec.rpartition(":")[0]).stem
     else:
         raise InputError(f"model must be one of {', '.join(MODEL_SPECS)}, but got {spec!r}")
     model = check_float32(model, f"model {name}")
@@ -72,8 +70,18 @@ def load_model(
     model.eval()
     fingerprint = model_fingerprint(model)  # of what was given: what is computed from it may differ in the last digit
     model = with_plain_weights(model)
+    data = fitted(data, model)
+    check_normalisation(data)
     check_fits(model, data)
-    return LoadedModel(model, safe_name(name), fingerprint)
+    return LoadedModel(model, safe_name(name), fingerprint, data)
+
+
+def built_network(spec: str, *, trust_code: bool) -> nn.Module:
+    """The network that a user's factory makes. InputError when it makes none."""
+    made = call_factory(spec, what="model", trust_code=trust_code)
+    if not isinstance(made, nn.Module):
+        raise InputError(f"model: {spec} must return a torch.nn.Module, but returned {type(made).__name__}")
+    return made
 
 
 def _remedy(cause: str) -> str:
@@ -88,7 +96,7 @@ def check_fits(model: nn.Module, data: TaskData) -> None:
     """Run two samples. InputError when the model refuses them or does not answer (2, classes) finite logits."""
     inputs = data.normalise(data.train.inputs[:2])
     given = f"{tuple(inputs.shape)} {inputs.dtype}".replace("torch.", "")
-    with torch.no_grad(), _evaluating(model):
+    with torch.no_grad(), evaluating(model):
         try:
             outputs = model(inputs)
         except Exception as error:  # the user's code: anything can come
@@ -125,17 +133,6 @@ def safe_name(text: str) -> str:
     """`text` as a name for a folder: ASCII letters, digits, `.`, `_`, `-`; no leading dot; at most 80 long."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     return re.sub(r"[^A-Za-z0-9._-]+", "-", plain)[:_NAME_LENGTH].strip(".-") or "model"
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _torchvision(name: str, *, pretrained: bool, data: TaskData) -> nn.Module:

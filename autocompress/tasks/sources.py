@@ -1,19 +1,15 @@
-"""Data sets known by name, and folders of pictures."""
+"""Data sets known by name."""
 
 from __future__ import annotations
 
 import gzip
 import importlib
-import logging
 import math
-import warnings
 import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -23,8 +19,6 @@ from autocompress.tasks.cache import cache_dir, downloading
 from autocompress.tasks.splits import Split, TaskData, phases
 from autocompress.tasks.vision import import_torchvision
 
-log = logging.getLogger(__name__)
-
 DIGITS_SIZE = 16
 """The 8×8 pictures are doubled once, so that a network with strides keeps some resolution."""
 FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/train-images-idx3-ubyte.gz"
@@ -32,9 +26,6 @@ CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 FASHION_FOLDERS = (Path("/usr/share/datasets/fashion-mnist"), Path("/usr/share/dataset-fashion-mnist"))
 """Where Debian's package dataset-fashion-mnist puts the files."""
 _FASHION_FILES = {"train": "train", "test": "t10k"}
-_PICTURES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
-_FOLDERS = {"train": "train", "val": "validation", "validation": "validation", "valid": "validation", "test": "test"}
-MAX_CORRUPT_SHARE = 0.05
 
 
 def digits(seed: int) -> TaskData:
@@ -128,80 +119,3 @@ def cifar10(root: Path | None, seed: int) -> TaskData:
         parts[name] = Split(pixels, torch.tensor(source.targets, dtype=torch.int64))
     mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
     return assemble("cifar10", parts, seed, classes=10, mean=mean, std=std, pad=4, flip=True)
-
-
-def image_folder(folder: Path, seed: int, image_size: int) -> TaskData:
-    """RGB pictures in one folder a class, perhaps under train/, val/ and test/; ImageNet's normalisation.
-
-    The shorter side is scaled to `image_size` pixels and the middle square kept. Unreadable pictures are
-    left out with a warning; more than 5% of them is an InputError.
-    """
-    if not folder.is_dir():
-        raise InputError(f"data: there is no folder {str(folder)!r}")
-    if image_size < 1:
-        raise InputError(f"image_size must be 1 pixel or more, but got {image_size}")
-    named = {_FOLDERS[p.name]: p for p in sorted(folder.iterdir()) if p.is_dir() and p.name in _FOLDERS}
-    roots = named if "train" in named else {"train": folder}
-    names = _class_names(roots["train"])
-    files = {split: _pictures(root, names) for split, root in roots.items()}
-    total = sum(map(len, files.values()))
-    if total * 3 * image_size**2 > MAX_DECLARED_BYTES:
-        raise InputError(
-            f"{folder}: {total:,} pictures of {image_size} pixels are more than {MAX_DECLARED_BYTES >> 30} GiB: "
-            "choose a smaller image size or fewer pictures"
-        )
-    if total == 0:
-        raise InputError(f"{folder} must hold one folder of pictures for each class, but holds no picture in any")
-    corrupt: list[Path] = []
-    parts = {split: _read(listed, image_size, corrupt) for split, listed in files.items()}
-    if len(corrupt) > MAX_CORRUPT_SHARE * total:
-        raise InputError(
-            f"{folder}: at most {MAX_CORRUPT_SHARE:.0%} of the pictures may be unreadable, but {len(corrupt)} of "
-            f"{total} are, such as {corrupt[0]}"
-        )
-    if corrupt:
-        log.warning("%s: left out %d unreadable of %d pictures, such as %s", folder, len(corrupt), total, corrupt[0])
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    return assemble(folder.resolve().name, parts, seed, classes=len(names), mean=mean, std=std, pad=0, flip=True)
-
-
-def _class_names(root: Path) -> list[str]:
-    return sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def _pictures(root: Path, names: list[str]) -> list[tuple[Path, int]]:
-    extra = [name for name in _class_names(root) if name not in names]
-    if extra:
-        raise InputError(f"{root}: every class must also be in the training folder, but {extra[0]!r} is not")
-    return [
-        (path, label)
-        for label, name in enumerate(names)
-        for path in sorted((root / name).rglob("*"))
-        if path.suffix.lower() in _PICTURES and path.is_file()
-    ]
-
-
-def _read(files: list[tuple[Path, int]], size: int, corrupt: list[Path]) -> Split:
-    pixels = torch.empty((len(files), 3, size, size), dtype=torch.uint8)
-    labels: list[int] = []
-    for path, label in files:
-        try:
-            pixels[len(labels)] = torch.from_numpy(_square(path, size))
-        except (OSError, ValueError, SyntaxError, zlib.error, Image.DecompressionBombError, Warning):
-            corrupt.append(path)
-        else:
-            labels.append(label)
-    return Split(pixels[: len(labels)], torch.tensor(labels, dtype=torch.int64))
-
-
-def _square(path: Path, size: int) -> NDArray[np.uint8]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(path) as picture:
-            colour = picture.convert("RGB")
-    scale = size / min(colour.size)
-    width, height = (max(size, round(side * scale)) for side in colour.size)
-    colour = colour.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = (width - size) // 2, (height - size) // 2
-    return np.asarray(colour.crop((left, top, left + size, top + size))).transpose(2, 0, 1).copy()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,13 +13,22 @@ from torch import Tensor
 from torch.nn import functional
 
 from autocompress.errors import InputError
+from autocompress.tasks.identity import callable_fingerprint
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
+STORED = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float32)
+PIXELS, VALUES, TOKENS = "pixels", "values", "tokens"
+READINGS = (PIXELS, VALUES, TOKENS)
+"""What stored numbers are: bytes to be divided by 255, values as they are, or indices of an embedding."""
+PIECE_BYTES = 64 * 2**20
+"""About what one pass over a split holds at once as floats."""
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """`inputs` (N, …) uint8 pixels, float32 values or int64 tokens; `targets` (N,) int64 labels from 0."""
+    """`inputs` (N, …) pixels, values or tokens, of any real number type; `targets` (N,) int64 labels from 0."""
 
     inputs: Tensor
     targets: Tensor
@@ -36,8 +46,11 @@ class Split:
 class TaskData:
     """A classification data set.
 
-    `mean` and `std` hold one value for each channel, or one for all, and apply after uint8 pixels were
-    divided by 255; float inputs are not divided, and tokens left as they are. `pad` (pixels) and `flip` describe
+    `reading` says what the stored numbers are, one of `READINGS`; left out, bytes of rank 3 and more are pixels, int64
+    are tokens, and all else, such as tables, values. `mean` and `std` hold one value for each channel, or one for all,
+    and apply after pixels were divided by 255; values are not divided, and tokens left as they are. Inputs stay as they
+    are stored: `normalise` makes floats of a batch. `class_names` are in the order of the labels, where they are
+    known; `prepared` says how pictures were brought to size. `pad` (pixels) and `flip` describe
     the augmentation of images. `augment` (if given) follows, for inputs of any kind: a batch (N, …) and a CPU generator
     → a batch of that shape and type. Its outcome must be settled by the generator, and must stay the same while a study
     lasts: the original's answers are kept. To travel to other processes it must be a module's function.
@@ -53,6 +66,9 @@ class TaskData:
     pad: int = 0
     flip: bool = False
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
+    reading: str | None = None
+    class_names: tuple[str, ...] = ()
+    prepared: str = ""
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -62,30 +78,64 @@ class TaskData:
     @property
     def dtype(self) -> torch.dtype:
         """What a network is fed: int64 tokens, or float32."""
-        return torch.int64 if self.train.inputs.dtype == torch.int64 else torch.float32
+        return torch.int64 if self.kind == TOKENS else torch.float32
+
+    @property
+    def kind(self) -> str:
+        """What the stored numbers are: `reading` where it is said."""
+        inputs = self.train.inputs
+        if self.reading is not None:
+            return self.reading
+        if inputs.dtype == torch.int64:
+            return TOKENS
+        return PIXELS if inputs.dtype == torch.uint8 and inputs.ndim > 2 else VALUES
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is subtracted and nothing divided by but the 255 of pixels."""
+        return set(self.mean) == {0.0} and set(self.std) == {1.0}
 
     @cached_property
     def fingerprint(self) -> str:
-        """Content hash of every sample, label and the normalisation."""
-        digest = hashlib.sha256(repr((self.classes, self.mean, self.std)).encode())
+        """Content hash of every sample and label, of the normalisation, and of the augmentation as far as that can be
+        told by content."""
+        augment = "" if self.augment is None else callable_fingerprint(self.augment) or "unknown"
+        facts = (self.classes, self.mean, self.std, self.kind, self.pad, self.flip, augment)
+        digest = hashlib.sha256(repr(facts).encode())
         for name in SPLITS:
             split: Split = getattr(self, name)
             for tensor in (split.inputs, split.targets):
                 digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+                for piece in pieces(tensor):
+                    digest.update(piece.contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()[:16]
 
+    @property
+    def views_fingerprint(self) -> str | None:
+        """What settles `train_view`, beside the seed. None where `augment` cannot be told by its content, so that no
+        answer to an augmented view may be used again later."""
+        known = self.augment is None or callable_fingerprint(self.augment) is not None
+        return self.fingerprint if known else None
+
     def normalise(self, inputs: Tensor) -> Tensor:
-        """A batch (N, …) as stored → float32 of the same shape, or the same tokens: as the model is fed."""
-        if inputs.dtype == torch.int64:
-            return inputs
-        values = inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs.float()
-        if set(self.mean) == {0.0} and set(self.std) == {1.0}:
+        """A batch (N, …) as stored → float32 of the same shape, or int64 tokens: as the model is fed."""
+        if self.kind == TOKENS:
+            return inputs.long()
+        pixels = self.kind == PIXELS and inputs.dtype == self.train.inputs.dtype
+        values = inputs.float() / 255 if pixels else inputs.float()
+        if self.is_plain:
             return values
         shape = (1, -1) + (1,) * (inputs.ndim - 2)
         mean = torch.tensor(self.mean, device=inputs.device).view(shape)
         std = torch.tensor(self.std, device=inputs.device).view(shape)
         return (values - mean) / std
+
+    def batches(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
+        """The whole split, normalised, in batches of bounded size in bytes: inputs (B, …) and targets (B,)."""
+        start = 0
+        for piece in pieces(split.inputs):
+            yield self.normalise(piece), split.targets[start:start + len(piece)]
+            start += len(piece)
 
     @property
     def train_targets(self) -> Tensor:
@@ -146,17 +196,41 @@ def phases(targets: Tensor, period: int, seed: int) -> Tensor:
     return numbers
 
 
-def complete(parts: Mapping[str, Split], seed: int) -> dict[str, Split]:
+def pieces(tensor: Tensor) -> Iterator[Tensor]:
+    """A tensor (N, …) in consecutive parts of about `PIECE_BYTES` as float32."""
+    rows = max(1, PIECE_BYTES // max(1, 4 * tensor[:1].numel()))
+    yield from tensor.split(rows) if len(tensor) else ()
+
+
+def _with_every_class_trained(numbers: Tensor, targets: Tensor, held_out: int) -> Tensor:
+    """`numbers` of `phases`, those from `held_out` on leave the training split; a class that has none below it gets its
+    least number lowered to 0, so that a class of one sample is trained."""
+    classes, labels = torch.unique(targets, return_inverse=True)
+    trained = torch.zeros(len(classes), dtype=torch.bool)
+    trained[labels[numbers < held_out]] = True
+    numbers = numbers.clone()
+    for label in (~trained).nonzero()[:, 0].tolist():
+        rows = (labels == label).nonzero()[:, 0]
+        numbers[rows[numbers[rows].argmin()]] = 0
+    return numbers
+
+
+def complete(parts: Mapping[str, Split], seed: int, name: str = "data") -> dict[str, Split]:
     """All three splits out of those at hand; `train` must be among them.
 
     Alone, training data is split 80/10/10. Without validation data a tenth of the training data is
-    held out; without test data one half of the validation data becomes the test.
+    held out; without test data one half of the validation data becomes the test. A class too rare to be in all of them
+    is in training. What is split off is logged.
     """
-    train, validation, test = (parts.get(name) for name in SPLITS)
+    train, validation, test = (parts.get(split) for split in SPLITS)
     if train is None:
         raise InputError(f"data must have a training split, but only has {', '.join(parts) or 'nothing'}")
+    for split, part in parts.items():
+        check_lengths(part, f"{name}, {split} split")
+    missing = [split for split in SPLITS if split not in parts]
     if validation is None:
-        numbers = phases(train.targets, 10, seed)
+        held_out = 8 if test is None else 9
+        numbers = _with_every_class_trained(phases(train.targets, 10, seed), train.targets, held_out)
         if test is None:
             test = train.take((numbers == 8).nonzero()[:, 0])
             validation = train.take((numbers == 9).nonzero()[:, 0])
@@ -168,7 +242,18 @@ def complete(parts: Mapping[str, Split], seed: int) -> dict[str, Split]:
         numbers = phases(validation.targets, 2, seed)
         test = validation.take((numbers == 1).nonzero()[:, 0])
         validation = validation.take((numbers == 0).nonzero()[:, 0])
+    assert test is not None
+    if missing:
+        log.info("%s: %s not given: %d training, %d validation and %d test samples after splitting", name,
+                 " and ".join(missing) + (" are" if len(missing) > 1 else " is"), len(train), len(validation), len(test))
     return {"train": train, "validation": validation, "test": test}
+
+
+def check_lengths(split: Split, where: str) -> None:
+    """InputError unless there is one label for each sample."""
+    if len(split.inputs) != len(split.targets):
+        raise InputError(f"{where}: needs one label for each sample, but has {len(split.inputs)} samples and "
+                         f"{len(split.targets)} labels")
 
 
 def checked(data: TaskData) -> TaskData:
@@ -180,7 +265,7 @@ def checked(data: TaskData) -> TaskData:
     if len(torch.unique(data.train.targets)) < 2:
         only = int(data.train.targets[0])
         raise InputError(f"{data.name}: the training split must hold at least 2 classes, but all labels are {only}")
-    _check_normalisation(data)
+    check_normalisation(data, turned=True)
     if data.augment is not None and not callable(data.augment):
         raise InputError(f"{data.name}: `augment` must be a function of a batch and a generator, "
                          f"but is {data.augment!r}")
@@ -189,29 +274,29 @@ def checked(data: TaskData) -> TaskData:
 
 def _check_split(where: str, split: Split, data: TaskData) -> None:
     inputs, targets = split.inputs, split.targets
-    known = (torch.uint8, torch.float32, torch.int64)
-    if inputs.dtype not in known or targets.dtype != torch.int64 or targets.ndim != 1:
+    if inputs.dtype not in STORED or targets.dtype != torch.int64 or targets.ndim != 1:
         raise InputError(
-            f"{where}: inputs must be uint8, float32 or int64 and labels int64 of shape (N,), but they are "
+            f"{where}: inputs must be whole numbers or float32 and labels int64 of shape (N,), but they are "
             f"{inputs.dtype} and {targets.dtype} {tuple(targets.shape)}"
         )
-    if len(inputs) != len(targets):
-        raise InputError(f"{where}: needs one label for each sample, but has {len(inputs)} and {len(targets)} labels")
+    check_lengths(split, where)
     if len(split) == 0:
         raise InputError(f"{where} is empty: bring more samples (an automatic split needs ten or more)")
     if inputs.ndim < 2 or inputs[0].numel() == 0:
         raise InputError(f"{where}: a sample must be an array such as (C, H, W), but inputs are {tuple(inputs.shape)}")
-    if inputs.dtype == torch.int64 and int(inputs.min()) < 0:
-        raise InputError(f"{where}: tokens must be 0 or more, but the least is {int(inputs.min())}")
-    if (inputs.dtype == torch.int64) != (data.dtype == torch.int64):
-        raise InputError(f"{where}: all splits must hold tokens, or none, but training has {data.train.inputs.dtype} "
-                         f"and this has {inputs.dtype}")
+    if len({inputs.dtype, data.train.inputs.dtype} - {torch.uint8, torch.float32}) + (
+            inputs.dtype != data.train.inputs.dtype) > 1:
+        raise InputError(f"{where}: all splits must hold one type of numbers, but training has "
+                         f"{data.train.inputs.dtype} and this has {inputs.dtype}")
+    if data.kind == TOKENS and inputs.dtype.is_floating_point:
+        raise InputError(f"{where}: tokens must be whole numbers, but are {inputs.dtype}: convert them to int64")
     if inputs.shape[1:] != data.train.inputs.shape[1:]:
         raise InputError(
             f"{where}: samples must be shaped as in training, {data.input_shape}, but are {tuple(inputs.shape[1:])}"
         )
-    if inputs.dtype.is_floating_point and not bool(torch.isfinite(inputs).all()):
-        bad = int((~torch.isfinite(inputs).flatten(1).all(dim=1)).sum())
+    bad = sum(int((~torch.isfinite(piece).flatten(1).all(dim=1)).sum()) for piece in pieces(inputs)
+              ) if inputs.dtype.is_floating_point else 0
+    if bad:
         raise InputError(f"{where}: values must be finite, but {bad} of {len(split)} samples hold NaN or infinity")
     low, high = int(targets.min()), int(targets.max())
     if low < 0 or high >= data.classes:
@@ -221,15 +306,19 @@ def _check_split(where: str, split: Split, data: TaskData) -> None:
         )
 
 
-def _check_normalisation(data: TaskData) -> None:
+def check_normalisation(data: TaskData, turned: bool = False) -> None:
+    """InputError unless mean and std suit the inputs: those of channels that are last, where they may be `turned`."""
     values: Sequence[tuple[float, ...]] = (data.mean, data.std)
-    channels = data.input_shape[0]
-    if data.dtype == torch.int64 and (set(data.mean), set(data.std)) != ({0.0}, {1.0}):
+    channels = {1, data.input_shape[0], data.input_shape[-1 if turned else 0]}
+    if data.reading is not None and data.reading not in READINGS:
+        raise InputError(f"{data.name}: the reading of inputs must be one of {', '.join(READINGS)}, but is "
+                         f"{data.reading!r}")
+    if data.kind == TOKENS and not data.is_plain:
         raise InputError(f"{data.name}: tokens cannot be normalised, but mean and std are {data.mean} and {data.std}: "
                          "leave them out")
-    if any(len(v) not in (1, channels) for v in values) or not all(s > 0 for s in data.std):
+    if any(len(v) not in channels for v in values) or not all(s > 0 for s in data.std):
         raise InputError(
-            f"{data.name}: mean and std must hold 1 or {channels} values, std above zero, "
+            f"{data.name}: mean and std must hold 1 or {data.input_shape[0]} values, std above zero, "
             f"but they are {data.mean} and {data.std}"
         )
     if data.pad < 0:

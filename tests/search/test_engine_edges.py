@@ -174,7 +174,8 @@ class Slow:
         self.busy, self.asked = 0, dict[int, set[tuple[int, int]]]()
         """Cores in use, and by rung how many were asked for while how many were in use."""
 
-    def submit(self, plan: Plan, rung: int, seconds: float | None = None, threads: int = 1) -> Future[Evaluation]:
+    def submit(self, plan: Plan, rung: int, seconds: float | None = None, threads: int = 1,
+               deadline: float | None = None) -> Future[Evaluation]:
         with LOCK:
             self.asked.setdefault(rung, set()).add((self.busy, threads))
             self.busy += threads

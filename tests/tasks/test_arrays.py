@@ -114,10 +114,10 @@ def test_a_dataset_that_fails_names_the_sample() -> None:
     [
         (7, "but got int"),
         ((), "a tuple of nothing"),
-        ((np.zeros((20, 4), dtype=np.int16), np.arange(20) % 2), "uint8 pixels, floats, or int64 tokens"),
+        ((np.zeros((20, 4), dtype=complex), np.arange(20) % 2), "real numbers"),
         ((np.zeros((20, 4)), np.arange(20) % 2 + 0.5), "labels must be integers"),
         ((np.zeros((20, 4)), np.zeros((20, 3), dtype=int)), "one integer a sample"),
-        ((np.zeros((20, 4)), np.arange(20) % 2 + 1), "without a gap, but those of the training split are 1, 2"),
+        ((np.zeros((20, 4)), np.arange(20) % 2 + 1), "without a gap, but they are 1, 2"),
         ((np.zeros((20, 4)), np.zeros(20, dtype=int)), "at least 2 classes"),
         ((np.zeros((0, 4)), np.zeros(0, dtype=int)), "at least 2 classes"),
         ((np.zeros((4, 4)), np.arange(4) % 2), "split is empty"),

@@ -131,7 +131,7 @@ def test_an_augmentation_that_gives_back_something_else_is_refused(data: TaskDat
         ({"test": Split(torch.zeros(2, 1, 8, 8), torch.tensor([0]))}, "one label for each sample"),
         ({"test": Split(torch.zeros(2, 1, 8, 8), torch.tensor([0, -1]))}, "from -1 to 0"),
         ({"test": Split(torch.full((2, 1, 8, 8), torch.nan), torch.tensor([0, 1]))}, "2 of 2 samples hold NaN"),
-        ({"test": Split(torch.zeros(2, 1, 8, 8).double(), torch.tensor([0, 1]))}, "uint8, float32 or int64"),
+        ({"test": Split(torch.zeros(2, 1, 8, 8).double(), torch.tensor([0, 1]))}, "whole numbers or float32"),
     ],
 )
 def test_what_cannot_be_used_is_refused(data: TaskData, change: dict[str, object], message: str) -> None:

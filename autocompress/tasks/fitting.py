@@ -1,0 +1,126 @@
+"""Data in the form in which a network takes it, where there is only one such form."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.errors import InputError
+from autocompress.tasks.splits import PIXELS, SPLITS, TOKENS, VALUES, Split, TaskData
+
+log = logging.getLogger(__name__)
+
+
+def fitted(data: TaskData, model: nn.Module) -> TaskData:
+    """`data` as the network takes it: as given where that runs, else in the first other form that does.
+
+    Whole numbers are tokens or values by what the network does with them, channels that are last are turned to the
+    front, grey pictures gain or lose their further channels. What was done is logged; where nothing runs, the data is
+    given back as it came, for `check_fits` to say why. InputError where tokens are beyond an embedding's table.
+    """
+    forms = list(_forms(data))
+    for form, said in forms:
+        if _runs(model, form):
+            if said:
+                log.info("%s: %s", data.name, said)
+            _check_tokens(form, model)
+            return form
+    for form, _ in forms:
+        _check_tokens(form, model)
+    return data
+
+
+def _forms(data: TaskData) -> Iterator[tuple[TaskData, str]]:
+    """Each form with what is said of it; the data as given first, and nothing is said of that alone."""
+    inputs, shape = data.train.inputs, data.input_shape
+    whole = not inputs.dtype.is_floating_point
+    if data.reading is None and whole and data.kind != PIXELS:
+        table = f"inputs {inputs.dtype} {tuple(shape)}".replace("torch.", "")
+        readings = [replace(data, reading=VALUES), replace(data, reading=TOKENS)]
+        said = [f"{table} are values and are fed as float32", f"{table} are fed as int64, as they are"]
+        if inputs.dtype == torch.int64:
+            readings.reverse()
+            said.reverse()
+        yield from zip(readings, said, strict=True)
+    else:
+        yield data, ""
+    if len(shape) == 3 and shape[2] in (1, 3, 4):
+        yield (_changed(data, lambda x: x.permute(0, 3, 1, 2)), f"inputs {shape} are (H, W, C) and were turned to "
+               "(C, H, W), as the network takes them")
+    if len(shape) == 2:
+        yield _changed(data, lambda x: x[:, None]), f"inputs {shape} were given one channel, as the network takes them"
+        yield (_changed(data, lambda x: x.permute(0, 2, 1)), f"inputs {shape} are (length, channels) and were turned "
+               "to (channels, length), as the network takes them")
+    if len(shape) == 3 and shape[0] == 3 and inputs.dtype == torch.uint8 and _is_grey(inputs):
+        grey = _changed(data, lambda x: x[:, :1])
+        mean, std = (tuple({sum(values) / len(values)}) for values in (data.mean, data.std))
+        yield (replace(grey, mean=mean, std=std), f"the network takes one channel: of the three, which are equal, one "
+               f"was taken, normalised with the averages {mean[0]:.3f} and {std[0]:.3f}")
+    if len(shape) == 3 and shape[0] == 1:
+        yield (_changed(data, lambda x: x.expand(-1, 3, -1, -1)), "the network takes three channels: the grey one was "
+               "repeated")
+
+
+def _changed(data: TaskData, change: Callable[[Tensor], Tensor]) -> TaskData:
+    splits = {name: Split(change(getattr(data, name).inputs), getattr(data, name).targets) for name in SPLITS}
+    return replace(data, **splits)
+
+
+def _is_grey(inputs: Tensor) -> bool:
+    sample = inputs[:256]
+    return bool((sample == sample[:, :1]).all())
+
+
+def _runs(model: nn.Module, data: TaskData) -> bool:
+    """Whether the network answers two samples with one row of numbers each."""
+    with torch.no_grad(), evaluating(model):
+        try:
+            outputs = model(data.normalise(data.train.inputs[:2]))
+        except Exception:  # the user's code: anything can come
+            return False
+    return not isinstance(outputs, Tensor) or outputs.ndim == 0 or len(outputs) == 2
+
+
+def _check_tokens(data: TaskData, model: nn.Module) -> None:
+    """InputError unless every token has a row in the tables that are indexed by the inputs themselves."""
+    if data.kind != TOKENS:
+        return
+    sample = data.train.inputs[:2].long()
+    sizes: list[int] = []
+
+    def see(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        if given and isinstance(given[0], Tensor) and given[0].shape == sample.shape and torch.equal(given[0], sample):
+            sizes.append(int(module.num_embeddings))  # type: ignore[arg-type]
+
+    hooks = [module.register_forward_pre_hook(see) for module in model.modules()
+             if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
+    try:
+        with torch.no_grad(), evaluating(model):
+            model(sample)
+    except Exception:  # said by `check_fits`, or because these very tokens are beyond the table
+        log.debug("the network does not take %s", tuple(sample.shape))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for name in SPLITS:
+        inputs = getattr(data, name).inputs
+        if sizes and len(inputs) and not 0 <= int(inputs.min()) <= int(inputs.max()) < min(sizes):
+            raise InputError(f"{data.name}, {name} split: tokens must be from 0 to {min(sizes) - 1}, the rows of the "
+                             f"network's embedding, but they are from {int(inputs.min())} to {int(inputs.max())}")
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The network in eval mode, and afterwards each module in its own again."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,67 @@
+"""Files of evaluated candidates, kept by content."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from autocompress.core.budget import Budget
+from autocompress.core.evaluation import Candidate, Evaluation
+from autocompress.core.plan import Plan, Step
+from autocompress.hardware.profile import load_profile
+from autocompress.study import built_files
+from autocompress.study.built_files import Trimmer, keep_file, kept_file, own_files
+from autocompress.study.workbench import Workbench
+from autocompress.testing.networks import NETWORKS, task_data
+
+BUDGET = Budget(size_bytes=10**6)
+
+
+def _candidate(folder: Path, trial: int, accuracy: float) -> Candidate:
+    metrics = {"accuracy": accuracy, "accuracy_error": 1e-4, "cross_entropy": 1 - accuracy,
+               "size_bytes": 1000.0 - 100 * accuracy, "latency_ms": 1.0, "macs": 1.0}
+    file = keep_file(folder, f"{trial}".encode())
+    return Candidate(trial=trial, status="complete", evaluations=(
+        Evaluation(rung=0, metrics=metrics, sources={}, file=file),))
+
+
+def test_a_file_is_what_was_kept_or_nothing(tmp_path: Path) -> None:
+    known = keep_file(tmp_path, b"a model")
+    assert kept_file(tmp_path, known) == b"a model"
+    (path,) = own_files(tmp_path)
+    path.write_bytes(b"another")
+    assert kept_file(tmp_path, known) is None
+    assert kept_file(tmp_path, "") is None and kept_file(tmp_path, "0" * 64) is None
+
+
+def test_the_front_stays_and_so_does_what_is_no_ones_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(built_files, "MOST", 4)
+    everyone = [_candidate(tmp_path, trial, 0.5 + trial / 100) for trial in range(8)]  # each dominates the one before
+    under_way = keep_file(tmp_path, b"under way")
+    mine = tmp_path / built_files.FILES / "mine.onnx"
+    mine.write_bytes(b"the user's")
+    trimmer = Trimmer(tmp_path, BUDGET, 1.0)
+    trimmer.look(lambda: everyone)
+    best = everyone[-1].best
+    assert best is not None
+    assert {path.stem for path in own_files(tmp_path)} == {best.file, under_way}
+    asked: list[int] = []
+    trimmer.look(lambda: asked.append(1) or everyone)  # type: ignore[func-returns-value]
+    assert not asked, "few files need no look"
+    trimmer.end(everyone)
+    assert [path.stem for path in own_files(tmp_path)] == [best.file] and mine.is_file()
+
+
+def test_what_was_evaluated_is_not_compressed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = NETWORKS["chain"]
+    bench = Workbench(chain.make(), task_data(chain.input_shape), load_profile("host"), seed=0, folder=tmp_path,
+                      epochs=1)
+    plan = Plan.of([Step("1.0", "quantize", {"weight_bits": 4, "activation_bits": 8})])
+    evaluation = bench.evaluate(plan, 0)
+    again = bench.build(bench.rebuild(plan, 0)).data
+    monkeypatch.setattr(bench, "rebuild", lambda *_: pytest.fail("the file was kept"))
+    assert bench.file_of(plan, evaluation) == again and len(again) == evaluation.metrics["size_bytes"]
+    monkeypatch.undo()
+    own_files(tmp_path)[0].unlink()
+    assert bench.file_of(plan, evaluation) == again
