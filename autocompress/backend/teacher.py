@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from autocompress.core.files import replacing
@@ -28,12 +29,19 @@ class TrainingData(Protocol):
         """Stored inputs → float32 network inputs."""
 
     @property
+    def views_fingerprint(self) -> str | None:
+        """What settles `train_view` beside the seed; None where that cannot be told."""
+
+    @property
     def train_targets(self) -> Tensor:
         """Labels `(N,)`."""
 
 
 class Teacher:
     """The original's logits for augmented views of the training set, kept in `folder` between processes.
+
+    A kept file says of which views it is; another augmentation, seed or data set has others, and asks anew. Where the
+    augmentation cannot be told by its content, nothing is kept.
 
     `answer` maps normalised inputs `(N, …)` to logits `(N, classes)`. Rows are asked for when a student first needs
     them: a short training never waits for a whole pass of the original.
@@ -83,7 +91,7 @@ class Teacher:
                 known = torch.where(known.isnan(), stored, known)
             try:
                 with replacing(path) as part:
-                    save_file({"logits": known.contiguous()}, part)
+                    save_file({"logits": known.contiguous()}, part, {"views": self._views or ""})
             except (OSError, SafetensorError) as error:
                 log.info("%s cannot be kept: %s", path, error)
 
@@ -93,19 +101,29 @@ class Teacher:
             self._logits[index] = self._stored(index)
         return self._inputs[index]
 
+    @cached_property
+    def _views(self) -> str | None:
+        views = self._data.views_fingerprint
+        return None if views is None else f"{views} seed {self._seed}"
+
     def _path(self, index: int) -> Path | None:
-        return self._folder / f"teacher-{index}.safetensors" if self._folder else None
+        if self._folder is None or self._views is None:
+            return None
+        return self._folder / f"teacher-{index}.safetensors"
 
     def _stored(self, index: int) -> Tensor:
         path = self._path(index)
         if path is not None and path.is_file():
             try:
-                stored: Tensor = load_file(path)["logits"]
+                with safe_open(path, framework="pt") as file:
+                    stored: Tensor = file.get_tensor("logits")
+                    views = (file.metadata() or {}).get("views")
             except (OSError, SafetensorError, KeyError) as error:
                 log.warning("%s cannot be used (%s): asking the original again", path, error)
             else:
-                if len(stored) == len(self._inputs[index]):
+                if len(stored) == len(self._inputs[index]) and views == self._views:
                     return stored
+                log.info("%s is of other views of the training data: asking the original again", path)
         return torch.empty(0, 0)
 
 

@@ -102,4 +102,5 @@ def _given(asked: Options) -> dict[str, Any]:
 
     return {"default": asked.model is None, "model": spec(asked.model), "data": spec(asked.data),
             "weights": path(asked.weights),
-            "weights_key": asked.weights_key, "data_root": path(asked.data_root), **{name: plain(getattr(asked, name)) for name in PREPARATION}}
+            "weights_key": asked.weights_key, "data_root": path(asked.data_root),
+            **{name: plain(getattr(asked, name)) for name in PREPARATION}}

@@ -21,8 +21,8 @@ from autocompress.search.storage import candidates, load_study, open_storage, sq
 from autocompress.space.encode import encode
 from autocompress.space.projection import Projection
 from autocompress.space.space import Value
-from autocompress.study.options import PREPARATION
 from autocompress.study.folder import TEACHER, Description, is_described, is_study, read_description
+from autocompress.study.options import PREPARATION
 
 log = logging.getLogger(__name__)
 

@@ -44,7 +44,7 @@ def load_task(asked: Options) -> tuple[LoadedModel, TaskData]:
                      preparation=wished.completed(known), reading=asked.inputs)
     loaded = load_model(asked.model, weights=asked.weights, weights_key=asked.weights_key, data=task,
                         trust_code=asked.trust_code, built=built)
-    return loaded, loaded.data
+    return loaded, loaded.data or task
 
 
 def make_bench(loaded: LoadedModel, task: TaskData, asked: Options, folder: Path) -> Workbench:
@@ -69,10 +69,11 @@ def reopen_bench(folder: Path, description: Description, model: Any, data: Any, 
     if model is None and not given["default"] and None in (given["model"], given["data"]):
         raise InputError("this study was made from Python objects: use open_study(folder, model=…, data=…)")
     weights = Path(given["weights"]) if given["weights"] and model is None else None
+    preparation: dict[str, Any] = {name: given.get(name) for name in PREPARATION}
     asked = Options(
         model=model or given["model"], data=data if data is not None else given["data"], trust_code=trust_code,
         weights=weights, weights_key=given.get("weights_key") if weights else None, seed=description.seed,
-        data_root=Path(given["data_root"]) if given["data_root"] else None, **{name: given.get(name) for name in PREPARATION},
+        data_root=Path(given["data_root"]) if given["data_root"] else None, **preparation,
         profile=description.profile, epochs=description.epochs, device=device)
     loaded, task = load_task(asked)
     require_same_task(description, loaded, task)

@@ -19,7 +19,6 @@ from autocompress.tasks.cache import from_home
 from autocompress.tasks.preparation import asked_preparation
 from autocompress.units import parse_bytes, parse_count, parse_fraction, parse_milliseconds, parse_seconds
 
-
 PREPARATION = ("image_size", "resize", "crop", "mean", "std", "inputs")
 """Options that say how stored inputs become what the network is fed."""
 

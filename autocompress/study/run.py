@@ -85,9 +85,9 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     `resume`, `force_new_study`, `device` ("auto", "cpu", "cuda"), `data_root` (of downloaded data), `image_size`,
     `resize`, `crop`, `mean`, `std` (how pictures are brought to size and normalised; left out, as the weights of timm
     or torchvision say), `inputs` (pixels, values or tokens), `trust_code` (False: no Python file is run). With
-    `from_study`, the folder of another study of the same network and data, the search starts where that ended, with its network, data, seed, space, profile, effort and
-    epochs where they are not given; with `resume` and `out`, all but `timeout`, `jobs` and `device` are the study's
-    own. `on_event` is told of progress.
+    `from_study`, the folder of another study of the same network and data, the search starts where that ended, with its
+    network, data, seed, space, profile, effort and epochs where they are not given; with `resume` and `out`, all but
+    `timeout`, `jobs` and `device` are the study's own. `on_event` is told of progress.
 
     Raises InputError, InfeasibleError, EnvironmentFault, AutocompressError where an exported file is not what was
     promised, or Interrupted after Ctrl-C; a study that has begun is kept in each case.

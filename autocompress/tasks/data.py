@@ -9,10 +9,10 @@ from typing import Any
 
 from autocompress.errors import InputError
 from autocompress.tasks.arrays import from_memory
-from autocompress.tasks.npz import from_npz
 from autocompress.tasks.cache import from_home
 from autocompress.tasks.factory import call_factory, is_factory
 from autocompress.tasks.image_folder import image_folder
+from autocompress.tasks.npz import from_npz
 from autocompress.tasks.preparation import Preparation
 from autocompress.tasks.sources import cifar10, digits, fashion_mnist
 from autocompress.tasks.splits import PIXELS, READINGS, Split, TaskData, checked
@@ -75,8 +75,7 @@ def _normalised(data: TaskData, wished: Preparation, spec: Any) -> TaskData:
     if isinstance(spec, str) and spec.startswith("imagefolder:"):
         return data  # done, and said, where it is read
     if not wished.origin:
-        said = {name: value for name, value in (("mean", wished.mean), ("std", wished.std)) if value is not None}
-        data = replace(data, **said)
+        data = replace(data, mean=wished.mean or data.mean, std=wished.std or data.std)
     elif data.kind == PIXELS and data.is_plain and wished.mean and len(wished.mean) == data.input_shape[0]:
         data = replace(data, mean=wished.mean, std=wished.std or data.std)
         log.info("%s: pixels are normalised with mean %s and std %s: %s", data.name, data.mean, data.std, wished.origin)

@@ -67,8 +67,9 @@ def _forms(data: TaskData) -> Iterator[tuple[TaskData, str]]:
 
 
 def _changed(data: TaskData, change: Callable[[Tensor], Tensor]) -> TaskData:
-    splits = {name: Split(change(getattr(data, name).inputs), getattr(data, name).targets) for name in SPLITS}
-    return replace(data, **splits)
+    train, validation, test = (
+        Split(change(part.inputs), part.targets) for part in (data.train, data.validation, data.test))
+    return replace(data, train=train, validation=validation, test=test)
 
 
 def _is_grey(inputs: Tensor) -> bool:

@@ -37,7 +37,8 @@ _SYSTEM_FILES = {"thumbs.db", "desktop.ini", "icon\r", "__macosx"}
 _ENDS_NAMED = 5
 
 Files = list[tuple[Path, int]]
-Item, Made = TypeVar("Item"), TypeVar("Made")
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 def image_folder(folder: Path, seed: int, preparation: Preparation) -> TaskData:

@@ -36,7 +36,7 @@ def _column(value: Any, where: str) -> Array:
         array = array[:, 0]
     if array.dtype.kind in "fc" and not _whole(array):
         raise InputError(f"{where}: labels must be integers, but are {array.dtype} such as "
-                         f"{array.flat[int(np.argmax(array != np.round(array)))]!r}: convert them to int64")
+                         f"{array.flat[int(np.argmax(array != np.round(array)))]:g}: convert them to int64")
     if array.ndim == 2 and array.dtype.kind in "biuf":
         array = _from_one_hot(array, where)
     if array.ndim != 1:
@@ -67,7 +67,8 @@ def _from_one_hot(array: Array, where: str) -> Array:
         raise InputError(f"{where}: labels must be one integer a sample, (N,), or one-hot rows, but are "
                          f"{tuple(array.shape)} of other values")
     log.info("%s: labels are one-hot rows of %d classes", where, array.shape[1])
-    return array.argmax(axis=1)
+    numbers: Array = array.argmax(axis=1)
+    return numbers
 
 
 def _numbered(columns: Mapping[str, Array], name: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:

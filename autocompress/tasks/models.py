@@ -35,7 +35,7 @@ class LoadedModel:
     name: str
     fingerprint: str
     """Content hash of the structure and every tensor of the state dict."""
-    data: TaskData
+    data: TaskData | None = None
 
 
 def load_model(
@@ -47,8 +47,9 @@ def load_model(
 
     Without `weights`, torchvision and timm models get the weights of their hub, if made for as many
     classes as the data has; a factory's network, or an nn.Module (copied), is taken as it is. Built
-    with data.classes outputs and for the data's channels; `built` is what the factory has returned already. InputError when model, weights and data do
-    not belong together, EnvironmentFault when a package or a download is missing.
+    with data.classes outputs and for the data's channels; `built` is what the factory has returned already.
+    InputError when model, weights and data do not belong together, EnvironmentFault when a package or a download is
+    missing.
     """
     if isinstance(spec, nn.Module):
         inner = unwrapped(spec)

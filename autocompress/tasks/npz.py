@@ -44,7 +44,9 @@ def from_npz(path: Path, seed: int, options: dict[str, Any] | None = None) -> Ta
     value: dict[str, Any] = {key: lower[key].tolist() for key in _STORED if key in lower and lower[key].ndim < 2
                              and lower[key].size < 4096}
     for split, spellings in SPELLINGS.items():
-        found = next(((x, y) for x, y in _names(split, spellings) if x in lower or y in lower), None)
+        names = list(_names(split, spellings))
+        found = next(((x, y) for x, y in names if x in lower and y in lower), None)
+        found = found or next(((x, y) for x, y in names if x in lower or y in lower), None)
         if found is None:
             continue
         if not all(name in lower for name in found):

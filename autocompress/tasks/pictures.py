@@ -104,7 +104,7 @@ def square(path: Path, resize: int, size: int, interpolation: str, levels: Level
     if (width, height) != (resize, resize):
         scaled = (max(resize, int(resize * side / shorter)) for side in (width, height))
         colour = colour.resize(tuple(scaled), Image.Resampling[interpolation.upper()])  # type: ignore[arg-type]
-    left, top = (int(round((side - size) / 2)) for side in colour.size)
+    left, top = (round((side - size) / 2) for side in colour.size)
     return np.asarray(colour.crop((left, top, left + size, top + size))).transpose(2, 0, 1)
 
 

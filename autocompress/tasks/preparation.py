@@ -120,8 +120,10 @@ def _of_timm(config: dict[str, Any], name: str) -> Preparation | None:
     size = int(config["input_size"][-1])
     interpolation = str(config.get("interpolation"))
     share = float(config.get("crop_pct") or 0.875)
+    if interpolation not in _INTERPOLATIONS:
+        interpolation = "bilinear"
     return Preparation(size, math.floor(size / share), None, tuple(config["mean"]), tuple(config["std"]),
-                       interpolation if interpolation in _INTERPOLATIONS else "bilinear", f"timm's configuration of {name}")
+                       interpolation, f"timm's configuration of {name}")
 
 
 def _of_torchvision(name: str, weights: Path | None) -> Preparation | None:

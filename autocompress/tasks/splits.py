@@ -130,13 +130,6 @@ class TaskData:
         std = torch.tensor(self.std, device=inputs.device).view(shape)
         return (values - mean) / std
 
-    def batches(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
-        """The whole split, normalised, in batches of bounded size in bytes: inputs (B, …) and targets (B,)."""
-        start = 0
-        for piece in pieces(split.inputs):
-            yield self.normalise(piece), split.targets[start:start + len(piece)]
-            start += len(piece)
-
     @property
     def train_targets(self) -> Tensor:
         """Labels of the training split (N,)."""
@@ -199,7 +192,8 @@ def phases(targets: Tensor, period: int, seed: int) -> Tensor:
 def pieces(tensor: Tensor) -> Iterator[Tensor]:
     """A tensor (N, …) in consecutive parts of about `PIECE_BYTES` as float32."""
     rows = max(1, PIECE_BYTES // max(1, 4 * tensor[:1].numel()))
-    yield from tensor.split(rows) if len(tensor) else ()
+    for start in range(0, len(tensor), rows):
+        yield tensor[start:start + rows]
 
 
 def _with_every_class_trained(numbers: Tensor, targets: Tensor, held_out: int) -> Tensor:
@@ -244,8 +238,8 @@ def complete(parts: Mapping[str, Split], seed: int, name: str = "data") -> dict[
         validation = validation.take((numbers == 0).nonzero()[:, 0])
     assert test is not None
     if missing:
-        log.info("%s: %s not given: %d training, %d validation and %d test samples after splitting", name,
-                 " and ".join(missing) + (" are" if len(missing) > 1 else " is"), len(train), len(validation), len(test))
+        log.info("%s: no %s split is given: %d training, %d validation and %d test samples after splitting", name,
+                 " and no ".join(missing), len(train), len(validation), len(test))
     return {"train": train, "validation": validation, "test": test}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,6 +61,33 @@ def test_damaged_or_foreign_weights_are_refused(tmp_path: Path) -> None:
     blocked.write_text("in the way")
     with pytest.raises(StorageError, match="must be written"):
         save_weights(bench.compressor.compress(plan), blocked / "w.safetensors")
+
+
+def test_answers_to_other_views_are_not_used(tmp_path: Path) -> None:
+    """Another augmentation shows other pictures: what the original said of the earlier ones is not their answer."""
+    net, rows = nn.Sequential(nn.Flatten(), nn.Linear(192, 5)), torch.arange(6)
+    plain, asked = task_data((3, 8, 8)), []
+
+    def answer(inputs: Tensor) -> Tensor:
+        asked.append(len(inputs))
+        return outputs(net, inputs)
+
+    def scaled(factor: float) -> Callable[[Tensor, torch.Generator], Tensor]:
+        return lambda inputs, generator: inputs * factor
+
+    unknown = iter([2.0])
+    ways = [plain, replace(plain, flip=True), replace(plain, pad=2), replace(plain, augment=scaled(2.0)),
+            replace(plain, augment=scaled(3.0)),
+            replace(plain, augment=lambda inputs, generator: inputs * next(unknown, 2.0))]
+    for number, data in enumerate(ways, 1):
+        teacher = Teacher(answer, data, 0, tmp_path)
+        inputs, logits = teacher.batch(0, rows)
+        torch.testing.assert_close(logits, outputs(net, inputs))
+        assert asked == [6] * number
+        teacher.save()
+    again = Teacher(answer, replace(plain, augment=scaled(3.0)), 0, tmp_path)
+    again.batch(0, rows)
+    assert asked == [6] * 6, "the same function by content is known again"
 
 
 def test_kept_answers_of_the_teacher_are_used(tmp_path: Path) -> None:

@@ -63,6 +63,9 @@ def test_fingerprint_sees_every_part_that_matters(data: TaskData) -> None:
         replace(data, train=data.validation, validation=data.train),
     ]
     assert len({data.fingerprint, *(other.fingerprint for other in others)}) == 5
+    ways = [replace(data, pad=1), replace(data, flip=True), replace(data, augment=lambda x, g: x),
+            replace(data, augment=lambda x, g: x.flip(1)), replace(data, reading="values")]
+    assert len({data.fingerprint, *(way.fingerprint for way in ways)}) == 6
     assert replace(data, name="other").fingerprint == data.fingerprint
 
 
