@@ -71,7 +71,7 @@ def _pieces(value: Any, seen: list[Any]) -> Iterator[str]:
         parts = [value.__code__, value.__defaults__, value.__kwdefaults__, cells, named]
     elif isinstance(value, type):
         parts = [value.__qualname__, *value.__mro__[1:],
-                 *(part for part in vars(value).values() if isinstance(part, FunctionType | _PLAIN))]
+                 *(part for part in vars(value).values() if isinstance(part, (FunctionType, *_PLAIN)))]
     elif hasattr(value, "__dict__") and not hasattr(value, "__next__") and not isinstance(value, torch.Generator):
         parts = [type(value), vars(value)]
     else:
