@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
+from autocompress.backend.batch_parity import BATCH
 from autocompress.core.answers import DESCRIPTIONS
 from autocompress.core.evaluation import Candidate, Metrics
 from autocompress.errors import AutocompressError
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from autocompress.study.folder import Description
     from autocompress.study.workbench import Workbench
 
+BATCH_DEVIATION = 0.02
+"""Largest mean difference, relative to the largest score, between samples answered alone and together."""
 MAX_DEVIATION = 0.005
 """Largest difference in validation accuracy between a trial and its exported file."""
 
@@ -35,6 +39,7 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
     data = bench.file_of(candidate.plan, candidate.best)
     bound = check_saturation(data)
     runtime = Runtime(data, bench.threads)
+    _check_batches(runtime, bench.calibration[:BATCH].numpy())
     validation = bench.accuracy(runtime, bench.data.validation)
     promised = candidate.metrics["accuracy"]
     if abs(validation - promised) > MAX_DEVIATION:
@@ -77,6 +82,18 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
     if written != data:
         raise AutocompressError(f"{folder / 'model.onnx'} must hold the bytes that were verified, but does not")
     return facts
+
+
+def _check_batches(runtime: Runtime, inputs: np.ndarray) -> None:
+    """AutocompressError where the file answers samples together and one by one differently. Integers may round
+    otherwise where sums of floats differ in their last bits."""
+    together = runtime.run(inputs)
+    alone = np.concatenate([runtime.run(inputs[i:i + 1]) for i in range(len(inputs))])
+    difference = float(np.abs(alone - together).mean() / max(float(np.abs(together).max()), 1e-12))
+    if not difference <= BATCH_DEVIATION:
+        raise AutocompressError(
+            f"the exported file must answer a sample alone as it does among {len(inputs)} (to {BATCH_DEVIATION:g} "
+            f"relative), but differs by {difference:.2g}; nothing was written. Please report this")
 
 
 def _of_baseline(metrics: Metrics) -> Metrics:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from autocompress.backend.answers import recognised
 from autocompress.backend.attention import with_open_heads
+from autocompress.backend.batch_parity import check_batch_parity
 from autocompress.backend.compress import Compressor
 from autocompress.backend.compressed import Compressed, step_of, weight_bits
 from autocompress.backend.distill import Recipe, autocast, check_recipe, distill
@@ -83,6 +84,7 @@ class Workbench:
         count = calibration_rows(data.input_shape, CALIBRATION_SAMPLES)
         self.calibration = data.normalise(_subset(data.train, count, seed).inputs)
         self._given = model
+        check_batch_parity(model, self.calibration)
         model = with_plain_layers(model, self.calibration[:HEAD_SAMPLES])
         model, left_whole = with_open_heads(model, self.calibration[:HEAD_SAMPLES])
         self.model = model
@@ -311,9 +313,14 @@ class Workbench:
             expected = model(inputs).numpy()
         if not np.isfinite(expected).all():
             raise TrialError("nan: the network puts out values that are not finite")
-        got = Runtime(file, self.threads).run(inputs.numpy())
-        error = np.abs(got - expected).max() / max(float(np.abs(expected).max()), 1e-6)
-        if got.shape != expected.shape or not error <= tolerance:
+        runtime = Runtime(file, self.threads)
+        got, alone = runtime.run(inputs.numpy()), runtime.run(inputs[:1].numpy())
+        if (got.shape, alone.shape) != (expected.shape, expected[:1].shape):
+            raise TrialError(f"the exported graph must put out {expected.shape}, and {expected[:1].shape} of one "
+                             f"sample, but puts out {got.shape} and {alone.shape}")
+        error = max(np.abs(got - expected).max(), np.abs(alone - expected[:1]).max())
+        error /= max(float(np.abs(expected).max()), 1e-6)
+        if not error <= tolerance:
             raise TrialError(f"the exported graph must compute what the network computes (to {tolerance:g} "
                              f"relative), but differs by {error:.2g}")
 

@@ -1,0 +1,135 @@
+"""Whether a network's answer to a sample depends on the other samples of its batch, and at which layer that begins.
+
+A BatchNorm without running statistics, or a forward that subtracts the mean over samples, scores well in large batches
+and answers otherwise one by one. No file of such a network can be verified, so that it is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.errors import InputError
+
+BATCH = 16
+"""Samples that are answered together and, the first and the last, alone."""
+TOLERANCE = 1e-3
+"""Largest difference, relative to the largest value, that the order of a sum may make."""
+ADVICE = ("Give a norm running statistics (track_running_stats=True) and train it so, or keep the code from computing "
+          "over dimension 0")
+
+
+@dataclass
+class _Call:
+    """One run of a layer: the floating-point tensors that it was given and those that it put out."""
+
+    name: str
+    inputs: list[Tensor]
+    outputs: list[Tensor] = field(default_factory=list)
+
+
+def check_batch_parity(model: nn.Module, samples: Tensor) -> None:
+    """Let `model` (eval mode) answer up to `BATCH` of `samples` `(N, …)` together, and the first and the last alone.
+
+    InputError, naming the layer that mixes samples, where the answers differ. A network that cannot be run, or answers
+    the same batch twice differently, is left to the checks that say so.
+    """
+    together = samples[:BATCH]
+    for place in (0, len(together) - 1) if len(together) > 1 else ():
+        try:
+            whole = _outputs(model, together)
+        except Exception:  # whatever the network's own code raises: tracing it reports that
+            return
+        cause = None
+        try:
+            if _agree(_outputs(model, together[place:place + 1]), whole, place):
+                continue
+        except Exception as error:  # a norm refuses a single value, for one
+            cause = error
+        if not all(map(_near, whole, _outputs(model, together))):
+            return
+        where = _mixer(model, together, place)
+        what = f"{where} mixes them: sample {place} of {len(together)} is answered otherwise alone" if cause is None \
+            else f"alone a sample fails in {where}: {next(iter(str(cause).splitlines()), type(cause).__name__)}"
+        raise InputError(f"the answer to a sample must not depend on the other samples of its batch, but {what}. "
+                         f"{ADVICE}") from cause
+
+
+def _outputs(model: nn.Module, inputs: Tensor) -> list[Tensor]:
+    with torch.no_grad():
+        return _tensors(model(inputs))
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """Copies of the floating-point tensors in a value that a layer takes or gives."""
+    if isinstance(value, Tensor):
+        return [value.clone()] if value.is_floating_point() else []
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    return [tensor for entry in value for tensor in _tensors(entry)] if isinstance(value, tuple | list) else []
+
+
+def _mixer(model: nn.Module, together: Tensor, place: int) -> str:
+    """The first layer whose output differs though its input agrees; the code before one whose input differs."""
+    whole, alone = _calls(model, together), _calls(model, together[place:place + 1])
+    for one, other in zip(alone, whole, strict=False):
+        if one.name != other.name:
+            break
+        owner = type(model.get_submodule(one.name.rpartition(".")[0])).__name__
+        if not _agree(one.inputs, other.inputs, place):
+            return f"the code of {owner} before the layer {one.name}"
+        if not _agree(one.outputs, other.outputs, place):
+            return f"the layer {one.name} ({type(model.get_submodule(one.name)).__name__})"
+    return f"the code of {type(model).__name__}"
+
+
+def _calls(model: nn.Module, inputs: Tensor) -> list[_Call]:
+    """Every run of a layer without children, in order, as far as the network comes."""
+    calls: list[_Call] = []
+    hooks = []
+    for name, module in model.named_modules():
+        if name and next(module.children(), None) is None:
+            def enter(_module: nn.Module, given: tuple[Any, ...], name: str = name) -> None:
+                calls.append(_Call(name, _tensors(given)))
+
+            def leave(_module: nn.Module, _given: tuple[Any, ...], result: Any, name: str = name) -> None:
+                next(call for call in reversed(calls) if call.name == name).outputs = _tensors(result)
+
+            hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+    try:
+        _outputs(model, inputs)
+    except Exception:  # the layer that fails is the last that was entered
+        pass
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return calls
+
+
+def _agree(alone: list[Tensor], whole: list[Tensor], place: int) -> bool:
+    """Whether tensors of one sample are those that it has at its `place` in the batch."""
+    return len(alone) == len(whole) and all(_has(one, other, place) for one, other in zip(alone, whole, strict=True))
+
+
+def _has(alone: Tensor, whole: Tensor, place: int) -> bool:
+    """Samples may be in any one dimension, and there in blocks or in turn (windows, frames or steps folded in)."""
+    if alone.shape == whole.shape:
+        return True  # says nothing of samples
+    if alone.dim() != whole.dim() or not alone.numel():
+        return False
+    axes = [axis for axis in range(alone.dim()) if alone.shape[axis] != whole.shape[axis]]
+    size, fold = alone.shape[axes[0]], whole.shape[axes[0]] // alone.shape[axes[0]]
+    if len(axes) > 1 or size * fold != whole.shape[axes[0]] or place >= fold:
+        return False
+    in_turn = torch.arange(place, size * fold, fold, device=whole.device)
+    return _near(alone, whole.narrow(axes[0], place * size, size)) or _near(alone, whole.index_select(axes[0], in_turn))
+
+
+def _near(one: Tensor, other: Tensor) -> bool:
+    """Equal but for rounding; what is not finite is left to other checks."""
+    scale = max(float(one.abs().max()), float(other.abs().max()))
+    return one.shape == other.shape and (not scale < float("inf")
+                                         or bool(((one - other).abs() <= TOLERANCE * scale).all()))

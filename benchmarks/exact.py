@@ -1,0 +1,205 @@
+"""Ways to keep the integer kernels of ONNX Runtime from saturating, beside one another, on a CPU where they can.
+
+    python benchmarks/exact.py --base DIR [--limit N]
+
+DIR holds `resnet18_fashion.safetensors` with its `resnet18_fashion.py`. Every row is a file with 8-bit activations, run
+twice on the first N test pictures: by fused integer kernels, and as the graph is written, in float. On a CPU without
+dot-product instructions (x86 without VNNI) the two differ where kernels saturate. Writes `benchmarks/exact.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, numpy_helper
+from torch import Tensor
+
+from autocompress.backend import compress as compressing
+from autocompress.backend.quantization import QuantizedWeight, per_channel, quantize_weight, round_to_levels
+from autocompress.backend.rounding import rounded_weight
+from autocompress.core.plan import Plan, Step
+from autocompress.errors import AutocompressError
+from autocompress.export.runtime import Runtime, latencies_ms
+from autocompress.export.saturation import LARGEST_PAIR, check_saturation, largest_pair
+from autocompress.hardware.profile import load_profile
+from autocompress.study.workbench import Workbench
+from autocompress.tasks.data import load_data
+from autocompress.tasks.models import load_model
+
+ROUNDS = 5
+"""Interleaved timings of all files, of which each row has the median."""
+Rounding = Callable[..., QuantizedWeight]
+
+
+@dataclass(frozen=True)
+class Way:
+    """A file: what it is called, how wide its weights are, how they are rounded, and what becomes of the file."""
+
+    name: str
+    bits: int
+    rounding: Rounding = rounded_weight
+    change: Callable[[bytes], bytes] = bytes
+
+
+def full_range(weight: Tensor, args: Mapping[str, Any], *rest: Any) -> QuantizedWeight:
+    """Levels up to 127, as with float activations."""
+    return rounded_weight(weight, {**args, "activation_bits": 32}, *rest)
+
+
+def odd_sevens(weight: Tensor, args: Mapping[str, Any], *rest: Any) -> QuantizedWeight:
+    """The odd integers from -127 to 127, stored in 8 bits."""
+    known = rounded_weight(weight, {**args, "weight_bits": 7}, *rest)
+    scale = known.scale / 2
+    odd = (weight / per_channel(scale, weight) * 0.5).floor() * 2 + 1
+    return QuantizedWeight(8, odd.clamp(-127, 127).to(torch.int8), scale)
+
+
+def with_feedback(weight: Tensor, args: Mapping[str, Any], second: Tensor | None, *rest: Any) -> QuantizedWeight:
+    """Eight bits up to 64, each error made up for by the weights that follow."""
+    from autocompress.backend.feedback import round_with_feedback
+
+    start = quantize_weight(weight, 8, limit=64)
+    return start if second is None else round_with_feedback(weight, start, second)
+
+
+def where_it_can(weight: Tensor, args: Mapping[str, Any], *rest: Any) -> QuantizedWeight:
+    """Levels up to 127, scales widened only in channels whose two largest weights of one sign are too large."""
+    known = full_range(weight, args, *rest)
+    for _ in range(20):
+        pairs = torch.tensor([largest_pair(row[None].numpy(), 0) for row in known.levels])
+        if int(pairs.max()) <= LARGEST_PAIR:
+            break
+        known = replace(known, scale=known.scale * (pairs / LARGEST_PAIR).clamp_min(1.0))
+        levels = round_to_levels(weight / per_channel(known.scale, weight), 8)
+        known = replace(known, levels=levels.to(torch.int8))
+    return known
+
+
+def unsigned(data: bytes) -> bytes:
+    """Signed 8-bit weights stored unsigned, with a zero point of 128."""
+    model = onnx.load_model_from_string(data)
+    stored = {value.name: value for value in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in stored:
+            value = stored[node.input[0]]
+            levels = numpy_helper.to_array(value).astype(np.int32) + 128
+            value.CopyFrom(numpy_helper.from_array(levels.astype(np.uint8), value.name))
+            channels = stored[node.input[1]].dims[0]
+            zero = numpy_helper.from_array(np.full(channels, 128, np.uint8), f"{value.name}_zero")
+            model.graph.initializer.append(zero)
+            node.input.append(zero.name)
+    result: bytes = model.SerializeToString()
+    return result
+
+
+def seven_bit_activations(data: bytes) -> bytes:
+    """The ranges of activations in codes up to 127; a value beyond its range still gets a larger one."""
+    model = onnx.load_model_from_string(data)
+    stored = {value.name: value for value in model.graph.initializer}
+    zeros = {node.input[2]: node.input[1] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    for zero, scale in zeros.items():
+        assert stored[zero].data_type == TensorProto.UINT8
+        point, step = (numpy_helper.to_array(stored[name]) for name in (zero, scale))
+        stored[zero].CopyFrom(numpy_helper.from_array(np.uint8(round(int(point) * 127 / 255)), zero))
+        stored[scale].CopyFrom(numpy_helper.from_array(np.float32(step * 255 / 127), scale))
+    result: bytes = model.SerializeToString()
+    return result
+
+
+WAYS = (
+    Way("8 bits, levels up to 127", 8, full_range),
+    Way("8 bits, levels up to 64 (ours)", 8),
+    Way("8 bits, levels up to 64, rounded with feedback", 8, with_feedback),
+    Way("8 bits, levels up to 127 where no pair can overflow", 8, where_it_can),
+    Way("8 bits, unsigned with a zero point", 8, full_range, unsigned),
+    Way("8 bits, levels up to 127, 7-bit activations", 8, full_range, seven_bit_activations),
+    Way("7 bits, odd levels up to 127 (stored in 8 here)", 8, odd_sevens),
+    Way("7 bits, levels up to 63 (ours)", 7),
+    Way("6 bits, odd levels up to 63 (ours)", 6),
+)
+
+
+def bench_of(base: Path, folder: Path) -> Workbench:
+    """ResNet-18 trained on Fashion-MNIST."""
+    data = load_data("fashion-mnist", root=None, seed=0)
+    loaded = load_model(f"{base / 'resnet18_fashion.py'}:model", data=data, trust_code=True,
+                        weights=base / "resnet18_fashion.safetensors")
+    return Workbench(loaded.model, data, load_profile("host"), seed=0, folder=folder, epochs=1)
+
+
+def files(bench: Workbench) -> dict[str, bytes]:
+    """One for each way."""
+    layers = [layer.name for layer in bench.table.layers if layer.kind in ("conv", "linear") and not layer.locked]
+    made = {}
+    for way in WAYS:
+        plan = Plan.of([Step(name, "quantize", {"weight_bits": way.bits, "activation_bits": 8}) for name in layers])
+        compressing.rounded_weight = way.rounding  # type: ignore[assignment, attr-defined]
+        bench.compressor.forget()
+        made[way.name] = way.change(bench.build(bench.compressor.compress(plan)).data)
+    return made
+
+
+def table(bench: Workbench, limit: int) -> str:
+    """Everything as Markdown."""
+    chosen = bench.data.test.take(torch.arange(limit))
+    inputs, labels = bench.data.normalise(chosen.inputs).numpy(), chosen.targets.numpy()
+    original = Runtime(bench.baseline_file).logits(inputs)
+    made = files(bench)
+    runtimes = {"original": Runtime(bench.baseline_file)} | {name: Runtime(data) for name, data in made.items()}
+    rounds = [latencies_ms(runtimes, bench.example, runs=20, seconds=20.0) for _ in range(ROUNDS)]
+    lines = []
+    for name, data in made.items():
+        fused, written = runtimes[name].logits(inputs), Runtime(data, literal=True).logits(inputs)
+        try:
+            bound = str(check_saturation(data).largest or "none")
+        except AutocompressError as error:
+            bound = f"**{str(error).rpartition('but sum to ')[2].partition('.')[0]}**"
+        accuracy = [100 * float((logits.argmax(1) == labels).mean()) for logits in (fused, written)]
+        agree = 100 * float((fused.argmax(1) == written.argmax(1)).mean())
+        errors = [100 * float(np.linalg.norm(logits - original) / np.linalg.norm(original))
+                  for logits in (fused, written)]
+        pace = float(np.median([times[name] / times["original"] for times in rounds]))
+        lines.append(f"| {name} | {bound} | {len(data):,} | {accuracy[0]:.1f} | {accuracy[1]:.1f} | {agree:.1f} | "
+                     f"{errors[0]:.1f} | {errors[1]:.1f} | {pace:.2f} |")
+        print(lines[-1], flush=True)
+    right = 100 * float((original.argmax(1) == labels).mean())
+    return "\n".join([
+        f"The original: {len(bench.baseline_file):,} bytes, {right:.1f}%.", "",
+        "| weights | largest pair | bytes | fused % | written % | agree % | fused error % | error % | latency |",
+        "|---|---|---|---|---|---|---|---|---|", *lines])
+
+
+def main() -> None:
+    """Measure all ways and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", type=Path, required=True)
+    parser.add_argument("--limit", type=int, default=1000, help="score on the first N test pictures")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    kind = "without" if "vnni" not in flags else "with"
+    with TemporaryDirectory() as scratch:
+        found = table(bench_of(given.base, Path(scratch)), given.limit)
+    page = Path(__file__).with_suffix(".md")
+    text = page.read_text("utf-8").partition("\n## ResNet-18")[0] if page.exists() else "# Exact integers\n"
+    page.write_text(f"""{text}
+## ResNet-18 on Fashion-MNIST, 8-bit activations
+
+`python benchmarks/exact.py --base DIR --limit {given.limit}`, one thread, {platform.machine()} {kind} VNNI, shared
+machine; calibrated, not trained, seed 0. {found}
+""", "utf-8")
+    sys.stdout.write(page.read_text("utf-8"))
+
+
+if __name__ == "__main__":
+    main()
