@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
+from autocompress.backend.kinds import Conv, Norm
+from autocompress.backend.recurrent import Recurrent
 from autocompress.core.layer import Block
 
 _SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
@@ -90,7 +92,7 @@ class _Tracer(fx.Tracer):
     """Keeps layers whole that techniques name, subclasses as well: traced into, they would be bare tensors."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        layers = nn.Conv1d | nn.Conv2d | nn.Linear | nn.Embedding | nn.BatchNorm1d | nn.BatchNorm2d
+        layers = Conv | nn.Linear | nn.Embedding | Norm | Recurrent
         return isinstance(m, layers) or super().is_leaf_module(m, module_qualified_name)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,12 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from autocompress.backend.kinds import Conv, Norm
+from autocompress.backend.recurrent import Gates, stepwise
+from autocompress.backend.transposed import TransposedConv
 from autocompress.core.batches import rows_at_once
 from autocompress.core.checkpoint import checkpoint
 
 BATCH = 256
 """Samples of one pass at most: fewer of large inputs (`rows_at_once`)."""
-Norm = nn.BatchNorm1d | nn.BatchNorm2d
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def reestimate_norms(model: nn.Module, inputs: Tensor, watched: Iterable[str] = 
     it. Returns what the same pass shows: the mean input of each `watched` Conv or Linear layer per input channel
     `(C_in,)`, over samples and positions.
     """
-    norms, known = _norms(model), originals or {}
+    norms, known, watched = _norms(model), originals or {}, list(watched)
     calls: dict[str, int] = {}
     totals: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
@@ -83,15 +86,18 @@ def reestimate_norms(model: nn.Module, inputs: Tensor, watched: Iterable[str] = 
             average.lerp_(new, 1 / calls[name])  # running, so that the mean of equal ones is exactly they
 
     def watch(name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        axis = 1 if isinstance(module, nn.Conv1d | nn.Conv2d) else -1
+        axis = 1 if isinstance(module, Conv) else -1
         x = args[0].detach().movedim(axis, -1).flatten(0, -2)
         totals[name] = totals.get(name, 0) + x.sum(0, dtype=torch.float64)
-        counts[name] = counts.get(name, 0) + len(x)
+        # Of the zeros between positions of a transposed convolution's input, its weights see most.
+        spread = math.prod(module.stride) if isinstance(module, TransposedConv) else 1
+        counts[name] = counts.get(name, 0) + spread * len(x)
 
     handles = [norm.register_forward_pre_hook(partial(suit, name)) for name, norm in norms.items()]
     handles += [model.get_submodule(name).register_forward_pre_hook(partial(watch, name)) for name in watched]
     if handles:
-        _forward(model, inputs, handles)
+        by_steps = any(isinstance(model.get_submodule(name), Gates) for name in watched)
+        _forward(model, inputs, handles, by_steps)
     for name, (mean, variance) in averages.items():
         norms[name].running_mean, norms[name].running_var = mean, variance
     return {name: (totals[name] / counts[name]).float() for name in totals}
@@ -147,11 +153,12 @@ def _batches(inputs: Tensor) -> Sequence[Tensor]:
     return torch.tensor_split(inputs, math.ceil(len(inputs) / rows_at_once(tuple(inputs.shape[1:]), BATCH)))
 
 
-def _forward(model: nn.Module, inputs: Tensor, handles: Iterable[RemovableHandle]) -> None:
-    """All of `inputs`, in eval mode, with hooks that are gone afterwards."""
+def _forward(model: nn.Module, inputs: Tensor, handles: Iterable[RemovableHandle], by_steps: bool = False) -> None:
+    """All of `inputs`, in eval mode, with hooks that are gone afterwards; `by_steps` through recurrent layers, whose
+    weights hooks see there alone."""
     batches = _batches(inputs)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), stepwise(model) if by_steps else nullcontext():
             for done, batch in enumerate(batches):
                 checkpoint("calibrating", done, len(batches))
                 model(batch)
@@ -170,7 +177,7 @@ def runs_before_a_norm(model: nn.Module, example: Tensor, names: Iterable[str]) 
         return []
     handles = [kinds[name].register_forward_pre_hook(lambda *_, name=name: called.append(name)) for name in chosen]
     handles += [norm.register_forward_pre_hook(lambda *_: called.append("")) for norm in norms]
-    _forward(model, example, handles)
+    _forward(model, example, handles, by_steps=True)
     before = called[:len(called) - called[::-1].index("")] if "" in called else []
     return sorted({name for name in before if name})
 

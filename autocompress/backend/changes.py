@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from autocompress.backend.compress import Compressor
 from autocompress.backend.compressed import leaves
 from autocompress.backend.coupling import removed_indices
+from autocompress.backend.kinds import Conv
 from autocompress.core.plan import Step
 from autocompress.errors import InputError
 
@@ -55,7 +56,7 @@ def _of_pruning(compressor: Compressor, pruned: nn.Module, group: str, kept: np.
     removed = removed_indices(compressor.coupling.items, {group: kept})
     for (name, side), gone in removed.items():
         module: Any = compressor.original.get_submodule(name)
-        if side != "in" or not gone or not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
+        if side != "in" or not gone or not isinstance(module, Conv | nn.Linear):
             continue
         before, after = _weight(compressor.original, name), _weight(pruned, name)
         lost, change, done = removed.get((name, "out"), set()), torch.zeros_like(before), 0

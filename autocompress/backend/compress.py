@@ -33,9 +33,11 @@ from autocompress.backend.equalize import equalize
 from autocompress.backend.factorize import factorize, shapes
 from autocompress.backend.feedback import Factor, factored
 from autocompress.backend.importance import channel_scores
+from autocompress.backend.kinds import Conv
 from autocompress.backend.memo import Memo, content
 from autocompress.backend.quantization import QuantizedWeight
 from autocompress.backend.reconstruct import by_taps, from_taps, on_remaining
+from autocompress.backend.recurrent import stepwise
 from autocompress.backend.rescale import fits
 from autocompress.backend.rounding import quantize, rounded_weight
 from autocompress.backend.sample_axes import SampleAxis, observe_calls
@@ -142,9 +144,11 @@ class Compressor:
         which have no place for them there beside their channels."""
         layers = [layer.name for layer in self._table.layers if layer.kind in KINDS and not layer.locked]
         axes = {}
-        for name, call in observe_calls(self.original, self.calibration, layers).items():
+        with stepwise(self.original):
+            calls = observe_calls(self.original, self.calibration, layers)
+        for name, call in calls.items():
             samples, module = call.reads.samples, self.original.get_submodule(name)
-            last = 0 if isinstance(module, nn.Conv1d | nn.Conv2d) else len(call.writes.shape) - 1
+            last = 0 if isinstance(module, Conv) else len(call.writes.shape) - 1
             if samples is not None and samples == call.writes.samples and samples.axis <= last:
                 axes[name] = samples
         return axes

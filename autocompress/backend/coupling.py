@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from autocompress.backend.kinds import Conv, Norm
 from autocompress.backend.rescale import Scaling
 from autocompress.core.layer import Group
 
@@ -62,7 +63,7 @@ def removed_indices(items: Mapping[str, tuple[Item, ...]],
 
 
 def _cut(module: nn.Module, side: Side, gone: set[int]) -> None:
-    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+    if isinstance(module, Norm):
         keep = _rest(module.num_features, gone)
         for name in ("weight", "bias", "running_mean", "running_var"):
             _select(module, name, keep, 0)
@@ -75,11 +76,11 @@ def _cut(module: nn.Module, side: Side, gone: set[int]) -> None:
             module.out_features = len(keep)
         else:
             module.in_features = len(keep)
-    elif isinstance(module, nn.Conv1d | nn.Conv2d):
+    elif isinstance(module, Conv):
         _cut_conv(module, side, gone)
 
 
-def _cut_conv(module: nn.Conv1d | nn.Conv2d, side: Side, gone: set[int]) -> None:
+def _cut_conv(module: Conv, side: Side, gone: set[int]) -> None:
     depthwise = module.groups > 1 and module.groups == module.in_channels == module.out_channels
     if side == "out":
         keep = _rest(module.out_channels, gone)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.backend.coupling import Item, cut_channels, removed_indices
+from autocompress.backend.kinds import Conv, Norm
 from autocompress.core.layer import Group
 
 TOLERANCE = 1e-4
@@ -77,9 +78,9 @@ class _CutCheck:
         return ""
 
 
-_CHANNELS_FIRST = (nn.Conv1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-_COMPARED = (*_CHANNELS_FIRST, nn.Linear)
+_CHANNELS_FIRST = Conv | Norm
+_NORMS = Norm
+_COMPARED = _CHANNELS_FIRST | nn.Linear
 
 
 def close(got: Tensor, expected: Tensor) -> bool:

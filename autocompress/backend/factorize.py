@@ -18,7 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.backend.cp import canonical
+from autocompress.backend.kinds import Conv
 from autocompress.backend.reconstruct import cholesky, damped, unusable
+from autocompress.backend.transposed import TransposedConv
 
 DAMPING = 1e-3
 HOOI_SWEEPS = 2
@@ -28,6 +30,9 @@ float64."""
 POWER_STEPS, SPARE = 3, 16
 """Subspace iterations for the leading eigenvectors of a larger one, and how many more are carried along. One is enough
 where a sweep improves what the sweep before found."""
+
+_PLAIN = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+"""Convolutions by the axes of their kernels."""
 
 
 class Factors(nn.Sequential):
@@ -89,7 +94,7 @@ def factorize(module: nn.Module, method: str, args: Mapping[str, int], covarianc
 
 def shapes(module: nn.Module, method: str, args: Mapping[str, int]) -> nn.Sequential:
     """The factors with weights of zero; the last has the layer's bias."""
-    assert isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)
+    assert isinstance(module, nn.Linear | Conv)
     axes = 0 if isinstance(module, nn.Linear) else len(module.kernel_size)
     every, none = (True,) * axes, (False,) * axes
     if method in ("svd", "channel-svd"):
@@ -113,13 +118,16 @@ def _factor(module: nn.Module, n_in: int, n_out: int, spans: tuple[bool, ...], g
     """A layer of the same kind that has the kernel, stride, padding and dilation of `module` along some axes."""
     if isinstance(module, nn.Linear):
         return nn.utils.skip_init(nn.Linear, n_in, n_out, bias=False)  # type: ignore[no-untyped-call]
-    assert isinstance(module, nn.Conv1d | nn.Conv2d)
+    assert isinstance(module, Conv)
 
     def along(sizes: Any, otherwise: int) -> Any:
         return tuple(size if here else otherwise for size, here in zip(sizes, spans, strict=True))
 
+    if isinstance(module, TransposedConv) and all(spans):
+        return TransposedConv(n_in, n_out, module.kernel_size, module.stride, module.padding, module.output_padding,
+                              module.dilation, groups, bias=False)
     padding = module.padding if isinstance(module.padding, str) else along(module.padding, 0)
-    kind: Any = type(module)
+    kind: Any = _PLAIN[len(spans)] if isinstance(module, TransposedConv) else type(module)
     return nn.utils.skip_init(  # type: ignore[no-untyped-call]
         kind, n_in, n_out, along(module.kernel_size, 1), along(module.stride, 1), padding, along(module.dilation, 1),
         groups=groups, bias=False)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.backend.compressed import Compressed, replace_module, weight_bits
+from autocompress.backend.kinds import Norm
 from autocompress.backend.quantization import QuantizedWeight, per_channel
 from autocompress.backend.sparsify import Mask
 from autocompress.core.layer import LayerTable
@@ -72,7 +73,7 @@ def _last_leaf(model: nn.Module, name: str) -> tuple[str, nn.Module]:
 
 def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
     """Factor and offset of a BatchNorm in eval mode, each `(C,)`."""
-    assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
+    assert isinstance(norm, Norm)
     assert norm.running_mean is not None and norm.running_var is not None
     gamma = norm.weight if norm.weight is not None else torch.ones_like(norm.running_var)
     beta = norm.bias if norm.bias is not None else torch.zeros_like(norm.running_mean)

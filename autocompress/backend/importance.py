@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.backend.coupling import Item
+from autocompress.backend.kinds import Conv, Norm
 from autocompress.backend.reconstruct import by_taps, removal_damage
 from autocompress.backend.statistics import Statistics
 
@@ -45,7 +46,7 @@ def channel_scores(criterion: str, model: nn.Module, items: tuple[Item, ...], ch
 
 def _by_index(module: nn.Module, item: Item) -> Tensor | None:
     """The weight as `(indices of the item's side, rest)`; None for norms, which have no matrix."""
-    if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
+    if not isinstance(module, Conv | nn.Linear):
         return None
     weight = module.weight.detach()
     rows = weight if item.side == "out" or weight.shape[1] == 1 else weight.transpose(0, 1)
@@ -80,7 +81,7 @@ def _fpgm(module: nn.Module, item: Item, _: Statistics) -> Tensor | None:
 
 def _bn_scale(module: nn.Module, item: Item, _: Statistics) -> Tensor | None:
     """Liu et al., "Network Slimming" (ICCV 2017)."""
-    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.weight is not None:
+    if isinstance(module, Norm) and module.weight is not None:
         return module.weight.detach().abs()
     return None
 

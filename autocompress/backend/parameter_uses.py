@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from autocompress.backend.fold import behind_norm
-from autocompress.backend.operators import op_name, shape_of
+from autocompress.backend.kinds import Conv
+from autocompress.backend.operators import MOVES, op_name, shape_of
 
-FOLDABLE = (nn.Conv1d, nn.Conv2d, nn.Linear)
+FOLDABLE = Conv | nn.Linear
 """Layers whose output channels are the rows of their weight."""
 
 
@@ -29,7 +30,7 @@ class ParameterUses:
         self.read: dict[int, list[fx.Node]] = {}
         for placeholder, name in program.graph_signature.inputs_to_parameters.items():
             if name in self.named and placeholder in placeholders:
-                self.read.setdefault(id(self.named[name]), []).extend(placeholders[placeholder].users)
+                self.read.setdefault(id(self.named[name]), []).extend(map(_reader, placeholders[placeholder].users))
 
     def of(self, name: str) -> list[fx.Node]:
         """Nodes that read the parameter `name`."""
@@ -66,6 +67,14 @@ class ParameterUses:
                     and _channels_second(self._model.get_submodule(layers[id(source)]), source):
                 found[name] = layers[id(source)]
         return found
+
+
+def _reader(node: fx.Node) -> fx.Node:
+    """The node itself, or the transposed convolution for which it moves the axes of a weight."""
+    step = node
+    while op_name(step) in MOVES and len(step.users) == 1:
+        (step,) = step.users
+    return step if op_name(step).startswith("conv_transpose") else node
 
 
 def _inside_of(module: str, parameter: str) -> str:

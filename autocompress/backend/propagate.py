@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, fx
 
 from autocompress.backend import operators as ops
+from autocompress.backend.kinds import CONV_OPS
 from autocompress.backend.labels import Labels, along_axis, compact, core, varying
 from autocompress.core.layer import LayerTable
 
-LAYERS = {"conv1d", "conv2d", "linear", "batch_norm"}
+LAYERS = {*CONV_OPS, "linear", "batch_norm"}
 Value = Tensor | Sequence[Tensor | None] | None
 """Labels, one or several tensors; None for a tensor without a label."""
 Operand = tuple[Tensor | None, tuple[int, ...], fx.Node]
@@ -81,8 +82,9 @@ class Propagation:
         if name == "getitem":
             source = self._values.get(node.args[0])  # type: ignore[arg-type]
             return None if source is None else source[node.args[1]]  # type: ignore[index, return-value]
-        if name in LAYERS and self._owner.get(ops.name_of(node.args[1])) in self._table.by_name:
-            return self._layer(node, self._owner[ops.name_of(node.args[1])])
+        layer = self._owner.get(ops.name_of(node.args[1])) if name in LAYERS else None
+        if layer is not None and layer in self._table.by_name:
+            return self._unknown(node) if self._table.by_name[layer].kind == "recurrent" else self._layer(node, layer)
         if name in ops.FREE or all(self._of(source) is None for source in node.all_input_nodes):
             return None
         rule = self._rule(node, name)

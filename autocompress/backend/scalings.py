@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 
 from autocompress.backend import operators as ops
 from autocompress.backend.cut_check import close, layer_outputs, randomised
+from autocompress.backend.kinds import CONV_OPS
 from autocompress.backend.labels import along_axis, compact, core, varying
 from autocompress.backend.rescale import Scaling, rescale, scale_output
 from autocompress.core.layer import LayerTable
@@ -30,7 +31,7 @@ _CLIPS = {"hardtanh", "relu6", "clamp", "clamp_max", "clamp_min"}
 _SUMS = {"mean", "sum", "amax", "amin"}
 _MOVES = {"view", "reshape", "_unsafe_view", "flatten", "unflatten", "permute", "transpose", "movedim", "squeeze",
           "unsqueeze"}
-_SOURCES = {"conv1d": 1, "conv2d": 1, "linear": 1, "batch_norm": 1, "layer_norm": 2}
+_SOURCES = dict.fromkeys((*CONV_OPS, "linear", "batch_norm"), 1) | {"layer_norm": 2}
 """Operators whose result can be scaled by their weight and bias, and the operand that is the weight."""
 
 
@@ -109,7 +110,7 @@ class _Search:
             name = self.layer_of(user)
             if user.op == "output":
                 raise _Stop(f"what {source} writes is the network's output")
-            if name is not None and ops.op_name(user) in ("conv1d", "conv2d", "linear"):
+            if name is not None and ops.op_name(user) in (*CONV_OPS, "linear"):
                 readers[name] = self._read(path, user, name, source)
                 caps.append(path.cap)
             elif _passes(user):

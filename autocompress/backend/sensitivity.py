@@ -17,6 +17,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import prod
 from typing import Any
 
 import msgspec
@@ -27,7 +28,10 @@ from torch import Tensor, nn
 from autocompress.backend.changes import weight_changes
 from autocompress.backend.compress import Compressor
 from autocompress.backend.reconstruct import by_taps
+from autocompress.backend.recurrent import stepwise
 from autocompress.backend.sample_axes import SampleAxis
+from autocompress.backend.statistics import windows
+from autocompress.backend.transposed import TransposedConv
 from autocompress.core.batches import GRADIENT_BYTES, rows_at_once
 from autocompress.core.checkpoint import checkpoint
 from autocompress.core.plan import Step
@@ -243,11 +247,14 @@ def _of_layers(compressor: Compressor, inputs: Tensor, chunk: dict[str, list[Cha
         share = (logits.detach() / TEMPERATURE).softmax(1)
         for draw in range(DRAWS):
             answer = torch.multinomial(share, 1, generator=generator)[:, 0]
-            gradients = torch.autograd.grad(logits, list(writes.values()),
-                                            F.one_hot(answer, share.shape[1]) - share,
-                                            retain_graph=draw + 1 < DRAWS, allow_unused=True)
-            for name, gradient in zip(writes, gradients, strict=True):
-                if gradient is not None:
+            gradients = iter(torch.autograd.grad(logits, [write for calls in writes.values() for write in calls],
+                                                 F.one_hot(answer, share.shape[1]) - share,
+                                                 retain_graph=draw + 1 < DRAWS, allow_unused=True))
+            for name, calls in writes.items():
+                own = [next(gradients) for _ in calls]
+                if any(got is not None for got in own):
+                    gradient = _stacked([torch.zeros_like(write) if got is None else got
+                                         for write, got in zip(calls, own, strict=True)])
                     with _named(name):
                         found[name].append(_with_gradients(
                             model.get_submodule(name), _by_sample(layouts[name], reads[name]),
@@ -274,26 +281,32 @@ def _by_sample(layout: SampleAxis | None, tensor: Tensor) -> Tensor:
 
 
 def _watched(model: nn.Module, batch: Tensor,
-             names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
-    """What the named layers read and write, and the outputs; the writes can be differentiated."""
-    reads: dict[str, Tensor] = {}
-    writes: dict[str, Tensor] = {}
+             names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, list[Tensor]], Tensor]:
+    """What the named layers read and, call by call, write, and the outputs; the writes can be differentiated."""
+    reads: dict[str, list[Tensor]] = {}
+    writes: dict[str, list[Tensor]] = {}
 
     def watch(name: str) -> Any:
         def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            reads[name] = args[0].detach()
-            writes[name] = output if output.requires_grad else output.requires_grad_()
-            return writes[name]
+            reads.setdefault(name, []).append(args[0].detach())
+            written = output if output.requires_grad else output.requires_grad_()
+            writes.setdefault(name, []).append(written)
+            return written
         return hook
 
     handles = [model.get_submodule(name).register_forward_hook(watch(name)) for name in names]
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), stepwise(model):
             outputs: Tensor = model(batch)
     finally:
         for handle in handles:
             handle.remove()
-    return reads, writes, outputs
+    return {name: _stacked(calls) for name, calls in reads.items()}, writes, outputs
+
+
+def _stacked(calls: Sequence[Tensor]) -> Tensor:
+    """Tensors `(N, features)` of several calls, such as steps of a sequence, as `(N, calls, features)`."""
+    return calls[0] if len(calls) == 1 else torch.stack(list(calls), 1)
 
 
 def _with_gradients(module: Any, inputs: Tensor, gradient: Tensor, changes: Tensor, mean: Tensor | None) -> Tensor:
@@ -317,13 +330,19 @@ def _rows(module: Any, inputs: Tensor) -> Tensor:
     `(N, frames, C, …)`."""
     if isinstance(module, nn.Linear):
         return inputs.reshape(len(inputs), 1, -1, module.in_features).transpose(2, 3)
-    padded = F.pad(inputs.flatten(0, 1), module._reversed_padding_repeated_twice,
-                   mode="constant" if module.padding_mode == "zeros" else module.padding_mode)
-    kernel, dilation, stride = module.kernel_size, module.dilation, module.stride
-    if isinstance(module, nn.Conv1d):
-        padded, kernel, dilation, stride = padded[:, :, None], (1, *kernel), (1, *dilation), (1, *stride)
-    columns = F.unfold(padded, kernel, dilation, 0, stride)
-    return _frames_as_positions(columns.reshape(len(padded), module.groups, -1, columns.shape[2]), len(inputs))
+    items = inputs.flatten(0, 1)
+    if isinstance(module, nn.Conv1d | nn.Conv2d):
+        padded = F.pad(items, module._reversed_padding_repeated_twice,
+                       mode="constant" if module.padding_mode == "zeros" else module.padding_mode)
+        kernel, dilation, stride = module.kernel_size, module.dilation, module.stride
+        if isinstance(module, nn.Conv1d):
+            padded, kernel, dilation, stride = padded[:, :, None], (1, *kernel), (1, *dilation), (1, *stride)
+        columns = F.unfold(padded, kernel, dilation, 0, stride)
+    else:
+        axes, view = len(module.kernel_size), windows(module, items)
+        columns = view.permute(0, 1, *range(2 + axes, 2 + 2 * axes), *range(2, 2 + axes)).reshape(
+            len(items), -1, prod(view.shape[2:2 + axes]))
+    return _frames_as_positions(columns.reshape(len(items), module.groups, -1, columns.shape[2]), len(inputs))
 
 
 def _errors(module: Any, gradient: Tensor) -> Tensor:
@@ -331,6 +350,8 @@ def _errors(module: Any, gradient: Tensor) -> Tensor:
     if isinstance(module, nn.Linear):
         return gradient.reshape(len(gradient), 1, -1, gradient.shape[-1]).transpose(2, 3)
     items = gradient.flatten(0, 1)
+    if isinstance(module, TransposedConv):  # in the order of `windows`
+        items = items.flip(tuple(range(2, items.dim())))
     return _frames_as_positions(items.reshape(len(items), module.groups, items.shape[1] // module.groups, -1),
                                 len(gradient))
 

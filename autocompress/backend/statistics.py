@@ -18,8 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autocompress.backend.answers import AS_SCORES, Answers
+from autocompress.backend.kinds import Conv
 from autocompress.backend.memo import content
+from autocompress.backend.recurrent import stepwise
 from autocompress.backend.store import Store
+from autocompress.backend.transposed import TransposedConv
 from autocompress.core.batches import FORWARD_BYTES, GRADIENT_BYTES, rows_at_once
 from autocompress.core.checkpoint import checkpoint
 
@@ -33,7 +36,7 @@ POSITIONS = 48
 FULL_WIDTH = 1152
 """Columns of the weight up to which all of them are related to one another; in wider convolutions only channels are,
 alike at every tap of the kernel. Inverting costs the cube."""
-PLAIN = (nn.Conv1d.forward, nn.Conv2d.forward, nn.Linear.forward)
+PLAIN = (nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward, nn.Linear.forward, TransposedConv.forward)
 """What a layer must compute for its rows to be known: not one that pads or scales by itself."""
 MAX_WIDTH = 8192
 """Widest input whose moments are kept: 256 MiB of covariance."""
@@ -145,7 +148,7 @@ class Statistics:
 
     def _measured_sensitivities(self) -> dict[str, Sensitivity]:
         weights = {name: module.weight for name, module in self._model.named_modules()
-                   if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear)}
+                   if isinstance(module, Conv | nn.Linear)}
         before = {name: weight.requires_grad for name, weight in weights.items()}
         sums: dict[str, list[Tensor]] = {}
         batches = torch.split(self._calibration, self._rows(GRADIENT_BATCH, GRADIENT_BYTES))
@@ -195,7 +198,7 @@ class Statistics:
             if type(module).forward in PLAIN and columns(module) <= MAX_WIDTH:
                 handles.append(module.register_forward_pre_hook(watch(name)))
         try:
-            with torch.no_grad():
+            with torch.no_grad(), stepwise(self._model):
                 batches = torch.split(self._calibration, self._rows(BATCH, FORWARD_BYTES))
                 for done, batch in enumerate(batches):
                     checkpoint("statistics of the original", done, len(batches))
@@ -236,23 +239,34 @@ def layer_patches(module: nn.Module, inputs: Tensor, generator: torch.Generator)
     if isinstance(module, nn.Linear):
         rows = inputs.flatten(1, -2) if inputs.dim() > 2 else inputs.reshape(-1, 1, inputs.shape[-1])
         return rows[:, _positions(rows.shape[1], generator)].flatten(0, 1)[None]
-    assert isinstance(module, nn.Conv1d | nn.Conv2d)
+    assert isinstance(module, Conv)
     if columns(module) < width(module):
         flat = inputs.flatten(2)
         flat = flat[:, :, _positions(flat.shape[2], generator)].movedim(1, -1).flatten(0, 1)
         return flat.reshape(-1, module.groups, columns(module)).transpose(0, 1)
-    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    view = F.pad(inputs, module._reversed_padding_repeated_twice, mode=mode)
+    view = windows(module, inputs)
     axes = len(module.kernel_size)
-    for axis, (kernel, stride, dilation) in enumerate(zip(module.kernel_size, module.stride, module.dilation,
-                                                         strict=True)):
-        view = view.unfold(2 + axis, dilation * (kernel - 1) + 1, stride)[..., ::dilation]
-    sizes = view.shape[2:2 + axes]  # view: (N, C, *positions, *kernel)
+    sizes = view.shape[2:2 + axes]
     chosen = _positions(int(torch.tensor(sizes).prod()), generator)
     index = torch.unravel_index(chosen, sizes)
     patches: Tensor = view[(slice(None), slice(None), *index)]  # type: ignore[index]  # (N, C, P, *kernel)
     rows = patches.movedim(2, 1).flatten(0, 1).reshape(-1, module.groups, width(module))
     return rows.transpose(0, 1)
+
+
+def windows(module: Conv, inputs: Tensor) -> Tensor:
+    """What the kernel of a convolution sees at each position of its output, `(N, C, *positions, *kernel)`, with taps in
+    the order of its weight: a view. Positions of a transposed convolution come in reverse, because its kernel is turned
+    about."""
+    axes = len(module.kernel_size)
+    if isinstance(module, TransposedConv):
+        view, strides = module.spread(inputs).flip(tuple(range(2, 2 + axes))), (1,) * axes
+    else:
+        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+        view, strides = F.pad(inputs, module._reversed_padding_repeated_twice, mode=mode), module.stride
+    for axis, (kernel, stride, dilation) in enumerate(zip(module.kernel_size, strides, module.dilation, strict=True)):
+        view = view.unfold(2 + axis, dilation * (kernel - 1) + 1, stride)[..., ::dilation]
+    return view
 
 
 def _positions(count: int, generator: torch.Generator) -> Tensor:

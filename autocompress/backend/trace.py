@@ -19,16 +19,19 @@ from torch import Tensor, fx, nn
 from autocompress.backend.blocks import find_blocks
 from autocompress.backend.coupling import Coupling
 from autocompress.backend.groups import record_coupling
+from autocompress.backend.kinds import CONV_OPS, RECURRENT_OPS, Conv, Norm
+from autocompress.backend.operators import MOVES, op_name
 from autocompress.backend.parameter_uses import ParameterUses
 from autocompress.backend.propagate import Propagation
+from autocompress.backend.recurrent import Gates, count_steps, stepwise
 from autocompress.backend.rescale import Scaling
 from autocompress.backend.sample_axes import Call, SampleAxis, Seen, observe_calls
 from autocompress.backend.scalings import failing, find_scalings
+from autocompress.backend.transposed import TransposedConv
 from autocompress.backend.untraceable import exported
 from autocompress.core.layer import Activation, Layer, LayerTable
 from autocompress.errors import InputError
 
-_CONV = {"conv1d", "conv2d"}
 _REUSES_STORAGE = {
     "relu", "relu_", "hardtanh", "hardtanh_", "batch_norm", "dropout", "dropout_", "flatten", "view", "reshape",
     "silu", "silu_", "hardswish", "hardswish_", "add_", "sigmoid_", "mul_", "squeeze", "unsqueeze", "permute",
@@ -54,17 +57,23 @@ def trace(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = t
     owner, uses = _owners(program), ParameterUses(model, program)
     calls: dict[str, list[fx.Node]] = {}
     for node in nodes:
-        if _op(node) in _CONV | {"linear", "batch_norm", "embedding"} and len(node.args) > 1:
+        if _op(node) in CONV_OPS | {"linear", "batch_norm", "embedding"} and len(node.args) > 1:
             name = owner.get(getattr(node.args[_op(node) != "embedding"], "name", ""))
             if name is not None:
                 calls.setdefault(name, []).append(node)
+        elif _op(node) in RECURRENT_OPS:
+            for weight in _weights(node):
+                if weight.name in owner:
+                    calls.setdefault(owner[weight.name], []).append(node)
     if inputs is None:  # 0 and 1 where tokens are asked for
         inputs = (2 * torch.rand(7, *input_shape, generator=torch.Generator().manual_seed(0))).to(dtype)
-    seen = observe_calls(model, inputs, [name for name, module in model.named_modules() if _own_params(module)])
+    with stepwise(model):
+        seen = observe_calls(model, inputs, [name for name, module in model.named_modules() if _own_params(module)])
+    steps = count_steps(model, example)
     folds = uses.folds([name for name in seen if _op_of(calls.get(name, [])) == "batch_norm"])
     ends = {name: _ends(node_list[0], _op(node_list[0]) != "batch_norm" and name in folds.values())
-            for name, node_list in calls.items() if _op(node_list[0]) != "embedding"}
-    layers = [msgspec.structs.replace(_layer(name, module, calls.get(name, []), seen, folds, uses),
+            for name, node_list in calls.items() if _op(node_list[0]) != "embedding" and name not in steps}
+    layers = [msgspec.structs.replace(_layer(name, module, calls.get(name, []), seen, folds, uses, steps.get(name, 1)),
                                       **dict(zip(("reads", "writes"), ends.get(name, ("", "")), strict=True)))
               for name, module in _in_order(model, seen) if _own_params(module)]
     table = LayerTable(
@@ -104,10 +113,25 @@ def _op(node: fx.Node) -> str:
 
 
 def _owners(program: torch.export.ExportedProgram) -> dict[str, str]:
-    """Placeholder of a `weight` parameter → name of the module that owns it."""
-    return {placeholder: name.rpartition(".")[0]
-            for placeholder, name in program.graph_signature.inputs_to_parameters.items()
-            if name.rpartition(".")[2] == "weight"}
+    """Placeholder of a `weight` parameter → name of the module that owns it; and so for what a transposed convolution
+    reads, which is its weight in another order of axes."""
+    owner = {placeholder: name.rpartition(".")[0]
+             for placeholder, name in program.graph_signature.inputs_to_parameters.items()
+             if name.rpartition(".")[2] == "weight"}
+    for node in program.graph.nodes:
+        if _op(node).startswith("conv_transpose"):
+            source = weight = node.args[1]
+            while source.op == "call_function" and op_name(source) in MOVES and len(source.all_input_nodes) == 1:
+                (source,) = source.all_input_nodes
+            if source.name in owner:
+                owner[weight.name] = owner[source.name]
+    return owner
+
+
+def _weights(node: fx.Node) -> list[fx.Node]:
+    """All that a recurrent operator reads its weights from."""
+    return [part for given in node.args if isinstance(given, list | tuple) for part in given
+            if isinstance(part, fx.Node)]
 
 
 def _outputs(program: torch.export.ExportedProgram) -> int:
@@ -151,7 +175,7 @@ def _readers(node: fx.Node) -> list[fx.Node]:
 
 
 def _layer(name: str, module: nn.Module, nodes: list[fx.Node], seen: Mapping[str, Call], folds: dict[str, str],
-           uses: ParameterUses) -> Layer:
+           uses: ParameterUses, steps: int) -> Layer:
     call = seen.get(name, Call(Seen((), SampleAxis(0)), Seen((), SampleAxis(0))))
     samples = call.reads.samples
     common: dict[str, Any] = {
@@ -159,8 +183,14 @@ def _layer(name: str, module: nn.Module, nodes: list[fx.Node], seen: Mapping[str
         "frames": 1 if samples is None else samples.each, "samples_first": samples is not None and samples.first,
         "locked": _locked(name, module, nodes, seen, uses),
     }
-    if isinstance(module, nn.Conv1d | nn.Conv2d):
+    if isinstance(module, Gates):
+        if steps > 1:  # what was seen is one of them
+            common |= {end: (steps, *common[end]) for end in ("in_shape", "out_shape")}
+        return Layer(kind="recurrent", in_channels=module.in_features, out_channels=module.out_features,
+                     bias=module.bias is not None, **common)
+    if isinstance(module, Conv):
         return Layer(kind="conv", in_channels=module.in_channels, out_channels=module.out_channels,
+                     transposed=isinstance(module, TransposedConv),
                      groups=module.groups, kernel=tuple(module.kernel_size), stride=tuple(module.stride),
                      bias=module.bias is not None, **common)
     if isinstance(module, nn.Linear):
@@ -168,24 +198,24 @@ def _layer(name: str, module: nn.Module, nodes: list[fx.Node], seen: Mapping[str
                      bias=module.bias is not None, **common)
     if isinstance(module, nn.Embedding):
         return Layer(kind="embedding", in_channels=module.embedding_dim, out_channels=module.num_embeddings, **common)
-    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+    if isinstance(module, Norm):
         return Layer(kind="norm", in_channels=module.num_features, out_channels=module.num_features,
                      folds_into=folds.get(name, ""), **common)
     return Layer(kind="other", out_channels=common["params"], in_channels=1, **common)
 
 
 def _locked(name: str, module: nn.Module, nodes: list[fx.Node], seen: Mapping[str, Call], uses: ParameterUses) -> str:
-    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+    if isinstance(module, Norm):
         return ""
-    if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear | nn.Embedding):
+    if not isinstance(module, Conv | nn.Linear | nn.Embedding):
         return f"no technique for {type(module).__name__}"
     if name not in seen:
         return "its parent reads its weights directly, or it is never executed"
-    if uses.shared(name):
+    if uses.shared(name) and not isinstance(module, Gates):  # those may serve every step
         return uses.shared(name)
     if not nodes:
         return "the traced graph does not show its weights as one layer"
-    if isinstance(module, nn.Conv1d | nn.Conv2d) and len(seen[name].reads.shape) != module.weight.dim() - 1:
+    if isinstance(module, Conv) and len(seen[name].reads.shape) != module.weight.dim() - 1:
         return "it is called without an axis of samples"
     if _departs(module, seen[name].reads.shape):
         return f"the forward of {type(module).__name__} computes more than its weights do"
@@ -193,16 +223,19 @@ def _locked(name: str, module: nn.Module, nodes: list[fx.Node], seen: Mapping[st
         return "max_norm changes its weights while it runs"
     if not module.weight.is_floating_point():
         return f"weights of type {module.weight.dtype}"
-    if isinstance(module, nn.Conv1d | nn.Conv2d) and module.padding_mode != "zeros":
+    if isinstance(module, Conv) and module.padding_mode != "zeros":
         return f"padding mode {module.padding_mode!r}"
-    if isinstance(module, nn.Conv1d | nn.Conv2d) and isinstance(module.padding, str):
+    if isinstance(module, Conv) and isinstance(module.padding, str):
         return f"padding given as {module.padding!r}"
     return ""
 
 
+_BASES = (nn.Conv1d, nn.Conv2d, nn.Conv3d, TransposedConv, nn.Linear, nn.Embedding)
+
+
 def _departs(module: nn.Module, in_shape: tuple[int, ...]) -> bool:
     """Whether a subclass does more than the layer that it is (pads, scales): a factor in its place would not."""
-    base = next(kind for kind in (nn.Conv1d, nn.Conv2d, nn.Linear, nn.Embedding) if isinstance(module, kind))
+    base = next(kind for kind in _BASES if isinstance(module, kind))
     if type(module).forward is base.forward:
         return False
     tokens = base is nn.Embedding
@@ -241,7 +274,7 @@ def _lifetimes(nodes: list[fx.Node], owner: dict[str, str]) -> list[Activation]:
 
 def _sources(node: fx.Node, owner: dict[str, str], storage: dict[fx.Node, int],
              tensors: list[dict[str, Any]]) -> tuple[str, ...]:
-    if _op(node) in _CONV | {"linear"}:
+    if _op(node) in CONV_OPS | {"linear"}:
         name = owner.get(getattr(node.args[1], "name", ""))
         return (name,) if name else ()
     inputs = [n for n in node.all_input_nodes if n in storage]

@@ -15,13 +15,14 @@ from typing import Literal
 
 import msgspec
 
-Kind = Literal["conv", "linear", "embedding", "norm", "other"]
+Kind = Literal["conv", "linear", "embedding", "recurrent", "norm", "other"]
 
 
 class Layer(msgspec.Struct, frozen=True, kw_only=True):
     """One parameter-bearing module of the original. Shapes leave the samples' axis out: `(C, H, W)`.
 
-    An embedding's `out_channels` are its rows, one a token, its `in_channels` their width: axes as a weight has them.
+    An embedding's `out_channels` are its rows, one a token, its `in_channels` their width: axes as a weight has them. A
+    recurrent layer has one of these for each of its weights; its positions are steps of the sequence.
 
     `kernel` is `()` for linear layers. `positions` is the number of output positions at which the
     weight is applied (H·W of the output for a convolution), `in_positions` the same of the input.
@@ -34,6 +35,8 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
     groups: int = 1
     kernel: tuple[int, ...] = ()
     stride: tuple[int, ...] = ()
+    transposed: bool = False
+    """Whether it is a transposed convolution: its weight is applied at input positions."""
     in_shape: tuple[int, ...] = ()
     out_shape: tuple[int, ...] = ()
     frames: int = 1
@@ -60,8 +63,18 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def positions(self) -> int:
-        """Output positions at which the weight is applied."""
+        """Positions at which the weight is applied: of the output, but of a transposed convolution's input."""
+        return self.in_positions if self.transposed else self.out_positions
+
+    @property
+    def out_positions(self) -> int:
+        """Positions of the output."""
         return self.frames * (prod(self.out_shape[1:]) if self.kind == "conv" else prod(self.out_shape[:-1]))
+
+    @property
+    def float_activations(self) -> bool:
+        """Whether no runtime has an integer kernel for it: then its activations stay float, whatever its weights."""
+        return self.transposed or self.kind in ("embedding", "recurrent")
 
     @property
     def in_positions(self) -> int:
@@ -157,6 +170,9 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     kernel: tuple[int, ...] = ()
     positions: int = 1
     in_positions: int = 1
+    out_positions: int = 0
+    """Of a transposed convolution, those of its output; else 0."""
+    transposed: bool = False
     bias: bool = True
     """Whether the exported file stores a bias (after folding the norm that follows)."""
     reads: str = ""
@@ -170,6 +186,11 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     """Which weights are zero: `unstructured`, n:m, or nothing."""
     kept: int = 0
     """Weights that are not zero, where there is a pattern."""
+
+    @property
+    def float_activations(self) -> bool:
+        """See `Layer.float_activations`."""
+        return self.transposed or self.kind in ("embedding", "recurrent")
 
     @property
     def weights(self) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from autocompress.errors import TrialError
 from autocompress.export.activations import calibrate, quantised_tensors, reads_float
-from autocompress.export.graph import FloatGraph, Leaf, fill
+from autocompress.export.graph import FloatGraph, Leaf, fill, swapped
 from autocompress.export.packing import ALIGN, index_in, lookup, pack, tables
 from autocompress.export.ranges import Range
 from autocompress.export.sparse import Mask, Packed, Writer, expand, pack_sparse, to_store
@@ -111,6 +111,13 @@ class _Writer:
         self._head.append(helper.make_node(op, inputs, names, **attributes))
         return names
 
+    def _put(self, leaf: Leaf, op: str, inputs: list[str], **attributes: Any) -> None:
+        """Add the node that restores a weight, and let it be read in place of the stored one."""
+        if leaf.arranged:
+            self._head.append(helper.make_node(op, inputs, [leaf.weight], **attributes))
+        else:
+            (leaf.node.input[leaf.at],) = self._node(op, inputs, **attributes)
+
     def weights(self, weights: Mapping[str, IntegerWeight], half: set[str], masks: Mapping[str, Mask]) -> None:
         """Replace every planned weight by its stored form and the nodes that restore it."""
         bits = {name: weights[name].bits if name in weights else 16 if name in half else 32 for name in masks}
@@ -120,7 +127,7 @@ class _Writer:
         for name in sorted(half - done):  # sorted: equal candidates have equal bytes
             leaf = self._graph.leaves[name]
             stored = self._constant(self._tensors.pop(leaf.weight).astype(np.float16))
-            (leaf.node.input[leaf.at],) = self._node("Cast", [stored], to=TensorProto.FLOAT)
+            self._put(leaf, "Cast", [stored], to=TensorProto.FLOAT)
         widths: dict[int, list[str]] = {}
         for name in sorted(weights):
             widths.setdefault(weights[name].bits, []).append(name)
@@ -141,12 +148,17 @@ class _Writer:
             tensors = {name: self._tensors.pop(self._graph.leaves[name].weight).astype(kind) for name in names}
             packed = self._pack(pattern, tensors, masks)
             for name, whole in expand(self._writer, self._constant(packed.values), packed).items():
-                wide = self._node("Cast", [whole], to=TensorProto.FLOAT)[0] if bits == 16 else whole
-                self._graph.leaves[name].node.input[self._graph.leaves[name].at] = wide
+                leaf = self._graph.leaves[name]
+                if bits == 16:
+                    self._put(leaf, "Cast", [whole], to=TensorProto.FLOAT)
+                elif leaf.arranged:
+                    self._put(leaf, "Identity", [whole])
+                else:
+                    leaf.node.input[leaf.at] = whole
 
     def _pack(self, pattern: str, tensors: Mapping[str, np.ndarray], masks: Mapping[str, Mask]) -> Packed:
         leaves = self._graph.leaves
-        kept = {name: masks[name].kept.numpy().T if leaves[name].axis == 1 else masks[name].kept.numpy()
+        kept = {name: swapped(masks[name].kept.numpy()) if leaves[name].axis == 1 else masks[name].kept.numpy()
                 for name in tensors}
         return pack_sparse(pattern, tensors, kept, {name: 1 - leaves[name].axis for name in tensors})
 
@@ -158,7 +170,7 @@ class _Writer:
         levels: np.ndarray = weight.levels.numpy()
         if weight.table is not None:
             levels = index_in(levels, weight.table.numpy())
-        return np.ascontiguousarray(levels.T) if self._graph.leaves[name].axis == 1 else levels
+        return swapped(levels) if self._graph.leaves[name].axis == 1 else levels
 
     def _restore(self, bits: int, levels: Mapping[str, np.ndarray]) -> dict[str, str]:
         """Names of INT8 tensors; below 8 bits all layers of one width share one packed stream."""
@@ -212,7 +224,7 @@ class _Writer:
             (wide,) = self._node("Cast", [restored], to=TensorProto.FLOAT)
             steps = self._constant(scale.reshape(along)) if weight.factors is None else \
                 self._steps(leaf, scale, weight.factors.numpy(), weight.group, shape)
-            (leaf.node.input[leaf.at],) = self._node("Mul", [wide, steps])
+            self._put(leaf, "Mul", [wide, steps])
 
     def _steps(self, leaf: Leaf, scale: np.ndarray, factors: np.ndarray, group: int, shape: tuple[int, ...]) -> str:
         """A step for each weight from a factor for each run; the last run of a row may be cut short."""
@@ -224,10 +236,13 @@ class _Writer:
         rest = factors.shape[1] * group - columns
         if rest:
             steps, _ = self._node("Split", [steps, self._constant(np.array([columns, rest], np.int64))], 2, axis=1)
-        if leaf.axis == 1:
+        if leaf.axis == 1 and len(shape) == 2:
             return self._node("Transpose", [steps])[0]
         if len(shape) > 2:
-            (steps,) = self._node("Reshape", [steps, self._constant(np.array(shape, np.int64))])
+            own = (shape[1], shape[0], *shape[2:]) if leaf.axis == 1 else shape
+            (steps,) = self._node("Reshape", [steps, self._constant(np.array(own, np.int64))])
+        if leaf.axis == 1:
+            (steps,) = self._node("Transpose", [steps], perm=[1, 0, *range(2, len(shape))])
         return steps
 
     def _safe(self, leaf: Leaf, scale: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
-from torch import nn
+from torch import Tensor, nn
 
 from autocompress.errors import TrialError
 from autocompress.export.template import WEIGHT_INPUT, Template, state_arrays
@@ -20,7 +20,8 @@ from autocompress.export.template import WEIGHT_INPUT, Template, state_arrays
 @dataclass
 class Leaf:
     """One weighted node. `weight` is the initialiser's name, `axis` its output-channel axis, `at` its place among the
-    node's inputs."""
+    node's inputs. With `arranged` the node only arranges the weight, and may not be the only one to read it: what takes
+    its place must take its name."""
 
     name: str
     node: onnx.NodeProto
@@ -28,6 +29,7 @@ class Leaf:
     bias: str = ""
     axis: int = 0
     at: int = 1
+    arranged: bool = False
 
 
 @dataclass
@@ -68,12 +70,16 @@ def fill(template: Template, model: nn.Module) -> FloatGraph:
     for name, slot in template.slots.items():
         if name not in anchored:
             value = _tensor(slot.key, state, model)
-            graph.tensors[name] = np.ascontiguousarray(value.T) if slot.transposed else value
+            graph.tensors[name] = swapped(value) if slot.transposed else value
     for index, original in enumerate(template.model.graph.node):
         node = onnx.NodeProto()
         node.CopyFrom(original)
         if index not in template.anchors:
             graph.nodes.append(node)
+            for at, name in enumerate(node.input):
+                if (layer := template.arranged.get(name)) is not None and layer not in graph.leaves:
+                    axis = _axis(template.slots[name].transposed)
+                    graph.leaves[layer] = Leaf(layer, node, name, "", axis, at, arranged=True)
             continue
         layer = template.anchors[index]
         at = WEIGHT_INPUT[node.op_type]
@@ -83,20 +89,25 @@ def fill(template: Template, model: nn.Module) -> FloatGraph:
             _chain(graph, node, layer, module, slot.transposed)
         else:
             weight = state[slot.key]
-            graph.tensors[node.input[at]] = np.ascontiguousarray(weight.T) if slot.transposed else weight
+            graph.tensors[node.input[at]] = swapped(weight) if slot.transposed else weight
             groups = getattr(module, "groups", 1)
             for attribute in node.attribute:
                 if attribute.name == "group":
                     attribute.i = groups
             graph.nodes.append(node)
             bias = node.input[2] if len(node.input) > 2 else ""
-            graph.leaves[layer] = Leaf(layer, node, node.input[at], bias, _axis(node, slot.transposed), at)
+            graph.leaves[layer] = Leaf(layer, node, node.input[at], bias, _axis(slot.transposed), at)
     return graph
 
 
-def _axis(node: onnx.NodeProto, transposed: bool) -> int:
-    """Output channels are rows, but columns of a transposed matrix."""
+def _axis(transposed: bool) -> int:
+    """Output channels are the first axis, but the second of a weight whose first two are swapped."""
     return 1 if transposed else 0
+
+
+def swapped(weight: np.ndarray) -> np.ndarray:
+    """With the first two axes in each other's place."""
+    return np.ascontiguousarray(weight.swapaxes(0, 1))
 
 
 def _tensor(key: str, state: dict[str, np.ndarray], model: nn.Module) -> np.ndarray:
@@ -113,10 +124,12 @@ def _chain(graph: FloatGraph, node: onnx.NodeProto, layer: str, factors: nn.Sequ
     """The factors of one layer in place of its node."""
     source, weight_name = node.input[0], node.input[1]
     for i, factor in enumerate(factors):
+        assert isinstance(factor.weight, Tensor)
         last = i == len(factors) - 1
         name = f"{weight_name}_{i}"
-        assert isinstance(factor, nn.Conv1d | nn.Conv2d | nn.Linear)
-        value = factor.weight.detach().numpy()
+        value: np.ndarray = factor.weight.detach().numpy()
+        plain = isinstance(factor, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+        flip = transposed and not plain
         inputs = [source, name]
         bias = ""
         if last and len(node.input) > 2:
@@ -125,12 +138,11 @@ def _chain(graph: FloatGraph, node: onnx.NodeProto, layer: str, factors: nn.Sequ
         target = node.output[0] if last else f"{node.output[0]}_{i}"
         if isinstance(factor, nn.Linear):
             made = _linear(node.op_type, inputs, target)
-            graph.tensors[name] = np.ascontiguousarray(value.T) if transposed else value
         else:
-            made = helper.make_node("Conv", inputs, [target], **_conv_attributes(factor))
-            graph.tensors[name] = value
+            made = helper.make_node("Conv" if plain else "ConvTranspose", inputs, [target], **_conv_attributes(factor))
+        graph.tensors[name] = swapped(value) if flip else value
         graph.nodes.append(made)
-        graph.leaves[f"{layer}.{i}"] = Leaf(f"{layer}.{i}", made, name, bias, _axis(made, transposed))
+        graph.leaves[f"{layer}.{i}"] = Leaf(f"{layer}.{i}", made, name, bias, _axis(flip))
         source = target
 
 
@@ -140,7 +152,7 @@ def _linear(op: str, inputs: list[str], target: str) -> onnx.NodeProto:
     return helper.make_node("MatMul", inputs, [target])
 
 
-def _conv_attributes(conv: nn.Conv1d | nn.Conv2d) -> dict[str, Any]:
+def _conv_attributes(conv: Any) -> dict[str, Any]:
     """Only what differs from ONNX's defaults: attributes cost bytes."""
     attributes: dict[str, Any] = {}
     if any(p != 0 for p in conv.padding):
@@ -149,6 +161,8 @@ def _conv_attributes(conv: nn.Conv1d | nn.Conv2d) -> dict[str, Any]:
         attributes["strides"] = list(conv.stride)
     if any(d != 1 for d in conv.dilation):
         attributes["dilations"] = list(conv.dilation)
+    if any(p != 0 for p in getattr(conv, "output_padding", ())):
+        attributes["output_padding"] = list(conv.output_padding)
     if conv.groups != 1:
         attributes["group"] = conv.groups
     return attributes

@@ -15,12 +15,14 @@ from autocompress.techniques.quantize import KINDS
 
 
 def as_exported(table: LayerTable, template: Template, folded: nn.Module) -> LayerTable:
-    """Lock layers that the exported graph does not show as one node: they could not be stored compressed. The skeleton
+    """Lock layers that the exported graph does not show as one node, or, of those with float activations, as one
+    weight: they could not be stored compressed. The skeleton
     makes up for layers of several tensors, and for those that the file does not hold because they are never run."""
-    seen = set(template.anchors.values())
+    seen, arranged = set(template.anchors.values()), set(template.arranged.values())
     layers = tuple(
         msgspec.structs.replace(layer, locked="the exported graph does not show it as one node")
-        if layer.kind in KINDS and not layer.locked and layer.name not in seen else layer
+        if layer.kind in KINDS and not layer.locked and layer.name not in seen
+        and not (layer.float_activations and layer.name in arranged) else layer
         for layer in table.layers)
     state, stored = folded.state_dict(), dict.fromkeys(table.by_name, 0)
     for name, slot in template.slots.items():

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
@@ -23,7 +24,7 @@ from autocompress.export.torch_onnx import INPUT, OUTPUT, example, exporting
 OPSET = 20
 LARGEST_BYTES = 2**31 - 1
 """Of one protobuf message; tensors beside the file are not written."""
-WEIGHT_INPUT = {"Conv": 1, "Gemm": 1, "MatMul": 1, "Gather": 0}
+WEIGHT_INPUT = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "Gather": 0}
 """Which input of a node is the weight of a layer."""
 # It says of every tensor of the network that it is not merged with others: see `_simplify`.
 logging.getLogger("onnx_ir.passes.common.initializer_deduplication").setLevel(logging.ERROR)
@@ -31,7 +32,7 @@ logging.getLogger("onnx_ir.passes.common.initializer_deduplication").setLevel(lo
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a tensor of the state dict sits in the graph; `transposed` when its last two axes are swapped."""
+    """Where a tensor of the state dict sits in the graph; `transposed` when its first two axes are swapped."""
 
     key: str
     transposed: bool = False
@@ -41,12 +42,15 @@ class Slot:
 class Template:
     """`model` is the graph without the tensors in `slots` (initialiser name → place in the state dict).
 
-    `anchors` maps the index of a Conv, Gemm, MatMul or Gather node to the name of the layer it executes.
+    `anchors` maps the index of a Conv, ConvTranspose, Gemm, MatMul or Gather node to the name of the layer it executes.
+    `arranged` maps the initialiser of any other weight, which the graph arranges in another order before operators read
+    it (gates of a recurrent layer, groups of a transposed convolution), to the name of its layer.
     """
 
     model: onnx.ModelProto
     slots: dict[str, Slot]
     anchors: dict[int, str]
+    arranged: dict[str, str] = field(default_factory=dict)
 
     @property
     def skeleton_bytes(self) -> int:
@@ -75,14 +79,18 @@ def export_template(model: nn.Module, input_shape: tuple[int, ...], dtype: torch
         proto.graph.initializer.remove(initializer)
     _fold_transposes(proto, slots)
     slots = _shorten(proto, slots)
+    readers = Counter(name for node in proto.graph.node for name in node.input)
     anchors = {}
     for index, node in enumerate(proto.graph.node):
         weight = node.input[WEIGHT_INPUT[node.op_type]] if node.op_type in WEIGHT_INPUT else ""
-        if weight in slots:
+        if weight in slots and readers[weight] == 1:
             key = slots[weight].key
             if key.endswith(".weight"):
                 anchors[index] = key.removesuffix(".weight")
-    return Template(proto, slots, anchors)
+    rest = {name: slot.key.removesuffix(".weight") for name, slot in slots.items() if slot.key.endswith(".weight")}
+    arranged = {name: layer for name, layer in rest.items()
+                if layer not in anchors.values() and values[f"{layer}.weight"].ndim > 1}
+    return Template(proto, slots, anchors, arranged)
 
 
 def _randomised(model: nn.Module) -> nn.Module:
@@ -137,10 +145,13 @@ def _simplify(exported: torch.onnx.ONNXProgram, program: torch.export.ExportedPr
 def _free_flattens(proto: onnx.ModelProto) -> None:
     """Let a flatten infer its width: the exporter writes the original's channel count into the graph."""
     batch = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param
-    shapes = {v.name: v.type.tensor_type.shape.dim for v in (*proto.graph.value_info, *proto.graph.output)}
+    shapes = {v.name: v.type.tensor_type.shape.dim
+              for v in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output)}
     constants = {i.name: i for i in proto.graph.initializer}
     for node in proto.graph.node:
-        dims = shapes.get(node.output[0], ())
+        dims, given = (shapes.get(name, ()) for name in (node.output[0], node.input[0] if node.input else ""))
+        if not given or given[0].dim_param != batch:
+            continue  # such as states `(layers, N, hidden)`: their first axis is not that of samples
         if (node.op_type == "Reshape" and node.input[1] in constants and len(dims) == 2
                 and dims[0].dim_param == batch and dims[1].dim_value):
             node.op_type = "Flatten"  # axis 1 by default: rows stay samples, whatever the width
@@ -207,10 +218,13 @@ def _recognise(value: np.ndarray, name: str, values: dict[str, np.ndarray]) -> S
 
 
 def _fold_transposes(proto: onnx.ModelProto, slots: dict[str, Slot]) -> None:
-    """Let a matrix that is transposed before use be stored so."""
+    """Let a weight whose first two axes are swapped before one node reads it be stored so."""
     graph = proto.graph
+    readers = Counter(name for node in graph.node for name in node.input)
     for node in [n for n in graph.node if n.op_type == "Transpose" and n.input[0] in slots]:
-        if [list(attribute.ints) for attribute in node.attribute] == [[1, 0]] and not slots[node.input[0]].transposed:
+        perm = [list(attribute.ints) for attribute in node.attribute if attribute.name == "perm"]
+        swaps = len(perm) == 1 and perm[0] == [1, 0, *range(2, len(perm[0]))]
+        if swaps and not slots[node.input[0]].transposed and readers[node.output[0]] == 1:
             slots[node.output[0]] = Slot(slots[node.input[0]].key, transposed=True)
             graph.node.remove(node)
     read = {name for node in graph.node for name in node.input}

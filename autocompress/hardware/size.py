@@ -44,8 +44,8 @@ def file_bytes(parts: Iterable[Part], skeleton_bytes: int, absent: Iterable[Part
         shapes = [_shape(part) for part in everything if part.weight_bits == bits and part.name not in masked]
         shapes += [(_kept(pattern, own),) for (width, pattern), own in sparse.items() if width == bits]
         total += _unpacking(bits, shapes, names)
-    products = {part.name for own in layers.values() for part in own
-                if _op(own[-1]) == "MatMul" or not (own[-1].kernel or own[-1].bias)}
+    products = {part.name for own in layers.values() for part in own if part.kind != "recurrent" and (
+                    _op(own[-1]) == "MatMul" or not (own[-1].kernel or own[-1].bias))}
     total += sum(_expansion(bits, pattern, own, names, products) for (bits, pattern), own in sparse.items())
     total += sum(_stored(part, names, part.name in products, part.name in masked) for part in everything)
     activations: dict[str, int] = {}
@@ -98,7 +98,20 @@ def _group(part: Part) -> int:
 
 def _op(part: Part) -> str:
     """A linear layer at several positions, such as tokens, is a product; its bias is added by a node of its own."""
-    return "Conv" if part.kernel else "Gemm" if part.positions == 1 else "MatMul"
+    if part.kernel:
+        return "ConvTranspose" if part.transposed else "Conv"
+    return "Gemm" if part.positions == 1 else "MatMul"
+
+
+def _swapped(part: Part) -> bool:
+    """Whether the file stores the weight with input channels first."""
+    return part.transposed and part.groups == 1
+
+
+def _arranged(part: Part) -> bool:
+    """Whether the graph arranges the weight before it is read: what restores it takes its name."""
+    depthwise = part.groups == part.in_channels == part.out_channels
+    return part.kind == "recurrent" or (part.transposed and part.groups > 1 and not depthwise)
 
 
 def _attributes(parts: list[Part]) -> int:
@@ -109,7 +122,7 @@ def _attributes(parts: list[Part]) -> int:
     if not rank:
         return field_bytes(field_bytes(len("transB")) + 5)
     pads = any(prod(part.kernel) > 1 for part in parts)
-    strides = any(part.positions < part.in_positions for part in parts)
+    strides = any(part.positions < part.in_positions or part.positions < part.out_positions for part in parts)
     return pads * numbers_bytes("pads", 2 * rank) + strides * numbers_bytes("strides", rank)
 
 
@@ -160,7 +173,7 @@ def _expansion(bits: int, pattern: str, parts: list[Part], names: _Names, produc
     for part, piece in zip(parts, pieces, strict=False):
         shape, rank = names.take(), len(_shape(part))
         total += tensor_bytes(shape, (rank,), 8 * rank) + node_bytes("Reshape", [piece, shape, names.take()])
-        if pattern != UNSTRUCTURED and (prod(part.kernel) > 1 or part.name in products):
+        if pattern != UNSTRUCTURED and (prod(part.kernel) > 1 or part.name in products or _swapped(part)):
             total += node_bytes("Transpose", [piece, names.take()], numbers_bytes("perm", rank))
     return total
 
@@ -222,7 +235,7 @@ def _stored(part: Part, names: _Names, transposed: bool, sparse: bool) -> float:
         return total + tensor_bytes(_weight_name(part), shape, 4 * part.weights)
     name = names.take()
     if part.weight_bits == 16:
-        weight = names.take()
+        weight = _restored_name(part, names)
         total += 0 if sparse else tensor_bytes(name, shape, 2 * part.weights)
         return total + node_bytes("Cast", [name, weight], TO) + weight - SKELETON_NAME
     if part.weight_bits == 8 and not sparse:
@@ -234,7 +247,7 @@ def _stored(part: Part, names: _Names, transposed: bool, sparse: bool) -> float:
         total += node_bytes("Gather", [table, index, name])
     if part.group:
         return total + _grouped(part, name, names, transposed)
-    scale, weight = names.take(), names.take()
+    scale, weight = names.take(), _restored_name(part, names)
     if part.activation_bits <= 16:
         total += tensor_bytes(scale, (channels,), 4 * channels)
         total += node_bytes("DequantizeLinear", [name, scale, weight], AXIS)
@@ -272,8 +285,16 @@ def _grouped(part: Part, name: int, names: _Names, transposed: bool) -> float:
     elif part.kernel:
         op, taken, steps, after = "Reshape", names.take(), after, names.take()
         total += numbers(len(shape))
-    weight = names.take()
+    if _swapped(part):
+        steps, after = after, names.take()
+        total += node_bytes("Transpose", [steps, after], numbers_bytes("perm", len(shape)))
+    weight = _restored_name(part, names)
     return total + node_bytes("Mul", [wide, after, weight]) + weight - _replaced_name(part)
+
+
+def _restored_name(part: Part, names: _Names) -> int:
+    """Length of the name of a restored weight."""
+    return SKELETON_NAME if _arranged(part) else names.take()
 
 
 def _replaced_name(part: Part) -> int:

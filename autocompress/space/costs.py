@@ -87,7 +87,7 @@ class LayerCosts:
         return () if args is None else split(part, method, args)
 
     def _stored(self, part: Part, bits: int) -> Part:
-        integer = bits <= 8 and part.kind != "embedding"  # which reads tokens
+        integer = bits <= 8 and not part.float_activations
         return msgspec.structs.replace(part, weight_bits=bits,
                                        activation_bits=self._activation_bits if integer else 32)
 

@@ -121,7 +121,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         if bits > cap:
             bits = max((b for b in self._legal_bits(layer) if b <= cap), default=min(self._legal_bits(layer)))
         activation = values.get(f"act:{layer.name}", values.get(f"act:{ALL_LAYERS}", 32))
-        activation_bits = int(activation) if bits <= 8 and layer.kind != "embedding" else 32
+        activation_bits = int(activation) if bits <= 8 and not layer.float_activations else 32
         if bits == 32:
             return []
         settings = {name: values.get(f"{name}:{ALL_LAYERS}", value) for name, value in self.settings.items()}
@@ -183,7 +183,7 @@ def build_space(table: LayerTable, spec: SpaceSpec, profile: HardwareProfile) ->
                      and _allowed(layer.name, spec.quantize.skip)]
         knobs += [Knob(f"bits:{layer.name}", choices=weight_bits) for layer in quantized]
         sites = [ALL_LAYERS] if spec.quantize.activation_scope == "model" else [x.name for x in quantized
-                                                                                         if x.kind != "embedding"]
+                                                                                         if not x.float_activations]
         knobs += [Knob(f"act:{site}", choices=activations) for site in sites if quantized]
         knobs += [Knob(f"{name}:{ALL_LAYERS}", choices=choices) for name, choices in spec.quantize.settings.items()
                   if len(choices) > 1 and (name != "equalize" or any(layer.scales_with for layer in quantized))]

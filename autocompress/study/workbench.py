@@ -24,6 +24,7 @@ from autocompress.backend.distill import Recipe, autocast, check_recipe, distill
 from autocompress.backend.features import Original
 from autocompress.backend.fold import fold_norms
 from autocompress.backend.macs import count_macs
+from autocompress.backend.one_form import in_one_form
 from autocompress.backend.plain_layers import with_plain_layers
 from autocompress.backend.teacher import Teacher
 from autocompress.backend.trace import trace
@@ -87,12 +88,13 @@ class Workbench:
         check_batch_parity(model, self.calibration)
         model = with_plain_layers(model, self.calibration[:HEAD_SAMPLES])
         model, left_whole = with_open_heads(model, self.calibration[:HEAD_SAMPLES])
+        model, left_too = in_one_form(model, self.calibration[:HEAD_SAMPLES])
         self.model = model
         table, coupling = trace(model, data.input_shape, data.dtype, self.calibration)
         if table.outputs != data.classes:
             raise InputError(f"the network must have one output for each of the {data.classes} classes of "
                              f"{data.name}, but it has {table.outputs}")
-        self.refused = left_whole | coupling.refused
+        self.refused = left_whole | left_too | coupling.refused
         self.answers = recognised(model, self.calibration)
         self._otherwise = difference(model, self.calibration[:HEAD_SAMPLES])
         folded = fold_norms(Compressed(model, Plan()), table).model

@@ -42,7 +42,8 @@ def whole(layer: Layer) -> Part:
     return Part(
         name=layer.name, layer=layer.name, kind=layer.kind, in_channels=layer.in_channels,
         out_channels=layer.out_channels, groups=layer.groups, kernel=layer.kernel,
-        positions=layer.positions, in_positions=layer.in_positions, bias=layer.bias,
+        positions=layer.positions, in_positions=layer.in_positions, bias=layer.bias, transposed=layer.transposed,
+        out_positions=layer.out_positions if layer.transposed else 0,
         reads=layer.reads, writes=layer.writes,
     )
 

@@ -4,6 +4,7 @@
 * `channel-svd` (wider kernels; Zhang et al. 2016): the kernel to `rank` channels, then 1×1.
 * `spatial-svd` (k×k convolution; Jaderberg et al. 2014): k×1 then 1×k; `rank`.
 * `tucker2` (convolution; Kim et al. 2016): 1×1, k×k core, 1×1; `rank_in`, `rank_out`.
+  Both take transposed convolutions too: the kernel's factor is transposed, those beside it are plain.
 * `cp` (convolution; Lebedev et al. 2015): 1×1, depthwise k×k, 1×1; `rank`. Only where a space asks for it: slower to
   compute, and worse than the others before training.
 
@@ -30,6 +31,8 @@ def methods_for(layer: Layer) -> tuple[str, ...]:
     """The decompositions that make sense for a layer; none for grouped ones."""
     if layer.locked or layer.kind not in ("conv", "linear") or layer.groups > 1:
         return ()
+    if layer.transposed:
+        return ("channel-svd", "tucker2") if prod(layer.kernel) > 1 else ()
     if layer.kind == "linear" or prod(layer.kernel) == 1:
         return ("svd",)
     if len(layer.kernel) == 2 and min(layer.kernel) > 1:
@@ -77,14 +80,16 @@ def split(part: Part, method: str, args: dict[str, int]) -> tuple[Part, ...]:
                groups: int = 1) -> Part:
         return msgspec.structs.replace(part, name=f"{part.name}.{index}", in_channels=n_in, out_channels=n_out,
                                        kernel=kernel, positions=positions, in_positions=source, groups=groups,
-                                       bias=False)
+                                       transposed=part.transposed and kernel == part.kernel,
+                                       out_positions=part.out_positions if kernel == part.kernel else 0, bias=False)
 
     before, after = part.in_positions, part.positions
+    last = part.out_positions if part.transposed else after
     ones = (1,) * len(part.kernel)
     if method in ("svd", "channel-svd"):
         # The first factor strides, so both run at output positions.
         factors = [factor(0, part.in_channels, args["rank"], part.kernel, after, before),
-                   factor(1, args["rank"], part.out_channels, ones, after, after)]
+                   factor(1, args["rank"], part.out_channels, ones, last, last)]
     elif method == "spatial-svd":
         middle = _middle_positions(part)
         factors = [factor(0, part.in_channels, args["rank"], (part.kernel[0], 1), middle, before),
@@ -96,7 +101,7 @@ def split(part: Part, method: str, args: dict[str, int]) -> tuple[Part, ...]:
     else:
         factors = [factor(0, part.in_channels, args["rank_in"], ones, before, before),
                    factor(1, args["rank_in"], args["rank_out"], part.kernel, after, before),
-                   factor(2, args["rank_out"], part.out_channels, ones, after, after)]
+                   factor(2, args["rank_out"], part.out_channels, ones, last, last)]
     ends = [part.reads, *(factor.name for factor in factors[:-1]), part.writes]
     return tuple(msgspec.structs.replace(factor, reads=ends[i], writes=ends[i + 1],
                                          bias=part.bias and factor is factors[-1])
@@ -124,6 +129,7 @@ def _check(step: Step, plan: Plan, table: LayerTable, profile: HardwareProfile) 
 def reason(layer: Layer) -> str:
     """Why a layer has no decomposition."""
     return layer.locked or ("grouped convolutions are not decomposed" if layer.groups > 1 else
+                            "transposed convolutions of one position are not decomposed" if layer.transposed else
                             f"{layer.kind} layers are not decomposed")
 
 

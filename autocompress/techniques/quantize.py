@@ -3,8 +3,9 @@
 Weights of 8 bits and less are integers with one scale per output channel; 16 is float16, 32 float32. With integer
 activations no level is greater than 64, so that the file answers the same on every CPU. A layer with
 float weights has float activations: between quantised activations a runtime may quantise float weights on its own,
-silently. So has an embedding, whatever its weights: it reads tokens, and its output is rows of its table. 16-bit
-activations are stored in integers but computed with in float.
+silently. So has an embedding, whatever its weights: it reads tokens, and its output is rows of its table; and so have
+transposed convolutions and recurrent layers, for which runtimes have no integer kernels. 16-bit activations are
+stored in integers but computed with in float.
 
 Further args, left out where they are the default:
 * `grid`: "linear"; "codebook", the levels of a layer fitted to its weights (2 to 6 bits); "pow2", signed powers of
@@ -32,7 +33,7 @@ from autocompress.hardware.profile import HardwareProfile
 from autocompress.techniques.base import Parts, Technique, layer_at, present
 
 WEIGHT_BITS = (1, 2, 3, 4, 5, 6, 7, 8, 16, 32)
-KINDS = ("conv", "linear", "embedding")
+KINDS = ("conv", "linear", "embedding", "recurrent")
 ACTIVATION_BITS = (8, 16, 32)
 GRIDS = {"linear": (1, 2, 3, 4, 5, 6, 7, 8), "codebook": (2, 3, 4, 5, 6), "pow2": (2, 3, 4)}
 """Widths of each grid: one bit is two levels however they are placed; where levels are many, even ones are as good,
@@ -115,8 +116,9 @@ def _check(step: Step, plan: Plan, table: LayerTable, profile: HardwareProfile) 
     bits = int(weight_bits)
     if bits >= 16 and activation_bits != 32:
         raise InputError(f"float weights at {step.site} go with float activations: set `activation_bits` to 32")
-    if layer.kind == "embedding" and activation_bits != 32:
-        raise InputError(f"the embedding {step.site} has float activations: set `activation_bits` to 32")
+    if layer.float_activations and activation_bits != 32:
+        kind = "transposed convolution" if layer.transposed else f"{layer.kind} layer"
+        raise InputError(f"the {kind} {step.site} has float activations: set `activation_bits` to 32")
     profile.check_bits(bits, int(activation_bits), step.site)
     for name, legal in SETTINGS.items():
         chosen = step.args.get(name, legal[0])

@@ -157,9 +157,9 @@ def sites(bench: Workbench) -> list[str]:
 
 def integers(bench: Workbench, widths: tuple[int, ...], activation_bits: int, **settings: Scalar) -> Plan:
     """All layers as integers, the widths in turn; `settings` of the step wherever they are legal."""
-    embeddings = {layer.name for layer in bench.table.layers if layer.kind == "embedding"}
+    floats = {layer.name for layer in bench.table.layers if layer.float_activations}
     return Plan.of([Step(name, "quantize", quantize_args(
-        widths[i % len(widths)], 32 if name in embeddings else activation_bits, {**DEFAULTS, **settings},
+        widths[i % len(widths)], 32 if name in floats else activation_bits, {**DEFAULTS, **settings},
         bench.table.by_name[name]))
                     for i, name in enumerate(sites(bench))])
 

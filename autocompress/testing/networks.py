@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ class Network:
 def randomised_norms(model: nn.Module) -> nn.Module:
     """Every BatchNorm, in place, as after training: no statistic is 0 or 1, and some factors are negative."""
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
             assert module.running_mean is not None and module.running_var is not None
             nn.init.normal_(module.running_mean, 0.0, 0.2)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
@@ -108,12 +109,13 @@ class Dense(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """The last output of an LSTM or a GRU, classified in two layers."""
+    """The last output of a recurrent layer, classified in two layers."""
 
-    def __init__(self, cell: type[nn.LSTM | nn.GRU]) -> None:
+    def __init__(self, cell: type[nn.LSTM | nn.GRU | nn.RNN], **options: Any) -> None:
         super().__init__()
-        self.rnn = cell(6, 16, batch_first=True)
-        self.hidden, self.fc = nn.Linear(16, 32), nn.Linear(32, CLASSES)
+        self.rnn = cell(6, 16, batch_first=True, **options)
+        width = (options.get("proj_size") or 16) * (2 if options.get("bidirectional") else 1)
+        self.hidden, self.fc = nn.Linear(width, 32), nn.Linear(32, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, 8, 6)` → `(N, 5)`."""
@@ -172,6 +174,22 @@ def _signal() -> nn.Module:
         nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(16, CLASSES))
 
 
+def _volume() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv3d(2, 8, 3, padding=1, bias=False), nn.BatchNorm3d(8), nn.ReLU(),
+        nn.Conv3d(8, 16, 3, 2, 1), nn.ReLU(), nn.Conv3d(16, 16, (1, 3, 3)), nn.ReLU(),
+        nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(16, CLASSES))
+
+
+def _hourglass() -> nn.Module:
+    """Down, and up again by transposed convolutions, one of them depthwise."""
+    return nn.Sequential(
+        conv_norm(3, 16, stride=2), nn.ConvTranspose2d(16, 16, 3, 2, 1, output_padding=1, bias=False),
+        nn.BatchNorm2d(16), nn.ReLU(), conv_norm(16, 16, stride=2), nn.ConvTranspose2d(16, 16, 4, 2, 1, groups=16),
+        nn.ReLU(), nn.ConvTranspose2d(16, 24, 2), nn.ReLU(), conv_norm(24, 16, 1),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, CLASSES))
+
+
 def _mlp() -> nn.Module:
     return nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 24, bias=False), nn.BatchNorm1d(24), nn.ReLU(),
                          nn.Linear(24, CLASSES))
@@ -187,6 +205,10 @@ NETWORKS: dict[str, Network] = {network.name: network for network in (
     Network("separable", (3, 12, 12), _separable), Network("grouped", (3, 12, 12), _grouped),
     Network("dense", (3, 12, 12), Dense), Network("signal", (2, 16), _signal), Network("mlp", (20,), _mlp),
     Network("flattened", (1, 8, 8), _flattened), Network("lstm", (8, 6), lambda: Recurrent(nn.LSTM)),
-    Network("gru", (8, 6), lambda: Recurrent(nn.GRU)), Network("encoder", (8,), Encoder, vocabulary=40),
+    Network("gru", (8, 6), lambda: Recurrent(nn.GRU, bias=False, num_layers=2)),
+    Network("volume", (2, 6, 8, 8), _volume), Network("hourglass", (3, 12, 12), _hourglass),
+    Network("bilstm", (8, 6), lambda: Recurrent(nn.LSTM, num_layers=2, bidirectional=True)),
+    Network("rnn", (8, 6), lambda: Recurrent(nn.RNN, bidirectional=True)),
+    Network("encoder", (8,), Encoder, vocabulary=40),
 )}
 """By name: at most 32 channels, at most 16×16 inputs, every architecture that coupling must tell apart."""

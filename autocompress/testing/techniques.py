@@ -19,7 +19,10 @@ from torch import Tensor, nn
 
 from autocompress.backend.calibration import reestimate_norms
 from autocompress.backend.fold import Folded, fold_norms
+from autocompress.backend.kinds import Conv
 from autocompress.backend.macs import count_macs
+from autocompress.backend.recurrent import Gates, stepwise
+from autocompress.backend.transposed import TransposedConv
 from autocompress.core.layer import Part
 from autocompress.core.plan import Plan
 from autocompress.estimate import estimate, flatten
@@ -29,7 +32,7 @@ from autocompress.techniques import resolve
 from autocompress.techniques.base import check_plan
 from autocompress.testing.networks import NETWORKS
 
-WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Linear)
+WEIGHTED = Conv | nn.Linear
 
 
 @lru_cache(maxsize=16)
@@ -125,9 +128,10 @@ class TechniqueContract:
             for part in parts:
                 module = leaf_modules(folded, part)
                 if isinstance(module, nn.Linear):
-                    assert (part.kind, part.kernel, part.groups) == ("linear", (), 1)
+                    kind = "recurrent" if isinstance(module, Gates) else "linear"
+                    assert (part.kind, part.kernel, part.groups) == (kind, (), 1)
                     assert (part.in_channels, part.out_channels) == (module.in_features, module.out_features)
-                elif isinstance(module, nn.Conv1d | nn.Conv2d):
+                elif isinstance(module, Conv):
                     assert (part.kind, part.kernel, part.groups) == ("conv", module.kernel_size, module.groups)
                     assert (part.in_channels, part.out_channels) == (module.in_channels, module.out_channels)
                 else:
@@ -135,7 +139,7 @@ class TechniqueContract:
                 assert part.weights == module.weight.numel()
                 assert part.bias == (module.bias is not None)
             real = {name for name, module in folded.model.named_modules() if isinstance(module, WEIGHTED)}
-            assert {part.name for part in parts if part.kind in ("conv", "linear")} == real
+            assert {part.name for part in parts if part.kind in ("conv", "linear", "recurrent")} == real
             params = sum(p.numel() for p in folded.model.parameters())
             assert estimate(bench.table, plan, bench.profile)["params"] == params
 
@@ -144,7 +148,8 @@ class TechniqueContract:
         for plan in self.plans(bench):
             folded = fold_norms(bench.compressor.restructure(plan), bench.table)
             counted = executed_macs(folded.model, bench.calibration[:1])
-            predicted = {p.name: p.macs for p in flatten(resolve(bench.table, plan)) if p.kind in ("conv", "linear")}
+            parts = flatten(resolve(bench.table, plan))
+            predicted = {p.name: p.macs for p in parts if p.kind in ("conv", "linear", "recurrent")}
             assert predicted == counted
             if any(layer.kind == "other" for layer in bench.table.layers):
                 continue  # thop has rules of its own for recurrent cells and norms of layers
@@ -162,14 +167,17 @@ def executed_macs(model: nn.Module, inputs: Tensor) -> dict[str, int]:
     def watch(name: str, module: nn.Module) -> None:
         def hook(_: nn.Module, args: tuple[Tensor, ...], result: Tensor) -> None:
             assert isinstance(module.weight, Tensor)
-            counted[name] = module.weight[0].numel() * result.numel()
+            at = args[0].numel() / module.groups if isinstance(module, TransposedConv) else result.numel()
+            each = module.weight[:, 0] if isinstance(module, TransposedConv) else module.weight[0]
+            counted[name] = counted.get(name, 0) + int(each.numel() * at)
 
         handles.append(module.register_forward_hook(hook))
 
     for name, module in model.named_modules():
         if isinstance(module, WEIGHTED):
             watch(name, module)
-    outputs(model, inputs)
+    with stepwise(model):
+        outputs(model, inputs)
     for handle in handles:
         handle.remove()
     return counted

@@ -37,7 +37,8 @@ class TestOnnx(ExporterContract):
                 return before is not None and before.op_type == "Cast"
             return before is None or before.op_type != "QuantizeLinear"
 
-        leaves = fill(bench.template, fold_norms(compressed, bench.table).model).leaves
+        every = fill(bench.template, fold_norms(compressed, bench.table).model).leaves
+        leaves = {name: leaf for name, leaf in every.items() if not leaf.arranged}
         kinds = {leaf.node.op_type for leaf in leaves.values()}
         weighted = [node for node in model.graph.node if node.op_type in kinds and any(map(restores, node.input))]
         assert [leaf.node.op_type for leaf in leaves.values()] == [node.op_type for node in weighted]
@@ -46,11 +47,14 @@ class TestOnnx(ExporterContract):
             scaling = producer[node.input[leaves[name].at]]
             sources[name] = scaling.input[0] if scaling.op_type == "DequantizeLinear" \
                 else producer[scaling.input[0]].input[0]
+        for name, leaf in every.items():
+            if leaf.arranged:  # what restores it has its name
+                sources[name] = producer[producer[leaf.weight].input[0]].input[0]
         stored = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
         computed = [name for name in sources.values() if name not in stored]
         for name in computed:
             model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT8, None))
         values = Runtime(model.SerializeToString()).run_all(bench.calibration[:1].numpy())[1:]
         stored |= dict(zip(computed, values, strict=True))
-        return {name: stored[source].T if leaves[name].axis == 1 else stored[source]
+        return {name: stored[source].swapaxes(0, 1) if every[name].axis == 1 else stored[source]
                 for name, source in sources.items()}
