@@ -6,13 +6,12 @@ import logging
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from autocompress.core.quiet import quiet
 from autocompress.errors import InputError
 
 _NOISY = "torch.fx.experimental.symbolic_shapes"
@@ -24,7 +23,7 @@ _FOREIGN = (Path(torch.__file__).parent, Path(__file__).parents[1], Path(sys.bas
 
 def exported(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     """What `torch.export` makes of `model` (eval mode) for `example` `(N, …)`. InputError where it cannot be traced."""
-    with warnings.catch_warnings(), torch.no_grad(), _quiet():
+    with warnings.catch_warnings(), torch.no_grad(), quiet(_NOISY, logging.CRITICAL):
         warnings.simplefilter("ignore")
         try:
             return torch.export.export(model, (example,))
@@ -54,14 +53,3 @@ def _users_line(error: BaseException) -> str:
                 return f"{frame.filename}:{frame.lineno} (`{frame.line}`)"
         seen = seen.__cause__ or seen.__context__
     return ""
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    logger = logging.getLogger(_NOISY)
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

@@ -8,7 +8,6 @@ initialisers, and because a tensor is then recognised in the graph by its values
 from __future__ import annotations
 
 import copy
-import logging
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -18,6 +17,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
+from autocompress.core.quiet import quiet
 from autocompress.errors import InputError
 from autocompress.export.torch_onnx import INPUT, OUTPUT, example, exporting
 
@@ -26,8 +26,8 @@ LARGEST_BYTES = 2**31 - 1
 """Of one protobuf message; tensors beside the file are not written."""
 WEIGHT_INPUT = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "Gather": 0}
 """Which input of a node is the weight of a layer."""
-# It says of every tensor of the network that it is not merged with others: see `_simplify`.
-logging.getLogger("onnx_ir.passes.common.initializer_deduplication").setLevel(logging.ERROR)
+_SAYS_MUCH = "onnx_ir.passes.common.initializer_deduplication"
+"""The logger that says of every tensor of the network that it is not merged with others: see `_simplify`."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def _randomised(model: nn.Module) -> nn.Module:
 
 
 def _export(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) -> onnx.ModelProto:
-    with exporting():
+    with exporting(), quiet(_SAYS_MUCH):
         program = torch.export.export(model, (example(input_shape, dtype),),
                                       dynamic_shapes=({0: torch.export.Dim("batch")},))
         exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False, optimize=False,

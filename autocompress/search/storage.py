@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from autocompress.core import wire
 from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.core.front import OBJECTIVES, Direction
+from autocompress.core.quiet import quiet
 from autocompress.errors import EnvironmentFault, InputError, StorageError, StudyMismatchError
 
 T = TypeVar("T")
@@ -29,8 +30,6 @@ CANDIDATE, IDENTITY, RUNG, FAILURE = "candidate", "identity", "rung", "failure"
 STOPPED = "the process was stopped before it finished"
 """The reason of trials that a killed process left open."""
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-logging.getLogger("optuna").addHandler(logging.NullHandler())
 
 
 def storage_url(folder: Path, url: str | None) -> str:
@@ -101,7 +100,7 @@ def _head(path: Path) -> bytes:
 def create_study(storage: optuna.storages.BaseStorage, name: str, sampler: optuna.samplers.BaseSampler,
                  identity: Mapping[str, Any], objectives: Mapping[str, Direction] = OBJECTIVES) -> optuna.Study:
     """A new study with its identity; `objectives` are directions by metric."""
-    with storage_errors(name):
+    with storage_errors(name), quiet("optuna", logging.WARNING):
         study = optuna.create_study(storage=storage, study_name=name, sampler=sampler,
                                     directions=[*objectives.values()])
         study.set_user_attr(IDENTITY, dict(identity))

@@ -20,6 +20,7 @@ from autocompress.errors import AutocompressError, InfeasibleError
 from autocompress.estimate import estimate
 from autocompress.hardware.targets import listed
 from autocompress.space.space import WHOLE, Space, Values
+from autocompress.space.whole_layers import stays_whole
 from autocompress.units import format_bytes, format_count, format_milliseconds
 
 MARGIN = 0.995
@@ -148,7 +149,8 @@ class Projection:
                                   for name, bound in self.bounds.items())
             lines = [f"{limits} can each be met on {profile.id} in this space, but no plan was found that meets them "
                      "together"]
-        return "; ".join(lines) + ". Raise the bound, or choose a space with fewer bits or higher prune ratios"
+        return "; ".join(lines) + ". Raise the bound, or choose a space with fewer bits or higher prune ratios" \
+            + stays_whole(self.space.table)
 
     def _memory(self, metric: str) -> str:
         """Of several devices, whose memory it is that bounds a metric: ` (the flash of stm32h743)`."""

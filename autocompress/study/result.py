@@ -32,6 +32,7 @@ from autocompress.study.folder import (
 )
 from autocompress.study.lock import locked
 from autocompress.study.shipping import ship
+from autocompress.study.surroundings import kept_surroundings
 from autocompress.techniques import resolve, untouched
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class SearchResult:
         InputError for a trial that has nothing to export, StorageError where a run is at work on the study,
         AutocompressError when the file does not do what the trial promised.
         """
-        with locked(self.folder):
+        with locked(self.folder), kept_surroundings():
             return self.ship(path, trial)
 
     def ship(self, path: Path | str | None = None, trial: int | str = "best") -> Path:
@@ -233,5 +234,6 @@ def open_study(folder: Path | str, *, model: Any = None, data: Any = None, load_
     if load_network or model is not None:
         from autocompress.study.loading import reopen_bench
 
-        bench = reopen_bench(folder, description, model, data, trust_code, device)
+        with kept_surroundings():
+            bench = reopen_bench(folder, description, model, data, trust_code, device)
     return SearchResult(folder, description, study=study, bench=bench)

@@ -49,6 +49,7 @@ from autocompress.study.result import SearchResult
 from autocompress.study.sensitivity import sensitivity
 from autocompress.study.shortfall import shortfalls, slower
 from autocompress.study.stopping import stoppable
+from autocompress.study.surroundings import kept_surroundings
 from autocompress.study.workbench import Workbench
 from autocompress.tasks.models import safe_name
 
@@ -98,7 +99,7 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     constraints = asked.constraints([device.id for device in profile.latencies.values()])
     check_sampler(asked.sampler)
     notify = on_event or (lambda event: None)
-    with ExitStack() as stack:
+    with kept_surroundings(), ExitStack() as stack:
         stack.enter_context(controlled(tell=lambda what, done, total: notify(
             Event(kind="progress", text=what, done=done, total=total))))
         if asked.out is not None:

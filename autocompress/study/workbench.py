@@ -48,6 +48,7 @@ from autocompress.study.built_files import keep_file, kept_file
 from autocompress.study.folder import TEACHER
 from autocompress.study.original import OriginalFile, original_of
 from autocompress.study.relatives import weights_path, with_relative
+from autocompress.study.surroundings import own_randomness
 from autocompress.tasks.splits import Split, TaskData
 from autocompress.techniques import resolve
 from autocompress.techniques.base import check_plan
@@ -81,7 +82,6 @@ class Workbench:
         self.data, self.profile, self.seed = data, profile, seed
         self._folder, self._epochs, self._device, self.threads = folder, epochs, device, threads
         self._folders = [folder] if earlier is None else [folder, earlier]
-        torch.manual_seed(seed)
         count = calibration_rows(data.input_shape, CALIBRATION_SAMPLES)
         self.calibration = data.normalise(_subset(data.train, count, seed).inputs)
         self._given = model
@@ -187,6 +187,11 @@ class Workbench:
             self.threads = threads
             torch.set_num_threads(threads)
         check_plan(self.table, plan, self.profile)
+        with own_randomness(self.seed):  # what a candidate becomes does not hang on those before it
+            return self._evaluated(plan, rung, seconds, should_stop)
+
+    def _evaluated(self, plan: Plan, rung: int, seconds: float | None,
+                   should_stop: Callable[[], bool] | None) -> Evaluation:
         timings: dict[str, float] = {}
         with _timed(timings, "compress"):
             compressed = self.rebuild(plan, rung - 1)
