@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 import traceback
 import warnings
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import torch
@@ -15,7 +17,7 @@ from autocompress.core.quiet import quiet
 from autocompress.errors import InputError
 
 _NOISY = "torch.fx.experimental.symbolic_shapes"
-"""The logger that prints half a graph where tracing fails."""
+"""The logger that complains where tracing fails."""
 _DATA_DEPENDENT = ("data-dependent", "unbacked", "GuardOnDataDependentSymNode", "_local_scalar_dense")
 _FOREIGN = (Path(torch.__file__).parent, Path(__file__).parents[1], Path(sys.base_prefix), Path(sys.prefix))
 """Folders of code that is not the user's."""
@@ -23,7 +25,8 @@ _FOREIGN = (Path(torch.__file__).parent, Path(__file__).parents[1], Path(sys.bas
 
 def exported(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     """What `torch.export` makes of `model` (eval mode) for `example` `(N, …)`. InputError where it cannot be traced."""
-    with warnings.catch_warnings(), torch.no_grad(), quiet(_NOISY, logging.CRITICAL):
+    with warnings.catch_warnings(), torch.no_grad(), quiet(_NOISY, logging.CRITICAL), \
+            redirect_stderr(io.StringIO()):  # where it fails, torch prints its graph
         warnings.simplefilter("ignore")
         try:
             return torch.export.export(model, (example,))

@@ -17,7 +17,6 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from autocompress.core.quiet import quiet
 from autocompress.errors import InputError
 from autocompress.export.torch_onnx import INPUT, OUTPUT, example, exporting
 
@@ -26,8 +25,6 @@ LARGEST_BYTES = 2**31 - 1
 """Of one protobuf message; tensors beside the file are not written."""
 WEIGHT_INPUT = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "Gather": 0}
 """Which input of a node is the weight of a layer."""
-_SAYS_MUCH = "onnx_ir.passes.common.initializer_deduplication"
-"""The logger that says of every tensor of the network that it is not merged with others: see `_simplify`."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,7 @@ def _randomised(model: nn.Module) -> nn.Module:
 
 
 def _export(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) -> onnx.ModelProto:
-    with exporting(), quiet(_SAYS_MUCH):
+    with exporting():
         program = torch.export.export(model, (example(input_shape, dtype),),
                                       dynamic_shapes=({0: torch.export.Dim("batch")},))
         exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False, optimize=False,
@@ -143,7 +140,8 @@ def _simplify(exported: torch.onnx.ONNXProgram, program: torch.export.ExportedPr
 
 
 def _free_flattens(proto: onnx.ModelProto) -> None:
-    """Let a flatten infer its width: the exporter writes the original's channel count into the graph."""
+    """Let a flatten infer its width: the exporter writes the original's channel count into the graph. Only where both
+    sides begin with the samples: frames may be folded into them on one."""
     batch = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param
     shapes = {v.name: v.type.tensor_type.shape.dim
               for v in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output)}

@@ -16,8 +16,11 @@ import torch
 from torch import nn
 
 from autocompress.errors import TrialError, cause_of
+from autocompress.export.free_batch import free_length
 
 INPUT, OUTPUT = "input", "output"
+FIXED_SAMPLES = ("the number of samples must stay free, but forward() makes a fixed number of it: use x.shape[0] as it "
+                 "is, not int(x.shape[0]), a written batch size or a list of as many tensors")
 LOGGERS = ("torch.onnx", "torch.export", "torch._dynamo", "torch.fx.experimental.symbolic_shapes", "onnxscript",
            "onnx_ir")
 
@@ -46,13 +49,15 @@ def exporting() -> Iterator[None]:
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     try:
-        with warnings.catch_warnings(), torch.no_grad(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        with warnings.catch_warnings(), torch.no_grad(), free_length(), redirect_stdout(io.StringIO()), \
+                redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     except TrialError:
         raise
     except Exception as error:  # the exporter raises many kinds
-        raise TrialError(f"torch.export or torch.onnx cannot export it: {cause_of(error)}") from error
+        cause = FIXED_SAMPLES if "Constraints violated (batch)" in str(error) else cause_of(error)
+        raise TrialError(f"torch.export or torch.onnx cannot export it: {cause}") from error
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)

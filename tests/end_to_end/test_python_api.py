@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import logging
 from pathlib import Path
 
 import msgspec
 import onnxruntime
+import optuna
 import pandas as pd
 import pytest
+import torch
 from patterns import Arrays, network, patterns, trained_on
 from torch import nn
+from torch.nn.utils import weight_norm
 
 import autocompress
 from autocompress.errors import AutocompressError, InfeasibleError, InputError
@@ -52,6 +57,36 @@ def test_without_time_for_predictions_the_search_goes_on(
     found = autocompress.search(model=trained, data=arrays, budget="9kB", trials=3, timeout="20s", out=tmp_path / "s")
     assert "searching with TPE" in caplog.text
     assert "SolverSampler" not in set(found.trials["origin"]) and found.best is not None
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
+def test_a_table_that_fails_is_gone_without_and_the_process_is_left_as_it_was(
+        trained: nn.Module, arrays: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture) -> None:
+    """With a network in memory as training with weight norm leaves it."""
+
+    def broken(*_: object) -> None:
+        raise KeyError("layer1.conv")
+
+    monkeypatch.setattr(run, "sensitivity", broken)
+    own = copy.deepcopy(trained)
+    weight_norm(next(module for module in own.modules() if isinstance(module, nn.Conv2d)))
+    own(torch.from_numpy(arrays["train"][0][:2]).float()).sum().backward()
+    torch.manual_seed(7)
+    before = _of_the_process()
+    found = autocompress.search(model=own, data=arrays, budget="9kB", trials=2, effort="fast", epochs=1,
+                                out=tmp_path / "s")
+    assert _of_the_process() == before
+    assert "searching with TPE" in caplog.text and "KeyError: 'layer1.conv'" in caplog.text
+    assert found.best is not None and found.artifact is not None and found.artifact["verified"]
+    assert any(name.endswith("weight_g") for name in own.state_dict())
+
+
+def _of_the_process() -> list[object]:
+    """What a search uses of the process that its caller uses too."""
+    levels = [logging.getLogger(name).level for name in ("optuna", "onnx_ir", "torch")]
+    return [torch.get_rng_state().tolist(), torch.get_num_threads(), torch.backends.mha.get_fastpath_enabled(),
+            optuna.logging.get_verbosity(), logging.getLogger("optuna").handlers[:], *levels]
 
 
 def test_reported_figures_are_those_of_the_file(result: SearchResult, arrays: Arrays) -> None:

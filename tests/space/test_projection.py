@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autocompress.core.budget import Budget
-from autocompress.core.layer import LayerTable
+from autocompress.core.layer import Layer, LayerTable
 from autocompress.core.plan import Plan
 from autocompress.errors import InfeasibleError
 from autocompress.hardware.profile import load_profile
@@ -114,3 +114,19 @@ def test_an_unbounded_plan_is_left_alone(table: LayerTable) -> None:
     assert got.squeeze == 0.0
     assert got.plan == space.decode(space.uniform(8))
     assert Plan().fingerprint != got.plan.fingerprint
+
+
+def test_layers_that_stay_whole_are_named_where_a_budget_cannot_be_met() -> None:
+    layers = (Layer(name="own", kind="other", params=9_000, locked="no technique for Own"),
+              Layer(name="open", kind="linear", in_channels=40, out_channels=50, params=2_050, bias=True,
+                    in_shape=(40,), out_shape=(50,)),
+              Layer(name="small", kind="other", params=4, locked="no technique for LayerNorm"))
+    space = _space(LayerTable(input_shape=(40,), outputs=50, layers=layers, skeleton_bytes=500), "default")
+    with pytest.raises(InfeasibleError, match=r"of weights 36\.00 kB stay as they are: own \(36\.00 kB: no technique "
+                                              r"for Own\)\. They can be compressed once") as caught:
+        Projection(space, Budget(size_bytes=30_000)).require_feasible()
+    assert "LayerNorm" not in str(caught.value)
+    with pytest.raises(InfeasibleError) as caught:
+        Projection(_space(LayerTable(input_shape=(40,), outputs=50, layers=layers[1:], skeleton_bytes=500), "default"),
+                   Budget(size_bytes=300)).require_feasible()
+    assert "stay as they are" not in str(caught.value)
