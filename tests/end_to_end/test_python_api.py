@@ -71,7 +71,7 @@ def test_a_table_that_fails_is_gone_without_and_the_process_is_left_as_it_was(
     monkeypatch.setattr(run, "sensitivity", broken)
     own = copy.deepcopy(trained)
     weight_norm(next(module for module in own.modules() if isinstance(module, nn.Conv2d)))
-    own(torch.from_numpy(arrays["train"][0][:2]).float()).sum().backward()
+    own(torch.from_numpy(arrays[0][:2])).sum().backward()
     torch.manual_seed(7)
     before = _of_the_process()
     found = autocompress.search(model=own, data=arrays, budget="9kB", trials=2, effort="fast", epochs=1,
