@@ -44,7 +44,8 @@ def encode(space: Space, plan: Plan) -> dict[str, Value]:
         elif kind == "bits":
             wanted = steps["quantize"][site].args["weight_bits"] if site in steps["quantize"] else 32
         elif kind == "act":
-            read = [s for s in steps["quantize"].values() if not space.table.by_name[s.site].float_activations]
+            read = [s for s in steps["quantize"].values() if not space.table.by_name[s.site].float_activations
+                    and s.site not in space.unpaying]
             wanted = _activation_bits(read, site)
         elif kind == "criterion":
             wanted = _commonest((s.args for s in steps["prune"].values()), kind, DEFAULT_CRITERION)

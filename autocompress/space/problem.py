@@ -45,7 +45,7 @@ class Problem:
         for layer in self.layers.values():
             offers = list(self._offers(layer, damages))
             self.costs[layer.name] = LayerCosts(layer, [option for option, _, _ in offers], self._space.profile,
-                                                 activation_bits)
+                                                 32 if layer.name in space.unpaying else activation_bits)
             self._option_harm[layer.name] = {"bits": np.array([harm for _, harm, _ in offers]),
                                              "share": np.array([harm for _, _, harm in offers])}
         self.touching = {g.name: [x for x in self.layers if any(m.layer == x for m in g.members)] for g in groups}

@@ -42,7 +42,9 @@ class Knob(msgspec.Struct, frozen=True):
 class Space(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Knobs by site. Names are `drop:SITE`, `criterion:*`, `prune:SITE`, `bits:SITE`, `act:SITE`, `method:SITE`,
     `share:SITE`, `sparse-criterion:*`, `pattern:SITE`, `density:SITE`, and `grid:*`, `group:*`, `rounding:*`,
-    `range:*`, `equalize:*`. `criterion`, `sparse_criterion` and `settings` hold where there is no knob for them."""
+    `range:*`, `equalize:*`. `criterion`, `sparse_criterion` and `settings` hold where there is no knob for them.
+    `unpaying`: layers whose activations stay float, whatever the knob says, because 8 bits do not
+    make them faster."""
 
     table: LayerTable
     profile: HardwareProfile
@@ -54,6 +56,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     settings: dict[str, Scalar] = msgspec.field(default_factory=lambda: dict(DEFAULTS))
     min_density: float = 0.1
     sparse_criterion: str = sparsify.DEFAULT_CRITERION
+    unpaying: frozenset[str] = frozenset()
 
     @cached_property
     def by_name(self) -> dict[str, Knob]:
@@ -121,7 +124,8 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         if bits > cap:
             bits = max((b for b in self._legal_bits(layer) if b <= cap), default=min(self._legal_bits(layer)))
         activation = values.get(f"act:{layer.name}", values.get(f"act:{ALL_LAYERS}", 32))
-        activation_bits = int(activation) if bits <= 8 and not layer.float_activations else 32
+        integer = bits <= 8 and not layer.float_activations and layer.name not in self.unpaying
+        activation_bits = int(activation) if integer else 32
         if bits == 32:
             return []
         settings = {name: values.get(f"{name}:{ALL_LAYERS}", value) for name, value in self.settings.items()}
@@ -151,8 +155,10 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return values
 
 
-def build_space(table: LayerTable, spec: SpaceSpec, profile: HardwareProfile) -> Space:
-    """Knobs for every site that the network has, the file allows and the device can run.
+def build_space(table: LayerTable, spec: SpaceSpec, profile: HardwareProfile,
+                unpaying: frozenset[str] = frozenset()) -> Space:
+    """Knobs for every site that the network has, the file allows and the device can run. `unpaying`: layers whose
+    activations stay float where the space leaves the choice.
 
     InputError when a width that the file asks for is not legal on the device, or when nothing is left.
     """
@@ -184,7 +190,13 @@ def build_space(table: LayerTable, spec: SpaceSpec, profile: HardwareProfile) ->
         knobs += [Knob(f"bits:{layer.name}", choices=weight_bits) for layer in quantized]
         sites = [ALL_LAYERS] if spec.quantize.activation_scope == "model" else [x.name for x in quantized
                                                                                          if not x.float_activations]
-        knobs += [Knob(f"act:{site}", choices=activations) for site in sites if quantized]
+        if 32 not in activations:
+            unpaying = frozenset()
+        settled = set(unpaying)
+        if all(x.float_activations or x.name in unpaying for x in quantized):
+            settled.add(ALL_LAYERS)
+        knobs += [Knob(f"act:{site}", choices=(32,) if site in settled else activations) for site in sites
+                  if quantized]
         knobs += [Knob(f"{name}:{ALL_LAYERS}", choices=choices) for name, choices in spec.quantize.settings.items()
                   if len(choices) > 1 and (name != "equalize" or any(layer.scales_with for layer in quantized))]
     if not any(len(knob.choices) > 1 or not knob.choices for knob in knobs) and not _changes(knobs):
@@ -198,7 +210,8 @@ def build_space(table: LayerTable, spec: SpaceSpec, profile: HardwareProfile) ->
                  max_ratio=spec.prune.max_ratio if spec.prune else 0.0,
                  min_share=spec.decompose.min_share if spec.decompose else 0.1,
                  sparse_criterion=spec.sparsify.criteria[0] if spec.sparsify else sparsify.DEFAULT_CRITERION,
-                 min_density=spec.sparsify.min_density if spec.sparsify else 0.1)
+                 min_density=spec.sparsify.min_density if spec.sparsify else 0.1,
+                 unpaying=unpaying if spec.quantize else frozenset())
 
 
 def _sparsity(layers: list[Layer], spec: SparsifySpec) -> list[Knob]:

@@ -18,12 +18,17 @@ LEAST_AGREEMENT = 0.98
 """Share of calibration samples to which the 8-bit file gives the original's class before it may teach in its place."""
 
 
+def integer_plan(bench: Workbench) -> Plan:
+    """8-bit weights and activations wherever a layer can have them."""
+    return Plan.of([Step(layer.name, "quantize", {"weight_bits": 8, "activation_bits": 8})
+                    for layer in bench.table.layers if layer.kind in ("conv", "linear")
+                    and not (layer.locked or layer.float_activations)])
+
+
 def answering_file(bench: Workbench) -> bytes | None:
     """The original with 8-bit weights and activations, or None where there is no such file or it answers otherwise."""
-    plan = Plan.of([Step(layer.name, "quantize", {"weight_bits": 8, "activation_bits": 8})
-                    for layer in bench.table.layers if layer.kind in ("conv", "linear") and not layer.locked])
     try:
-        file = bench.build(bench.compressor.compress(plan)).data
+        file = bench.build(bench.compressor.compress(integer_plan(bench))).data
     except TrialError as error:
         log.info("the original has no 8-bit file to learn from: %s", error)
         return None

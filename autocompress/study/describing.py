@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,8 @@ def stored_name(asked: Options, folder: Path, name: str) -> str:
 
 
 def describe(folder: Path, name: str, asked: Options, constraints: Budget, bench: Workbench, baseline: Metrics,
-             identity: dict[str, Any], timings: dict[str, float]) -> Description:
+             identity: dict[str, Any], timings: dict[str, float],
+             unpaying: frozenset[str] = frozenset()) -> Description:
     """Write `study.json`; a resumed study keeps what it exported."""
     before = read_description(folder) if (folder / DESCRIPTION).exists() else None
     description = Description(
@@ -79,9 +81,17 @@ def describe(folder: Path, name: str, asked: Options, constraints: Budget, bench
         sources=dict(bench.sources), table=bench.table, refused=bench.refused, given=_given(asked), timings=timings,
         fingerprints={k: str(identity[k]) for k in ("model", "data", "space", "profile")},
         artifact=before.artifact if before else None, attribution=before.attribution if before else None,
-        harms=before.harms if before else {}, from_study=_start(asked, before))
+        harms=before.harms if before else {}, from_study=_start(asked, before),
+        unpaying=tuple(sorted(unpaying)))
     write_description(folder, description)
     return description
+
+
+def kept_float(asked: Options, folder: Path, measure: Callable[[], frozenset[str]]) -> frozenset[str]:
+    """Layers whose activations stay float: those of the study that is resumed, whose space has them, or as measured."""
+    if asked.resume and is_described(folder):
+        return frozenset(read_description(folder).unpaying)
+    return measure()
 
 
 def _start(asked: Options, before: Description | None) -> str:

@@ -57,6 +57,8 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     effort: str = DEFAULT_EFFORT
     trials: int = 0
     """Asked for; 0 in files that do not say."""
+    unpaying: tuple[str, ...] = ()
+    """Layers whose activations stay float because 8 bits do not make them faster on the machine of the search."""
     from_study: str = ""
     """The folder of the study where this one started, if it did."""
 

@@ -39,12 +39,13 @@ from autocompress.space.spec import SpaceSpec, load_space
 from autocompress.study.blending import blend
 from autocompress.study.built_files import Trimmer
 from autocompress.study.claim import claimed
-from autocompress.study.describing import default_name, describe, identity_of, older_identity, stored_name
+from autocompress.study.describing import default_name, describe, identity_of, kept_float, older_identity, stored_name
 from autocompress.study.earlier import completed, read_earlier, seeds, take_answers
 from autocompress.study.folder import choose_folder
 from autocompress.study.loading import load_task, make_bench, make_pool, require_same_task
 from autocompress.study.options import Options
 from autocompress.study.ownership import discard
+from autocompress.study.paying import unpaying_layers
 from autocompress.study.result import SearchResult
 from autocompress.study.sensitivity import sensitivity
 from autocompress.study.shortfall import shortfalls, slower
@@ -124,7 +125,8 @@ def _search(asked: Options, spec: SpaceSpec, profile: HardwareProfile, constrain
     bench = make_bench(loaded, task, asked, folder)
     for note in bench.notes:
         log.warning(note)
-    projection = Projection(build_space(bench.table, spec, profile), constraints)
+    kept = kept_float(asked, folder, lambda: unpaying_layers(bench, spec))
+    projection = Projection(build_space(bench.table, spec, profile, kept), constraints)
     projection.require_feasible()
     bench.prepare()
     before = time.perf_counter()
@@ -137,7 +139,7 @@ def _search(asked: Options, spec: SpaceSpec, profile: HardwareProfile, constrain
     storage = open_storage(storage_url(folder, asked.storage))
     stored = _stored_study(storage, name, folder, asked, identity, profile,
                            older_identity(identity, folder, constraints))
-    description = describe(folder, name, asked, constraints, bench, baseline, identity, timings)
+    description = describe(folder, name, asked, constraints, bench, baseline, identity, timings, kept)
     study = stored or create_study(storage, name, make_sampler(asked.sampler, asked.seed), identity,
                                    objectives(profile.latencies))
     take_answers(earlier, folder, asked.seed)
