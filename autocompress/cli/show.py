@@ -53,7 +53,7 @@ def document(view: StudyView, candidate: Candidate) -> dict[str, Any]:
         "plan_fingerprint": candidate.plan.fingerprint if candidate.plan else None,
         "plan": msgspec.to_builtins(candidate.plan), "layers": layer_rows(view, candidate),
         "attribution": msgspec.to_builtins(_attribution(view, candidate)),
-        "agreement": msgspec.to_builtins(agreement(view)),
+        "agreement": msgspec.to_builtins(agreement(view)), "warnings": msgspec.to_builtins(view.warnings),
         "receipts": msgspec.to_builtins(candidate.receipts),
     }
 
@@ -103,6 +103,8 @@ def _print(view: StudyView, candidate: Candidate) -> None:
     line(f"trial {candidate.trial} of {view.name}{best}: {candidate.status}{reason}")
     line(f"scored   {format_rung(candidate.rung)}; proposed by {candidate.origin}")
     line(f"limits   {view.budget.describe()}")
+    for warned in view.warnings:
+        line(f"warning  {warned.message}")
     line(f"plan     {describe_plan(view.layers, candidate.plan)}")
     if candidate.best is not None:
         line(f"applied  {summarise(candidate.receipts) or 'nothing'}")

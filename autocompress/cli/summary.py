@@ -23,6 +23,11 @@ def print_summary(result: SearchResult) -> None:
     folder = shlex.quote(str(result.folder))
     line(f"page     {document['report']}")
     line(f"trials   {counts(document)}")
+    for row in document["rarest"]:
+        line(f"rare     {row['class']}, {row['training_samples']} training samples: {row['right']} of "
+             f"{row['test_samples']} right, {row['original_right']} by the original")
+    for warned in document["warnings"]:
+        line(f"warning  {warned['message']}")
     line(f"further  autocompress show {folder} --trial {best['trial'] if best else 'N'}")
     line(f"         autocompress export {folder} --trial N --out DIR")
 

@@ -69,7 +69,12 @@ def scored(runtime: Runtime, batches: Iterable[np.ndarray], targets: np.ndarray,
            meaning: Meaning = "scores") -> dict[str, float]:
     """`scores` of what the file, whose outputs have that `meaning`, answers to batches of inputs `(B, …)`, in the order
     of `targets`, made as they are needed. TrialError when an output is not finite."""
+    return scores(as_scores(answered(runtime, batches), meaning), targets)
+
+
+def answered(runtime: Runtime, batches: Iterable[np.ndarray]) -> np.ndarray:
+    """Outputs `(N, classes)` of the file for batches `(B, …)`. TrialError when one is not finite."""
     logits = np.concatenate([runtime.run(batch) for batch in batches])
     if not np.isfinite(logits).all():
         raise TrialError("nan: the exported file puts out values that are not finite")
-    return scores(as_scores(logits, meaning), targets)
+    return logits

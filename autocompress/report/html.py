@@ -21,6 +21,7 @@ from autocompress.report.sections import (
     plan_table,
     untouched_table,
     verdict,
+    warnings,
 )
 from autocompress.report.tables import as_csv, as_json, trials_frame
 from autocompress.report.text import in_order, title_of
@@ -74,6 +75,7 @@ def _page(view: StudyView) -> str:
 {facts(view)}
 {cards(view)}
 {verdict(view)}
+{warnings(view)}
 </div></header>
 <main>
 {_section("Accuracy against size", "Every trial is drawn; hover a point for its metrics and plan. Click a status "

@@ -85,6 +85,11 @@ def verdict(view: StudyView) -> str:
     return f'<p class="verdict bad">{text}, exported to <code>{path}</code>, but <b>not verified</b>.</p>'
 
 
+def warnings(view: StudyView) -> str:
+    """What the user was warned of."""
+    return "".join(f'<p class="verdict bad">Warning: {escape(warned.message)}</p>' for warned in view.warnings)
+
+
 def _although(view: StudyView) -> str:
     """What tells it from a trial of higher accuracy, where there is one."""
     best = view.trial(view.best)

@@ -10,6 +10,7 @@ from autocompress.core.attribution import Attribution
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Candidate, Metrics
 from autocompress.core.layer import LayerTable, Part
+from autocompress.core.warnings import Warned
 
 
 class StudyView(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +46,8 @@ class StudyView(msgspec.Struct, frozen=True, kw_only=True):
     """What the techniques of the best plan bought and cost; None when nobody looked into that."""
     harms: dict[int, float] = {}
     """Predicted, in nats, by trial."""
+    warnings: tuple[Warned, ...] = ()
+    """What was warned of in the run, and what is wrong with the exported file."""
 
     @property
     def shipped(self) -> dict[str, Any] | None:

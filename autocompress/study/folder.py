@@ -15,6 +15,7 @@ from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Metrics
 from autocompress.core.files import temporary_name, write_whole
 from autocompress.core.layer import LayerTable
+from autocompress.core.warnings import Warned
 from autocompress.errors import EnvironmentFault, InputError
 from autocompress.search.fidelity import DEFAULT_EFFORT
 from autocompress.search.storage import DATABASE
@@ -59,6 +60,8 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     """Asked for; 0 in files that do not say."""
     unpaying: tuple[str, ...] = ()
     """Layers whose activations stay float because 8 bits do not make them faster on the machine of the search."""
+    warnings: tuple[Warned, ...] = ()
+    """Of the last run that came to its end, but those of the exported file, which stand with it."""
     from_study: str = ""
     """The folder of the study where this one started, if it did."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from autocompress.core.attribution import Attribution
 from autocompress.core.damage import Damages
 from autocompress.core.evaluation import LATENCY, Candidate
 from autocompress.core.front import best, front
+from autocompress.core.warnings import Warned, merged
 from autocompress.errors import InputError, StorageError
 from autocompress.estimate import flatten
 from autocompress.report.html import write_report
@@ -144,10 +145,19 @@ class SearchResult:
                 self._require_bench(), projection, chosen, everyone, d.budget, damages, seconds, should_stop))
         self._description = d
 
-    def conclude(self, timings: dict[str, float], seconds: float) -> None:
-        """Keep the timings of a finished run and write the report."""
+    @property
+    def warnings(self) -> list[Warned]:
+        """What was warned of in the last run, and what is wrong with the exported file."""
+        of_file = [Warned(**warned) for warned in (self.artifact or {}).get("warnings", ())]
+        return merged((*self._description.warnings, *of_file))
+
+    def conclude(self, timings: dict[str, float], seconds: float, warnings: Sequence[Warned] = ()) -> None:
+        """Keep the timings and warnings of a finished run and write the report."""
         self.seconds = seconds
-        self._description = msgspec.structs.replace(self._description, timings=timings | {"search": seconds})
+        of_file = (self.artifact or {}).get("warnings", ())
+        kept = tuple(warned for warned in warnings if msgspec.to_builtins(warned) not in of_file)
+        self._description = msgspec.structs.replace(self._description, timings=timings | {"search": seconds},
+                                                    warnings=kept)
         write_description(self.folder, self._description)
         self.report()
 
@@ -170,7 +180,7 @@ class SearchResult:
             front=tuple(c.trial for c in members), best=chosen.trial if chosen else None, layers=d.table,
             parts=tuple(flatten(resolve(d.table, chosen.plan))) if chosen and chosen.plan else (),
             untouched=untouched(d.table), artifact=d.artifact, timings=self._timings(everyone), targets=d.targets,
-            attribution=self.attribution, harms=d.harms,
+            attribution=self.attribution, harms=d.harms, warnings=tuple(self.warnings),
         )
 
     def _timings(self, everyone: list[Candidate]) -> dict[str, float]:
@@ -204,6 +214,8 @@ class SearchResult:
             "front": [{"trial": c.trial, "metrics": c.metrics} for c in members],
             "trials": counts,
             "artifact": {key: shipped.get(key) for key in keys} if shipped else None,
+            "warnings": msgspec.to_builtins(self.warnings),
+            "rarest": shipped.get("rarest", []),
             "report": str(self.folder / REPORT / "pareto.html"),
             "seconds": round(self.seconds, 3),
         }

@@ -14,6 +14,7 @@ from autocompress.core.budget import Budget
 from autocompress.core.checkpoint import controlled
 from autocompress.core.damage import Damages
 from autocompress.core.front import objectives
+from autocompress.core.warnings import Warned, collecting, warn
 from autocompress.errors import InfeasibleError, InputError, Interrupted, TrialError
 from autocompress.hardware.profile import HardwareProfile
 from autocompress.hardware.targets import load_targets
@@ -40,6 +41,7 @@ from autocompress.study.blending import blend
 from autocompress.study.built_files import Trimmer
 from autocompress.study.claim import claimed
 from autocompress.study.describing import default_name, describe, identity_of, kept_float, older_identity, stored_name
+from autocompress.study.doubts import original_doubts
 from autocompress.study.earlier import completed, read_earlier, seeds, take_answers
 from autocompress.study.folder import choose_folder
 from autocompress.study.loading import load_task, make_bench, make_pool, require_same_task
@@ -111,6 +113,7 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
 def _search(asked: Options, spec: SpaceSpec, profile: HardwareProfile, constraints: Budget,
             notify: Callable[[Event], None], started: float, stack: ExitStack) -> SearchResult:
     """`search` with what it was asked, checked; `stack` holds the claim on the study's folder."""
+    collector = stack.enter_context(collecting())
     earlier = read_earlier(asked.from_study, asked.resume)
     notify(Event(kind="phase", text="loading the network and its data"))
     loaded, task = load_task(asked)
@@ -133,6 +136,9 @@ def _search(asked: Options, spec: SpaceSpec, profile: HardwareProfile, constrain
     timings = {"set-up": before - started}
     baseline = bench.baseline()
     timings["original"] = time.perf_counter() - before
+    if bench.original_answers is not None:
+        for doubt in original_doubts(bench.original_answers, loaded.claimed, task.described):
+            warn(log, doubt)
     if asked.force_new_study:
         discard(folder)
     identity = identity_of(loaded, task, spec, profile.fingerprint, asked.seed, constraints)
@@ -174,7 +180,7 @@ def _search(asked: Options, spec: SpaceSpec, profile: HardwareProfile, constrain
         timings["sampling and storage"] = engine.overhead_seconds
         if failure is None and not should_stop():
             for sentence in shortfalls(engine.candidates(), failures(study), _late(settings, started)):
-                log.warning(sentence)
+                warn(log, Warned("search-fell-short", sentence))
         result = SearchResult(folder, description, study=study, bench=bench)
         if failure is None and result.best is not None:
             before = time.perf_counter()
@@ -197,7 +203,7 @@ def _search(asked: Options, spec: SpaceSpec, profile: HardwareProfile, constrain
             result.explain(projection, damages, left, should_stop)
             timings["attribution"] = time.perf_counter() - before
         trimmer.end(result.candidates)
-        result.conclude(timings, time.perf_counter() - started)
+        result.conclude(timings, time.perf_counter() - started, collector.found)
         stopped = Interrupted(f"stopped by the user; everything is kept in {folder}, go on with --resume")
         if failure is not None or should_stop():
             ending = failure or stopped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +12,21 @@ import numpy as np
 from autocompress.backend.batch_parity import BATCH
 from autocompress.core.answers import DESCRIPTIONS
 from autocompress.core.evaluation import Candidate, Metrics
+from autocompress.core.warnings import warn
 from autocompress.errors import AutocompressError
 from autocompress.export.artifact import SCHEMA, versions, write_artifact
 from autocompress.export.card import model_card
 from autocompress.export.runtime import Runtime
 from autocompress.export.saturation import LARGEST_PAIR, check_saturation
 from autocompress.export.timing import speedup
+from autocompress.study.doubts import rarest, result_doubts
+from autocompress.tasks.splits import PIXELS
 
 if TYPE_CHECKING:
     from autocompress.study.folder import Description
     from autocompress.study.workbench import Workbench
+
+log = logging.getLogger(__name__)
 
 BATCH_DEVIATION = 0.02
 """Largest mean difference, relative to the largest score, between samples answered alone and together."""
@@ -48,39 +54,48 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
             f"validation data, but reaches {100 * validation:.2f}%; nothing was written. Please report this")
     original = Runtime(bench.baseline_file, bench.threads)
     graph, before, after = bench.original.time_beside({"file": Runtime(data)}, bench.example, 100, 5.0)
+    own, originals = (bench.answers_of(file, bench.data.test) for file in (runtime, original))
+    trained = np.bincount(bench.data.train.targets.numpy(), minlength=bench.data.classes).tolist()
+    doubts = result_doubts(originals, own, trained)
     facts: dict[str, Any] = {
         "path": str(folder / "model.onnx"), "trial": candidate.trial, "rung": candidate.best.rung,
         "size_bytes": len(data),
-        "accuracy": bench.accuracy(runtime, bench.data.test), **after["file"].metrics(),
-        "baseline_accuracy": bench.accuracy(original, bench.data.test),
+        "accuracy": own.accuracy, **after["file"].metrics(),
+        "baseline_accuracy": originals.accuracy,
         "baseline_size_bytes": len(bench.original.file), **_of_baseline(before.metrics()),
         "speedup": speedup(before, after["file"]),
         "original": {"graph": graph, "note": bench.original.note},
         "validation_accuracy": validation, "promised_accuracy": promised, "verified": True,
-        "outputs": bench.answers.meaning,
+        "outputs": bench.answers.meaning, "warnings": [msgspec.to_builtins(doubt) for doubt in doubts],
+        "rarest": rarest(originals, own, trained),
     }
     manifest = {
         "schema": SCHEMA, "version": 1, "study": description.name, "trial": candidate.trial,
         "rung": candidate.best.rung, "plan_fingerprint": candidate.plan.fingerprint,
         "plan": msgspec.to_builtins(candidate.plan), "receipts": msgspec.to_builtins(candidate.receipts),
         "metrics": candidate.metrics, "sources": candidate.best.sources,
-        "verified": {k: v for k, v in facts.items() if k not in ("path", "promised_accuracy", "outputs")},
+        "verified": {k: v for k, v in facts.items() if k not in ("path", "promised_accuracy", "outputs", "warnings",
+                                                               "rarest")},
         "saturation": {"possible": False, "largest_pair": bound.largest, "limit": LARGEST_PAIR,
                        "integer_layers": bound.layers},
         "profile": description.profile, "budget": msgspec.to_builtins(description.budget), "seed": description.seed,
         "fingerprints": description.fingerprints, "versions": versions(),
         "input": {"name": "input", "shape": ["N", *bench.data.input_shape],
                   "dtype": str(bench.data.dtype).removeprefix("torch."),
-                  "scale": "pixels / 255" if bench.data.train.inputs.dtype.itemsize == 1 else "as given",
-                  "mean": list(bench.data.mean), "std": list(bench.data.std)},
+                  "scale": "pixels / 255" if bench.data.kind == PIXELS else "as given",
+                  "mean": list(bench.data.mean), "std": list(bench.data.std),
+                  **({"prepared": bench.data.prepared} if bench.data.prepared else {})},
         "output": {"name": "output", "shape": ["N", bench.data.classes],
-                   "meaning": DESCRIPTIONS[bench.answers.meaning]},
+                   "meaning": DESCRIPTIONS[bench.answers.meaning],
+                   **({"classes": list(bench.data.class_names)} if bench.data.class_names else {})},
     }
     manifest["latencies"] = _by_device(bench, candidate, description, facts)
     write_artifact(folder, data, manifest, model_card(manifest, bench.data.name))
     written = (folder / "model.onnx").read_bytes()
     if written != data:
         raise AutocompressError(f"{folder / 'model.onnx'} must hold the bytes that were verified, but does not")
+    for doubt in doubts:
+        warn(log, doubt)
     return facts
 
 

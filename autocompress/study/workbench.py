@@ -38,13 +38,15 @@ from autocompress.core.plan import Plan, Receipt
 from autocompress.errors import InputError, TrialError
 from autocompress.estimate import estimate, peak_memory_bytes
 from autocompress.export.build import Built, build, float_bytes
-from autocompress.export.runtime import MOST_ROWS, Runtime, scored
+from autocompress.export.runtime import MOST_ROWS, Runtime, answered, scored
+from autocompress.export.scores import scores
 from autocompress.export.skeleton import as_exported
 from autocompress.export.template import Template, export_template
 from autocompress.export.timing import Timing, time_files
 from autocompress.hardware.profile import HardwareProfile
 from autocompress.study.answering import answering_file
 from autocompress.study.built_files import keep_file, kept_file
+from autocompress.study.doubts import Answers
 from autocompress.study.folder import TEACHER
 from autocompress.study.original import OriginalFile, original_of
 from autocompress.study.relatives import weights_path, with_relative
@@ -109,6 +111,7 @@ class Workbench:
         self._recovery = recovery or Recipe()
         check_recipe(self._recovery, self.table, self.calibration)
         self._fast: dict[int, Runtime] = {}  # by threads
+        self.original_answers: Answers | None = None
         self.teacher = Teacher(self._answer, data, seed, folder / TEACHER)
         self.example = self.calibration[:1].numpy()
 
@@ -132,16 +135,25 @@ class Workbench:
 
     def baseline(self) -> Metrics:
         """The original's metrics: size and latency of its plain export, what the network answers on the validation
-        split. InputError where its answers are not finite."""
+        split, which is kept as `original_answers`. InputError where its answers are not finite."""
         runtime = Runtime(self.baseline_file, self.threads)
         metrics = self._static(Compressed(self.model, Plan()), len(self.original.file))
         with _of_the_original():
-            metrics |= self._scored(runtime, self.data.validation)
+            outputs = answered(runtime, self._batches(self.data.validation))
+        metrics |= scores(as_scores(outputs, self.answers.meaning), self.data.validation.targets.numpy())
+        self.original_answers = self._answers(outputs, self.data.validation)
         return metrics | self._latency(Plan(), lambda: self.original.time_beside({}, self.example)[1])
 
     def accuracy(self, runtime: Runtime, split: Split) -> float:
         """Accuracy of a file on one split, 0 to 1."""
-        return self._scored(runtime, split)["accuracy"]
+        return self.answers_of(runtime, split).accuracy
+
+    def answers_of(self, runtime: Runtime, split: Split) -> Answers:
+        """The classes that a file answers on one split, beside the labels. TrialError when an output is not finite."""
+        return self._answers(answered(runtime, self._batches(split)), split)
+
+    def _answers(self, outputs: np.ndarray, split: Split) -> Answers:
+        return Answers(split.targets.numpy(), outputs.argmax(axis=1), self.data.classes, self.data.class_names)
 
     def _scored(self, runtime: Runtime, split: Split) -> Metrics:
         return scored(runtime, self._batches(split), split.targets.numpy(), self.answers.meaning)

@@ -36,6 +36,8 @@ class LoadedModel:
     fingerprint: str
     """Content hash of the structure and every tensor of the state dict."""
     data: TaskData | None = None
+    claimed: tuple[str, float] | None = None
+    """The accuracy that the weights' file says of itself, and under which key."""
 
 
 def load_model(
@@ -66,15 +68,16 @@ def load_model(
     else:
         raise InputError(f"model must be one of {', '.join(MODEL_SPECS)}, but got {spec!r}")
     model = check_float32(model, f"model {name}")
+    claimed = None
     if weights is not None:
-        load_weights_file(model, weights, data.classes, weights_key)
+        claimed = load_weights_file(model, weights, data.classes, weights_key)
     model.eval()
     fingerprint = model_fingerprint(model)  # of what was given: what is computed from it may differ in the last digit
     model = with_plain_weights(model)
     data = fitted(data, model)
     check_normalisation(data)
     check_fits(model, data)
-    return LoadedModel(model, safe_name(name), fingerprint, data)
+    return LoadedModel(model, safe_name(name), fingerprint, data, claimed)
 
 
 def built_network(spec: str, *, trust_code: bool) -> nn.Module:

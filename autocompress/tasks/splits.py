@@ -95,6 +95,14 @@ class TaskData:
         """Whether nothing is subtracted and nothing divided by but the 255 of pixels."""
         return set(self.mean) == {0.0} and set(self.std) == {1.0}
 
+    @property
+    def described(self) -> str:
+        """How stored inputs become what the network is fed, in words."""
+        if self.kind == TOKENS:
+            return "tokens as they are"
+        texts = [*([self.prepared] if self.prepared else []), "divided by 255" if self.kind == PIXELS else "as stored"]
+        return ", ".join([*texts, "not normalised" if self.is_plain else f"mean {self.mean}, std {self.std}"])
+
     @cached_property
     def fingerprint(self) -> str:
         """Content hash of every sample and label, of the normalisation, and of the augmentation as far as that can be

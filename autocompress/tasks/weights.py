@@ -15,15 +15,18 @@ from autocompress.tasks.state_dict import Candidate, candidates, distinct, is_co
 log = logging.getLogger(__name__)
 
 _NAMED = 5
+_ACCURACIES = ("best_acc1", "best_acc", "best_accuracy", "acc1", "acc", "accuracy", "val_acc", "val_accuracy",
+               "test_acc", "test_accuracy", "best_metric", "metric")
 
 
-def load_weights_file(model: nn.Module, path: Path, classes: int, key: str | None = None) -> None:
+def load_weights_file(model: nn.Module, path: Path, classes: int,
+                      key: str | None = None) -> tuple[str, float] | None:
     """Fill `model` from a checkpoint: `.safetensors`, or anything that torch.save wrote, wrapped as it may be.
 
     Where several dicts of the file fit the network, `key` chooses one; without it an average of weights (EMA, SWA) goes
     before the raw weights, as in timm's and torchvision's own scripts, and what was taken is logged. InputError when
     none fits, with what each lacks, and when two fit equally well. `classes` words the commonest misfit: weights
-    trained for another number of classes.
+    trained for another number of classes. Returns the accuracy that the checkpoint says of itself, under its key.
     """
     content = read_checkpoint(path)
     fitting = candidates(content, model.state_dict())
@@ -46,6 +49,20 @@ def load_weights_file(model: nn.Module, path: Path, classes: int, key: str | Non
             raise
         raise InputError(f"{error}. {_compared(others)}") from None
     _say(chosen, path)
+    return _claimed(content)
+
+
+def _claimed(content: object) -> tuple[str, float] | None:
+    """The accuracy, 0 to 1, that a training script kept beside the weights."""
+    if not isinstance(content, dict):
+        return None
+    for key in _ACCURACIES:
+        value = content.get(key)
+        if isinstance(value, Tensor) and value.numel() == 1:
+            value = float(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 100:
+            return key, value / 100 if value > 1 else float(value)
+    return None
 
 
 def _chosen(fitting: list[Candidate], path: Path) -> Candidate:

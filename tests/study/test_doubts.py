@@ -1,0 +1,95 @@
+"""An original that is not used as it was trained, and a result that has lost too much, are called so."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+
+from autocompress.core.warnings import Warned, collecting, warn
+from autocompress.study.doubts import Answers, original_doubts, rarest, result_doubts
+
+CLASSES = 10
+TARGETS = np.arange(400) % CLASSES
+
+
+def _answers(share: float, targets: np.ndarray = TARGETS, classes: int = CLASSES, order: np.ndarray | None = None,
+             names: tuple[str, ...] = ()) -> Answers:
+    """Right on about a `share` of the samples; the labels of the answers in another `order`, if given."""
+    rng = np.random.default_rng(0)
+    answers = np.where(rng.random(len(targets)) < share, targets, rng.integers(0, classes, len(targets)))
+    return Answers(targets, answers if order is None else order[answers], classes, names)
+
+
+def _codes(found: list[Warned]) -> list[str]:
+    return [warned.code for warned in found]
+
+
+SKEWED = np.r_[np.zeros(360, int), np.arange(1, 5).repeat(10)]
+
+
+@pytest.mark.parametrize(("given", "codes"), [
+    (_answers(0.95), []),
+    (_answers(0.4), []),
+    (_answers(0.0), ["original-near-chance"]),
+    (Answers(TARGETS, np.full(400, 3), CLASSES), ["original-one-answer"]),
+    (_answers(0.95, order=np.roll(np.arange(CLASSES), 1)), ["original-near-chance", "label-order"]),
+    (_answers(0.95, order=np.r_[np.arange(2, CLASSES), 0, 1]), ["original-near-chance", "label-order"]),
+    (_answers(0.95, order=np.r_[1, 0, 3, 2, 5, 4, np.arange(6, CLASSES)]), ["label-order"]),
+    (_answers(0.99, SKEWED, 5), []),
+    (Answers(SKEWED, np.where(np.arange(400) % 40 == 0, 1, 0), 5), ["original-at-majority"]),
+    (_answers(0.0, np.arange(40) % 2, 2), ["original-near-chance"]),
+])
+def test_doubts_about_the_original(given: Answers, codes: list[str]) -> None:
+    assert _codes(original_doubts(given, None, "divided by 255")) == codes
+
+
+def test_they_name_causes_and_classes() -> None:
+    names = tuple("abcdefghij")
+    near, order = original_doubts(_answers(0.95, order=np.roll(np.arange(CLASSES), 1), names=names), None, "mean 0.5")
+    assert "(here: mean 0.5)" in near.message and "weights of another network" in near.message
+    assert "a is output 9, b is output 0" in order.message
+
+
+def test_weights_that_say_more_are_believed() -> None:
+    given = _answers(0.8)
+    assert _codes(original_doubts(given, ("metric", given.accuracy + 0.02), "")) == []
+    (found,) = original_doubts(given, ("best_acc1", 0.97), "")
+    assert found.code == "original-below-its-weights" and "97.00% (best_acc1)" in found.message
+
+
+@pytest.mark.parametrize(("result", "codes"), [
+    (_answers(0.93), []),
+    (_answers(0.7), ["result-far-below-original"]),
+    (_answers(0.0), ["result-near-chance", "result-far-below-original"]),
+    (Answers(TARGETS, np.where(TARGETS > 7, 1, TARGETS), CLASSES), ["result-far-below-original", "classes-lost"]),
+    (Answers(TARGETS, np.zeros(400, int), CLASSES), ["result-one-answer", "result-far-below-original", "classes-lost"]),
+])
+def test_doubts_about_the_result(result: Answers, codes: list[str]) -> None:
+    assert _codes(result_doubts(_answers(0.95), result, [100] * CLASSES)) == codes
+
+
+def test_what_became_of_the_rarest() -> None:
+    targets = np.r_[np.zeros(100, int), np.ones(100, int), 2, 2, 3]
+    original, trained = Answers(targets, targets, 4, ("a", "b", "c", "d")), [500, 400, 3, 1]
+    result = Answers(targets, np.r_[targets[:200], 2, 0, 1], 4, ("a", "b", "c", "d"))
+    rows = rarest(original, result, trained)
+    assert [(row["class"], row["original_right"], row["right"], row["test_samples"]) for row in rows[:2]] == [
+        ("d", 1, 0, 1), ("c", 2, 1, 2)]
+    found = result_doubts(original, result, trained)
+    assert _codes(found) == ["classes-lost", "rarest-classes-worse"]
+    assert "never answers d," in found[0].message
+    assert "d (1 training samples) 1 → 0 of 1, c (3 training samples) 2 → 1 of 2" in found[1].message
+    assert rarest(original, result, [100, 100, 50, 40]) == []
+
+
+def test_warnings_are_collected_once_with_their_codes() -> None:
+    log = logging.getLogger("autocompress.tasks.some_place")
+    with collecting() as collector:
+        warn(log, Warned("label-order", "100% of them"))
+        log.warning("left out %d", 3)
+        log.warning("left out %d", 3)
+        log.info("not this")
+    log.warning("nor this")
+    assert collector.found == [Warned("label-order", "100% of them"), Warned("some-place", "left out 3")]
