@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from math import ceil
 
 from autocompress.core.evaluation import Metrics
-from autocompress.core.layer import LayerTable, Part
+from autocompress.core.layer import LayerTable, Operation, Part
 from autocompress.core.plan import Plan
-from autocompress.hardware.latency import estimate_latency_ms
-from autocompress.hardware.memory import peak_activation_bytes
+from autocompress.hardware.latency import Executed, estimate_latency_ms
+from autocompress.hardware.memory import FLOAT_BYTES, peak_activation_bytes, share_left
 from autocompress.hardware.profile import HardwareProfile
 from autocompress.hardware.size import file_bytes
 from autocompress.techniques import Parts, resolve
@@ -23,14 +24,14 @@ def estimate(table: LayerTable, plan: Plan, profile: HardwareProfile) -> Metrics
 
 def estimate_parts(table: LayerTable, parts: Parts, profile: HardwareProfile) -> Metrics:
     """The same from resolved parts."""
-    executed = flatten(parts)
+    executed, beside = flatten(parts), operations(table, parts)
     metrics: Metrics = {
         "size_bytes": file_bytes(executed, table.skeleton_bytes, _absent(table, parts)),
-        "macs": sum(part.macs for part in executed),
+        "macs": sum(part.macs for part in executed) + sum(done.macs for done in beside),
         "params": sum(part.weights + (part.out_channels if part.bias else 0) for part in executed),
-        "peak_memory_bytes": peak_memory_bytes(table, parts),
+        "peak_memory_bytes": peak_memory_bytes(table, parts, profile),
     }
-    return metrics | {name: estimate_latency_ms(executed, device).milliseconds
+    return metrics | {name: estimate_latency_ms(executed, device, beside)
                       for name, device in profile.latencies.items() if device.latency == "estimated"}
 
 
@@ -44,13 +45,37 @@ def flatten(parts: Parts) -> list[Part]:
     return [part for layer_parts in parts.values() for part in layer_parts]
 
 
-def peak_memory_bytes(table: LayerTable, parts: Parts) -> int:
-    """Peak of live activations for one sample, from the original's lifetimes scaled to the cut channels."""
-    full = _out_channels(table)
-    last = {name: layer_parts[-1] for name, layer_parts in parts.items() if layer_parts}
-    scale = {name: part.out_channels / full[name] for name, part in last.items() if full.get(name)}
-    width = {name: part.activation_bits / 8 for name, part in last.items()}
-    return peak_activation_bytes(table.activations, scale, width)
+class _Left:
+    """What is left of the layers of a table: channels (new over old), widths of activations in bytes."""
+
+    def __init__(self, table: LayerTable, parts: Parts) -> None:
+        full = _out_channels(table)
+        last = {name: layer_parts[-1] for name, layer_parts in parts.items() if layer_parts}
+        self.ratio = {name: part.out_channels / full[name] for name, part in last.items() if full.get(name)}
+        self.width = {name: part.activation_bits / 8 for name, part in last.items()}
+        self.gone = frozenset(name for name, layer_parts in parts.items() if not layer_parts)
+
+
+def operations(table: LayerTable, parts: Parts) -> list[Executed]:
+    """What is left of the operations beside the layers, with the width at which each is computed."""
+    left = _Left(table, parts)
+
+    def scaled(operation: Operation) -> Executed:
+        share = share_left(operation.sources, lambda name: left.ratio.get(name, 1.0), left.gone)
+        width = max((left.width.get(name, FLOAT_BYTES) for name in operation.sources if name not in left.gone),
+                    default=FLOAT_BYTES)
+        return Executed(kind=operation.kind, macs=round(operation.macs * share),
+                        elements=ceil(operation.elements * share), bits=int(8 * width))
+
+    return [done for done in map(scaled, table.operations) if done.elements or done.macs]
+
+
+def peak_memory_bytes(table: LayerTable, parts: Parts, profile: HardwareProfile) -> int:
+    """Peak of live activations for one sample, from the original's lifetimes scaled to the cut channels. A device that
+    knows no float activations takes its input in integers."""
+    left = _Left(table, parts)
+    return peak_activation_bytes(table.activations, left.ratio, left.width, left.gone,
+                                 float_input=32 in profile.activation_bits)
 
 
 @lru_cache(maxsize=8)

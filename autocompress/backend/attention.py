@@ -123,7 +123,7 @@ def with_open_heads(model: nn.Module, inputs: Tensor) -> tuple[nn.Module, dict[s
         return model, {}
     opened = copy.deepcopy(model)
     _without_fast_path(opened)
-    with torch.no_grad(), _plain_attention():
+    with torch.no_grad(), plain_attention():
         calls, expected = record_calls(opened, names, inputs)
         made, whole = _made(opened, names, calls)
         put = put_equivalents(opened, made, inputs, expected)
@@ -224,7 +224,7 @@ def _without_fast_path(model: nn.Module) -> None:
 
 
 @contextmanager
-def _plain_attention() -> Iterator[None]:
+def plain_attention() -> Iterator[None]:
     """Without the fused form of attention modules themselves."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
-from math import prod
 from typing import Any
 
 import msgspec
@@ -18,6 +17,7 @@ from torch import Tensor, fx, nn
 
 from autocompress.backend.blocks import find_blocks
 from autocompress.backend.coupling import Coupling
+from autocompress.backend.dataflow import Dataflow
 from autocompress.backend.groups import record_coupling
 from autocompress.backend.kinds import CONV_OPS, RECURRENT_OPS, Conv, Norm
 from autocompress.backend.operators import MOVES, op_name
@@ -29,15 +29,9 @@ from autocompress.backend.sample_axes import Call, SampleAxis, Seen, observe_cal
 from autocompress.backend.scalings import failing, find_scalings
 from autocompress.backend.transposed import TransposedConv
 from autocompress.backend.untraceable import exported
-from autocompress.core.layer import Activation, Layer, LayerTable
+from autocompress.core.layer import Layer, LayerTable
 from autocompress.errors import InputError
 
-_REUSES_STORAGE = {
-    "relu", "relu_", "hardtanh", "hardtanh_", "batch_norm", "dropout", "dropout_", "flatten", "view", "reshape",
-    "silu", "silu_", "hardswish", "hardswish_", "add_", "sigmoid_", "mul_", "squeeze", "unsqueeze", "permute",
-    "transpose", "contiguous", "gelu",
-}
-"""Operators whose result a runtime keeps in its input's memory when nobody else needs that input."""
 _FUSED = {"relu", "relu_", "relu6", "relu6_", "hardtanh", "hardtanh_", "clamp", "clamp_"}
 """Operators that are one Relu or Clip in the exported file."""
 _VANISH = {"dropout", "dropout_", "feature_dropout", "contiguous", "alias", "detach", "clone"}
@@ -76,9 +70,11 @@ def trace(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = t
     layers = [msgspec.structs.replace(_layer(name, module, calls.get(name, []), seen, folds, uses, steps.get(name, 1)),
                                       **dict(zip(("reads", "writes"), ends.get(name, ("", "")), strict=True)))
               for name, module in _in_order(model, seen) if _own_params(module)]
+    names = {layer.name for layer in layers}
+    flow = Dataflow(program, {k: name for k, name in owner.items() if name in names}, len(example))
     table = LayerTable(
         input_shape=tuple(input_shape), outputs=_outputs(program), layers=tuple(layers),
-        activations=tuple(_lifetimes(nodes, owner)),
+        activations=tuple(flow.activations()), operations=tuple(flow.operations(layers)),
     )
     coupling = record_coupling(model, example, table, _propagate(program, table, owner))
     scalings, unscaled = _scalings(model, example, nodes, table, owner)
@@ -246,38 +242,3 @@ def _departs(module: nn.Module, in_shape: tuple[int, ...]) -> bool:
         except RuntimeError:  # one that pads by itself takes inputs that are smaller than its kernel
             return True
     return own.shape != plain.shape or not torch.allclose(own, plain, rtol=1e-4, atol=1e-6)
-
-
-def _lifetimes(nodes: list[fx.Node], owner: dict[str, str]) -> list[Activation]:
-    """When each intermediate tensor is made and last read; storage is shared as a runtime would."""
-    order = {node: step for step, node in enumerate(nodes)}
-    storage: dict[fx.Node, int] = {}
-    tensors: list[dict[str, Any]] = []
-    for node, step in order.items():
-        value = node.meta.get("val")
-        if not isinstance(value, Tensor):
-            continue
-        last = max((order[user] for user in node.users if user in order), default=step)
-        first_input = next((a for a in node.args if isinstance(a, fx.Node)), None)
-        if _op(node) in _REUSES_STORAGE and first_input in storage and (
-            max((order[u] for u in first_input.users if u in order), default=step) <= step
-        ):
-            storage[node] = storage[first_input]
-            tensor = tensors[storage[node]]
-            tensor["last"] = max(tensor["last"], last)
-            continue
-        storage[node] = len(tensors)
-        tensors.append({"elements": prod(value.shape[1:]), "first": step, "last": last,
-                        "sources": _sources(node, owner, storage, tensors)})
-    return [Activation(**tensor) for tensor in tensors]
-
-
-def _sources(node: fx.Node, owner: dict[str, str], storage: dict[fx.Node, int],
-             tensors: list[dict[str, Any]]) -> tuple[str, ...]:
-    if _op(node) in CONV_OPS | {"linear"}:
-        name = owner.get(getattr(node.args[1], "name", ""))
-        return (name,) if name else ()
-    inputs = [n for n in node.all_input_nodes if n in storage]
-    if _op(node) != "cat":
-        inputs = inputs[:1]
-    return tuple(source for n in inputs for source in tensors[storage[n]]["sources"])

@@ -119,15 +119,35 @@ class Block(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Activation(msgspec.Struct, frozen=True):
-    """An intermediate tensor: `elements` per sample, alive from step `first` to step `last`.
+    """A tensor that the network reads, makes or puts out: `elements` per sample, alive from step `first` to `last`.
 
-    Its size scales with the output channels of the layers in `sources`.
+    Its size scales with the output channels of the layers in `sources`. The network's input has none; its `readers`
+    are the layers that read it.
     """
 
     elements: int
     sources: tuple[str, ...]
     first: int
     last: int
+    readers: tuple[str, ...] = ()
+
+
+Arithmetic = Literal["conv", "pointwise", "grouped", "depthwise", "linear", "matmul", "none"]
+"""Kinds of products that devices run at different rates: a depthwise convolution has as many groups as inputs, a linear
+layer multiplies a matrix by one vector, a matmul by several."""
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """What is computed or moved beside one application of each layer: attention's products, sums, pooling, softmax.
+
+    `macs`: multiply-accumulates for one sample, at the rate of `kind`; `elements`: values read and written. Both scale
+    with the output channels of the layers in `sources`.
+    """
+
+    kind: Arithmetic
+    macs: int
+    elements: int
+    sources: tuple[str, ...]
 
 
 class LayerTable(msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -139,6 +159,7 @@ class LayerTable(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     groups: tuple[Group, ...] = ()
     blocks: tuple[Block, ...] = ()
     activations: tuple[Activation, ...] = ()
+    operations: tuple[Operation, ...] = ()
     skeleton_bytes: int = 0
     """Bytes of the exported file that hold no layer parameter: graph, names, constants."""
 
@@ -202,5 +223,5 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def macs(self) -> int:
         """Multiply-accumulates for one sample; a norm counts none (it folds or is negligible), nor does an embedding,
-        which looks up."""
-        return 0 if self.kind in ("norm", "embedding") else self.weights * self.positions
+        which looks up. What a layer of another kind computes is among the table's `operations`."""
+        return self.weights * self.positions if self.kind in ("conv", "linear", "recurrent") else 0

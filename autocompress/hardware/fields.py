@@ -88,6 +88,12 @@ def parse_rate(value: Any, what: str) -> float:
     return float(parse_count(value, what))
 
 
+def _parse_floats(value: Any, what: str) -> str:
+    if value not in ("float", "fp16"):
+        raise InputError(f"{what} must be float or fp16, but got {value!r}")
+    return str(value)
+
+
 def _parse_bandwidth(value: Any, what: str) -> float:
     return float(parse_bytes(value.removesuffix("/s") if isinstance(value, str) else value, what))
 
@@ -97,8 +103,12 @@ NUMBERS: dict[str, Callable[[Any, str], Any]] = {
     "activation_bits": lambda value, what: _parse_widths(value, ACTIVATION_BITS, what),
     "channel_multiple": _parse_multiples,
     "rank_multiple": _parse_multiple,
+    "floats_as": _parse_floats,
     "flash_bytes": parse_bytes,
     "ram_bytes": parse_bytes,
+    "ram_block_bytes": parse_bytes,
+    "runtime_ram_bytes": parse_bytes,
+    "runtime_flash_bytes": parse_bytes,
     "bandwidth_bytes_per_s": _parse_bandwidth,
     "layer_overhead_ms": _parse_milliseconds,
     "inference_overhead_ms": _parse_milliseconds,

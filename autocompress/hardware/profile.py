@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tomllib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -21,6 +21,7 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from autocompress.core.evaluation import LATENCY, latency_on
+from autocompress.core.layer import Arithmetic
 from autocompress.errors import InputError
 from autocompress.hardware.fields import NUMBERS, meant, number, parse_rate, refuse_unknown, table
 
@@ -31,20 +32,27 @@ ActivationType = Literal["int8", "fp16", "float"]
 
 
 class KindRates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Multiply-accumulates per second that the runtime sustains, by kind of layer.
+    """Multiply-accumulates per second that the runtime sustains, by kind of arithmetic.
 
-    `pointwise` is a 1×1 convolution; None means it runs at the rate of `conv`.
+    `linear` is a matrix times one vector. What may be left out: `pointwise`, a 1×1 convolution, at the rate of `conv`;
+    `matmul`, a matrix times several vectors (a linear layer at several positions, attention), at that of `pointwise`;
+    `grouped`, a convolution in groups of several channels, at that of `depthwise`.
     """
 
     conv: float
     depthwise: float
     linear: float
     pointwise: float | None = None
+    grouped: float | None = None
+    matmul: float | None = None
 
-    @property
-    def slowest(self) -> float:
-        """The lowest of the rates: what a layer of unknown kind is assumed to run at."""
-        return min(self.conv, self.depthwise, self.linear, self.pointwise or self.conv)
+    def of(self, kind: Arithmetic) -> float:
+        """The rate of one kind of arithmetic. ValueError for `none`."""
+        if kind == "none":
+            raise ValueError("what computes no products has no rate")
+        rates = {"pointwise": self.pointwise or self.conv, "grouped": self.grouped or self.depthwise,
+                 "matmul": self.matmul or self.pointwise or self.conv}
+        return rates.get(kind) or float(getattr(self, kind))
 
 
 class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
@@ -52,8 +60,11 @@ class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     `latency` tells whether the latency of an exported file is measured on this machine or estimated.
     `channel_multiple` maps each of `weight_bits` to the step in which channel counts come.
-    `flash_bytes` and `ram_bytes` are None where they bound nothing. `rates` are by activation type.
-    `layer_overhead_ms` is paid once for each executed layer, `inference_overhead_ms` once for each run.
+    `flash_bytes` and `ram_bytes` are None where they bound nothing; `ram_block_bytes` is the largest block of RAM that
+    is contiguous, and `runtime_ram_bytes` and `runtime_flash_bytes` are what the runtime needs for itself. `rates` are
+    by type of arithmetic; `floats_as`: the type in which the runtime computes float layers unless it is told otherwise.
+    `bandwidth_bytes_per_s` is at which weights and activations move, `layer_overhead_ms` is paid once for each executed
+    layer and operation beside them, `inference_overhead_ms` once for each run.
     `sources` says where each number comes from, by field (`rates.int8.conv`). `targets` are the devices that a profile
     made by `hardware.targets` stands for, the primary first; no file has them.
     """
@@ -72,10 +83,33 @@ class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     bandwidth_bytes_per_s: float
     layer_overhead_ms: float
     inference_overhead_ms: float
+    floats_as: Literal["float", "fp16"] = "float"
     flash_bytes: int | None = None
     ram_bytes: int | None = None
+    ram_block_bytes: int | None = None
+    runtime_ram_bytes: int = 0
+    runtime_flash_bytes: int = 0
     sources: dict[str, str] = {}
     targets: tuple[HardwareProfile, ...] = ()
+
+    @property
+    def memories(self) -> dict[str, tuple[int, str]]:
+        """What a network may use, by metric, and whose it is: flash and RAM less what the runtime takes of them, and of
+        RAM no more than the largest block, because a runtime plans its activations in one. Of several targets, the
+        least."""
+        if self.targets:
+            every = [device.memories for device in self.targets]
+            names = [metric for metric in ("size_bytes", "peak_memory_bytes") if any(metric in own for own in every)]
+            least = {metric: min(own[metric][0] for own in every if metric in own) for metric in names}
+            return {metric: (bound, listed([own[metric][1] for own in every if own.get(metric, (0, ""))[0] == bound]))
+                    for metric, bound in least.items()}
+        left = {}
+        if self.flash_bytes is not None:
+            left["size_bytes"] = self.flash_bytes - self.runtime_flash_bytes, self.id
+        if self.ram_bytes is not None:
+            free = self.ram_bytes - self.runtime_ram_bytes
+            left["peak_memory_bytes"] = min(free, self.ram_block_bytes or free), self.id
+        return left
 
     @cached_property
     def latencies(self) -> dict[str, HardwareProfile]:
@@ -130,19 +164,28 @@ class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             multiple //= 2
         return multiple
 
-    def rates_for(self, weight_bits: int, activation_bits: int) -> KindRates:
-        """The rates at which a layer of these widths runs.
+    def computed_as(self, weight_bits: int, activation_bits: int) -> ActivationType:
+        """The type of arithmetic in which a layer of these widths runs.
 
-        Integer arithmetic needs integer weights and 8-bit activations; half precision needs both within
-        16 bits. Anything else is computed in float32. A device without a type falls back to the next
-        wider one, and a device without float arithmetic to its widest.
+        Integer arithmetic needs integer weights and 8-bit activations; half precision needs 16-bit weights or
+        activations, or a runtime that computes all floats so (`floats_as`). Anything else is computed in float32. Where
+        a device lacks a type, the next wider one counts, and never a narrower: floats are not integers.
         """
-        order: tuple[ActivationType, ...] = ("fp16", "float", "int8")
+        order: tuple[ActivationType, ...] = ("float",)
         if activation_bits == 8 and weight_bits <= 8:
             order = ("int8", "fp16", "float")
-        elif activation_bits > 16 or weight_bits > 16:
-            order = ("float", "fp16", "int8")
-        return next(self.rates[kind] for kind in order if kind in self.rates)
+        elif self.floats_as == "fp16" or weight_bits == 16 or activation_bits == 16:
+            order = ("fp16", "float")
+        return next((kind for kind in order if kind in self.rates), "fp16")
+
+    def rates_for(self, weight_bits: int, activation_bits: int) -> KindRates:
+        """The rates at which a layer of these widths runs."""
+        return self.rates[self.computed_as(weight_bits, activation_bits)]
+
+
+def listed(words: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def list_profiles() -> list[str]:
@@ -248,8 +291,15 @@ def _check_together(profile: HardwareProfile) -> None:
             f"`channel_multiple` must have a key for each of `weight_bits` {list(profile.weight_bits)} and no other, "
             f"but has {list(profile.channel_multiple)}"
         )
-    for bits, kind in ((8, "int8"), (32, "float")):
-        if bits in profile.activation_bits and kind not in profile.rates:
-            raise InputError(f"`rates.{kind}` must be given for {bits}-bit activations, but it is missing")
-    if not profile.rates:
-        raise InputError("`rates` must have at least one table, but it is empty")
+    if 8 in profile.activation_bits and "int8" not in profile.rates:
+        raise InputError("`rates.int8` must be given for 8-bit activations, but it is missing")
+    if "float" not in profile.rates and "fp16" not in profile.rates:
+        raise InputError("`rates.float` must be given, because the original and layers that stay float are charged at "
+                         "it, but it is missing; of a device without float arithmetic give the rate of floats in "
+                         "software")
+    if profile.floats_as not in profile.rates and profile.floats_as != "float":
+        raise InputError(f"`rates.{profile.floats_as}` must be given for `floats_as`, but it is missing")
+    for memory, runtime in (("flash_bytes", profile.runtime_flash_bytes), ("ram_bytes", profile.runtime_ram_bytes)):
+        if runtime and (getattr(profile, memory) or 0) <= runtime:
+            raise InputError(f"`{memory}` must be larger than what the runtime needs of it, {runtime} bytes, but is "
+                             f"{getattr(profile, memory)}")

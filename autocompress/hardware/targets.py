@@ -8,7 +8,7 @@ from math import lcm
 import msgspec
 
 from autocompress.errors import InputError
-from autocompress.hardware.profile import HardwareProfile, load_profile
+from autocompress.hardware.profile import HardwareProfile, listed, load_profile
 
 
 def load_targets(asked: str | Sequence[str]) -> HardwareProfile:
@@ -45,11 +45,6 @@ def together(profiles: Sequence[HardwareProfile]) -> HardwareProfile:
         flash_bytes=min((p.flash_bytes for p in profiles if p.flash_bytes is not None), default=None),
         ram_bytes=min((p.ram_bytes for p in profiles if p.ram_bytes is not None), default=None),
         sources={}, targets=tuple(profiles))
-
-
-def listed(words: Sequence[str]) -> str:
-    """`a, b and c`."""
-    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def _shared(what: str, profiles: Sequence[HardwareProfile],

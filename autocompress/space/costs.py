@@ -8,8 +8,8 @@ import msgspec
 import numpy as np
 
 from autocompress.core.evaluation import LATENCY
-from autocompress.core.layer import Layer, Part
-from autocompress.hardware.latency import part_ms
+from autocompress.core.layer import Layer, Operation, Part
+from autocompress.hardware.latency import Executed, operation_ms, part_ms
 from autocompress.hardware.profile import HardwareProfile
 from autocompress.hardware.size import file_bytes
 from autocompress.space.space import WHOLE
@@ -37,9 +37,11 @@ def summed(profile: HardwareProfile) -> tuple[str, ...]:
 
 class LayerCosts:
     """Costs of the `options` of one layer. Bytes are those of `hardware.size`, taken apart: what grows with weights and
-    with channels is counted, the rest is that of the whole layer."""
+    with channels is counted, the rest is that of the whole layer. `beside`: the operations that scale with its output
+    channels, of which each of several such layers is charged an equal share."""
 
-    def __init__(self, layer: Layer, options: Sequence[Option], profile: HardwareProfile, activation_bits: int) -> None:
+    def __init__(self, layer: Layer, options: Sequence[Option], profile: HardwareProfile, activation_bits: int,
+                 beside: Sequence[Operation] = ()) -> None:
         self.options = list(options)
         self._layer, self._profile, self._activation_bits = layer, profile, activation_bits
         self._part = whole(layer)
@@ -49,6 +51,7 @@ class LayerCosts:
         self._shape_of = np.array([self._shapes.index((option.method, option.share)) for option in options])
         self._rest = np.zeros(len(options))
         self._known: dict[tuple[int, int], np.ndarray] = {}
+        self._beside = np.array([self._charged(beside, option.bits) for option in options])
         counted = self.at(layer.in_channels, layer.out_channels)[:, 0]
         self._known.clear()
         for i, option in enumerate(options):
@@ -72,13 +75,22 @@ class LayerCosts:
                                              sum(p.macs for p in parts)] for parts in every], float)[self._shape_of].T
         costs = np.zeros((len(self.options), len(summed(self._profile))))
         costs[:, 0] = weights * self._bits / 8 + 4 * (channels * (self._bits <= 8) + n_out) + self._rest
-        costs[:, 1] = macs
+        costs[:, 1] = macs + self._beside[:, 0] * n_out / max(1, self._layer.out_channels)
         for column, device in enumerate(self._profile.latencies.values(), METRICS.index(LATENCY)):
             if device.latency == "estimated":
                 costs[:, column] = [sum(part_ms(self._stored(p, int(bits)), device) for p in every[shape])
                                     for shape, bits in zip(self._shape_of, self._bits, strict=True)]
+                costs[:, column] += self._beside[:, column - 1] * n_out / max(1, self._layer.out_channels)
         costs[np.array([not parts for parts in every])[self._shape_of]] = ILLEGAL
         return costs
+
+    def _charged(self, beside: Sequence[Operation], bits: int) -> list[float]:
+        """MACs of the operations `beside` the whole layer, and their milliseconds on each device but for the start."""
+        width = self._activation_bits if bits <= 8 else 32
+        done = [(Executed(kind=x.kind, macs=x.macs, elements=x.elements, bits=width), len(x.sources)) for x in beside]
+        return [sum(x.macs / shares for x, shares in done),
+                *(sum((operation_ms(x, device) - device.layer_overhead_ms) / shares for x, shares in done)
+                  for device in self._profile.latencies.values())]
 
     def _parts(self, part: Part, method: str, share: float) -> tuple[Part, ...]:
         if method == WHOLE:

@@ -44,8 +44,9 @@ class Problem:
         self._option_harm: dict[str, dict[str, np.ndarray]] = {}
         for layer in self.layers.values():
             offers = list(self._offers(layer, damages))
+            beside = [operation for operation in table.operations if layer.name in operation.sources]
             self.costs[layer.name] = LayerCosts(layer, [option for option, _, _ in offers], self._space.profile,
-                                                 32 if layer.name in space.unpaying else activation_bits)
+                                                 32 if layer.name in space.unpaying else activation_bits, beside)
             self._option_harm[layer.name] = {"bits": np.array([harm for _, harm, _ in offers]),
                                              "share": np.array([harm for _, _, harm in offers])}
         self.touching = {g.name: [x for x in self.layers if any(m.layer == x for m in g.members)] for g in groups}

@@ -18,13 +18,15 @@ from autocompress.core.evaluation import LATENCY, Metrics, further_latencies
 from autocompress.core.plan import Plan
 from autocompress.errors import AutocompressError, InfeasibleError
 from autocompress.estimate import estimate
-from autocompress.hardware.targets import listed
 from autocompress.space.space import WHOLE, Space, Values
 from autocompress.space.whole_layers import stays_whole
 from autocompress.units import format_bytes, format_count, format_milliseconds
 
 MARGIN = 0.995
 """Share of each bound that an estimate may use: the exported file differs from it by less than the rest."""
+
+MARGINS = {"size_bytes": MARGIN, "peak_memory_bytes": 1.0}
+"""The same of a device's memories: by metric."""
 
 STEPS = 256
 """Resolution of the squeeze: finer than the channel grid of any layer that matters."""
@@ -50,11 +52,10 @@ class Projection:
         self._estimates: dict[str, Metrics] = {}
         known = self.estimate(Plan())
         bounds = {name: bound * MARGIN for name, bound in budget.bounds.items() if name in known}
-        profile = space.profile
-        if profile.flash_bytes is not None:
-            bounds["size_bytes"] = min(bounds.get("size_bytes", float("inf")), profile.flash_bytes * MARGIN)
-        if profile.ram_bytes is not None:
-            bounds["peak_memory_bytes"] = min(bounds.get("peak_memory_bytes", float("inf")), profile.ram_bytes)
+        self._told = {name: budget.bounds[name] for name in bounds}  # as a message has them
+        for name, (most, _) in space.profile.memories.items():
+            if most * MARGINS[name] < bounds.get(name, math.inf):
+                bounds[name], self._told[name] = most * MARGINS[name], most
         self.bounds = bounds
 
     def estimate(self, plan: Plan) -> Metrics:
@@ -140,22 +141,21 @@ class Projection:
             if least > bound:
                 what, text = texts[name]
                 exact = f" ({least:.0f} bytes)" if name.endswith("_bytes") else ""
-                lines.append(f"{what} must be at most {text(bound / MARGIN)}{self._memory(name)}, but the smallest "
+                lines.append(f"{what} must be at most {text(self._told[name])}{self._memory(name)}, but the smallest "
                              f"reachable on {profile.id} in this space is {text(least)}{exact}")
         if not lines and any(self.fits(plan) for plan in self.extremes):
             return ""
         if not lines:
-            limits = " and ".join(f"{texts[name][0]} of {texts[name][1](bound / MARGIN)}"
-                                  for name, bound in self.bounds.items())
+            limits = " and ".join(f"{texts[name][0]} of {texts[name][1](self._told[name])}" for name in self.bounds)
             lines = [f"{limits} can each be met on {profile.id} in this space, but no plan was found that meets them "
                      "together"]
         return "; ".join(lines) + ". Raise the bound, or choose a space with fewer bits or higher prune ratios" \
             + stays_whole(self.space.table)
 
     def _memory(self, metric: str) -> str:
-        """Of several devices, whose memory it is that bounds a metric: ` (the flash of stm32h743)`."""
-        memory, share, word = {"size_bytes": ("flash_bytes", MARGIN, "flash"),
-                               "peak_memory_bytes": ("ram_bytes", 1.0, "RAM")}.get(metric, ("", 1.0, ""))
-        owners = [device.id for device in self.space.profile.targets if memory and getattr(device, memory) is not None
-                  and getattr(device, memory) * share == self.bounds[metric]]
-        return f" (the {word} of {listed(owners)})" if owners else ""
+        """Whose memory it is that bounds a metric, if any: ` (the flash of stm32h743 less what its runtime takes)`."""
+        most, owner = self.space.profile.memories.get(metric, (math.inf, ""))
+        if most != self._told[metric]:
+            return ""
+        word = {"size_bytes": "flash", "peak_memory_bytes": "largest block of RAM"}[metric]
+        return f" (the {word} of {owner} that its runtime leaves)"

@@ -170,7 +170,7 @@ class Workbench:
         return {
             "size_bytes": size, "macs": count_macs(model, self.data.input_shape, self.data.dtype),
             "params": sum(p.numel() for p in model.parameters()),
-            "peak_memory_bytes": peak_memory_bytes(self.table, resolve(self.table, plan)),
+            "peak_memory_bytes": peak_memory_bytes(self.table, resolve(self.table, plan), self.profile),
         }
 
     def _latency(self, plan: Plan, timed: Callable[[], Timing]) -> Metrics:

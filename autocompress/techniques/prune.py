@@ -13,8 +13,7 @@ import msgspec
 from autocompress.core.layer import Group, LayerTable
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError
-from autocompress.hardware.profile import HardwareProfile
-from autocompress.hardware.targets import listed
+from autocompress.hardware.profile import HardwareProfile, listed
 from autocompress.techniques.base import Parts, Technique
 
 CRITERIA = ("l1", "l2", "bn-scale", "lamp", "fpgm", "activation", "apoz", "taylor", "fisher", "reconstruction",

@@ -86,8 +86,49 @@ def test_units_and_single_multiple_are_read() -> None:
     assert profile.bandwidth_bytes_per_s == 1.5e9
     assert profile.layer_overhead_ms == pytest.approx(0.02)
     assert profile.rates["int8"].conv == 5e8
-    assert profile.rates["int8"].slowest == 5e7
+    assert profile.rates["int8"].of("grouped") == 5e7
+    assert profile.rates["int8"].of("pointwise") == profile.rates["int8"].of("matmul") == 5e8
     assert profile.channel_multiple == {8: 4, 32: 4}
+
+
+def _with_memories(block: int | None, ram: int = 0, flash: int = 0) -> HardwareProfile:
+    entries = {"ram_block_bytes": block, "runtime_ram_bytes": ram, "runtime_flash_bytes": flash}
+    lines = [f'{name} = {{ value = {value}, source = "manual" }}' for name, value in entries.items() if value]
+    return parse_profile(changed("[rates.int8]", "\n".join([*lines, "[rates.int8]"])), "board.toml")
+
+
+def test_a_network_gets_what_runtime_and_blocks_leave() -> None:
+    assert _with_memories(None).memories == {"size_bytes": (2 * 2**20, "board"), "peak_memory_bytes": (2**19, "board")}
+    left = _with_memories(None, ram=10_000, flash=50_000).memories
+    assert left == {"size_bytes": (2 * 2**20 - 50_000, "board"), "peak_memory_bytes": (2**19 - 10_000, "board")}
+    assert _with_memories(100_000, ram=10_000).memories["peak_memory_bytes"] == (100_000, "board")
+    assert _with_memories(2**19, ram=10_000).memories["peak_memory_bytes"] == (2**19 - 10_000, "board")
+    assert load_profile("stm32h743").memories["peak_memory_bytes"][0] == 512 * 1024  # of 1 MiB in all
+    assert load_profile("stm32h743").memories["size_bytes"][0] < 2 * 2**20
+    with pytest.raises(InputError, match="`ram_bytes` must be larger than what the runtime needs of it, 600000 bytes"):
+        _with_memories(None, ram=600_000)
+
+
+def test_a_device_says_how_fast_it_computes_floats() -> None:
+    """The original is float, and so is what no technique touches: at int8 rates both would be promised too much."""
+    start = GOOD.index("[rates.float]")
+    integers = GOOD[:start].replace("activation_bits = { value = [8, 32]", "activation_bits = { value = [8]")
+    with pytest.raises(InputError, match=r"`rates\.float` must be given.*in software"):
+        parse_profile(integers, "board.toml")
+    half = changed("[rates.float]", "[rates.fp16]").replace(
+        "[rates.int8]", 'floats_as = { value = "fp16", source = "manual" }\n[rates.int8]')
+    assert parse_profile(half, "board.toml").computed_as(32, 32) == "fp16"
+    with pytest.raises(InputError, match="`floats_as` must be float or fp16, but got 'int8'"):
+        parse_profile(half.replace('value = "fp16"', 'value = "int8"'), "board.toml")
+    with pytest.raises(InputError, match=r"`rates\.fp16` must be given for `floats_as`"):
+        parse_profile(half.replace("[rates.fp16]", "[rates.float]"), "board.toml")
+
+
+@pytest.mark.parametrize("value", ['"0.4"', "0.4", "0", "-1", "nan", "inf", '"0M"', "true"])
+def test_a_rate_below_one_is_refused_in_words(value: str) -> None:
+    with pytest.raises(InputError, match=r"`rates\.int8\.depthwise` must be") as caught:
+        parse_profile(changed("5e7", value), "board.toml")
+    assert caught.value.exit_code == 2
 
 
 def test_memories_may_be_left_out_and_mean_unbounded() -> None:
@@ -200,8 +241,11 @@ def test_rates_follow_both_widths() -> None:
     pi, board = load_profile("raspberry-pi-5"), load_profile("stm32h743")
     assert pi.rates_for(8, 8) is pi.rates["int8"]
     assert pi.rates_for(8, 16) is pi.rates_for(16, 16) is pi.rates_for(16, 8) is pi.rates["fp16"]
-    assert pi.rates_for(8, 32) is pi.rates_for(32, 32) is pi.rates_for(32, 8) is pi.rates["float"]
-    assert board.rates_for(32, 32) is board.rates["int8"]
+    assert pi.rates_for(8, 32) is pi.rates_for(32, 32) is pi.rates_for(16, 32) is pi.rates["fp16"]  # as ncnn does
+    card = load_profile("nvidia-t4")
+    assert card.rates_for(16, 32) is card.rates["fp16"] and card.rates_for(32, 32) is card.rates["float"]
+    assert board.rates_for(32, 32) is board.rates_for(8, 32) is board.rates["float"]  # floats are never integers
+    assert board.rates_for(8, 8) is board.rates["int8"]
 
 
 def _profile(multiple: int) -> HardwareProfile:
