@@ -56,8 +56,19 @@ def metric_lines(view: StudyView, metrics: Metrics, candidate: Candidate | None)
 
 
 def hover(view: StudyView, candidate: Candidate) -> str:
-    """Trial, metrics, origin and plan; escaped, since the text is read as markup."""
+    """Trial, metrics, origin and plan, or of most trials of a large study the first two alone; escaped, since the text
+    is read as markup."""
+    if candidate.trial not in view.hovers:
+        view.hovers[candidate.trial] = _hover(view, candidate)
+    return view.hovers[candidate.trial]
+
+
+def _hover(view: StudyView, candidate: Candidate) -> str:
     head = f"<b>Trial {candidate.trial}</b> · {STATUSES[candidate.status]} · {html.escape(format_rung(candidate.rung))}"
+    if candidate.trial not in view.in_detail:
+        known = view.metrics_of(candidate)
+        brief = ", ".join(format_metric(name, known[name]) for name in ("accuracy", "size_bytes") if name in known)
+        return "<br>".join(line for line in (head, html.escape(brief, quote=False)) if line)
     lines = [head, metric_lines(view, view.metrics_of(candidate), candidate),
              html.escape(f"from {shorten(candidate.origin, 40)}", quote=False)]
     lines += [html.escape(phrase, quote=False) for phrase in describe_plan(view.layers, candidate.plan).split(" · ")]

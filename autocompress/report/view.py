@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -12,8 +13,11 @@ from autocompress.core.evaluation import Candidate, Metrics
 from autocompress.core.layer import LayerTable, Part
 from autocompress.core.warnings import Warned
 
+MOST_IN_DETAIL = 300
+"""Trials of which figures tell all: of thousands that would be most of the page."""
 
-class StudyView(msgspec.Struct, frozen=True, kw_only=True):
+
+class StudyView(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """One study at one moment."""
 
     name: str
@@ -69,7 +73,25 @@ class StudyView(msgspec.Struct, frozen=True, kw_only=True):
 
     def trial(self, number: int | None) -> Candidate | None:
         """The candidate of one trial number, or nothing."""
-        return next((c for c in self.candidates if c.trial == number), None)
+        return None if number is None else self._by_number.get(number)
+
+    @cached_property
+    def _by_number(self) -> dict[int, Candidate]:
+        return {c.trial: c for c in reversed(self.candidates)}
+
+    @cached_property
+    def in_detail(self) -> frozenset[int]:
+        """Trials that figures tell all about: of a large study the front, the trained and the most accurate."""
+        if len(self.candidates) <= MOST_IN_DETAIL:
+            return frozenset(c.trial for c in self.candidates)
+        told = {*self.front, *([] if self.best is None else [self.best])}
+        ranked = sorted(self.candidates, key=lambda c: (-(c.reached or 0), -c.metrics.get("accuracy", 0.0), c.trial))
+        return frozenset(told | {c.trial for c in ranked[:MOST_IN_DETAIL // 2]})
+
+    @cached_property
+    def hovers(self) -> dict[int, str]:
+        """What figures say of trials, by number, as far as they were asked: all figures say the same."""
+        return {}
 
     def metrics_of(self, candidate: Candidate) -> Metrics:
         """Its metrics; a duplicate without its own has those of the trial it repeats."""

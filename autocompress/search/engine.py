@@ -18,13 +18,14 @@ from optuna.trial import TrialState
 
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import CALIBRATED, LONG, RUNG_NAMES, SHORT, Candidate, Evaluation
-from autocompress.core.front import best, objectives
+from autocompress.core.front import objectives
 from autocompress.errors import AutocompressError, EnvironmentFault, InfeasibleError, OutOfTime
 from autocompress.search import fidelity
 from autocompress.search.aims import SETTING
 from autocompress.search.first import ALWAYS_SOLVED, first_trials
 from autocompress.search.jobs import Job, Rung
-from autocompress.search.judging import as_duplicate, describe_failure, judge, judged, nearest, not_finite
+from autocompress.search.judging import as_duplicate, describe_failure, judge, nearest, not_finite
+from autocompress.search.ledger import Ledger
 from autocompress.search.solving import distributions
 from autocompress.search.storage import (
     STOPPED,
@@ -97,6 +98,7 @@ class Engine:
         """When the last calibration ended."""
         self.overhead_seconds = 0.0
         self._always = 0
+        self._ledger: Ledger | None = None
         self._known: dict[str, Candidate] = {}
         self._twins: dict[str, list[tuple[optuna.Trial, Candidate]]] = {}
         self._count = self._repeats = 0
@@ -106,13 +108,17 @@ class Engine:
 
     def candidates(self) -> list[Candidate]:
         """All trials, judged by their most accurate rung against the budget."""
-        return judged(candidates(self._study), self._budget, self._baseline)
+        return self._ledger.candidates if self._ledger is not None else self._read().candidates
+
+    def _read(self) -> Ledger:
+        return Ledger(self._budget, self._baseline, candidates(self._study))
 
     def run(self, pool: Inline | Processes) -> None:
         """Calibrate, then promote. InfeasibleError when nothing inside the budget came out; EnvironmentFault
         when most trials fail."""
         close_interrupted(self._study)
-        before = self.candidates()
+        self._ledger = ledger = self._read()
+        before = ledger.candidates
         self._known = {c.plan.fingerprint: c for c in before if c.plan and c.evaluations and c.duplicate_of is None}
         self._count = self._rungs[CALIBRATED].done = sum(1 for c in before if STOPPED not in c.reason)
         self._repeats = len(list(itertools.takewhile(lambda c: c.status == "duplicate", reversed(before))))
@@ -131,8 +137,8 @@ class Engine:
         if self._repeats >= MAX_REPEATS and self._count < self._settings.trials:
             log.warning("tried no more than %d of %d trials: the last %d proposals repeated plans that were tried, so "
                         "this space has few others", self._count, self._settings.trials, self._repeats)
-        if not self._should_stop() and best(self.candidates(), self._budget, self._baseline) is None:
-            raise InfeasibleError(nearest(self.candidates(), self._budget, self._baseline))
+        if not self._should_stop() and ledger.best is None:
+            raise InfeasibleError(nearest(ledger.candidates, self._budget, self._baseline))
 
     def _enqueue_first(self) -> None:
         if self._study.get_trials(deepcopy=False):
@@ -186,6 +192,7 @@ class Engine:
                and self._open(self._calibration_share())):
             began = time.perf_counter()
             trial, candidate = self._ask()
+            self._all.put(candidate)
             self.overhead_seconds += time.perf_counter() - began
             self._count += 1
             assert candidate.plan is not None
@@ -255,8 +262,8 @@ class Engine:
             store_failure(self._study, job.candidate.trial, job.rung, reason)
         else:
             store_rung(self._study, job.candidate.trial, future.result())
-        everyone = self.candidates()
-        self._tell(next(c for c in everyone if c.trial == job.candidate.trial), everyone, self._rungs[job.rung])
+            self._all.add(job.candidate.trial, future.result())
+        self._tell(self._all.of(job.candidate.trial), self._rungs[job.rung])
 
     def _close(self, trial: optuna.Trial, candidate: Candidate) -> None:
         began = time.perf_counter()
@@ -267,21 +274,24 @@ class Engine:
             self._study.tell(trial, [candidate.metrics[name] for name in objectives(candidate.metrics)])
         else:
             self._study.tell(trial, state=TrialState.FAIL)
-        everyone = self.candidates()
+        self._all.put(candidate)
         self.overhead_seconds += time.perf_counter() - began
-        self._tell(candidate, everyone, self._rungs[CALIBRATED])
-        judged_ones = [c for c in everyone if STOPPED not in c.reason]
-        failed = sum(c.status == "failed" for c in judged_ones)
-        if failed > MAX_FAILURE_SHARE * len(judged_ones) and len(judged_ones) >= FAILURES_BEFORE_JUDGING:
-            raise EnvironmentFault(f"at least half of the candidates must be evaluated, but {failed} of "
-                                   f"{len(judged_ones)} failed, the last with: {candidate.reason or 'see trials.csv'}")
+        self._tell(candidate, self._rungs[CALIBRATED])
+        failed, count = self._all.failed, self._all.judged
+        if failed > MAX_FAILURE_SHARE * count and count >= FAILURES_BEFORE_JUDGING:
+            raise EnvironmentFault(f"at least half of the candidates must be evaluated, but {failed} of {count} "
+                                   f"failed, the last with: {candidate.reason or 'see trials.csv'}")
 
-    def _tell(self, candidate: Candidate, everyone: list[Candidate], rung: Rung) -> None:
+    @property
+    def _all(self) -> Ledger:
+        assert self._ledger is not None
+        return self._ledger
+
+    def _tell(self, candidate: Candidate, rung: Rung) -> None:
         rung.done += 1
         self._on_event(Event(
             kind="result", text=rung.phase, candidate=candidate, done=rung.done, total=rung.total,
-            feasible=sum(c.status == "complete" for c in everyone),
-            best=best(everyone, self._budget, self._baseline), seconds_left=self._left(1.0)))
+            feasible=self._all.feasible, best=self._all.best, seconds_left=self._left(1.0)))
 
     def _left(self, share: float) -> float | None:
         if self._settings.seconds is None:
@@ -305,8 +315,7 @@ class Engine:
         left, whole = self._left(share), self._left(1.0)
         if left is None or whole is None or left > 0:
             return True
-        states = (TrialState.COMPLETE, TrialState.FAIL, TrialState.RUNNING)
-        begun = len(self._study.get_trials(deepcopy=False, states=states))
+        begun = len(self._all)
         return begun == 0 or (whole > 0 and begun < self._always)
 
     def _slice(self, share: float, waves: int, chosen: Sequence[Candidate]) -> float | None:

@@ -26,6 +26,8 @@ def first_trials(sampler: optuna.samplers.BaseSampler, projection: Projection, t
     space = projection.space
     widths: list[int | None] = [bits for bits in UNIFORM_BITS if bits in space.weight_bits]
     solved = sampler.solutions() if isinstance(sampler, SolverSampler) else []
+    if not solved:
+        widths = _gentlest_first(projection, widths)
     uniform = [space.uniform(bits) for bits in (widths[:2] if solved else widths) or [None]]
     by_solver = [(fidelity.SOLVER, values) for values in solved[:max(1, trials // 4)]]
     first = [*by_solver[:ALWAYS_SOLVED], *(("uniform", values) for values in uniform[:max(1, trials // 2)]),
@@ -40,3 +42,14 @@ def first_trials(sampler: optuna.samplers.BaseSampler, projection: Projection, t
     for origin, values in [*warm[:max(1, trials // 4)], *first]:
         chosen.setdefault(plan(values), (origin, values))
     return [*chosen.values()]
+
+
+def _gentlest_first(projection: Projection, widths: list[int | None]) -> list[int | None]:
+    """The widths, before them the widest of the space whose uniform plan fits without cutting anything: where no table
+    says what hurts, a search should not begin with less than its budget allows."""
+    space = projection.space
+    for bits in sorted((bits for bits in space.weight_bits if bits < 16), reverse=True):
+        projected = projection.project(space.uniform(bits))
+        if not projected.squeeze and projected.bits_cap >= bits:
+            return [bits, *(other for other in widths if other != bits)]
+    return widths

@@ -31,6 +31,8 @@ SPREAD = 0.5
 """Standard deviation of the logarithm of a knob's own weight, before anything is measured."""
 SCALES = tuple(4.0**step for step in (-2, -1, 0, 1, 2))
 """Weights of channels and of factors, relative to that of bits, between which the posterior decides."""
+MOST_TOLD = 400
+"""Trials that a proposal is learnt from."""
 FIRST = ((1.0, 1.0), (0.0625, 1.0), (0.25, 1.0), (0.0625, 0.4), (1.0, 0.4), (0.5, 1.0), (0.25, 0.4), (0.125, 1.0))
 """Shares of the budget that the first solutions may use, and of the time of the plain solution of that size."""
 
@@ -57,6 +59,7 @@ class SolverSampler(optuna.samplers.BaseSampler):
         """The next proposal: a solution under drawn weights, or a crossing of good trials."""
         done = [t for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
                 if t.params.keys() >= search_space.keys()]
+        done = telling(done)
         weights = self._kinds(done)
         bounds = self._aims.draw(done, weights, self._rng)
         if len(done) >= 2 and self._rng.random() < EXPLORE:
@@ -117,6 +120,15 @@ class SolverSampler(optuna.samplers.BaseSampler):
             return distribution.choices[int(self._rng.integers(len(distribution.choices)))]
         assert isinstance(distribution, FloatDistribution)
         return float(self._rng.uniform(distribution.low, distribution.high))
+
+
+def telling(done: list[FrozenTrial]) -> list[FrozenTrial]:
+    """At most `MOST_TOLD` of the trials, in order: the most accurate and the latest. The cost of a proposal must
+    not grow with the study."""
+    if len(done) <= MOST_TOLD:
+        return done
+    best = sorted(done[:-MOST_TOLD // 2], key=lambda t: (-t.values[0], t.number))[:MOST_TOLD // 2]
+    return [*sorted(best, key=lambda t: t.number), *done[-MOST_TOLD // 2:]]
 
 
 def _unexplained(x: np.ndarray, y: np.ndarray) -> float:

@@ -13,7 +13,7 @@ from autocompress.core.budget import Budget
 from autocompress.core.damage import Damages
 from autocompress.core.evaluation import CALIBRATED, Candidate, Metrics
 from autocompress.core.plan import Plan, Step
-from autocompress.errors import AutocompressError, InputError
+from autocompress.errors import AutocompressError, InputError, OutOfTime
 from autocompress.search.judging import describe_failure, not_finite
 from autocompress.space.harms import Key, step_harms
 from autocompress.space.projection import Projection
@@ -125,6 +125,8 @@ def _measure(bench: Workbench, plan: Plan, should_stop: Callable[[], bool]) -> t
         evaluation = bench.evaluate(plan, CALIBRATED, should_stop=should_stop)
     except AutocompressError:
         raise
+    except OutOfTime:
+        return {}, NO_TIME
     except Exception as error:  # as in a trial: what one network does not bear is no fault of the search
         return {}, f"cannot be carried out: {describe_failure(error)}"
     reason = not_finite(evaluation)

@@ -50,13 +50,20 @@ class SearchResult:
     def __init__(self, folder: Path, description: Description, *, study: optuna.Study,
                  bench: Workbench | None = None) -> None:
         self.folder, self._description, self._study, self._bench = Path(folder), description, study, bench
+        self._candidates: list[Candidate] | None = None
         self.seconds = description.timings.get("search", 0.0)
 
     @property
     def candidates(self) -> list[Candidate]:
-        """Every trial with its plan, evaluations and status."""
-        d = self._description
-        return judged(candidates(self._study), d.budget, d.baseline["accuracy"])
+        """Every trial with its plan, evaluations and status, as read when first asked for, or since `refresh`."""
+        if self._candidates is None:
+            d = self._description
+            self._candidates = judged(candidates(self._study), d.budget, d.baseline["accuracy"])
+        return list(self._candidates)
+
+    def refresh(self) -> None:
+        """Forget what was read of the study: another process may have gone on with it."""
+        self._candidates = None
 
     @property
     def best(self) -> Candidate | None:
@@ -138,8 +145,9 @@ class SearchResult:
         `seconds`; with `damages`, also what harm was predicted of each trial. `conclude` keeps it."""
         chosen, everyone, d = self.best, self.candidates, self._description
         if damages is not None:
-            harms = {c.trial: plan_harm(projection.space, c.plan, damages) for c in everyone if c.plan}
-            d = msgspec.structs.replace(d, harms={n: harm for n, harm in harms.items() if harm is not None})
+            harms = {c.trial: plan_harm(projection.space, c.plan, damages) for c in everyone
+                     if c.plan and c.trial not in d.harms}  # those of an earlier run are known
+            d = msgspec.structs.replace(d, harms=d.harms | {n: harm for n, harm in harms.items() if harm is not None})
         if chosen is not None and (self.attribution is None or not self.attribution.finished):
             d = msgspec.structs.replace(d, attribution=attribute(
                 self._require_bench(), projection, chosen, everyone, d.budget, damages, seconds, should_stop))

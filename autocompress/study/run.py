@@ -185,10 +185,12 @@ def _search(asked: Options, spec: SpaceSpec, profile: HardwareProfile, constrain
         if failure is None and result.best is not None:
             before = time.perf_counter()
             left = math.inf if asked.seconds is None else started + asked.seconds - reserve - before
-            evaluation = blend(bench, result.candidates, result.best, constraints, baseline["accuracy"], left,
-                               should_stop)
+            with controlled(deadline=before + left):
+                evaluation = blend(bench, result.candidates, result.best, constraints, baseline["accuracy"], left,
+                                   should_stop)
             if evaluation is not None:
                 store_rung(study, result.best.trial, evaluation)
+                result.refresh()
             timings["averaging"] = time.perf_counter() - before
         if failure is None and result.best is not None and not result.is_exported:
             notify(Event(kind="phase", text=f"exporting and verifying trial {result.best.trial}"))
@@ -200,7 +202,8 @@ def _search(asked: Options, spec: SpaceSpec, profile: HardwareProfile, constrain
         if not should_stop():
             before = time.perf_counter()
             left = math.inf if asked.seconds is None else started + asked.seconds - REPORT_SECONDS - before
-            result.explain(projection, damages, left, should_stop)
+            with controlled(deadline=before + left):
+                result.explain(projection, damages, left, should_stop)
             timings["attribution"] = time.perf_counter() - before
         trimmer.end(result.candidates)
         result.conclude(timings, time.perf_counter() - started, collector.found)

@@ -1,0 +1,88 @@
+"""The candidates of a running search in memory: the database is read when a run begins, and only written after that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from autocompress.core.budget import Budget
+from autocompress.core.evaluation import Candidate, Evaluation
+from autocompress.core.front import best
+from autocompress.search.judging import judge
+from autocompress.search.storage import STOPPED
+
+MARGIN = 3.0
+"""Standard errors below the highest accuracy from which a candidate may still become the best."""
+
+
+class Ledger:
+    """Candidates by trial, judged against a budget; what is asked after each trial costs the same however many there
+    are."""
+
+    def __init__(self, budget: Budget, baseline_accuracy: float, candidates: Iterable[Candidate] = ()) -> None:
+        self._budget, self._baseline = budget, baseline_accuracy
+        self._known: dict[int, Candidate] = {}
+        self._contenders: dict[int, Candidate] = {}
+        self.feasible = self.failed = 0
+        """Candidates that are complete, and that failed by themselves."""
+        self._stopped = 0
+        for candidate in candidates:
+            self.put(candidate)
+
+    def put(self, candidate: Candidate) -> Candidate:
+        """Take in a candidate, in place of what was known of its trial; it comes back judged."""
+        candidate = judge(candidate, self._budget, self._baseline)
+        before = self._known.get(candidate.trial)
+        if before is not None:
+            self._count(before, -1)
+        self._known[candidate.trial] = candidate
+        self._count(candidate, 1)
+        self._contend(candidate)
+        return candidate
+
+    def add(self, trial: int, evaluation: Evaluation) -> Candidate:
+        """Take in an evaluation of a trial at a higher rung."""
+        known = self._known[trial]
+        rungs = sorted([*known.evaluations, evaluation], key=lambda e: e.rung)
+        return self.put(msgspec.structs.replace(known, evaluations=tuple(rungs)))
+
+    def of(self, trial: int) -> Candidate:
+        """What is known of a trial."""
+        return self._known[trial]
+
+    def __len__(self) -> int:
+        """Trials that were begun."""
+        return len(self._known)
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        """All, by number."""
+        return [self._known[trial] for trial in sorted(self._known)]
+
+    @property
+    def judged(self) -> int:
+        """Candidates that no killed process left open."""
+        return len(self._known) - self._stopped
+
+    @property
+    def best(self) -> Candidate | None:
+        """As `front.best` of all of them."""
+        return best([self._contenders[trial] for trial in sorted(self._contenders)], self._budget, self._baseline)
+
+    def _count(self, candidate: Candidate, by: int) -> None:
+        stopped = STOPPED in candidate.reason
+        self._stopped += by * stopped
+        self.feasible += by * (candidate.status == "complete")
+        self.failed += by * (candidate.status == "failed" and not stopped)
+
+    def _contend(self, candidate: Candidate) -> None:
+        """A candidate that is far below the most accurate cannot be the best, whatever comes."""
+        self._contenders.pop(candidate.trial, None)
+        if best([candidate], self._budget, self._baseline) is None:
+            return
+        self._contenders[candidate.trial] = candidate
+        top = max(self._contenders.values(), key=lambda c: c.metrics["accuracy"])
+        reach = MARGIN * max(c.metrics.get("accuracy_error", 0.0) for c in (top, candidate))
+        least = top.metrics["accuracy"] - reach
+        self._contenders = {trial: c for trial, c in self._contenders.items() if c.metrics["accuracy"] >= least}

@@ -1,0 +1,126 @@
+"""A study of thousands of trials: read once, and as cheap to go on with as a small one."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import create_trial
+from plotly.offline import get_plotlyjs
+
+from autocompress.core import wire
+from autocompress.core.budget import Budget
+from autocompress.core.evaluation import Candidate, Evaluation
+from autocompress.core.front import OBJECTIVES
+from autocompress.core.plan import Plan, Receipt
+from autocompress.hardware.profile import load_profile
+from autocompress.search import engine
+from autocompress.search.engine import Engine, Settings
+from autocompress.search.samplers import make_sampler
+from autocompress.search.solving import MOST_TOLD, distributions, telling
+from autocompress.search.storage import CANDIDATE, create_study, open_storage, storage_url
+from autocompress.search.workers import Inline
+from autocompress.space.projection import Projection
+from autocompress.space.space import build_space
+from autocompress.space.spec import load_space
+from autocompress.study import open_study
+from autocompress.study.folder import Description, write_description
+from autocompress.testing.facts import small_table
+
+BUDGET = Budget(size_bytes=20_000)
+BASELINE = {"accuracy": 0.95, "size_bytes": 80_000.0, "latency_ms": 9.0, "macs": 1e6}
+
+
+def _metrics(rng: random.Random) -> dict[str, float]:
+    size = rng.uniform(5_000, 19_000)
+    return {"accuracy": 0.6 + size / 1e5 + rng.gauss(0, 0.01), "accuracy_error": 0.01, "cross_entropy": rng.random(),
+            "size_bytes": size, "latency_ms": size / 1e4 + rng.random(), "macs": size * 10}
+
+
+def _filled(folder: Path, trials: int) -> tuple[optuna.Study, Projection]:
+    """A study in `folder` with so many complete trials of a few plans."""
+    table = small_table()
+    projection = Projection(build_space(table, load_space("default"), load_profile("host")), BUDGET)
+    knobs = distributions(projection.space)
+    study = create_study(open_storage(storage_url(folder, None)), "large", make_sampler("random", 0), {})
+    drawn, rng = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)), random.Random(0)
+    plans: list[tuple[dict[str, Any], Plan]] = []
+    for number in range(trials):
+        if number < 20:
+            params = drawn.ask(knobs).params
+            plans.append((params, projection.project(params).plan))
+        params, plan = plans[number % len(plans)]
+        receipts = tuple(Receipt(step.site, step.technique, {"kept": list(range(16))}) for step in plan.steps)
+        metrics = _metrics(rng)
+        candidate = Candidate(trial=number, status="complete", plan=plan, evaluations=(
+            Evaluation(rung=0, metrics=metrics, sources={}, receipts=receipts, timings={"score": 1.0}),))
+        study.add_trial(create_trial(params=params, distributions=knobs, values=[metrics[n] for n in OBJECTIVES],
+                                     user_attrs={CANDIDATE: wire.encode(candidate)}))
+    sources = dict.fromkeys(BASELINE, "measured")
+    given = {"default": True, "model": None, "data": None, "weights": None, "data_root": None, "image_size": 224}
+    write_description(folder, Description(
+        name="large", storage="", seed=0, space="default", profile="host", epochs=1, budget=BUDGET, baseline=BASELINE,
+        sources=sources, table=table, refused={}, given=given,
+        fingerprints=dict.fromkeys(("model", "data", "space", "profile"), "x")))
+    return study, projection
+
+
+def _look(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
+    """How often all trials are read for the table, the page and the document of a study, and the bytes of the page."""
+    reads: list[int] = []
+    real = optuna.Study.get_trials
+    monkeypatch.setattr(optuna.Study, "get_trials", lambda self, *a, **k: (reads.append(1), real(self, *a, **k))[1])
+    result = open_study(folder)
+    result.view()
+    result.candidate("best")
+    page = result.report()
+    result.to_dict()
+    assert len(result.front) and len(result.trials) == len(result.candidates)
+    monkeypatch.undo()
+    return len(reads), page.stat().st_size
+
+
+def test_a_study_is_read_once_however_much_is_asked_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _filled(tmp_path, 24)
+    assert _look(tmp_path, monkeypatch)[0] == 1
+
+
+@pytest.mark.slow
+def test_two_thousand_trials_are_read_once_and_fit_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _filled(tmp_path, 2000)
+    reads, size = _look(tmp_path, monkeypatch)
+    assert reads == 1 and size - len(get_plotlyjs()) < 2000 * 1000
+
+
+@pytest.mark.parametrize("trials", [4, 12])
+def test_a_run_reads_what_is_stored_once_however_many_it_tries(trials: int, tmp_path: Path,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    study, projection = _filled(tmp_path, 8)
+    reads: list[int] = []
+    real = engine.candidates
+    monkeypatch.setattr(engine, "candidates", lambda study: (reads.append(1), real(study))[1])
+    rng = random.Random(1)
+
+    def evaluate(plan: Plan, rung: int, *_: Any) -> Evaluation:
+        return Evaluation(rung=rung, metrics=_metrics(rng), sources={})
+
+    run = Engine(study, projection, BUDGET, BASELINE["accuracy"], Settings(trials=8 + trials), 0.0, lambda event: None,
+                 lambda: False)
+    run.run(Inline(evaluate, lambda: False))
+    assert len(reads) == 1
+    assert len(run.candidates()) == 8 + trials
+    assert [c.metrics for c in run.candidates()] == [c.metrics for c in real(study)]
+
+
+def test_a_proposal_is_learnt_from_a_bounded_number_of_trials() -> None:
+    trials = [create_trial(params={}, distributions={}, values=[number % 997 / 997, 1.0, 1.0])
+              for number in range(3 * MOST_TOLD)]
+    for number, trial in enumerate(trials):
+        trial.number = number
+    chosen = telling(trials)
+    assert len(chosen) == MOST_TOLD and chosen == sorted(chosen, key=lambda t: t.number)
+    assert chosen[-1] is trials[-1] and max(trials, key=lambda t: t.values[0]) in chosen
+    assert telling(trials[:MOST_TOLD]) == trials[:MOST_TOLD]

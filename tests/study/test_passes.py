@@ -1,0 +1,78 @@
+"""What a candidate and the table cost, counted in samples that go through a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from autocompress.core.plan import Plan, Step
+from autocompress.export.runtime import Runtime
+from autocompress.hardware.profile import load_profile
+from autocompress.space.space import build_space
+from autocompress.space.spec import load_space
+from autocompress.study.sensitivity import sensitivity
+from autocompress.study.workbench import Workbench
+from autocompress.testing.networks import NETWORKS, task_data
+
+
+class Counter:
+    """Samples that any file, or any whole network, was given."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, whole: type[nn.Module]) -> None:
+        self.samples = 0
+        run, call = Runtime.run_all, whole.__call__
+
+        def counted_run(runtime: Runtime, inputs: np.ndarray) -> list[np.ndarray]:
+            self.samples += len(inputs)
+            return run(runtime, inputs)
+
+        monkeypatch.setattr(Runtime, "run_all", counted_run)
+        monkeypatch.setattr(Workbench, "_latency", lambda *_: {"latency_ms": 1.0})  # of one sample, again and again
+        counter = self
+
+        class Whole(whole):  # type: ignore[misc, valid-type]
+            def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+                if inputs.shape[1:] == counter.shape:
+                    counter.samples += len(inputs)
+                answers: torch.Tensor = call(self, inputs)
+                return answers
+
+        self.whole = Whole
+        self.shape: torch.Size = torch.Size()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Workbench:
+    """Of a network with norms."""
+    network = NETWORKS["residual"]
+    return Workbench(network.make(), task_data(network.input_shape, samples=512), load_profile("host"), seed=0, folder=tmp_path,
+                     epochs=1)
+
+
+def _counter(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> Counter:
+    counter = Counter(monkeypatch, type(bench.model))
+    counter.shape = bench.calibration.shape[1:]
+    bench.model.__class__ = counter.whole
+    return counter
+
+
+def test_calibrating_and_measuring_a_plan_costs_three_passes(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def plan(bits: int) -> Plan:
+        return Plan.of([Step(layer.name, "quantize", {"weight_bits": bits, "activation_bits": 8})
+                        for layer in bench.table.layers if layer.kind in ("conv", "linear") and not layer.locked])
+
+    bench.evaluate(plan(4), 0)  # measures the original once
+    counter = _counter(bench, monkeypatch)
+    bench.evaluate(plan(3), 0)
+    scored = len(bench.data.validation)
+    assert 0 < counter.samples - scored <= 2 * len(bench.calibration)
+
+
+def test_the_table_costs_thirty_passes_at_most(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    counter = _counter(bench, monkeypatch)
+    damages = sensitivity(bench, build_space(bench.table, load_space("default"), bench.profile))
+    assert damages.bits and 0 < counter.samples <= 30 * len(bench.calibration)
