@@ -49,8 +49,8 @@ class Counter:
 def bench(tmp_path: Path) -> Workbench:
     """Of a network with norms."""
     network = NETWORKS["residual"]
-    return Workbench(network.make(), task_data(network.input_shape, samples=512), load_profile("host"), seed=0, folder=tmp_path,
-                     epochs=1)
+    data = task_data(network.input_shape, samples=512)
+    return Workbench(network.make(), data, load_profile("host"), seed=0, folder=tmp_path, epochs=1)
 
 
 def _counter(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> Counter:
