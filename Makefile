@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow lint clean
+.PHONY: demo test numerics slow lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/autocompress search --budget 2MB
 
 test: $(VENV)/.installed lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+# The numerics once more, with the instructions of an older processor.
+numerics: $(VENV)/.installed
+	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -q -m numerics tests/properties tests/core
 
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -q -m slow

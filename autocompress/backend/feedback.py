@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from autocompress.backend.quantization import QuantizedWeight, round_to_levels, spacing, spread, top_level
+from autocompress.backend.quantization import QuantizedWeight, per_channel, round_to_levels, spacing, spread, top_level
 from autocompress.backend.reconstruct import cholesky, damped
 
 BLOCK, STRIP = 128, 16
@@ -155,10 +155,13 @@ def refitted(weight: Tensor, rounded: QuantizedWeight, second: Tensor) -> Quanti
     unit = rounded.levels if rounded.factors is None else \
         rounded.levels * spread(rounded.factors, rounded.group, rounded.levels)
     chosen = torch.arange(0, len(weight) // groups * taps, max(1, (taps - 1) // 2))
-    target, values = (by_columns(matrix, groups, d).index_select(2, chosen).float() for matrix in (weight, unit))
+    size = 2.0 ** rounded.scale.clamp_min(1e-37).log2().round()  # rounds nothing, and keeps products in range
+    target, values = (by_columns(matrix, groups, d).index_select(2, chosen).float()
+                      for matrix in (weight / per_channel(size, weight), unit))
     seen = torch.bmm(damped(second), values)
     channel = (chosen // taps + len(weight) // groups * torch.arange(groups)[:, None]).flatten()
     along, power = (torch.zeros(len(weight)).index_add_(0, channel, (seen * other).sum(1).flatten())
                     for other in (target, values))
-    fitted = along / power.clamp_min(1e-12)
-    return replace(rounded, scale=torch.where(fitted > 0.5 * rounded.scale, fitted, rounded.scale))
+    fitted = along / power.clamp_min(1e-12) * size
+    usable = (fitted > 0.5 * rounded.scale) & fitted.isfinite()
+    return replace(rounded, scale=torch.where(usable, fitted, rounded.scale))

@@ -17,6 +17,10 @@ from torch import Tensor
 
 BINS = 256
 """Resolution in which magnitudes are clustered."""
+ORDINARY = 1e9
+"""Magnitudes beyond it, or below its inverse, are brought to about 1 before they are squared."""
+NOTHING = 1e-30
+"""Magnitudes below are as good as zero."""
 ROUNDS = 3
 """How often codebook and scales are fitted to one another."""
 
@@ -35,6 +39,7 @@ def codebook_levels(rows: Tensor, importance: Tensor, bits: int, top: int) -> Te
     largest of them `top`.
     """
     magnitude, weight = rows.abs(), importance.expand_as(rows)
+    magnitude = magnitude / ordinary_unit(magnitude)
     scale = ((weight * magnitude.square()).sum(-1, keepdim=True) / weight.sum(-1, keepdim=True).clamp_min(1e-30)).sqrt()
     entries = torch.zeros(1)
     for _ in range(ROUNDS):
@@ -45,6 +50,14 @@ def codebook_levels(rows: Tensor, importance: Tensor, bits: int, top: int) -> Te
             / (weight * chosen.square()).sum(-1, keepdim=True).clamp_min(1e-30)
         scale = torch.where(fitted > 0, fitted, scale)
     return _mirrored((entries / entries[-1] * top).round())
+
+
+def ordinary_unit(weight: Tensor, by_row: bool = False) -> Tensor:
+    """A power of two that brings weights to about 1, of all or, `(…, 1)`, of each row `(…, n)`: 1 where they are of an
+    ordinary size. Divided by it, which rounds nothing, squares and products neither overflow nor vanish."""
+    largest = weight.abs().amax(-1, keepdim=True) if by_row else weight.abs().amax()
+    odd = (largest > NOTHING) & ((largest < 1 / ORDINARY) | (largest > ORDINARY))
+    return torch.where(odd, 2.0 ** largest.clamp_min(NOTHING).log2().round(), torch.ones_like(largest))
 
 
 def nearest(ratio: Tensor, levels: Tensor) -> Tensor:

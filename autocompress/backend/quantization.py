@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autocompress.backend.grids import codebook_levels, nearest, power_levels
+from autocompress.backend.grids import codebook_levels, nearest, ordinary_unit, power_levels
 from autocompress.techniques.quantize import LARGEST_LEVEL
 
 
@@ -149,6 +149,9 @@ def _of_columns(second: Tensor, rows: Tensor) -> Tensor:
 
 def _best_scale(rows: Tensor, counts: Tensor, bits: int, table: Tensor | None, limit: int) -> Tensor:
     """`(C, runs, 1)` for rows `(C, runs, n)`; `counts` (C or 1, runs, n) is 0 where there is no weight."""
+    unit = ordinary_unit(rows, by_row=True)
+    if bool((unit != 1).any()):
+        return _best_scale(rows / unit, counts, bits, table, limit) * unit
     top = largest_level(bits, limit) if table is None else int(table[-1])
     absmax = rows.abs().amax(2, keepdim=True).clamp_min(1e-12)
     everywhere = bool(counts.all())

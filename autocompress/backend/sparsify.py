@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from autocompress.backend.grids import ordinary_unit
 from autocompress.backend.reconstruct import by_taps, damped, from_taps
 from autocompress.core.sparsity import UNSTRUCTURED, group_of, kept_weights
 from autocompress.errors import TrialError
@@ -63,14 +64,14 @@ def sparsify(weight: Tensor, pattern: str, density: float, criterion: str, secon
     if not torch.isfinite(second).all():
         raise TrialError(f"the moments of the input of {what} must be finite, but are not: look for NaN or infinite "
                          "values in the network or in the calibration data")
-    hessian, shape = damped(second), tuple(weight.shape)
-    rows = by_taps(weight, d).reshape(groups, -1, d)
+    hessian, shape, unit = damped(second), tuple(weight.shape), ordinary_unit(weight)
+    rows = by_taps(weight / unit, d).reshape(groups, -1, d)
     if criterion == "wanda":
         loud = rows.abs() * hessian.diagonal(dim1=1, dim2=2).sqrt()[:, None]
         kept = largest(from_taps(loud.flatten(0, 1), shape), keep, of)
         return weight * kept, Mask(pattern, kept)
     fitted, places = surgery(rows, hessian, shape, keep, of)
-    return (from_taps(fitted.flatten(0, 1), shape).contiguous(),
+    return (from_taps(fitted.flatten(0, 1), shape).contiguous() * unit,
             Mask(pattern, from_taps(places.flatten(0, 1), shape).contiguous()))
 
 

@@ -261,7 +261,8 @@ def test_a_unit_may_end_before_a_norm_whose_channels_are_cut() -> None:
     done = reconstruct_blocks(start, Original(model, table, coupling), inputs, 30, 0)
     errors = next(r for r in done.receipts if r.technique == "blockwise").facts["errors"]
     assert list(errors) == ["norm", "fc", "output"] and group.channels == 16  # type: ignore[call-overload]
-    assert errors["norm"] == [0.0, 0.0] and errors["fc"][1] < errors["fc"][0]  # type: ignore[call-overload, index]
+    assert max(errors["norm"]) < 1e-9  # type: ignore[call-overload]  # but for how a processor rounds
+    assert errors["fc"][1] < errors["fc"][0]  # type: ignore[call-overload, index]
 
 
 def test_mixed_inputs_are_answered_anew_and_tokens_are_refused() -> None:

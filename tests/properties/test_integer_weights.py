@@ -21,6 +21,8 @@ from autocompress.backend.rounding import start_weight
 from autocompress.export.ranges import choose_range
 from autocompress.techniques.quantize import level_limit
 
+pytestmark = pytest.mark.numerics
+
 BITS = (1, 2, 3, 4, 5, 6, 7, 8)
 WEIGHTS = arrays.arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 12)),
                         elements=st.floats(-100, 100, width=32))

@@ -11,6 +11,8 @@ from hypothesis.extra import numpy as arrays
 from autocompress.export.packing import ALIGN, PLANES, integers, pack, tables, unpack
 from autocompress.hardware import size
 
+pytestmark = pytest.mark.numerics
+
 BITS = st.sampled_from(sorted(PLANES))
 
 
