@@ -16,6 +16,7 @@ from autocompress.errors import TrialError
 from autocompress.export.activations import calibrate, quantised_tensors, reads_float
 from autocompress.export.graph import FloatGraph, Leaf, fill, swapped
 from autocompress.export.packing import ALIGN, index_in, lookup, pack, tables
+from autocompress.export.pads import fold_pads
 from autocompress.export.ranges import Range
 from autocompress.export.sparse import Mask, Packed, Writer, expand, pack_sparse, to_store
 from autocompress.export.template import Template
@@ -76,6 +77,7 @@ def build(template: Template, model: nn.Module, weights: Mapping[str, IntegerWei
     missing = sorted((set(weights) | half | set(masks)) - set(graph.leaves))
     if missing:
         raise TrialError(f"the exported graph has no node for {missing[0]}")
+    graph.nodes = fold_pads(graph.nodes, graph.tensors, [graph.leaves[name].node for name in quantised_activations])
     tensors = quantised_tensors(graph, quantised_activations)
     ranges = calibrate(graph, tensors, calibration, threads, method)
     writer = _Writer(graph, quantised_activations, ranges)

@@ -18,6 +18,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from autocompress.errors import InputError
+from autocompress.export.pads import unfold_pads
 from autocompress.export.torch_onnx import INPUT, OUTPUT, example, exporting
 
 OPSET = 20
@@ -75,6 +76,8 @@ def export_template(model: nn.Module, input_shape: tuple[int, ...], dtype: torch
     for initializer in [i for i in proto.graph.initializer if i.name in slots]:
         proto.graph.initializer.remove(initializer)
     _fold_transposes(proto, slots)
+    unfold_pads(proto, {name: model.get_submodule(slot.key.removesuffix(".weight")) for name, slot in slots.items()
+                        if slot.key.endswith(".weight")})
     slots = _shorten(proto, slots)
     readers = Counter(name for node in proto.graph.node for name in node.input)
     anchors = {}
