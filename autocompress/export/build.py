@@ -267,7 +267,8 @@ class _Writer:
             pairs[tensor] = [helper.make_node("QuantizeLinear", [tensor, scale, zero], [code]),
                              helper.make_node("DequantizeLinear", [code, scale, zero], [real])]
             renamed[tensor] = real
-        nodes = [pair for value in self._graph.source.graph.input for pair in pairs.get(value.name, [])]
+        made = {name for node in self._graph.nodes for name in node.output}
+        nodes = [pair for tensor, both in pairs.items() if tensor not in made for pair in both]  # inputs, constants
         for node in self._graph.nodes:
             if id(node) not in stay_float:
                 node.input[:] = [renamed.get(name, name) for name in node.input]
