@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from autocompress.backend.embedding_bag import pooled
 from autocompress.backend.equivalents import MODULE_TOLERANCE, alike, own_parameters, put_equivalents, record_calls
 
 _CONVOLUTIONS: dict[str, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {
@@ -50,12 +51,13 @@ def with_plain_layers(model: nn.Module, inputs: Tensor) -> nn.Module:
     """
     candidates = [name for name, module in model.named_modules() if name and _is_candidate(module)]
     norms = [name for name, module in model.named_modules() if isinstance(module, nn.SyncBatchNorm)]
-    if not candidates and not norms:
+    bags = [name for name, module in model.named_modules() if isinstance(module, nn.EmbeddingBag)]
+    if not candidates and not norms and not bags:
         return model
     opened = copy.deepcopy(model)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        calls, expected = record_calls(opened, candidates + norms, inputs)
+        calls, expected = record_calls(opened, candidates + norms + bags, inputs)
         made = {}
         for name in candidates:
             whole = _plain(opened.get_submodule(name), calls.get(name, []))
@@ -64,6 +66,10 @@ def with_plain_layers(model: nn.Module, inputs: Tensor) -> nn.Module:
         for name in norms:
             if calls.get(name):
                 made[name] = _plain_norm(opened.get_submodule(name), calls[name][0][0][0])
+        for name in bags:
+            reduced = pooled(opened.get_submodule(name), calls.get(name, []))
+            if reduced is not None:
+                made[name] = reduced
         return opened if put_equivalents(opened, made, inputs, expected) else model
 
 
