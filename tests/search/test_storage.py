@@ -17,6 +17,7 @@ from autocompress.search.storage import (
     load_study,
     open_storage,
     require_same,
+    sqlite_path,
     storage_url,
     store_candidate,
     store_rung,
@@ -117,3 +118,14 @@ def test_other_directions_are_refused(tmp_path: Path) -> None:
                                 directions=["minimize"])
     with pytest.raises(StudyMismatchError, match=r"directions: stored \['minimize'\]"):
         require_same(study, {})
+
+
+@pytest.mark.parametrize("name", ["a b", "a?b", "a%20b", "100%", "a#b", "é", "a{b}", "a&b=c", "a@b:c", "~x"])
+def test_a_folder_of_any_name_holds_its_own_database(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    url = storage_url(folder, None)
+    assert sqlite_path(url) == (folder / "study.db").resolve()
+    optuna.create_study(storage=open_storage(url), study_name="x")
+    assert (folder / "study.db").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
