@@ -7,8 +7,9 @@ the proportions that the sampler chose; only when that is not enough are bit-wid
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cached_property
 
 import msgspec
@@ -21,6 +22,8 @@ from autocompress.estimate import estimate
 from autocompress.space.space import WHOLE, Space, Values
 from autocompress.space.whole_layers import stays_whole
 from autocompress.units import format_bytes, format_count, format_milliseconds
+
+log = logging.getLogger(__name__)
 
 MARGIN = 0.995
 """Share of each bound that an estimate may use: the exported file differs from it by less than the rest."""
@@ -45,9 +48,10 @@ class Projected(msgspec.Struct, frozen=True):
 
 
 class Projection:
-    """Projects settings of one space into one budget; estimates are cached by plan."""
+    """Projects settings of one space into one budget; estimates are cached by plan. `predicted`: metrics that are
+    measured in the end, and only predicted here: where no plan is predicted to meet their bound, they bound nothing."""
 
-    def __init__(self, space: Space, budget: Budget) -> None:
+    def __init__(self, space: Space, budget: Budget, predicted: Collection[str] = ()) -> None:
         self.space = space
         self._estimates: dict[str, Metrics] = {}
         known = self.estimate(Plan())
@@ -57,6 +61,10 @@ class Projection:
             if most * MARGINS[name] < bounds.get(name, math.inf):
                 bounds[name], self._told[name] = most * MARGINS[name], most
         self.bounds = bounds
+        for name in predicted:
+            if name in bounds and self.estimate(self.smallest(name))[name] > bounds[name]:
+                log.info("%s bounds nothing before files are measured: no plan is predicted to meet its bound", name)
+                del self.bounds[name]
 
     def estimate(self, plan: Plan) -> Metrics:
         """Estimated metrics, remembered. AutocompressError for one that cannot be: a fault of ours."""

@@ -48,6 +48,7 @@ from autocompress.study.loading import load_task, make_bench, make_pool, require
 from autocompress.study.options import Options
 from autocompress.study.ownership import discard
 from autocompress.study.paying import unpaying_layers
+from autocompress.study.predicting import predicted_metrics, predicting
 from autocompress.study.result import SearchResult
 from autocompress.study.sensitivity import sensitivity
 from autocompress.study.shortfall import shortfalls, slower
@@ -136,6 +137,10 @@ def _search(asked: Options, spec: SpaceSpec, profile: HardwareProfile, constrain
     timings = {"set-up": before - started}
     baseline = bench.baseline()
     timings["original"] = time.perf_counter() - before
+    predicted = predicted_metrics(profile, constraints)
+    if predicted:
+        space = build_space(bench.table, spec, predicting(bench, baseline, constraints), kept)
+        projection = Projection(space, constraints, predicted)
     if bench.original_answers is not None:
         for doubt in original_doubts(bench.original_answers, loaded.claimed, task.described):
             warn(log, doubt)
