@@ -17,7 +17,8 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,7 +42,7 @@ from autocompress.backend.training_mode import train_as_shipped
 from autocompress.core.checkpoint import checkpoint
 from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan, Receipt
-from autocompress.errors import InputError, TrialError
+from autocompress.errors import AutocompressError, InputError, TrialError
 
 FAR = 0.25
 """Divergence from the teacher, as a share of the entropy of its answers, from which a student counts as far."""
@@ -191,9 +192,9 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
         if recipe.mixup:
             partners = rows[torch.randperm(len(rows), generator=generator)]
             share = mixture.betavariate(recipe.mixup, recipe.mixup)
-            inputs, logits = teacher.mixed(step // per_epoch, rows, partners, share)
-        else:
-            inputs, logits = teacher.batch(step // per_epoch, rows)
+        with _of_the_data():
+            inputs, logits = teacher.mixed(step // per_epoch, rows, partners, share) if recipe.mixup else \
+                teacher.batch(step // per_epoch, rows)
         inputs = inputs.to(device)
         with autocast(device), products_on_small_maps(model), recorded(model, taps) as features:
             out = answers.scores(model(inputs))
@@ -234,6 +235,19 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
            (("attention_of", recipe.attention_weight), ("features_of", recipe.feature_weight)) if weight}}))
     quantize(start, calibration, learned)
     return start
+
+
+@contextmanager
+def _of_the_data() -> Iterator[None]:
+    """What fails here is the user's augmentation or normalisation, or the original on what they make: TrialError with
+    its cause."""
+    try:
+        yield
+    except AutocompressError:
+        raise
+    except Exception as error:  # a user's function may raise anything
+        first = next(iter(str(error).strip().splitlines()), "")
+        raise TrialError(f"training data could not be made or answered: {type(error).__name__}: {first}") from error
 
 
 def _divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -18,6 +18,7 @@ from autocompress.backend.teacher import Teacher
 from autocompress.backend.trace import trace
 from autocompress.backend.training_mode import difference, train_as_shipped
 from autocompress.core.plan import Plan, Step
+from autocompress.errors import TrialError
 from autocompress.testing.networks import conv_norm, randomised_norms, task_data
 from autocompress.testing.techniques import outputs, state_hash
 
@@ -91,3 +92,26 @@ def test_it_is_trained_all_the_same(extra: str) -> None:
     assert 0 < divergence(trained.model, inputs, wanted) < 0.8 * before
     facts = next(receipt.facts for receipt in trained.receipts if receipt.technique == "distill")
     assert facts["mode"] == "eval, with live norms" and facts["steps"] > 8
+
+
+class _Broken:
+    """Training data whose augmentation fails at its second view."""
+
+    def __init__(self) -> None:
+        self._data = task_data((3, 12, 12))
+        self.train_targets, self.normalise = self._data.train_targets, self._data.normalise
+
+    def train_view(self, view: int, seed: int) -> Tensor:
+        if view > 1:
+            raise KeyError("the user's own mistake")
+        return self._data.train_view(view, seed)
+
+
+def test_a_failing_augmentation_is_a_failed_trial_with_its_cause() -> None:
+    model, data = _network("none"), _Broken()
+    inputs = data.normalise(data.train_view(0, 0))
+    table, coupling = trace(model, (3, 12, 12))
+    start = Compressor(model, table, coupling, inputs).compress(Plan())
+    with pytest.raises(TrialError, match=r"KeyError.*the user's own mistake") as caught:
+        distill(start, Teacher(partial(outputs, model), data, 0, None), data, Recipe(epochs=3, batch=32), inputs, 0)
+    assert isinstance(caught.value.__cause__, KeyError)
