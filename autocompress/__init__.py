@@ -8,11 +8,10 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
-
-# The room `autocompress.search` comes first: importing it later would put the module in the function's place.
-import autocompress.search as _search_room  # noqa: F401
 
 if TYPE_CHECKING:
     from autocompress.core.budget import Budget
@@ -44,7 +43,7 @@ __all__ = [
 ]
 
 
-def search(model: Any = None, data: Any = None, budget: str | float | None = None, **options: Any) -> SearchResult:
+def _search(model: Any = None, data: Any = None, budget: str | float | None = None, **options: Any) -> SearchResult:
     """Search for the most accurate compressed versions of a network inside a budget, and export the best.
 
     See `autocompress.study.search` for the arguments: `autocompress.search(model=net, data=(x, y), budget="2MB")`.
@@ -52,6 +51,21 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     from autocompress.study import search as run
 
     return run(model, data, budget, **options)
+
+
+class _CallablePackage(ModuleType):
+    """`autocompress.search` is a function that users call and a package that holds the engine: both in one, whichever
+    is imported first."""
+
+    __call__ = staticmethod(_search)
+
+
+import_module("autocompress.search")
+sys.modules["autocompress.search"].__class__ = _CallablePackage
+if TYPE_CHECKING:
+    search = _search
+else:
+    search = sys.modules["autocompress.search"]
 
 
 def __getattr__(name: str) -> Any:

@@ -94,3 +94,17 @@ def test_every_error_has_its_exit_code() -> None:
              if isinstance(cls, type) and issubclass(cls, errors.AutocompressError)}
     assert codes == {"AutocompressError": 1, "InputError": 2, "StudyMismatchError": 2, "InfeasibleError": 3,
                      "EnvironmentFault": 4, "StorageError": 4, "Interrupted": 130}
+
+
+@pytest.mark.parametrize("first", ["import autocompress.search as room; import autocompress",
+                                   "import autocompress; import autocompress.search as room",
+                                   "from autocompress.search.engine import Engine; import autocompress; "
+                                   "import autocompress.search as room"])
+def test_search_is_a_function_and_a_package_whichever_comes_first(first: str) -> None:
+    code = (f"{first}\nfrom autocompress.search.engine import Engine\nimport autocompress.study\n"
+            "assert autocompress.search is room and room.engine.Engine is Engine and callable(room)\n"
+            "from autocompress import search\nassert search.__doc__\n"
+            "try: search(effort='thorugh')\nexcept autocompress.InputError as error: assert 'thorough' in str(error)\n"
+            "else: raise AssertionError")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ from torch import Tensor
 from autocompress.backend.compressed import Compressed, leaves, step_of
 from autocompress.backend.quantization import QuantizedWeight, within_limit
 from autocompress.backend.sparsify import Mask
-from autocompress.core.files import replacing
+from autocompress.core.files import replacing, sha256_of
 from autocompress.core.plan import Plan, Receipt
 from autocompress.errors import StorageError
 from autocompress.techniques.quantize import level_limit
@@ -51,8 +51,9 @@ def structure_of(compressed: Compressed) -> Structure:
                                        if receipt.technique == "prune"})
 
 
-def save_weights(compressed: Compressed, path: Path) -> None:
-    """Write whole or not at all (temporary file, fsync, rename). StorageError when it cannot be written."""
+def save_weights(compressed: Compressed, path: Path) -> str:
+    """Write whole or not at all (temporary file, fsync, rename), and return the file's hash. StorageError when it
+    cannot be written."""
     # What integers were rounded from takes the place of their values, which follow from levels and scales.
     state = compressed.model.state_dict() | {f"{name}.weight": value for name, value in compressed.latent.items()}
     tensors: dict[str, Tensor] = {f"model.{k}": v.contiguous() for k, v in state.items()}
@@ -72,6 +73,17 @@ def save_weights(compressed: Compressed, path: Path) -> None:
             save_file(tensors, part, metadata=header)
     except (OSError, SafetensorError) as error:
         raise StorageError(f"the weights of a candidate must be written to {path}, but: {error}") from error
+    return sha256_of(path)
+
+
+def require_weights(path: Path, expected: str) -> None:
+    """StorageError unless the file is there and, where a hash is `expected`, has it: what was trained cannot be made
+    again from its plan."""
+    found = sha256_of(path) if path.is_file() else None
+    if found is None or (expected and found != expected):
+        came = "are gone" if found is None else "have changed since they were scored"
+        raise StorageError(f"the weights of a trained candidate must be in {path} as written, but they {came}: bring "
+                           "that file back, export another trial, or search anew with --force-new-study")
 
 
 def load_weights(structure: Compressed, path: Path) -> Compressed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from autocompress.cli.screen import line
+from autocompress.cli.screen import line, say
 from autocompress.cli.sections import Command
 
 
@@ -18,4 +18,7 @@ def report(study: str, out: str | None) -> None:
     """
     from autocompress.study import open_study
 
-    line(str(open_study(study).report(out)))
+    result = open_study(study)
+    if result.artifact_fault:
+        say(f"warning: {result.artifact_fault}")
+    line(str(result.report(out)))

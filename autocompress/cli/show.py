@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autocompress.cli.screen import line, print_json, print_table
+from autocompress.cli.screen import line, print_json, print_table, say
 from autocompress.cli.sections import Command
 from autocompress.core.evaluation import LATENCY
 
@@ -33,6 +33,8 @@ def show(study: str, trial: str, as_json: bool) -> None:
 
     result = open_study(study)
     candidate, view = result.candidate(trial), result.view()
+    if result.artifact_fault:
+        say(f"warning: {result.artifact_fault}; `autocompress search --resume --out {study}` exports it anew")
     if as_json:
         print_json(document(view, candidate))
     else:

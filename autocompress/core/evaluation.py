@@ -50,6 +50,9 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     timings: dict[str, float] = {}
     file: str = ""
     """SHA-256 of the file that was run."""
+    weights: str = ""
+    """Of a trained network, the hash of the file of weights that was scored; empty where there is none, or where an
+    older release did not say it."""
 
     @property
     def seconds(self) -> float:

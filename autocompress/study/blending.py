@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from autocompress.backend.averaging import soup
 from autocompress.backend.weights import save_weights
 from autocompress.core.budget import Budget
@@ -26,38 +28,42 @@ def blend(bench: Workbench, everyone: Sequence[Candidate], chosen: Candidate, bu
 
     Relatives are other trainings of the same plan, and of plans that differ from it in widths alone. Each is taken in
     only when the file of the average is inside the budget and, on the validation split, the better one
-    (`choice.best_of`). None when `chosen` was not trained, has no relatives, or none of them helps. Nothing is begun
-    that would take longer than the `seconds` there are.
+    (`choice.best_of`). None when `chosen` was not trained, was averaged before, has no relatives, or none of them
+    helps. Nothing is begun that would take longer than the `seconds` there are.
     """
     start = chosen.best
-    if chosen.plan is None or start is None or start.rung == 0:
+    if chosen.plan is None or start is None or start.rung == 0 or \
+            any(e.rung == AVERAGED for e in chosen.evaluations):
         return None
-    pot = [bench.rebuild(chosen.plan, start.rung)]
+    others = _relatives(bench, everyone, chosen)
+    if not others:
+        return None
+    pot = [bench.rebuild(chosen.plan, start.rung, start.weights)]
     kept: Evaluation | None = None
     end, each = time.perf_counter() + seconds, sum(v for phase, v in start.timings.items() if phase != "distill")
-    for plan, rung in _relatives(bench, everyone, chosen):
+    for plan, evaluation in others:
         if should_stop() or time.perf_counter() + each > end:
             break
         try:
-            other = bench.rebuild(plan, rung)
+            other = bench.rebuild(plan, evaluation.rung, evaluation.weights)
             made = soup([*pot, other], bench.calibration)
             measured = bench.measured(made, AVERAGED, {})
         except TrialError:
             continue  # as an average it is no network; the members stay what they are
         if best_of([(kept or start).metrics, measured.metrics]) and budget.allows(measured.metrics, baseline_accuracy):
-            pot, kept = [*pot, other], measured
-            save_weights(made, bench.weights_path(chosen.plan, AVERAGED))
+            weights = save_weights(made, bench.weights_path(chosen.plan, AVERAGED))
+            pot, kept = [*pot, other], msgspec.structs.replace(measured, weights=weights)
     return kept
 
 
-def _relatives(bench: Workbench, everyone: Sequence[Candidate], chosen: Candidate) -> list[tuple[Plan, int]]:
+def _relatives(bench: Workbench, everyone: Sequence[Candidate], chosen: Candidate) -> list[tuple[Plan, Evaluation]]:
     assert chosen.plan is not None and chosen.best is not None
-    found = {(c.plan.fingerprint, e.rung): (e.metrics["accuracy"], c.plan, e.rung)
+    found = {(c.plan.fingerprint, e.rung): (e.metrics["accuracy"], c.plan, e)
              for c in everyone if c.plan is not None and _structure(c.plan) == _structure(chosen.plan)
              for e in c.evaluations if 0 < e.rung < AVERAGED and bench.weights_path(c.plan, e.rung).is_file()}
     found.pop((chosen.plan.fingerprint, chosen.best.rung), None)
-    ranked = sorted(found.values(), key=lambda one: (-one[0], one[1].fingerprint, one[2]))
-    return [(plan, rung) for _, plan, rung in ranked[:RELATIVES]]
+    ranked = sorted(found.values(), key=lambda one: (-one[0], one[1].fingerprint, one[2].rung))
+    return [(plan, evaluation) for _, plan, evaluation in ranked[:RELATIVES]]
 
 
 def _structure(plan: Plan) -> tuple[Plan, dict[str, Scalar]]:

@@ -32,7 +32,7 @@ from autocompress.study.folder import (
     write_description,
 )
 from autocompress.study.lock import locked
-from autocompress.study.shipping import ship
+from autocompress.study.shipping import artifact_fault, ship
 from autocompress.study.surroundings import kept_surroundings
 from autocompress.techniques import resolve, untouched
 
@@ -127,9 +127,15 @@ class SearchResult:
     def is_exported(self) -> bool:
         """Whether the study's own artefact is the best candidate as it is now."""
         facts, chosen = self.artifact or {}, self.best
-        return (chosen is not None and chosen.best is not None and Path(facts.get("path", "")).is_file()
+        return (bool(facts) and not self.artifact_fault and chosen is not None and chosen.best is not None
                 and (facts.get("trial"), facts.get("rung"), facts.get("promised_accuracy"))
                 == (chosen.trial, chosen.best.rung, chosen.metrics["accuracy"]))  # a later average has another
+
+    @property
+    def artifact_fault(self) -> str:
+        """What is wrong with the study's own artefact, in words: that it is gone, or was changed since it was verified.
+        Empty where nothing is."""
+        return artifact_fault(self.folder / ARTIFACT, self.artifact)
 
     @property
     def attribution(self) -> Attribution | None:
@@ -221,7 +227,8 @@ class SearchResult:
                      "plan_fingerprint": chosen.plan.fingerprint if chosen.plan else None} if chosen else None,
             "front": [{"trial": c.trial, "metrics": c.metrics} for c in members],
             "trials": counts,
-            "artifact": {key: shipped.get(key) for key in keys} if shipped else None,
+            "artifact": {key: shipped.get(key) for key in keys} | {"verified": not self.artifact_fault} if shipped
+            else None,
             "warnings": msgspec.to_builtins(self.warnings),
             "rarest": shipped.get("rarest", []),
             "report": str(self.folder / REPORT / "pareto.html"),

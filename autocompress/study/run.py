@@ -200,6 +200,8 @@ def _search(asked: Options, spec: SpaceSpec, profile: HardwareProfile, constrain
         if failure is None and result.best is not None and not result.is_exported:
             notify(Event(kind="phase", text=f"exporting and verifying trial {result.best.trial}"))
             before = time.perf_counter()
+            if result.artifact_fault:
+                log.warning("%s: it is exported anew", result.artifact_fault)
             result.ship()
             for sentence in slower(result.artifact):
                 log.warning(sentence)

@@ -12,9 +12,10 @@ import numpy as np
 from autocompress.backend.batch_parity import BATCH
 from autocompress.core.answers import DESCRIPTIONS
 from autocompress.core.evaluation import Candidate, Metrics
+from autocompress.core.files import sha256_of
 from autocompress.core.warnings import warn
 from autocompress.errors import AutocompressError
-from autocompress.export.artifact import SCHEMA, versions, write_artifact
+from autocompress.export.artifact import CARD, MANIFEST, MODEL, SCHEMA, changed_files, versions, write_artifact
 from autocompress.export.card import model_card
 from autocompress.export.runtime import Runtime
 from autocompress.export.saturation import LARGEST_PAIR, check_saturation
@@ -96,7 +97,22 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
         raise AutocompressError(f"{folder / 'model.onnx'} must hold the bytes that were verified, but does not")
     for doubt in doubts:
         warn(log, doubt)
-    return facts
+    return facts | {"sha256": {name: sha256_of(folder / name) for name in (MODEL, CARD, MANIFEST)}}
+
+
+def artifact_fault(folder: Path, facts: dict[str, Any] | None) -> str:
+    """What is wrong with the artefact in `folder` of which `facts` were kept when it was verified, in words; empty
+    where it is as it was written, or where there is none."""
+    if facts is None:
+        return ""
+    known: dict[str, str] = facts.get("sha256") or {}  # what earlier releases wrote is held to its own manifest
+    for name in (MODEL, MANIFEST):
+        if not (folder / name).is_file():
+            return f"{folder / name} is gone since it was verified"
+        if name in known and sha256_of(folder / name) != known[name]:
+            return f"{folder / name} was changed since it was verified"
+    return next((f"{folder / name} was changed since it was verified" for name in changed_files(folder)
+                 if name == MODEL), "")
 
 
 def _check_batches(runtime: Runtime, inputs: np.ndarray) -> None:

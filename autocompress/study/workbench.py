@@ -29,7 +29,7 @@ from autocompress.backend.plain_layers import with_plain_layers
 from autocompress.backend.teacher import Teacher
 from autocompress.backend.trace import trace
 from autocompress.backend.training_mode import difference
-from autocompress.backend.weights import load_weights, save_weights
+from autocompress.backend.weights import load_weights, require_weights, save_weights
 from autocompress.core.answers import as_scores, explanation
 from autocompress.core.batches import EVERY_TENSOR_BYTES, RANGE_BYTES, TRAINING_BYTES, calibration_rows, rows_at_once
 from autocompress.core.checkpoint import checkpoint
@@ -206,9 +206,10 @@ class Workbench:
                    should_stop: Callable[[], bool] | None) -> Evaluation:
         timings: dict[str, float] = {}
         with _timed(timings, "compress"):
-            compressed = self.rebuild(plan, rung - 1)
+            trained = rung > 1 and self.weights_path(plan, rung - 1).is_file()
+            compressed = self.rebuild(plan, rung - 1) if trained else self.compressor.compress(plan)
+        weights = ""
         if rung:
-            trained = self.weights_path(plan, rung - 1).is_file()
             if not trained:
                 with _timed(timings, "inherit"):
                     compressed, trained = with_relative(compressed, self.compressor, self.table, self._folders,
@@ -218,11 +219,12 @@ class Workbench:
                 distill(compressed, self.teacher, self.data, recipe, self.calibration, self.seed, self._device,
                         should_stop, Original(self._original, self.table, self.compressor.coupling), self.answers,
                         as_shipped=bool(self._otherwise))
-            save_weights(compressed, self.weights_path(plan, rung))
-        return self.measured(compressed, rung, timings)
+            weights = save_weights(compressed, self.weights_path(plan, rung))
+        return self.measured(compressed, rung, timings, weights)
 
-    def measured(self, compressed: Compressed, rung: int, timings: dict[str, float]) -> Evaluation:
-        """Build the file and run it; `timings` are of what was done before. TrialError when it cannot be exported."""
+    def measured(self, compressed: Compressed, rung: int, timings: dict[str, float], weights: str = "") -> Evaluation:
+        """Build the file and run it; `timings` are of what was done before, `weights` is the hash of the file that
+        holds them. TrialError when it cannot be exported."""
         with _timed(timings, "export"):
             built = self.build(compressed)
         with _timed(timings, "score"):
@@ -232,17 +234,19 @@ class Workbench:
             metrics |= self._latency(compressed.plan,
                                      lambda: time_files({"file": Runtime(built.data)}, self.example)["file"])
         return Evaluation(rung=rung, metrics=metrics, sources=self.sources, receipts=_receipts(compressed, built),
-                          timings=timings, file=keep_file(self._folder, built.data))
+                          timings=timings, file=keep_file(self._folder, built.data), weights=weights)
 
     def file_of(self, plan: Plan, evaluation: Evaluation) -> bytes:
         """The file that was run to evaluate a plan: as it was kept, or made again."""
         kept = kept_file(self._folder, evaluation.file)
-        return self.build(self.rebuild(plan, evaluation.rung)).data if kept is None else kept
+        return self.build(self.rebuild(plan, evaluation.rung, evaluation.weights)).data if kept is None else kept
 
-    def rebuild(self, plan: Plan, rung: int) -> Compressed:
-        """The network of a plan as it was after `rung`: recomputed, or read when training was involved."""
-        path = self.weights_path(plan, rung)
-        if rung > 0 and path.is_file():
+    def rebuild(self, plan: Plan, rung: int, weights: str = "") -> Compressed:
+        """The network of a plan as it was after `rung`: recomputed, or read when training was involved. StorageError
+        where the file of its weights is gone, or has another hash than `weights`, if that is known."""
+        if rung > 0:
+            path = self.weights_path(plan, rung)
+            require_weights(path, weights)
             return load_weights(self.compressor.restructure(plan, fit=False), path)
         return self.compressor.compress(plan)
 

@@ -182,3 +182,39 @@ def test_a_bound_of_a_newer_release_is_not_dropped(study: Path, tmp_path: Path) 
     (tmp_path / "study.json").write_text(json.dumps(document))
     with pytest.raises(InputError, match=r"\$\.budget\.energy_mj"):
         open_study(tmp_path)
+
+
+@pytest.fixture
+def copied(study: Path, tmp_path: Path) -> Path:
+    """A finished study that a test may damage, beside a database of its own."""
+    return Path(shutil.copytree(study, tmp_path / "small"))
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "manifest.json"])
+def test_a_changed_artefact_is_said_and_exported_anew(cli: Callable[..., Any], finished: Any, copied: Path,
+                                                      name: str) -> None:
+    file, before = copied / "artifact" / name, (copied / "artifact" / "model.onnx").read_bytes()
+    file.write_bytes(file.read_bytes() + b" ")
+    for command in (("show", str(copied)), ("report", str(copied))):
+        said = cli(*command)
+        assert said.code == 0 and f"{name} was changed since it was verified" in said.err
+    again = cli("search", "--resume", "--out", str(copied), "--trust-code", "--quiet", "--json")
+    assert again.code == 0 and f"{name} was changed" in again.err and "exported anew" in again.err
+    assert (copied / "artifact" / "model.onnx").read_bytes() == before
+    assert again.document["artifact"]["verified"] is True and open_study(copied).artifact_fault == ""
+    assert (file.with_name("model.onnx.changed").exists()) == (name == "model.onnx")
+
+
+def test_trained_weights_that_are_gone_or_changed_are_never_replaced_by_untrained_ones(
+    cli: Callable[..., Any], copied: Path, tmp_path: Path
+) -> None:
+    trained = next(c for c in open_study(copied).candidates if c.rung and c.best and c.plan)
+    assert trained.best is not None and trained.plan is not None
+    path = copied / "weights" / f"{trained.plan.fingerprint}-{trained.rung}.safetensors"
+    assert trained.best.weights
+    other = next(p for p in (copied / "weights").iterdir() if p != path)
+    for damage, told in ((lambda: shutil.copyfile(other, path), "have changed"), (path.unlink, "are gone")):
+        damage()
+        out = cli("export", str(copied), "--trial", str(trained.trial), "--out", str(tmp_path / "a"), "--trust-code")
+        assert out.code == 4 and told in out.err and "this is a bug" not in out.err
+        assert not (tmp_path / "a").exists()
