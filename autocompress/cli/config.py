@@ -13,7 +13,7 @@ TEXTS = ("model", "weights_key", "data", "inputs", "profile", "space", "sampler"
 PATHS = ("weights", "data_root", "out")
 PREPARATION = ("mean", "std", "crop")
 WHOLE_NUMBERS = ("image_size", "resize", "trials", "epochs", "seed", "jobs")
-QUANTITIES = ("budget", "latency", "macs", "peak_memory", "max_drop", "timeout")
+QUANTITIES = ("budget", "latency", "macs", "peak_memory", "max_drop", "timeout", "trial_timeout")
 KEYS = (*TEXTS, *PATHS, *WHOLE_NUMBERS, *QUANTITIES, *PREPARATION)
 _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     **dict.fromkeys((*TEXTS, *PATHS), ((str,), "text")),

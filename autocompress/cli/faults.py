@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import tempfile
 import traceback
+from pathlib import Path
+from typing import Any
 
 import click
 
+from autocompress.cli.screen import as_json as json_of
+from autocompress.cli.screen import print_last, say
 from autocompress.errors import AutocompressError, EnvironmentFault, InputError, Interrupted
 
 DEBUG_VARIABLE = "AUTOCOMPRESS_DEBUG"
@@ -19,7 +23,7 @@ def exit_code(error: BaseException) -> int:
         return error.exit_code
     if isinstance(error, KeyboardInterrupt | click.Abort):
         return Interrupted.exit_code
-    if isinstance(error, click.ClickException):
+    if isinstance(error, click.ClickException | SystemExit):
         return InputError.exit_code
     if isinstance(error, OSError | MemoryError):
         return EnvironmentFault.exit_code
@@ -40,11 +44,47 @@ def message(error: BaseException) -> str:
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}{error.strerror or error}"
+    if isinstance(error, SystemExit):
+        return f"code that was run, a model's or a data set's, must not end the process, but called sys.exit({error})"
     if isinstance(error, MemoryError):
         return "there is not enough memory; use fewer --jobs, or a smaller model or data set"
     first = next(iter(str(error).splitlines()), "no message")
     return (f"this is a bug in autocompress, not in what you gave: {type(error).__name__}: {first}. "
             f"{_keep_traceback(error)} Please report it")
+
+
+def document(error: BaseException, text: str) -> dict[str, Any]:
+    """The document of `--json` where a command fails: the error, and what there is of the study that it ended."""
+    return {"error": {"code": exit_code(error), "message": text}} | _study_of(getattr(error, "study", None))
+
+
+def _study_of(folder: Path | None) -> dict[str, Any]:
+    if folder is None:
+        return {}
+    from autocompress.study import open_study
+
+    try:
+        return open_study(folder).to_dict()
+    except Exception:  # the error that is told came first
+        return {}
+
+
+def end_process(as_json: bool, study: Path | None, error: AutocompressError) -> None:
+    """End this process from another thread, because the one that works does not let go: with the report, the message
+    and the document of what there is."""
+    try:
+        if study is not None:
+            from autocompress.study import open_study
+
+            open_study(study).report()
+    except Exception:  # nothing may keep it from ending
+        pass
+    try:
+        say(f"error: {message(error)}")
+        if as_json:
+            print_last(json_of(document(error, message(error))) + "\n")
+    finally:
+        os._exit(exit_code(error))
 
 
 def wants_traceback(args: list[str]) -> bool:

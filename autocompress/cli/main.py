@@ -6,18 +6,21 @@ Nothing here or in the commands' modules imports torch before a command runs: he
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import traceback
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import click
 
 from autocompress import __version__
 from autocompress.cli.export import export
-from autocompress.cli.faults import exit_code, message, wants_traceback
+from autocompress.cli.faults import document, exit_code, message, wants_traceback
 from autocompress.cli.profiles import profiles
 from autocompress.cli.report import report
-from autocompress.cli.screen import say
+from autocompress.cli.screen import print_json, say
 from autocompress.cli.search import search
 from autocompress.cli.sections import Group, help_alone
 from autocompress.cli.show import show
@@ -58,6 +61,7 @@ def run(args: list[str] | None = None) -> NoReturn:
 def main(args: list[str]) -> int:
     """Run one command line and return its exit code; an error is one line on standard error."""
     _prepare_streams()
+    restore = _on_terminate()
     try:
         try:
             with cli.make_context("autocompress", list(args)) as context:
@@ -69,11 +73,51 @@ def main(args: list[str]) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         _abandon_stdout()
     except BaseException as error:
+        _ignore_signals()
+        text = message(error)
         if wants_traceback(args):
             traceback.print_exception(error)
-        say(f"error: {message(error)}")
+        say(f"error: {text}")
+        if "--json" in args:
+            _print_document(error, text)
         return exit_code(error)
+    finally:
+        restore()
     return 0
+
+
+def _print_document(error: BaseException, text: str) -> None:
+    try:
+        print_json(document(error, text))
+    except BrokenPipeError:
+        _abandon_stdout()
+    except OSError:
+        pass  # a full disk: the message was told
+
+
+def _on_terminate() -> Callable[[], None]:
+    """Let SIGTERM end any command as Ctrl-C does; returned is what undoes it."""
+    if threading.current_thread() is not threading.main_thread():
+        return lambda: None
+
+    def handle(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGTERM, handle)
+
+    def restore() -> None:
+        for known, handler in before.items():
+            signal.signal(known, handler)
+
+    return restore
+
+
+def _ignore_signals() -> None:
+    """The last words are not interrupted: what they tell is that it ends."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _prepare_streams() -> None:

@@ -80,8 +80,13 @@ def line(text: str) -> None:
 
 
 def print_json(document: Any) -> None:
-    """One strict JSON document on standard output: a number that is not finite becomes null."""
-    print(json.dumps(_finite(document), indent=1, allow_nan=False), flush=True)
+    """One strict JSON document on standard output."""
+    print(as_json(document), flush=True)
+
+
+def as_json(document: Any) -> str:
+    """Strict JSON: a number that is not finite becomes null."""
+    return json.dumps(_finite(document), indent=1, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:
@@ -90,6 +95,17 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+_kept: list[int] = []
+"""Standard output while `clean_stdout` keeps it clean."""
+
+
+def print_last(text: str) -> None:
+    """Text on standard output from a process that ends in the middle of what it does."""
+    data = text.encode("utf-8", errors="replace")
+    while data:
+        data = data[os.write(_kept[-1] if _kept else 1, data):]
 
 
 @contextmanager
@@ -101,10 +117,13 @@ def clean_stdout() -> Iterator[None]:
         os.dup2(2, 1)
     except OSError:  # one of the two is closed
         kept = -1
+    else:
+        _kept.append(kept)
     try:
         with redirect_stdout(sys.stderr):
             yield
     finally:
         if kept >= 0:
+            _kept.remove(kept)
             os.dup2(kept, 1)
             os.close(kept)

@@ -9,10 +9,11 @@ from typing import Any
 import click
 
 from autocompress.cli.config import PATHS, read_config
+from autocompress.cli.faults import end_process
 from autocompress.cli.screen import clean_stdout, print_json, say
 from autocompress.cli.sections import Command, Option
 from autocompress.cli.trust import check_source
-from autocompress.errors import InfeasibleError, InputError, Interrupted
+from autocompress.errors import InputError
 
 _option = partial(click.option, cls=Option)
 _what = partial(_option, section="What to compress")
@@ -79,6 +80,8 @@ Accuracy while searching is of the validation split; what is reported of the exp
 @_how("--epochs", type=int, metavar="N", help="Length of the long distillation, without --timeout. Default: 2, 8 or "
                                               "24, by --effort.")
 @_how("--timeout", metavar="TIME", help="Wall clock of the whole search, such as 15m. Default: none.")
+@_how("--trial-timeout", metavar="TIME", help="Longest that one evaluation of a candidate may take, such as 10m; it "
+                                               "fails then. Default: none, but what is left of --timeout.")
 @_how("--seed", type=int, metavar="N", help="Default: 0.")
 @_how("--jobs", type=int, metavar="N", help="Processes that evaluate candidates. Default: 1.")
 @_how("--device", metavar="NAME", help="Where networks are trained: auto, cpu or cuda. Default: auto.")
@@ -86,7 +89,8 @@ Accuracy while searching is of the validation split; what is reported of the exp
 @_where("--name", metavar="NAME", help="Name of the study. Default: made of model, data and budget.")
 @_where("--storage", metavar="URL", help="Any storage of Optuna. Default: SQLite in the study's folder.")
 @_where("--resume", is_flag=True, help="Go on with the study that is there. With --out, what is not given "
-                                              "is taken from it, except --timeout, --jobs and --device.")
+                                              "is taken from it, except --timeout, --trial-timeout, --jobs and "
+                                              "--device.")
 @_where("--force-new-study", is_flag=True, help="Replace the study that is there.")
 @_option("--config", metavar="FILE", help="TOML file with these settings; flags override it. Relative paths in it "
                                           "are relative to its folder.")
@@ -116,16 +120,11 @@ def _search(settings: dict[str, Any], *, as_json: bool, quiet: bool) -> None:
     # Imported here: torch takes seconds, and neither help nor a mistyped flag should wait for it.
     from autocompress.cli.progress import progress
     from autocompress.cli.summary import print_summary
-    from autocompress.study import open_study
     from autocompress.study import search as run_search
+    from autocompress.study.stopping import ending_the_process
 
-    try:
-        with clean_stdout(), progress(quiet=quiet) as shown:
-            result = run_search(on_event=shown, **settings)
-    except (InfeasibleError, Interrupted) as error:
-        if as_json and error.study is not None:
-            print_json(open_study(error.study).to_dict())
-        raise
+    with clean_stdout(), ending_the_process(partial(end_process, as_json)), progress(quiet=quiet) as shown:
+        result = run_search(on_event=shown, **settings)
     if as_json:
         print_json(result.to_dict())
     else:

@@ -6,10 +6,8 @@ import itertools
 import logging
 import math
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
 from typing import Literal
 
 import msgspec
@@ -28,14 +26,18 @@ from autocompress.search.judging import as_duplicate, describe_failure, judge, n
 from autocompress.search.ledger import Ledger
 from autocompress.search.solving import distributions
 from autocompress.search.storage import (
+    FIRST,
     STOPPED,
+    TRACEBACK,
     candidates,
-    close_interrupted,
+    failures,
+    queue_interrupted,
     store_candidate,
     store_failure,
     store_rung,
+    traceback_of,
 )
-from autocompress.search.workers import DIED, Inline, Processes
+from autocompress.search.workers import Inline, Processes
 from autocompress.space.encode import encode
 from autocompress.space.projection import Projection
 from autocompress.space.space import Values
@@ -48,6 +50,9 @@ GRACE_SHARE = 0.05
 """Of the time limit, that measuring a trained candidate may take beyond it."""
 MAX_REPEATS = 20
 """Proposals in a row that repeat known plans, after which the space counts as used up."""
+LEAST_HANG, HANG_SHARE, FIRST_HANG = 20.0, 0.1, 60.0
+"""What an evaluation may take beyond the time limit before it is taken to hang: seconds, and the share of that limit;
+and seconds where nothing was evaluated before."""
 MOST_THREADS = 4
 """Processes whose cores one long training takes together. Two candidates on a core each came out below one on both
 (`benchmarks/fashion.md`); that it holds up to four is assumed."""
@@ -60,6 +65,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     trials: int = 32
     seconds: float | None = None
     reserve_seconds: float = 0.0
+    trial_seconds: float | None = None
+    """Longest that one evaluation may take."""
     schedule: fidelity.Schedule = fidelity.Schedule()
 
 
@@ -102,6 +109,8 @@ class Engine:
         self._known: dict[str, Candidate] = {}
         self._twins: dict[str, list[tuple[optuna.Trial, Candidate]]] = {}
         self._count = self._repeats = 0
+        self._trained = self._untrained = 0
+        """Trainings that came to their end, and that failed."""
         self._rungs = {CALIBRATED: Rung("calibrating candidates", settings.trials),
                        **{rung: Rung(f"candidates {RUNG_NAMES[rung]}") for rung in (SHORT, LONG)}}
         self._shown: Rung | None = None
@@ -116,19 +125,27 @@ class Engine:
     def run(self, pool: Inline | Processes) -> None:
         """Calibrate, then promote. InfeasibleError when nothing inside the budget came out; EnvironmentFault
         when most trials fail."""
-        close_interrupted(self._study)
+        for trial, candidate in queue_interrupted(self._study):  # killed between storing and closing
+            self._tell_study(trial, candidate)
         self._ledger = ledger = self._read()
         before = ledger.candidates
         self._known = {c.plan.fingerprint: c for c in before if c.plan and c.evaluations and c.duplicate_of is None}
         self._count = self._rungs[CALIBRATED].done = sum(1 for c in before if STOPPED not in c.reason)
         self._repeats = len(list(itertools.takewhile(lambda c: c.status == "duplicate", reversed(before))))
+        reached = {(c.trial, e.rung) for c in before for e in c.evaluations}
+        failed = {key: reason for key, reason in failures(self._study).items() if key not in reached}
+        for (number, rung), reason in failed.items():  # what failed would fail again
+            if not reason.startswith("timeout"):
+                self._rungs[rung].begun.add(number)
+        self._trained, self._untrained = sum(rung > 0 for _, rung in reached), len(failed)
         began = time.perf_counter()
         self._enqueue_first()
         self.overhead_seconds += time.perf_counter() - began
         running: dict[Future[Evaluation], Job] = {}
         while True:
             while len(running) < pool.jobs and (job := self._next(pool, list(running.values()))) is not None:
-                running[pool.submit(job.plan, job.rung, job.seconds, job.threads, self._deadline(job))] = job
+                future = pool.submit(job.plan, job.rung, job.seconds, job.threads, self._deadline(job), self._limit())
+                running[future] = job
             if not running:
                 break
             done = wait(running, return_when=FIRST_COMPLETED).done
@@ -141,11 +158,13 @@ class Engine:
             raise InfeasibleError(nearest(ledger.candidates, self._budget, self._baseline))
 
     def _enqueue_first(self) -> None:
-        if self._study.get_trials(deepcopy=False):
+        there = len(self._study.get_trials(deepcopy=False))
+        if FIRST in self._study.user_attrs or any(c.status != "running" for c in self.candidates()):
             return
         first = first_trials(self._study.sampler, self._projection, self._settings.trials, self._seeds)
-        for origin, values in first:
+        for origin, values in first[there:]:  # a process may have been killed in between
             self._study.enqueue_trial(values, user_attrs={"origin": origin})
+        self._study.set_user_attr(FIRST, len(first))
         solved = sum(origin == fidelity.SOLVER for origin, _ in first)
         self._always = len(first) - max(0, solved - ALWAYS_SOLVED)
 
@@ -220,7 +239,7 @@ class Engine:
         return max(0.0, (self._calibrated - self._began) / max(whole, 1e-9) - self._settings.schedule.calibration_share)
 
     def _ask(self) -> tuple[optuna.Trial, Candidate]:
-        trial = self._study.ask(self._distributions)
+        trial, sampler = self._study.ask(self._distributions), self._study.sampler
         origin = trial.user_attrs.get("origin")
         values: Values = trial.params if origin or self._fit is None else self._fit(trial.params)
         projected = self._projection.project(values)
@@ -228,7 +247,7 @@ class Engine:
         if self._fit is not None or projected.squeeze or projected.bits_cap < 32:  # it may not be what was proposed
             trial.set_user_attr(SETTING, encode(self._space, projected.plan))
         return trial, Candidate(trial=trial.number, status="running", plan=projected.plan,
-                                origin=origin or type(self._study.sampler).__name__)
+                                origin=origin or str(getattr(sampler, "name", type(sampler).__name__)))
 
     # -- what came of it ---------------------------------------------------------------------------------
 
@@ -237,17 +256,16 @@ class Engine:
         error = future.exception()
         if error is not None and (self._should_stop() or isinstance(error, OutOfTime)):
             return
-        if isinstance(error, BrokenProcessPool):
-            raise EnvironmentFault(DIED) from error
         if isinstance(error, AutocompressError | KeyboardInterrupt):
             raise error
         reason = not_finite(future.result()) if error is None else describe_failure(error)
         if job.trial is None:
             self._climbed(job, future, reason)
+            self._require_success(reason)
             return
         self._calibrated = time.perf_counter()
         if error is not None:
-            job.trial.set_user_attr("traceback", "".join(traceback.format_exception(error))[-4000:])
+            job.trial.set_user_attr(TRACEBACK, traceback_of(error))
         candidate = (msgspec.structs.replace(job.candidate, status="failed", reason=reason) if reason else
                      judge(msgspec.structs.replace(job.candidate, evaluations=(future.result(),)), self._budget,
                            self._baseline))
@@ -259,8 +277,10 @@ class Engine:
 
     def _climbed(self, job: Job, future: Future[Evaluation], reason: str) -> None:
         if reason:  # the candidate keeps what it reached
-            store_failure(self._study, job.candidate.trial, job.rung, reason)
+            store_failure(self._study, job.candidate.trial, job.rung, reason, future.exception())
+            self._untrained += 1
         else:
+            self._trained += 1
             store_rung(self._study, job.candidate.trial, future.result())
             self._all.add(job.candidate.trial, future.result())
         self._tell(self._all.of(job.candidate.trial), self._rungs[job.rung])
@@ -268,19 +288,29 @@ class Engine:
     def _close(self, trial: optuna.Trial, candidate: Candidate) -> None:
         began = time.perf_counter()
         store_candidate(trial, candidate)
-        if candidate.metrics:
-            for name, excess in self._budget.excess(candidate.metrics, self._baseline).items():
-                trial.set_constraint(name, excess)
-            self._study.tell(trial, [candidate.metrics[name] for name in objectives(candidate.metrics)])
-        else:
-            self._study.tell(trial, state=TrialState.FAIL)
+        self._tell_study(trial, candidate)
         self._all.put(candidate)
         self.overhead_seconds += time.perf_counter() - began
         self._tell(candidate, self._rungs[CALIBRATED])
-        failed, count = self._all.failed, self._all.judged
-        if failed > MAX_FAILURE_SHARE * count and count >= FAILURES_BEFORE_JUDGING:
-            raise EnvironmentFault(f"at least half of the candidates must be evaluated, but {failed} of {count} "
-                                   f"failed, the last with: {candidate.reason or 'see trials.csv'}")
+        self._require_success(candidate.reason)
+
+    def _tell_study(self, trial: optuna.Trial, candidate: Candidate) -> None:
+        """Close a trial whose candidate is stored."""
+        if candidate.metrics:
+            for name, excess in self._budget.excess(candidate.metrics, self._baseline).items():
+                if name not in trial.constraints:  # a process may have been killed in between
+                    trial.set_constraint(name, excess)
+            self._study.tell(trial, [candidate.metrics[name] for name in objectives(candidate.metrics)])
+        else:
+            self._study.tell(trial, state=TrialState.FAIL)
+
+    def _require_success(self, reason: str) -> None:
+        """EnvironmentFault when most evaluations fail, calibrations and trainings together, the last for `reason`."""
+        failed = self._all.failed + self._untrained
+        tried = self._all.judged + self._trained + self._untrained
+        if failed > MAX_FAILURE_SHARE * tried and tried >= FAILURES_BEFORE_JUDGING:
+            raise EnvironmentFault(f"at least half of the evaluations must succeed, but {failed} of {tried} failed, "
+                                   f"the last with: {reason or 'see trials.csv'}")
 
     @property
     def _all(self) -> Ledger:
@@ -306,6 +336,16 @@ class Engine:
             return None
         end = self._started + self._settings.seconds - self._settings.reserve_seconds
         return end + (GRACE_SHARE * self._settings.seconds if job.trial is None else 0.0)
+
+    def _limit(self) -> float | None:
+        """Seconds after which the next evaluation is ended wherever it is: those of one trial, and what is left of the
+        time for all with a grace that only code which hangs needs. The first result may take as long as the search."""
+        left, whole = self._left(1.0), self._settings.seconds
+        if left is None or whole is None:
+            return self._settings.trial_seconds
+        grace = max(LEAST_HANG, HANG_SHARE * whole) if self._known else max(FIRST_HANG, whole)
+        limit = max(0.0, left) + grace
+        return limit if self._settings.trial_seconds is None else min(limit, self._settings.trial_seconds)
 
     def _open(self, share: float) -> bool:
         """Whether the phase that ends at `share` of the time may start something. One trial always may, and what

@@ -41,7 +41,7 @@ class SolverSampler(optuna.samplers.BaseSampler):
     """For studies of the space that `solver` solves, whose first value is accuracy. Seeded."""
 
     def __init__(self, solver: Solver, seed: int) -> None:
-        self._solver, self._rng = solver, np.random.default_rng(seed)
+        self._solver, self._seed, self._rng = solver, seed, np.random.default_rng(seed)
         self._search_space = distributions(solver.space)
         self._aims = Aims(solver)
 
@@ -56,7 +56,10 @@ class SolverSampler(optuna.samplers.BaseSampler):
 
     def sample_relative(self, study: optuna.Study, trial: FrozenTrial,
                         search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
-        """The next proposal: a solution under drawn weights, or a crossing of good trials."""
+        """The next proposal: a solution under drawn weights, or a crossing of good trials. What is drawn follows from
+        the seed, the trial's number and the trials before it, so that a search that was stopped goes on as it would
+        have."""
+        self._rng = np.random.default_rng([self._seed, trial.number])
         done = [t for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
                 if t.params.keys() >= search_space.keys()]
         done = telling(done)

@@ -7,6 +7,7 @@ kept beside it as attributes of the study. Everything is written the moment it i
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -27,8 +28,9 @@ from autocompress.errors import EnvironmentFault, InputError, StorageError, Stud
 T = TypeVar("T")
 DATABASE = "study.db"
 CANDIDATE, IDENTITY, RUNG, FAILURE = "candidate", "identity", "rung", "failure"
+TRACEBACK, TRIES, FIRST = "traceback", "tries", "first trials"
 STOPPED = "the process was stopped before it finished"
-"""The reason of trials that a killed process left open."""
+"""The reason of trials whose process was killed again and again."""
 
 
 
@@ -149,9 +151,16 @@ def store_rung(study: optuna.Study, trial: int, evaluation: Evaluation) -> None:
     study.set_user_attr(f"{RUNG}:{trial}:{evaluation.rung}", wire.encode(evaluation))
 
 
-def store_failure(study: optuna.Study, trial: int, rung: int, reason: str) -> None:
-    """Keep why a closed trial did not reach a higher rung."""
+def store_failure(study: optuna.Study, trial: int, rung: int, reason: str, error: BaseException | None) -> None:
+    """Keep why a closed trial did not reach a higher rung, with the traceback of the error, if there was one."""
+    if error is not None:
+        study.set_user_attr(f"{TRACEBACK}:{trial}:{rung}", traceback_of(error))
     study.set_user_attr(f"{FAILURE}:{trial}:{rung}", reason)
+
+
+def traceback_of(error: BaseException) -> str:
+    """The end of it, which is what tells."""
+    return "".join(traceback.format_exception(error))[-4000:]
 
 
 def failures(study: optuna.Study) -> dict[tuple[int, int], str]:
@@ -197,15 +206,18 @@ def _candidate(trial: FrozenTrial) -> Candidate:
     return Candidate(trial=trial.number, status="failed", reason=trial.user_attrs.get("reason", "no result was stored"))
 
 
-def close_interrupted(study: optuna.Study, retries: int = 2) -> int:
-    """Close trials that a killed process left running, and queue their settings again, at most `retries` times."""
-    closed = 0
+def queue_interrupted(study: optuna.Study, retries: int = 2) -> list[tuple[optuna.Trial, Candidate]]:
+    """Trials that a killed process left running are queued again as they are, at most `retries` times: the same number
+    and the same settings, as if nothing had been. Returned are those whose result was stored already, to be closed."""
+    finished = []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        study._storage.set_trial_user_attr(trial._trial_id, "reason", STOPPED)
-        study.tell(trial.number, state=TrialState.FAIL)
-        tries = int(trial.user_attrs.get("tries", 0)) + 1
-        if trial.params and tries <= retries:
-            given = {"origin": trial.user_attrs["origin"]} if "origin" in trial.user_attrs else {}
-            study.enqueue_trial(trial.params, user_attrs={"tries": tries, **given})
-        closed += 1
-    return closed
+        tries = int(trial.user_attrs.get(TRIES, 0)) + 1
+        if CANDIDATE in trial.user_attrs:
+            finished.append((optuna.Trial(study, trial._trial_id), _candidate(trial)))
+        elif tries <= retries:
+            study._storage.set_trial_user_attr(trial._trial_id, TRIES, tries)
+            study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+        else:
+            study._storage.set_trial_user_attr(trial._trial_id, "reason", STOPPED)
+            study.tell(trial.number, state=TrialState.FAIL)
+    return finished

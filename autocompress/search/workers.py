@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import pickle
-import signal
+import queue
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 from autocompress.core.checkpoint import controlled
 from autocompress.core.evaluation import Evaluation
 from autocompress.core.plan import Plan
-from autocompress.errors import EnvironmentFault, InputError
-
-DIED = ("a worker process died, perhaps for lack of memory: resume with fewer --jobs. In a script, call search behind "
-        "`if __name__ == \"__main__\":`, because each process reads the script anew")
+from autocompress.search.limits import time_limit
+from autocompress.search.worker_process import Worker, WorkerDied
 
 
 class Evaluate(Protocol):
@@ -30,7 +24,7 @@ class Evaluate(Protocol):
 
 
 class Inline:
-    """Evaluations one after the other in this process."""
+    """Evaluations one after the other in this process. One that passes its limit is interrupted."""
 
     jobs = 1
 
@@ -38,14 +32,16 @@ class Inline:
         self._evaluate, self._should_stop = evaluate, should_stop
 
     def submit(self, plan: Plan, rung: int, seconds: float | None = None, threads: int = 1,
-               deadline: float | None = None) -> Future[Evaluation]:
+               deadline: float | None = None, limit: float | None = None) -> Future[Evaluation]:
         """Evaluate now, with the threads that this process has; the future is already done. Past `deadline`
-        (`time.perf_counter()`) the evaluation ends with OutOfTime."""
+        (`time.perf_counter()`) the evaluation ends with OutOfTime where it asks; after `limit` seconds it fails with
+        TrialError wherever it is."""
         future: Future[Evaluation] = Future()
         try:
-            with controlled(self._should_stop, deadline):
-                future.set_result(self._evaluate(plan, rung, seconds, self._should_stop))
-        except Exception as error:
+            with time_limit(limit), controlled(self._should_stop, deadline):
+                result = self._evaluate(plan, rung, seconds, self._should_stop)
+            future.set_result(result)
+        except (Exception, SystemExit) as error:  # a user's own code may call sys.exit
             future.set_exception(error)
         return future
 
@@ -56,46 +52,49 @@ class Inline:
 class Processes:
     """A pool of `jobs` processes; `make` builds the evaluator in each (it must be picklable).
 
-    One thread a process unless asked for more: threads that spin on shared cores slow training many times.
+    One thread a process unless asked for more. A process that passes the limit of its job is killed, and one that died
+    in a job is given it once more; the next job finds a new one. All hear of it when `should_stop` says so.
     """
 
-    def __init__(self, make: Callable[[], Evaluate], jobs: int) -> None:
-        self.jobs = jobs
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
-        self._pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin, (make,))
+    def __init__(self, make: Callable[[], Evaluate], jobs: int,
+                 should_stop: Callable[[], bool] = lambda: False) -> None:
+        self.jobs, self._should_stop = jobs, should_stop
+        self.workers = [Worker(make) for _ in range(jobs)]
+        self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+        for worker in self.workers:
+            self._idle.put(worker)
+        self._threads = ThreadPoolExecutor(jobs)
         self._begun: list[Future[Evaluation]] = []
+        self._closing = False
 
     def submit(self, plan: Plan, rung: int, seconds: float | None = None, threads: int = 1,
-               deadline: float | None = None) -> Future[Evaluation]:
-        """Evaluate in some process, with so many threads; `deadline` as inline: the clock is the machine's."""
+               deadline: float | None = None, limit: float | None = None) -> Future[Evaluation]:
+        """Evaluate in some process, with so many threads. `deadline` as inline: the clock is the machine's. `limit`:
+        seconds, from when the process is ready, after which it is killed."""
+        self._begun.append(self._threads.submit(self._run, (deadline, plan, rung, seconds, threads), limit))
+        return self._begun[-1]
+
+    def _run(self, job: tuple[Any, ...], limit: float | None) -> Evaluation:
+        worker = self._idle.get()
         try:
-            self._begun.append(self._pool.submit(_work, deadline, plan, rung, seconds, None, threads))
-            return self._begun[-1]
-        except BrokenProcessPool as error:
-            raise EnvironmentFault(DIED) from error
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise InputError("with jobs above 1, model and data go to other processes and must be picklable, but: "
-                             f"{error}. Give them as path/to/file.py:factory, or jobs=1") from error
+            result: Evaluation = self._run_on(worker, job, limit)
+            return result
+        finally:
+            self._idle.put(worker)
+
+    def _run_on(self, worker: Worker, job: tuple[Any, ...], limit: float | None) -> Evaluation:
+        try:
+            return worker.run(job, limit, self._should_stop)  # type: ignore[no-any-return]
+        except WorkerDied:
+            if self._closing or self._should_stop():
+                raise
+            return worker.run(job, limit, self._should_stop)  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """Stop at once what is unfinished: it is queued again by --resume. Idle processes end by themselves, and leave
         nothing behind."""
+        self._closing = True
         busy = not all(future.done() for future in self._begun)
-        for process in list((self._pool._processes or {}).values()) if busy else ():
-            process.terminate()
-        self._pool.shutdown(wait=not busy, cancel_futures=True)
-
-
-_evaluate: Evaluate | None = None
-
-
-def _begin(make: Callable[[], Evaluate]) -> None:
-    global _evaluate
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
-    _evaluate = make()
-
-
-def _work(deadline: float | None, *args: Any) -> Evaluation:
-    assert _evaluate is not None
-    with controlled(deadline=deadline):
-        return _evaluate(*args)
+        for worker in self.workers:
+            worker.kill() if busy else worker.close()
+        self._threads.shutdown(wait=True, cancel_futures=True)

@@ -106,8 +106,8 @@ def make_pool(bench: Workbench, loaded: LoadedModel, task: TaskData, asked: Opti
         return Inline(bench.evaluate, should_stop)
     if asked.model is None or isinstance(asked.model, str):
         # A class from a user's file cannot be unpickled elsewhere; the specs can be loaded again.
-        return Processes(partial(_reload_in_child, asked, folder), asked.jobs)
-    return Processes(partial(_bench_in_child, loaded, task, _without_objects(asked), folder), asked.jobs)
+        return Processes(partial(_reload_in_child, asked, folder), asked.jobs, should_stop)
+    return Processes(partial(_bench_in_child, loaded, task, _without_objects(asked), folder), asked.jobs, should_stop)
 
 
 def _without_objects(asked: Options) -> Options:

@@ -43,6 +43,7 @@ class Options:
     trials: int = EFFORTS[DEFAULT_EFFORT].trials
     epochs: int = EFFORTS[DEFAULT_EFFORT].epochs
     timeout: str | float | None = None
+    trial_timeout: str | float | None = None
     seed: int = 0
     jobs: int = 1
     out: Path | None = None
@@ -61,6 +62,7 @@ class Options:
     inputs: str | None = None
     from_study: Path | None = None
     seconds: float | None = field(init=False, default=None)
+    trial_seconds: float | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         for name in ("weights", "out", "data_root", "from_study"):  # from Python a path may come as text
@@ -86,6 +88,8 @@ class Options:
             raise InputError(f"device must be auto, cpu or cuda, but got {self.device!r}")
         if self.timeout is not None:
             object.__setattr__(self, "seconds", parse_seconds(self.timeout, "timeout"))
+        if self.trial_timeout is not None:
+            object.__setattr__(self, "trial_seconds", parse_seconds(self.trial_timeout, "trial timeout"))
         if self.model is None and self.data not in (None, "digits"):
             raise InputError(f"data {self.data!r} needs a model: give one such as torchvision:resnet18 with its "
                              "weights, or path/to/file.py:factory")

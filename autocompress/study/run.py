@@ -15,7 +15,7 @@ from autocompress.core.checkpoint import controlled
 from autocompress.core.damage import Damages
 from autocompress.core.front import objectives
 from autocompress.core.warnings import Warned, collecting, warn
-from autocompress.errors import InfeasibleError, InputError, Interrupted, TrialError
+from autocompress.errors import InfeasibleError, InputError, TrialError
 from autocompress.hardware.profile import HardwareProfile
 from autocompress.hardware.targets import load_targets
 from autocompress.search.engine import Engine, Event, Settings
@@ -43,7 +43,7 @@ from autocompress.study.claim import claimed
 from autocompress.study.describing import default_name, describe, identity_of, kept_float, older_identity, stored_name
 from autocompress.study.doubts import original_doubts
 from autocompress.study.earlier import completed, read_earlier, seeds, take_answers
-from autocompress.study.folder import choose_folder
+from autocompress.study.folder import choose_folder, is_described
 from autocompress.study.loading import load_task, make_bench, make_pool, require_same_task
 from autocompress.study.options import Options
 from autocompress.study.ownership import discard
@@ -52,7 +52,7 @@ from autocompress.study.predicting import predicted_metrics, predicting
 from autocompress.study.result import SearchResult
 from autocompress.study.sensitivity import sensitivity
 from autocompress.study.shortfall import shortfalls, slower
-from autocompress.study.stopping import stoppable
+from autocompress.study.stopping import HANG_SECONDS, Stop, StoppedNow, stoppable
 from autocompress.study.surroundings import kept_surroundings
 from autocompress.study.workbench import Workbench
 from autocompress.tasks.models import safe_name
@@ -86,13 +86,14 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     latency on each an objective, and bounded on each by `latency="5ms"`, on some by
     `latency={"stm32h743": "80ms"}`. `sampler`: auto, tpe, nsga2, random or gp. `effort`: fast, normal or thorough,
     which sets how many are trained, and `trials` and `epochs` (of the long distillation) where they are not given.
-    `timeout` ("15m"), `seed`, `jobs` (processes), `out` (the study's folder), `name`, `storage` (an Optuna URL),
-    `resume`, `force_new_study`, `device` ("auto", "cpu", "cuda"), `data_root` (of downloaded data), `image_size`,
+    `timeout` ("15m"), `trial_timeout` (longest that one evaluation of a candidate may take, which fails then), `seed`,
+    `jobs` (processes), `out` (the study's folder), `name`, `storage` (an Optuna URL), `resume`,
+    `force_new_study`, `device` ("auto", "cpu", "cuda"), `data_root` (of downloaded data), `image_size`,
     `resize`, `crop`, `mean`, `std` (how pictures are brought to size and normalised; left out, as the weights of timm
     or torchvision say), `inputs` (pixels, values or tokens), `trust_code` (False: no Python file is run). With
     `from_study`, the folder of another study of the same network and data, the search starts where that ended, with its
     network, data, seed, space, profile, effort and epochs where they are not given; with `resume` and `out`, all but
-    `timeout`, `jobs` and `device` are the study's own. `on_event` is told of progress.
+    `timeout`, `trial_timeout`, `jobs` and `device` are the study's own. `on_event` is told of progress.
 
     Raises InputError, InfeasibleError, EnvironmentFault, AutocompressError where an exported file is not what was
     promised, or Interrupted after Ctrl-C; a study that has begun is kept in each case.
@@ -103,17 +104,22 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     constraints = asked.constraints([device.id for device in profile.latencies.values()])
     check_sampler(asked.sampler)
     notify = on_event or (lambda event: None)
-    with kept_surroundings(), ExitStack() as stack:
-        stack.enter_context(controlled(tell=lambda what, done, total: notify(
-            Event(kind="progress", text=what, done=done, total=total))))
-        if asked.out is not None:
-            stack.enter_context(claimed(asked.out, resume=asked.resume, replace=asked.force_new_study))
-        return _search(asked, spec, profile, constraints, notify, started, stack)
+    with stoppable() as stop:
+        try:
+            with kept_surroundings(), ExitStack() as stack:
+                stack.enter_context(controlled(tell=lambda what, done, total: notify(
+                    Event(kind="progress", text=what, done=done, total=total))))
+                if asked.out is not None:
+                    stack.enter_context(claimed(asked.out, resume=asked.resume, replace=asked.force_new_study))
+                return _search(asked, spec, profile, constraints, notify, started, stop, stack)
+        except StoppedNow:
+            raise stop.interrupted() from None
 
 
 def _search(asked: Options, spec: SpaceSpec, profile: HardwareProfile, constraints: Budget,
-            notify: Callable[[Event], None], started: float, stack: ExitStack) -> SearchResult:
-    """`search` with what it was asked, checked; `stack` holds the claim on the study's folder."""
+            notify: Callable[[Event], None], started: float, stop: Stop, stack: ExitStack) -> SearchResult:
+    """`search` with what it was asked, checked; `stop` is asked now and then whether to go on, `stack` holds the claim
+    on the study's folder."""
     collector = stack.enter_context(collecting())
     earlier = read_earlier(asked.from_study, asked.resume)
     notify(Event(kind="phase", text="loading the network and its data"))
@@ -125,6 +131,8 @@ def _search(asked: Options, spec: SpaceSpec, profile: HardwareProfile, constrain
     if asked.out is None:
         stack.enter_context(claimed(folder, resume=asked.resume, replace=asked.force_new_study))
     name = stored_name(asked, folder, name)
+    if asked.resume and is_described(folder):
+        stop.folder = folder
     notify(Event(kind="phase", text="tracing and measuring the original"))
     bench = make_bench(loaded, task, asked, folder)
     for note in bench.notes:
@@ -153,13 +161,16 @@ def _search(asked: Options, spec: SpaceSpec, profile: HardwareProfile, constrain
     description = describe(folder, name, asked, constraints, bench, baseline, identity, timings, kept)
     study = stored or create_study(storage, name, make_sampler(asked.sampler, asked.seed), identity,
                                    objectives(profile.latencies))
+    stop.folder = folder
+    if asked.seconds is not None:
+        stop.end_after(2 * asked.seconds + HANG_SECONDS - (time.perf_counter() - started))
     take_answers(earlier, folder, asked.seed)
     # At the end the original runs on the test split, the file on both: a bound from what was just measured.
     reserve = 5 + timings["original"] * (0.5 + len(task.test) / len(task.validation))
     reserve += ATTRIBUTION_SHARE * (asked.seconds or 0.0)
     averaging = AVERAGING_SHARE * (asked.seconds or 0.0)
     settings = Settings(trials=asked.trials, seconds=asked.seconds, reserve_seconds=reserve + averaging,
-                        schedule=EFFORTS[asked.effort].schedule)
+                        trial_seconds=asked.trial_seconds, schedule=EFFORTS[asked.effort].schedule)
     damages: Damages | None = None
     solver: Solver | None = None
     if asked.sampler == AUTO or projection.bounds:
@@ -169,30 +180,30 @@ def _search(asked: Options, spec: SpaceSpec, profile: HardwareProfile, constrain
         solver = Solver(projection, damages) if damages else None
         timings["sensitivity"] = time.perf_counter() - before
     if asked.sampler == AUTO:
-        study.sampler = make_sampler(AUTO, _fresh_seed(asked, study), solver)
+        study.sampler = make_sampler(AUTO, asked.seed, solver)
     fit = None if solver is None or asked.sampler == AUTO else solver.fit
-    with stoppable() as should_stop:
-        trimmer = Trimmer(folder, constraints, baseline["accuracy"])
+    trimmer = Trimmer(folder, constraints, baseline["accuracy"])
 
-        def told(event: Event) -> None:
-            notify(event)
-            if event.kind == "result":
-                trimmer.look(engine.candidates)
+    def told(event: Event) -> None:
+        notify(event)
+        if event.kind == "result":
+            trimmer.look(engine.candidates)
 
-        engine = Engine(study, projection, constraints, baseline["accuracy"], settings, started, told, should_stop,
-                        seeds(earlier, projection), fit)
-        failure = _run(engine, make_pool(bench, loaded, task, asked, folder, should_stop))
+    engine = Engine(study, projection, constraints, baseline["accuracy"], settings, started, told, stop,
+                    seeds(earlier, projection), fit)
+    result = SearchResult(folder, description, study=study, bench=bench)
+    failure: InfeasibleError | None = None
+    with stop.patiently():
+        failure = _run(engine, make_pool(bench, loaded, task, asked, folder, stop))
         timings["sampling and storage"] = engine.overhead_seconds
-        if failure is None and not should_stop():
+        if failure is None and not stop():
             for sentence in shortfalls(engine.candidates(), failures(study), _late(settings, started)):
                 warn(log, Warned("search-fell-short", sentence))
-        result = SearchResult(folder, description, study=study, bench=bench)
         if failure is None and result.best is not None:
             before = time.perf_counter()
             left = math.inf if asked.seconds is None else started + asked.seconds - reserve - before
             with controlled(deadline=before + left):
-                evaluation = blend(bench, result.candidates, result.best, constraints, baseline["accuracy"], left,
-                                   should_stop)
+                evaluation = blend(bench, result.candidates, result.best, constraints, baseline["accuracy"], left, stop)
             if evaluation is not None:
                 store_rung(study, result.best.trial, evaluation)
                 result.refresh()
@@ -206,19 +217,21 @@ def _search(asked: Options, spec: SpaceSpec, profile: HardwareProfile, constrain
             for sentence in slower(result.artifact):
                 log.warning(sentence)
             timings["verify"] = time.perf_counter() - before
-        if not should_stop():
+        if not stop():
             before = time.perf_counter()
             left = math.inf if asked.seconds is None else started + asked.seconds - REPORT_SECONDS - before
             with controlled(deadline=before + left):
-                result.explain(projection, damages, left, should_stop)
+                result.explain(projection, damages, left, stop)
             timings["attribution"] = time.perf_counter() - before
-        trimmer.end(result.candidates)
-        result.conclude(timings, time.perf_counter() - started, collector.found)
-        stopped = Interrupted(f"stopped by the user; everything is kept in {folder}, go on with --resume")
-        if failure is not None or should_stop():
-            ending = failure or stopped
-            ending.study = folder
-            raise ending
+    if stop():
+        result.refresh()  # it may have been read before what was cut off was stored
+    trimmer.end(result.candidates)
+    result.conclude(timings, time.perf_counter() - started, collector.found)
+    if failure is not None and not stop():
+        failure.study = folder
+        raise failure
+    if stop():
+        raise stop.interrupted()
     return result
 
 
@@ -236,13 +249,8 @@ def _stored_study(storage: optuna.storages.BaseStorage, name: str, folder: Path,
     if not asked.resume:
         raise InputError(f"study {name!r} is already in {asked.storage or folder}: add --resume to go on with it, "
                          "or choose another --out")
-    study.sampler = make_sampler(asked.sampler, _fresh_seed(asked, study))
+    study.sampler = make_sampler(asked.sampler, asked.seed)
     return study
-
-
-def _fresh_seed(asked: Options, study: optuna.Study) -> int:
-    """A resumed sampler must not draw again what it drew in its first run."""
-    return asked.seed + len(study.get_trials(deepcopy=False))
 
 
 def _late(settings: Settings, started: float) -> bool:

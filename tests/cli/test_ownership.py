@@ -21,8 +21,8 @@ from autocompress.study import open_study
 from autocompress.study.claim import claimed
 from autocompress.study.ownership import discard, is_own
 
-NAMES = ["weights", "teacher", "report", "artifact", "a.tmp", "mine.tmp", "study.notes.tmp", ".model.onnx.7.tmp",
-         "study.db", "study.json", "study.lock", "model.onnx", "README.md", "manifest.json", "pareto.html",
+NAMES = ["weights", "teacher", "files", "report", "artifact", "a.tmp", "mine.tmp", "study.notes.tmp",
+         ".model.onnx.7.tmp", "study.db", "study.json", "study.lock", "model.onnx", "README.md", "manifest.json", "pareto.html",
          "trials.csv", "trials.json", "teacher-1.safetensors", f"{'a' * 64}-1.safetensors", ".probe-1", "notes"]
 CONTENTS = [b"", b"mine", b"{}", b'{"schema": "autocompress/lock"}', b'{"schema": "other", "files": {}}',
             b"trial,status,x"]
@@ -212,6 +212,7 @@ def test_trained_weights_that_are_gone_or_changed_are_never_replaced_by_untraine
     assert trained.best is not None and trained.plan is not None
     path = copied / "weights" / f"{trained.plan.fingerprint}-{trained.rung}.safetensors"
     assert trained.best.weights
+    shutil.rmtree(copied / "files")  # where the file that was scored is kept, that is what ships
     other = next(p for p in (copied / "weights").iterdir() if p != path)
     for damage, told in ((lambda: shutil.copyfile(other, path), "have changed"), (path.unlink, "are gone")):
         damage()

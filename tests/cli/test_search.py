@@ -86,7 +86,7 @@ def test_nothing_feasible(cli: Cli, unreachable: Any, tmp_path: Path) -> None:
 
 def test_budget_below_the_smallest_reachable_is_refused_before_the_search(cli: Cli, task: Any, tmp_path: Path) -> None:
     out = cli("search", *task.flags, "--budget", "1KB", "--out", str(tmp_path / "s"), "--json")
-    assert out.code == 3 and out.out == ""
+    assert out.code == 3 and out.document["error"]["code"] == 3 and set(out.document) == {"error"}
     assert "smallest reachable" in out.err and "bytes)" in out.err
     assert "calibrating" not in out.err and not (tmp_path / "s" / "study.db").exists()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -17,12 +18,12 @@ from autocompress.core.damage import Damages
 from autocompress.core.evaluation import CALIBRATED, LONG, SHORT, Candidate, Evaluation
 from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan
-from autocompress.errors import InputError, TrialError
+from autocompress.errors import EnvironmentFault, InputError, TrialError
 from autocompress.search.engine import MAX_REPEATS
 from autocompress.search.fidelity import Schedule
-from autocompress.search.samplers import SAMPLERS
+from autocompress.search.samplers import SAMPLERS, make_sampler
 from autocompress.search.solving import SolverSampler
-from autocompress.search.storage import STOPPED, create_study, failures
+from autocompress.search.storage import create_study, failures
 from autocompress.search.workers import Inline
 from autocompress.space.solver import Solver
 
@@ -152,16 +153,102 @@ def test_interrupted_anywhere_and_resumed_nothing_is_lost_or_repeated(table: Lay
     assert [rung for _, rung in after].count(0) == 8
     assert [sum(rung == level for _, rung in after) for level in (1, 2)] == [3, 1]
     assert optuna.trial.TrialState.RUNNING not in [t.state for t in second.study.trials]
+    whole = Bench(table)
+    assert _rows(second.engine.candidates()) == _rows(whole.run()), "as if it had never been interrupted"
 
 
-def test_trials_that_a_killed_process_left_do_not_count_as_failures(table: LayerTable) -> None:
-    """Four at once, all killed: going on with one must not stop because four of five failed."""
-    bench = Bench(table, trials=8)
-    for _ in range(4):
-        bench.study.ask(bench.engine._distributions)
+def _rows(everyone: list[Candidate]) -> list[tuple[Any, ...]]:
+    return [(c.trial, c.status, c.origin, c.plan, c.reason, [(e.rung, e.metrics) for e in c.evaluations])
+            for c in everyone]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+@pytest.mark.parametrize("moment", [5, 7, 14])
+def test_every_sampler_draws_after_a_kill_what_it_would_have_drawn(table: LayerTable, sampler: str,
+                                                                   moment: int) -> None:
+    def damage(call: int, metrics: dict[str, float]) -> dict[str, float]:
+        if call == moment:
+            raise KeyboardInterrupt
+        return metrics
+
+    none = Schedule(short=0, long=0)
+    first = Bench(table, damage=damage, sampler=sampler, trials=16, schedule=none)
+    with pytest.raises(KeyboardInterrupt):
+        first.run()
+    first.study.sampler = make_sampler(sampler, 0)
+    second = Bench(table, study=first.study, trials=16, schedule=none)
+    assert _rows(second.run()) == _rows(Bench(table, sampler=sampler, trials=16, schedule=none).run())
+
+
+@pytest.mark.parametrize("broken", ["tell", "set_constraint"])
+def test_a_kill_between_storing_and_closing_costs_no_trial(table: LayerTable, broken: str,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    first, calls = Bench(table, macs=10**7), 0
+    owner = optuna.Study if broken == "tell" else optuna.Trial
+    real = getattr(owner, broken)
+
+    def killed(*given: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 6:
+            raise KeyboardInterrupt
+        return real(*given, **named)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(owner, broken, killed)
+        first.run()
+    second = Bench(table, study=first.study, macs=10**7)
+    assert _rows(second.run()) == _rows(Bench(table, macs=10**7).run())
+    assert not set(first.fake.calls) & set(second.fake.calls)
+    assert all(len(t.constraints) == 2 for t in second.study.trials if t.values)
+
+
+def test_a_kill_while_the_first_trials_are_queued_loses_none(table: LayerTable,
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    first, calls = Bench(table), 0
+    real = optuna.Study.enqueue_trial
+
+    def killed(*given: Any, **named: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        real(*given, **named)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(optuna.Study, "enqueue_trial", killed)
+        first.run()
+    assert _rows(Bench(table, study=first.study).run()) == _rows(Bench(table).run())
+
+
+def test_failed_trainings_keep_their_traceback_and_are_not_tried_again(table: LayerTable) -> None:
+    def damage(call: int, metrics: dict[str, float]) -> dict[str, float]:
+        if bench.fake.calls[-1][1] == 1:
+            raise SystemExit("the user's own augmentation gave up")
+        return metrics
+
+    bench = Bench(table, damage=damage)
     everyone = bench.run()
-    assert sum(STOPPED in c.reason for c in everyone) == 4
-    assert sum(c.status == "complete" for c in everyone) >= 5
+    assert all(c.reached == 0 for c in everyone if c.evaluations)
+    stored = [text for key, text in bench.study.user_attrs.items() if key.startswith("traceback:")]
+    assert len(stored) == 3 and all("in damage" in text and "SystemExit: the user's own" in text for text in stored)
+    again = Bench(table, study=bench.study)
+    again.run()
+    assert again.fake.calls == []
+
+
+def test_failed_trainings_count_in_the_failure_rate(table: LayerTable) -> None:
+    def damage(call: int, metrics: dict[str, float]) -> dict[str, float]:
+        if bench.fake.calls[-1][1] == 1:
+            raise ValueError("no such colour")
+        return metrics
+
+    bench = Bench(table, damage=damage, trials=4, schedule=Schedule(short=4, long=1))
+    bench.run()  # four of eight
+    bench = Bench(table, damage=lambda call, m: damage(call, m) if call != 2 else damage(1, m | {"macs": math.nan}),
+                  trials=4, schedule=Schedule(short=4, long=1))
+    with pytest.raises(EnvironmentFault, match="4 of 7 failed, the last with: ValueError: no such colour"):
+        bench.run()
 
 
 class Slow:
@@ -175,7 +262,7 @@ class Slow:
         """Cores in use, and by rung how many were asked for while how many were in use."""
 
     def submit(self, plan: Plan, rung: int, seconds: float | None = None, threads: int = 1,
-               deadline: float | None = None) -> Future[Evaluation]:
+               deadline: float | None = None, limit: float | None = None) -> Future[Evaluation]:
         with LOCK:
             self.asked.setdefault(rung, set()).add((self.busy, threads))
             self.busy += threads

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import optuna
 import pytest
 from engine_bench import Bench
@@ -10,7 +12,8 @@ from autocompress.core.layer import LayerTable
 from autocompress.errors import EnvironmentFault, InfeasibleError, InputError, TrialError
 from autocompress.search.fidelity import Schedule
 from autocompress.search.judging import describe_failure
-from autocompress.search.storage import close_interrupted
+from autocompress.search.samplers import make_sampler
+from autocompress.search.storage import create_study, load_study, open_storage, queue_interrupted
 from autocompress.space.space import Values
 
 
@@ -107,20 +110,20 @@ def test_a_bound_on_resources_that_only_measuring_can_judge(table: LayerTable) -
     assert bench.study.trials[0].constraints["latency_ms"] == pytest.approx(1.5)
 
 
-def test_a_run_that_was_killed_goes_on(table: LayerTable) -> None:
-    """Fault 1: no trial stays open, the interrupted setting is tried again, and the count of trials holds."""
-    bench = Bench(table, trials=8)
+def test_a_run_that_was_killed_goes_on(table: LayerTable, tmp_path: Path) -> None:
+    """Fault 1: no trial stays open, the interrupted setting is tried again under its number, and the count holds."""
+    place, sampler = str(tmp_path / "study.log"), make_sampler("random", 0)
+    bench = Bench(table, trials=8, study=create_study(open_storage(place), "s", sampler, {}))
     bench.engine._enqueue_first()
     for _ in range(2):
         bench.engine._ask()  # the process dies here
     states = [t.state for t in bench.study.trials if t.state is not optuna.trial.TrialState.WAITING]
     assert states == [optuna.trial.TrialState.RUNNING] * 2
-    again = Bench(table, trials=8, study=bench.study)
+    again = Bench(table, trials=8, study=load_study(open_storage(place), "s", sampler))
     everyone = again.run()
     assert optuna.trial.TrialState.RUNNING not in [t.state for t in again.study.trials]
-    stopped = [c for c in everyone if "process was stopped" in c.reason]
-    assert [c.trial for c in stopped] == [0, 1]
-    assert len(everyone) - len(stopped) == 8
+    assert [c.trial for c in everyone] == list(range(8))
+    assert not any("process was stopped" in c.reason for c in everyone)
     plans = [c.plan.fingerprint for c in everyone if c.plan and c.origin == "uniform"]
     assert len(plans) == len(set(plans)) == 4, "the interrupted baselines are tried again"
 
@@ -131,7 +134,7 @@ def test_what_was_drawn_before_a_kill_is_moved_into_the_budget_as_then(table: La
 
     bench = Bench(table, fit=fit)
     _, lost = bench.engine._ask()  # the process dies here
-    close_interrupted(bench.study)
+    queue_interrupted(bench.study)
     _, again = Bench(table, study=bench.study, fit=fit).engine._ask()
     assert again.plan == lost.plan and again.origin == lost.origin == "RandomSampler"
     assert {step.args["weight_bits"] for step in again.plan.find("quantize").values()} == {2}  # type: ignore[union-attr]
@@ -154,7 +157,7 @@ def test_a_setting_that_keeps_killing_the_process_is_given_up(table: LayerTable)
     while any(t.state is optuna.trial.TrialState.WAITING for t in bench.study.trials):
         bench.engine._ask()
         asked += 1
-        assert close_interrupted(bench.study) == 1
+        assert queue_interrupted(bench.study) == []
         assert asked < 10
     assert asked == 3
 

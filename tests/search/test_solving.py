@@ -135,7 +135,7 @@ def test_what_the_solver_does_not_know_is_tried_all_the_same(table: LayerTable) 
 
 
 def test_auto_without_a_solver_is_tpe(table: LayerTable) -> None:
-    assert isinstance(make_sampler("auto", 0), optuna.samplers.TPESampler)
+    assert make_sampler("auto", 0).name == "TPESampler"  # type: ignore[attr-defined]
     assert isinstance(make_sampler("auto", 0, _solver(table)), SolverSampler)
     check_sampler("auto")
     with pytest.raises(InputError, match="did you mean 'auto'"):

@@ -8,8 +8,12 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
-from autocompress.study.stopping import stoppable
+import pytest
+
+from autocompress.errors import AutocompressError
+from autocompress.study.stopping import StoppedNow, ending_the_process, stoppable
 
 
 class _Raw(io.RawIOBase):
@@ -38,7 +42,7 @@ def test_a_signal_in_the_middle_of_a_message_is_no_fault() -> None:
     log = logging.getLogger("autocompress")
     log.addHandler(handler)
     try:
-        with stoppable() as should_stop:
+        with stoppable() as should_stop, should_stop.patiently():
             assert not should_stop()
             log.warning("progress")
             assert should_stop()
@@ -49,3 +53,38 @@ def test_a_signal_in_the_middle_of_a_message_is_no_fault() -> None:
         log.removeHandler(handler)
     assert b"progress" in raw.text
     assert b"stopping after the current step" in raw.text
+
+
+def test_before_the_search_a_request_ends_the_work_at_once() -> None:
+    with pytest.raises(StoppedNow), stoppable():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+
+def test_what_does_not_stop_by_itself_is_cut_off_and_the_report_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autocompress.study.stopping.GRACE_SECONDS", 0.1)
+    reached = False
+    with stoppable() as stop:
+        with stop.patiently():
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop()
+            for _ in range(100):
+                time.sleep(0.1)
+            reached = True
+        time.sleep(0.3)
+        assert stop() and not reached
+
+
+def test_a_process_that_does_not_let_go_is_ended_where_it_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autocompress.study.stopping.LAST_SECONDS", 0.1)
+    ended: list[AutocompressError] = []
+
+    def end(folder: Path | None, error: AutocompressError) -> None:
+        ended.append(error)
+
+    with ending_the_process(end), stoppable() as stop, stop.patiently():
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(100):
+            if not ended:
+                time.sleep(0.05)
+    assert [error.exit_code for error in ended] == [130]
