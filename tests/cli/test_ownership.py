@@ -22,8 +22,8 @@ from autocompress.study.claim import claimed
 from autocompress.study.ownership import discard, is_own
 
 NAMES = ["weights", "teacher", "files", "report", "artifact", "a.tmp", "mine.tmp", "study.notes.tmp",
-         ".model.onnx.7.tmp", "study.db", "study.json", "study.lock", "model.onnx", "README.md", "manifest.json", "pareto.html",
-         "trials.csv", "trials.json", "teacher-1.safetensors", f"{'a' * 64}-1.safetensors", ".probe-1", "notes"]
+         ".model.onnx.7.tmp", "study.db", "study.json", "study.lock", "model.onnx", "README.md", "manifest.json",
+         "pareto.html", "trials.csv", "trials.json", "teacher-1.safetensors", f"{'a' * 64}-1.safetensors", "notes"]
 CONTENTS = [b"", b"mine", b"{}", b'{"schema": "autocompress/lock"}', b'{"schema": "other", "files": {}}',
             b"trial,status,x"]
 TREES = st.dictionaries(st.lists(st.sampled_from(NAMES), min_size=1, max_size=2).map("/".join),
