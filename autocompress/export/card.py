@@ -27,7 +27,8 @@ def model_card(manifest: dict[str, Any], data: str) -> str:
     shape = ", ".join(str(size) for size in given["shape"][1:])
     scaled = "pixels.astype(np.float32) / 255" if given["scale"] == "pixels / 255" else "pixels.astype(np.float32)"
     axes = ", ".join(["1", "-1", *["1"] * (len(given["shape"]) - 2)])
-    prepared = f"""pixels = np.zeros((1, {shape}))  # your input
+    brought = given.get("prepared") or "your input"
+    prepared = f"""pixels = np.zeros((1, {shape}))  # {brought}
 mean = np.array({given["mean"]}, np.float32).reshape({axes})
 std = np.array({given["std"]}, np.float32).reshape({axes})
 inputs = (({scaled} - mean) / std).astype(np.float32)"""

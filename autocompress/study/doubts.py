@@ -71,7 +71,7 @@ def original_doubts(given: Answers, claimed: tuple[str, float] | None, prepared:
         found.append(Warned("label-order", relabelled))
     if claimed is not None and not found:
         key, accuracy = claimed
-        if given.accuracy < accuracy - max(FAR_BELOW, ERRORS * _error(accuracy, len(given.targets))):
+        if given.accuracy < accuracy - max(FAR_BELOW, ERRORS * _observed_error(accuracy, len(given.targets))):
             found.append(Warned("original-below-its-weights", f"the original answers {format_percent(given.accuracy)} "
                                 f"rightly, but its weights say {format_percent(accuracy)} ({key}). {causes}"))
     return found
@@ -81,7 +81,8 @@ def result_doubts(original: Answers, result: Answers, trained: Sequence[int]) ->
     """What an exported file has lost against the original on the same split; `trained` are the training samples of each
     class."""
     found = _near_chance(result, "result", "the exported file")
-    if original.accuracy - result.accuracy > max(FAR_BELOW, ERRORS * _error(original.accuracy, len(result.targets))):
+    if original.accuracy - result.accuracy > max(
+            FAR_BELOW, ERRORS * _observed_error(original.accuracy, len(result.targets))):
         found.append(Warned("result-far-below-original", f"the exported file answers {format_percent(result.accuracy)} "
                             f"of the test data rightly, far below the original's {format_percent(original.accuracy)}: "
                             "allow more bytes, or more time"))
@@ -112,6 +113,11 @@ def rarest(original: Answers, result: Answers, trained: Sequence[int]) -> list[d
 
 def _error(share: float, count: int) -> float:
     return math.sqrt(share * (1 - share) / count)
+
+
+def _observed_error(share: float, count: int) -> float:
+    """The standard error of an observed share (Agresti & Coull, 1998): not zero where all are right."""
+    return _error((share * count + 2) / (count + 4), count + 4)
 
 
 def _near_chance(given: Answers, code: str, what: str) -> list[Warned]:

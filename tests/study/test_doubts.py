@@ -70,6 +70,12 @@ def test_doubts_about_the_result(result: Answers, codes: list[str]) -> None:
     assert _codes(result_doubts(_answers(0.95), result, [100] * CLASSES)) == codes
 
 
+def test_a_few_samples_prove_nothing() -> None:
+    targets = np.arange(30) % 3
+    worse = np.r_[(targets[:2] + 1) % 3, targets[2:]]
+    assert result_doubts(Answers(targets, targets, 3), Answers(targets, worse, 3), [100] * 3) == []
+
+
 def test_what_became_of_the_rarest() -> None:
     targets = np.r_[np.zeros(100, int), np.ones(100, int), 2, 2, 3]
     original, trained = Answers(targets, targets, 4, ("a", "b", "c", "d")), [500, 400, 3, 1]
