@@ -24,7 +24,7 @@ ADVICE = ("Give a norm running statistics (track_running_stats=True) and train i
 
 @dataclass
 class _Call:
-    """One run of a layer: the floating-point tensors that it was given and those that it put out."""
+    """One run of a module: the floating-point tensors that it was given and those that it put out."""
 
     name: str
     inputs: list[Tensor]
@@ -64,7 +64,7 @@ def _outputs(model: nn.Module, inputs: Tensor) -> list[Tensor]:
 
 
 def _tensors(value: Any) -> list[Tensor]:
-    """Copies of the floating-point tensors in a value that a layer takes or gives."""
+    """Copies of the floating-point tensors in a value that a module takes or gives."""
     if isinstance(value, Tensor):
         return [value.clone()] if value.is_floating_point() else []
     if isinstance(value, dict):
@@ -73,35 +73,41 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def _mixer(model: nn.Module, together: Tensor, place: int) -> str:
-    """The first layer whose output differs though its input agrees; the code before one whose input differs."""
-    whole, alone = _calls(model, together), _calls(model, together[place:place + 1])
-    for one, other in zip(alone, whole, strict=False):
-        if one.name != other.name:
-            break
-        owner = type(model.get_submodule(one.name.rpartition(".")[0])).__name__
-        if not _agree(one.inputs, other.inputs, place):
-            return f"the code of {owner} before the layer {one.name}"
-        if not _agree(one.outputs, other.outputs, place):
-            return f"the layer {one.name} ({type(model.get_submodule(one.name)).__name__})"
-    return f"the code of {type(model).__name__}"
+    """What mixes samples: the innermost module whose input agrees and whose output differs, and in the code of one with
+    children, the layer before which they differ."""
+    pairs = list(zip(_calls(model, together[place:place + 1]), _calls(model, together), strict=False))
+    reads = {one.name: _agree(one.inputs, other.inputs, place) for one, other in reversed(pairs)}
+    mixes = [one.name for one, other in pairs
+             if reads[one.name] and not _agree(one.outputs, other.outputs, place)]
+    inside = next((name for name in mixes if not any(_within(other, name) for other in mixes)), "")
+    kind = type(model.get_submodule(inside)).__name__
+    late = next((one.name for one, _ in pairs if _within(one.name, inside) and not reads[one.name]), "")
+    if late:
+        return f"the code of {kind} before the layer {late}"
+    return f"the layer {inside} ({kind})" if inside else f"the code of {kind}"
+
+
+def _within(name: str, owner: str) -> bool:
+    """Whether a module is somewhere inside another."""
+    return name != owner and (not owner or name.startswith(f"{owner}."))
 
 
 def _calls(model: nn.Module, inputs: Tensor) -> list[_Call]:
-    """Every run of a layer without children, in order, as far as the network comes."""
+    """Every run of a module, in the order in which they begin, as far as the network comes."""
     calls: list[_Call] = []
     hooks = []
     for name, module in model.named_modules():
-        if name and next(module.children(), None) is None:
-            def enter(_module: nn.Module, given: tuple[Any, ...], name: str = name) -> None:
-                calls.append(_Call(name, _tensors(given)))
+        def enter(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any], name: str = name) -> None:
+            calls.append(_Call(name, _tensors((given, named))))
 
-            def leave(_module: nn.Module, _given: tuple[Any, ...], result: Any, name: str = name) -> None:
-                next(call for call in reversed(calls) if call.name == name).outputs = _tensors(result)
+        def leave(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any], result: Any, name: str = name) -> None:
+            next(call for call in reversed(calls) if call.name == name).outputs = _tensors(result)
 
-            hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+        hooks += [module.register_forward_pre_hook(enter, with_kwargs=True),
+                  module.register_forward_hook(leave, with_kwargs=True)]
     try:
         _outputs(model, inputs)
-    except Exception:  # the layer that fails is the last that was entered
+    except Exception:  # the module that fails has put out nothing
         pass
     finally:
         for hook in hooks:

@@ -21,12 +21,12 @@ import msgspec
 import torch
 from bench import HERE, NETWORKS, Bench, Results
 from cost import REPEATS, cost_rows
-from rows import bit_rows, epoch_rows, grid_rows, prune_rows, rank_rows, sparsity_rows
+from rows import bit_rows, epoch_rows, grid_rows, prune_rows, range_rows, rank_rows, sparsity_rows
 
 from autocompress.core.plan import Plan
 
 KINDS = {"cost": cost_rows, "bits": bit_rows, "rank": rank_rows, "prune": prune_rows, "grids": grid_rows,
-         "sparsity": sparsity_rows, "epoch": epoch_rows}
+         "ranges": range_rows, "sparsity": sparsity_rows, "epoch": epoch_rows}
 
 
 def table() -> str:

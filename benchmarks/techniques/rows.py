@@ -129,8 +129,12 @@ def grid_rows(on: Bench) -> None:
         on.ours(group, "even levels, up or down as learned", quantized(on, bits, rounding="adaround"))
         for size in (128, 32):
             on.ours(group, f"even levels, a scale for {size} weights", quantized(on, bits, group=size))
+
+
+def range_rows(on: Bench) -> None:
+    """Ranges of activations by each method, the default first."""
     group = "8-bit weights and activations, other ranges"
-    for method in SETTINGS["range"][1:]:
+    for method in SETTINGS["range"]:
         on.ours(group, f"by {method}", quantized(on, 8, 8, range=method))
     on.ours(group, "16-bit activations", quantized(on, 8, 16))
 

@@ -85,6 +85,19 @@ def test_a_norm_that_refuses_a_single_sample_is_named() -> None:
         check_batch_parity(net, torch.randn(20, 4))
 
 
+@pytest.mark.parametrize("first", [False, True])
+def test_attention_over_the_batch_is_named(first: bool) -> None:
+    """`batch_first` left at its default over batches of sequences: samples attend to one another."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=first), nn.Flatten(), nn.Linear(40, 3)).eval()
+    steps = torch.randn(20, 5, 8)
+    if first:
+        check_batch_parity(net, steps)
+    else:
+        with pytest.raises(InputError, match=r"the layer 0.self_attn \(MultiheadAttention\) mixes them"):
+            check_batch_parity(net, steps)
+
+
 class _Folded(nn.Module):
     """Windows folded into the batch, in blocks or in turn, and sequences with samples in the second dimension."""
 
