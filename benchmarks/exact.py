@@ -1,10 +1,11 @@
 """Ways to keep the integer kernels of ONNX Runtime from saturating, beside one another, on a CPU where they can.
 
-    python benchmarks/exact.py --base DIR [--limit N]
+    python benchmarks/exact.py --base DIR [--limit N] [--pruned SHARE]
 
-DIR holds `resnet18_fashion.safetensors` with its `resnet18_fashion.py`. Every row is a file with 8-bit activations, run
-twice on the first N test pictures: by fused integer kernels, and as the graph is written, in float. On a CPU without
-dot-product instructions (x86 without VNNI) the two differ where kernels saturate. Writes `benchmarks/exact.md`.
+DIR holds `resnet18_fashion.safetensors` with its `resnet18_fashion.py`. Every row is a file with 8-bit activations, of
+the whole network or of one that lost a share of the channels of every group. It is run twice on the first N test
+pictures: by fused integer kernels, and as the graph is written, in float. On a CPU without dot-product instructions
+(x86 without VNNI) the two differ where kernels saturate. Writes its section of `benchmarks/exact.md`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from onnx import TensorProto, numpy_helper
 from torch import Tensor
 
 from autocompress.backend import compress as compressing
-from autocompress.backend.quantization import QuantizedWeight, per_channel, quantize_weight, round_to_levels
+from autocompress.backend.quantization import QuantizedWeight, per_channel, round_to_levels
 from autocompress.backend.rounding import rounded_weight
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import AutocompressError
@@ -35,6 +36,7 @@ from autocompress.hardware.profile import load_profile
 from autocompress.study.workbench import Workbench
 from autocompress.tasks.data import load_data
 from autocompress.tasks.models import load_model
+from autocompress.techniques.prune import legal_keep
 
 ROUNDS = 5
 """Interleaved timings of all files, of which each row has the median."""
@@ -64,12 +66,9 @@ def odd_sevens(weight: Tensor, args: Mapping[str, Any], *rest: Any) -> Quantized
     return QuantizedWeight(8, odd.clamp(-127, 127).to(torch.int8), scale)
 
 
-def with_feedback(weight: Tensor, args: Mapping[str, Any], second: Tensor | None, *rest: Any) -> QuantizedWeight:
-    """Eight bits up to 64, each error made up for by the weights that follow."""
-    from autocompress.backend.feedback import round_with_feedback
-
-    start = quantize_weight(weight, 8, limit=64)
-    return start if second is None else round_with_feedback(weight, start, second)
+def to_nearest(weight: Tensor, args: Mapping[str, Any], *rest: Any) -> QuantizedWeight:
+    """Without making up for errors."""
+    return rounded_weight(weight, {**args, "rounding": "nearest"}, *rest)
 
 
 def where_it_can(weight: Tensor, args: Mapping[str, Any], *rest: Any) -> QuantizedWeight:
@@ -118,8 +117,8 @@ def seven_bit_activations(data: bytes) -> bytes:
 
 WAYS = (
     Way("8 bits, levels up to 127", 8, full_range),
-    Way("8 bits, levels up to 64 (ours)", 8),
-    Way("8 bits, levels up to 64, rounded with feedback", 8, with_feedback),
+    Way("8 bits, levels up to 64, to nearest", 8, to_nearest),
+    Way("8 bits, levels up to 64, rounded with feedback (ours)", 8),
     Way("8 bits, levels up to 127 where no pair can overflow", 8, where_it_can),
     Way("8 bits, unsigned with a zero point", 8, full_range, unsigned),
     Way("8 bits, levels up to 127, 7-bit activations", 8, full_range, seven_bit_activations),
@@ -137,24 +136,27 @@ def bench_of(base: Path, folder: Path) -> Workbench:
     return Workbench(loaded.model, data, load_profile("host"), seed=0, folder=folder, epochs=1)
 
 
-def files(bench: Workbench) -> dict[str, bytes]:
-    """One for each way."""
+def files(bench: Workbench, share: float) -> dict[str, bytes]:
+    """One for each way; `share` of the channels of every group are gone."""
+    cut = [Step(group.name, "prune", {"keep": legal_keep(group, group.channels * (1 - share), bench.profile)})
+           for group in bench.table.groups if share]
     layers = [layer.name for layer in bench.table.layers if layer.kind in ("conv", "linear") and not layer.locked]
     made = {}
     for way in WAYS:
-        plan = Plan.of([Step(name, "quantize", {"weight_bits": way.bits, "activation_bits": 8}) for name in layers])
+        args = {"weight_bits": way.bits, "activation_bits": 8}
+        plan = Plan.of(cut + [Step(name, "quantize", args) for name in layers])
         compressing.rounded_weight = way.rounding  # type: ignore[assignment, attr-defined]
         bench.compressor.forget()
         made[way.name] = way.change(bench.build(bench.compressor.compress(plan)).data)
     return made
 
 
-def table(bench: Workbench, limit: int) -> str:
+def table(bench: Workbench, limit: int, share: float) -> str:
     """Everything as Markdown."""
     chosen = bench.data.test.take(torch.arange(limit))
     inputs, labels = bench.data.normalise(chosen.inputs).numpy(), chosen.targets.numpy()
     original = Runtime(bench.baseline_file).logits(inputs)
-    made = files(bench)
+    made = files(bench, share)
     runtimes = {"original": Runtime(bench.baseline_file)} | {name: Runtime(data) for name, data in made.items()}
     rounds = [latencies_ms(runtimes, bench.example, runs=20, seconds=20.0) for _ in range(ROUNDS)]
     lines = []
@@ -184,20 +186,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("--limit", type=int, default=1000, help="score on the first N test pictures")
+    parser.add_argument("--pruned", type=float, default=0.0, help="share of the channels to remove first")
     given = parser.parse_args()
     torch.set_num_threads(1)
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     kind = "without" if "vnni" not in flags else "with"
     with TemporaryDirectory() as scratch:
-        found = table(bench_of(given.base, Path(scratch)), given.limit)
+        found = table(bench_of(given.base, Path(scratch)), given.limit, given.pruned)
     page = Path(__file__).with_suffix(".md")
-    text = page.read_text("utf-8").partition("\n## ResNet-18")[0] if page.exists() else "# Exact integers\n"
-    page.write_text(f"""{text}
-## ResNet-18 on Fashion-MNIST, 8-bit activations
+    what = f"{given.pruned:.0%} of the channels removed" if given.pruned else "all channels"
+    title = f"\n## ResNet-18 on Fashion-MNIST, {what}"
+    text = page.read_text("utf-8") if page.exists() else "# Exact integers\n"
+    before, found_it, after = text.partition(title)
+    after = "\n## " + after.partition("\n## ")[2] if found_it and "\n## " in after else ""
+    page.write_text(f"""{before.rstrip()}
+{title}
 
-`python benchmarks/exact.py --base DIR --limit {given.limit}`, one thread, {platform.machine()} {kind} VNNI, shared
-machine; calibrated, not trained, seed 0. {found}
-""", "utf-8")
+`python benchmarks/exact.py --base DIR --limit {given.limit} --pruned {given.pruned:g}`, one thread,
+{platform.machine()} {kind} VNNI, shared machine; calibrated, not trained, seed 0. {found}
+{after}""", "utf-8")
     sys.stdout.write(page.read_text("utf-8"))
 
 

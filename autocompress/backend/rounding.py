@@ -14,7 +14,7 @@ from autocompress.backend.compressed import Compressed, weight_bits
 from autocompress.backend.feedback import Factor, round_with_feedback
 from autocompress.backend.quantization import QuantizedWeight, per_channel, quantize_weight, round_to_levels
 from autocompress.core.plan import Receipt, Scalar
-from autocompress.techniques.quantize import DEFAULTS, level_limit
+from autocompress.techniques.quantize import DEFAULTS, LARGEST_LEVEL, level_limit
 
 SCALE_SAMPLE = 256
 """About so many weights of a row are those from which its scale is chosen: at 8 bits together with the largest, which
@@ -29,9 +29,10 @@ def rounded_weight(weight: Tensor, args: Mapping[str, Scalar], second: Tensor | 
     `quantize_weight`. `what` names the layer in an error. `factor` gives that of the moments, where it is shared.
     """
     bits, plain = int(args["weight_bits"]), not args.keys() & {"grid", "group"}
-    if bits == 8 and plain:  # rounds well by itself
+    fine = bits == 8 and level_limit(args) == LARGEST_LEVEL  # rounds well by itself
+    if bits == 8 and plain and (fine or second is None):
         return _in_eight_bits(weight, kept, level_limit(args))
-    if second is None or bits == 8 or args.get("rounding") == "nearest":
+    if second is None or fine or args.get("rounding") == "nearest":
         return start_weight(weight, args, second, kept)
     if args.get("rounding") == "adaround":
         return round_up_or_down(weight, start_weight(weight, args, second, kept), second, what, kept)

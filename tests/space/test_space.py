@@ -80,7 +80,8 @@ def test_settings_of_quantisation_hold_wherever_they_are_legal(table: LayerTable
                           "range": "entropy"}
     assert args(4, 32, grid="pow2") == {"weight_bits": 4, "activation_bits": 32, "grid": "pow2", "group": 64,
                                         "rounding": "nearest"}
-    assert args(8, 8, range="minmax") == {"weight_bits": 8, "activation_bits": 8}
+    assert args(8, 8, range="minmax") == {"weight_bits": 8, "activation_bits": 8, "rounding": "nearest"}
+    assert args(8, 32) == {"weight_bits": 8, "activation_bits": 32, "group": 64}
     assert args(16, 8) == {"weight_bits": 16, "activation_bits": 32}
     assert args(1, 32) == {"weight_bits": 1, "activation_bits": 32, "group": 64, "rounding": "nearest"}
 
