@@ -30,16 +30,15 @@ from autocompress.backend.quantization import QuantizedWeight, per_channel, roun
 from autocompress.backend.rounding import rounded_weight
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import AutocompressError
-from autocompress.export.runtime import Runtime, latencies_ms
+from autocompress.export.runtime import Runtime
 from autocompress.export.saturation import LARGEST_PAIR, check_saturation, largest_pair
+from autocompress.export.timing import speedup, time_files
 from autocompress.hardware.profile import load_profile
 from autocompress.study.workbench import Workbench
 from autocompress.tasks.data import load_data
 from autocompress.tasks.models import load_model
 from autocompress.techniques.prune import legal_keep
 
-ROUNDS = 5
-"""Interleaved timings of all files, of which each row has the median."""
 Rounding = Callable[..., QuantizedWeight]
 
 
@@ -158,7 +157,7 @@ def table(bench: Workbench, limit: int, share: float) -> str:
     original = Runtime(bench.baseline_file).logits(inputs)
     made = files(bench, share)
     runtimes = {"original": Runtime(bench.baseline_file)} | {name: Runtime(data) for name, data in made.items()}
-    rounds = [latencies_ms(runtimes, bench.example, runs=20, seconds=20.0) for _ in range(ROUNDS)]
+    times = time_files(runtimes, bench.example)
     lines = []
     for name, data in made.items():
         fused, written = runtimes[name].logits(inputs), Runtime(data, literal=True).logits(inputs)
@@ -170,7 +169,7 @@ def table(bench: Workbench, limit: int, share: float) -> str:
         agree = 100 * float((fused.argmax(1) == written.argmax(1)).mean())
         errors = [100 * float(np.linalg.norm(logits - original) / np.linalg.norm(original))
                   for logits in (fused, written)]
-        pace = float(np.median([times[name] / times["original"] for times in rounds]))
+        pace = 1 / float(speedup(times["original"], times[name])["factor"])
         lines.append(f"| {name} | {bound} | {len(data):,} | {accuracy[0]:.1f} | {accuracy[1]:.1f} | {agree:.1f} | "
                      f"{errors[0]:.1f} | {errors[1]:.1f} | {pace:.2f} |")
         print(lines[-1], flush=True)
