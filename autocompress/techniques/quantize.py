@@ -58,7 +58,8 @@ def quantize_args(weight_bits: int, activation_bits: int, settings: Mapping[str,
     layer where one is given."""
     grid = settings["grid"] if weight_bits in GRIDS[str(settings["grid"])] else DEFAULTS["grid"]
     matters = {"grid": weight_bits <= 8, "group": weight_bits <= 8 and activation_bits == 32,
-               "rounding": weight_bits < 8 or (weight_bits == 8 and activation_bits != 32), "range": activation_bits != 32,
+               "rounding": weight_bits < 8 or (weight_bits == 8 and activation_bits != 32),
+               "range": activation_bits != 32,
                "equalize": weight_bits <= 8 and layer is not None and bool(layer.scales_with)}
     chosen = {name: value for name, value in {**settings, "grid": grid}.items()
               if matters[name] and value != DEFAULTS[name]}
