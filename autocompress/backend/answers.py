@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.core.answers import LEAST, LEAST_INDEPENDENT, Meaning, recognise
+from autocompress.core.batches import rows_at_once
 
 BATCH = 64
 _RESHAPES = ("View", "Squeeze", "Unsqueeze", "Reshape", "Clone", "Alias", "Permute", "Transpose", "T")
@@ -37,7 +38,8 @@ AS_SCORES = Answers()
 def recognised(model: nn.Module, inputs: Tensor) -> Answers:
     """The meaning of what `model` (eval mode) puts out for calibration `inputs` `(N, …)`."""
     with torch.no_grad():
-        outputs = torch.cat([model(batch) for batch in torch.split(inputs, BATCH)])
+        rows = rows_at_once(tuple(inputs.shape[1:]), BATCH)
+        outputs = torch.cat([model(batch) for batch in torch.split(inputs, rows)])
     return Answers(recognise(outputs.float().numpy(), _ends_in_sigmoid(model, inputs[:2])))
 
 

@@ -23,7 +23,7 @@ from autocompress.backend.memo import content
 from autocompress.backend.recurrent import stepwise
 from autocompress.backend.store import Store
 from autocompress.backend.transposed import TransposedConv
-from autocompress.core.batches import FORWARD_BYTES, GRADIENT_BYTES, rows_at_once
+from autocompress.core.batches import EVERY_TENSOR_BYTES, GRADIENT_BYTES, rows_at_once
 from autocompress.core.checkpoint import checkpoint
 
 VERSION = 1
@@ -199,7 +199,7 @@ class Statistics:
                 handles.append(module.register_forward_pre_hook(watch(name)))
         try:
             with torch.no_grad(), stepwise(self._model):
-                batches = torch.split(self._calibration, self._rows(BATCH, FORWARD_BYTES))
+                batches = torch.split(self._calibration, self._rows(BATCH, EVERY_TENSOR_BYTES))
                 for done, batch in enumerate(batches):
                     checkpoint("statistics of the original", done, len(batches))
                     self._model(batch)

@@ -14,7 +14,7 @@ FORWARD_BYTES = 16 * 2**20
 GRADIENT_BYTES = 5 * 2**20
 """Of a pass that keeps what a backward pass needs."""
 EVERY_TENSOR_BYTES = 4 * 2**20
-"""Of a pass that puts out every activation of the network."""
+"""Of a pass that puts out, or takes the statistics of, every activation of the network."""
 TRAINING_BYTES = 10 * 2**20
 """Of an optimiser step."""
 CALIBRATION_BYTES = 64 * 2**20

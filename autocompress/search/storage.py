@@ -24,11 +24,12 @@ from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.core.front import OBJECTIVES, Direction
 from autocompress.core.quiet import quiet
 from autocompress.errors import EnvironmentFault, InputError, StorageError, StudyMismatchError
+from autocompress.search.stored_trials import StoredTrial, stored_trials
 
 T = TypeVar("T")
 DATABASE = "study.db"
 CANDIDATE, IDENTITY, RUNG, FAILURE = "candidate", "identity", "rung", "failure"
-TRACEBACK, TRIES, FIRST = "traceback", "tries", "first trials"
+TRACEBACK, TRIES, FIRST, REASON = "traceback", "tries", "first trials", "reason"
 STOPPED = "the process was stopped before it finished"
 """The reason of trials whose process was killed again and again."""
 
@@ -181,7 +182,7 @@ def candidates(study: optuna.Study) -> list[Candidate]:
             number = int(key.split(":")[1])
             higher.setdefault(number, []).append(_decoded(text, Evaluation, f"{study.study_name} {key}"))
     result = []
-    for trial in study.get_trials(deepcopy=False):
+    for trial in stored_trials(study, CANDIDATE, REASON):
         if trial.state is TrialState.WAITING:
             continue
         candidate = _candidate(trial)
@@ -196,14 +197,14 @@ def _decoded(text: str, kind: type[T], origin: str) -> T:
     return wire.decode(text, kind, origin)
 
 
-def _candidate(trial: FrozenTrial) -> Candidate:
+def _candidate(trial: StoredTrial | FrozenTrial) -> Candidate:
     text = trial.user_attrs.get(CANDIDATE)
     if text is not None:
         candidate: Candidate = _decoded(text, Candidate, f"trial {trial.number}")
         return candidate
     if trial.state is TrialState.RUNNING:
         return Candidate(trial=trial.number, status="running", reason="not finished")
-    return Candidate(trial=trial.number, status="failed", reason=trial.user_attrs.get("reason", "no result was stored"))
+    return Candidate(trial=trial.number, status="failed", reason=trial.user_attrs.get(REASON, "no result was stored"))
 
 
 def queue_interrupted(study: optuna.Study, retries: int = 2) -> list[tuple[optuna.Trial, Candidate]]:
@@ -218,6 +219,6 @@ def queue_interrupted(study: optuna.Study, retries: int = 2) -> list[tuple[optun
             study._storage.set_trial_user_attr(trial._trial_id, TRIES, tries)
             study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
         else:
-            study._storage.set_trial_user_attr(trial._trial_id, "reason", STOPPED)
+            study._storage.set_trial_user_attr(trial._trial_id, REASON, STOPPED)
             study.tell(trial.number, state=TrialState.FAIL)
     return finished

@@ -17,11 +17,12 @@ from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.core.front import OBJECTIVES
 from autocompress.core.plan import Plan, Receipt
 from autocompress.hardware.profile import load_profile
-from autocompress.search import engine
+from autocompress.search import engine, storage
 from autocompress.search.engine import Engine, Settings
 from autocompress.search.samplers import make_sampler
 from autocompress.search.solving import MOST_TOLD, distributions, telling
 from autocompress.search.storage import CANDIDATE, create_study, open_storage, storage_url
+from autocompress.search.stored_trials import stored_trials
 from autocompress.search.workers import Inline
 from autocompress.space.projection import Projection
 from autocompress.space.space import build_space
@@ -71,8 +72,9 @@ def _filled(folder: Path, trials: int) -> tuple[optuna.Study, Projection]:
 def _look(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
     """How often all trials are read for the table, the page and the document of a study, and the bytes of the page."""
     reads: list[int] = []
-    real = optuna.Study.get_trials
-    monkeypatch.setattr(optuna.Study, "get_trials", lambda self, *a, **k: (reads.append(1), real(self, *a, **k))[1])
+    real = storage.stored_trials
+    monkeypatch.setattr(storage, "stored_trials", lambda *names: (reads.append(1), real(*names))[1])
+    monkeypatch.setattr(optuna.Study, "get_trials", lambda *_, **__: pytest.fail("parameters are not needed"))
     result = open_study(folder)
     result.view()
     result.candidate("best")
@@ -81,6 +83,18 @@ def _look(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
     assert len(result.front) and len(result.trials) == len(result.candidates)
     monkeypatch.undo()
     return len(reads), page.stat().st_size
+
+
+def test_what_is_selected_is_what_optuna_knows(tmp_path: Path) -> None:
+    study, _ = _filled(tmp_path, 6)
+    study.enqueue_trial({}, user_attrs={"reason": "waits"})
+    study.ask()
+    memory = optuna.create_study(directions=["maximize", "minimize", "minimize"])
+    for trial in study.get_trials():
+        memory.add_trial(trial)
+    expected = stored_trials(memory, CANDIDATE, "reason")
+    assert len(expected) == 7 and {len(trial.user_attrs) for trial in expected} == {1}
+    assert stored_trials(study, CANDIDATE, "reason") == expected
 
 
 def test_a_study_is_read_once_however_much_is_asked_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
