@@ -24,6 +24,7 @@ from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.core.front import OBJECTIVES, Direction
 from autocompress.core.quiet import quiet
 from autocompress.errors import EnvironmentFault, InputError, StorageError, StudyMismatchError
+from autocompress.search.storage_urls import check_storage, shown_url, usable_url, without_password
 from autocompress.search.stored_trials import StoredTrial, stored_trials
 
 T = TypeVar("T")
@@ -55,14 +56,14 @@ def sqlite_path(url: str) -> Path | None:
 
 
 @contextmanager
-def storage_errors(what: str) -> Iterator[None]:
+def storage_errors(what: str, url: str = "") -> Iterator[None]:
     """Database faults become StorageError with their first line."""
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError) as error:
-        cause = str(error.__cause__ or error).strip().splitlines()[0]
+        cause = without_password(str(error.__cause__ or error).strip().splitlines()[0], url)
         raise StorageError(f"{what} must be a usable study database, but: {cause}. Nothing was overwritten") from error
 
 
@@ -76,13 +77,16 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
             return optuna.storages.JournalStorage(JournalFileBackend(url))
         from sqlalchemy.exc import ArgumentError
 
-        with storage_errors(url):
+        check_storage(url)
+        url = usable_url(url)
+        with storage_errors(shown_url(url), url):
             try:
                 return optuna.storages.get_storage(url)
             except ImportError as error:
-                raise EnvironmentFault(f"--storage {url} needs its database driver: {error}") from None
+                raise EnvironmentFault(f"--storage {shown_url(url)} needs its database driver: {error}") from None
             except (ValueError, TypeError, ArgumentError) as error:
-                raise InputError(f"--storage must be a URL that Optuna understands, but got {url!r}: {error}") from None
+                raise InputError(f"--storage must be a URL that Optuna understands, but got {shown_url(url)!r}: "
+                                 f"{without_password(str(error), url)}") from None
     if path.exists() and path.stat().st_size and _head(path) != b"SQLite format 3\x00":
         raise StorageError(f"{path} must be a SQLite database, but it is something else or corrupt. "
                            "Nothing was overwritten; move it away or choose another --out")

@@ -13,6 +13,7 @@ import msgspec
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Metrics
 from autocompress.errors import InputError
+from autocompress.search.storage_urls import shown_url
 from autocompress.space.spec import SpaceSpec
 from autocompress.study.folder import (
     DESCRIPTION,
@@ -73,7 +74,7 @@ def describe(folder: Path, name: str, asked: Options, constraints: Budget, bench
     """Write `study.json`; a resumed study keeps what it exported."""
     before = read_description(folder) if (folder / DESCRIPTION).exists() else None
     description = Description(
-        name=name, storage=asked.storage or "", seed=asked.seed, space=absolute(asked.space),
+        name=name, storage=shown_url(asked.storage or ""), seed=asked.seed, space=absolute(asked.space),
         profile=absolute(asked.profile) if isinstance(asked.profile, str) else tuple(map(absolute, asked.profile)),
         targets=tuple(device.id for device in bench.profile.targets), epochs=asked.epochs, effort=asked.effort,
         sampler=asked.sampler, trials=asked.trials, budget=constraints,

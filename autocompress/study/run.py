@@ -32,6 +32,7 @@ from autocompress.search.storage import (
     storage_url,
     store_rung,
 )
+from autocompress.search.storage_urls import check_storage, shown_url
 from autocompress.search.workers import Inline, Processes
 from autocompress.space.projection import Projection
 from autocompress.space.solver import Solver
@@ -103,6 +104,7 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     profile, spec = load_targets(asked.profile), load_space(asked.space)
     constraints = asked.constraints([device.id for device in profile.latencies.values()])
     check_sampler(asked.sampler)
+    check_storage(asked.storage)
     notify = on_event or (lambda event: None)
     with stoppable() as stop:
         try:
@@ -247,8 +249,9 @@ def _stored_study(storage: optuna.storages.BaseStorage, name: str, folder: Path,
         return None
     require_same(study, identity, objectives(profile.latencies), older)
     if not asked.resume:
-        raise InputError(f"study {name!r} is already in {asked.storage or folder}: add --resume to go on with it, "
-                         "or choose another --out")
+        place = shown_url(asked.storage or str(folder))
+        raise InputError(f"study {name!r} is already in {place}: add --resume to go on with it, or choose another "
+                         "--out")
     study.sampler = make_sampler(asked.sampler, asked.seed)
     return study
 
