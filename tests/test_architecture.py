@@ -98,8 +98,8 @@ def test_every_error_has_its_exit_code() -> None:
 
 @pytest.mark.parametrize("first", ["import autocompress.search as room; import autocompress",
                                    "import autocompress; import autocompress.search as room",
-                                   "from autocompress.search.engine import Engine; import autocompress; "
-                                   "import autocompress.search as room"])
+                                   pytest.param("from autocompress.search.engine import Engine; import autocompress; "
+                                                "import autocompress.search as room", marks=pytest.mark.slow)])
 def test_search_is_a_function_and_a_package_whichever_comes_first(first: str) -> None:
     code = (f"{first}\nfrom autocompress.search.engine import Engine\nimport autocompress.study\n"
             "assert autocompress.search is room and room.engine.Engine is Engine and callable(room)\n"

@@ -207,6 +207,8 @@ def _locked(name: str, module: nn.Module, nodes: list[fx.Node], seen: Mapping[st
         return f"no technique for {type(module).__name__}"
     if name not in seen:
         return "its parent reads its weights directly, or it is never executed"
+    if isinstance(module, nn.Embedding) and module.max_norm is not None:
+        return "max_norm changes its weights while it runs"
     if uses.shared(name) and not isinstance(module, Gates):  # those may serve every step
         return uses.shared(name)
     if not nodes:
@@ -215,8 +217,6 @@ def _locked(name: str, module: nn.Module, nodes: list[fx.Node], seen: Mapping[st
         return "it is called without an axis of samples"
     if _departs(module, seen[name].reads.shape):
         return f"the forward of {type(module).__name__} computes more than its weights do"
-    if isinstance(module, nn.Embedding) and module.max_norm is not None:
-        return "max_norm changes its weights while it runs"
     if not module.weight.is_floating_point():
         return f"weights of type {module.weight.dtype}"
     if isinstance(module, Conv) and module.padding_mode != "zeros":

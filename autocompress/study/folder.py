@@ -124,7 +124,7 @@ def prepare_folder(folder: Path) -> list[Path]:
 def remove_empty(made: Sequence[Path]) -> None:
     """Remove folders that were made, the outermost first, and hold nothing."""
     for place in reversed(made):
-        with suppress(OSError):
+        with suppress(OSError, ValueError):  # a name that cannot be was never made
             place.rmdir()
 
 

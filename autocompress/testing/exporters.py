@@ -18,7 +18,7 @@ from autocompress.techniques import resolve
 from autocompress.techniques.decompose import methods_for, rank_args
 from autocompress.techniques.quantize import DEFAULTS, KINDS, quantize_args
 from autocompress.techniques.sparsify import DEFAULT_CRITERION, can_be_sparse, fits
-from autocompress.testing.networks import NETWORKS
+from autocompress.testing.parameters import every_network
 from autocompress.testing.techniques import outputs, workbench
 
 TOLERANCE = 1e-4
@@ -42,7 +42,7 @@ class ExporterContract:
         """The integers that the runtime restores from the file, by module, in the weight's own axes."""
         raise NotImplementedError
 
-    @pytest.fixture(params=sorted(NETWORKS))
+    @pytest.fixture(params=every_network())
     def bench(self, request: pytest.FixtureRequest) -> Iterator[Workbench]:
         """Each small network in turn."""
         yield workbench(request.param)

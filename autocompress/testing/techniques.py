@@ -31,6 +31,7 @@ from autocompress.study.workbench import Workbench
 from autocompress.techniques import resolve
 from autocompress.techniques.base import check_plan
 from autocompress.testing.networks import NETWORKS
+from autocompress.testing.parameters import every_network
 
 WEIGHTED = Conv | nn.Linear
 
@@ -82,7 +83,7 @@ class TechniqueContract:
         """Legal plans that use the technique wherever the network lets it."""
         raise NotImplementedError
 
-    @pytest.fixture(params=sorted(NETWORKS))
+    @pytest.fixture(params=every_network())
     def bench(self, request: pytest.FixtureRequest) -> Iterator[Workbench]:
         """Each small network in turn."""
         yield workbench(request.param)

@@ -31,7 +31,8 @@ from autocompress.testing.networks import NETWORKS, conv_norm
 from autocompress.testing.techniques import outputs, state_hash, workbench
 
 TAPS = {"chain": ["1.0", "2.0"], "residual": ["down"], "separable": ["3.0", "4.0"], "grouped": ["2.0"],
-        "dense": ["grow2.0"], "signal": ["3", "5"], "flattened": ["1.0"], "encoder": ["down"]}
+        "dense": ["grow2.0"], "signal": ["3", "5"], "flattened": ["1.0"], "encoder": ["down"],
+        "hourglass": ["4.0", "9.0"], "volume": ["3", "5"]}
 """The last layer to read each resolution, of the small networks that have feature maps."""
 
 

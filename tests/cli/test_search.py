@@ -19,7 +19,8 @@ METRICS = {"accuracy", "accuracy_error", "cross_entropy", "size_bytes", "latency
 def test_json_is_the_document_of_the_contract(finished: Any) -> None:
     assert finished.outcome.code == 0, finished.outcome.err
     found = finished.outcome.document
-    assert set(found) == {"study", "baseline", "best", "front", "trials", "artifact", "report", "seconds"}
+    assert set(found) == {"study", "baseline", "best", "front", "trials", "artifact", "report", "seconds", "warnings",
+                          "rarest"}
     assert {"name", "storage", "seed", "profile", "budget"} == set(found["study"])
     assert found["study"]["name"] == "small" and found["study"]["budget"]["size_bytes"] == 2800
     assert set(found["baseline"]) >= METRICS
@@ -64,7 +65,7 @@ def test_existing_study_is_not_overwritten(cli: Cli, finished: Any) -> None:
 def test_resume_with_other_settings_lists_the_differences(cli: Cli, finished: Any) -> None:
     refused = cli(*finished.command, "--budget", "2.7kB", "--space", "int8", "--resume", "--quiet")
     assert refused.code == 2
-    assert "budget: stored 'size ≤ 2.80 kB', now 'size ≤ 2.70 kB'" in refused.err
+    assert "budget: stored 'size_bytes ≤ 2800', now 'size_bytes ≤ 2700'" in refused.err
     assert "space: stored" in refused.err and "model:" not in refused.err
 
 

@@ -89,6 +89,7 @@ def test_sigterm_while_tracing_ends_with_a_word_and_a_document(search: Callable[
     assert not (tmp_path / "study").exists(), "nothing was begun"
 
 
+@pytest.mark.slow
 def test_sigterm_while_predicting_and_then_while_calibrating(search: Callable[..., Run], cli: Callable[..., Any],
                                                              tmp_path: Path) -> None:
     run = search().send_at("predicting what each option", signal.SIGTERM)
@@ -102,6 +103,7 @@ def test_sigterm_while_predicting_and_then_while_calibrating(search: Callable[..
     assert done.code == 0 and sum(done.document["trials"].values()) == 4, done.err
 
 
+@pytest.mark.slow
 def test_a_second_sigint_stops_at_once_with_a_document(search: Callable[..., Run]) -> None:
     run = search().send_at("[1/4]", signal.SIGINT, signal.SIGINT)
     assert run.process.returncode == 130 and run.document["error"]["code"] == 130, run.said

@@ -40,6 +40,7 @@ class _Bomb:
         return self.real(*args, **kwargs)
 
 
+@pytest.mark.slow
 def test_interrupted_again_and_again_it_ends_with_the_same_trials_and_repeats_none(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluated: list[tuple[str, int]] = []
@@ -87,7 +88,7 @@ def test_a_time_limit_shorter_than_one_trial_gives_the_solvers_plan(
 
 def test_without_any_training_that_succeeds_the_calibrated_file_is_exported(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    def fail(*args: Any) -> None:
+    def fail(*args: Any, **options: Any) -> None:
         raise TrialError("nan: the loss is not finite")
 
     monkeypatch.setattr(workbench, "distill", fail)

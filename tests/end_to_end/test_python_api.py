@@ -54,7 +54,8 @@ def test_without_time_for_predictions_the_search_goes_on(
         caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(run, "SENSITIVITY_SHARE", 0.0)
     monkeypatch.setattr(run, "_late", lambda settings, started: False)  # however slow this machine is
-    found = autocompress.search(model=trained, data=arrays, budget="9kB", trials=3, timeout="20s", out=tmp_path / "s")
+    found = autocompress.search(model=trained, data=arrays, budget="9kB", trials=3, timeout="20s", out=tmp_path / "s",
+                                seed=5)  # with another seed no prediction of an earlier search is kept
     assert "searching with TPE" in caplog.text
     assert "SolverSampler" not in set(found.trials["origin"]) and found.best is not None
 

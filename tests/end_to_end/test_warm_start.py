@@ -58,7 +58,7 @@ def _inherited(result: SearchResult) -> list[Receipt]:
             for receipt in evaluation.receipts if receipt.technique == "inherit"]
 
 
-@pytest.mark.parametrize("budget", ["3.5kB", "6kB"])
+@pytest.mark.parametrize("budget", ["3.5kB", pytest.param("6kB", marks=pytest.mark.slow)])
 def test_another_budget_starts_where_the_study_ended(first: SearchResult, given: dict[str, Any], tmp_path: Path,
                                                      monkeypatch: pytest.MonkeyPatch, budget: str) -> None:
     before = _contents(first.folder)
@@ -129,6 +129,7 @@ def test_processes_inherit_from_the_earlier_study_too(first: SearchResult, given
     assert result.to_dict()["trials"]["failed"] == 0 and _inherited(result)
 
 
+@pytest.mark.slow
 def test_it_goes_on_by_resume_and_out_alone_also_without_the_study_it_came_from(
         first: SearchResult, given: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = shutil.copytree(first.folder, tmp_path / "source")

@@ -82,6 +82,7 @@ def _agrees(bench: Workbench, plan: Plan) -> None:
         f"predicted {predicted}, real {real}")
 
 
+@pytest.mark.slow
 def test_resnet_files_are_as_large_as_predicted(resnet: Workbench) -> None:
     for name in list_spaces():
         plans = _plans(resnet, name, 0)

@@ -98,6 +98,7 @@ def test_files_are_as_large_as_predicted(network: str, pattern: str, bits: int) 
             _agrees(bench, plan)
 
 
+@pytest.mark.slow
 def test_a_large_file_is_as_large_as_predicted(resnet: Workbench) -> None:
     for steps in (integers(resnet, (4, 8, 2), 8).steps, halves(resnet).steps, ()):
         plan = Plan.of((*sparse(resnet, Plan(), criterion="magnitude").steps, *steps))

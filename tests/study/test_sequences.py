@@ -22,6 +22,7 @@ from autocompress.space.space import build_space
 from autocompress.space.spec import load_space
 from autocompress.study.workbench import Workbench
 from autocompress.tasks.arrays import from_memory
+from autocompress.tasks.fitting import fitted
 from autocompress.tasks.splits import Split, checked
 from autocompress.techniques.base import check_plan
 from autocompress.testing.networks import CLASSES, NETWORKS, task_data
@@ -56,11 +57,14 @@ def test_an_embedding_has_no_8_bit_activations() -> None:
 
 
 @pytest.mark.parametrize("network", ["lstm", "gru"])
-def test_a_recurrent_module_stays_whole_and_says_so(network: str) -> None:
+def test_a_recurrent_module_is_one_layer_for_each_of_its_weights(network: str) -> None:
     table = workbench(network).table
-    locked = {layer.name: layer.locked for layer in table.layers if layer.locked}
-    assert locked == {"rnn": f"no technique for {network.upper()}"}
-    assert table.by_name["rnn"].out_shape == (8, 16)
+    assert {layer.name for layer in table.layers} >= {"rnn.ih_l0", "rnn.hh_l0"}
+    assert not [layer.name for layer in table.layers if layer.locked]
+    for name in ("rnn.ih_l0", "rnn.hh_l0"):
+        with pytest.raises(InputError, match="has float activations"):
+            plan = Plan.of([Step(name, "quantize", {"weight_bits": 8, "activation_bits": 8})])
+            check_plan(table, plan, load_profile("host"))
 
 
 def test_an_embedding_that_changes_while_it_runs_is_locked() -> None:
@@ -113,7 +117,8 @@ def test_tokens_come_as_they_are_and_are_checked() -> None:
     assert torch.equal(data.normalise(data.train.inputs), data.train.inputs)
     with pytest.raises(InputError, match="tokens cannot be normalised"):
         checked(replace(data, mean=(0.5,)))
-    with pytest.raises(InputError, match="tokens must be 0 or more"):
-        checked(replace(data, train=Split(data.train.inputs - 50, data.train.targets)))
-    with pytest.raises(InputError, match="all splits must hold tokens, or none"):
+    with pytest.raises(InputError, match="tokens must be from 0 to 99, the rows of the"):
+        fitted(replace(data, train=Split(data.train.inputs - 50, data.train.targets)),
+               nn.Sequential(nn.Embedding(100, 4), nn.Flatten(), nn.Linear(8, 2)))
+    with pytest.raises(InputError, match="all splits must hold one type of numbers"):
         checked(replace(data, test=Split(data.test.inputs.float(), data.test.targets)))
