@@ -63,7 +63,7 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
         "size_bytes": len(data),
         "accuracy": own.accuracy, **after["file"].metrics(),
         "baseline_accuracy": originals.accuracy,
-        "baseline_size_bytes": len(bench.original.file), **_of_baseline(before.metrics()),
+        "baseline_size_bytes": bench.original.size_bytes, **_of_baseline(before.metrics()),
         "speedup": speedup(before, after["file"]),
         "original": {"graph": graph, "note": bench.original.note},
         "validation_accuracy": validation, "promised_accuracy": promised, "verified": True,

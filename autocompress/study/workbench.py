@@ -137,7 +137,7 @@ class Workbench:
         """The original's metrics: size and latency of its plain export, what the network answers on the validation
         split, which is kept as `original_answers`. InputError where its answers are not finite."""
         runtime = Runtime(self.baseline_file, self.threads)
-        metrics = self._static(Compressed(self.model, Plan()), len(self.original.file))
+        metrics = self._static(Compressed(self.model, Plan()), self.original.size_bytes)
         with _of_the_original():
             outputs = answered(runtime, self._batches(self.data.validation))
         metrics |= scores(as_scores(outputs, self.answers.meaning), self.data.validation.targets.numpy())

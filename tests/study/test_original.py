@@ -36,7 +36,7 @@ def test_the_original_is_a_plain_export_of_what_was_given(tmp_path: Path) -> Non
         expected = model(bench.calibration[:3]).numpy()
     np.testing.assert_allclose(Runtime(bench.original.file).run(bench.calibration[:3].numpy()), expected, atol=1e-4)
     baseline = bench.baseline()
-    assert baseline["size_bytes"] == len(bench.original.file)
+    assert baseline["size_bytes"] == min(len(bench.original.file), len(bench.baseline_file))
     assert baseline["latency_ms"] > 0 and baseline["latency_wall_ms"] > 0 and baseline["latency_spread"] >= 0
 
 
@@ -44,7 +44,7 @@ def test_no_speedup_is_the_exporters(monkeypatch: pytest.MonkeyPatch) -> None:
     times = {PLAIN: 4.0, OWN: 3.0, "file": 1.0}
     monkeypatch.setattr(originals, "time_files", lambda files, *_: {
         name: Timing(np.full(5, times[name]), np.full(5, 9.0)) for name in files})
-    both = OriginalFile(b"", dict.fromkeys((PLAIN, OWN), None))  # type: ignore[arg-type]
+    both = OriginalFile(b"", dict.fromkeys((PLAIN, OWN), None), 0)  # type: ignore[arg-type]
     graph, before, after = both.time_beside({"file": None}, np.zeros(1))  # type: ignore[dict-item]
     assert graph == OWN and before.metrics()["latency_ms"] == 3.0 and after["file"].metrics()["latency_ms"] == 1.0
 
