@@ -2,7 +2,7 @@
 
 Everything that is compared with the original is compared with that file. Where our own graph of the same network, with
 nothing compressed, is faster or smaller than the plain export, its time or size is the original's, so that no gain is
-the exporter's: a plain export of a small network is a quarter larger for the names that it writes into the file.
+the exporter's: names that it writes into the file, say.
 """
 
 from __future__ import annotations
