@@ -52,13 +52,16 @@ def say(text: str) -> None:
         print(printable(text), file=sys.stderr, flush=True)
 
 
-def print_table(titles: tuple[str, ...], rows: list[Any]) -> None:
-    """Columns under titles; on a narrow terminal each row becomes a block of lines, so that nothing is lost."""
+def print_table(titles: tuple[str, ...], rows: list[Any], whole: bool = False) -> None:
+    """Columns under titles; on a narrow terminal each row becomes a block of lines, so that nothing is lost.
+
+    With `whole` no cell is ever folded: wherever the columns do not fit, rows become blocks.
+    """
     from rich.table import Table
 
     screen = console()
     natural = sum(max(map(len, cells)) + 2 for cells in zip(titles, *rows, strict=True))
-    if natural > screen.width and screen.width < NARROW_COLUMNS:
+    if natural > screen.width and (whole or screen.width < NARROW_COLUMNS):
         for first, *others in rows:
             line(f"{titles[0]} {first}".strip())
             for title, cell in zip(titles[1:], others, strict=True):

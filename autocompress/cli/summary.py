@@ -48,7 +48,7 @@ def print_facts(facts: dict[str, Any], further: list[Row] | None = None) -> None
         (*compare("Latency here", "latency_ms", facts["baseline_latency_ms"], facts["latency_ms"])[:3],
          format_speedup(facts.get("speedup"))),
     ]
-    print_table(("", "original", "exported", "change"), [*rows, *(further or [])])
+    print_table(("", "original", "exported", "change"), [*rows, *(further or [])], whole=True)
     line("")
 
 
