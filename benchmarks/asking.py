@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 import optuna
 
-from autocompress.backend.trace import trace
+from autocompress.backend.graph.trace import trace
 from autocompress.core.budget import Budget
-from autocompress.core.damage import Damages
+from autocompress.core.sensitivity import Damages
 from autocompress.hardware.profile import load_profile
-from autocompress.search.samplers import make_sampler
-from autocompress.search.solving import SolverSampler, distributions
+from autocompress.search.samplers.make import make_sampler
+from autocompress.search.samplers.thompson_sampler import SolverSampler, distributions
 from autocompress.space.projection import Projection
-from autocompress.space.solver import Solver
+from autocompress.space.solver.solver import Solver
 from autocompress.space.space import Space, build_space
 from autocompress.space.spec import load_space
 from autocompress.study.sensitivity import options

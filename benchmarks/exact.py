@@ -26,13 +26,13 @@ from onnx import TensorProto, numpy_helper
 from torch import Tensor
 
 from autocompress.backend import compress as compressing
-from autocompress.backend.quantization import QuantizedWeight, per_channel, round_to_levels
-from autocompress.backend.rounding import rounded_weight
+from autocompress.backend.network.quantized_weight import QuantizedWeight, per_channel, round_to_levels
+from autocompress.backend.quantize.rounding import rounded_weight
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import AutocompressError
-from autocompress.export.runtime import Runtime
-from autocompress.export.saturation import LARGEST_PAIR, check_saturation, largest_pair
-from autocompress.export.timing import speedup, time_files
+from autocompress.formats.onnx.runtime import Runtime
+from autocompress.formats.onnx.saturation import LARGEST_PAIR, check_saturation, largest_pair
+from autocompress.formats.onnx.timing import speedup, time_files
 from autocompress.hardware.profile import load_profile
 from autocompress.study.workbench import Workbench
 from autocompress.tasks.data import load_data

@@ -16,14 +16,14 @@ from unittest.mock import patch
 
 import torch
 
-from autocompress.backend.inherit import divergence, inherited
+from autocompress.backend.training.warm_start import divergence, inherited
 from autocompress.core.budget import Budget
 from autocompress.core.plan import Plan
 from autocompress.hardware.profile import load_profile
 from autocompress.space.projection import Projection
 from autocompress.space.space import build_space
 from autocompress.space.spec import load_space
-from autocompress.study import relatives
+from autocompress.study import warm_start as relatives
 from autocompress.study.workbench import Workbench
 from autocompress.tasks.default import default_task
 

@@ -133,7 +133,7 @@ def tame(model: Any, shape: tuple[int, ...]) -> None:
     around those of random inputs: squares of larger numbers leave float32."""
     import torch
 
-    from autocompress.backend.calibration import reestimate_norms
+    from autocompress.backend.statistics.calibration import reestimate_norms
 
     inputs = torch.randn(SAMPLES, *shape)
     with torch.no_grad():
@@ -149,8 +149,8 @@ def check_network(model: Any, shape: tuple[int, ...], classes: int) -> dict[str,
     """One network from tracing to the file; what was found, or what went wrong."""
     import torch
 
-    from autocompress.backend.fold import fold_norms
-    from autocompress.export.runtime import Runtime
+    from autocompress.backend.network.fold import fold_norms
+    from autocompress.formats.onnx.runtime import Runtime
     from autocompress.hardware.profile import load_profile
     from autocompress.study.workbench import Workbench
     from autocompress.testing.networks import task_data

@@ -17,10 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autocompress.backend.answers import AS_SCORES, Answers
-from autocompress.backend.blocks import drop_blocks
-from autocompress.backend.calibration import NormInputs, correct_biases, norm_inputs
-from autocompress.backend.compressed import (
+from autocompress.backend.decompose.factorize import factorize, shapes
+from autocompress.backend.graph.coupling import Coupling, cut_channels, removed_indices
+from autocompress.backend.graph.rescale import fits
+from autocompress.backend.graph.residual_blocks import drop_blocks
+from autocompress.backend.graph.sample_axes import SampleAxis, observe_calls
+from autocompress.backend.layers.kinds import Conv
+from autocompress.backend.layers.recurrent import stepwise
+from autocompress.backend.network.compressed import (
     Compressed,
     IntegerLayer,
     integer_layers,
@@ -28,22 +32,18 @@ from autocompress.backend.compressed import (
     only_modules,
     replace_module,
 )
-from autocompress.backend.coupling import Coupling, cut_channels, removed_indices
-from autocompress.backend.equalize import equalize
-from autocompress.backend.factorize import factorize, shapes
-from autocompress.backend.feedback import Factor, factored
-from autocompress.backend.importance import channel_scores
-from autocompress.backend.kinds import Conv
-from autocompress.backend.memo import Memo, content
-from autocompress.backend.quantization import QuantizedWeight
-from autocompress.backend.reconstruct import by_taps, from_taps, on_remaining
-from autocompress.backend.recurrent import stepwise
-from autocompress.backend.rescale import fits
-from autocompress.backend.rounding import quantize, rounded_weight
-from autocompress.backend.sample_axes import SampleAxis, observe_calls
-from autocompress.backend.sparsify import sparsify
-from autocompress.backend.statistics import Moments, Statistics, width
-from autocompress.core.checkpoint import checkpoint
+from autocompress.backend.network.quantized_weight import QuantizedWeight
+from autocompress.backend.prune.importance import channel_scores
+from autocompress.backend.quantize.cross_layer_equalization import equalize
+from autocompress.backend.quantize.gptq import Factor, factored
+from autocompress.backend.quantize.rounding import quantize, rounded_weight
+from autocompress.backend.sparsify.magnitude_wanda_obs import sparsify
+from autocompress.backend.statistics.calibration import NormInputs, correct_biases, norm_inputs
+from autocompress.backend.statistics.lru_cache import Memo, content
+from autocompress.backend.statistics.moments import Moments, Statistics, width
+from autocompress.backend.statistics.outputs import AS_SCORES, Answers
+from autocompress.backend.statistics.reconstruct import by_taps, from_taps, on_remaining
+from autocompress.core.cancellation import checkpoint
 from autocompress.core.layer import Group, LayerTable
 from autocompress.core.plan import Plan, Receipt, Step
 from autocompress.techniques import resolve

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from autocompress.cli.screen import clean_stdout, line
-from autocompress.cli.sections import Command
+from autocompress.cli.console import clean_stdout, line
+from autocompress.cli.option_groups import Command
 from autocompress.cli.trust import check_stored
 from autocompress.core.evaluation import LATENCY
 from autocompress.errors import InputError
@@ -29,9 +29,9 @@ def export(study: str, trial: str, out: str, trust_code: bool) -> None:
 
     The network is rebuilt, written, and the file is run on the test split before the command says that it is done.
     """
+    from autocompress.artifact.folder import read_manifest, require_no_foreign
     from autocompress.cli.progress import progress
     from autocompress.cli.summary import compare, print_facts
-    from autocompress.export.artifact import read_manifest, require_no_foreign
     from autocompress.study import open_study
     from autocompress.study.folder import prepare_folder, remove_empty
     from autocompress.study.lock import locked

@@ -16,13 +16,13 @@ from typing import Any, NoReturn
 import click
 
 from autocompress import __version__
+from autocompress.cli.console import print_json, say
+from autocompress.cli.errors import document, exit_code, message, wants_traceback
 from autocompress.cli.export import export
-from autocompress.cli.faults import document, exit_code, message, wants_traceback
+from autocompress.cli.option_groups import Group, help_alone
 from autocompress.cli.profiles import profiles
 from autocompress.cli.report import report
-from autocompress.cli.screen import print_json, say
 from autocompress.cli.search import search
-from autocompress.cli.sections import Group, help_alone
 from autocompress.cli.show import show
 from autocompress.cli.spaces import spaces
 

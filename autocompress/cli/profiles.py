@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from autocompress.cli.screen import print_table, printable
-from autocompress.cli.sections import Group, help_alone
-from autocompress.units import format_bytes
+from autocompress.cli.console import print_table, printable
+from autocompress.cli.option_groups import Group, help_alone
+from autocompress.quantities import format_bytes
 
 _EXAMPLES = """\b
 Examples:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Protocol
 
-from autocompress.cli.screen import console, is_rich, printable
-from autocompress.units import format_bytes, format_milliseconds, format_percent, format_seconds
+from autocompress.cli.console import console, is_rich, printable
+from autocompress.quantities import format_bytes, format_milliseconds, format_percent, format_seconds
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

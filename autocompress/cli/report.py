@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from autocompress.cli.screen import line, say
-from autocompress.cli.sections import Command
+from autocompress.cli.console import line, say
+from autocompress.cli.option_groups import Command
 
 
 @click.command(cls=Command, short_help="Write the Pareto page and the tables of a study.")

@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from autocompress.cli.config import PATHS, read_config
-from autocompress.cli.faults import end_process
-from autocompress.cli.screen import clean_stdout, print_json, say
-from autocompress.cli.sections import Command, Option
+from autocompress.cli.console import clean_stdout, print_json, say
+from autocompress.cli.errors import end_process
+from autocompress.cli.option_groups import Command, Option
 from autocompress.cli.trust import check_source
 from autocompress.errors import InputError
 
@@ -121,7 +121,7 @@ def _search(settings: dict[str, Any], *, as_json: bool, quiet: bool) -> None:
     from autocompress.cli.progress import progress
     from autocompress.cli.summary import print_summary
     from autocompress.study import search as run_search
-    from autocompress.study.stopping import ending_the_process
+    from autocompress.study.signals import ending_the_process
 
     with clean_stdout(), ending_the_process(partial(end_process, as_json)), progress(quiet=quiet) as shown:
         result = run_search(on_event=shown, **settings)

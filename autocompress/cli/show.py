@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autocompress.cli.screen import line, print_json, print_table, say
-from autocompress.cli.sections import Command
+from autocompress.cli.console import line, print_json, print_table, say
+from autocompress.cli.option_groups import Command
 from autocompress.core.evaluation import LATENCY
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def document(view: StudyView, candidate: Candidate) -> dict[str, Any]:
     """The document of `--json`: metrics of the validation split, the steps, the layers they make, the receipts."""
     import msgspec
 
-    from autocompress.report.agreement import agreement
+    from autocompress.report.rung_correlation import agreement
 
     return {
         "study": view.name, "trial": candidate.trial, "status": candidate.status, "reason": candidate.reason,
@@ -96,8 +96,8 @@ def _attribution(view: StudyView, candidate: Candidate) -> Attribution | None:
 
 def _print(view: StudyView, candidate: Candidate) -> None:
     from autocompress.cli.summary import compare
-    from autocompress.report.agreement import agreement, agreement_heads, agreement_rows
-    from autocompress.report.shares import HINT, STEP_HEADS, TECHNIQUE_HEADS, step_rows, technique_rows
+    from autocompress.report.attribution_tables import HINT, STEP_HEADS, TECHNIQUE_HEADS, step_rows, technique_rows
+    from autocompress.report.rung_correlation import agreement, agreement_heads, agreement_rows
     from autocompress.report.text import describe_plan, describe_source, format_rung, in_order, title_of
 
     reason = f" ({candidate.reason})" if candidate.reason else ""

@@ -6,8 +6,8 @@ import json
 
 import click
 
-from autocompress.cli.screen import print_table, printable
-from autocompress.cli.sections import Group, help_alone
+from autocompress.cli.console import print_table, printable
+from autocompress.cli.option_groups import Group, help_alone
 
 _EXAMPLES = """\b
 Examples:

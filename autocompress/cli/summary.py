@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from autocompress.cli.screen import line, print_table
+from autocompress.cli.console import line, print_table
 from autocompress.core.evaluation import LATENCY, further_latencies
 from autocompress.report.text import format_factor, format_metric, format_speedup, title_of
 from autocompress.study import SearchResult

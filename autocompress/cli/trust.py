@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from autocompress.cli.screen import say
+from autocompress.cli.console import say
 from autocompress.errors import InputError
 
 

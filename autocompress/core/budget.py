@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from autocompress.core.evaluation import Metrics, latency_on
-from autocompress.units import format_bytes, format_count, format_milliseconds, format_percent
+from autocompress.quantities import format_bytes, format_count, format_milliseconds, format_percent
 
 ROUNDING = 1e-12
 """By how much a bound may be missed, as rounding makes it."""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from autocompress.core.choice import best_of
+from autocompress.core.model_selection import best_of
 from autocompress.core.plan import Plan, Receipt
 
 Metrics = dict[str, float]

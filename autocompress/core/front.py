@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 
 from autocompress.core.budget import Budget
-from autocompress.core.choice import best_of
 from autocompress.core.evaluation import Candidate, further_latencies
+from autocompress.core.model_selection import best_of
 
 Direction = Literal["maximize", "minimize"]
 OBJECTIVES: dict[str, Direction] = {

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from autocompress.errors import InputError
-from autocompress.units import parse_bytes, parse_count, parse_milliseconds
+from autocompress.quantities import parse_bytes, parse_count, parse_milliseconds
 
 WEIGHT_BITS = (*range(1, 9), 16, 32)
 ACTIVATION_BITS = (8, 16, 32)

@@ -1,7 +1,7 @@
 """Bytes of the exported file, from facts alone.
 
 Protobuf stores a field as tag, length and content, so the size of every tensor and node that
-`autocompress.export.build` writes follows from shapes and names. What does not follow, the rest of the graph, is
+`autocompress.formats.onnx.writer` writes follows from shapes and names. What does not follow, the rest of the graph, is
 the skeleton, measured once on the original's export. A test holds prediction and files together over every
 ready-made space.
 """

@@ -10,12 +10,12 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from autocompress.quantities import format_seconds
 from autocompress.report.pareto import AXES, axes, pareto_figure
 from autocompress.report.style import ACCENT, NO_RUNG, ORIGINAL, RUNG_COLOURS, blank_figure, hover, style
 from autocompress.report.tables import plan_rows
 from autocompress.report.text import finite, format_metric, shorten
 from autocompress.report.view import StudyView
-from autocompress.units import format_seconds
 
 __all__ = ["AXES", "axes", "pareto_figure", "plan_figure", "progress_figure", "timings_figure"]
 

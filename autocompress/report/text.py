@@ -10,7 +10,7 @@ from autocompress.core.budget import Budget
 from autocompress.core.evaluation import LATENCY, LATENCY_SPREAD, LATENCY_WALL, RUNG_NAMES, Metrics, further_latencies
 from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan, Step
-from autocompress.units import format_bytes, format_count, format_milliseconds, format_percent
+from autocompress.quantities import format_bytes, format_count, format_milliseconds, format_percent
 
 TITLES = {
     "accuracy": "Accuracy", "size_bytes": "Size", "latency_ms": "Latency",

@@ -19,12 +19,12 @@ from autocompress.core.evaluation import CALIBRATED, LONG, RUNG_NAMES, SHORT, Ca
 from autocompress.core.front import objectives
 from autocompress.errors import AutocompressError, EnvironmentFault, InfeasibleError, OutOfTime
 from autocompress.search import fidelity
-from autocompress.search.aims import SETTING
-from autocompress.search.first import ALWAYS_SOLVED, first_trials
+from autocompress.search.executors.executors import Inline, Processes
 from autocompress.search.jobs import Job, Rung
-from autocompress.search.judging import as_duplicate, describe_failure, judge, nearest, not_finite
 from autocompress.search.ledger import Ledger
-from autocompress.search.solving import distributions
+from autocompress.search.samplers.initial_trials import ALWAYS_SOLVED, first_trials
+from autocompress.search.samplers.targets import SETTING
+from autocompress.search.samplers.thompson_sampler import distributions
 from autocompress.search.storage import (
     FIRST,
     STOPPED,
@@ -37,7 +37,7 @@ from autocompress.search.storage import (
     store_rung,
     traceback_of,
 )
-from autocompress.search.workers import Inline, Processes
+from autocompress.search.trial_status import as_duplicate, describe_failure, judge, nearest, not_finite
 from autocompress.space.encode import encode
 from autocompress.space.projection import Projection
 from autocompress.space.space import Values

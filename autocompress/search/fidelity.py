@@ -12,8 +12,8 @@ import msgspec
 
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import SHORT, Candidate
-from autocompress.core.volume import volume_gains
-from autocompress.search.solving import SolverSampler
+from autocompress.core.hypervolume import volume_gains
+from autocompress.search.samplers.thompson_sampler import SolverSampler
 
 SOLVER = SolverSampler.__name__
 UNIFORM_SHARE = 0.8

@@ -9,8 +9,8 @@ import msgspec
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.core.front import best
-from autocompress.search.judging import judge
 from autocompress.search.storage import STOPPED
+from autocompress.search.trial_status import judge
 
 MARGIN = 3.0
 """Standard errors below the highest accuracy from which a candidate may still become the best."""

@@ -19,9 +19,9 @@ from autocompress.core.evaluation import LATENCY, Metrics, further_latencies
 from autocompress.core.plan import Plan
 from autocompress.errors import AutocompressError, InfeasibleError
 from autocompress.estimate import estimate
+from autocompress.quantities import format_bytes, format_count, format_milliseconds
 from autocompress.space.space import WHOLE, Space, Values
 from autocompress.space.whole_layers import stays_whole
-from autocompress.units import format_bytes, format_count, format_milliseconds
 
 log = logging.getLogger(__name__)
 

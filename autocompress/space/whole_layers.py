@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autocompress.core.layer import LayerTable
-from autocompress.units import format_bytes
+from autocompress.quantities import format_bytes
 
 NAMED = 5
 LEAST_SHARE = 0.02

@@ -10,12 +10,12 @@ import msgspec
 
 from autocompress.core.attribution import Attribution, StepShare, TechniqueShare
 from autocompress.core.budget import Budget
-from autocompress.core.damage import Damages
 from autocompress.core.evaluation import CALIBRATED, Candidate, Metrics
 from autocompress.core.plan import Plan, Step
+from autocompress.core.sensitivity import Damages
 from autocompress.errors import AutocompressError, InputError, OutOfTime
-from autocompress.search.judging import describe_failure, not_finite
-from autocompress.space.harms import Key, step_harms
+from autocompress.search.trial_status import describe_failure, not_finite
+from autocompress.space.predicted_loss import Key, step_harms
 from autocompress.space.projection import Projection
 from autocompress.techniques import TECHNIQUES
 from autocompress.techniques.base import check_plan

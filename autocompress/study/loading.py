@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 import torch
 
-from autocompress.backend.distill import Recipe
+from autocompress.backend.training.distill import Recipe
 from autocompress.errors import EnvironmentFault, InputError
 from autocompress.hardware.targets import load_targets
-from autocompress.search.workers import Inline, Processes
+from autocompress.search.executors.executors import Inline, Processes
 from autocompress.space.spec import load_space
 from autocompress.study.allocator import reuse_memory
 from autocompress.study.folder import Description

@@ -14,10 +14,10 @@ import msgspec
 from autocompress.core.budget import Budget
 from autocompress.errors import InputError
 from autocompress.hardware.fields import meant
+from autocompress.quantities import parse_bytes, parse_count, parse_fraction, parse_milliseconds, parse_seconds
 from autocompress.search.fidelity import DEFAULT_EFFORT, EFFORTS
 from autocompress.tasks.cache import from_home
 from autocompress.tasks.preparation import asked_preparation
-from autocompress.units import parse_bytes, parse_count, parse_fraction, parse_milliseconds, parse_seconds
 
 PREPARATION = ("image_size", "resize", "crop", "mean", "std", "inputs")
 """Options that say how stored inputs become what the network is fed."""

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from autocompress.errors import TrialError
-from autocompress.export.runtime import Runtime
-from autocompress.export.timing import Timing, time_files
-from autocompress.export.torch_onnx import plain_export
+from autocompress.formats.onnx.runtime import Runtime
+from autocompress.formats.onnx.timing import Timing, time_files
+from autocompress.formats.onnx.torch_onnx import plain_export
 
 log = logging.getLogger(__name__)
 

@@ -9,17 +9,17 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from autocompress.backend.teacher import holds_answers
-from autocompress.backend.weights import read_structure
+from autocompress.artifact import folder as artifact
+from autocompress.backend.network.checkpoint import read_structure
+from autocompress.backend.training.teacher import holds_answers
 from autocompress.core.files import remove_leftovers, set_aside
 from autocompress.errors import InputError
-from autocompress.export import artifact
 from autocompress.report import files as report
 from autocompress.search.storage import DATABASE
 from autocompress.study.built_files import FILES, is_intact, own_files
 from autocompress.study.folder import ARTIFACT, DESCRIPTION, REPORT, SCHEMA, TEACHER
 from autocompress.study.lock import LOCK, read_owner
-from autocompress.study.relatives import WEIGHTS
+from autocompress.study.warm_start import WEIGHTS
 
 DATABASE_FILES = (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal")
 FOLDERS = (WEIGHTS, TEACHER, FILES, ARTIFACT, REPORT)

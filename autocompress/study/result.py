@@ -10,9 +10,9 @@ import msgspec
 import pandas as pd
 
 from autocompress.core.attribution import Attribution
-from autocompress.core.damage import Damages
 from autocompress.core.evaluation import LATENCY, Candidate
 from autocompress.core.front import best, front
+from autocompress.core.sensitivity import Damages
 from autocompress.core.warnings import Warned, merged
 from autocompress.errors import InputError, StorageError
 from autocompress.estimate import flatten
@@ -20,10 +20,11 @@ from autocompress.report.html import write_report
 from autocompress.report.pareto import pareto_figure
 from autocompress.report.tables import front_frame, trials_frame
 from autocompress.report.view import StudyView
-from autocompress.search.judging import judged
 from autocompress.search.storage import candidates, load_study, open_storage, sqlite_path, storage_url
-from autocompress.space.harms import plan_harm
+from autocompress.search.trial_status import judged
+from autocompress.space.predicted_loss import plan_harm
 from autocompress.study.attribution import attribute
+from autocompress.study.export_candidate import artifact_fault, ship
 from autocompress.study.folder import (
     ARTIFACT,
     REPORT,
@@ -32,8 +33,7 @@ from autocompress.study.folder import (
     write_description,
 )
 from autocompress.study.lock import locked
-from autocompress.study.shipping import artifact_fault, ship
-from autocompress.study.surroundings import kept_surroundings
+from autocompress.study.process_state import kept_surroundings
 from autocompress.techniques import resolve, untouched
 
 if TYPE_CHECKING:

@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autocompress.core.budget import Budget
-from autocompress.core.checkpoint import controlled
-from autocompress.core.damage import Damages
+from autocompress.core.cancellation import controlled
 from autocompress.core.front import objectives
+from autocompress.core.sensitivity import Damages
 from autocompress.core.warnings import Warned, collecting, warn
 from autocompress.errors import InfeasibleError, InputError, TrialError
 from autocompress.hardware.profile import HardwareProfile
 from autocompress.hardware.targets import load_targets
 from autocompress.search.engine import Engine, Event, Settings
+from autocompress.search.executors.executors import Inline, Processes
 from autocompress.search.fidelity import EFFORTS
-from autocompress.search.samplers import AUTO, check_sampler, make_sampler
+from autocompress.search.samplers.make import AUTO, check_sampler, make_sampler
 from autocompress.search.storage import (
     create_study,
     delete_study,
@@ -33,28 +34,27 @@ from autocompress.search.storage import (
     store_rung,
 )
 from autocompress.search.storage_urls import check_storage, shown_url
-from autocompress.search.workers import Inline, Processes
 from autocompress.space.projection import Projection
-from autocompress.space.solver import Solver
+from autocompress.space.solver.solver import Solver
 from autocompress.space.space import build_space
 from autocompress.space.spec import SpaceSpec, load_space
-from autocompress.study.blending import blend
 from autocompress.study.built_files import Trimmer
-from autocompress.study.claim import claimed
-from autocompress.study.describing import default_name, describe, identity_of, kept_float, older_identity, stored_name
-from autocompress.study.doubts import original_doubts
-from autocompress.study.earlier import completed, read_earlier, seeds, take_answers
 from autocompress.study.folder import choose_folder, is_described
+from autocompress.study.folder_claim import claimed
+from autocompress.study.identity import default_name, describe, identity_of, kept_float, older_identity, stored_name
+from autocompress.study.latency_prediction import predicted_metrics, predicting
 from autocompress.study.loading import load_task, make_bench, make_pool, require_same_task
+from autocompress.study.model_soup import blend
 from autocompress.study.options import Options
 from autocompress.study.ownership import discard
-from autocompress.study.paying import unpaying_layers
-from autocompress.study.predicting import predicted_metrics, predicting
+from autocompress.study.process_state import kept_surroundings
+from autocompress.study.quantization_payoff import unpaying_layers
 from autocompress.study.result import SearchResult
+from autocompress.study.resume import completed, read_earlier, seeds, take_answers
+from autocompress.study.sanity_checks import original_doubts
 from autocompress.study.sensitivity import sensitivity
-from autocompress.study.shortfall import shortfalls, slower
-from autocompress.study.stopping import HANG_SECONDS, Stop, StoppedNow, stoppable
-from autocompress.study.surroundings import kept_surroundings
+from autocompress.study.shortfalls import shortfalls, slower
+from autocompress.study.signals import HANG_SECONDS, Stop, StoppedNow, stoppable
 from autocompress.study.workbench import Workbench
 from autocompress.tasks.models import safe_name
 

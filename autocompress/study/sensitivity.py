@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from autocompress.backend.sensitivity import damages
-from autocompress.core.damage import Damages
+from autocompress.backend.sensitivity.fisher import damages
 from autocompress.core.layer import Layer
 from autocompress.core.plan import Scalar, Step
+from autocompress.core.sensitivity import Damages
 from autocompress.space.space import WHOLE, Space
 from autocompress.study.workbench import Workbench
 from autocompress.techniques.base import whole

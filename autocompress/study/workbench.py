@@ -15,42 +15,48 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autocompress.backend.answers import recognised
-from autocompress.backend.attention import with_open_heads
-from autocompress.backend.batch_parity import check_batch_parity
+from autocompress.backend.canonical.attention import with_open_heads
+from autocompress.backend.canonical.layer_forms import in_one_form
+from autocompress.backend.canonical.plain_layers import with_plain_layers
 from autocompress.backend.compress import Compressor
-from autocompress.backend.compressed import Compressed, step_of, weight_bits
-from autocompress.backend.distill import Recipe, autocast, check_recipe, distill
-from autocompress.backend.features import Original
-from autocompress.backend.fold import fold_norms
-from autocompress.backend.macs import count_macs
-from autocompress.backend.one_form import in_one_form
-from autocompress.backend.plain_layers import with_plain_layers
-from autocompress.backend.teacher import Teacher
-from autocompress.backend.trace import trace
-from autocompress.backend.training_mode import difference
-from autocompress.backend.weights import load_weights, require_weights, save_weights
+from autocompress.backend.graph.batch_parity import check_batch_parity
+from autocompress.backend.graph.macs import count_macs
+from autocompress.backend.graph.trace import trace
+from autocompress.backend.network.checkpoint import load_weights, require_weights, save_weights
+from autocompress.backend.network.compressed import Compressed, step_of, weight_bits
+from autocompress.backend.network.fold import fold_norms
+from autocompress.backend.statistics.outputs import recognised
+from autocompress.backend.training.distill import Recipe, autocast, check_recipe, distill
+from autocompress.backend.training.feature_distillation import Original
+from autocompress.backend.training.teacher import Teacher
+from autocompress.backend.training.training_mode import difference
 from autocompress.core.answers import as_scores, explanation
-from autocompress.core.batches import EVERY_TENSOR_BYTES, RANGE_BYTES, TRAINING_BYTES, calibration_rows, rows_at_once
-from autocompress.core.checkpoint import checkpoint
+from autocompress.core.batch_sizes import (
+    EVERY_TENSOR_BYTES,
+    RANGE_BYTES,
+    TRAINING_BYTES,
+    calibration_rows,
+    rows_at_once,
+)
+from autocompress.core.cancellation import checkpoint
 from autocompress.core.evaluation import Evaluation, Metrics, Source
 from autocompress.core.plan import Plan, Receipt
 from autocompress.errors import InputError, TrialError
 from autocompress.estimate import estimate, peak_memory_bytes
-from autocompress.export.build import Built, build, float_bytes
-from autocompress.export.runtime import MOST_ROWS, Runtime, answered, scored
-from autocompress.export.scores import scores
-from autocompress.export.skeleton import as_exported
-from autocompress.export.template import Template, export_template
-from autocompress.export.timing import Timing, time_files
+from autocompress.formats.onnx.runtime import MOST_ROWS, Runtime, answered, scored
+from autocompress.formats.onnx.scores import scores
+from autocompress.formats.onnx.skeleton import as_exported
+from autocompress.formats.onnx.template import Template, export_template
+from autocompress.formats.onnx.timing import Timing, time_files
+from autocompress.formats.onnx.writer import Built, build, float_bytes
 from autocompress.hardware.profile import HardwareProfile
-from autocompress.study.answering import answering_file
 from autocompress.study.built_files import keep_file, kept_file
-from autocompress.study.doubts import Answers
 from autocompress.study.folder import TEACHER
+from autocompress.study.int8_teacher import answering_file
 from autocompress.study.original import OriginalFile, original_of
-from autocompress.study.relatives import weights_path, with_relative
-from autocompress.study.surroundings import own_randomness
+from autocompress.study.process_state import own_randomness
+from autocompress.study.sanity_checks import Answers
+from autocompress.study.warm_start import weights_path, with_relative
 from autocompress.tasks.splits import Split, TaskData
 from autocompress.techniques import resolve
 from autocompress.techniques.base import check_plan
@@ -60,7 +66,7 @@ log = logging.getLogger(__name__)
 
 CALIBRATION_SAMPLES = 512
 RANGE_SAMPLES = 256
-"""At most, of small inputs; fewer of large ones, see `core/batches.py`."""
+"""At most, of small inputs; fewer of large ones, see `core/batch_sizes.py`."""
 PARITY_SAMPLES = 16
 HEAD_SAMPLES = 4
 LEAST_BATCH = 8

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from autocompress.errors import EnvironmentFault, InputError
 from autocompress.tasks.cache import downloading
 from autocompress.tasks.factory import call_factory, is_factory
-from autocompress.tasks.fitting import evaluating, fitted
+from autocompress.tasks.input_forms import evaluating, fitted
 from autocompress.tasks.splits import TaskData, check_normalisation
 from autocompress.tasks.vision import import_torchvision
 from autocompress.tasks.weights import check_float32, load_weights_file

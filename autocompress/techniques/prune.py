@@ -18,7 +18,7 @@ from autocompress.techniques.base import Parts, Technique
 
 CRITERIA = ("l1", "l2", "bn-scale", "lamp", "fpgm", "activation", "apoz", "taylor", "fisher", "reconstruction",
             "random")
-"""What decides which channels stay; sources stand in `autocompress.backend.importance`."""
+"""What decides which channels stay; sources stand in `autocompress.backend.prune.importance`."""
 DEFAULT_CRITERION = "l2"
 
 

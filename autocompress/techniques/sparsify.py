@@ -17,7 +17,7 @@ from autocompress.hardware.profile import HardwareProfile
 from autocompress.techniques.base import Parts, Technique, layer_at, present
 
 CRITERIA = ("obs", "wanda", "magnitude")
-"""What decides which weights stay; sources stand in `autocompress.backend.sparsify`."""
+"""What decides which weights stay; sources stand in `autocompress.backend.sparsify.magnitude_wanda_obs`."""
 DEFAULT_CRITERION = "obs"
 
 

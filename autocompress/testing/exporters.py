@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from autocompress.backend.compressed import Compressed
-from autocompress.backend.fold import fold_norms
+from autocompress.backend.network.compressed import Compressed
+from autocompress.backend.network.fold import fold_norms
 from autocompress.core.plan import Plan, Scalar, Step
 from autocompress.core.sparsity import UNSTRUCTURED
 from autocompress.study.workbench import Workbench

@@ -17,12 +17,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.backend.calibration import reestimate_norms
-from autocompress.backend.fold import Folded, fold_norms
-from autocompress.backend.kinds import Conv
-from autocompress.backend.macs import count_macs
-from autocompress.backend.recurrent import Gates, stepwise
-from autocompress.backend.transposed import TransposedConv
+from autocompress.backend.graph.macs import count_macs
+from autocompress.backend.layers.kinds import Conv
+from autocompress.backend.layers.recurrent import Gates, stepwise
+from autocompress.backend.layers.transposed import TransposedConv
+from autocompress.backend.network.fold import Folded, fold_norms
+from autocompress.backend.statistics.calibration import reestimate_norms
 from autocompress.core.layer import Part
 from autocompress.core.plan import Plan
 from autocompress.estimate import estimate, flatten

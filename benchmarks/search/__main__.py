@@ -30,11 +30,11 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1] / "techniques"))
 from bench import NETWORKS
 
+from autocompress.quantities import parse_bytes
 from autocompress.tasks.data import load_data
 from autocompress.tasks.default import default_task
 from autocompress.tasks.models import load_model
 from autocompress.tasks.splits import TaskData
-from autocompress.units import parse_bytes
 
 HERE = Path(__file__).parent
 DIGITS = "digits"

@@ -21,14 +21,14 @@ from torch import nn
 
 from autocompress.backend import distill, teacher
 from autocompress.core.budget import Budget
-from autocompress.core.damage import Damages
 from autocompress.core.evaluation import Evaluation, Metrics
 from autocompress.core.plan import Plan
+from autocompress.core.sensitivity import Damages
 from autocompress.errors import TrialError
-from autocompress.export.runtime import Runtime
+from autocompress.formats.onnx.runtime import Runtime
 from autocompress.hardware.profile import load_profile
 from autocompress.space.projection import MARGIN, Projection
-from autocompress.space.solver import Solver
+from autocompress.space.solver.solver import Solver
 from autocompress.space.space import Space, build_space
 from autocompress.space.spec import load_space
 from autocompress.study.sensitivity import sensitivity

@@ -11,19 +11,19 @@ import optuna
 from arena import Run
 
 from autocompress.core.budget import Budget
-from autocompress.core.damage import Damages
 from autocompress.core.front import OBJECTIVES
 from autocompress.core.plan import Plan
+from autocompress.core.sensitivity import Damages
 from autocompress.errors import InfeasibleError
 from autocompress.search.engine import Engine, Settings
+from autocompress.search.executors.executors import Inline
 from autocompress.search.fidelity import Schedule
-from autocompress.search.first import UNIFORM_BITS
-from autocompress.search.samplers import make_sampler
-from autocompress.search.solving import SolverSampler, distributions
+from autocompress.search.samplers.initial_trials import UNIFORM_BITS
+from autocompress.search.samplers.make import make_sampler
+from autocompress.search.samplers.thompson_sampler import SolverSampler, distributions
 from autocompress.search.storage import create_study
-from autocompress.search.workers import Inline
 from autocompress.space.projection import MARGIN, Projection
-from autocompress.space.solver import Solver
+from autocompress.space.solver.solver import Solver
 from autocompress.space.space import Space, Value, Values
 
 OURS = "ours"

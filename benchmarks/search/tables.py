@@ -11,7 +11,7 @@ import msgspec
 from contenders import CONTENDERS, OURS
 from measures import Results, Row
 
-from autocompress.units import format_bytes
+from autocompress.quantities import format_bytes
 
 MOMENTS = tuple(step / 8 for step in range(1, 9))
 """Shares of the time at which hypervolume is shown."""

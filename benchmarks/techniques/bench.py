@@ -12,11 +12,11 @@ import msgspec
 import torch
 from torch import nn
 
-from autocompress.backend.calibration import reestimate_norms
-from autocompress.backend.compressed import Compressed
-from autocompress.backend.distill import Recipe, distill
+from autocompress.backend.network.compressed import Compressed
+from autocompress.backend.statistics.calibration import reestimate_norms
+from autocompress.backend.training.distill import Recipe, distill
 from autocompress.core.plan import Plan
-from autocompress.export.runtime import Runtime
+from autocompress.formats.onnx.runtime import Runtime
 from autocompress.hardware.profile import load_profile
 from autocompress.study.workbench import Workbench
 from autocompress.tasks.data import load_data

@@ -8,7 +8,7 @@ import time
 from bench import Bench, Cost
 from rows import factored, pruned, quantized
 
-from autocompress.backend.calibration import reestimate_norms
+from autocompress.backend.statistics.calibration import reestimate_norms
 from autocompress.core.plan import Plan
 from autocompress.techniques.decompose import METHODS
 

@@ -13,9 +13,9 @@ from bench import Bench
 from torch import nn
 
 from autocompress.backend import compress as compressing
-from autocompress.backend.compressed import replace_module
-from autocompress.backend.factorize import factorize
-from autocompress.backend.quantization import per_channel
+from autocompress.backend.decompose.factorize import factorize
+from autocompress.backend.network.compressed import replace_module
+from autocompress.backend.network.quantized_weight import per_channel
 from autocompress.core.plan import Plan, Scalar, Step
 from autocompress.core.sparsity import UNSTRUCTURED
 from autocompress.techniques import resolve

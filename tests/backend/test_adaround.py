@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from autocompress.backend.adaround import _learned, output_error, round_up_or_down
-from autocompress.backend.quantization import level_table, quantize_weight
-from autocompress.backend.reconstruct import damped
+from autocompress.backend.network.quantized_weight import level_table, quantize_weight
+from autocompress.backend.quantize.adaround import _learned, output_error, round_up_or_down
+from autocompress.backend.statistics.reconstruct import damped
 from autocompress.core.plan import Scalar
 from autocompress.errors import TrialError
 from autocompress.testing.exporters import integers

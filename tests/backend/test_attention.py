@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.backend.attention import SelfAttention, with_open_heads
-from autocompress.backend.coupling import cut_channels, removed_indices
-from autocompress.backend.fold import fold_norms
-from autocompress.backend.trace import trace
+from autocompress.backend.canonical.attention import SelfAttention, with_open_heads
+from autocompress.backend.graph.coupling import cut_channels, removed_indices
+from autocompress.backend.graph.trace import trace
+from autocompress.backend.network.fold import fold_norms
 from autocompress.core.plan import Plan, Step
 from autocompress.estimate import estimate, flatten
-from autocompress.export.runtime import Runtime
+from autocompress.formats.onnx.runtime import Runtime
 from autocompress.hardware.profile import load_profile
 from autocompress.study.workbench import Workbench
 from autocompress.tasks.vision import import_torchvision

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from autocompress.backend.averaging import MovingAverage, soup
-from autocompress.backend.compressed import Compressed
-from autocompress.backend.distill import Recipe, distill
-from autocompress.backend.teacher import Teacher
-from autocompress.backend.weights import load_weights, save_weights
+from autocompress.backend.network.checkpoint import load_weights, save_weights
+from autocompress.backend.network.compressed import Compressed
+from autocompress.backend.training.averaging import MovingAverage, soup
+from autocompress.backend.training.distill import Recipe, distill
+from autocompress.backend.training.teacher import Teacher
 from autocompress.core.plan import Plan, Step
 from autocompress.testing.exporters import integers, structure
 from autocompress.testing.techniques import outputs, state_hash, workbench

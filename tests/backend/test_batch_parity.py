@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.backend.batch_parity import check_batch_parity
+from autocompress.backend.graph.batch_parity import check_batch_parity
 from autocompress.core.plan import Plan
 from autocompress.errors import InputError
-from autocompress.export.runtime import Runtime
+from autocompress.formats.onnx.runtime import Runtime
 from autocompress.hardware.profile import load_profile
 from autocompress.study.workbench import Workbench
 from autocompress.testing.networks import NETWORKS, randomised_norms, task_data

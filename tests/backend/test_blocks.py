@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.backend.blocks import drop_blocks, find_blocks
+from autocompress.backend.graph.residual_blocks import drop_blocks, find_blocks
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError
 from autocompress.estimate import estimate
-from autocompress.export.runtime import Runtime
+from autocompress.formats.onnx.runtime import Runtime
 from autocompress.techniques.base import check_plan
 from autocompress.testing.exporters import integers
 from autocompress.testing.networks import NETWORKS, Residual

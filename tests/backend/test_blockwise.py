@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.backend import blockwise
-from autocompress.backend.blockwise import reconstruct_blocks
 from autocompress.backend.compress import Compressor
-from autocompress.backend.compressed import Compressed
-from autocompress.backend.distill import Recipe, distill
-from autocompress.backend.features import Original
-from autocompress.backend.teacher import Teacher
-from autocompress.backend.trace import trace
-from autocompress.backend.units import find_units
+from autocompress.backend.graph.partition import find_units
+from autocompress.backend.graph.trace import trace
+from autocompress.backend.network.compressed import Compressed
+from autocompress.backend.training import blockwise
+from autocompress.backend.training.blockwise import reconstruct_blocks
+from autocompress.backend.training.distill import Recipe, distill
+from autocompress.backend.training.feature_distillation import Original
+from autocompress.backend.training.teacher import Teacher
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError, TrialError
 from autocompress.study.workbench import Workbench

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from autocompress.backend.importance import channel_scores
-from autocompress.backend.statistics import Statistics
-from autocompress.backend.trace import trace
+from autocompress.backend.graph.trace import trace
+from autocompress.backend.prune.importance import channel_scores
+from autocompress.backend.statistics.moments import Statistics
 from autocompress.core.plan import Plan, Step
 from autocompress.techniques.prune import legal_keep
 from autocompress.testing.networks import CLASSES, NETWORKS, conv_norm

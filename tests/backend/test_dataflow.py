@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.backend.trace import trace
+from autocompress.backend.graph.trace import trace
 from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan, Step
 from autocompress.estimate import estimate

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from autocompress.backend.embedding_bag import PooledEmbedding
-from autocompress.backend.plain_layers import with_plain_layers
-from autocompress.backend.trace import trace
+from autocompress.backend.canonical.plain_layers import with_plain_layers
+from autocompress.backend.graph.trace import trace
+from autocompress.backend.layers.embedding_bag import PooledEmbedding
 
 
 @pytest.mark.parametrize("mode", ["mean", "sum", "max"])

@@ -11,15 +11,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from autocompress.backend.calibration import reestimate_norms
-from autocompress.backend.equalize import HEADROOM, equalize
-from autocompress.backend.features import find_taps
-from autocompress.backend.rescale import Scaling, by_columns, first_leaf, rescale, scale_output
-from autocompress.backend.statistics import Statistics
-from autocompress.backend.trace import trace
+from autocompress.backend.graph.rescale import Scaling, by_columns, first_leaf, rescale, scale_output
+from autocompress.backend.graph.trace import trace
+from autocompress.backend.quantize.cross_layer_equalization import HEADROOM, equalize
+from autocompress.backend.statistics.calibration import reestimate_norms
+from autocompress.backend.statistics.moments import Statistics
+from autocompress.backend.training.feature_distillation import find_taps
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError
-from autocompress.export.runtime import Runtime
+from autocompress.formats.onnx.runtime import Runtime
 from autocompress.hardware.profile import load_profile
 from autocompress.study.workbench import Workbench
 from autocompress.techniques.base import check_plan

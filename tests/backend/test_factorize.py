@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autocompress.backend import factorize as factorizing
-from autocompress.backend import statistics
-from autocompress.backend.cp import canonical
-from autocompress.backend.factorize import factorize
-from autocompress.backend.statistics import Moments, Statistics
+from autocompress.backend.decompose import factorize as factorizing
+from autocompress.backend.decompose.cp import canonical
+from autocompress.backend.decompose.factorize import factorize
+from autocompress.backend.statistics.moments import Moments, Statistics
+from autocompress.backend.statistics.moments import moments as statistics
 from autocompress.errors import TrialError
 from autocompress.testing.techniques import outputs
 

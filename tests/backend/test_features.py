@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.backend.compressed import Compressed
-from autocompress.backend.distill import Recipe, distill
-from autocompress.backend.features import (
+from autocompress.backend.graph.trace import trace
+from autocompress.backend.network.compressed import Compressed
+from autocompress.backend.training.distill import Recipe, distill
+from autocompress.backend.training.feature_distillation import (
     MOST_TAPS,
     Original,
     Projections,
@@ -21,8 +22,7 @@ from autocompress.backend.features import (
     recorded,
     wanted_features,
 )
-from autocompress.backend.teacher import Teacher
-from autocompress.backend.trace import trace
+from autocompress.backend.training.teacher import Teacher
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError
 from autocompress.study.workbench import Workbench

@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from autocompress.backend.distill import Recipe, distill
-from autocompress.backend.feedback import round_with_feedback
-from autocompress.backend.fold import fold_norms
-from autocompress.backend.grids import _cluster, codebook_levels, nearest, power_levels
-from autocompress.backend.learned_step import LearnedStep
-from autocompress.backend.quantization import QuantizedWeight, per_channel, quantize_weight
-from autocompress.backend.teacher import Teacher
-from autocompress.backend.weights import load_weights, save_weights
+from autocompress.backend.network.checkpoint import load_weights, save_weights
+from autocompress.backend.network.fold import fold_norms
+from autocompress.backend.network.grids import _cluster, codebook_levels, nearest, power_levels
+from autocompress.backend.network.quantized_weight import QuantizedWeight, per_channel, quantize_weight
+from autocompress.backend.quantize.gptq import round_with_feedback
+from autocompress.backend.training.distill import Recipe, distill
+from autocompress.backend.training.lsq import LearnedStep
+from autocompress.backend.training.teacher import Teacher
 from autocompress.core.plan import Plan, Step
-from autocompress.export.runtime import Runtime
+from autocompress.formats.onnx.runtime import Runtime
 from autocompress.testing.exporters import integers, structure
 from autocompress.testing.techniques import outputs, trained_workbench, workbench
 

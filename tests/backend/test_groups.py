@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.backend.compress import Compressor
-from autocompress.backend.coupling import Coupling, cut_channels, removed_indices
-from autocompress.backend.trace import trace
+from autocompress.backend.graph.coupling import Coupling, cut_channels, removed_indices
+from autocompress.backend.graph.trace import trace
 from autocompress.core.layer import Group, LayerTable
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError
-from autocompress.export.runtime import Runtime
+from autocompress.formats.onnx.runtime import Runtime
 from autocompress.hardware.profile import load_profile
 from autocompress.study.workbench import Workbench
 from autocompress.techniques.base import check_plan

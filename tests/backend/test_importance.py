@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from autocompress.backend.compress import Compressor
-from autocompress.backend.importance import channel_scores
-from autocompress.backend.statistics import Statistics
-from autocompress.backend.trace import trace
+from autocompress.backend.graph.trace import trace
+from autocompress.backend.prune.importance import channel_scores
+from autocompress.backend.statistics.moments import Statistics
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError
 from autocompress.techniques.base import check_plan

@@ -10,13 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-from autocompress.backend.compressed import Compressed
-from autocompress.backend.inherit import Places, agreements, better_start, divergence, inherited, overlap
-from autocompress.backend.weights import Structure, Trained, read_structure, read_trained, save_weights, structure_of
+from autocompress.backend.network.checkpoint import (
+    Structure,
+    Trained,
+    read_structure,
+    read_trained,
+    save_weights,
+    structure_of,
+)
+from autocompress.backend.network.compressed import Compressed
+from autocompress.backend.training.warm_start import Places, agreements, better_start, divergence, inherited, overlap
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import StorageError
 from autocompress.hardware.profile import load_profile
-from autocompress.study.relatives import nearest, weights_path, with_relative
+from autocompress.study.warm_start import nearest, weights_path, with_relative
 from autocompress.study.workbench import Workbench
 from autocompress.testing.networks import NETWORKS, task_data
 

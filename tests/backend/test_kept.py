@@ -12,12 +12,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from autocompress.backend.quantization import per_channel, quantize_weight, top_level
-from autocompress.backend.teacher import Teacher
-from autocompress.backend.weights import load_weights, save_weights
+from autocompress.backend.network.checkpoint import load_weights, save_weights
+from autocompress.backend.network.quantized_weight import per_channel, quantize_weight, top_level
+from autocompress.backend.training.teacher import Teacher
 from autocompress.core.plan import Plan
 from autocompress.errors import StorageError
-from autocompress.export.saturation import check_saturation
+from autocompress.formats.onnx.saturation import check_saturation
 from autocompress.testing.exporters import integers, sparse, structure
 from autocompress.testing.networks import task_data
 from autocompress.testing.techniques import outputs, state_hash, workbench

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.backend.calibration import BATCH, norm_inputs, rebase_norms, reestimate_norms
-from autocompress.backend.distill import Recipe, distill
-from autocompress.backend.teacher import Teacher
+from autocompress.backend.statistics.calibration import BATCH, norm_inputs, rebase_norms, reestimate_norms
+from autocompress.backend.training.distill import Recipe, distill
+from autocompress.backend.training.teacher import Teacher
 from autocompress.testing.exporters import integers
 from autocompress.testing.networks import NETWORKS
 from autocompress.testing.techniques import outputs, state_hash, workbench

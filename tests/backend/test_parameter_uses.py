@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autocompress.backend.trace import trace
+from autocompress.backend.graph.trace import trace
 from autocompress.core.plan import Plan
-from autocompress.export.runtime import Runtime
+from autocompress.formats.onnx.runtime import Runtime
 from autocompress.hardware.profile import load_profile
 from autocompress.study.workbench import Workbench
 from autocompress.testing.networks import CLASSES, randomised_norms, task_data

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autocompress.backend.plain_layers import PaddedConv, with_plain_layers
-from autocompress.backend.trace import trace
+from autocompress.backend.canonical.plain_layers import PaddedConv, with_plain_layers
+from autocompress.backend.graph.trace import trace
 from autocompress.testing.techniques import outputs
 
 

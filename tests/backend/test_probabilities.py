@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.backend.answers import recognised
-from autocompress.backend.calibration import reestimate_norms
-from autocompress.backend.distill import Recipe, distill
-from autocompress.backend.sensitivity import damages
+from autocompress.backend.sensitivity.fisher import damages
+from autocompress.backend.statistics.calibration import reestimate_norms
+from autocompress.backend.statistics.outputs import recognised
+from autocompress.backend.training.distill import Recipe, distill
 from autocompress.core.plan import Step
-from autocompress.export.runtime import Runtime
+from autocompress.formats.onnx.runtime import Runtime
 from autocompress.hardware.profile import load_profile
 from autocompress.study.workbench import Workbench
 from autocompress.testing.exporters import integers

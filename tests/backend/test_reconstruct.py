@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.backend import statistics
-from autocompress.backend.feedback import round_with_feedback
-from autocompress.backend.quantization import quantize_weight
-from autocompress.backend.reconstruct import damped, on_remaining, removal_damage
-from autocompress.backend.statistics import Statistics
+from autocompress.backend.network.quantized_weight import quantize_weight
+from autocompress.backend.quantize.gptq import round_with_feedback
+from autocompress.backend.statistics.moments import Statistics
+from autocompress.backend.statistics.moments import moments as statistics
+from autocompress.backend.statistics.reconstruct import damped, on_remaining, removal_damage
 from autocompress.errors import TrialError
 
 

@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.backend.calibration import correct_biases, reestimate_norms, runs_before_a_norm
 from autocompress.backend.compress import Compressor
-from autocompress.backend.compressed import Compressed
-from autocompress.backend.distill import Recipe, distill
-from autocompress.backend.fold import fold_norms
-from autocompress.backend.quantization import quantize_weight
-from autocompress.backend.teacher import Teacher
-from autocompress.backend.trace import trace
-from autocompress.backend.weights import load_weights, save_weights
+from autocompress.backend.graph.trace import trace
+from autocompress.backend.network.checkpoint import load_weights, save_weights
+from autocompress.backend.network.compressed import Compressed
+from autocompress.backend.network.fold import fold_norms
+from autocompress.backend.network.quantized_weight import quantize_weight
+from autocompress.backend.statistics.calibration import correct_biases, reestimate_norms, runs_before_a_norm
+from autocompress.backend.training.distill import Recipe, distill
+from autocompress.backend.training.teacher import Teacher
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import TrialError
 from autocompress.testing.exporters import integers, sparse, structure
@@ -55,7 +55,7 @@ def test_a_dead_norm_survives_export() -> None:
         norm = compressed.model.get_submodule("0.1")
         assert isinstance(norm.weight, Tensor)
         norm.weight[:4] = 0
-    from autocompress.export.runtime import Runtime
+    from autocompress.formats.onnx.runtime import Runtime
 
     scores = torch.from_numpy(Runtime(bench.build(compressed).data).run(bench.calibration.numpy()))
     expected = outputs(compressed.model, bench.calibration)

@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.backend.distill import Recipe, distill
-from autocompress.backend.one_form import in_one_form
-from autocompress.backend.recurrent import Gates, Recurrent, stepwise
-from autocompress.backend.sensitivity import damages
-from autocompress.backend.statistics import Statistics
-from autocompress.backend.trace import trace
+from autocompress.backend.canonical.layer_forms import in_one_form
+from autocompress.backend.graph.trace import trace
+from autocompress.backend.layers.recurrent import Gates, Recurrent, stepwise
+from autocompress.backend.sensitivity.fisher import damages
+from autocompress.backend.statistics.moments import Statistics
+from autocompress.backend.training.distill import Recipe, distill
 from autocompress.core.plan import Plan, Step
-from autocompress.export.runtime import Runtime
+from autocompress.formats.onnx.runtime import Runtime
 from autocompress.hardware.profile import load_profile
 from autocompress.study.workbench import Workbench
 from autocompress.testing.exporters import integers

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.backend.sample_axes import MORE, SampleAxis, observe_calls
-from autocompress.backend.sensitivity import damages
-from autocompress.backend.trace import trace
+from autocompress.backend.graph.sample_axes import MORE, SampleAxis, observe_calls
+from autocompress.backend.graph.trace import trace
+from autocompress.backend.sensitivity.fisher import damages
 from autocompress.core.plan import Plan, Step
 from autocompress.hardware.profile import load_profile
 from autocompress.study.workbench import Workbench

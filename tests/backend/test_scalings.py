@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.backend.rescale import Scaling
-from autocompress.backend.scalings import failing
-from autocompress.backend.trace import trace
+from autocompress.backend.graph.rescalable_pairs import failing
+from autocompress.backend.graph.rescale import Scaling
+from autocompress.backend.graph.trace import trace
 from autocompress.testing.networks import Network
 from autocompress.testing.techniques import workbench
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from autocompress.backend.distill import Recipe, distill
-from autocompress.backend.schedule import COOL_DOWN, LEAST_WINDOW, Schedule
-from autocompress.backend.teacher import Teacher
+from autocompress.backend.training.distill import Recipe, distill
+from autocompress.backend.training.schedule import COOL_DOWN, LEAST_WINDOW, Schedule
+from autocompress.backend.training.teacher import Teacher
 from autocompress.testing.exporters import integers
 from autocompress.testing.techniques import outputs, workbench
 

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autocompress.backend import sensitivity
-from autocompress.backend.changes import composed, weight_changes
 from autocompress.backend.compress import Compressor
-from autocompress.backend.factorize import factorize
-from autocompress.backend.sensitivity import TEMPERATURE, damages
+from autocompress.backend.decompose.factorize import factorize
+from autocompress.backend.sensitivity.fisher import TEMPERATURE, damages
+from autocompress.backend.sensitivity.fisher import fisher as sensitivity
+from autocompress.backend.sensitivity.weight_deltas import composed, weight_changes
 from autocompress.core.layer import Layer
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError, TrialError

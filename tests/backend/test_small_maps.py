@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.backend.small_maps import products_on_small_maps
+from autocompress.backend.training.conv_as_matmul import products_on_small_maps
 
 
 def _passes(module: nn.Module, inputs: Tensor, products: bool) -> tuple[list[str], list[Tensor]]:

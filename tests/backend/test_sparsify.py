@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from autocompress.backend.feedback import round_with_feedback
-from autocompress.backend.quantization import quantize_weight
-from autocompress.backend.reconstruct import damped, on_remaining
-from autocompress.backend.sparsify import fit, largest, sparsify
+from autocompress.backend.network.quantized_weight import quantize_weight
+from autocompress.backend.quantize.gptq import round_with_feedback
+from autocompress.backend.sparsify.magnitude_wanda_obs import fit, largest, sparsify
+from autocompress.backend.statistics.reconstruct import damped, on_remaining
 from autocompress.core.plan import Plan, Step
 from autocompress.core.sparsity import UNSTRUCTURED
 from autocompress.errors import TrialError
@@ -140,7 +140,7 @@ def test_a_layer_with_a_bias_keeps_the_mean_of_its_output() -> None:
 
 def test_a_dead_layer_is_made_sparse_like_any_other() -> None:
     from autocompress.backend.compress import Compressor
-    from autocompress.backend.trace import trace
+    from autocompress.backend.graph.trace import trace
 
     model = NETWORKS["chain"].make()
     with torch.no_grad():

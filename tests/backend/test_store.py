@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.backend import store
-from autocompress.backend.memo import Memo, content
-from autocompress.backend.statistics import Statistics
-from autocompress.backend.store import Store
+from autocompress.backend.statistics.lru_cache import Memo, content
+from autocompress.backend.statistics.moments import Statistics
+from autocompress.backend.statistics.moments import tensor_cache as store
+from autocompress.backend.statistics.tensor_cache import Store
 
 
 class Net(nn.Module):

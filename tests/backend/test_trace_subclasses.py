@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autocompress.backend.trace import trace
-from autocompress.export.template import export_template
+from autocompress.backend.graph.trace import trace
+from autocompress.formats.onnx.template import export_template
 
 
 class _Same(nn.Conv2d):

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.backend.calibration import reestimate_norms
 from autocompress.backend.compress import Compressor
-from autocompress.backend.distill import Recipe, distill
-from autocompress.backend.inherit import divergence
-from autocompress.backend.teacher import Teacher
-from autocompress.backend.trace import trace
-from autocompress.backend.training_mode import difference, train_as_shipped
+from autocompress.backend.graph.trace import trace
+from autocompress.backend.statistics.calibration import reestimate_norms
+from autocompress.backend.training.distill import Recipe, distill
+from autocompress.backend.training.teacher import Teacher
+from autocompress.backend.training.training_mode import difference, train_as_shipped
+from autocompress.backend.training.warm_start import divergence
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import TrialError
 from autocompress.testing.networks import conv_norm, randomised_norms, task_data

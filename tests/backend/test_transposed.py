@@ -12,16 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from autocompress.backend.calibration import correct_biases, reestimate_norms
-from autocompress.backend.factorize import factorize
-from autocompress.backend.one_form import in_one_form
-from autocompress.backend.statistics import Statistics, windows
-from autocompress.backend.trace import trace
-from autocompress.backend.transposed import TransposedConv
+from autocompress.backend.canonical.layer_forms import in_one_form
+from autocompress.backend.decompose.factorize import factorize
+from autocompress.backend.graph.trace import trace
+from autocompress.backend.layers.transposed import TransposedConv
+from autocompress.backend.statistics.calibration import correct_biases, reestimate_norms
+from autocompress.backend.statistics.moments import Statistics, windows
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError
 from autocompress.estimate import estimate
-from autocompress.export.runtime import Runtime
+from autocompress.formats.onnx.runtime import Runtime
 from autocompress.hardware.profile import load_profile
 from autocompress.study.workbench import Workbench
 from autocompress.techniques.base import check_plan

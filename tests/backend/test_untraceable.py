@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.backend.trace import trace
+from autocompress.backend.graph.trace import trace
 from autocompress.errors import InputError
 
 

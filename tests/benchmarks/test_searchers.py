@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from autocompress.core.budget import Budget
-from autocompress.core.damage import Damages
 from autocompress.core.plan import Plan
+from autocompress.core.sensitivity import Damages
 from autocompress.errors import TrialError
 from autocompress.space.projection import Projection
 from autocompress.testing.networks import NETWORKS

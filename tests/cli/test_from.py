@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from autocompress.study.earlier import completed
 from autocompress.study.folder import read_description
+from autocompress.study.resume import completed
 
 Cli = Callable[..., Any]
 

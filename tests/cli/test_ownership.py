@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from autocompress.errors import InputError, StorageError
 from autocompress.study import open_study
-from autocompress.study.claim import claimed
+from autocompress.study.folder_claim import claimed
 from autocompress.study.ownership import discard, is_own
 
 NAMES = ["weights", "teacher", "files", "report", "artifact", "a.tmp", "mine.tmp", "study.notes.tmp",
@@ -91,7 +91,7 @@ def test_replacing_a_study_removes_what_it_wrote_and_nothing_else(study: Path, t
 @given(tree=TREES, where=st.sampled_from(["artifact", "report"]))
 def test_a_report_and_an_artefact_replace_only_their_own(study: Path, tree: dict[str, bytes | None],
                                                          where: str) -> None:
-    from autocompress.export.artifact import read_manifest, write_artifact
+    from autocompress.artifact.folder import read_manifest, write_artifact
 
     with place() as folder:
         plant(folder, tree)

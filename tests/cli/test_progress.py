@@ -8,8 +8,8 @@ import logging
 import msgspec
 import pytest
 
+from autocompress.cli.console import is_rich, printable
 from autocompress.cli.progress import State, figures, progress
-from autocompress.cli.screen import is_rich, printable
 from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.core.plan import Plan
 from autocompress.search.engine import Event

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from autocompress.cli import screen
+from autocompress.cli import console as screen
 
 
 @pytest.mark.parametrize("change", ["2.3× faster (2.2 to 2.4)", "1.44× slower (1.02 to 1.66), and more words"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from autocompress.export.artifact import read_manifest
+from autocompress.artifact.folder import read_manifest
 
 Cli = Callable[..., Any]
 

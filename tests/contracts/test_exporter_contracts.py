@@ -6,10 +6,10 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from autocompress.backend.compressed import Compressed
-from autocompress.backend.fold import fold_norms
-from autocompress.export.graph import fill
-from autocompress.export.runtime import Runtime
+from autocompress.backend.network.compressed import Compressed
+from autocompress.backend.network.fold import fold_norms
+from autocompress.formats.onnx.graph import fill
+from autocompress.formats.onnx.runtime import Runtime
 from autocompress.study.workbench import Workbench
 from autocompress.testing.exporters import ExporterContract
 

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from autocompress.backend.fold import fold_norms
+from autocompress.backend.network.fold import fold_norms
 from autocompress.core.plan import Plan, Step
 from autocompress.core.sparsity import stored_sparse
 from autocompress.errors import InputError

@@ -9,9 +9,9 @@ from math import prod
 import pytest
 import torch
 
-from autocompress.backend.compressed import replace_module
-from autocompress.backend.factorize import factorize
-from autocompress.backend.fold import fold_norms
+from autocompress.backend.decompose.factorize import factorize
+from autocompress.backend.network.compressed import replace_module
+from autocompress.backend.network.fold import fold_norms
 from autocompress.core.plan import Plan, Step
 from autocompress.core.sparsity import UNSTRUCTURED, group_of
 from autocompress.estimate import flatten

@@ -7,7 +7,7 @@ from math import prod
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autocompress.core.batches import FORWARD_BYTES, LEAST_CALIBRATION, calibration_rows, rows_at_once
+from autocompress.core.batch_sizes import FORWARD_BYTES, LEAST_CALIBRATION, calibration_rows, rows_at_once
 
 SHAPES = st.lists(st.integers(1, 600), min_size=1, max_size=4).map(tuple)
 

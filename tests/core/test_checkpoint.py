@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from autocompress.core.checkpoint import checkpoint, controlled, seconds_left
+from autocompress.core.cancellation import checkpoint, controlled, seconds_left
 from autocompress.errors import OutOfTime, TrialError
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from autocompress.core.budget import Budget
-from autocompress.core.choice import best_of
 from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.core.front import best, front
-from autocompress.search.judging import judge
+from autocompress.core.model_selection import best_of
+from autocompress.search.trial_status import judge
 
 
 def _metrics(accuracy: float, cross_entropy: float | None = None, error: float = 0.01) -> dict[str, float]:

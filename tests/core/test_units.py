@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autocompress import units
+from autocompress import quantities as units
 from autocompress.errors import InputError
 
 PARSERS: tuple[Callable[..., float], ...] = (

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from autocompress.core.evaluation import Candidate, Evaluation
-from autocompress.core.volume import gains, volume_gains
+from autocompress.core.hypervolume import gains, volume_gains
 
 
 def test_gains_are_shares_of_the_box_that_nothing_on_the_front_has() -> None:

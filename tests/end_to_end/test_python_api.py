@@ -18,11 +18,11 @@ from torch import nn
 from torch.nn.utils import weight_norm
 
 import autocompress
+from autocompress.artifact.folder import read_manifest
 from autocompress.errors import AutocompressError, InfeasibleError, InputError
-from autocompress.export.artifact import read_manifest
 from autocompress.study import run
+from autocompress.study.export_candidate import ship
 from autocompress.study.result import SearchResult
-from autocompress.study.shipping import ship
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 import autocompress
+from autocompress.artifact.folder import read_manifest
 from autocompress.core.plan import Plan
 from autocompress.errors import InfeasibleError, InputError, StudyMismatchError
-from autocompress.export.artifact import read_manifest
 from autocompress.study.folder import read_description
 from autocompress.study.loading import _bench_in_child, _without_objects
 from autocompress.study.options import Options

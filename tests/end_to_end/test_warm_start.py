@@ -15,7 +15,7 @@ import autocompress
 from autocompress.backend import sensitivity, store
 from autocompress.core.plan import Receipt, Step
 from autocompress.errors import InputError
-from autocompress.search.first import WARM
+from autocompress.search.samplers.initial_trials import WARM
 from autocompress.space.space import build_space
 from autocompress.space.spec import load_space
 from autocompress.study.folder import read_description

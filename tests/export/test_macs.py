@@ -14,17 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autocompress.backend.attention import with_open_heads
-from autocompress.backend.fold import fold_norms
-from autocompress.backend.macs import count_macs
-from autocompress.backend.trace import trace
-from autocompress.core.damage import Damages
+from autocompress.backend.canonical.attention import with_open_heads
+from autocompress.backend.graph.macs import count_macs
+from autocompress.backend.graph.trace import trace
+from autocompress.backend.network.fold import fold_norms
 from autocompress.core.plan import Plan, Step
+from autocompress.core.sensitivity import Damages
 from autocompress.estimate import estimate
-from autocompress.export.build import float_bytes
-from autocompress.export.template import export_template
+from autocompress.formats.onnx.template import export_template
+from autocompress.formats.onnx.writer import float_bytes
 from autocompress.hardware.profile import load_profile
-from autocompress.space.problem import Problem, State
+from autocompress.space.solver.problem import Problem, State
 from autocompress.space.space import build_space
 from autocompress.space.spec import load_space
 from autocompress.study.workbench import Workbench

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
+from autocompress.artifact.folder import read_manifest
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Candidate
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError
-from autocompress.export.artifact import read_manifest
-from autocompress.export.runtime import Runtime
+from autocompress.formats.onnx.runtime import Runtime
 from autocompress.hardware.profile import load_profile
+from autocompress.study.export_candidate import ship
 from autocompress.study.folder import Description
-from autocompress.study.shipping import ship
 from autocompress.study.workbench import Workbench
 from autocompress.testing.exporters import sites
 from autocompress.testing.networks import NETWORKS

@@ -10,11 +10,11 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from autocompress.backend.fold import fold_norms
+from autocompress.backend.network.fold import fold_norms
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import TrialError
-from autocompress.export.build import build
-from autocompress.export.runtime import Runtime, scored
+from autocompress.formats.onnx.runtime import Runtime, scored
+from autocompress.formats.onnx.writer import build
 from autocompress.study.workbench import Workbench
 from autocompress.testing.techniques import outputs, workbench
 

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError
-from autocompress.export import activations
-from autocompress.export.activations import calibrate, quantised_tensors
-from autocompress.export.graph import fill
-from autocompress.export.ranges import Range, choose_range
-from autocompress.export.runtime import Runtime
+from autocompress.formats.onnx import activations
+from autocompress.formats.onnx.activations import calibrate, quantised_tensors
+from autocompress.formats.onnx.graph import fill
+from autocompress.formats.onnx.ranges import Range, choose_range
+from autocompress.formats.onnx.runtime import Runtime
 from autocompress.hardware.profile import load_profile
 from autocompress.study.workbench import Workbench
 from autocompress.techniques.quantize import SETTINGS, range_method

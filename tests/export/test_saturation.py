@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import AutocompressError
-from autocompress.export.runtime import Runtime
-from autocompress.export.saturation import LARGEST_PAIR, check_saturation, largest_pair
+from autocompress.formats.onnx.runtime import Runtime
+from autocompress.formats.onnx.saturation import LARGEST_PAIR, check_saturation, largest_pair
 from autocompress.hardware.profile import load_profile
 from autocompress.study.workbench import Workbench
 from autocompress.testing.exporters import integers, sites, sparse, structure

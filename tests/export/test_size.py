@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 import torch
 
-from autocompress.backend import rounding
-from autocompress.backend.compressed import step_of, weight_bits
-from autocompress.backend.fold import fold_norms
-from autocompress.backend.quantization import QuantizedWeight
-from autocompress.backend.statistics import Statistics
+from autocompress.backend.network.compressed import step_of, weight_bits
+from autocompress.backend.network.fold import fold_norms
+from autocompress.backend.network.quantized_weight import QuantizedWeight
+from autocompress.backend.quantize import rounding
+from autocompress.backend.statistics.moments import Statistics
 from autocompress.core.budget import Budget
 from autocompress.core.plan import Plan
 from autocompress.errors import InfeasibleError
 from autocompress.estimate import estimate
-from autocompress.export.build import build
+from autocompress.formats.onnx.writer import build
 from autocompress.space.projection import Projection
 from autocompress.space.space import build_space
 from autocompress.space.spec import list_spaces, load_space

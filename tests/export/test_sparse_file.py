@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autocompress.backend.fold import fold_norms
+from autocompress.backend.network.fold import fold_norms
 from autocompress.core.plan import Plan, Step
 from autocompress.core.sparsity import UNSTRUCTURED, code_bits, kept_weights, mask_bits, stored_sparse
 from autocompress.errors import InputError, TrialError
 from autocompress.estimate import estimate
-from autocompress.export.build import build
-from autocompress.export.packing import integers as packed_as
-from autocompress.export.packing import lookup
-from autocompress.export.runtime import Runtime
-from autocompress.export.sparse import arrangements, pack_sparse
+from autocompress.formats.onnx.packing import integers as packed_as
+from autocompress.formats.onnx.packing import lookup
+from autocompress.formats.onnx.runtime import Runtime
+from autocompress.formats.onnx.sparse import arrangements, pack_sparse
+from autocompress.formats.onnx.writer import build
 from autocompress.hardware.profile import load_profile
 from autocompress.study.workbench import Workbench
 from autocompress.testing.exporters import halves, integers, sparse, structure

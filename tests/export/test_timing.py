@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autocompress.export import timing
-from autocompress.export.runtime import Runtime
-from autocompress.export.timing import SLICE_SECONDS, Timing, speedup, time_files
+from autocompress.formats.onnx import timing
+from autocompress.formats.onnx.runtime import Runtime
+from autocompress.formats.onnx.timing import SLICE_SECONDS, Timing, speedup, time_files
 from autocompress.testing.techniques import workbench
 
 TASKS = Path("/proc/self/task")

@@ -9,16 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from autocompress.backend.learned_step import LearnedStep
-from autocompress.backend.quantization import (
+from autocompress.backend.network.quantized_weight import (
     QuantizedWeight,
     largest_level,
     per_channel,
     quantize_weight,
     round_to_levels,
 )
-from autocompress.backend.rounding import start_weight
-from autocompress.export.ranges import choose_range
+from autocompress.backend.quantize.rounding import start_weight
+from autocompress.backend.training.lsq import LearnedStep
+from autocompress.formats.onnx.ranges import choose_range
 from autocompress.techniques.quantize import level_limit
 
 pytestmark = pytest.mark.numerics

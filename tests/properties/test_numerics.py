@@ -11,18 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from autocompress.backend.adaround import round_up_or_down
-from autocompress.backend.calibration import norm_inputs, reestimate_norms
-from autocompress.backend.distill import LEAST_PACE, NEAR_LABEL_WEIGHT, Recipe, _begun_near, _divergence
-from autocompress.backend.factorize import factorize
-from autocompress.backend.feedback import round_with_feedback
-from autocompress.backend.grids import codebook_levels
-from autocompress.backend.learned_step import LearnedStep
-from autocompress.backend.quantization import quantize_weight, top_level
-from autocompress.backend.reconstruct import on_remaining, removal_damage
-from autocompress.backend.sparsify import sparsify
-from autocompress.backend.statistics import Moments, Statistics
-from autocompress.export.scores import scores
+from autocompress.backend.decompose.factorize import factorize
+from autocompress.backend.network.grids import codebook_levels
+from autocompress.backend.network.quantized_weight import quantize_weight, top_level
+from autocompress.backend.quantize.adaround import round_up_or_down
+from autocompress.backend.quantize.gptq import round_with_feedback
+from autocompress.backend.sparsify.magnitude_wanda_obs import sparsify
+from autocompress.backend.statistics.calibration import norm_inputs, reestimate_norms
+from autocompress.backend.statistics.moments import Moments, Statistics
+from autocompress.backend.statistics.reconstruct import on_remaining, removal_damage
+from autocompress.backend.training.distill import LEAST_PACE, NEAR_LABEL_WEIGHT, Recipe, _begun_near, _divergence
+from autocompress.backend.training.lsq import LearnedStep
+from autocompress.formats.onnx.scores import scores
 from autocompress.techniques.quantize import GRIDS
 from autocompress.techniques.sparsify import CRITERIA
 

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from autocompress.core.evaluation import Candidate, Evaluation
-from autocompress.report.agreement import Agreement, Correlation, agreement, agreement_heads, agreement_rows
 from autocompress.report.html import _page
+from autocompress.report.rung_correlation import Agreement, Correlation, agreement, agreement_heads, agreement_rows
 from autocompress.report.view import StudyView
 
 

@@ -14,10 +14,10 @@ from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan
 from autocompress.hardware.profile import load_profile
 from autocompress.search.engine import Engine, Event, Settings
+from autocompress.search.executors.executors import Inline
 from autocompress.search.fidelity import Schedule
-from autocompress.search.samplers import make_sampler
+from autocompress.search.samplers.make import make_sampler
 from autocompress.search.storage import create_study
-from autocompress.search.workers import Inline
 from autocompress.space.projection import Projection
 from autocompress.space.space import Values, build_space
 from autocompress.space.spec import load_space

@@ -8,14 +8,14 @@ import pytest
 from engine_bench import Bench
 
 from autocompress.core.budget import Budget
-from autocompress.core.damage import Damages
 from autocompress.core.layer import LayerTable
+from autocompress.core.sensitivity import Damages
 from autocompress.hardware.profile import load_profile
-from autocompress.search.aims import LEAST_DROP, Aims, _accuracies
-from autocompress.search.solving import SolverSampler, distributions
+from autocompress.search.samplers.targets import LEAST_DROP, Aims, _accuracies
+from autocompress.search.samplers.thompson_sampler import SolverSampler, distributions
 from autocompress.search.storage import create_study
 from autocompress.space.projection import Projection
-from autocompress.space.solver import Solver
+from autocompress.space.solver.solver import Solver
 from autocompress.space.space import build_space
 from autocompress.space.spec import load_space
 

@@ -11,7 +11,7 @@ from engine_bench import SIZE, Bench
 from autocompress.core.layer import LayerTable
 from autocompress.errors import InputError
 from autocompress.search.fidelity import Schedule
-from autocompress.search.samplers import SAMPLERS, make_sampler
+from autocompress.search.samplers.make import SAMPLERS, make_sampler
 
 
 def test_every_plan_is_inside_the_budget_and_every_trial_is_stored(table: LayerTable) -> None:

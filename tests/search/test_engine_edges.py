@@ -14,18 +14,18 @@ import optuna
 import pytest
 from engine_bench import Bench
 
-from autocompress.core.damage import Damages
 from autocompress.core.evaluation import CALIBRATED, LONG, SHORT, Candidate, Evaluation
 from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan
+from autocompress.core.sensitivity import Damages
 from autocompress.errors import EnvironmentFault, InputError, TrialError
 from autocompress.search.engine import MAX_REPEATS
+from autocompress.search.executors.executors import Inline
 from autocompress.search.fidelity import Schedule
-from autocompress.search.samplers import SAMPLERS, make_sampler
-from autocompress.search.solving import SolverSampler
+from autocompress.search.samplers.make import SAMPLERS, make_sampler
+from autocompress.search.samplers.thompson_sampler import SolverSampler
 from autocompress.search.storage import create_study, failures
-from autocompress.search.workers import Inline
-from autocompress.space.solver import Solver
+from autocompress.space.solver.solver import Solver
 
 LOCK = threading.Lock()
 FIXED = '''schema = 1

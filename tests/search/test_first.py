@@ -8,8 +8,8 @@ from autocompress.core.budget import Budget
 from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan
 from autocompress.hardware.profile import load_profile
-from autocompress.search.first import first_trials
-from autocompress.search.samplers import make_sampler
+from autocompress.search.samplers.initial_trials import first_trials
+from autocompress.search.samplers.make import make_sampler
 from autocompress.space.projection import Projection
 from autocompress.space.space import build_space
 from autocompress.space.spec import load_space

@@ -9,7 +9,7 @@ from engine_bench import BASELINE, Bench
 from autocompress.core.front import objectives
 from autocompress.core.layer import LayerTable
 from autocompress.errors import StudyMismatchError
-from autocompress.search.samplers import make_sampler
+from autocompress.search.samplers.make import make_sampler
 from autocompress.search.storage import create_study, require_same
 
 OBJECTIVES = objectives(["latency_ms@board", "latency_ms@card"])

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.core.front import best
-from autocompress.search.judging import judge
 from autocompress.search.ledger import Ledger
 from autocompress.search.storage import STOPPED
+from autocompress.search.trial_status import judge
 
 BUDGET = Budget(size_bytes=1000, max_drop=0.2)
 BASELINE = 0.9

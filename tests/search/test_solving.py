@@ -9,18 +9,18 @@ import pytest
 from engine_bench import SIZE, Bench
 
 from autocompress.core.budget import Budget
-from autocompress.core.damage import Damages
 from autocompress.core.layer import LayerTable
+from autocompress.core.sensitivity import Damages
 from autocompress.errors import InputError
 from autocompress.hardware.profile import load_profile
-from autocompress.search.aims import setting
-from autocompress.search.first import first_trials
-from autocompress.search.samplers import check_sampler, make_sampler
-from autocompress.search.solving import SolverSampler, distributions
+from autocompress.search.samplers.initial_trials import first_trials
+from autocompress.search.samplers.make import check_sampler, make_sampler
+from autocompress.search.samplers.targets import setting
+from autocompress.search.samplers.thompson_sampler import SolverSampler, distributions
 from autocompress.search.storage import create_study
 from autocompress.space.encode import encode
 from autocompress.space.projection import Projection
-from autocompress.space.solver import Solver
+from autocompress.space.solver.solver import Solver
 from autocompress.space.space import build_space
 from autocompress.space.spec import load_space
 

@@ -10,7 +10,7 @@ import pytest
 from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError, StorageError, StudyMismatchError
-from autocompress.search.samplers import make_sampler
+from autocompress.search.samplers.make import make_sampler
 from autocompress.search.storage import (
     candidates,
     create_study,

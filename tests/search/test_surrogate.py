@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from autocompress.search.surrogate import MOST_TRIALS, draw_residuals, draw_weights
+from autocompress.search.samplers.surrogate import MOST_TRIALS, draw_residuals, draw_weights
 
 
 def _surface(places: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ import pytest
 from autocompress.core.files import is_alive
 from autocompress.core.plan import Plan
 from autocompress.errors import EnvironmentFault, InputError, TrialError
-from autocompress.search.workers import Inline, Processes
+from autocompress.search.executors.executors import Inline, Processes
 
 
 def test_what_cannot_be_sent_to_a_process_is_said_to_be_so() -> None:

@@ -6,14 +6,14 @@ import msgspec
 import pytest
 
 from autocompress.core.budget import Budget
-from autocompress.core.damage import Damages
 from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan, Step
+from autocompress.core.sensitivity import Damages
 from autocompress.estimate import estimate
 from autocompress.hardware.calibration import calibrated
 from autocompress.hardware.profile import HardwareProfile, load_profile
 from autocompress.space.projection import Projection
-from autocompress.space.solver import Solver
+from autocompress.space.solver.solver import Solver
 from autocompress.space.space import build_space
 from autocompress.space.spec import load_space
 from autocompress.testing.facts import small_table

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from autocompress.core.budget import Budget
-from autocompress.core.damage import Damages
 from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan, Step
+from autocompress.core.sensitivity import Damages
 from autocompress.hardware.profile import load_profile
-from autocompress.space.harms import plan_harm, step_harms
+from autocompress.space.predicted_loss import plan_harm, step_harms
 from autocompress.space.projection import Projection
-from autocompress.space.solver import Solver
+from autocompress.space.solver.solver import Solver
 from autocompress.space.space import Space, build_space
 from autocompress.space.spec import load_space
 

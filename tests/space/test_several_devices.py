@@ -12,16 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autocompress.core.budget import Budget
-from autocompress.core.damage import Damages
 from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan, Step
+from autocompress.core.sensitivity import Damages
 from autocompress.errors import InfeasibleError, InputError
 from autocompress.estimate import estimate
 from autocompress.hardware.profile import HardwareProfile, load_profile
 from autocompress.hardware.targets import together
-from autocompress.space.costs import LayerCosts, Option, summed
 from autocompress.space.projection import Projection
-from autocompress.space.solver import Solver
+from autocompress.space.solver.costs import LayerCosts, Option, summed
+from autocompress.space.solver.solver import Solver
 from autocompress.space.space import Space, build_space
 from autocompress.space.spec import load_space
 from autocompress.techniques.base import check_plan

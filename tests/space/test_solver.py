@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from autocompress.core.budget import Budget
-from autocompress.core.damage import Damages
 from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan, Step
+from autocompress.core.sensitivity import Damages
 from autocompress.hardware.profile import load_profile
-from autocompress.space.costs import ILLEGAL, METRICS, LayerCosts, Option
-from autocompress.space.hull import least_harm
-from autocompress.space.inside import Inside
-from autocompress.space.problem import Problem
 from autocompress.space.projection import Projection
-from autocompress.space.solver import Solver
+from autocompress.space.solver.costs import ILLEGAL, METRICS, LayerCosts, Option
+from autocompress.space.solver.feasibility import Inside
+from autocompress.space.solver.lagrangian import least_harm
+from autocompress.space.solver.problem import Problem
+from autocompress.space.solver.solver import Solver
 from autocompress.space.space import Value, build_space
 from autocompress.space.spec import load_space
 

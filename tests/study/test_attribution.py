@@ -10,9 +10,9 @@ import pytest
 
 from autocompress.core.attribution import Attribution, TechniqueShare
 from autocompress.core.budget import Budget
-from autocompress.core.damage import Damages
 from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.core.plan import Plan, Step
+from autocompress.core.sensitivity import Damages
 from autocompress.errors import EnvironmentFault, TrialError
 from autocompress.hardware.profile import load_profile
 from autocompress.space.projection import Projection

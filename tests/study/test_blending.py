@@ -8,12 +8,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from autocompress.backend.weights import save_weights
+from autocompress.backend.network.checkpoint import save_weights
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import AVERAGED, Candidate
 from autocompress.core.plan import Plan, Step
 from autocompress.hardware.profile import load_profile
-from autocompress.study.blending import _relatives, blend
+from autocompress.study.model_soup import _relatives, blend
 from autocompress.study.workbench import Workbench
 from autocompress.testing.exporters import integers
 from autocompress.testing.networks import NETWORKS, task_data

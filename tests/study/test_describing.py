@@ -10,8 +10,8 @@ import pytest
 
 from autocompress.core.budget import Budget
 from autocompress.space.spec import load_space
-from autocompress.study.describing import identity_of, older_identity
 from autocompress.study.folder import Description, write_description
+from autocompress.study.identity import identity_of, older_identity
 from autocompress.testing.techniques import workbench
 
 

@@ -19,11 +19,11 @@ from autocompress.core.plan import Plan, Receipt
 from autocompress.hardware.profile import load_profile
 from autocompress.search import engine, storage
 from autocompress.search.engine import Engine, Settings
-from autocompress.search.samplers import make_sampler
-from autocompress.search.solving import MOST_TOLD, distributions, telling
+from autocompress.search.executors.executors import Inline
+from autocompress.search.samplers.make import make_sampler
+from autocompress.search.samplers.thompson_sampler import MOST_TOLD, distributions, telling
 from autocompress.search.storage import CANDIDATE, create_study, open_storage, storage_url
 from autocompress.search.stored_trials import stored_trials
-from autocompress.search.workers import Inline
 from autocompress.space.projection import Projection
 from autocompress.space.space import build_space
 from autocompress.space.spec import load_space

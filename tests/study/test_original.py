@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.errors import InputError, TrialError
-from autocompress.export.runtime import Runtime
-from autocompress.export.timing import Timing
-from autocompress.export.torch_onnx import plain_export
+from autocompress.formats.onnx.runtime import Runtime
+from autocompress.formats.onnx.timing import Timing
+from autocompress.formats.onnx.torch_onnx import plain_export
 from autocompress.hardware.profile import load_profile
 from autocompress.study import original as originals
 from autocompress.study.original import OWN, PLAIN, OriginalFile, original_of

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from autocompress.core.plan import Plan, Step
-from autocompress.export.runtime import Runtime
+from autocompress.formats.onnx.runtime import Runtime
 from autocompress.hardware.profile import load_profile
 from autocompress.space.space import build_space
 from autocompress.space.spec import load_space

@@ -9,17 +9,17 @@ import numpy as np
 import onnx
 import pytest
 
-from autocompress.export.runtime import Runtime
-from autocompress.export.timing import Timing
+from autocompress.formats.onnx.runtime import Runtime
+from autocompress.formats.onnx.timing import Timing
 from autocompress.hardware.profile import load_profile
 from autocompress.hardware.targets import load_targets
 from autocompress.space.encode import encode
 from autocompress.space.space import build_space
 from autocompress.space.spec import load_space, parse_space
-from autocompress.study import paying
-from autocompress.study.describing import kept_float
+from autocompress.study import quantization_payoff as paying
+from autocompress.study.identity import kept_float
 from autocompress.study.options import Options
-from autocompress.study.paying import unpaying_layers
+from autocompress.study.quantization_payoff import unpaying_layers
 from autocompress.testing.techniques import workbench
 
 DEFAULT = load_space("default")

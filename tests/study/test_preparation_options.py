@@ -11,7 +11,7 @@ from torch import nn
 
 from autocompress.cli.config import read_config
 from autocompress.errors import InputError
-from autocompress.study.describing import _given
+from autocompress.study.identity import _given
 from autocompress.study.loading import load_task
 from autocompress.study.options import PREPARATION, Options
 

@@ -11,18 +11,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.backend.distill import Recipe, distill
-from autocompress.backend.trace import trace
+from autocompress.backend.graph.trace import trace
+from autocompress.backend.training.distill import Recipe, distill
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError
 from autocompress.estimate import estimate
-from autocompress.export.runtime import Runtime
+from autocompress.formats.onnx.runtime import Runtime
 from autocompress.hardware.profile import load_profile
 from autocompress.space.space import build_space
 from autocompress.space.spec import load_space
 from autocompress.study.workbench import Workbench
 from autocompress.tasks.arrays import from_memory
-from autocompress.tasks.fitting import fitted
+from autocompress.tasks.input_forms import fitted
 from autocompress.tasks.splits import Split, checked
 from autocompress.techniques.base import check_plan
 from autocompress.testing.networks import CLASSES, NETWORKS, task_data

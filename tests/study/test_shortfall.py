@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autocompress.core.evaluation import Candidate, Evaluation
-from autocompress.study.shortfall import shortfalls
+from autocompress.study.shortfalls import shortfalls
 
 
 def _at(trial: int, rung: int) -> Candidate:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from autocompress.errors import AutocompressError
-from autocompress.study.stopping import StoppedNow, ending_the_process, stoppable
+from autocompress.study.signals import StoppedNow, ending_the_process, stoppable
 
 
 class _Raw(io.RawIOBase):
@@ -62,7 +62,7 @@ def test_before_the_search_a_request_ends_the_work_at_once() -> None:
 
 
 def test_what_does_not_stop_by_itself_is_cut_off_and_the_report_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autocompress.study.stopping.GRACE_SECONDS", 0.1)
+    monkeypatch.setattr("autocompress.study.signals.GRACE_SECONDS", 0.1)
     reached = False
     with stoppable() as stop:
         with stop.patiently():
@@ -76,7 +76,7 @@ def test_what_does_not_stop_by_itself_is_cut_off_and_the_report_is_not(monkeypat
 
 
 def test_a_process_that_does_not_let_go_is_ended_where_it_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autocompress.study.stopping.LAST_SECONDS", 0.1)
+    monkeypatch.setattr("autocompress.study.signals.LAST_SECONDS", 0.1)
     ended: list[AutocompressError] = []
 
     def end(folder: Path | None, error: AutocompressError) -> None:

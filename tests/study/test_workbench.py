@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from autocompress.backend.distill import Recipe
-from autocompress.backend.teacher import Teacher
+from autocompress.backend.training.distill import Recipe
+from autocompress.backend.training.teacher import Teacher
 from autocompress.core.budget import Budget
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError
 from autocompress.hardware.profile import load_profile
 from autocompress.space.spec import load_space
-from autocompress.study import answering
-from autocompress.study.describing import identity_of
+from autocompress.study import int8_teacher as answering
+from autocompress.study.identity import identity_of
 from autocompress.study.loading import make_bench
 from autocompress.study.options import Options
 from autocompress.study.workbench import Workbench

@@ -9,9 +9,9 @@ import pytest
 from strangers import LOCKED, STRANGERS
 from test_zoo import zoo
 
-from autocompress.backend.fold import fold_norms
+from autocompress.backend.network.fold import fold_norms
 from autocompress.core.plan import Plan, Step
-from autocompress.export.runtime import Runtime
+from autocompress.formats.onnx.runtime import Runtime
 from autocompress.hardware.profile import load_profile
 from autocompress.space.space import build_space
 from autocompress.space.spec import load_space

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from autocompress.backend.fold import behind_norm
+from autocompress.backend.network.fold import behind_norm
 from autocompress.tasks.vision import import_torchvision, mend_torchvision
 
 CLASSES = 5

@@ -1,0 +1,82 @@
+"""The model card beside an exported file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from autocompress.quantities import format_bytes, format_milliseconds, format_percent
+
+
+def model_card(manifest: dict[str, Any], data: str) -> str:
+    """Markdown: what the file is, what was verified, and a snippet that runs it."""
+    facts, given = manifest["verified"], manifest["input"]
+    steps = manifest["plan"]["steps"]
+    bits = Counter(step["args"]["weight_bits"] for step in steps if step["technique"] == "quantize")
+    pruned = sum(step["technique"] == "prune" for step in steps)
+    factored = Counter(step["args"]["method"] for step in steps if step["technique"] == "decompose")
+    sparse = sum(step["technique"] == "sparsify" for step in steps)
+    dropped = sum(step["technique"] == "drop" for step in steps)
+    done = [f"{dropped} residual blocks dropped"] if dropped else []
+    done += [f"{pruned} channel groups pruned"] if pruned else []
+    done += [f"{n} layers factored by {method}" for method, n in sorted(factored.items())]
+    done += [f"{sparse} layers with single weights taken out"] if sparse else []
+    done += [f"{n} layers with {b}-bit weights" for b, n in sorted(bits.items())]
+    meaning = manifest["output"]["meaning"]
+    answers = "scores" if meaning.startswith(("class scores", "logarithms")) else "probabilities"
+    shape = ", ".join(str(size) for size in given["shape"][1:])
+    scaled = "pixels.astype(np.float32) / 255" if given["scale"] == "pixels / 255" else "pixels.astype(np.float32)"
+    axes = ", ".join(["1", "-1", *["1"] * (len(given["shape"]) - 2)])
+    brought = given.get("prepared") or "your input"
+    prepared = f"""pixels = np.zeros((1, {shape}))  # {brought}
+mean = np.array({given["mean"]}, np.float32).reshape({axes})
+std = np.array({given["std"]}, np.float32).reshape({axes})
+inputs = (({scaled} - mean) / std).astype(np.float32)"""
+    if given["dtype"] == "int64":
+        prepared = f"inputs = np.zeros((1, {shape}), np.int64)  # your tokens"
+    rows = [
+        f"| {what} | {show(facts[f'baseline_{key}'])} | {show(facts[key])} |" for what, key, show in (
+            (f"accuracy on the test split of {data}", "accuracy", format_percent),
+            ("size", "size_bytes", format_bytes),
+            ("latency (batch 1, CPU time of one thread, ONNX Runtime on the exporting machine)", "latency_ms",
+             format_milliseconds),
+        )]
+    devices = manifest["latencies"]
+    estimates = {device: of for device, of in devices.items() if of.get("source") == "estimated"}
+    rows += [f"| latency on {device}, estimated | {format_milliseconds(of['baseline_ms'])} | "
+             f"{format_milliseconds(of['ms'])} |" for device, of in estimates.items()]
+    names = ", ".join(f"`{device}`" for device in devices)
+    figures = "All figures but estimates" if estimates else "All figures"
+    same = "" if not manifest["saturation"]["integer_layers"] else (
+        " No integer kernel can saturate on these weights:\nCPUs without dot-product instructions answer as others do.")
+    return f"""# {manifest["study"]}, trial {manifest["trial"]}
+
+Compressed by autocompress for {names}: {", ".join(done) or "nothing changed"}.
+
+| | original | this file |
+|---|---|---|
+{chr(10).join(rows)}
+
+{figures} are of the files themselves, run in ONNX Runtime; of the original, of what `torch.onnx.export` makes of it.
+{_speed(facts)}`manifest.json` has the plan, the receipts, the hashes and the versions.{same}
+
+## Run it
+
+```python
+import numpy as np
+import onnxruntime
+
+session = onnxruntime.InferenceSession("model.onnx")
+{prepared}
+({answers},) = session.run(None, {{"input": inputs}})  # {meaning}, (N, {manifest["output"]["shape"][1]})
+print({answers}.argmax(axis=1))
+```
+"""
+
+
+def _speed(facts: dict[str, Any]) -> str:
+    factor, low, high = (facts["speedup"][name] for name in ("factor", "low", "high"))
+    if factor < 1:
+        factor, low, high = 1 / factor, 1 / high, 1 / low
+    word = "slower" if facts["speedup"]["factor"] < 1 else "faster"
+    return f"Timed in turn, this file is {factor:.2f} times {word} than the original ({low:.2f} to {high:.2f}).\n"

@@ -1,0 +1,1 @@
+"""Low-rank decomposition: SVD, Tucker and CP factors."""

@@ -1,0 +1,1 @@
+"""The traced graph: layers, channel coupling, rescalable pairs, residual blocks, MACs."""

@@ -1,0 +1,141 @@
+"""Whether cutting channels means what it should: a cut network computes what one computes in which those channels
+are there, but read by nobody.
+
+This catches what shapes cannot: sizes written into a forward that still fit, but then mean other channels. Weights
+are drawn afresh for it, so that no dead branch or vanishing scale hides a difference, and every layer is compared,
+not only the last.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from autocompress.backend.graph.coupling import Item, cut_channels, removed_indices
+from autocompress.backend.layers.kinds import Conv, Norm
+from autocompress.core.layer import Group
+
+TOLERANCE = 1e-4
+Recorded = Mapping[str, tuple[Group, tuple[Item, ...]]]
+
+
+def failing(model: nn.Module, example: Tensor, recorded: Recorded) -> dict[str, str]:
+    """Groups that must be left alone, with the reason. All are cut at once; only if that fails, each by itself."""
+    check = _CutCheck(model, example)
+    groups = dict(recorded)
+    failed: dict[str, str] = {}
+    while groups and check.problem(groups):
+        alone = {name: why for name, both in groups.items() if (why := check.problem({name: both}))}
+        if not alone:  # each by itself works, but not together
+            return failed | dict.fromkeys(groups, "its channels cannot be cut together with those of other layers")
+        failed |= alone
+        groups = {name: both for name, both in groups.items() if name not in alone}
+    return failed
+
+
+class _CutCheck:
+    """One network with random weights and one random input."""
+
+    def __init__(self, model: nn.Module, example: Tensor) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self._model = randomised(copy.deepcopy(model).eval())
+            self._input = (2 * torch.rand(example.shape)).to(example.dtype)  # 0 and 1 where tokens are asked for
+        self._whole = layer_outputs(self._model, self._input)
+
+    def problem(self, recorded: Recorded) -> str:
+        """Why cutting these groups would change more than it should, or nothing."""
+        generator = np.random.default_rng(0)
+        items = {name: own for name, (_, own) in recorded.items()}
+        kept = {name: _half(group, generator) for name, (group, _) in recorded.items()}
+        removed = removed_indices(items, kept)
+        unread, cut = copy.deepcopy(self._model), copy.deepcopy(self._model)
+        for (name, side), gone in removed.items():
+            if side == "in":
+                _stop_reading(unread.get_submodule(name), sorted(gone))
+        try:
+            cut_channels(cut, items, kept)
+            after = layer_outputs(cut, self._input)
+        except Exception as error:  # any failure of the user's forward is a reason to leave the channels alone
+            return f"the network does not run with fewer of its channels ({next(iter(str(error).splitlines()), '')})"
+        for name, expected in layer_outputs(unread, self._input).items():
+            axis = 1 if isinstance(unread.get_submodule(name), _CHANNELS_FIRST) else -1
+            stay = [i for i in range(expected.shape[axis]) if i not in removed.get((name, "out"), ())]
+            if removed.get((name, "in")) and close(expected, self._whole[name]):
+                return f"whether they can be cut cannot be told: {name} does not react to them"
+            expected = expected.index_select(axis, torch.tensor(stay))
+            got = after.get(name)
+            if isinstance(unread.get_submodule(name), _NORMS) and (name, "out") not in removed and got is not None \
+                    and got.shape != expected.shape:
+                continue  # the channels that are cut lie beside its own axis: the layers behind it tell
+            if got is None or got.shape != expected.shape or not close(got, expected):
+                return f"with fewer of its channels, {name or 'the network'} computes something else: a size is " \
+                       "written into a forward"
+        return ""
+
+
+_CHANNELS_FIRST = Conv | Norm
+_NORMS = Norm
+_COMPARED = _CHANNELS_FIRST | nn.Linear
+
+
+def close(got: Tensor, expected: Tensor) -> bool:
+    return bool((got - expected).abs().max() <= TOLERANCE * expected.abs().max())
+
+
+def layer_outputs(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
+    """Of every layer that can be cut, and of the network itself, under an empty name."""
+    found: dict[str, Tensor] = {}
+
+    def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
+        def hook(_: nn.Module, __: object, output: Tensor) -> None:
+            found[name] = output.clone()  # an in-place activation may follow
+        return module.register_forward_hook(hook)
+
+    handles = [watch(name, module) for name, module in model.named_modules() if isinstance(module, _COMPARED)]
+    try:
+        with torch.no_grad():
+            found[""] = model(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def randomised(model: nn.Module) -> nn.Module:
+    """Signals of about one everywhere; every scale and shift matters."""
+    with torch.no_grad():
+        for module in model.modules():
+            for name, tensor in module.named_parameters(recurse=False):
+                if tensor.dim() > 1:
+                    tensor.normal_(0, (1.5 / tensor[0].numel()) ** 0.5)
+                elif tensor.is_floating_point():
+                    tensor.uniform_(0.5, 1.5) if name.endswith("weight") else tensor.normal_(0, 0.3)
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_var is not None:
+                assert module.running_mean is not None
+                module.running_mean.normal_(0, 0.3)
+                module.running_var.uniform_(0.5, 1.5)
+    return model
+
+
+def _half(group: Group, generator: np.random.Generator) -> np.ndarray:
+    """Half of the channels of each block, drawn at random, but not the first and the last: those move most when an
+    order is written into a forward."""
+    per_block = group.channels // group.blocks
+    drawn = [1 + np.sort(generator.permutation(per_block - 2)[:per_block // 2]) if per_block > 2 else np.arange(1)
+             for _ in range(group.blocks)]
+    return np.concatenate([kept + block * per_block for block, kept in enumerate(drawn)])
+
+
+def _stop_reading(module: nn.Module, gone: list[int]) -> None:
+    """Zero the weights on input channels `gone`."""
+    assert isinstance(module.weight, Tensor)
+    with torch.no_grad():
+        groups, width = getattr(module, "groups", 1), module.weight.shape[1]
+        blocks = module.weight.view(groups, -1, *module.weight.shape[1:])  # (groups, rows, columns, …)
+        block, column = torch.tensor(gone).div(width, rounding_mode="floor"), torch.tensor(gone) % width
+        blocks[block, :, column] = 0

@@ -1,0 +1,80 @@
+"""Multiply-accumulates: of a network as it is, and of single nodes of a traced graph.
+
+What is counted are products that are summed: convolutions, linear layers, recurrent cells, and products of two
+activations, in attention or bare. Norms, sums, pooling and activation functions count nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import thop
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from autocompress.backend.canonical.attention import plain_attention
+
+KNOWN_TO_THOP = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+"""Modules of which thop counts exactly the products, where they are these very classes. It does not see what is no
+module, overcounts transposed convolutions, and counts biases, norms and pooling."""
+
+
+def count_macs(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> int:
+    """Multiply-accumulates of one sample: thop's count of plain convolutions and linear layers, and of everything else
+    the count of the operators that run. `model` stays as it is."""
+    own = copy.deepcopy(model).eval()
+    try:  # without data, where the network can run without
+        return _counted(own.to("meta"), torch.zeros(1, *input_shape, dtype=dtype, device="meta"))
+    except Exception:  # the user's forward: it may read values, or hold tensors that stay where they were
+        return _counted(copy.deepcopy(model).eval(), torch.zeros(1, *input_shape, dtype=dtype))
+
+
+def _counted(model: nn.Module, example: Tensor) -> int:
+    with counting() as counter:
+        model(example)
+    operators = {name: sum(flops.values()) // 2 for name, flops in counter.get_flop_counts().items()}
+    root = type(model).__name__
+    plain = {f"{root}.{name}": name for name, module in model.named_modules() if name
+             and type(module) in KNOWN_TO_THOP and f"{root}.{name}" in operators}
+    _, _, layers = thop.profile(model, inputs=(example,), verbose=False, ret_layer_info=True)
+    by_thop = sum(_of_layer(layers, name) for name in plain.values())
+    return operators["Global"] - sum(operators[name] for name in plain) + by_thop
+
+
+def _of_layer(layers: dict[str, Any], name: str) -> int:
+    """What thop's nested table says of one module."""
+    *parents, child = name.split(".")
+    for parent in parents:
+        layers = layers[parent][2]
+    return int(layers[child][0])
+
+
+@contextmanager
+def counting() -> Iterator[FlopCounterMode]:
+    """Count the floating-point operations of what runs inside, two a multiply-accumulate, with attention and recurrent
+    layers as the products that they are: oneDNN's recurrent layers, and the fused attentions, are one operator."""
+    before = torch.backends.mkldnn.set_flags(_enabled=False)  # type: ignore[no-untyped-call]
+    try:
+        with torch.no_grad(), plain_attention(), sdpa_kernel(SDPBackend.MATH), \
+                FlopCounterMode(display=False) as counter:
+            yield counter
+    finally:
+        torch.backends.mkldnn.set_flags(_enabled=before[0])  # type: ignore[no-untyped-call]
+
+
+def node_macs(node: fx.Node) -> int:
+    """Multiply-accumulates of one operator of a traced graph, for the whole batch that it was traced with. Nothing for
+    one that cannot be run on shapes alone."""
+    args: Any = fx.map_arg(node.args, lambda source: source.meta["val"])
+    kwargs: Any = fx.map_arg(node.kwargs, lambda source: source.meta["val"])
+    with counting() as counter:
+        try:
+            node.target(*args, **kwargs)  # type: ignore[operator]
+        except Exception:  # an operator of the user's own, or one that holds a graph
+            return 0
+    return int(counter.get_total_flops()) // 2

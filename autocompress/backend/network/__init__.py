@@ -1,0 +1,1 @@
+"""The compressed network: quantised weights, masks, folding of norms, checkpoints."""

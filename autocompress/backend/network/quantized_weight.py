@@ -1,0 +1,182 @@
+"""Integer weights: choosing scales, the grid itself, and moving a factor through it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from autocompress.backend.network.grids import codebook_levels, nearest, ordinary_unit, power_levels
+from autocompress.techniques.quantize import LARGEST_LEVEL
+
+
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """`levels * scale` is the weight: int8 `levels` of the weight's shape, `scale` per output channel `(C,)`.
+
+    Without a `table`, below 7 bits the levels are the odd integers from 1 - 2**bits to 2**bits - 1, at 7 bits the
+    integers from -63 to 63, at 8 bits those from -127 to 127; else those of the table, int8 `(2**bits,)`, ascending.
+    No magnitude is above `limit`, see `autocompress.techniques.quantize.level_limit`. Every grid is symmetric, so a
+    sign moves freely between levels and what multiplies them. With a `group`, each run of so many weights of a row
+    has an integer factor of its own on the channel's scale: `factors` uint8 `(C, runs)`.
+    """
+
+    bits: int
+    levels: Tensor
+    scale: Tensor
+    table: Tensor | None = None
+    group: int = 0
+    factors: Tensor | None = None
+    limit: int = LARGEST_LEVEL
+
+    def steps(self) -> Tensor:
+        """What one level is worth, float32, of a shape that broadcasts to the weight's."""
+        steps = per_channel(self.scale, self.levels)
+        return steps if self.factors is None else steps * spread(self.factors, self.group, self.levels)
+
+    def dequantized(self) -> Tensor:
+        """The float weight that these integers stand for."""
+        return self.levels.float() * self.steps()
+
+    def rescaled(self, factor: Tensor) -> QuantizedWeight:
+        """The weight times `factor` per output channel `(C,)`, exactly: integers change by sign only."""
+        sign = torch.where(factor < 0, -1, 1).to(torch.int8)
+        return replace(self, levels=self.levels * per_channel(sign, self.levels), scale=self.scale * factor.abs())
+
+
+def per_channel(vector: Tensor, like: Tensor) -> Tensor:
+    """`(C,)` → `(C, 1, …)` with as many axes as `like`."""
+    return vector.reshape(-1, *[1] * (like.dim() - 1))
+
+
+def spread(factors: Tensor, group: int, like: Tensor) -> Tensor:
+    """`(C, runs)` → float of the shape of `like` `(C, …)`, each value for a run of `group` weights of a row."""
+    return factors.float().repeat_interleave(group, 1)[:, :like[0].numel()].reshape(like.shape)
+
+
+def largest_level(bits: int, limit: int = LARGEST_LEVEL) -> int:
+    """The greatest of the evenly spaced levels whose magnitudes are at most `limit`."""
+    return min(limit, (1 << (bits - 1 if spacing(bits) == 1 else bits)) - 1)
+
+
+def spacing(bits: int) -> int:
+    """The distance of evenly spaced levels: they are odd where few, so that none of the 2**bits codes is idle."""
+    return 1 if bits >= 7 else 2
+
+
+def top_level(weight: QuantizedWeight) -> int:
+    """The greatest level of a weight's grid."""
+    return largest_level(weight.bits, weight.limit) if weight.table is None else int(weight.table[-1])
+
+
+def level_table(weight: QuantizedWeight) -> Tensor:
+    """All levels of a weight's grid, ascending, as float."""
+    if weight.table is not None:
+        return weight.table.float()
+    top = largest_level(weight.bits, weight.limit)
+    return torch.arange(-top, top + 1, spacing(weight.bits)).float()
+
+
+def round_to_levels(ratio: Tensor, bits: int, table: Tensor | None = None, limit: int = LARGEST_LEVEL) -> Tensor:
+    """Nearest level of each `weight / step`, as float."""
+    if table is not None:
+        return nearest(ratio, table.to(ratio.device))
+    top = largest_level(bits, limit)
+    if spacing(bits) == 1:
+        return ratio.round().clamp(-top, top)
+    return (ratio * 0.5).floor_().mul_(2).add_(1).clamp_(-top, top)
+
+
+def within_limit(known: QuantizedWeight, weight: Tensor, kept: Tensor | None = None) -> QuantizedWeight:
+    """`weight` on the grid next to that of `known`, whose levels may reach 127, that has no level above its limit."""
+    table, reached = known.table, LARGEST_LEVEL if known.bits >= 7 else 2**known.bits - 1
+    if table is not None:
+        reached = int(table[-1])
+        table = (table.float() * min(1.0, known.limit / reached)).round().to(torch.int8)
+    top = largest_level(known.bits, known.limit) if table is None else int(table[-1])
+    if top == reached:
+        return known
+    moved = replace(known, scale=known.scale * (reached / top), table=table)
+    levels = round_to_levels(weight / moved.steps(), moved.bits, moved.table, moved.limit)
+    return replace(moved, levels=(levels if kept is None else levels * kept).to(torch.int8))
+
+
+def quantize_weight(weight: Tensor, bits: int, grid: str = "linear", group: int = 0,
+                    importance: Tensor | None = None, kept: Tensor | None = None,
+                    limit: int = LARGEST_LEVEL) -> QuantizedWeight:
+    """Quantise `(C, …)` per output channel, or per `group` weights of one, with scales of least squared error.
+
+    A search over clipping points, then alternating refinement: for fixed levels the best scale is
+    <w, levels> / <levels, levels>. `importance`, the second moments `(groups, d, d)` of the input, weighs the errors
+    that a codebook is fitted to. Where `kept` (bool, of the weight's shape) is False the level is zero, which is
+    not on the grid below 7 bits. No level exceeds `limit`. ValueError for values that are not finite.
+    """
+    if not torch.isfinite(weight).all():
+        raise ValueError("nan: weights that are not finite cannot be quantised")
+    flat = weight.detach().float().flatten(1)
+    columns = flat.shape[1]
+    run = group or columns
+    padding = -columns % run
+    rows = F.pad(flat, (0, padding)).reshape(len(flat), -1, run)
+    inside = flat.new_ones(1, columns) if kept is None else kept.flatten(1).float()
+    counts = F.pad(inside, (0, padding)).reshape(len(inside), -1, run)
+    table = None
+    if grid == "pow2":
+        table = power_levels(bits)
+    elif grid == "codebook":
+        of_errors = torch.ones_like(flat) if importance is None else _of_columns(importance, flat)
+        table = codebook_levels(rows, F.pad(of_errors * inside, (0, padding)).reshape(rows.shape), bits,
+                                limit)
+    scale = _best_scale(rows, counts, bits, table, limit)
+    if not group:
+        levels = (round_to_levels(rows / scale, bits, table, limit) * counts).reshape(weight.shape).to(torch.int8)
+        return QuantizedWeight(bits, levels, scale.flatten(), table, limit=limit)
+    base = scale.amax(1, keepdim=True) / 255
+    factors = (scale / base).round().clamp(1, 255)
+    levels = (round_to_levels(rows / (base * factors), bits, table, limit) * counts).flatten(1)[:, :columns]
+    return QuantizedWeight(bits, levels.reshape(weight.shape).to(torch.int8), base.flatten(), table, group,
+                           factors.squeeze(2).to(torch.uint8), limit)
+
+
+def _of_columns(second: Tensor, rows: Tensor) -> Tensor:
+    """Second moments `(groups, d, d)` → what an error of each of the weights `(C, n)` counts for."""
+    diagonal = second.diagonal(dim1=1, dim2=2)  # (groups, d)
+    taps = rows.shape[1] // diagonal.shape[1]
+    return diagonal.repeat_interleave(taps, 1).repeat_interleave(len(rows) // len(diagonal), 0).clamp_min(0.0)
+
+
+def _best_scale(rows: Tensor, counts: Tensor, bits: int, table: Tensor | None, limit: int) -> Tensor:
+    """`(C, runs, 1)` for rows `(C, runs, n)`; `counts` (C or 1, runs, n) is 0 where there is no weight."""
+    unit = ordinary_unit(rows, by_row=True)
+    if bool((unit != 1).any()):
+        return _best_scale(rows / unit, counts, bits, table, limit) * unit
+    top = largest_level(bits, limit) if table is None else int(table[-1])
+    absmax = rows.abs().amax(2, keepdim=True).clamp_min(1e-12)
+    everywhere = bool(counts.all())
+
+    def fitted(scale: Tensor) -> tuple[Tensor, Tensor]:
+        """The best scale for the levels that `scale` leads to, and the power that these then explain."""
+        levels = round_to_levels(rows * (1 / scale), bits, table, limit)
+        if not everywhere:
+            levels *= counts
+        along, power = (rows * levels).sum(2, keepdim=True), levels.square_().sum(2, keepdim=True).clamp_min_(1.0)
+        best = along / power
+        return torch.where(best > 0, best, scale), along.square() / power
+
+    best_scale, best_gain = absmax / top, torch.full_like(absmax, -torch.inf)
+    for share in _CLIPS[bits]:
+        scale, gain = fitted(absmax * (share / top))
+        better = gain > best_gain
+        best_scale, best_gain = torch.where(better, scale, best_scale), torch.where(better, gain, best_gain)
+    for _ in range(2):
+        best_scale, _ = fitted(best_scale)
+    return best_scale
+
+
+_CLIPS: dict[int, tuple[float, ...]] = {
+    bits: tuple(torch.linspace(low, 1.0, 12).tolist())
+    for bits, low in {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4, 5: 0.5, 6: 0.6, 7: 0.65, 8: 0.7}.items()
+}
+"""Clipping points tried, as shares of the largest magnitude: the fewer the bits, the deeper it pays to clip."""

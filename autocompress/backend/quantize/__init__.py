@@ -1,0 +1,1 @@
+"""Quantisation: rounding methods and cross-layer equalisation."""

@@ -1,0 +1,86 @@
+"""Rounding up or down, learned.
+
+Source: Nagel et al., "Up or Down? Adaptive Rounding for Post-Training Quantization" (ICML 2020). The error of a layer's
+output is tr(E H Eᵀ), so the second moments H of its input take the place of data, and the gradient is a product.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from autocompress.backend.network.quantized_weight import QuantizedWeight, level_table, spread
+from autocompress.backend.quantize.gptq import by_columns, from_columns, refitted
+from autocompress.backend.statistics.reconstruct import damped
+from autocompress.errors import TrialError
+
+STEPS, RATE, BETAS = 200, 1.0, (0.9, 0.99)
+"""Of Adam, whose rate falls to zero by a cosine. Five hundred steps at a third of the rate come nearer,
+at that price."""
+WARM, PRESSURE, SHARPEST, BLUNTEST = 0.2, 20.0, 20.0, 2.0
+"""Share of the steps without a regulariser; its weight where an input has power 1; its exponent at last and at
+first."""
+STRETCH = 0.1
+"""How far the sigmoid reaches beyond 0 and 1 before it is cut."""
+
+
+def round_up_or_down(weight: Tensor, start: QuantizedWeight, second: Tensor, what: str = "a layer",
+                     kept: Tensor | None = None) -> QuantizedWeight:
+    """`weight` `(C, …)` on the grid of `start`, each at one of the two levels beside it, or at zero where `kept` (bool,
+    of its shape) is False. No channel is farther from the outputs of `weight` than with the levels of `start`.
+
+    `second` moments `(groups, d, d)` of the input, in columns or (wide convolutions) in channels. TrialError when they
+    are not finite.
+    """
+    if not torch.isfinite(second).all():
+        raise TrialError(f"the moments of the input of {what} must be finite, but are not: look for NaN or infinite "
+                         "values in the network or in the calibration data")
+    groups, d = second.shape[:2]
+    hessian = damped(second)
+    power = hessian.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+    table = level_table(start)
+    ratio = weight / start.steps()
+    below = torch.bucketize(ratio, table).sub_(1).clamp_(0, len(table) - 2)
+    low, high = (found if kept is None else found * kept for found in (table[below], table[below + 1]))
+    factor = torch.ones_like(weight) if start.factors is None else spread(start.factors, start.group, weight)
+    gap = by_columns((high - low) * factor, groups, d)
+    unit = gap.mean(1, keepdim=True).clamp_min(1e-6)  # a gap is about 1: rows are alike to the regulariser
+    aim = by_columns((ratio - low) * factor, groups, d) / unit
+    up = from_columns(_learned(aim, gap / unit, hessian / power), tuple(weight.shape))
+    learned = refitted(weight, replace(start, levels=torch.where(up, high, low).to(torch.int8)), second)
+    better = output_error(weight, learned, hessian) < output_error(weight, start, hessian)
+    levels = torch.where(better.reshape(-1, *[1] * (weight.dim() - 1)), learned.levels, start.levels)
+    return replace(start, levels=levels, scale=torch.where(better, learned.scale, start.scale))
+
+
+def output_error(weight: Tensor, rounded: QuantizedWeight, hessian: Tensor) -> Tensor:
+    """tr(E H Eᵀ) of each output channel `(C,)`."""
+    errors = by_columns(rounded.dequantized() - weight, *hessian.shape[:2])
+    each = torch.bmm(hessian, errors).mul_(errors).sum(1)  # (groups, rows)
+    return each.reshape(len(weight), -1).sum(1)
+
+
+def _learned(aim: Tensor, gap: Tensor, hessian: Tensor) -> Tensor:
+    """Where to round up: bool `(groups, d, rows)`, for `gap` times 0 or 1 to come near to `aim`."""
+    share = (aim / gap.clamp_min(1e-6)).clamp_(0.0, 1.0)
+    variable = torch.logit((share + STRETCH) / (1 + 2 * STRETCH))
+    variable.requires_grad_(True)
+    adam = torch.optim.Adam([variable], lr=RATE, betas=BETAS)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, STEPS)
+    for step in range(STEPS):
+        with torch.no_grad():
+            smooth = variable.sigmoid()
+            share = (smooth * (1 + 2 * STRETCH) - STRETCH).clamp_(0.0, 1.0)
+            slope = torch.bmm(hessian, share * gap - aim).mul_(gap).mul_(2)
+            progress = (step / STEPS - WARM) / (1 - WARM)
+            if progress >= 0:
+                exponent = BLUNTEST + (SHARPEST - BLUNTEST) * (1 - progress)
+                side = share * 2 - 1
+                slope -= side.sign() * side.abs().pow_(exponent - 1) * (2 * PRESSURE * exponent)
+            inside = (share > 0) & (share < 1)
+            variable.grad = slope.mul_(smooth * (1 - smooth)).mul_(inside)
+        adam.step()
+        schedule.step()
+    return variable.detach() > 0

@@ -1,0 +1,1 @@
+"""Predicted loss of every option, from Fisher products of gradients and weight changes."""

@@ -1,0 +1,362 @@
+"""What each step alone would cost in accuracy, from a handful of passes for all of them.
+
+To second order, changing weights by Δ costs, in Kullback-Leibler divergence from the original's answers, half the
+mean of ⟨g, Δ⟩², where g is the gradient of the logarithm of an answer that is drawn from them: the Fisher form, which
+needs no labels (LeCun et al., "Optimal Brain Damage", NIPS 1989; Amari, "Natural Gradient", 1998). One forward and
+one backward pass give, layer by layer, the gradients of single samples, and products with them the costs of all steps.
+Answers are softened, as in distillation: a network that is sure of everything would seem to feel nothing.
+
+What a norm or a corrected bias behind a layer makes good is taken out of Δ first: a shift of the mean, and, with a
+norm, a change of scale.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import prod
+from typing import Any
+
+import msgspec
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autocompress.backend.compress import Compressor
+from autocompress.backend.graph.sample_axes import SampleAxis
+from autocompress.backend.layers.recurrent import stepwise
+from autocompress.backend.layers.transposed import TransposedConv
+from autocompress.backend.sensitivity.weight_deltas import weight_changes
+from autocompress.backend.statistics.moments import windows
+from autocompress.backend.statistics.reconstruct import by_taps
+from autocompress.core.batch_sizes import GRADIENT_BYTES, rows_at_once
+from autocompress.core.cancellation import checkpoint
+from autocompress.core.plan import Step
+from autocompress.errors import TrialError
+
+VERSION = 2
+"""Of how costs are predicted: a change makes what was kept void."""
+SAMPLES = (96, 48, 24)
+"""Asked for the table: as many as its time allows."""
+PASSES, MOST_PASSES = 4, 30
+"""What asking one sample costs in forward passes of it: forward, backward, and products with the changes; and the most
+passes of the calibration inputs that the table may take."""
+PASSES_SHARE = 0.5
+"""Of its time, that goes into them; the rest works out how weights would change."""
+TIMED = 4
+BATCH = 32
+DRAWS = 1
+"""Answers drawn for each sample, each for one backward pass."""
+TEMPERATURE = 4.0
+CHUNK_BYTES = 512 * 2**20
+"""Of changes held at once; each chunk costs its own passes."""
+PRODUCT_BYTES = 320 * 2**20
+
+Change = tuple[int, Tensor]
+"""The number of the step that it belongs to, and how it changes the layer's weight, flat."""
+
+
+def damages(compressor: Compressor, steps: Sequence[Step], seconds: float = math.inf) -> list[float]:
+    """Predicted cost of each step alone, in nats of KL divergence of softened answers. Kept step by step with the
+    statistics of the network: another budget, or a resumed study, asks again for nothing, another device for what the
+    ones before could not do.
+
+    Where `seconds` are too short for all of it, fewer samples are asked, and then fewer steps, those that solve least
+    last: NaN for those left out. TrialError where even the widths of layers with the fewest samples take longer.
+    """
+    samples, until = _affordable(compressor, steps, seconds)
+    kind = _kind(samples)
+    nats = compressor.statistics.gathered(
+        kind, _names(steps), lambda missing: _measured(compressor, [steps[place] for place in missing], samples, until))
+    return [float(cost) for cost in nats]
+
+
+def _affordable(compressor: Compressor, steps: Sequence[Step], seconds: float) -> tuple[int, float]:
+    """How many samples are asked, and until when (`time.perf_counter()`) changes of weights are worked out.
+
+    One sample costs about `PASSES` forward passes of it, once for each chunk of changes; together that is at most
+    `MOST_PASSES` passes of all calibration inputs.
+    """
+    count = len(compressor.calibration)
+    missing = {samples: unknown(compressor, steps, samples) for samples in SAMPLES}
+    for samples in SAMPLES:
+        if not missing[samples]:
+            return samples, math.inf
+    chunks = math.ceil(sum(_bytes(compressor, steps[place]) for place in missing[SAMPLES[0]]) / CHUNK_BYTES)
+    legal = [n for n in SAMPLES if n * PASSES * chunks <= MOST_PASSES * count] or [SAMPLES[-1]]
+    if seconds == math.inf:
+        return legal[0], math.inf
+    began = time.perf_counter()
+    each = PASSES * chunks * _forward_seconds(compressor)
+    for samples in legal:
+        if min(samples, count) * each <= PASSES_SHARE * seconds:
+            return samples, began + seconds - min(samples, count) * each
+    raise TrialError(f"{legal[-1]} samples would take {legal[-1] * each:.0f} of {seconds:.0f} s")
+
+
+def _forward_seconds(compressor: Compressor) -> float:
+    """Of one sample, measured on a few after the first pass, which prepares more than it computes."""
+    inputs = compressor.calibration[:TIMED]
+    with torch.no_grad():
+        compressor.original(inputs[:1])
+        began = time.perf_counter()
+        compressor.original(inputs)
+    return (time.perf_counter() - began) / len(inputs)
+
+
+def _bytes(compressor: Compressor, step: Step) -> int:
+    """Of the changes of weights that a step makes, about."""
+    if step.technique != "prune":
+        return _nbytes(compressor.original, step.site)
+    items = compressor.coupling.items.get(step.site, ())
+    return sum(_nbytes(compressor.original, item.module) for item in items) // 2  # readers alone
+
+
+def _nbytes(model: nn.Module, name: str) -> int:
+    weight = getattr(model.get_submodule(name), "weight", None)
+    return weight.nbytes if isinstance(weight, Tensor) else 0
+
+
+def unknown(compressor: Compressor, steps: Sequence[Step], samples: int = 0) -> list[int]:
+    """Places of the steps whose costs are not kept, of so many `samples`, by default the most."""
+    return compressor.statistics.missing(_kind(samples or SAMPLES[0]), _names(steps))
+
+
+def _kind(samples: int) -> str:
+    asked = f"{VERSION} {samples} {DRAWS} {TEMPERATURE}"
+    return f"damages-{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
+
+
+def _names(steps: Sequence[Step]) -> list[str]:
+    return [hashlib.sha256(msgspec.json.encode(step, order="sorted")).hexdigest()[:16] for step in steps]
+
+
+def _measured(compressor: Compressor, steps: Sequence[Step], samples: int, until: float) -> Tensor:
+    inputs = compressor.calibration[:samples]
+    felt = torch.zeros(len(steps), len(inputs) * DRAWS)
+    left = set(range(len(steps)))
+    for chunk in _chunks(compressor, steps, until, left):
+        for change, by_answer in _products(compressor, inputs, chunk):
+            felt[change] += by_answer
+    felt[sorted(left)] = torch.nan
+    return felt.square().mean(1) / (2 * TEMPERATURE**2)
+
+
+def _chunks(compressor: Compressor, steps: Sequence[Step], until: float,
+            left: set[int]) -> Iterator[dict[str, list[Change]]]:
+    """Changes by layer, as many at once as `CHUNK_BYTES` allow; those of one layer together, for what they share. Where
+    the clock ends it, steps that matter most come first, and `left` keeps the numbers of those that it left out.
+    TrialError where it ends it before the widths of layers."""
+    chunk: dict[str, list[Change]] = {}
+    parts: dict[str, Tensor | None] = {}
+    held = 0
+    for done, number in enumerate(_in_order(compressor, steps, timed=until < math.inf)):
+        checkpoint("options of layers", done, len(steps))
+        if time.perf_counter() > until:
+            if steps[number].technique == "quantize":
+                raise TrialError(f"the time was up after {done} of {len(steps)} options")
+            break
+        left.remove(number)
+        for name, change in weight_changes(compressor, steps[number]).items():
+            if held and held + change.nbytes > CHUNK_BYTES:
+                yield chunk
+                chunk, held = {}, 0
+            if name not in parts:
+                parts[name] = _own_parts(compressor, name)
+            chunk.setdefault(name, []).append(
+                (number, _less_what_is_made_good(compressor, name, change, parts[name]).flatten()))
+            held += change.nbytes
+    if chunk:
+        yield chunk
+
+
+def _in_order(compressor: Compressor, steps: Sequence[Step], timed: bool) -> list[int]:
+    """Numbers of the steps layer by layer; `timed`: all widths first, then every other number of channels, factors, and
+    the rest."""
+    places = {name: place for place, (name, _) in enumerate(compressor.original.named_modules())}
+    tiers = dict.fromkeys(range(len(steps)), 0)
+    seen: dict[str, int] = {}
+    for number, step in enumerate(steps if timed else ()):
+        if step.technique == "prune":
+            seen[step.site] = seen.get(step.site, 0) + 1
+            tiers[number] = 1 if seen[step.site] % 2 else 3
+        elif step.technique != "quantize":
+            tiers[number] = 2
+    return sorted(tiers, key=lambda n: (tiers[n], places.get(steps[n].site.partition("/")[0], -1)))
+
+
+def _own_parts(compressor: Compressor, name: str) -> Tensor | None:
+    """What a change of a weight, both as `by_taps` writes them, is multiplied with so that the sum over an output is
+    its part along the weight itself, in the measure of the layer's input; None where no norm is behind the layer."""
+    moments = compressor.statistics.moments(name)
+    if moments is None or name not in compressor.normed:
+        return None
+    weight: Any = compressor.original.get_submodule(name).weight
+    groups, d = moments.covariance.shape[:2]
+    rows = by_taps(weight.detach(), d)
+    seen = (rows.reshape(groups, -1, d) @ moments.covariance).reshape(len(weight), -1)
+    whole = (rows.reshape(len(weight), -1) * seen).sum(1, keepdim=True)
+    return (seen / whole.clamp_min(1e-12)).reshape(-1, d)
+
+
+def _less_what_is_made_good(compressor: Compressor, name: str, change: Tensor, parts: Tensor | None) -> Tensor:
+    """A norm behind the layer gives its output the variance that it had: to first order that takes from each row of
+    the change its part along the row itself."""
+    if parts is None:
+        return change
+    weight: Any = compressor.original.get_submodule(name).weight
+    share = (by_taps(change, parts.shape[1]) * parts).reshape(len(change), -1).sum(1)
+    made_good: Tensor = share.reshape(-1, *[1] * (change.dim() - 1)) * weight.detach()
+    return change - made_good
+
+
+def _products(compressor: Compressor, inputs: Tensor,
+              chunk: dict[str, list[Change]]) -> Iterator[tuple[int, Tensor]]:
+    """For each change its products `(samples * DRAWS,)` with the gradients of single answers. The chunk is used up.
+
+    Layers in whose tensors no axis is proved to be the samples are given one sample at a time: all that such a layer
+    reads and writes is then that sample's.
+    """
+    layouts = {name: compressor.sample_axes.get(name) for name in chunk}
+    together = {name: chunk.pop(name) for name, layout in layouts.items() if layout is not None}
+    if together:
+        size = rows_at_once(tuple(inputs.shape[1:]), BATCH, GRADIENT_BYTES)
+        yield from _of_layers(compressor, inputs, together, layouts, {}, size)
+    if chunk:
+        means = {name: None if (known := compressor.statistics.moments(name)) is None else known.mean for name in chunk}
+        yield from _of_layers(compressor, inputs, chunk, layouts, means, 1)
+
+
+def _of_layers(compressor: Compressor, inputs: Tensor, chunk: dict[str, list[Change]],
+               layouts: Mapping[str, SampleAxis | None], means: Mapping[str, Tensor | None],
+               size: int) -> Iterator[tuple[int, Tensor]]:
+    """`means`: of what is read, for layers of which one batch does not tell it; the others' follow from the batch."""
+    model, generator = compressor.original, torch.Generator().manual_seed(0)
+    numbers = {name: [number for number, _ in changes] for name, changes in chunk.items()}
+    matrices = {name: torch.stack([change for _, change in chunk.pop(name)]) for name in numbers}  # not held twice
+    found: dict[str, list[Tensor]] = {name: [] for name in numbers}
+    batches = torch.split(inputs, size)
+    for done, batch in enumerate(batches):
+        checkpoint("what options cost", done, len(batches))
+        reads, writes, outputs = _watched(model, batch, list(numbers))
+        with torch.enable_grad():
+            logits = compressor.answers.scores(outputs)
+        share = (logits.detach() / TEMPERATURE).softmax(1)
+        for draw in range(DRAWS):
+            answer = torch.multinomial(share, 1, generator=generator)[:, 0]
+            gradients = iter(torch.autograd.grad(logits, [write for calls in writes.values() for write in calls],
+                                                 F.one_hot(answer, share.shape[1]) - share,
+                                                 retain_graph=draw + 1 < DRAWS, allow_unused=True))
+            for name, calls in writes.items():
+                own = [next(gradients) for _ in calls]
+                if any(got is not None for got in own):
+                    gradient = _stacked([torch.zeros_like(write) if got is None else got
+                                         for write, got in zip(calls, own, strict=True)])
+                    with _named(name):
+                        found[name].append(_with_gradients(
+                            model.get_submodule(name), _by_sample(layouts[name], reads[name]),
+                            _by_sample(layouts[name], gradient), matrices[name], means.get(name)))
+    for name, of_steps in numbers.items():
+        if found[name]:
+            by_answer = torch.cat(found[name])
+            yield from ((number, by_answer[:, i]) for i, number in enumerate(of_steps))
+
+
+@contextmanager
+def _named(layer: str) -> Iterator[None]:
+    """What fails here is said of the layer."""
+    try:
+        yield
+    except RuntimeError as error:
+        cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise TrialError(f"the gradients of {layer} cannot be taken sample by sample: {cause}") from error
+
+
+def _by_sample(layout: SampleAxis | None, tensor: Tensor) -> Tensor:
+    """`(N, …)`: the entries of each sample in a row; where there is no layout, all of them are of one sample."""
+    return tensor[None] if layout is None else layout.split(tensor)
+
+
+def _watched(model: nn.Module, batch: Tensor,
+             names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, list[Tensor]], Tensor]:
+    """What the named layers read and, call by call, write, and the outputs; the writes can be differentiated."""
+    reads: dict[str, list[Tensor]] = {}
+    writes: dict[str, list[Tensor]] = {}
+
+    def watch(name: str) -> Any:
+        def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            reads.setdefault(name, []).append(args[0].detach())
+            written = output if output.requires_grad else output.requires_grad_()
+            writes.setdefault(name, []).append(written)
+            return written
+        return hook
+
+    handles = [model.get_submodule(name).register_forward_hook(watch(name)) for name in names]
+    try:
+        with torch.enable_grad(), stepwise(model):
+            outputs: Tensor = model(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: _stacked(calls) for name, calls in reads.items()}, writes, outputs
+
+
+def _stacked(calls: Sequence[Tensor]) -> Tensor:
+    """Tensors `(N, features)` of several calls, such as steps of a sequence, as `(N, calls, features)`."""
+    return calls[0] if len(calls) == 1 else torch.stack(list(calls), 1)
+
+
+def _with_gradients(module: Any, inputs: Tensor, gradient: Tensor, changes: Tensor, mean: Tensor | None) -> Tensor:
+    """Products `(N, changes)` of the weight gradients of single samples, less what a shift of the mean does to them,
+    with `changes` `(changes, weights)`. `inputs`, `gradient`: as `_by_sample` gives what the layer reads and writes.
+    `mean` `(groups, d)`: of its rows, that of all samples here where there is none of that size."""
+    if isinstance(module, nn.Embedding):
+        looked_up = changes.reshape(len(changes), *module.weight.shape)[:, inputs]
+        return (looked_up * gradient).flatten(2).sum(2).T
+    rows, errors = _rows(module, inputs), _errors(module, gradient)
+    known = mean is not None and mean.shape == rows.shape[1:3]
+    rows = rows - (mean[None, :, :, None] if mean is not None and known else rows.mean((0, 3), keepdim=True))
+    each = max(1, PRODUCT_BYTES // (4 * changes.shape[1]))
+    products = [(errors[i:i + each] @ rows[i:i + each].transpose(2, 3)).flatten(1) @ changes.T
+                for i in range(0, len(rows), each)]
+    return torch.cat(products)
+
+
+def _rows(module: Any, inputs: Tensor) -> Tensor:
+    """What the weight matrix is multiplied with, `(N, groups, d, positions)`; for a convolution `inputs` are
+    `(N, frames, C, …)`."""
+    if isinstance(module, nn.Linear):
+        return inputs.reshape(len(inputs), 1, -1, module.in_features).transpose(2, 3)
+    items = inputs.flatten(0, 1)
+    if isinstance(module, nn.Conv1d | nn.Conv2d):
+        padded = F.pad(items, module._reversed_padding_repeated_twice,
+                       mode="constant" if module.padding_mode == "zeros" else module.padding_mode)
+        kernel, dilation, stride = module.kernel_size, module.dilation, module.stride
+        if isinstance(module, nn.Conv1d):
+            padded, kernel, dilation, stride = padded[:, :, None], (1, *kernel), (1, *dilation), (1, *stride)
+        columns = F.unfold(padded, kernel, dilation, 0, stride)
+    else:
+        axes, view = len(module.kernel_size), windows(module, items)
+        columns = view.permute(0, 1, *range(2 + axes, 2 + 2 * axes), *range(2, 2 + axes)).reshape(
+            len(items), -1, prod(view.shape[2:2 + axes]))
+    return _frames_as_positions(columns.reshape(len(items), module.groups, -1, columns.shape[2]), len(inputs))
+
+
+def _errors(module: Any, gradient: Tensor) -> Tensor:
+    """The gradient of what a layer writes, `(N, groups, out / groups, positions)`."""
+    if isinstance(module, nn.Linear):
+        return gradient.reshape(len(gradient), 1, -1, gradient.shape[-1]).transpose(2, 3)
+    items = gradient.flatten(0, 1)
+    if isinstance(module, TransposedConv):  # in the order of `windows`
+        items = items.flip(tuple(range(2, items.dim())))
+    return _frames_as_positions(items.reshape(len(items), module.groups, items.shape[1] // module.groups, -1),
+                                len(gradient))
+
+
+def _frames_as_positions(items: Tensor, samples: int) -> Tensor:
+    """`(samples * frames, groups, d, positions)` → `(samples, groups, d, frames * positions)`."""
+    frames = items.reshape(samples, -1, *items.shape[1:])
+    return frames.permute(0, 2, 3, 1, 4).flatten(3)

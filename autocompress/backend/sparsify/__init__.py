@@ -1,0 +1,1 @@
+"""Sparsity: masks and optimal brain surgeon updates."""

@@ -1,0 +1,1 @@
+"""Recovery by training: distillation, block-wise reconstruction, warm starts, averaging."""

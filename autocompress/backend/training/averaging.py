@@ -1,0 +1,114 @@
+"""Averages of weights: along one training, and over trainings of one structure.
+
+Polyak & Juditsky, "Acceleration of Stochastic Approximation by Averaging" (1992), as a moving average; Wortsman et
+al., "Model Soups" (ICML 2022).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from autocompress.backend.network.compressed import Compressed, IntegerLayer, integer_layers
+from autocompress.backend.network.quantized_weight import QuantizedWeight, round_to_levels
+from autocompress.backend.quantize.rounding import quantize, start_weight
+from autocompress.core.plan import Receipt
+
+_STRUCTURE = ("drop", "prune", "decompose")
+
+
+class MovingAverage:
+    """Exponential moving average of `parameters`, in step with them.
+
+    The decay rises from 0.1 as (1 + n) / (10 + n) up to `decay`, so that the average of a short training is not
+    that of its beginning.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], decay: float) -> None:
+        self._parameters = [p.detach() for p in parameters]
+        self._average = [p.clone() for p in self._parameters]
+        self._decay, self._updates = decay, 0
+
+    def update(self) -> None:
+        """Take in the parameters as they are now."""
+        decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
+        self._updates += 1
+        torch._foreach_lerp_(self._average, self._parameters, 1 - decay)
+
+    def apply(self) -> None:
+        """Give the parameters, in place, their averages."""
+        torch._foreach_copy_(self._parameters, self._average)
+
+
+def soup(members: Sequence[Compressed], calibration: Tensor) -> Compressed:
+    """One network with the mean weights of `members`, of the first one's plan: rounded again where that has integer
+    weights, norms re-estimated on `calibration` `(N, …)`. Members are left alone.
+
+    ValueError unless all were dropped, pruned and decomposed alike: only then is a weight of one the same weight in
+    another.
+    """
+    first = members[0]
+    if any(_structure(member) != _structure(first) or not _same_masks(first, member) for member in members):
+        raise ValueError("the members of a soup must be dropped, pruned, decomposed and sparse alike, but they are not")
+    receipts = [receipt for receipt in first.receipts if receipt.technique != "quantize"]
+    result = Compressed(copy.deepcopy(first.model), first.plan, receipts, masks=first.masks)
+    for name, parameter in result.model.named_parameters():
+        parameter.data.copy_(_mean([_value(member, name) for member in members]))
+    integers = {}
+    for layer in integer_layers(result):
+        known = [member.weights[layer.name] for member in members if layer.name in member.weights]
+        integers[layer.name] = _rounded(layer, known, len(members))
+        result.latent[layer.name] = layer.weight.detach().clone()
+        layer.weight.data.copy_(integers[layer.name].dequantized())
+    quantize(result, calibration, integers)
+    result.receipts.append(Receipt("", "soup", {"members": [member.plan.fingerprint for member in members]}))
+    return result
+
+
+def _structure(member: Compressed) -> tuple[list[Receipt], dict[str, torch.Size]]:
+    receipts = [receipt for receipt in member.receipts if receipt.technique in _STRUCTURE]
+    return receipts, {name: tensor.shape for name, tensor in member.model.state_dict().items()}
+
+
+def _same_masks(one: Compressed, other: Compressed) -> bool:
+    return one.masks.keys() == other.masks.keys() and all(
+        torch.equal(mask.kept, other.masks[name].kept) for name, mask in one.masks.items())
+
+
+def _value(member: Compressed, name: str) -> Tensor:
+    """A parameter before it was rounded, where that is known."""
+    module, _, kind = name.rpartition(".")
+    if kind == "weight" and module in member.latent:
+        return member.latent[module]
+    return member.model.get_parameter(name).detach()
+
+
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    """Running, so that the mean of equal tensors is exactly they."""
+    mean = values[0].clone()
+    for count, value in enumerate(values[1:], start=2):
+        mean.lerp_(value, 1 / count)
+    return mean
+
+
+def _rounded(layer: IntegerLayer, known: Sequence[QuantizedWeight], count: int) -> QuantizedWeight:
+    """On the grid of mean scales where all `count` members have the same levels, else on a new one."""
+    weight = layer.weight.detach()
+    if len(known) < count or not all(_same_grid(known[0], other) for other in known):
+        return start_weight(weight, layer.args, kept=layer.kept)
+    mean = replace(known[0], scale=_mean([q.scale for q in known]))
+    levels = round_to_levels(weight / mean.steps(), mean.bits, mean.table, mean.limit)
+    return replace(mean, levels=(levels if layer.kept is None else levels * layer.kept).to(torch.int8))
+
+
+def _same_grid(one: QuantizedWeight, other: QuantizedWeight) -> bool:
+    return (one.bits, one.limit) == (other.bits, other.limit) and _same(one.table, other.table) \
+        and _same(one.factors, other.factors)
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is other or (one is not None and other is not None and torch.equal(one, other))

@@ -1,0 +1,296 @@
+"""Recovering accuracy by distillation from the original, quantisation-aware where weights are integers.
+
+Hinton et al., "Distilling the Knowledge in a Neural Network" (2015), with the learned quantisation steps of
+Esser et al., "Learned Step Size Quantization" (ICLR 2020). Norms stay live: a per-channel factor behind a
+quantised weight folds into its scales exactly, so training sees what is shipped.
+
+Adam (Kingma & Ba, ICLR 2015) with steps in proportion to the size of what they change, as in Shazeer & Stern,
+"Adafactor" (ICML 2018): one rate serves factors of norms, learned scales and weights of layers of any width. Decay of
+weights changed nothing, so there is none.
+
+The teacher answers once for each sample of a few fixed augmented views of the training set, and every candidate
+and epoch reuses that: a small student would otherwise spend most of its time waiting for its teacher.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autocompress.backend.network.compressed import Compressed
+from autocompress.backend.quantize.rounding import quantize
+from autocompress.backend.statistics.calibration import rebase_norms
+from autocompress.backend.statistics.outputs import AS_SCORES, Answers
+from autocompress.backend.training.averaging import MovingAverage
+from autocompress.backend.training.blockwise import reconstruct_blocks
+from autocompress.backend.training.channels_last import channels_last
+from autocompress.backend.training.conv_as_matmul import products_on_small_maps
+from autocompress.backend.training.feature_distillation import (
+    Original,
+    Projections,
+    attention_loss,
+    find_taps,
+    recorded,
+    wanted_features,
+)
+from autocompress.backend.training.lsq import freeze_steps, learn_steps
+from autocompress.backend.training.schedule import Schedule
+from autocompress.backend.training.teacher import Teacher, TrainingData
+from autocompress.backend.training.training_mode import train_as_shipped
+from autocompress.core.cancellation import checkpoint
+from autocompress.core.layer import LayerTable
+from autocompress.core.plan import Plan, Receipt
+from autocompress.errors import AutocompressError, InputError, TrialError
+
+FAR = 0.25
+"""Divergence from the teacher, as a share of the entropy of its answers, from which a student counts as far."""
+NEAR_LABEL_WEIGHT, LEAST_PACE = 0.5, 0.25
+"""Share of labels in the loss of a student that answers as its teacher does, and the share of the learning rate that it
+is trained at."""
+LEAST_WEIGHT, LEAST_VECTOR = 1e-3, 0.05
+"""Sizes of weights and of vectors that steps take at least: biases begin near zero, and have far to go."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to win accuracy back. `epochs` counts passes over the training set, `seconds` ends it earlier if given.
+
+    InputError when a number is out of its range.
+    """
+
+    epochs: float = 1.0
+    seconds: float | None = None
+    batch: int = 128
+    learning_rate: float = 0.02
+    """Largest step of Adam, as a share of the root mean square of the parameter tensor at the start."""
+    temperature: float = 4.0
+    label_weight: float = 0.1
+    """Share of the loss that is cross-entropy with the labels. At 0 they are not looked at, and may be anything; else
+    the share is larger for a student that begins near its teacher, see `_begun_near`."""
+    charge_teacher: bool = True
+    """Whether the teacher's time counts as `seconds`. Not where students are compared: the first would pay for all."""
+    warm_up: float = 0.05
+    """Share of the schedule in which the learning rate rises."""
+    average: float = 0.0
+    """Largest decay of the moving average of all parameters, learned scales too, that is kept in place of the last
+    ones; 0 keeps the last. Behind a cosine that ends at zero there was nothing to gain."""
+    patience: int = 5
+    """Epochs without a lower loss after which a training comes to an early end, see `Schedule`; 0: never. One that a
+    clock ends is left to it."""
+    attention_weight: float = 0.0
+    """Weight of the distance of attention maps from the original's (see `features`), added to the loss. Above 0 the
+    original runs beside the student at every step, for its kept answers hold no features."""
+    feature_weight: float = 0.0
+    """Weight of the distance of projected feature maps from the original's (see `features.Projections`), added to the
+    loss. Both maps are of one pass of the original."""
+    block_steps: int = 0
+    """Optimiser steps for each unit of the network before the distillation, on calibration inputs alone (see
+    `blockwise`). With `epochs` 0 they are the whole recovery, else at most half of `seconds`."""
+    mixup: float = 0.0
+    """Parameter of the Beta distribution from which the shares are drawn at which pairs of inputs are mixed (Zhang et
+    al., "mixup", ICLR 2018); 0 mixes none. The teacher answers every mixture anew: its kept answers are of no use."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "label_weight", "attention_weight", "feature_weight", "block_steps", "mixup"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise InputError(f"{name} must be 0 or more, and finite, but got {value!r}")
+        if self.label_weight > 1:
+            raise InputError(f"label_weight must be from 0 to 1, but got {self.label_weight!r}")
+        if not (self.epochs or self.block_steps):
+            raise InputError("epochs must be above 0 where block_steps is 0: a recovery of neither does nothing")
+
+    @property
+    def compares_features(self) -> bool:
+        """Whether the original runs beside the student."""
+        return bool(self.attention_weight or self.feature_weight)
+
+
+def autocast(device: str) -> torch.autocast:
+    """bfloat16 on a GPU and on a CPU with instructions for it, where a step takes 0.5 to 0.8 of the time."""
+    kind = device.split(":")[0]
+    capabilities = torch.cpu.get_capabilities()
+    fast = kind == "cuda" or (kind == "cpu" and any(capabilities.get(f"{unit}_bf16") for unit in ("amx", "avx512")))
+    return torch.autocast(kind, dtype=torch.bfloat16, enabled=fast)
+
+
+def check_recipe(recipe: Recipe, original: LayerTable | None, inputs: Tensor) -> None:
+    """InputError when a network of these facts, or one without an original at hand, cannot be trained so on `inputs`
+    `(N, …)`."""
+    if recipe.mixup and not inputs.is_floating_point():
+        raise InputError(f"mixup must be 0 for inputs that cannot be mixed, such as tokens, but it is {recipe.mixup:g}")
+    if original is None and (recipe.compares_features or recipe.block_steps):
+        raise InputError("attention_weight, feature_weight and block_steps must be 0 without the original, but are "
+                         f"{recipe.attention_weight:g}, {recipe.feature_weight:g} and {recipe.block_steps}")
+    if original is not None and recipe.compares_features:
+        find_taps(original, Plan())
+
+
+def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Recipe, calibration: Tensor,
+            seed: int, device: str = "cpu", should_stop: Callable[[], bool] | None = None,
+            original: Original | None = None, answers: Answers = AS_SCORES, as_shipped: bool = False) -> Compressed:
+    """Train `start` (changed in place and returned) towards the teacher's logits; quantised at the end.
+
+    `answers` makes logits of what the network puts out. With `as_shipped` it is trained in eval mode with live norms,
+    because in training mode it would be another network (see `training_mode`).
+
+    `original` is needed where the recipe asks for more than its answers, and InputError says so; and that tokens
+    cannot be mixed. TrialError when the loss is not finite or `should_stop` says so. Deterministic for given inputs
+    unless `recipe.seconds` cuts it short.
+    """
+    check_recipe(recipe, None if original is None else original.table, calibration)
+    taps = find_taps(original.table, start.plan) if original is not None and recipe.compares_features else ()
+    if recipe.block_steps and original is not None:
+        before = time.perf_counter()
+        bound = recipe.seconds if recipe.seconds is None or not recipe.epochs else recipe.seconds / 2
+        start = reconstruct_blocks(start, original, calibration, recipe.block_steps, seed, device, bound, should_stop)
+        if not recipe.epochs:
+            return start
+        if recipe.seconds is not None:
+            recipe = replace(recipe, seconds=max(recipe.seconds - (time.perf_counter() - before), 1e-3))
+    rebase_norms(start.model, calibration)
+    model = channels_last(start.model.to(device))
+    model = train_as_shipped(model) if as_shipped else model.train()
+    steps = learn_steps(start)
+    groups = _parameter_groups(model, recipe.learning_rate)
+    projections = None
+    if original is not None and taps and recipe.feature_weight:
+        projections = Projections(taps, start, original).to(device)
+        groups += _parameter_groups(projections, recipe.learning_rate)
+    optimizer = torch.optim.Adam(groups, lr=recipe.learning_rate, fused=True)
+    generator = torch.Generator().manual_seed(seed)
+    mixture = random.Random(seed)
+    targets = data.train_targets
+    per_epoch = math.ceil(len(targets) / recipe.batch)
+    total = max(1, round(recipe.epochs * per_epoch))
+
+    def clock() -> float:
+        return time.perf_counter() - (0.0 if recipe.charge_teacher else teacher.seconds)
+
+    average = MovingAverage(list(model.parameters()), recipe.average) if recipe.average else None
+    schedule = Schedule(total, per_epoch, recipe.warm_up, recipe.patience if recipe.seconds is None else 0)
+    began, steps_done, pace = clock(), 0, 1.0
+    for step in range(total):
+        if step % per_epoch == 0:
+            order = torch.randperm(len(targets), generator=generator)
+        rows = order[(step % per_epoch) * recipe.batch:(step % per_epoch + 1) * recipe.batch]
+        if len(rows) < 2:
+            continue  # BatchNorm cannot train on one sample
+        if should_stop is not None and should_stop():
+            raise TrialError("stopped by the user")
+        checkpoint("training", step, total if recipe.seconds is None else 0)
+        done = schedule.done(step)
+        if recipe.seconds is not None:
+            done = max(done, (clock() - began) / recipe.seconds)
+        if done >= 1:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = group["base"] * pace * schedule.factor(done)
+        partners, share = rows, 1.0
+        if recipe.mixup:
+            partners = rows[torch.randperm(len(rows), generator=generator)]
+            share = mixture.betavariate(recipe.mixup, recipe.mixup)
+        with _of_the_data():
+            inputs, logits = teacher.mixed(step // per_epoch, rows, partners, share) if recipe.mixup else \
+                teacher.batch(step // per_epoch, rows)
+        inputs = inputs.to(device)
+        with autocast(device), products_on_small_maps(model), recorded(model, taps) as features:
+            out = answers.scores(model(inputs))
+        labels = [(share, targets[rows].to(device)), (1 - share, targets[partners].to(device))]
+        soft = _divergence(out, logits.to(device), recipe.temperature)
+        if not steps_done and not recipe.compares_features:  # how far those are, answers do not say
+            recipe, pace = _begun_near(recipe, float(soft.detach()), logits)
+        loss = _with_labels(soft, out, labels, recipe.label_weight)
+        if original is not None and taps:
+            with autocast(device):
+                wanted = wanted_features(original, taps, inputs)
+            if recipe.attention_weight:
+                loss = loss + recipe.attention_weight * attention_loss(features, wanted, taps)
+            if projections is not None:
+                loss = loss + recipe.feature_weight * projections.loss(features, wanted)
+        if not torch.isfinite(loss):
+            raise TrialError("nan: the loss of distillation is not finite")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+        steps_done += 1
+        if average is not None:
+            average.update()
+        schedule.see(step, float(loss.detach()))
+    if average is not None:
+        average.apply()
+    teacher.save()
+    model = model.cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+    start.model, start.weights, start.norms = model, {}, {}
+    learned, start.latent = freeze_steps(model, steps, start.masks)
+    start.receipts = [r for r in start.receipts if r.technique != "quantize"]
+    start.receipts.append(Receipt("", "distill", {
+        "steps": steps_done, "epochs": round(steps_done / per_epoch, 2), "plateau_at_step": schedule.plateau,
+        "learning_rate": pace * recipe.learning_rate, "label_weight": recipe.label_weight,
+        **({"mode": "eval, with live norms"} if as_shipped else {}),
+        **{key: [layer.name for layer in taps] for key, weight in
+           (("attention_of", recipe.attention_weight), ("features_of", recipe.feature_weight)) if weight}}))
+    quantize(start, calibration, learned)
+    return start
+
+
+@contextmanager
+def _of_the_data() -> Iterator[None]:
+    """What fails here is the user's augmentation or normalisation, or the original on what they make: TrialError with
+    its cause."""
+    try:
+        yield
+    except AutocompressError:
+        raise
+    except Exception as error:  # a user's function may raise anything
+        first = next(iter(str(error).strip().splitlines()), "")
+        raise TrialError(f"training data could not be made or answered: {type(error).__name__}: {first}") from error
+
+
+def _divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Of the answers `(B, classes)`, in nats, times the square of the temperature that softens both."""
+    return F.kl_div(F.log_softmax(student / temperature, 1), F.log_softmax(teacher / temperature, 1), log_target=True,
+                    reduction="batchmean") * temperature**2
+
+
+def _with_labels(soft: Tensor, student: Tensor, labels: Sequence[tuple[float, Tensor]], weight: float) -> Tensor:
+    """`labels`: those of what was mixed, and their shares."""
+    if not weight:
+        return soft  # whatever stands in place of labels is not looked at
+    hard = sum(share * F.cross_entropy(student, targets) for share, targets in labels if share)
+    return (1 - weight) * soft + weight * hard
+
+
+def _begun_near(recipe: Recipe, divergence: float, teacher: Tensor) -> tuple[Recipe, float]:
+    """The recipe for a student that begins at this `divergence`, and the pace at which it is trained, at most 1.
+
+    Steps are in proportion to the distance that is to be gone, the root of the divergence: longer ones would first
+    throw back a student that has lost next to nothing. What it can still learn, the labels have to say.
+    """
+    entropy = float(-(teacher.softmax(1) * teacher.log_softmax(1)).sum(1).mean())
+    # Of equal answers the divergence is zero but for rounding, which on some processors leaves it below.
+    far = min(1.0, max(0.0, divergence) / max(FAR * entropy, 1e-9))
+    weight = recipe.label_weight
+    if weight:
+        weight += max(0.0, NEAR_LABEL_WEIGHT - weight) * (1 - far)
+    return replace(recipe, label_weight=weight), max(LEAST_PACE, math.sqrt(far))
+
+
+def _parameter_groups(module: nn.Module, learning_rate: float) -> list[dict[str, Any]]:
+    """Each parameter with its learning rate, `base`."""
+    groups: list[dict[str, Any]] = []
+    for parameter in module.parameters():
+        size = float(parameter.detach().square().mean().sqrt())
+        least = LEAST_WEIGHT if parameter.dim() > 1 else LEAST_VECTOR
+        groups.append({"params": [parameter], "base": learning_rate * max(least, size)})
+    return groups

@@ -1,1 +1,0 @@
-"""From a compressed network to the file that ships, and running that file."""

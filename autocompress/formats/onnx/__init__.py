@@ -1,0 +1,1 @@
+"""ONNX: written with ONNX Runtime's operators, run in ONNX Runtime."""

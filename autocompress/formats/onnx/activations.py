@@ -1,0 +1,105 @@
+"""Where activations are quantised, and their ranges.
+
+Q/DQ pairs stand on the input of each quantised layer and on its output behind the following Relu or Clip:
+the pattern that runtimes fuse into integer kernels. Float layers read the float tensor, because between a DQ
+and a Q a runtime may quantise float weights on its own; so do operators that only move values on to them, because a
+runtime moves a DQ behind those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+
+from autocompress.core.batch_sizes import EVERY_TENSOR_BYTES, rows_at_once
+from autocompress.core.cancellation import checkpoint
+from autocompress.formats.onnx.graph import FloatGraph
+from autocompress.formats.onnx.ranges import Range, choose_range
+from autocompress.formats.onnx.runtime import Runtime
+
+MOST_ROWS = 64
+"""Samples that are run at once, at most."""
+VALUES = 2**18
+"""Values of a tensor that a range is chosen from, drawn at random: a stride would meet the same places of every
+picture. A percentile leaves about thirteen of them outside at either end."""
+MOVES = ("MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Gather", "Split", "Concat",
+         "Expand", "Identity", "Dropout", "Pad", "Resize", "DepthToSpace", "SpaceToDepth", "Tile")
+"""Operators that move values without computing."""
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm")
+"""Operators whose float weights the runtime may quantise on its own."""
+
+
+def reads_float(graph: FloatGraph, quantised: Collection[str]) -> set[int]:
+    """`id` of the nodes that must read float tensors: weighted ones that are not among the `quantised` layers, and
+    those that move values on to them."""
+    integer = {id(leaf.node) for name, leaf in graph.leaves.items() if name in quantised}
+    leaves = {id(leaf.node) for leaf in graph.leaves.values()}
+    found: set[int] = set()
+    wanted: set[str] = set()
+    for node in reversed(graph.nodes):  # readers come behind
+        weighted = id(node) in leaves or node.op_type in WEIGHTED
+        if (weighted and id(node) not in integer) or (node.op_type in MOVES and wanted & set(node.output)):
+            found.add(id(node))
+            wanted.update(node.input)
+    return found
+
+
+def quantised_tensors(graph: FloatGraph, leaves: Mapping[str, int]) -> dict[str, int]:
+    """Tensors that get a Q/DQ pair when `leaves` have activations of so many bits, and theirs, in order of production.
+    One that layers of two widths share takes the narrower, which integer kernels need."""
+    readers: dict[str, list[int]] = {}
+    for index, node in enumerate(graph.nodes):
+        for name in node.input:
+            readers.setdefault(name, []).append(index)
+    result = {value.name for value in graph.source.graph.output}
+    chosen: dict[str, int] = {}
+    for name, leaf in graph.leaves.items():
+        if name not in leaves:
+            continue
+        ends = [leaf.node.input[0]]
+        target = leaf.node.output[0]
+        after = readers.get(target, [])
+        if leaf.node.op_type == "MatMul" and len(after) == 1 and _adds_bias(graph, after[0]):
+            target = graph.nodes[after[0]].output[0]
+            after = readers.get(target, [])
+        if len(after) == 1 and graph.nodes[after[0]].op_type in ("Relu", "Clip"):
+            target = graph.nodes[after[0]].output[0]
+        if target not in result:
+            ends.append(target)
+        chosen |= {end: min(leaves[name], chosen.get(end, 16)) for end in ends}
+    return chosen
+
+
+def _adds_bias(graph: FloatGraph, index: int) -> bool:
+    """Whether a node is the sum of a product and a vector of the network's: a linear layer at several positions."""
+    node = graph.nodes[index]
+    return node.op_type == "Add" and any(name in graph.tensors and graph.tensors[name].ndim == 1 for name in node.input)
+
+
+def calibrate(graph: FloatGraph, tensors: Mapping[str, int], inputs: np.ndarray, threads: int,
+              method: str) -> dict[str, Range]:
+    """Ranges for `tensors` of so many bits, chosen by `method` from running the float graph on `inputs` `(N, …)`."""
+    if not tensors:
+        return {}
+    model = graph.to_model(list(tensors))
+    runtime = Runtime(model.SerializeToString(), threads)
+    names = [output.name for output in model.graph.output]
+    draw = np.random.default_rng(0)
+    seen: dict[str, list[np.ndarray]] = {name: [] for name in tensors}
+    bounds = dict.fromkeys(tensors, (0.0, 0.0))
+    rows = rows_at_once(inputs.shape[1:], MOST_ROWS, EVERY_TENSOR_BYTES)
+    for start in range(0, len(inputs), rows):
+        checkpoint("ranges of activations", start, len(inputs))
+        batch = inputs[start:start + rows]
+        values = dict(zip(names, runtime.run_all(batch), strict=True))
+        values[model.graph.input[0].name] = batch
+        for name in tensors:
+            flat = values[name].reshape(-1)
+            low, high = bounds[name]
+            bounds[name] = (min(low, float(flat.min())), max(high, float(flat.max())))
+            if method != "minmax":
+                share = VALUES * len(batch) // len(inputs)
+                seen[name].append(flat if len(flat) <= share else flat[draw.integers(0, len(flat), share)])
+    return {name: choose_range(np.concatenate(seen[name] or [np.zeros(0)]), *bounds[name], bits, method)
+            for name, bits in tensors.items()}

@@ -1,0 +1,1 @@
+"""Samplers: which plan is tried next."""

@@ -1,0 +1,1 @@
+"""The solver: the plan of least predicted loss inside a budget."""

@@ -1,0 +1,141 @@
+"""Exporting a candidate and proving that the file does what was promised."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from autocompress.artifact.card import model_card
+from autocompress.artifact.folder import CARD, MANIFEST, MODEL, SCHEMA, changed_files, versions, write_artifact
+from autocompress.backend.graph.batch_parity import BATCH
+from autocompress.core.answers import DESCRIPTIONS
+from autocompress.core.evaluation import Candidate, Metrics
+from autocompress.core.files import sha256_of
+from autocompress.core.warnings import warn
+from autocompress.errors import AutocompressError
+from autocompress.formats.onnx.runtime import Runtime
+from autocompress.formats.onnx.saturation import LARGEST_PAIR, check_saturation
+from autocompress.formats.onnx.timing import speedup
+from autocompress.study.sanity_checks import rarest, result_doubts
+from autocompress.tasks.splits import PIXELS
+
+if TYPE_CHECKING:
+    from autocompress.study.folder import Description
+    from autocompress.study.workbench import Workbench
+
+log = logging.getLogger(__name__)
+
+BATCH_DEVIATION = 0.02
+"""Largest mean difference, relative to the largest score, between samples answered alone and together."""
+MAX_DEVIATION = 0.005
+"""Largest difference in validation accuracy between a trial and its exported file."""
+
+
+def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Description) -> dict[str, Any]:
+    """Write the artefact of the candidate's file, as it was kept or made again, run it, and return the verified facts.
+
+    Accuracies are of the test split; latency is the file's beside the original's, interleaved in this process.
+    AutocompressError when the file deviates from the trial by more than half a point of validation accuracy, or may
+    answer differently on another CPU.
+    """
+    assert candidate.plan is not None and candidate.best is not None
+    data = bench.file_of(candidate.plan, candidate.best)
+    bound = check_saturation(data)
+    runtime = Runtime(data, bench.threads)
+    _check_batches(runtime, bench.calibration[:BATCH].numpy())
+    validation = bench.accuracy(runtime, bench.data.validation)
+    promised = candidate.metrics["accuracy"]
+    if abs(validation - promised) > MAX_DEVIATION:
+        raise AutocompressError(
+            f"the exported file of trial {candidate.trial} must be as accurate as the trial, {100 * promised:.2f}% on "
+            f"validation data, but reaches {100 * validation:.2f}%; nothing was written. Please report this")
+    original = Runtime(bench.baseline_file, bench.threads)
+    graph, before, after = bench.original.time_beside({"file": Runtime(data)}, bench.example, 100, 5.0)
+    own, originals = (bench.answers_of(file, bench.data.test) for file in (runtime, original))
+    trained = np.bincount(bench.data.train.targets.numpy(), minlength=bench.data.classes).tolist()
+    doubts = result_doubts(originals, own, trained)
+    facts: dict[str, Any] = {
+        "path": str(folder / "model.onnx"), "trial": candidate.trial, "rung": candidate.best.rung,
+        "size_bytes": len(data),
+        "accuracy": own.accuracy, **after["file"].metrics(),
+        "baseline_accuracy": originals.accuracy,
+        "baseline_size_bytes": bench.original.size_bytes, **_of_baseline(before.metrics()),
+        "speedup": speedup(before, after["file"]),
+        "original": {"graph": graph, "note": bench.original.note},
+        "validation_accuracy": validation, "promised_accuracy": promised, "verified": True,
+        "outputs": bench.answers.meaning, "warnings": [msgspec.to_builtins(doubt) for doubt in doubts],
+        "rarest": rarest(originals, own, trained),
+    }
+    manifest = {
+        "schema": SCHEMA, "version": 1, "study": description.name, "trial": candidate.trial,
+        "rung": candidate.best.rung, "plan_fingerprint": candidate.plan.fingerprint,
+        "plan": msgspec.to_builtins(candidate.plan), "receipts": msgspec.to_builtins(candidate.receipts),
+        "metrics": candidate.metrics, "sources": candidate.best.sources,
+        "verified": {k: v for k, v in facts.items() if k not in ("path", "promised_accuracy", "outputs", "warnings",
+                                                               "rarest")},
+        "saturation": {"possible": False, "largest_pair": bound.largest, "limit": LARGEST_PAIR,
+                       "integer_layers": bound.layers},
+        "profile": description.profile, "budget": msgspec.to_builtins(description.budget), "seed": description.seed,
+        "fingerprints": description.fingerprints, "versions": versions(),
+        "input": {"name": "input", "shape": ["N", *bench.data.input_shape],
+                  "dtype": str(bench.data.dtype).removeprefix("torch."),
+                  "scale": "pixels / 255" if bench.data.kind == PIXELS else "as given",
+                  "mean": list(bench.data.mean), "std": list(bench.data.std),
+                  **({"prepared": bench.data.prepared} if bench.data.prepared else {})},
+        "output": {"name": "output", "shape": ["N", bench.data.classes],
+                   "meaning": DESCRIPTIONS[bench.answers.meaning],
+                   **({"classes": list(bench.data.class_names)} if bench.data.class_names else {})},
+    }
+    manifest["latencies"] = _by_device(bench, candidate, description, facts)
+    write_artifact(folder, data, manifest, model_card(manifest, bench.data.name))
+    written = (folder / "model.onnx").read_bytes()
+    if written != data:
+        raise AutocompressError(f"{folder / 'model.onnx'} must hold the bytes that were verified, but does not")
+    for doubt in doubts:
+        warn(log, doubt)
+    return facts | {"sha256": {name: sha256_of(folder / name) for name in (MODEL, CARD, MANIFEST)}}
+
+
+def artifact_fault(folder: Path, facts: dict[str, Any] | None) -> str:
+    """What is wrong with the artefact in `folder` of which `facts` were kept when it was verified, in words; empty
+    where it is as it was written, or where there is none."""
+    if facts is None:
+        return ""
+    known: dict[str, str] = facts.get("sha256") or {}  # what earlier releases wrote is held to its own manifest
+    for name in (MODEL, MANIFEST):
+        if not (folder / name).is_file():
+            return f"{folder / name} is gone since it was verified"
+        if name in known and sha256_of(folder / name) != known[name]:
+            return f"{folder / name} was changed since it was verified"
+    return next((f"{folder / name} was changed since it was verified" for name in changed_files(folder)
+                 if name == MODEL), "")
+
+
+def _check_batches(runtime: Runtime, inputs: np.ndarray) -> None:
+    """AutocompressError where the file answers samples together and one by one differently. Integers may round
+    otherwise where sums of floats differ in their last bits."""
+    together = runtime.run(inputs)
+    alone = np.concatenate([runtime.run(inputs[i:i + 1]) for i in range(len(inputs))])
+    difference = float(np.abs(alone - together).mean() / max(float(np.abs(together).max()), 1e-12))
+    if not difference <= BATCH_DEVIATION:
+        raise AutocompressError(
+            f"the exported file must answer a sample alone as it does among {len(inputs)} (to {BATCH_DEVIATION:g} "
+            f"relative), but differs by {difference:.2g}; nothing was written. Please report this")
+
+
+def _of_baseline(metrics: Metrics) -> Metrics:
+    return {f"baseline_{name}": value for name, value in metrics.items()}
+
+
+def _by_device(bench: Workbench, candidate: Candidate, description: Description,
+               facts: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Latency of the original and of the candidate on each device, in milliseconds, and its source; where it is
+    measured, both as they were timed together."""
+    return {device.id: {"source": "measured", "ms": facts["latency_ms"], "baseline_ms": facts["baseline_latency_ms"]}
+            if device.latency == "measured" else
+            {"source": "estimated", "ms": candidate.metrics[name], "baseline_ms": description.baseline[name]}
+            for name, device in bench.profile.latencies.items()}

@@ -1,0 +1,70 @@
+"""Latency on this machine, predicted before a file is built, where it is bounded and measured.
+
+The final figure of every file is measured. The prediction only steers: plans are proposed inside the bound by the rates
+of the profile, brought to what the original takes here in float and at 8 bits.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from autocompress.core.budget import Budget
+from autocompress.core.evaluation import Metrics
+from autocompress.core.plan import Plan
+from autocompress.errors import TrialError
+from autocompress.estimate import estimate
+from autocompress.formats.onnx.runtime import Runtime
+from autocompress.formats.onnx.timing import time_files
+from autocompress.hardware.calibration import calibrated
+from autocompress.hardware.profile import HardwareProfile
+from autocompress.hardware.targets import together
+from autocompress.study.int8_teacher import integer_plan
+
+if TYPE_CHECKING:
+    from autocompress.study.workbench import Workbench
+
+log = logging.getLogger(__name__)
+
+
+def predicted_metrics(profile: HardwareProfile, budget: Budget) -> frozenset[str]:
+    """The latencies that are bounded, and measured on this machine."""
+    return frozenset(name for name, device in profile.latencies.items()
+                     if device.latency == "measured" and name in budget.bounds)
+
+
+def predicting(bench: Workbench, baseline: Metrics, budget: Budget) -> HardwareProfile:
+    """The bench's profile, with estimates in place of what is measured where that is bounded. `baseline`: the
+    original's measured metrics."""
+    profile = bench.profile
+    measured = predicted_metrics(profile, budget)
+    if not measured:
+        return profile
+    (name,) = measured  # there is one machine to measure on
+    device = profile.latencies[name]
+    integers = integer_plan(bench)
+    ratio = _integer_ratio(bench, integers) if device.rates.get("int8") and integers.steps else None
+
+    def taking(plan: Plan, known: HardwareProfile) -> float:
+        return estimate(bench.table, plan, known)["latency_ms"]
+
+    known = calibrated(device, baseline[name], lambda p: taking(Plan(), p),
+                       None if ratio is None else ratio * baseline[name], lambda p: taking(integers, p))
+    if not profile.targets:
+        return known
+    return together([known if other.id == device.id else other for other in profile.targets])
+
+
+def _integer_ratio(bench: Workbench, plan: Plan) -> float | None:
+    """How long the original at 8 bits takes, of its time in float, both timed in turn; None where there is no such
+    file."""
+    try:
+        files = {"float": Runtime(bench.baseline_file), "integers": Runtime(bench.build(
+            bench.compressor.compress(plan)).data)}
+    except TrialError as error:
+        log.info("8-bit layers are predicted by the profile's rates, because the original has no 8-bit file: %s", error)
+        return None
+    timed = time_files(files, bench.example)
+    return float(np.median(timed["integers"].cpu_ms) / np.median(timed["float"].cpu_ms))

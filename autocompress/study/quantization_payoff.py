@@ -1,0 +1,126 @@
+"""Which layers 8-bit activations make faster on this machine, measured on the original.
+
+Integer kernels save time in large layers; in small ones, or where a processor has no instructions for them, quantising
+and dequantising tensors costs more than that. The original is written with 8-bit weights and its layers' activations in
+8 bits, in float, and in 8 bits but for one class of layers after another, and the files are timed in turn. Where float
+is faster, a layer's activations stay float: its weights are as small, and the runtime unpacks them when it loads.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from autocompress.backend.network.fold import fold_norms
+from autocompress.core.layer import Layer
+from autocompress.errors import TrialError
+from autocompress.formats.onnx.runtime import Runtime
+from autocompress.formats.onnx.timing import time_files
+from autocompress.formats.onnx.writer import build
+from autocompress.quantities import format_milliseconds
+from autocompress.study.int8_teacher import integer_plan
+
+if TYPE_CHECKING:
+    from autocompress.space.spec import SpaceSpec
+    from autocompress.study.workbench import Workbench
+
+log = logging.getLogger(__name__)
+
+MARGIN = 0.97
+"""Of the time of the file that is timed beside it, a file takes at most so much to be called faster."""
+IMAGE = 4
+"""Channels of an image: few for an integer kernel to be fast with."""
+SAMPLES = 8
+"""From which the ranges of these files are taken: only their speed matters."""
+ROUNDS, SECONDS = 15, 0.6
+"""Of one comparison of two files, at most."""
+HOPELESS = 1.5
+"""Times that 8 bits everywhere are slower than float, where no choice of layers is looked for."""
+LONGEST_MS = 200.0
+"""An inference that takes longer has layers so large that classes of them are not told apart: time is short."""
+
+
+def unpaying_layers(bench: Workbench, spec: SpaceSpec) -> frozenset[str]:
+    """Layers whose activations stay float because 8 bits do not pay, where latency is measured on this machine alone
+    and the space leaves the choice."""
+    widths = (8, 32)
+    open_ = spec.quantize is not None and (spec.quantize.activation_bits == "profile"
+                                           or set(widths) <= set(spec.quantize.activation_bits))
+    if not open_ or bench.profile.targets or bench.profile.latency != "measured" \
+            or not set(widths) <= set(bench.profile.activation_bits):
+        return frozenset()
+    try:
+        return _Comparison(bench).unpaying()
+    except TrialError as error:
+        log.info("which layers 8-bit activations make faster could not be measured: %s", error)
+        return frozenset()
+
+
+class _Comparison:
+    """Files of the original with 8-bit weights that differ in which layers have 8-bit activations."""
+
+    def __init__(self, bench: Workbench) -> None:
+        plan = integer_plan(bench)
+        self._bench, self._folded = bench, fold_norms(bench.compressor.compress(plan), bench.table)
+        self._layers = [bench.table.by_name[step.site] for step in plan.steps]
+
+    def unpaying(self) -> frozenset[str]:
+        """Names of layers, none or all of them where that is the fastest."""
+        every = {layer.name for layer in self._layers}
+        if not every:
+            return frozenset()
+        kept, best, real = set(every), self._file(every), self._file(())
+        integer_ms, real_ms = self._times(best, real)
+        hopeless = integer_ms > HOPELESS * real_ms
+        for names in self._classes() if integer_ms < LONGEST_MS and not hopeless else ():
+            rest = kept - names
+            if not rest:
+                continue
+            file = self._file(rest)
+            before, after = self._times(best, file)
+            if after < MARGIN * before:
+                kept, best = rest, file
+        fast, slow = self._times(best, real) if len(kept) < len(every) else (integer_ms, real_ms)
+        if fast > MARGIN * slow:
+            kept = set()
+        if kept != every:
+            log.info("activations of %d of %d layers stay float: on this machine the original takes %s in float, %s "
+                     "with 8-bit activations, and %s with those that pay", len(every - kept), len(every),
+                     *map(format_milliseconds, (slow, integer_ms, fast if kept else slow)))
+        return frozenset(every - kept)
+
+    def _classes(self) -> list[set[str]]:
+        """Layers that one kernel runs, those first that have the fewest multiplications each."""
+        classes: dict[str, list[Layer]] = {}
+        for layer in self._layers:
+            classes.setdefault(_kernel(layer), []).append(layer)
+        ordered = sorted(classes.values(), key=lambda own: np.mean([_macs(layer) for layer in own]))
+        return [{layer.name for layer in own} for own in ordered] if len(ordered) > 1 else []
+
+    def _file(self, quantised: Collection[str]) -> Runtime:
+        bench = self._bench
+        built = build(bench.template, self._folded.model, self._folded.weights, set(), dict.fromkeys(quantised, 8),
+                      bench.calibration[:SAMPLES].numpy(), bench.threads)
+        return Runtime(built.data)
+
+    def _times(self, first: Runtime, second: Runtime) -> tuple[float, float]:
+        timed = time_files({"first": first, "second": second}, self._bench.example, ROUNDS, SECONDS)
+        return float(np.median(timed["first"].cpu_ms)), float(np.median(timed["second"].cpu_ms))
+
+
+def _kernel(layer: Layer) -> str:
+    if layer.kind != "conv":
+        return layer.kind
+    if layer.in_channels <= IMAGE:
+        return "first"
+    if layer.groups > 1:
+        return "depthwise" if layer.groups == layer.in_channels else "grouped"
+    return "pointwise" if math.prod(layer.kernel) == 1 else "conv"
+
+
+def _macs(layer: Layer) -> float:
+    return layer.params * layer.positions
