@@ -2,7 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/asking.py [--trials 0 300 1000 5000] [--asks 20]
 
-The space `default` of the embedded ResNet-18; harms and past trials are drawn with seed 0, for time does not depend on
+The space `default` of the embedded ResNet-18; sensitivities and past trials are drawn with seed 0, for time does not
+depend on
 what they are. Milliseconds of processor. Writes `benchmarks/asking.md`.
 """
 
@@ -20,7 +21,7 @@ import optuna
 
 from autocompress.backend.graph.trace import trace
 from autocompress.core.budget import Budget
-from autocompress.core.sensitivity import Damages
+from autocompress.core.sensitivity import SensitivityTable
 from autocompress.hardware.profile import load_profile
 from autocompress.search.samplers.make import make_sampler
 from autocompress.search.samplers.thompson_sampler import SolverSampler, distributions
@@ -35,10 +36,10 @@ SLOW = {"gp": 300}
 """Past trials above which a sampler would take minutes for a proposal."""
 
 
-def made_up(space: Space, rng: np.random.Generator) -> Damages:
+def made_up(space: Space, rng: np.random.Generator) -> SensitivityTable:
     """Harms for every option, larger for smaller ones."""
     steps = options(space)
-    return Damages.of((step, share, float(rng.exponential(1e-4))) for step, share in steps)
+    return SensitivityTable.of((step, share, float(rng.exponential(1e-4))) for step, share in steps)
 
 
 def study_of(solver: Solver, sampler: optuna.samplers.BaseSampler, trials: int) -> optuna.Study:
@@ -77,14 +78,14 @@ def main() -> None:
     table, _ = trace(net, task.input_shape, task.dtype)
     projection = Projection(build_space(table, load_space("default"), load_profile("host")),
                             Budget(size_bytes=500_000))
-    damages = made_up(projection.space, np.random.default_rng(0))
+    sensitivity_table = made_up(projection.space, np.random.default_rng(0))
     counts = " ".join(map(str, given.trials))
     lines = ["# Milliseconds to propose", "", f"`python benchmarks/asking.py --trials {counts} --asks {given.asks}`: "
              f"median (largest) of processor time, {len(projection.space.knobs)} knobs, one thread, {os.cpu_count()} "
              f"cores, {platform.machine()}.", "",
              "| sampler | " + " | ".join(f"{n} trials" for n in given.trials) + " |",
              "|---|" + "---|" * len(given.trials)]
-    solver = Solver(projection, damages)
+    solver = Solver(projection, sensitivity_table)
     began = time.process_time()
     first = SolverSampler(solver, 0).solutions()
     lines.insert(3, f"The {len(first)} first solutions of ours took {time.process_time() - began:.1f} s together; what "

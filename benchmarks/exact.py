@@ -139,7 +139,7 @@ def files(bench: Workbench, share: float) -> dict[str, bytes]:
     """One for each way; `share` of the channels of every group are gone."""
     cut = [Step(group.name, "prune", {"keep": legal_keep(group, group.channels * (1 - share), bench.profile)})
            for group in bench.table.groups if share]
-    layers = [layer.name for layer in bench.table.layers if layer.kind in ("conv", "linear") and not layer.locked]
+    layers = [layer.name for layer in bench.table.layers if layer.kind in ("conv", "linear") and layer.compressible]
     made = {}
     for way in WAYS:
         args = {"weight_bits": way.bits, "activation_bits": 8}

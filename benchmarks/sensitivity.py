@@ -1,4 +1,4 @@
-"""The sensitivity table against damages measured one at a time.
+"""The sensitivity table against sensitivity_table measured one at a time.
 
     python benchmarks/sensitivity.py --network mobilenet --base DIR [--steps 60] [--images 500]
 
@@ -52,7 +52,7 @@ def measure(network: str, base: Path, steps: int, images: int, scratch: Path) ->
     forward_s = time.process_time() - began
     options = [step for step, _ in study.options(space)]
     began = time.process_time()
-    harms = predicted.damages(bench.compressor, options)
+    sensitivities = predicted.sensitivity_table(bench.compressor, options)
     table_s = time.process_time() - began
     chosen = random.Random(SEED).sample(range(len(options)), min(steps, len(options)))
     inputs = bench.data.normalise(on.split.inputs)
@@ -62,9 +62,15 @@ def measure(network: str, base: Path, steps: int, images: int, scratch: Path) ->
     for number in chosen:
         with torch.no_grad():
             answers = bench.compressor.compress(Plan.of([options[number]])).model(inputs).double()
-        rows.append({"technique": options[number].technique, "step": describe(options[number]),
-                     "predicted": harms[number], "softened": divergence(answers, original, predicted.TEMPERATURE),
-                     "plain": divergence(answers, original, 1.0)})
+        rows.append(
+            {
+                "technique": options[number].technique,
+                "step": describe(options[number]),
+                "predicted": sensitivities[number],
+                "softened": divergence(answers, original, predicted.TEMPERATURE),
+                "plain": divergence(answers, original, 1.0),
+            }
+        )
         print(rows[-1], flush=True)
     return {"options": len(options), "forward_s": forward_s, "table_s": table_s, "images": images, "rows": rows}
 

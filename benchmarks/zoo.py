@@ -162,13 +162,19 @@ def check_network(model: Any, shape: tuple[int, ...], classes: int) -> dict[str,
     compressed = bench.compressor.compress(plan)
     file = bench.build(compressed).data
     inputs = bench.calibration
-    found = {"input": shape[1], "params": sum(p.numel() for p in model.parameters()),
-             "kept": sum(p.numel() for p in compressed.model.parameters()), "bytes": len(file),
-             "groups": len(bench.table.groups), "blocks": len(bench.table.blocks),
-             "layers": sum(1 for layer in bench.table.layers if layer.kind in ("conv", "linear") and not layer.locked),
-             "locked": sum(1 for layer in bench.table.layers if layer.locked and layer.params),
-             "refused": len(bench.refused), "reason": next(iter(bench.refused.values()), ""),
-             "steps": {kind: len(plan.find(kind)) for kind in KINDS}}
+    found = {
+        "input": shape[1],
+        "params": sum(p.numel() for p in model.parameters()),
+        "kept": sum(p.numel() for p in compressed.model.parameters()),
+        "bytes": len(file),
+        "groups": len(bench.table.groups),
+        "blocks": len(bench.table.blocks),
+        "layers": sum(1 for layer in bench.table.layers if layer.kind in ("conv", "linear") and layer.compressible),
+        "locked": sum(1 for layer in bench.table.layers if layer.not_compressible_reason and layer.params),
+        "refused": len(bench.refused),
+        "reason": next(iter(bench.refused.values()), ""),
+        "steps": {kind: len(plan.find(kind)) for kind in KINDS},
+    }
     executed = outputs(fold_norms(compressed, bench.table).model, inputs)
     got = torch.from_numpy(Runtime(file).run(inputs.numpy()))
     found["error"] = difference(got, executed)

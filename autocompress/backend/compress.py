@@ -39,10 +39,10 @@ from autocompress.backend.quantize.gptq import Factor, factored
 from autocompress.backend.quantize.rounding import quantize, rounded_weight
 from autocompress.backend.sparsify.magnitude_wanda_obs import sparsify
 from autocompress.backend.statistics.calibration import NormInputs, correct_biases, norm_inputs
-from autocompress.backend.statistics.lru_cache import Memo, content
+from autocompress.backend.statistics.lru_cache import LruTensorCache, content
 from autocompress.backend.statistics.moments import Moments, Statistics, width
 from autocompress.backend.statistics.outputs import AS_SCORES, Answers
-from autocompress.backend.statistics.reconstruct import by_taps, from_taps, on_remaining
+from autocompress.backend.statistics.reconstruct import as_matrix, from_matrix, on_remaining
 from autocompress.core.cancellation import checkpoint
 from autocompress.core.layer import Group, LayerTable
 from autocompress.core.plan import Plan, Receipt, Step
@@ -75,7 +75,7 @@ class Compressor:
         self.statistics = Statistics(model, calibration, kept, answers)
         self._groups = {group.name: group for group in table.groups}
         self._order: dict[tuple[str, str], np.ndarray] = {}
-        self._memo = Memo()
+        self._memo = LruTensorCache()
         self._originals = {name.removesuffix(".weight"): weight for name, weight in model.named_parameters()
                            if name.endswith(".weight")}
         self.normed = {layer.folds_into for layer in table.layers if layer.folds_into}
@@ -109,7 +109,7 @@ class Compressor:
 
     def forget(self) -> None:
         """Let go of the layers that later plans could share; what was measured stays."""
-        self._memo = Memo()
+        self._memo = LruTensorCache()
 
     def kept_channels(self, group: Group, keep: int, criterion: str = DEFAULT_CRITERION) -> np.ndarray:
         """Indices of the `keep` most important channels, equally many in each block, ascending."""
@@ -142,7 +142,7 @@ class Compressor:
     def sample_axes(self) -> dict[str, SampleAxis]:
         """Where the samples lie in what each layer reads and writes; not for those in which that is not proved, or
         which have no place for them there beside their channels."""
-        layers = [layer.name for layer in self._table.layers if layer.kind in KINDS and not layer.locked]
+        layers = [layer.name for layer in self._table.layers if layer.kind in KINDS and layer.compressible]
         axes = {}
         with stepwise(self.original):
             calls = observe_calls(self.original, self.calibration, layers)
@@ -177,14 +177,14 @@ class Compressor:
             assert isinstance(original.weight, Tensor)
             stay = torch.tensor([i for i in range(len(moments.magnitude)) if i not in gone])
             rows = torch.tensor([i for i in range(len(original.weight)) if i not in removed.get((name, "out"), ())])
-            weight = by_taps(original.weight.detach()[rows], moments.mean.shape[1])
+            weight = as_matrix(original.weight.detach()[rows], moments.mean.shape[1])
             columns = (stay[:, None] * area + torch.arange(area)).flatten()
             checkpoint()
             known = partial(self._refitted, name, weight, moments, stay, columns)
             refit = self._memo.get(("refit", name, content(rows), content(stay)), known)
             layer: Any = result.model.get_submodule(name)
             with torch.no_grad():
-                layer.weight.copy_(from_taps(refit.weight, tuple(layer.weight.shape)))
+                layer.weight.copy_(from_matrix(refit.weight, tuple(layer.weight.shape)))
                 if isinstance(layer.bias, Tensor):
                     layer.bias += refit.shift.reshape(len(rows), -1).sum(1)
             result.moments[name] = refit.moments

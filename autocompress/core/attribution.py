@@ -25,13 +25,14 @@ class TechniqueShare(msgspec.Struct, frozen=True, kw_only=True):
 
 class StepShare(msgspec.Struct, frozen=True, kw_only=True):
     """One step of a plan. `saved_bytes`: how much larger the file would be without it, estimated; None where the other
-    steps need it. `harm`: predicted, in nats of KL divergence from the original's answers; None where no table knows
+    steps need it. `sensitivity`: predicted, in nats of KL divergence from the original's answers; None where no table
+    knows
     it."""
 
     site: str
     technique: str
     saved_bytes: int | None = None
-    harm: float | None = None
+    sensitivity: float | None = msgspec.field(default=None, name="harm")
 
 
 class Attribution(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,17 +16,19 @@ from autocompress.core.front import objectives
 
 POINTS = 4096
 """Random points by which volumes are compared."""
-BEYOND = 0.2
+REFERENCE_MARGIN = 0.2
 """Of the range of an objective, by which the box reaches beyond its worst: the worst wins something by the others."""
 
 
-def gains(front: np.ndarray, asked: np.ndarray, rng: np.random.Generator, most_lost: float = np.inf) -> np.ndarray:
+def hypervolume_contribution(
+    front: np.ndarray, asked: np.ndarray, rng: np.random.Generator, most_lost: float = np.inf
+) -> np.ndarray:
     """Share of the box from the best to a little beyond the worst of all that each of `asked` `(n, objectives)` would
     win for a front `(m, objectives)`, all minimised. Of the first, the error, what is above the least by more than
     `most_lost` counts for nothing. `(n,)`"""
     both = np.concatenate([front, asked])
     low, high = both.min(0), both.max(0)
-    high = high + BEYOND * (high - low)
+    high = high + REFERENCE_MARGIN * (high - low)
     high[0] = min(high[0], low[0] + most_lost)
     points = low + (high - low) * rng.random((POINTS, both.shape[1]))
     kept = np.empty_like(front[:0])
@@ -39,11 +41,11 @@ def gains(front: np.ndarray, asked: np.ndarray, rng: np.random.Generator, most_l
 
 
 def volume_gains(front: Sequence[Candidate], asked: Sequence[Candidate], most_lost: float = np.inf) -> np.ndarray:
-    """`gains` of candidates in error and the logarithms of the other objectives."""
+    """`hypervolume_contribution` of candidates in error and the logarithms of the other objectives."""
     def rows(candidates: Sequence[Candidate]) -> np.ndarray:
         return np.array([[1 - c.metrics["accuracy"], *np.log([c.metrics[name] for name in others])]
                          for c in candidates if c.metrics]).reshape(-1, 1 + len(others))
 
     names = objectives(next(c.metrics for c in asked if c.metrics))
     others = [name for name in names if name != "accuracy"]
-    return gains(rows(front), rows(asked), np.random.default_rng(0), most_lost)
+    return hypervolume_contribution(rows(front), rows(asked), np.random.default_rng(0), most_lost)

@@ -51,15 +51,20 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
     following Relu or Clip; the network's output is nothing. Layers that share a tensor share its quantiser."""
     folds_into: str = ""
     """For a norm layer: the convolution whose weights absorb it in the exported file, or nothing."""
-    locked: str = ""
+    not_compressible_reason: str = msgspec.field(default="", name="locked")
     """Why no technique can touch this layer; empty when one can."""
-    uncut: str = ""
+    not_prunable_reason: str = msgspec.field(default="", name="uncut")
     """Why none of its output channels can be cut; empty when some can, or when it is locked anyway."""
     scales_with: str = ""
     """The layer, or the norm behind one, whose output channels can be rescaled against the input channels of this one,
     with no change of what the network computes; empty when there is none."""
-    unscaled: str = ""
+    not_rescalable_reason: str = msgspec.field(default="", name="unscaled")
     """Why there is none; empty when there is one, or when it is locked anyway."""
+
+    @property
+    def compressible(self) -> bool:
+        """Whether a technique can touch this layer."""
+        return not self.not_compressible_reason
 
     @property
     def positions(self) -> int:
@@ -201,7 +206,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     weight_bits: int = 32
     activation_bits: int = 32
     grid: str = "linear"
-    group: int = 0
+    quant_group_size: int = 0
     """Weights of a row that share a scale; 0 where the whole row does."""
     pattern: str = ""
     """Which weights are zero: `unstructured`, n:m, or nothing."""

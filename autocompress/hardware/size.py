@@ -245,7 +245,7 @@ def _stored(part: Part, names: _Names, transposed: bool, sparse: bool) -> float:
         rows = _rows(part.weight_bits)
         total += node_bytes("Cast", [name, index], TO) + tensor_bytes(table, (rows,), rows)
         total += node_bytes("Gather", [table, index, name])
-    if part.group:
+    if part.quant_group_size:
         return total + _grouped(part, name, names, transposed)
     scale, weight = names.take(), _restored_name(part, names)
     if part.activation_bits <= 16:
@@ -262,7 +262,7 @@ def _grouped(part: Part, name: int, names: _Names, transposed: bool) -> float:
     """Scales, factors and the nodes that give each weight its step and its value."""
     shape, channels = _shape(part), part.out_channels
     columns = part.weights // channels
-    runs = -(-columns // part.group)
+    runs = -(-columns // part.quant_group_size)
 
     def numbers(amount: int) -> int:
         return tensor_bytes(taken, (amount,), 8 * amount) + node_bytes(op, [steps, taken, after])
@@ -272,7 +272,7 @@ def _grouped(part: Part, name: int, names: _Names, transposed: bool) -> float:
     total += node_bytes("Cast", [factors, steps], TO) + tensor_bytes(scale, (channels, 1, 1), 4 * channels)
     total += node_bytes("Mul", [steps, scale, after])
     sizes = {"Expand": 3, "Reshape": 2}
-    if columns % part.group:
+    if columns % part.quant_group_size:
         sizes["Split"] = 2
     for op, amount in sizes.items():
         taken, steps, after = names.take(), after, names.take()

@@ -10,11 +10,11 @@ from autocompress.report.text import format_metric, rank_text, sparsity_text
 from autocompress.report.view import StudyView
 
 SHOWN = 8
-"""Steps of each kind in the table: those that save most, and those that are predicted to harm most."""
+"""Steps of each kind in the table: those that save most, and those that are predicted to sensitivity most."""
 METRICS = {"size_bytes": "size", "macs": "MACs", "latency_ms": "latency", "peak_memory_bytes": "memory"}
 TECHNIQUE_HEADS = ("technique", "sites", *(f"{title} saved" for title in METRICS.values()), "accuracy", "alone saves",
                    "note")
-STEP_HEADS = ("step", "site", "does", "size saved", "predicted harm")
+STEP_HEADS = ("step", "site", "does", "size saved", "predicted sensitivity")
 HINT = ("Savings are what the plan would lose without the technique, or without the step, all else as it is: they "
         "overlap and do not add up. Accuracy is before training. Estimated, but for accuracy, and for latency on a "
         "device that measures it.")
@@ -31,7 +31,7 @@ def technique_rows(found: Attribution) -> list[tuple[str, ...]]:
 
 
 def step_rows(found: Attribution, plan: Plan, layers: LayerTable) -> list[tuple[str, ...]]:
-    """One row for each step that saves or harms most, under `STEP_HEADS`, those that save most first."""
+    """One row for each step that saves or sensitivities most, under `STEP_HEADS`, those that save most first."""
     steps = {(step.technique, step.site): step for step in plan.steps}
     channels = {group.name: group.channels for group in layers.groups}
 
@@ -39,14 +39,22 @@ def step_rows(found: Attribution, plan: Plan, layers: LayerTable) -> list[tuple[
         return -1.0 if share.saved_bytes is None else share.saved_bytes
 
     savers = sorted(found.steps, key=lambda share: -saved(share))
-    harmful = sorted((s for s in savers if s.harm is not None), key=lambda share: -(share.harm or 0.0))
+    harmful = sorted((s for s in savers if s.sensitivity is not None), key=lambda share: -(share.sensitivity or 0.0))
     chosen = [share for share in savers if share in savers[:SHOWN] or share in harmful[:SHOWN]]
-    total = sum(share.harm or 0.0 for share in found.steps)
+    total = sum(share.sensitivity or 0.0 for share in found.steps)
     size = found.estimated["size_bytes"]
-    return [(share.technique, share.site, _does(steps[share.technique, share.site], channels),
-             _saved("size_bytes", None if share.saved_bytes is None else (size + share.saved_bytes, size)),
-             "–" if share.harm is None else f"{share.harm:.2g} nats ({share.harm / max(total, 1e-12):.0%})")
-            for share in chosen]
+    return [
+        (
+            share.technique,
+            share.site,
+            _does(steps[share.technique, share.site], channels),
+            _saved("size_bytes", None if share.saved_bytes is None else (size + share.saved_bytes, size)),
+            "–"
+            if share.sensitivity is None
+            else f"{share.sensitivity:.2g} nats ({share.sensitivity / max(total, 1e-12):.0%})",
+        )
+        for share in chosen
+    ]
 
 
 def attribution_tables(view: StudyView) -> str:

@@ -1,4 +1,4 @@
-"""How far levels of scoring rank the same candidates alike: the predicted harm, and the rungs of the ladder."""
+"""How far levels of scoring rank the same candidates alike: the predicted sensitivity, and the rungs of the ladder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from autocompress.report.view import StudyView
 PREDICTED = "predicted"
 LEAST_PAIRS = 3
 HINT = ("Spearman's rank correlation of the accuracy at both levels, and the number of candidates that have both; of "
-        "predictions, least harm first. 1 means that the cheaper level ranks candidates as the dearer one does.")
+        "predictions, least sensitivity first. 1 means that the cheaper level ranks candidates as the dearer one does.")
 
 
 class Correlation(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +69,7 @@ def _scores(view: StudyView) -> dict[str, dict[int, float]]:
     """Level → trial → score, more being better."""
     single = [c for c in view.candidates if c.duplicate_of is None]
     rungs = sorted({e.rung for c in single for e in c.evaluations})
-    levels = {PREDICTED: {c.trial: -view.harms[c.trial] for c in single if c.trial in view.harms}}
+    levels = {PREDICTED: {c.trial: -view.sensitivities[c.trial] for c in single if c.trial in view.sensitivities}}
     levels |= {format_rung(rung): {c.trial: e.metrics["accuracy"] for c in single for e in c.evaluations
                                    if e.rung == rung and math.isfinite(e.metrics.get("accuracy", math.nan))}
                for rung in rungs}

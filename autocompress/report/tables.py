@@ -143,8 +143,8 @@ def _part_bytes(part: Part) -> float:
 def _note(layer: Layer, in_after: int, out_after: int, has_step: bool) -> str:
     if layer.folds_into:
         return f"folds into {layer.folds_into}"
-    if layer.locked:
-        return layer.locked
+    if layer.not_compressible_reason:
+        return layer.not_compressible_reason
     touched = has_step or (in_after, out_after) != (layer.in_channels, layer.out_channels)
     return "" if touched else "untouched, float 32"
 

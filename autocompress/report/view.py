@@ -48,7 +48,7 @@ class StudyView(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Ids of the profiles where there are several, the primary first."""
     attribution: Attribution | None = None
     """What the techniques of the best plan bought and cost; None when nobody looked into that."""
-    harms: dict[int, float] = {}
+    sensitivities: dict[int, float] = {}
     """Predicted, in nats, by trial."""
     warnings: tuple[Warned, ...] = ()
     """What was warned of in the run, and what is wrong with the exported file."""

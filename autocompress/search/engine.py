@@ -22,7 +22,7 @@ from autocompress.search import fidelity
 from autocompress.search.executors.executors import Inline, Processes
 from autocompress.search.jobs import Job, Rung
 from autocompress.search.ledger import Ledger
-from autocompress.search.samplers.initial_trials import ALWAYS_SOLVED, first_trials
+from autocompress.search.samplers.initial_trials import ALWAYS_SOLVED, initial_trials
 from autocompress.search.samplers.targets import SETTING
 from autocompress.search.samplers.thompson_sampler import distributions
 from autocompress.search.storage import (
@@ -161,7 +161,7 @@ class Engine:
         there = len(self._study.get_trials(deepcopy=False))
         if FIRST in self._study.user_attrs or any(c.status != "running" for c in self.candidates()):
             return
-        first = first_trials(self._study.sampler, self._projection, self._settings.trials, self._seeds)
+        first = initial_trials(self._study.sampler, self._projection, self._settings.trials, self._seeds)
         for origin, values in first[there:]:  # a process may have been killed in between
             self._study.enqueue_trial(values, user_attrs={"origin": origin})
         self._study.set_user_attr(FIRST, len(first))

@@ -89,6 +89,6 @@ def promote(candidates: Sequence[Candidate], budget: Budget, rung: int, count: i
     chosen += [c for c in ranked if c not in chosen][:max(0, most_accurate)]
     while len(chosen) < min(places, len(pool)):
         left = [c for c in ranked if c not in chosen]
-        gains = volume_gains([*ahead, *chosen], left, MOST_LOST)
-        chosen.append(left[int(gains.argmax())])  # where nothing gains, the most accurate
+        hypervolume_contribution = volume_gains([*ahead, *chosen], left, MOST_LOST)
+        chosen.append(left[int(hypervolume_contribution.argmax())])  # where nothing gains, the most accurate
     return chosen[:places]

@@ -166,13 +166,13 @@ def build_space(table: LayerTable, spec: SpaceSpec, profile: HardwareProfile,
     weight_bits: tuple[int, ...] = (32,)
     if spec.drop:
         knobs += [Knob(f"drop:{b.name}", choices=(0, 1)) for b in table.blocks if _allowed(b.name, spec.drop.skip)
-                  and not any(table.by_name[layer].locked for layer in b.layers)]
+                  and not any(table.by_name[layer].not_compressible_reason for layer in b.layers)]
     if spec.prune and len(spec.prune.criteria) > 1:
         knobs.append(Knob(f"criterion:{ALL_LAYERS}", choices=spec.prune.criteria))
     if spec.prune:
         knobs += [Knob(f"prune:{g.name}", low=0.0, high=spec.prune.max_ratio)
                   for g in table.groups if _allowed(g.name, spec.prune.skip) and _can_be_cut(g, spec, profile)]
-    open_layers = [layer for layer in table.layers if layer.kind in ("conv", "linear") and not layer.locked]
+    open_layers = [layer for layer in table.layers if layer.kind in ("conv", "linear") and layer.compressible]
     if spec.decompose:
         for layer in open_layers:
             methods = [m for m in METHODS if m in spec.decompose.methods and m in methods_for(layer)]
@@ -185,7 +185,7 @@ def build_space(table: LayerTable, spec: SpaceSpec, profile: HardwareProfile,
         weight_bits = _widths(spec.quantize.weight_bits, WEIGHT_BITS, profile.weight_bits, "weight_bits", profile.id)
         activations = _widths(spec.quantize.activation_bits, ACTIVATION_BITS, profile.activation_bits,
                               "activation_bits", profile.id)
-        quantized = [layer for layer in table.layers if layer.kind in KINDS and not layer.locked
+        quantized = [layer for layer in table.layers if layer.kind in KINDS and layer.compressible
                      and _allowed(layer.name, spec.quantize.skip)]
         knobs += [Knob(f"bits:{layer.name}", choices=weight_bits) for layer in quantized]
         sites = [ALL_LAYERS] if spec.quantize.activation_scope == "model" else [x.name for x in quantized
@@ -200,7 +200,14 @@ def build_space(table: LayerTable, spec: SpaceSpec, profile: HardwareProfile,
         knobs += [Knob(f"{name}:{ALL_LAYERS}", choices=choices) for name, choices in spec.quantize.settings.items()
                   if len(choices) > 1 and (name != "equalize" or any(layer.scales_with for layer in quantized))]
     if not any(len(knob.choices) > 1 or not knob.choices for knob in knobs) and not _changes(knobs):
-        locked = "; ".join(f"{layer.name}: {layer.locked}" for layer in table.layers if layer.locked) or "none"
+        locked = (
+            "; ".join(
+                f"{layer.name}: {layer.not_compressible_reason}"
+                for layer in table.layers
+                if layer.not_compressible_reason
+            )
+            or "none"
+        )
         raise InputError(f"the space {spec.name!r} must leave something to decide on {profile.id}, but it has no "
                          f"site in this network. Layers that cannot be touched: {locked}")
     return Space(table=table, profile=profile, knobs=tuple(knobs), weight_bits=weight_bits,

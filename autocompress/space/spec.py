@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import math
 import re
 import tomllib
@@ -13,13 +14,18 @@ from typing import Literal
 import msgspec
 
 from autocompress.core.sparsity import UNSTRUCTURED
+from autocompress.core.warnings import Warned, warn
 from autocompress.errors import InputError
 from autocompress.techniques import sparsify
 from autocompress.techniques.decompose import DEFAULT_METHODS, METHODS
 from autocompress.techniques.prune import CRITERIA, DEFAULT_CRITERION
 from autocompress.techniques.quantize import ACTIVATION_BITS, SETTINGS, WEIGHT_BITS
 
+log = logging.getLogger(__name__)
+
 SCHEMA = 1
+FORMER_ROUNDINGS = {"feedback": "gptq"}
+"""Rounding methods by the names that an earlier release gave them."""
 MIN_DENSITY, MAX_DENSITY = 0.001, 0.9
 """Shares of weights that a sparse layer may keep: above, a mask costs more than it saves at most widths."""
 
@@ -46,7 +52,7 @@ class QuantizeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     activation_scope: Literal["model", "layer"] = "model"
     grids: tuple[str, ...] = ("linear",)
     groups: tuple[int, ...] = (0,)
-    roundings: tuple[str, ...] = ("feedback",)
+    roundings: tuple[str, ...] = ("gptq",)
     ranges: tuple[str, ...] = ("minmax",)
     equalizes: tuple[str, ...] = ("none",)
     skip: tuple[str, ...] = ()
@@ -142,7 +148,7 @@ def load_space(name_or_file: str | Path) -> SpaceSpec:
 def parse_space(text: str, origin: str) -> SpaceSpec:
     """Read and check one space; `origin` names it in messages."""
     try:
-        spec = msgspec.convert(tomllib.loads(text), SpaceSpec)
+        spec = _with_present_names(msgspec.convert(tomllib.loads(text), SpaceSpec), origin)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{origin} is not valid TOML: {error}") from None
     except msgspec.ValidationError as error:
@@ -172,6 +178,17 @@ def parse_space(text: str, origin: str) -> SpaceSpec:
         for name, chosen in spec.quantize.settings.items():
             _one_of(chosen, SETTINGS[name], f"{origin}: quantize.{name}s")
     return spec
+
+
+def _with_present_names(spec: SpaceSpec, origin: str) -> SpaceSpec:
+    """The space with the names of an earlier release replaced by those of this one, with a warning for each."""
+    if spec.quantize is None:
+        return spec
+    for former in FORMER_ROUNDINGS.keys() & set(spec.quantize.roundings):
+        warn(log, Warned("former-name", f"{origin}: quantize.roundings: {former!r} is now called "
+                                        f"{FORMER_ROUNDINGS[former]!r}; the former name is read in this release only"))
+    roundings = tuple(FORMER_ROUNDINGS.get(name, name) for name in spec.quantize.roundings)
+    return msgspec.structs.replace(spec, quantize=msgspec.structs.replace(spec.quantize, roundings=roundings))
 
 
 def _check_sparsify(spec: SparsifySpec, origin: str) -> None:

@@ -14,12 +14,14 @@ def stays_whole(table: LayerTable) -> str:
     """A sentence that names the largest layers that stay as they are, with bytes and reasons, and what can be done;
     nothing where they hardly count."""
     total = sum(layer.params for layer in table.layers)
-    locked = sorted((layer for layer in table.layers if layer.locked and layer.params >= LEAST_SHARE * total),
-                    key=lambda layer: -layer.params)
+    locked = sorted(
+        (layer for layer in table.layers if layer.not_compressible_reason and layer.params >= LEAST_SHARE * total),
+        key=lambda layer: -layer.params,
+    )
     if not locked:
         return ""
     named = "; ".join(f"{layer.name or 'parameters of the network itself'} ({format_bytes(4 * layer.params)}: "
-                      f"{layer.locked})" for layer in locked[:NAMED])
+                      f"{layer.not_compressible_reason})" for layer in locked[:NAMED])
     more = f" and {len(locked) - NAMED} more" if len(locked) > NAMED else ""
     whole = format_bytes(4 * sum(layer.params for layer in locked))
     return (f". Of the original's {format_bytes(4 * total)} of weights {whole} stay as they are: {named}{more}. They "

@@ -12,10 +12,10 @@ from autocompress.core.attribution import Attribution, StepShare, TechniqueShare
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import CALIBRATED, Candidate, Metrics
 from autocompress.core.plan import Plan, Step
-from autocompress.core.sensitivity import Damages
+from autocompress.core.sensitivity import SensitivityTable
 from autocompress.errors import AutocompressError, InputError, OutOfTime
 from autocompress.search.trial_status import describe_failure, not_finite
-from autocompress.space.predicted_loss import Key, step_harms
+from autocompress.space.plan_sensitivity import Key, step_sensitivities
 from autocompress.space.projection import Projection
 from autocompress.techniques import TECHNIQUES
 from autocompress.techniques.base import check_plan
@@ -30,8 +30,16 @@ ACTIVATIONS = "quantize activations"
 NO_TIME, STOPPED = "not measured: no time was left", "not measured: the search was stopped"
 
 
-def attribute(bench: Workbench, projection: Projection, chosen: Candidate, everyone: Sequence[Candidate],
-              budget: Budget, damages: Damages | None, seconds: float, should_stop: Callable[[], bool]) -> Attribution:
+def attribute(
+    bench: Workbench,
+    projection: Projection,
+    chosen: Candidate,
+    everyone: Sequence[Candidate],
+    budget: Budget,
+    sensitivity_table: SensitivityTable | None,
+    seconds: float,
+    should_stop: Callable[[], bool],
+) -> Attribution:
     """Leave every technique of `chosen`'s plan out once, and every step.
 
     Estimates are of all; the accuracy is measured for the techniques that buy most of what `budget` bounds, before
@@ -44,8 +52,10 @@ def attribute(bench: Workbench, projection: Projection, chosen: Candidate, every
     original, estimated = projection.estimate(Plan()), projection.estimate(plan)
     shares = {name: _share(projection, plan, name) for name in _techniques(plan)}
     known = {c.plan.fingerprint: c.evaluations[0].metrics for c in everyone if c.plan and c.evaluations}
-    harms = step_harms(projection.space, plan, damages) if damages is not None else {}
-    steps = _steps(projection, plan, harms)
+    sensitivities = (
+        step_sensitivities(projection.space, plan, sensitivity_table) if sensitivity_table is not None else {}
+    )
+    steps = _steps(projection, plan, sensitivities)
     for name in _most(shares, estimated, original, budget):
         without = _without(plan, name)
         each = calibrated.seconds * max(1.0, shares[name].without["macs"] / max(1.0, estimated["macs"]))
@@ -133,7 +143,7 @@ def _measure(bench: Workbench, plan: Plan, should_stop: Callable[[], bool]) -> t
     return ({}, f"cannot be carried out: {reason}") if reason else (evaluation.metrics, "")
 
 
-def _steps(projection: Projection, plan: Plan, harms: Mapping[Key, float | None]) -> tuple[StepShare, ...]:
+def _steps(projection: Projection, plan: Plan, sensitivities: Mapping[Key, float | None]) -> tuple[StepShare, ...]:
     """All of a plan, in its order."""
     size = projection.estimate(plan)["size_bytes"]
 
@@ -145,4 +155,4 @@ def _steps(projection: Projection, plan: Plan, harms: Mapping[Key, float | None]
         return round(without["size_bytes"] - size)
 
     return tuple(StepShare(site=step.site, technique=step.technique, saved_bytes=saved(step),
-                           harm=harms.get((step.technique, step.site))) for step in plan.steps)
+                           sensitivity=sensitivities.get((step.technique, step.site))) for step in plan.steps)

@@ -31,7 +31,8 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
 
     `given` holds the specs as given: model, weights, weights_key, data, data_root, image_size … A spec is None when a
     Python object was given. `targets` are the ids of the profiles where there are several, the primary first.
-    `attribution` is of the plan that was the best when a search ended; `harms` are predicted, in nats by trial, where
+    `attribution` is of the plan that was the best when a search ended; `sensitivities` are predicted, in nats by
+    trial, where
     there was a sensitivity table.
     """
 
@@ -53,7 +54,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     artifact: dict[str, Any] | None = None
     targets: tuple[str, ...] = ()
     attribution: Attribution | None = None
-    harms: dict[int, float] = {}
+    sensitivities: dict[int, float] = msgspec.field(default_factory=dict, name="harms")
     sampler: str = "auto"
     effort: str = DEFAULT_EFFORT
     trials: int = 0

@@ -82,7 +82,7 @@ def describe(folder: Path, name: str, asked: Options, constraints: Budget, bench
         sources=dict(bench.sources), table=bench.table, refused=bench.refused, given=_given(asked), timings=timings,
         fingerprints={k: str(identity[k]) for k in ("model", "data", "space", "profile")},
         artifact=before.artifact if before else None, attribution=before.attribution if before else None,
-        harms=before.harms if before else {}, from_study=_start(asked, before),
+        sensitivities=before.sensitivities if before else {}, from_study=_start(asked, before),
         unpaying=tuple(sorted(unpaying)))
     write_description(folder, description)
     return description

@@ -22,7 +22,7 @@ def integer_plan(bench: Workbench) -> Plan:
     """8-bit weights and activations wherever a layer can have them."""
     return Plan.of([Step(layer.name, "quantize", {"weight_bits": 8, "activation_bits": 8})
                     for layer in bench.table.layers if layer.kind in ("conv", "linear")
-                    and not (layer.locked or layer.float_activations)])
+                    and not (layer.not_compressible_reason or layer.float_activations)])
 
 
 def answering_file(bench: Workbench) -> bytes | None:

@@ -12,7 +12,7 @@ import pandas as pd
 from autocompress.core.attribution import Attribution
 from autocompress.core.evaluation import LATENCY, Candidate
 from autocompress.core.front import best, front
-from autocompress.core.sensitivity import Damages
+from autocompress.core.sensitivity import SensitivityTable
 from autocompress.core.warnings import Warned, merged
 from autocompress.errors import InputError, StorageError
 from autocompress.estimate import flatten
@@ -22,7 +22,7 @@ from autocompress.report.tables import front_frame, trials_frame
 from autocompress.report.view import StudyView
 from autocompress.search.storage import candidates, load_study, open_storage, sqlite_path, storage_url
 from autocompress.search.trial_status import judged
-from autocompress.space.predicted_loss import plan_harm
+from autocompress.space.plan_sensitivity import plan_sensitivity
 from autocompress.study.attribution import attribute
 from autocompress.study.export_candidate import artifact_fault, ship
 from autocompress.study.folder import (
@@ -145,18 +145,22 @@ class SearchResult:
             and (known.trial, known.plan_fingerprint) == (chosen.trial, chosen.plan.fingerprint)
         return known if same else None
 
-    def explain(self, projection: Projection, damages: Damages | None, seconds: float,
+    def explain(self, projection: Projection, sensitivity_table: SensitivityTable | None, seconds: float,
                 should_stop: Callable[[], bool]) -> None:
         """Find out, unless it is known already, what each technique of the best plan bought and cost, within
-        `seconds`; with `damages`, also what harm was predicted of each trial. `conclude` keeps it."""
+        `seconds`; with `sensitivity_table`, also what sensitivity was predicted of each trial. `conclude` keeps it."""
         chosen, everyone, d = self.best, self.candidates, self._description
-        if damages is not None:
-            harms = {c.trial: plan_harm(projection.space, c.plan, damages) for c in everyone
-                     if c.plan and c.trial not in d.harms}  # those of an earlier run are known
-            d = msgspec.structs.replace(d, harms=d.harms | {n: harm for n, harm in harms.items() if harm is not None})
+        if sensitivity_table is not None:
+            sensitivities = {c.trial: plan_sensitivity(projection.space, c.plan, sensitivity_table) for c in everyone
+                     if c.plan and c.trial not in d.sensitivities}  # those of an earlier run are known
+            d = msgspec.structs.replace(
+                d,
+                sensitivities=d.sensitivities
+                | {n: sensitivity for n, sensitivity in sensitivities.items() if sensitivity is not None},
+            )
         if chosen is not None and (self.attribution is None or not self.attribution.finished):
             d = msgspec.structs.replace(d, attribution=attribute(
-                self._require_bench(), projection, chosen, everyone, d.budget, damages, seconds, should_stop))
+                self._require_bench(), projection, chosen, everyone, d.budget, sensitivity_table, seconds, should_stop))
         self._description = d
 
     @property
@@ -194,7 +198,7 @@ class SearchResult:
             front=tuple(c.trial for c in members), best=chosen.trial if chosen else None, layers=d.table,
             parts=tuple(flatten(resolve(d.table, chosen.plan))) if chosen and chosen.plan else (),
             untouched=untouched(d.table), artifact=d.artifact, timings=self._timings(everyone), targets=d.targets,
-            attribution=self.attribution, harms=d.harms, warnings=tuple(self.warnings),
+            attribution=self.attribution, sensitivities=d.sensitivities, warnings=tuple(self.warnings),
         )
 
     def _timings(self, everyone: list[Candidate]) -> dict[str, float]:

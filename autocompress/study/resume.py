@@ -32,7 +32,7 @@ outside."""
 
 
 @dataclass(frozen=True)
-class Earlier:
+class PriorStudy:
     """A study that another one starts from."""
 
     folder: Path
@@ -40,7 +40,7 @@ class Earlier:
     candidates: tuple[Candidate, ...]
 
 
-def completed(given: Mapping[str, Any]) -> dict[str, Any]:
+def with_stored_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a search, those not given taken from the study to be resumed in `out`, bounds and all, or from
     `from_study`: its network, data, seed, space, profile, effort and epochs. An effort that is asked for brings its own
     epochs and trials.
@@ -114,14 +114,14 @@ def _bounds(description: Description) -> dict[str, Any]:
             "peak_memory": budget.peak_memory_bytes, "max_drop": budget.max_drop}
 
 
-def read_earlier(folder: Path | None, resumed: bool) -> Earlier | None:
+def read_prior_study(folder: Path | None, resumed: bool) -> PriorStudy | None:
     """The study to start from, if any. InputError when it cannot be read; None, with a warning, for one that a
     `resumed` study started from and that is gone since."""
     if folder is None:
         return None
     try:
         description = read_description(folder)
-        return Earlier(folder, description, tuple(_candidates(folder, description)))
+        return PriorStudy(folder, description, tuple(_candidates(folder, description)))
     except (InputError, StorageError, EnvironmentFault) as error:
         if not resumed:
             raise unreadable(error) from error
@@ -150,7 +150,7 @@ def _of(url: str, name: str, folder: Path) -> list[Candidate]:
     return candidates(study)
 
 
-def seeds(earlier: Earlier | None, projection: Projection) -> list[dict[str, Value]]:
+def seeds(earlier: PriorStudy | None, projection: Projection) -> list[dict[str, Value]]:
     """Settings of the most accurate plans of the earlier study, the best inside the bounds and outside them in turn;
     what does not fit is for the projection to move."""
     if earlier is None:
@@ -164,7 +164,7 @@ def seeds(earlier: Earlier | None, projection: Projection) -> list[dict[str, Val
     return mixed[:SEEDS]
 
 
-def take_answers(earlier: Earlier | None, folder: Path, seed: int) -> None:
+def take_answers(earlier: PriorStudy | None, folder: Path, seed: int) -> None:
     """Copy what the original answered to the views of the training data, which are the same for the same seed. What
     cannot be copied is asked for again."""
     if earlier is None or earlier.description.seed != seed or (folder / TEACHER).exists():

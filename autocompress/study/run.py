@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from autocompress.core.budget import Budget
 from autocompress.core.cancellation import controlled
 from autocompress.core.front import objectives
-from autocompress.core.sensitivity import Damages
+from autocompress.core.sensitivity import SensitivityTable
 from autocompress.core.warnings import Warned, collecting, warn
 from autocompress.errors import InfeasibleError, InputError, TrialError
 from autocompress.hardware.profile import HardwareProfile
@@ -50,7 +50,7 @@ from autocompress.study.ownership import discard
 from autocompress.study.process_state import kept_surroundings
 from autocompress.study.quantization_payoff import unpaying_layers
 from autocompress.study.result import SearchResult
-from autocompress.study.resume import completed, read_earlier, seeds, take_answers
+from autocompress.study.resume import read_prior_study, seeds, take_answers, with_stored_arguments
 from autocompress.study.sanity_checks import original_doubts
 from autocompress.study.sensitivity import sensitivity
 from autocompress.study.shortfalls import shortfalls, slower
@@ -100,7 +100,7 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     promised, or Interrupted after Ctrl-C; a study that has begun is kept in each case.
     """
     started = time.perf_counter()
-    asked = Options.of(**completed({"model": model, "data": data, "budget": budget, **options}))
+    asked = Options.of(**with_stored_arguments({"model": model, "data": data, "budget": budget, **options}))
     profile, spec = load_targets(asked.profile), load_space(asked.space)
     constraints = asked.constraints([device.id for device in profile.latencies.values()])
     check_sampler(asked.sampler)
@@ -123,7 +123,7 @@ def _search(asked: Options, spec: SpaceSpec, profile: HardwareProfile, constrain
     """`search` with what it was asked, checked; `stop` is asked now and then whether to go on, `stack` holds the claim
     on the study's folder."""
     collector = stack.enter_context(collecting())
-    earlier = read_earlier(asked.from_study, asked.resume)
+    earlier = read_prior_study(asked.from_study, asked.resume)
     notify(Event(kind="phase", text="loading the network and its data"))
     loaded, task = load_task(asked)
     if earlier is not None:
@@ -173,13 +173,13 @@ def _search(asked: Options, spec: SpaceSpec, profile: HardwareProfile, constrain
     averaging = AVERAGING_SHARE * (asked.seconds or 0.0)
     settings = Settings(trials=asked.trials, seconds=asked.seconds, reserve_seconds=reserve + averaging,
                         trial_seconds=asked.trial_seconds, schedule=EFFORTS[asked.effort].schedule)
-    damages: Damages | None = None
+    sensitivity_table: SensitivityTable | None = None
     solver: Solver | None = None
     if asked.sampler == AUTO or projection.bounds:
         notify(Event(kind="phase", text="predicting what each option would cost"))
         before = time.perf_counter()
-        damages = _damages(bench, projection, asked, _table_seconds(asked, settings, started))
-        solver = Solver(projection, damages) if damages else None
+        sensitivity_table = _damages(bench, projection, asked, _table_seconds(asked, settings, started))
+        solver = Solver(projection, sensitivity_table) if sensitivity_table else None
         timings["sensitivity"] = time.perf_counter() - before
     if asked.sampler == AUTO:
         study.sampler = make_sampler(AUTO, asked.seed, solver)
@@ -223,7 +223,7 @@ def _search(asked: Options, spec: SpaceSpec, profile: HardwareProfile, constrain
             before = time.perf_counter()
             left = math.inf if asked.seconds is None else started + asked.seconds - REPORT_SECONDS - before
             with controlled(deadline=before + left):
-                result.explain(projection, damages, left, stop)
+                result.explain(projection, sensitivity_table, left, stop)
             timings["attribution"] = time.perf_counter() - before
     if stop():
         result.refresh()  # it may have been read before what was cut off was stored
@@ -271,7 +271,7 @@ def _table_seconds(asked: Options, settings: Settings, started: float) -> float:
     return min(SENSITIVITY_SHARE * asked.seconds, MOST_OF_THE_REST * left)
 
 
-def _damages(bench: Workbench, projection: Projection, asked: Options, seconds: float) -> Damages | None:
+def _damages(bench: Workbench, projection: Projection, asked: Options, seconds: float) -> SensitivityTable | None:
     """None, with a warning, where the sensitivity table cannot be measured or takes too long."""
     without = "searching with TPE" if asked.sampler == AUTO else "moving every layer of a plan alike into the budget"
     try:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from autocompress.backend.sensitivity.fisher import damages
+from autocompress.backend.sensitivity.fisher import sensitivities
 from autocompress.core.layer import Layer
 from autocompress.core.plan import Scalar, Step
-from autocompress.core.sensitivity import Damages
+from autocompress.core.sensitivity import SensitivityTable
 from autocompress.space.space import WHOLE, Space
 from autocompress.study.workbench import Workbench
 from autocompress.techniques.base import whole
@@ -21,13 +21,17 @@ LEVELS = 10
 SHARES = (0.6, 0.4, 0.25, 0.15)
 
 
-def sensitivity(bench: Workbench, space: Space, seconds: float = math.inf) -> Damages:
-    """Predicted harm of every option that `space` has at every site, on the bench's calibration data; of fewer options,
+def sensitivity(bench: Workbench, space: Space, seconds: float = math.inf) -> SensitivityTable:
+    """Predicted sensitivity of every option that `space` has at every site, on the bench's calibration data; of fewer
+    options,
     on fewer samples, where `seconds` are too short. TrialError where they are too short for any."""
     found = options(space)
-    harms = damages(bench.compressor, [step for step, _ in found], seconds)
-    return Damages.of((step, share, harm) for (step, share), harm in zip(found, harms, strict=True)
-                      if not math.isnan(harm))
+    by_step = sensitivities(bench.compressor, [step for step, _ in found], seconds)
+    return SensitivityTable.of(
+        (step, share, sensitivity)
+        for (step, share), sensitivity in zip(found, by_step, strict=True)
+        if not math.isnan(sensitivity)
+    )
 
 
 def options(space: Space) -> list[tuple[Step, float]]:

@@ -271,7 +271,7 @@ class Workbench:
         known = replace(self._recovery, batch=max(min(LEAST_BATCH, self._recovery.batch), batch))
         if trained:
             known = replace(known, block_steps=0)
-        if rung == 1 and known.block_steps:  # a short distillation behind it only did harm
+        if rung == 1 and known.block_steps:  # a short distillation behind it only did sensitivity
             return replace(known, epochs=0.0, seconds=seconds)
         per_epoch = max(1, len(self.data.train) // known.batch)
         if seconds is not None:

@@ -92,7 +92,11 @@ def _technique(step: Step) -> Technique:
 
 def untouched(table: LayerTable) -> dict[str, str]:
     """Layers that no technique can touch, with the reason: they are reported, never silently skipped."""
-    return {layer.name: layer.locked for layer in table.layers if layer.locked and layer.params}
+    return {
+        layer.name: layer.not_compressible_reason
+        for layer in table.layers
+        if layer.not_compressible_reason and layer.params
+    }
 
 
 def layer_at(step: Step, table: LayerTable) -> Layer:

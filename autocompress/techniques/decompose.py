@@ -29,7 +29,7 @@ DEFAULT_METHODS = ("svd", "channel-svd", "spatial-svd", "tucker2")
 
 def methods_for(layer: Layer) -> tuple[str, ...]:
     """The decompositions that make sense for a layer; none for grouped ones."""
-    if layer.locked or layer.kind not in ("conv", "linear") or layer.groups > 1:
+    if layer.not_compressible_reason or layer.kind not in ("conv", "linear") or layer.groups > 1:
         return ()
     if layer.transposed:
         return ("channel-svd", "tucker2") if prod(layer.kernel) > 1 else ()
@@ -128,7 +128,7 @@ def _check(step: Step, plan: Plan, table: LayerTable, profile: HardwareProfile) 
 
 def reason(layer: Layer) -> str:
     """Why a layer has no decomposition."""
-    return layer.locked or ("grouped convolutions are not decomposed" if layer.groups > 1 else
+    return layer.not_compressible_reason or ("grouped convolutions are not decomposed" if layer.groups > 1 else
                             "transposed convolutions of one position are not decomposed" if layer.transposed else
                             f"{layer.kind} layers are not decomposed")
 

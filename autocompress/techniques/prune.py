@@ -53,7 +53,7 @@ def _no_group(site: str, table: LayerTable) -> str:
         why = "its channels go with those of " + ", ".join(
             group.name for group in table.groups if any(m.layer == site and m.side == "out" for m in group.members))
     else:
-        why = layer.uncut or layer.locked or "it has no channels of its own"
+        why = layer.not_prunable_reason or layer.not_compressible_reason or "it has no channels of its own"
     return f"a prune step must name a coupling group, but {site!r} is none: {why}. Groups that can be pruned: {cut}"
 
 

@@ -12,7 +12,7 @@ Further args, left out where they are the default:
   two (2 to 4 bits).
 * `group`: that many weights of a row share a scale, instead of the whole row. With float activations only: integer
   kernels know one scale per channel.
-* `rounding`: "feedback", each error made up for by the weights that follow; "nearest"; or "adaround", up or
+* `rounding`: "gptq", each error made up for by the weights that follow; "nearest"; or "adaround", up or
   down as learned from the moments of the input. Where those are not known, all round to nearest.
 * `range`: how the range of a quantised activation is chosen, one way for the whole network.
 * `equalize`: the channels that this layer reads are rescaled against the layer that writes them, so that the network
@@ -39,7 +39,7 @@ GRIDS = {"linear": (1, 2, 3, 4, 5, 6, 7, 8), "codebook": (2, 3, 4, 5, 6), "pow2"
 """Widths of each grid: one bit is two levels however they are placed; where levels are many, even ones are as good,
 and further powers of two too small to matter."""
 SETTINGS: dict[str, tuple[Scalar, ...]] = {
-    "grid": tuple(GRIDS), "group": (0, 32, 64, 128), "rounding": ("feedback", "nearest", "adaround"),
+    "grid": tuple(GRIDS), "group": (0, 32, 64, 128), "rounding": ("gptq", "nearest", "adaround"),
     "range": ("minmax", "mse", "percentile", "entropy"), "equalize": ("none", "weights", "activations"),
 }
 """What else a step may say beside its widths; the first of each is the default and is left out of `args`."""
@@ -101,15 +101,17 @@ def equalized(table: LayerTable, plan: Plan) -> dict[str, str]:
 def _check_equalize(layer: Layer, table: LayerTable) -> None:
     if not layer.scales_with:
         can = [other.name for other in table.layers if other.scales_with]
-        why = f": {layer.unscaled}" if layer.unscaled else ""
+        why = f": {layer.not_rescalable_reason}" if layer.not_rescalable_reason else ""
         raise InputError(f"`equalize` at {layer.name} must be left out, because what it reads cannot be rescaled{why}; "
                          + (f"it can at {', '.join(can)}" if can else "it cannot at any layer of this network"))
 
 
 def _check(step: Step, plan: Plan, table: LayerTable, profile: HardwareProfile) -> None:
     layer = layer_at(step, table)
-    if layer.locked or layer.kind not in KINDS:
-        raise InputError(f"{step.site} cannot be quantised: {layer.locked or layer.kind + ' layers stay float'}")
+    if layer.not_compressible_reason or layer.kind not in KINDS:
+        raise InputError(
+            f"{step.site} cannot be quantised: {layer.not_compressible_reason or layer.kind + ' layers stay float'}"
+        )
     weight_bits, activation_bits = step.args.get("weight_bits"), step.args.get("activation_bits")
     if weight_bits not in WEIGHT_BITS or activation_bits not in ACTIVATION_BITS:
         raise InputError(f"at {step.site} `weight_bits` must be one of {WEIGHT_BITS} and `activation_bits` one of "
@@ -142,7 +144,7 @@ def _effect(step: Step, table: LayerTable, parts: Parts) -> None:
     layer_at(step, table)
     grid, group = str(step.args.get("grid", DEFAULTS["grid"])), int(step.args.get("group", 0))
     parts[step.site] = tuple(
-        msgspec.structs.replace(part, weight_bits=int(step.args["weight_bits"]), grid=grid, group=group,
+        msgspec.structs.replace(part, weight_bits=int(step.args["weight_bits"]), grid=grid, quant_group_size=group,
                                 activation_bits=int(step.args["activation_bits"]))
         for part in present(step, parts))
 

@@ -34,13 +34,15 @@ def fits(part: Part, pattern: str) -> bool:
 
 def can_be_sparse(layer: Layer) -> bool:
     """Whether a layer has weights to take out."""
-    return layer.kind in ("conv", "linear") and not layer.locked
+    return layer.kind in ("conv", "linear") and layer.compressible
 
 
 def _check(step: Step, plan: Plan, table: LayerTable, profile: HardwareProfile) -> None:
     layer, pattern, density = layer_at(step, table), step.args.get("pattern"), step.args.get("density")
     if not can_be_sparse(layer):
-        raise InputError(f"{step.site} cannot be sparse: {layer.locked or layer.kind + ' layers stay whole'}")
+        raise InputError(
+            f"{step.site} cannot be sparse: {layer.not_compressible_reason or layer.kind + ' layers stay whole'}"
+        )
     check_pattern(pattern)
     if pattern == UNSTRUCTURED and (isinstance(density, str) or density is None or not 0 < density < 1):
         raise InputError(f"`density` at {step.site} must be between 0 and 1, but got {density!r}")

@@ -152,7 +152,7 @@ class ExporterContract:
 
 def sites(bench: Workbench) -> list[str]:
     """Layers that can be quantised."""
-    return [layer.name for layer in bench.table.layers if layer.kind in KINDS and not layer.locked]
+    return [layer.name for layer in bench.table.layers if layer.kind in KINDS and layer.compressible]
 
 
 def integers(bench: Workbench, widths: tuple[int, ...], activation_bits: int, **settings: Scalar) -> Plan:

@@ -15,12 +15,33 @@ def small_table() -> LayerTable:
                      stride=(stride, stride), in_shape=(n_in, side * stride, side * stride),
                      out_shape=(n_out, side, side), bias=True, params=n_out * (n_in // groups * 9 + 1),
                      reads=f"before {name}", writes=f"after {name}", scales_with={"b": "a", "c": "b"}.get(name, ""),
-                     unscaled="it reads the network's input" if name == "a" else "")
+                     not_rescalable_reason="it reads the network's input" if name == "a" else "")
 
-    layers = (conv("a", 3, 32, 16), conv("b", 32, 32, 16, groups=32), conv("c", 32, 48, 8, stride=2),
-              Layer(name="fc", kind="linear", in_channels=48, out_channels=10, in_shape=(48,), out_shape=(10,),
-                    bias=True, params=490, reads="mean", scales_with="c"),
-              Layer(name="odd", kind="other", out_channels=7, in_channels=1, params=7, locked="no technique for LSTM"))
+    layers = (
+        conv("a", 3, 32, 16),
+        conv("b", 32, 32, 16, groups=32),
+        conv("c", 32, 48, 8, stride=2),
+        Layer(
+            name="fc",
+            kind="linear",
+            in_channels=48,
+            out_channels=10,
+            in_shape=(48,),
+            out_shape=(10,),
+            bias=True,
+            params=490,
+            reads="mean",
+            scales_with="c",
+        ),
+        Layer(
+            name="odd",
+            kind="other",
+            out_channels=7,
+            in_channels=1,
+            params=7,
+            not_compressible_reason="no technique for LSTM",
+        ),
+    )
     groups = (Group(name="a", channels=32, members=(Member("a", "out"), Member("b", "out"), Member("c", "in"))),
               Group(name="c", channels=48, members=(Member("c", "out"), Member("fc", "in"))))
     activations = (Activation(32 * 256, ("a",), 0, 1), Activation(32 * 256, ("b",), 1, 2),

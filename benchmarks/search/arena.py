@@ -23,7 +23,7 @@ from autocompress.backend import distill, teacher
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Evaluation, Metrics
 from autocompress.core.plan import Plan
-from autocompress.core.sensitivity import Damages
+from autocompress.core.sensitivity import SensitivityTable
 from autocompress.errors import TrialError
 from autocompress.formats.onnx.runtime import Runtime
 from autocompress.hardware.profile import load_profile
@@ -39,7 +39,7 @@ WORST_ERROR = 0.5
 """Validation error of the reference point."""
 LADDER = 256
 """Sizes that a path is asked for, at most."""
-TABLE = "damages-*"
+TABLE = "sensitivity_table-*"
 """Files of the sensitivity table among the statistics: who uses it pays for it."""
 
 
@@ -119,7 +119,7 @@ class Run:
         """Whether the time is up."""
         return self.spent_s >= self._seconds
 
-    def damages(self) -> Damages:
+    def sensitivity_table(self) -> SensitivityTable:
         """The sensitivity table, at the contender's own cost."""
         began = self.spent_s
         table = sensitivity(self.bench, self.space)
@@ -129,7 +129,7 @@ class Run:
     @cached_property
     def solver(self) -> Solver:
         """With the table, for the budget."""
-        return Solver(self.projection, self.damages())
+        return Solver(self.projection, self.sensitivity_table())
 
     def path(self) -> Iterator[int]:
         """Budgets for a path, ever finer between the whole one, which is first, and the smallest that can be reached,

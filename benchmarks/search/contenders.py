@@ -13,7 +13,7 @@ from arena import Run
 from autocompress.core.budget import Budget
 from autocompress.core.front import OBJECTIVES
 from autocompress.core.plan import Plan
-from autocompress.core.sensitivity import Damages
+from autocompress.core.sensitivity import SensitivityTable
 from autocompress.errors import InfeasibleError
 from autocompress.search.engine import Engine, Settings
 from autocompress.search.executors.executors import Inline
@@ -49,54 +49,64 @@ def uniform(run: Run) -> None:
 
 
 def solver(run: Run) -> None:
-    """The path of solutions of least predicted harm, nothing learnt from what they turn out to be."""
-    damages = run.damages()
+    """The path of solutions of least predicted sensitivity, nothing learnt from what they turn out to be."""
+    sensitivity_table = run.sensitivity_table()
     for size in run.path():
         if run.closed():
             return
         projection = Projection(run.space, Budget(size_bytes=size))
-        run.attempt(projection.project(Solver(projection, damages).solve()).plan)
+        run.attempt(projection.project(Solver(projection, sensitivity_table).solve()).plan)
 
 
 def greedy(run: Run) -> None:
-    """Every site at its smallest option below a common harm, the lowest that fits each size."""
-    damages = run.damages()
-    thresholds = sorted({0.0, *_harms(damages)})
+    """Every site at its smallest option below a common sensitivity, the lowest that fits each size."""
+    sensitivity_table = run.sensitivity_table()
+    thresholds = sorted({0.0, *_harms(sensitivity_table)})
     for size in run.path():
         if run.closed():
             return
 
         def fits(place: int, size: int = size) -> bool:
-            plan = equal_damage(run.space, damages, thresholds[place])
+            plan = equal_damage(run.space, sensitivity_table, thresholds[place])
             return run.projection.estimate(plan)["size_bytes"] <= size
 
         place = bisect.bisect_left(range(len(thresholds)), True, key=fits)
         if place < len(thresholds):
-            run.attempt(equal_damage(run.space, damages, thresholds[place]))
+            run.attempt(equal_damage(run.space, sensitivity_table, thresholds[place]))
 
 
-def equal_damage(space: Space, damages: Damages, threshold: float) -> Plan:
+def equal_damage(space: Space, sensitivity_table: SensitivityTable, threshold: float) -> Plan:
     """What every site can bear up to the threshold; where several methods keep as little, the least harmful."""
     values: dict[str, Value] = space.uniform()
     for group in space.table.groups:
-        keeps = [keep for keep, harm in damages.prune.get(group.name, {}).items() if harm <= threshold]
+        keeps = [
+            keep
+            for keep, sensitivity in sensitivity_table.prune.get(group.name, {}).items()
+            if sensitivity <= threshold
+        ]
         if keeps and f"prune:{group.name}" in values:
             values[f"prune:{group.name}"] = 1 - min(keeps) / group.channels
     for layer in space.table.layers:
-        widths = [bits for bits, harm in damages.bits.get(layer.name, {}).items() if harm <= threshold]
+        widths = [
+            bits for bits, sensitivity in sensitivity_table.bits.get(layer.name, {}).items() if sensitivity <= threshold
+        ]
         if widths and f"bits:{layer.name}" in values:
             values[f"bits:{layer.name}"] = min(widths)
-        shares = [(share, harm, method) for method, harms in damages.share.get(layer.name, {}).items()
-                  for share, harm in harms.items() if harm <= threshold]
+        shares = [
+            (share, sensitivity, method)
+            for method, sensitivities in sensitivity_table.share.get(layer.name, {}).items()
+            for share, sensitivity in sensitivities.items()
+            if sensitivity <= threshold
+        ]
         if shares and f"method:{layer.name}" in values:
             values[f"share:{layer.name}"], _, values[f"method:{layer.name}"] = min(shares)
     return space.decode(values)
 
 
-def _harms(damages: Damages) -> Iterator[float]:
-    for by_option in (*damages.prune.values(), *damages.bits.values()):
+def _harms(sensitivity_table: SensitivityTable) -> Iterator[float]:
+    for by_option in (*sensitivity_table.prune.values(), *sensitivity_table.bits.values()):
         yield from by_option.values()
-    for methods in damages.share.values():
+    for methods in sensitivity_table.share.values():
         for by_share in methods.values():
             yield from by_share.values()
 
@@ -125,7 +135,7 @@ def plain(run: Run, values: Values) -> Plan:
 
 
 def projected(run: Run, values: Values) -> Plan:
-    """The plan moved into the budget, and up to it, where the table says that it harms least."""
+    """The plan moved into the budget, and up to it, where the table says that it sensitivities least."""
     return run.projection.project(run.solver.fit(values)).plan
 
 

@@ -73,10 +73,10 @@ class Bench:
         self.file = HERE / f"{network}.json"
         self.results = self._kept(Results(network, split, len(self.split), self.bench.threads))
         self.layers = [layer.name for layer in self.bench.table.layers
-                       if layer.kind in ("conv", "linear") and not layer.locked]
+                       if layer.kind in ("conv", "linear") and layer.compressible]
 
     def _kept(self, empty: Results) -> Results:
-        """Earlier rows on the same images: those that are not measured anew stay."""
+        """PriorStudy rows on the same images: those that are not measured anew stay."""
         if not self.file.exists():
             return empty
         found = msgspec.json.decode(self.file.read_bytes(), type=Results)

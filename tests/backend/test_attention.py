@@ -48,7 +48,7 @@ def test_heads_and_widths_of_a_transformer_are_sites(bench: Workbench) -> None:
     heads = bench.table.groups[0]
     assert {(m.layer, m.side, m.per_channel) for m in heads.members} == {
         (f"{ATTENTION}.qkv", "out", 36), (f"{ATTENTION}.proj", "in", 12)}
-    assert not bench.table.by_name[f"{ATTENTION}.qkv"].locked
+    assert bench.table.by_name[f"{ATTENTION}.qkv"].compressible
     torch.testing.assert_close(outputs(bench.model, bench.calibration), outputs(transformer(), bench.calibration),
                                rtol=1e-4, atol=1e-5)
 
@@ -75,7 +75,7 @@ def test_a_transformer_with_fewer_heads_is_one_file_of_the_predicted_size(bench:
     assert keep[f"{ATTENTION}.qkv"] == 2
     steps = [Step(name, "prune", {"keep": count}) for name, count in keep.items()]
     eight = [Step(layer.name, "quantize", {"weight_bits": 8, "activation_bits": 32}) for layer in bench.table.layers
-             if layer.kind in ("conv", "linear") and not layer.locked]
+             if layer.kind in ("conv", "linear") and layer.compressible]
     for plan in (Plan.of(steps), Plan.of([*steps, *eight])):
         compressed = bench.compressor.compress(plan)
         built = bench.build(compressed)
@@ -153,7 +153,7 @@ def test_attention_of_every_call_is_opened_and_its_heads_can_be_cut(kind: str) -
     assert not whole
     torch.testing.assert_close(outputs(opened, inputs), outputs(model, inputs), rtol=1e-4, atol=1e-5)
     table, coupling = trace(opened, (6, 3), inputs=inputs)
-    assert not [layer.name for layer in table.layers if layer.locked and "attention." in layer.name]
+    assert not [layer.name for layer in table.layers if layer.not_compressible_reason and "attention." in layer.name]
     if kind != "weights":  # their mean over the heads hangs on all of them
         cut = [group.channels for group in table.groups if group.heads]
         assert cut == [4], coupling.refused
@@ -169,7 +169,7 @@ def test_torch_s_stacks_are_opened_with_their_masks(layers: str) -> None:
     torch.testing.assert_close(outputs(opened, inputs), slow_outputs(model, inputs), rtol=1e-4, atol=1e-5)
     table, _ = trace(opened, (6, 3), inputs=inputs)
     assert sum(group.heads for group in table.groups) == (4 if layers == "decoder" else 2)
-    assert {layer.kind for layer in table.layers if layer.locked} <= {"other"}
+    assert {layer.kind for layer in table.layers if layer.not_compressible_reason} <= {"other"}
 
 
 class Stack(nn.Module):
@@ -213,7 +213,7 @@ def test_attention_with_tokens_of_its_own_is_left_whole_and_named() -> None:
     assert isinstance(opened.get_submodule("attend.attention"), nn.MultiheadAttention)
     assert list(whole) == ["attend.attention"] and "tokens of their own" in whole["attend.attention"]
     table, _ = trace(opened, (6, 3), inputs=inputs)
-    assert table.by_name["attend.attention"].locked == "no technique for MultiheadAttention"
+    assert table.by_name["attend.attention"].not_compressible_reason == "no technique for MultiheadAttention"
 
 
 def test_a_network_without_attention_is_itself() -> None:

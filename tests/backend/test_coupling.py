@@ -103,7 +103,7 @@ class Odd(nn.Module):
 
 def test_locked_layers_say_why() -> None:
     table, _ = trace(Odd().eval(), (1, 4, 4))
-    reasons = {layer.name: layer.locked for layer in table.layers if layer.locked}
+    reasons = {layer.name: layer.not_compressible_reason for layer in table.layers if layer.not_compressible_reason}
     assert reasons == {
         "shared": "its weights are used more than once",
         "reflected": "padding mode 'reflect'",
@@ -118,7 +118,7 @@ def test_locked_layers_say_why() -> None:
 def test_a_network_that_cannot_be_analysed_keeps_its_channels() -> None:
     table, coupling = trace(Odd().eval(), (1, 4, 4))
     cut = {member.layer for group in table.groups for member in group.members}
-    assert not cut & {layer.name for layer in table.layers if layer.locked}
+    assert not cut & {layer.name for layer in table.layers if layer.not_compressible_reason}
     assert coupling.refused
 
 

@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from autocompress.backend.graph.rescale import Scaling, by_columns, first_leaf, rescale, scale_output
+from autocompress.backend.graph.rescale import Scaling, first_leaf, input_columns, rescale, scale_output
 from autocompress.backend.graph.trace import trace
 from autocompress.backend.quantize.cross_layer_equalization import HEADROOM, equalize
 from autocompress.backend.statistics.calibration import reestimate_norms
 from autocompress.backend.statistics.moments import Statistics
-from autocompress.backend.training.feature_distillation import find_taps
+from autocompress.backend.training.feature_distillation import find_hook_points
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError
 from autocompress.formats.onnx.runtime import Runtime
@@ -101,7 +101,7 @@ def _ranges(model: nn.Module, scaling: Scaling, inputs: Tensor) -> tuple[Tensor,
     handle = first_leaf(model, name).register_forward_pre_hook(lambda _, args: seen.append(args[0].abs()))
     outputs(model, inputs)
     handle.remove()
-    columns = by_columns(first_leaf(model, name)).abs().amax((1, 3)).flatten()
+    columns = input_columns(first_leaf(model, name)).abs().amax((1, 3)).flatten()
     return seen[0].transpose(0, 1).flatten(1).amax(1), columns
 
 
@@ -218,8 +218,8 @@ def test_trained_weights_are_not_rescaled_twice(tmp_path: Path) -> None:
 
 def test_rescaled_inputs_are_no_taps_of_attention() -> None:
     bench = workbench("chain")
-    assert [layer.name for layer in find_taps(bench.table, Plan())] == ["1.0", "2.0"]
-    assert [layer.name for layer in find_taps(bench.table, Plan((_step("2.0"),)))] == ["1.0"]
+    assert [layer.name for layer in find_hook_points(bench.table, Plan())] == ["1.0", "2.0"]
+    assert [layer.name for layer in find_hook_points(bench.table, Plan((_step("2.0"),)))] == ["1.0"]
 
 
 # -- what it is good for -------------------------------------------------------------------------------

@@ -12,12 +12,12 @@ from autocompress.backend.graph.trace import trace
 from autocompress.backend.network.compressed import Compressed
 from autocompress.backend.training.distill import Recipe, distill
 from autocompress.backend.training.feature_distillation import (
-    MOST_TAPS,
+    MOST_HOOK_POINTS,
     Original,
     Projections,
     attention_loss,
     attention_map,
-    find_taps,
+    find_hook_points,
     inputs_left,
     recorded,
     wanted_features,
@@ -41,12 +41,12 @@ def original(bench: Workbench) -> Original:
 
 
 def _names(network: str, plan: Plan) -> list[str]:
-    return [layer.name for layer in find_taps(workbench(network).table, plan)]
+    return [layer.name for layer in find_hook_points(workbench(network).table, plan)]
 
 
 def _loss(student: nn.Module, network: str, plan: Plan) -> Tensor:
     bench = workbench(network)
-    taps = find_taps(bench.table, plan)
+    taps = find_hook_points(bench.table, plan)
     with recorded(student, taps) as maps:
         outputs(student, bench.calibration)
     return attention_loss(maps, wanted_features(original(bench), taps, bench.calibration), taps)
@@ -57,10 +57,10 @@ def test_the_last_layer_at_each_resolution_is_found(network: str) -> None:
     chosen = NETWORKS[network]
     table, _ = trace(chosen.make(), chosen.input_shape, torch.int64 if chosen.vocabulary else torch.float32)
     if network in TAPS:
-        assert [layer.name for layer in find_taps(table, Plan())] == TAPS[network]
+        assert [layer.name for layer in find_hook_points(table, Plan())] == TAPS[network]
     else:
         with pytest.raises(InputError, match="network without feature maps"):
-            find_taps(table, Plan())
+            find_hook_points(table, Plan())
 
 
 @pytest.mark.parametrize("network", sorted(TAPS))
@@ -77,7 +77,7 @@ def test_a_tap_that_is_itself_decomposed_still_shows_its_input() -> None:
     plan = Plan.of([Step("2.0", "decompose", {"method": "channel-svd", "rank": 12})])
     model = bench.compressor.compress(plan).model
     assert isinstance(model.get_submodule("2.0"), nn.Sequential)
-    with recorded(model, find_taps(bench.table, plan)) as maps:
+    with recorded(model, find_hook_points(bench.table, plan)) as maps:
         outputs(model, bench.calibration)
     assert {name: tuple(attention_map(found, 1).shape) for name, found in maps.items()} == \
         {"1.0": (64, 144), "2.0": (64, 36)}
@@ -95,10 +95,10 @@ def test_dropped_blocks_are_passed_over() -> None:
 
 
 def test_of_many_resolutions_the_last_are_taken() -> None:
-    stages = [conv_norm(3, 8), *(conv_norm(8, 8, stride=2) for _ in range(MOST_TAPS + 1))]
+    stages = [conv_norm(3, 8), *(conv_norm(8, 8, stride=2) for _ in range(MOST_HOOK_POINTS + 1))]
     model = nn.Sequential(*stages, nn.Flatten(), nn.Linear(8, 5)).eval()
     table, _ = trace(model, (3, 32, 32))
-    assert [layer.name for layer in find_taps(table, Plan())] == ["2.0", "3.0", "4.0", "5.0"]
+    assert [layer.name for layer in find_hook_points(table, Plan())] == ["2.0", "3.0", "4.0", "5.0"]
 
 
 @pytest.mark.parametrize("network", sorted(TAPS))
@@ -116,7 +116,7 @@ def test_a_dead_map_has_a_gradient_without_nan() -> None:
 
 def test_nothing_stays_hooked() -> None:
     bench = workbench("residual")
-    with pytest.raises(RuntimeError, match="stop"), recorded(bench.model, find_taps(bench.table, Plan())):
+    with pytest.raises(RuntimeError, match="stop"), recorded(bench.model, find_hook_points(bench.table, Plan())):
         raise RuntimeError("stop")
     assert not any(module._forward_pre_hooks for module in bench.model.modules())
 
@@ -154,7 +154,7 @@ def test_it_is_settled_by_the_seed_and_leaves_the_original_alone(kind: str, weig
 def _projected(student: Compressed, network: str) -> Tensor:
     """Distance of the student's features, by a projection that has learned nothing yet."""
     bench = workbench(network)
-    taps = find_taps(bench.table, student.plan)
+    taps = find_hook_points(bench.table, student.plan)
     with recorded(student.model, taps) as features:
         outputs(student.model, bench.calibration)
     return Projections(taps, student, original(bench)).loss(features,
@@ -167,7 +167,7 @@ def test_projections_begin_as_the_channels_that_stayed(network: str) -> None:
     assert float(_projected(bench.compressor.compress(Plan()), network).detach()) == 0
     pruned = Plan.of([step for step in structure(bench).steps if step.technique == "prune"])
     student = bench.compressor.restructure(pruned, fit=False)
-    for layer in find_taps(bench.table, pruned):
+    for layer in find_hook_points(bench.table, pruned):
         left = inputs_left(layer, student, original(bench))
         shown = student.model.get_submodule(layer.name)
         read = getattr(shown, "in_channels", None) or getattr(shown, "in_features", None)
@@ -180,7 +180,7 @@ def test_features_of_channels_that_nothing_touched_are_the_originals() -> None:
     bench = workbench("chain")
     group = next(group for group in bench.table.groups if group.name == "1.0")
     student = bench.compressor.restructure(Plan.of([Step(group.name, "prune", {"keep": group.channels // 2})]), False)
-    taps = [layer for layer in find_taps(bench.table, student.plan) if layer.name == "2.0"]
+    taps = [layer for layer in find_hook_points(bench.table, student.plan) if layer.name == "2.0"]
     left = inputs_left(taps[0], student, original(bench))
     assert left is not None and len(left) == group.channels // 2
     with recorded(student.model, taps) as features:
@@ -203,7 +203,7 @@ def test_a_projection_learns_what_its_student_cannot() -> None:
     """Features that a map of the channels explains are at no distance once it is learned."""
     bench = workbench("chain")
     student = bench.compressor.compress(Plan())
-    taps = find_taps(bench.table, Plan())
+    taps = find_hook_points(bench.table, Plan())
     wanted = wanted_features(original(bench), taps, bench.calibration)
     mixed = {layer.name: wanted[layer.name].flip(1) * 2 for layer in taps}
     projections = Projections(taps, student, original(bench))

@@ -14,9 +14,9 @@ from autocompress.backend.network.checkpoint import load_weights, save_weights
 from autocompress.backend.network.fold import fold_norms
 from autocompress.backend.network.grids import _cluster, codebook_levels, nearest, power_levels
 from autocompress.backend.network.quantized_weight import QuantizedWeight, per_channel, quantize_weight
-from autocompress.backend.quantize.gptq import round_with_feedback
+from autocompress.backend.quantize.gptq import round_gptq
 from autocompress.backend.training.distill import Recipe, distill
-from autocompress.backend.training.lsq import LearnedStep
+from autocompress.backend.training.lsq import LsqStep
 from autocompress.backend.training.teacher import Teacher
 from autocompress.core.plan import Plan, Step
 from autocompress.formats.onnx.runtime import Runtime
@@ -128,7 +128,7 @@ def test_feedback_rounds_to_the_same_grid_and_lowers_the_error_of_the_output(gri
     weight = torch.randn(10, 48, generator=generator)
     second = (inputs.T @ inputs / len(inputs))[None]
     start = quantize_weight(weight, bits, grid, group, second)
-    found = round_with_feedback(weight, start, second)
+    found = round_gptq(weight, start, second)
     assert start.table is not None
     assert found.table is not None
     assert torch.isin(found.levels, found.table).all()
@@ -143,7 +143,7 @@ def test_feedback_rounds_to_the_same_grid_and_lowers_the_error_of_the_output(gri
 def test_a_learned_step_trains_on_the_very_values_that_ship(grid: str, group: int) -> None:
     weight = _heavy_tailed(6, 8, 3, 3)
     start = quantize_weight(weight, 3, grid, group)
-    step = LearnedStep(start)
+    step = LsqStep(start)
     moved = (weight + 0.1 * _heavy_tailed(6, 8, 3, 3, seed=5)).requires_grad_()
     with torch.no_grad():
         step.scale.mul_(1.1)
@@ -162,7 +162,7 @@ def test_steps_of_every_grid_learn_at_about_the_same_pace() -> None:
     weight = torch.randn(16, 64, generator=torch.Generator().manual_seed(0))
     paces = {}
     for grid, group in (("linear", 0), ("codebook", 0), ("linear", 32), ("codebook", 32)):
-        step = LearnedStep(quantize_weight(weight, 4, grid, group))
+        step = LsqStep(quantize_weight(weight, 4, grid, group))
         step(weight.clone().requires_grad_()).abs().sum().backward()
         assert step.scale.grad is not None
         paces[grid, group] = float((step.scale.grad / step.scale.detach()).abs().mean())

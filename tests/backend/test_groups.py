@@ -173,7 +173,7 @@ def test_what_is_left_alone_says_why(make: Callable[[], nn.Module], layer: str, 
     shape = (3, 12) if make is recurrent else (3, 8, 8)
     _, table, coupling = traced(make, shape)
     assert layer not in {group.name for group in table.groups}
-    assert table.by_name[layer].uncut == coupling.refused[layer]
+    assert table.by_name[layer].not_prunable_reason == coupling.refused[layer]
     message = f"{layer!r} is none: .*({reason}).*Groups that can be pruned: "
     with pytest.raises(InputError, match=message):
         check_plan(table, Plan.of([Step(layer, "prune", {"keep": 4})]), load_profile("host"))

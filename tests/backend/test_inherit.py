@@ -49,7 +49,7 @@ def _pruned(bench: Workbench, share: float, bits: int | None = None, *more: Step
     keeps = [Step(group.name, "prune", {"keep": max(group.blocks, round(group.channels * share))})
              for group in bench.table.groups if share < 1]
     widths = [Step(layer.name, "quantize", {"weight_bits": bits, "activation_bits": 32}) for layer in bench.table.layers
-              if bits is not None and layer.kind in ("conv", "linear") and not layer.locked]
+              if bits is not None and layer.kind in ("conv", "linear") and layer.compressible]
     return Plan.of((*keeps, *widths, *more))
 
 

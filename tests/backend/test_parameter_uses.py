@@ -104,7 +104,7 @@ class Tied(nn.Module):
 
 def test_tied_weights_are_left_alone_under_all_their_names() -> None:
     table, _ = trace(Tied().eval(), (4,), torch.int64)
-    assert {layer.name: layer.locked for layer in table.layers} == {
+    assert {layer.name: layer.not_compressible_reason for layer in table.layers} == {
         "embed": "its weights are used more than once", "mix": "", "head": "its weights are used more than once"}
 
 

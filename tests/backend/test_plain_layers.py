@@ -86,7 +86,7 @@ def test_it_computes_the_same_and_can_be_compressed(case: str) -> None:
     assert type(conv) is nn.Conv2d and model[0] is layer
     assert (plain[0].mode if isinstance(plain[0], PaddedConv) else conv.padding) == padding  # type: ignore[index]
     table, _ = trace(plain, (3, 8, 8), inputs=inputs)
-    assert not [layer.locked for layer in table.layers if layer.locked]
+    assert not [layer.not_compressible_reason for layer in table.layers if layer.not_compressible_reason]
 
 
 def test_a_product_with_a_parameter_is_a_linear_layer() -> None:
@@ -101,7 +101,7 @@ def test_a_kernel_that_follows_from_the_input_stays_whole_and_is_named() -> None
     inputs = torch.randn(3, 3, 8, 8)
     assert with_plain_layers(model, inputs) is model
     table, _ = trace(model, (3, 8, 8), inputs=inputs)
-    assert table.by_name["0"].locked == "no technique for Dynamic" and table.by_name["0"].params == 108
+    assert table.by_name["0"].not_compressible_reason == "no technique for Dynamic" and table.by_name["0"].params == 108
 
 
 def test_a_bare_kernel_of_the_network_itself_is_counted_and_named() -> None:
@@ -116,8 +116,8 @@ def test_a_bare_kernel_of_the_network_itself_is_counted_and_named() -> None:
 
     table, _ = trace(Bare().eval(), (3, 8, 8))
     bare = next(layer for layer in table.layers if layer.kind == "other")
-    assert bare.params == 108 and bare.locked
-    assert not table.by_name["head"].locked
+    assert bare.params == 108 and bare.not_compressible_reason
+    assert table.by_name["head"].compressible
 
 
 def test_a_synchronised_norm_is_an_ordinary_one() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.backend.sensitivity.fisher import damages
+from autocompress.backend.sensitivity.fisher import sensitivities
 from autocompress.backend.statistics.calibration import reestimate_norms
 from autocompress.backend.statistics.outputs import recognised
 from autocompress.backend.training.distill import Recipe, distill
@@ -54,7 +54,7 @@ def test_a_sigmoid_for_each_class_is_seen_in_the_graph() -> None:
 @pytest.mark.parametrize("end", ["probabilities", "log-probabilities"])
 def test_the_table_is_that_of_the_scores(end: str) -> None:
     steps = [Step("0.0", "quantize", {"weight_bits": bits, "activation_bits": 32}) for bits in (2, 4)]
-    expected, got = (damages(_bench(name).compressor, steps) for name in ("scores", end))
+    expected, got = (sensitivities(_bench(name).compressor, steps) for name in ("scores", end))
     assert expected[0] > expected[1] > 0
     torch.testing.assert_close(torch.tensor(got), torch.tensor(expected), rtol=1e-2, atol=0.0)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.backend.network.quantized_weight import quantize_weight
-from autocompress.backend.quantize.gptq import round_with_feedback
+from autocompress.backend.quantize.gptq import round_gptq
 from autocompress.backend.statistics.moments import Statistics
 from autocompress.backend.statistics.moments import moments as statistics
 from autocompress.backend.statistics.reconstruct import damped, on_remaining, removal_damage
@@ -113,7 +113,7 @@ def test_feedback_lowers_the_error_of_the_output(bits: int) -> None:
     inputs, weight = _correlated(48), _matrix(10, 48)
     covariance = _covariance(inputs)
     nearest = quantize_weight(weight, bits)
-    better = round_with_feedback(weight, nearest, covariance[None])
+    better = round_gptq(weight, nearest, covariance[None])
 
     def error(candidate: Tensor) -> float:
         return float((inputs @ (candidate - weight).T).square().mean())
@@ -127,9 +127,9 @@ def test_feedback_by_groups_is_that_of_each_group() -> None:
     weight = _matrix(6, 2 * 9).reshape(6, 2, 3, 3)
     covariance = torch.stack([_covariance(_correlated(18, seed=s)) for s in (0, 1)])
     start = quantize_weight(weight, 3)
-    together = round_with_feedback(weight, start, covariance)
+    together = round_gptq(weight, start, covariance)
     for group, rows in enumerate((slice(0, 3), slice(3, 6))):
-        alone = round_with_feedback(weight[rows], quantize_weight(weight[rows], 3), covariance[group:group + 1])
+        alone = round_gptq(weight[rows], quantize_weight(weight[rows], 3), covariance[group:group + 1])
         assert torch.equal(together.levels[rows], alone.levels)
         torch.testing.assert_close(together.scale[rows], alone.scale)
 
@@ -139,7 +139,7 @@ def test_degenerate_moments_are_mended_or_named() -> None:
     dead = _covariance(_correlated(6))
     dead[2], dead[:, 2] = 0, 0
     assert torch.isfinite(on_remaining(weight, dead, torch.tensor([0, 1, 2]))).all()
-    assert torch.isfinite(round_with_feedback(weight, quantize_weight(weight, 4), dead[None]).scale).all()
+    assert torch.isfinite(round_gptq(weight, quantize_weight(weight, 4), dead[None]).scale).all()
     assert torch.isfinite(on_remaining(weight, torch.zeros(6, 6), torch.tensor([0, 1]))).all()
     with pytest.raises(TrialError, match="covariance of conv7 must be finite"):
         on_remaining(weight, torch.full((6, 6), torch.nan), torch.tensor([0, 1]), "conv7")

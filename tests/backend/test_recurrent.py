@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from autocompress.backend.canonical.layer_forms import in_one_form
 from autocompress.backend.graph.trace import trace
 from autocompress.backend.layers.recurrent import Gates, Recurrent, stepwise
-from autocompress.backend.sensitivity.fisher import damages
+from autocompress.backend.sensitivity.fisher import sensitivities
 from autocompress.backend.statistics.moments import Statistics
 from autocompress.backend.training.distill import Recipe, distill
 from autocompress.core.plan import Plan, Step
@@ -78,7 +78,9 @@ def test_every_reading_is_exported_at_every_batch(how: str, capfd: pytest.Captur
     bench = Workbench(Rows(how).eval(), task_data((7, 6)), load_profile("host"), seed=0, folder=Path(os.devnull),
                       epochs=1)
     recurrent = [layer for layer in bench.table.layers if layer.kind == "recurrent"]
-    assert len(recurrent) == (8 if how == "both" else 2) and not any(layer.locked for layer in recurrent)
+    assert len(recurrent) == (8 if how == "both" else 2) and not any(
+        layer.not_compressible_reason for layer in recurrent
+    )
     assert {layer.positions for layer in recurrent} == {7}
     compressed = bench.compressor.compress(integers(bench, (4,), 32))
     data = bench.build(compressed).data
@@ -117,7 +119,7 @@ def test_the_table_ranks_what_rounding_does(network: str) -> None:
     bench = workbench(network)
     names = [layer.name for layer in bench.table.layers if layer.kind == "recurrent"]
     steps = [Step(name, "quantize", {"weight_bits": bits, "activation_bits": 32}) for name in names for bits in (2, 4)]
-    predicted = damages(bench.compressor, steps)
+    predicted = sensitivities(bench.compressor, steps)
     inputs = bench.calibration
     wanted = (outputs(bench.model, inputs).double() / 4).log_softmax(1)
     for step, cost in zip(steps, predicted, strict=True):
@@ -163,8 +165,8 @@ class Cells(nn.Module):
 @pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell])
 def test_a_cell_is_left_whole_by_name(kind: type[nn.LSTMCell | nn.GRUCell]) -> None:
     table, _ = trace(Cells(kind).eval(), (4, 6))
-    assert f"no technique for {kind.__name__}" in table.by_name["cell"].locked
-    assert not table.by_name["fc"].locked
+    assert f"no technique for {kind.__name__}" in table.by_name["cell"].not_compressible_reason
+    assert table.by_name["fc"].compressible
 
 
 class Packed(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from autocompress.backend.graph.sample_axes import MORE, SampleAxis, observe_calls
 from autocompress.backend.graph.trace import trace
-from autocompress.backend.sensitivity.fisher import damages
+from autocompress.backend.sensitivity.fisher import sensitivities
 from autocompress.core.plan import Plan, Step
 from autocompress.hardware.profile import load_profile
 from autocompress.study.workbench import Workbench
@@ -85,12 +85,12 @@ def bench() -> Workbench:
 def test_what_an_option_costs_is_the_same_however_the_samples_lie(bench: Workbench) -> None:
     """Sensitivity against the definition: the gradient of each sample's drawn answer by itself."""
     steps = [Step(name, "quantize", {"weight_bits": 3, "activation_bits": 32}) for name in LAYOUTS]
-    together = damages(bench.compressor, steps)
+    together = sensitivities(bench.compressor, steps)
     axes = dict(bench.compressor.sample_axes)
     assert axes == {name: layout for name, layout in LAYOUTS.items() if layout is not None}
     bench.compressor.sample_axes.clear()  # every layer one sample at a time
     try:
-        alone = damages(bench.compressor, steps)
+        alone = sensitivities(bench.compressor, steps)
     finally:
         bench.compressor.sample_axes.update(axes)
     assert together == pytest.approx(alone, rel=0.6)  # other answers are drawn

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.backend.graph.rescalable_pairs import failing
+from autocompress.backend.graph.rescalable_pairs import unsafe_rescalings
 from autocompress.backend.graph.rescale import Scaling
 from autocompress.backend.graph.trace import trace
 from autocompress.testing.networks import Network
@@ -43,8 +43,8 @@ def test_pairs_are_found_and_told_as_facts(network: str) -> None:
     told = {layer.name: layer.scales_with for layer in bench.table.layers if layer.scales_with}
     assert told == {reader: source for source, readers in FOUND[network].items() for reader in readers}
     for layer in bench.table.layers:
-        readable = layer.kind in ("conv", "linear") and not layer.locked
-        assert bool(layer.unscaled) == (readable and not layer.scales_with)
+        readable = layer.kind in ("conv", "linear") and layer.compressible
+        assert bool(layer.not_rescalable_reason) == (readable and not layer.scales_with)
 
 
 @pytest.mark.parametrize("middle", [
@@ -66,7 +66,7 @@ def test_what_lets_a_factor_through(middle: nn.Module) -> None:
 def test_what_does_not(middle: nn.Module) -> None:
     table, _ = trace(_made(lambda: _around(copy.deepcopy(middle))), (3, 8, 8))
     assert table.by_name["3"].scales_with == ""
-    assert "it reads the result of" in table.by_name["3"].unscaled
+    assert "it reads the result of" in table.by_name["3"].not_rescalable_reason
 
 
 class _Branching(nn.Module):
@@ -89,15 +89,15 @@ class _Branching(nn.Module):
 def test_readers_of_one_source_go_together_and_reasons_name_what_is_in_the_way() -> None:
     table, coupling = trace(_made(_Branching), (6,))
     assert coupling.scalings == {"first": Scaling("first", {"left": 1, "right": 1})}
-    assert table.by_name["first"].unscaled == "it reads the network's input"
-    assert table.by_name["out"].unscaled == "it reads what shared writes, and that cannot be changed"
+    assert table.by_name["first"].not_rescalable_reason == "it reads the network's input"
+    assert table.by_name["out"].not_rescalable_reason == "it reads what shared writes, and that cannot be changed"
 
 
 def test_a_pair_that_is_none_does_not_pass_its_proof() -> None:
     network = _made(lambda: nn.Sequential(nn.Linear(6, 8), nn.Sigmoid(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 5)))
     sound, false = Scaling("2", {"4": 1}), Scaling("0", {"2": 1})
-    assert failing(network, torch.zeros(2, 6), {"2": sound}) == {}
-    assert failing(network, torch.zeros(2, 6), {"0": false, "2": sound}) == {
+    assert unsafe_rescalings(network, torch.zeros(2, 6), {"2": sound}) == {}
+    assert unsafe_rescalings(network, torch.zeros(2, 6), {"0": false, "2": sound}) == {
         "0": "2 answers differently when its input is rescaled"}
     silent = Scaling("0", {"4": 1})
-    assert failing(network, torch.zeros(2, 6), {"0": silent}) != {}
+    assert unsafe_rescalings(network, torch.zeros(2, 6), {"0": silent}) != {}

@@ -1,4 +1,5 @@
-"""Predicted damages: right to second order on networks small enough to check, and in the order of measured ones."""
+"""Predicted sensitivities: right to second order on networks small enough to check, and in the order of measured
+ones."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from autocompress.backend.compress import Compressor
 from autocompress.backend.decompose.factorize import factorize
-from autocompress.backend.sensitivity.fisher import TEMPERATURE, damages
+from autocompress.backend.sensitivity.fisher import TEMPERATURE, sensitivities
 from autocompress.backend.sensitivity.fisher import fisher as sensitivity
 from autocompress.backend.sensitivity.weight_deltas import composed, weight_changes
 from autocompress.core.layer import Layer
@@ -32,7 +33,7 @@ def _steps(bench: Workbench) -> list[Step]:
     steps = [Step(group.name, "prune", {"keep": group.blocks * max(1, round(group.channels * share / group.blocks))})
              for group in bench.table.groups for share in (0.75, 0.5, 0.25)]
     for layer in bench.table.layers:
-        if layer.kind in ("conv", "linear") and not layer.locked:
+        if layer.kind in ("conv", "linear") and layer.compressible:
             steps += [Step(layer.name, "quantize", {"weight_bits": bits, "activation_bits": 32}) for bits in (2, 4, 8)]
             found = [(method, rank_args(whole(layer), method, 0.5, 1)) for method in methods_for(layer)]
             steps += [Step(layer.name, "decompose", {"method": method, **args}) for method, args in found
@@ -50,7 +51,7 @@ def _measured(bench: Workbench, step: Step) -> float:
 def test_predictions_are_near_what_is_measured_one_at_a_time(network: str) -> None:
     bench = trained_workbench(network)
     steps = _steps(bench)
-    predicted = torch.tensor(damages(bench.compressor, steps))
+    predicted = torch.tensor(sensitivities(bench.compressor, steps))
     measured = torch.tensor([_measured(bench, step) for step in steps])
     assert len(steps) > 10
     assert _spearman(predicted, measured) >= 0.9
@@ -60,7 +61,7 @@ def test_predictions_are_near_what_is_measured_one_at_a_time(network: str) -> No
 def test_they_are_settled_and_leave_the_network_alone() -> None:
     bench = workbench("residual")
     steps, before = _steps(bench)[:6], state_hash(bench.model)
-    assert damages(bench.compressor, steps) == damages(bench.compressor, steps)
+    assert sensitivities(bench.compressor, steps) == sensitivities(bench.compressor, steps)
     assert state_hash(bench.model) == before
 
 
@@ -72,24 +73,24 @@ def test_they_are_kept_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     real = sensitivity._measured
     monkeypatch.setattr(sensitivity, "_measured",
                         lambda c, steps, *how: (asked.append(len(steps)), real(c, steps, *how))[1])
-    early = damages(compressor, steps[2:5])
-    first = damages(compressor, steps)
+    early = sensitivities(compressor, steps[2:5])
+    first = sensitivities(compressor, steps)
     assert asked == [3, len(steps) - 3] and first[2:5] == early, "each step is asked about once"
-    assert [path.name for path in tmp_path.glob("damages-*")]
+    assert [path.name for path in tmp_path.glob("sensitivities-*")]
     monkeypatch.setattr(sensitivity, "_measured", lambda *_: pytest.fail("what is known is read"))
     again = Compressor(made.model, made.table, made.compressor.coupling, made.calibration, tmp_path)
-    assert damages(again, steps) == first
-    assert damages(again, steps[:0:-1]) == first[:0:-1]
+    assert sensitivities(again, steps) == first
+    assert sensitivities(again, steps[:0:-1]) == first[:0:-1]
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = workbench("separable")
     steps = _steps(bench)[:12]
-    whole_at_once = damages(bench.compressor, steps)
+    whole_at_once = sensitivities(bench.compressor, steps)
     monkeypatch.setattr(sensitivity, "CHUNK_BYTES", 1)
     monkeypatch.setattr(sensitivity, "PRODUCT_BYTES", 1)
     monkeypatch.setattr(sensitivity, "MOST_PASSES", 10**9)
-    assert damages(bench.compressor, steps) == pytest.approx(whole_at_once, rel=1e-3)
+    assert sensitivities(bench.compressor, steps) == pytest.approx(whole_at_once, rel=1e-3)
 
 
 @pytest.mark.parametrize(("each", "samples"), [(1e-9, 96), (0.5 * 10 / 4 / 60, 48), (0.5 * 10 / 4 / 30, 24)])
@@ -105,7 +106,7 @@ def test_a_table_is_not_begun_that_would_take_too_long(monkeypatch: pytest.Monke
     made = workbench("mlp")
     monkeypatch.setattr(sensitivity, "_forward_seconds", lambda compressor: 1.0)
     with pytest.raises(TrialError, match=r"24 samples would take 96 of 10 s"):
-        damages(made.compressor, _steps(made), 10.0)
+        sensitivities(made.compressor, _steps(made), 10.0)
 
 
 def test_it_takes_a_bounded_number_of_passes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +127,7 @@ def test_what_time_left_out_is_not_kept_and_asked_again(tmp_path: Path, monkeypa
     widths = sum(step.technique == "quantize" for step in steps)
     assert 0 < widths < len(steps) - 1
     compressor = Compressor(made.model, made.table, made.compressor.coupling, made.calibration, tmp_path)
-    whole = damages(compressor, steps)
+    whole = sensitivities(compressor, steps)
     clock = iter(range(10**6))
     monkeypatch.setattr(sensitivity, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
     other = Compressor(made.model, made.table, made.compressor.coupling, made.calibration, tmp_path / "other")
@@ -138,7 +139,7 @@ def test_what_time_left_out_is_not_kept_and_asked_again(tmp_path: Path, monkeypa
     known = [n for n in range(len(steps)) if not left_out[n]]
     assert [float(costs[n]) for n in known] == pytest.approx([whole[n] for n in known], rel=1e-3, abs=1e-9)
     monkeypatch.setattr(sensitivity, "_measured", lambda *_: costs)
-    damages(other, steps)
+    sensitivities(other, steps)
     assert sensitivity.unknown(other, steps) == left_out.nonzero()[:, 0].tolist()
 
 @pytest.mark.parametrize("layer", [nn.Conv2d(6, 8, 3), nn.Conv2d(6, 8, (3, 1)), nn.Conv1d(6, 8, 5), nn.Linear(6, 8),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from autocompress.backend.network.quantized_weight import quantize_weight
-from autocompress.backend.quantize.gptq import round_with_feedback
+from autocompress.backend.quantize.gptq import round_gptq
 from autocompress.backend.sparsify.magnitude_wanda_obs import fit, largest, sparsify
 from autocompress.backend.statistics.reconstruct import damped, on_remaining
 from autocompress.core.plan import Plan, Step
@@ -116,7 +116,7 @@ def test_rounding_leaves_zeros_alone_and_fits_scales_to_what_is_kept(bits: int) 
     weight, mask = sparsify(_weight(10, 48), UNSTRUCTURED, 0.3, "obs", _second(inputs))
     weight[3] = 0
     nearest = quantize_weight(weight, bits, kept=mask.kept)
-    better = round_with_feedback(weight, nearest, _second(inputs), kept=mask.kept)
+    better = round_gptq(weight, nearest, _second(inputs), kept=mask.kept)
     for rounded in (nearest, better):
         assert not rounded.levels[~mask.kept].any()
         assert torch.isfinite(rounded.scale).all()

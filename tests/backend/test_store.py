@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.backend.statistics.lru_cache import Memo, content
+from autocompress.backend.statistics.lru_cache import LruTensorCache, content
 from autocompress.backend.statistics.moments import Statistics
 from autocompress.backend.statistics.moments import tensor_cache as store
-from autocompress.backend.statistics.tensor_cache import Store
+from autocompress.backend.statistics.tensor_cache import TensorCache
 
 
 class Net(nn.Module):
@@ -115,16 +115,16 @@ def test_a_folder_that_cannot_be_written_costs_time_alone(tmp_path: Path) -> Non
 def test_the_folder_stays_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "LIMIT_BYTES", 3000)
     for i in range(4):
-        Store(tmp_path, lambda i=i: f"{i}" * 64).get("x", lambda: {"a": torch.zeros(256)})
+        TensorCache(tmp_path, lambda i=i: f"{i}" * 64).get("x", lambda: {"a": torch.zeros(256)})
         for path in tmp_path.glob("*.safetensors"):  # file systems keep times too coarsely for a test
             os.utime(path, (0, int(path.stem.split("-")[1][0])))
     assert sorted(path.stem[2] for path in tmp_path.glob("*")) == ["2", "3"]
-    Store(tmp_path, lambda: "9" * 64).get("x", lambda: {"a": torch.zeros(1024)})
+    TensorCache(tmp_path, lambda: "9" * 64).get("x", lambda: {"a": torch.zeros(1024)})
     assert not list(tmp_path.glob("x-9*")), "larger than the whole folder may be"
 
 
 def test_results_are_shared_until_there_is_no_room() -> None:
-    memo, made = Memo(limit_bytes=2000), []
+    memo, made = LruTensorCache(limit_bytes=2000), []
 
     def ask(key: str) -> Tensor:
         return memo.get(key, lambda: made.append(key) or torch.zeros(200))

@@ -29,8 +29,8 @@ class _Cast(nn.Linear):
 def test_a_layer_that_pads_by_itself_is_locked_and_one_that_does_not_is_open() -> None:
     model = nn.Sequential(_Same(3, 4, 3, 2), nn.ReLU(), nn.Flatten(), _Cast(64, 5)).eval()
     table, _ = trace(model, (3, 8, 8))
-    assert table.by_name["0"].locked == "the forward of _Same computes more than its weights do"
-    assert table.by_name["3"].locked == ""
+    assert table.by_name["0"].not_compressible_reason == "the forward of _Same computes more than its weights do"
+    assert table.by_name["3"].not_compressible_reason == ""
 
 
 def test_a_norm_without_running_statistics_is_not_folded() -> None:

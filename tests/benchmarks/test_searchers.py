@@ -11,7 +11,7 @@ import torch
 
 from autocompress.core.budget import Budget
 from autocompress.core.plan import Plan
-from autocompress.core.sensitivity import Damages
+from autocompress.core.sensitivity import SensitivityTable
 from autocompress.errors import TrialError
 from autocompress.space.projection import Projection
 from autocompress.testing.networks import NETWORKS
@@ -58,18 +58,20 @@ def arena(tmp_path_factory: pytest.TempPathFactory) -> Arena:
 
 def test_every_site_bears_as_much_as_any_other(arena: Arena) -> None:
     with arena.run(0, 60.0) as run:
-        damages = run.damages()
+        sensitivity_table = run.sensitivity_table()
         assert run.table_s > 0
-        plans = [equal_damage(run.space, damages, threshold) for threshold in (0.0, 1e-6, 1e-4, 1e-2, 1.0, 1e9)]
+        plans = [
+            equal_damage(run.space, sensitivity_table, threshold) for threshold in (0.0, 1e-6, 1e-4, 1e-2, 1.0, 1e9)
+        ]
         kept = [_numbers(plan, "prune", "keep") for plan in plans]
         bits = [_numbers(plan, "quantize", "weight_bits") for plan in plans]
         for wide, narrow in zip(kept + bits, kept[1:] + bits[1:], strict=False):
             if narrow:
                 assert all(narrow.get(site, -1) <= number for site, number in wide.items())
-        assert kept[0] == {} and all(len(harms) for harms in damages.prune.values())
-        assert kept[-1] == {site: min(harms) for site, harms in damages.prune.items()}
-        assert bits[-1] == {site: min(harms) for site, harms in damages.bits.items()}
-        untouched = equal_damage(run.space, Damages(), 1e9)
+        assert kept[0] == {} and all(len(sensitivities) for sensitivities in sensitivity_table.prune.values())
+        assert kept[-1] == {site: min(sensitivities) for site, sensitivities in sensitivity_table.prune.items()}
+        assert bits[-1] == {site: min(sensitivities) for site, sensitivities in sensitivity_table.bits.items()}
+        untouched = equal_damage(run.space, SensitivityTable(), 1e9)
         assert untouched == run.space.decode(run.space.uniform())
 
 
@@ -107,7 +109,7 @@ def test_what_counts_is_new_inside_the_budget_in_time_and_no_failure(arena: Aren
 @pytest.mark.parametrize("name", ["uniform", "NSGA-II", "random, sized", OURS])
 def test_a_contender_uses_its_time_on_a_bench_of_its_own(name: str, arena: Arena) -> None:
     with arena.run(0, 60.0) as run:
-        assert not list(Path(str(run.bench._folder)).glob("statistics/damages-*")), "nobody's table"
+        assert not list(Path(str(run.bench._folder)).glob("statistics/sensitivity_table-*")), "nobody's table"
         assert run.bench.compressor._memo.bytes == 0, "nobody's layers"
         _closing_after(run, 3)
         CONTENDERS[name](run)

@@ -36,17 +36,17 @@ def test_show_json(cli: Cli, finished: Any) -> None:
 def test_show_tells_what_each_technique_of_the_best_plan_bought(cli: Cli, finished: Any) -> None:
     out, found = cli("show", str(finished.folder)), cli("show", str(finished.folder), "--json").document
     shares = {share["technique"]: share for share in found["attribution"]["techniques"]}
-    for word in ("saved", *shares, "predicted harm", "nats", "points"):
+    for word in ("saved", *shares, "predicted sensitivity", "nats", "points"):
         assert word in out.out
     calibrated, size = found["attribution"]["calibrated"], found["attribution"]["estimated"]["size_bytes"]
     assert shares["quantize"]["without"]["size_bytes"] > size and shares["quantize"]["measured"]["accuracy"] <= 1
     assert calibrated["size_bytes"] == pytest.approx(size, rel=0.01)
-    assert {step["harm"] is not None for step in found["attribution"]["steps"]} == {True}
+    assert {step["sensitivity"] is not None for step in found["attribution"]["steps"]} == {True}
     stored = json.loads((finished.folder / "study.json").read_bytes())
     levels = found["agreement"]
     assert levels["candidates"]["predicted"] == levels["candidates"]["calibrated"] <= 3
     assert levels["correlations"][0]["lower"] == "predicted" and "distilled briefly" in out.out
-    assert stored["attribution"] == found["attribution"] and len(stored["harms"]) == 3
+    assert stored["attribution"] == found["attribution"] and len(stored["sensitivities"]) == 3
     other = next(n for n in range(3) if n != found["trial"])
     assert cli("show", str(finished.folder), "--trial", str(other), "--json").document["attribution"] is None
     page = (finished.folder / "report" / "pareto.html").read_text("utf-8")
@@ -57,7 +57,7 @@ def test_a_study_from_before_attribution_is_still_shown(cli: Cli, finished: Any,
     shutil.copytree(finished.folder, tmp_path / "old")
     path = tmp_path / "old" / "study.json"
     document = json.loads(path.read_bytes())
-    del document["attribution"], document["harms"]
+    del document["attribution"], document["sensitivities"]
     path.write_text(json.dumps(document))
     assert cli("show", str(tmp_path / "old"), "--json").document["attribution"] is None
     assert "size saved" not in cli("show", str(tmp_path / "old")).out

@@ -6,18 +6,20 @@ import numpy as np
 import pytest
 
 from autocompress.core.evaluation import Candidate, Evaluation
-from autocompress.core.hypervolume import gains, volume_gains
+from autocompress.core.hypervolume import hypervolume_contribution, volume_gains
 
 
 def test_gains_are_shares_of_the_box_that_nothing_on_the_front_has() -> None:
     front = np.array([[0.1, 1.0], [0.2, 0.0]])
     asked = np.array([[0.1, 0.0], [0.15, 0.5], [0.2, 1.0]])
-    won = gains(front, asked, np.random.default_rng(0))
+    won = hypervolume_contribution(front, asked, np.random.default_rng(0))
     assert won[0] == pytest.approx((1.2 * 1.2 - 0.2 * 1.2 - 0.2) / 1.44, abs=0.02), "all but what the two have"
     assert won[1] == pytest.approx(0.25 / 1.44, abs=0.02)
     assert won[2] == 0
-    assert gains(front, asked, np.random.default_rng(0), most_lost=0.05)[2] == 0
-    assert (gains(front, np.array([[0.16, 0.5]]), np.random.default_rng(0), most_lost=0.05) == 0).all()
+    assert hypervolume_contribution(front, asked, np.random.default_rng(0), most_lost=0.05)[2] == 0
+    assert (
+        hypervolume_contribution(front, np.array([[0.16, 0.5]]), np.random.default_rng(0), most_lost=0.05) == 0
+    ).all()
 
 
 def test_candidates_win_by_being_better_smaller_or_faster() -> None:

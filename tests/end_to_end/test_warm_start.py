@@ -101,7 +101,7 @@ def test_another_device_asks_only_for_what_it_alone_can_do(first: SearchResult, 
                                  out=tmp_path / "second")
     assert result.best is not None and read_description(result.folder).profile == "raspberry-pi-4"
     assert [step for step in asked if step in known] == []
-    assert all(name.startswith("damages-") for name in written)
+    assert all(name.startswith("sensitivity_table-") for name in written)
 
 
 def test_a_search_is_the_same_for_a_seed(first: SearchResult, given: dict[str, Any], tmp_path: Path) -> None:

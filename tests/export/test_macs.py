@@ -19,7 +19,7 @@ from autocompress.backend.graph.macs import count_macs
 from autocompress.backend.graph.trace import trace
 from autocompress.backend.network.fold import fold_norms
 from autocompress.core.plan import Plan, Step
-from autocompress.core.sensitivity import Damages
+from autocompress.core.sensitivity import SensitivityTable
 from autocompress.estimate import estimate
 from autocompress.formats.onnx.template import export_template
 from autocompress.formats.onnx.writer import float_bytes
@@ -171,7 +171,7 @@ def test_the_solver_counts_the_products_that_heads_take_along(tmp_path: Path) ->
     bench = Workbench(Attention().eval(), task_data((7, 3)), HOST, seed=0, folder=tmp_path, epochs=1)
     space = build_space(bench.table, load_space("prune-only"), HOST)
     group = next(group for group in bench.table.groups if group.heads)
-    problem = Problem(space, Damages(prune={group.name: {3: 0.1, 2: 0.2, 1: 0.4}}))
+    problem = Problem(space, SensitivityTable(prune={group.name: {3: 0.1, 2: 0.2, 1: 0.4}}))
     for level in range(4):
         state = State({group.name: level}, dict.fromkeys(problem.layers, 0))
         plan = space.decode(problem.values(state))

@@ -17,7 +17,7 @@ from autocompress.backend.network.quantized_weight import (
     round_to_levels,
 )
 from autocompress.backend.quantize.rounding import start_weight
-from autocompress.backend.training.lsq import LearnedStep
+from autocompress.backend.training.lsq import LsqStep
 from autocompress.formats.onnx.ranges import choose_range
 from autocompress.techniques.quantize import level_limit
 
@@ -92,7 +92,7 @@ def test_weights_that_are_not_finite_are_refused(bits: int, bad: float) -> None:
 def test_a_learned_step_trains_on_the_very_values_that_ship(bits: int) -> None:
     generator = torch.Generator().manual_seed(bits)
     weight = torch.randn(6, 4, 3, 3, generator=generator)
-    step = LearnedStep(quantize_weight(weight, bits))
+    step = LsqStep(quantize_weight(weight, bits))
     with torch.no_grad():
         step.scale.mul_(torch.rand(6, generator=generator) + 0.5)
         step.scale[0] *= -1  # an optimiser may overshoot

@@ -15,13 +15,13 @@ from autocompress.backend.decompose.factorize import factorize
 from autocompress.backend.network.grids import codebook_levels
 from autocompress.backend.network.quantized_weight import quantize_weight, top_level
 from autocompress.backend.quantize.adaround import round_up_or_down
-from autocompress.backend.quantize.gptq import round_with_feedback
+from autocompress.backend.quantize.gptq import round_gptq
 from autocompress.backend.sparsify.magnitude_wanda_obs import sparsify
 from autocompress.backend.statistics.calibration import norm_inputs, reestimate_norms
 from autocompress.backend.statistics.moments import Moments, Statistics
 from autocompress.backend.statistics.reconstruct import on_remaining, removal_damage
-from autocompress.backend.training.distill import LEAST_PACE, NEAR_LABEL_WEIGHT, Recipe, _begun_near, _divergence
-from autocompress.backend.training.lsq import LearnedStep
+from autocompress.backend.training.distill import LEAST_PACE, NEAR_LABEL_WEIGHT, Recipe, _adapt_to_student, _divergence
+from autocompress.backend.training.lsq import LsqStep
 from autocompress.formats.onnx.scores import scores
 from autocompress.techniques.quantize import GRIDS
 from autocompress.techniques.sparsify import CRITERIA
@@ -55,7 +55,7 @@ def _second(of: list[float], seed: int, rows: int = 8) -> Tensor:
 def test_a_student_that_begins_near_has_a_legal_pace(divergence: float, of: list[float], seed: int,
                                                      weight: float) -> None:
     logits = _rows([min(size, 1e8) for size in of], 5, seed)
-    recipe, pace = _begun_near(Recipe(label_weight=weight), divergence, logits)
+    recipe, pace = _adapt_to_student(Recipe(label_weight=weight), divergence, logits)
     assert LEAST_PACE <= pace <= 1
     assert weight <= recipe.label_weight <= max(weight, NEAR_LABEL_WEIGHT)
 
@@ -107,14 +107,14 @@ def test_codebooks_are_symmetric_and_ascend(of: list[float], seed: int, bits: in
 
 
 @given(sizes, st.lists(st.sampled_from(SIZES), min_size=4, max_size=4), seeds, st.sampled_from([1, 8]),
-       st.sampled_from([("feedback", 3), ("feedback", 8), ("adaround", 2)]))
+       st.sampled_from([("gptq", 3), ("gptq", 8), ("adaround", 2)]))
 @settings(max_examples=30)
 def test_rounding_with_moments_is_finite(of: list[float], inputs: list[float], seed: int, samples: int,
                                          how: tuple[str, int]) -> None:
     weight, second = _rows(of, 4, seed), _second([min(size, 1e8) for size in inputs], seed, samples)
     start = quantize_weight(weight, how[1])
     rounded = round_up_or_down(weight, start, second) if how[0] == "adaround" else \
-        round_with_feedback(weight, start, second)
+        round_gptq(weight, start, second)
     assert rounded.dequantized().isfinite().all() and (rounded.scale >= 0).all()
 
 
@@ -122,7 +122,7 @@ def test_rounding_with_moments_is_finite(of: list[float], inputs: list[float], s
 @few
 def test_learned_steps_have_finite_gradients(of: list[float], seed: int, bits: int) -> None:
     weight = _rows([min(size, 1e8) for size in of], 8, seed).requires_grad_()
-    step = LearnedStep(quantize_weight(weight.detach(), bits))
+    step = LsqStep(quantize_weight(weight.detach(), bits))
     value = step(weight)
     value.sum().backward()
     assert value.isfinite().all() and weight.grad is not None and weight.grad.isfinite().all()

@@ -28,7 +28,7 @@ def _layers() -> LayerTable:
         layers.append(Layer(
             name=name, kind="conv", in_channels=before, out_channels=width, kernel=(3, 3), stride=(1, 1),
             in_shape=(before, side, side), out_shape=(width, side, side), params=9 * before * width,
-            locked="its input is the image" if i == 0 else ""))
+            not_compressible_reason="its input is the image" if i == 0 else ""))
         layers.append(Layer(name=f"{name}.bn", kind="norm", in_channels=width, out_channels=width,
                             params=4 * width, folds_into=name))
         before = width
@@ -50,7 +50,7 @@ def _plan(layers: LayerTable, rng: random.Random, shrink: float) -> Plan:
             keep = max(8, int(group.channels * min(1.0, shrink + rng.uniform(-0.15, 0.15))) // 8 * 8)
             steps.append(Step(group.name, "prune", {"keep": keep}))
     for layer in layers.layers:
-        if layer.kind != "norm" and not layer.locked:
+        if layer.kind != "norm" and layer.compressible:
             bits = rng.choice([8, 8, 4, 6])
             steps.append(Step(layer.name, "quantize", {"weight_bits": bits, "activation_bits": 8}))
     names = [layer.name for layer in layers.layers if layer.kind == "conv"]

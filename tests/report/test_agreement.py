@@ -16,8 +16,8 @@ def _climbed(trial: int, *accuracies: float, duplicate_of: int | None = None) ->
         Evaluation(rung=rung, metrics={"accuracy": accuracy}, sources={}) for rung, accuracy in enumerate(accuracies)))
 
 
-def _of(view: StudyView, candidates: list[Candidate], harms: dict[int, float] | None = None) -> Agreement:
-    return agreement(msgspec.structs.replace(view, candidates=tuple(candidates), harms=harms or {}))
+def _of(view: StudyView, candidates: list[Candidate], sensitivities: dict[int, float] | None = None) -> Agreement:
+    return agreement(msgspec.structs.replace(view, candidates=tuple(candidates), sensitivities=sensitivities or {}))
 
 
 def test_levels_that_agree_and_that_do_not(view: StudyView) -> None:
@@ -27,7 +27,7 @@ def test_levels_that_agree_and_that_do_not(view: StudyView) -> None:
         ("predicted", 4), ("calibrated", 4), ("distilled briefly", 4), ("distilled", 4)]
     by_pair = {(c.lower, c.upper): c.spearman for c in found.correlations}
     assert len(by_pair) == 6
-    assert by_pair["predicted", "calibrated"] == pytest.approx(1.0), "least harm is most accurate"
+    assert by_pair["predicted", "calibrated"] == pytest.approx(1.0), "least sensitivity is most accurate"
     assert by_pair["calibrated", "distilled briefly"] == pytest.approx(1.0)
     assert by_pair["calibrated", "distilled"] == pytest.approx(-1.0)
 

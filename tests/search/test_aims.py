@@ -9,9 +9,9 @@ from engine_bench import Bench
 
 from autocompress.core.budget import Budget
 from autocompress.core.layer import LayerTable
-from autocompress.core.sensitivity import Damages
+from autocompress.core.sensitivity import SensitivityTable
 from autocompress.hardware.profile import load_profile
-from autocompress.search.samplers.targets import LEAST_DROP, Aims, _accuracies
+from autocompress.search.samplers.targets import LEAST_DROP, SizeLatencyTargets, _accuracies
 from autocompress.search.samplers.thompson_sampler import SolverSampler, distributions
 from autocompress.search.storage import create_study
 from autocompress.space.projection import Projection
@@ -19,7 +19,7 @@ from autocompress.space.solver.solver import Solver
 from autocompress.space.space import build_space
 from autocompress.space.spec import load_space
 
-DAMAGES = Damages(prune={"a": {24: 0.01, 16: 0.05, 8: 0.3}, "c": {36: 0.02, 24: 0.1, 12: 0.5}},
+DAMAGES = SensitivityTable(prune={"a": {24: 0.01, 16: 0.05, 8: 0.3}, "c": {36: 0.02, 24: 0.1, 12: 0.5}},
                   bits={layer: {6: 0.001, 5: 0.002, 4: 0.006, 3: 0.02, 2: 0.2} for layer in ("a", "b", "c", "fc")})
 WEIGHTS = {"prune": 1.0, "bits": 1.0, "share": 1.0}
 
@@ -30,39 +30,46 @@ def _solver(table: LayerTable) -> Solver:
 
 
 def test_expected_accuracy_falls_with_harm_and_follows_what_was_measured() -> None:
-    harms, rng = np.log(np.geomspace(0.01, 1, 20)), np.random.default_rng(0)
-    measured, known = 0.9 - 0.05 * np.exp(harms), rng.normal(size=(20, 2))
+    sensitivities, rng = np.log(np.geomspace(0.01, 1, 20)), np.random.default_rng(0)
+    measured, known = 0.9 - 0.05 * np.exp(sensitivities), rng.normal(size=(20, 2))
     wanted = np.array([0.02, 0.2, 0.9])
-    asked = _accuracies(harms, harms, known, measured, np.log(wanted), np.full((3, 2), 20.0), rng)
+    asked = _accuracies(sensitivities, sensitivities, known, measured, np.log(wanted), np.full((3, 2), 20.0), rng)
     assert np.all(np.diff(asked) < 0)
     assert asked == pytest.approx(0.9 - 0.05 * wanted, abs=0.01)
-    constant = _accuracies(harms, harms, known, np.full(20, 0.9), np.log(wanted), known[:3], rng)
+    constant = _accuracies(sensitivities, sensitivities, known, np.full(20, 0.9), np.log(wanted), known[:3], rng)
     assert constant == pytest.approx(np.full(3, 0.9))
 
 
 def test_what_trials_nearby_came_to_counts_for_more_than_the_line_and_leaves_less_to_chance() -> None:
-    """All follow a line but four of one size, which lost much more at as little harm: there as little is expected, and
+    """All follow a line but four of one size, which lost much more at as little sensitivity: there as little is
+    expected, and
     surely."""
     rng = np.random.default_rng(0)
-    harms = np.log(np.concatenate([np.geomspace(0.01, 1, 20), np.full(4, 0.1)]))
-    measured = np.concatenate([0.9 - 0.05 * np.exp(harms[:20]), np.full(4, 0.5)])
+    sensitivities = np.log(np.concatenate([np.geomspace(0.01, 1, 20), np.full(4, 0.1)]))
+    measured = np.concatenate([0.9 - 0.05 * np.exp(sensitivities[:20]), np.full(4, 0.5)])
     known = np.concatenate([rng.uniform(0, 4, (20, 2)), np.full((4, 2), 8.0)])
     asked = np.array([[20.0, 20.0], [8.0, 8.0]])
-    drawn = np.array([_accuracies(harms, harms, known, measured, np.log([0.1, 0.1]), asked, rng) for _ in range(400)])
+    drawn = np.array(
+        [_accuracies(sensitivities, sensitivities, known, measured, np.log([0.1, 0.1]), asked, rng) for _ in range(400)]
+    )
     line, there = np.log(measured.max() + LEAST_DROP - drawn).T
     assert abs(there.mean() - np.log(0.4)) < 0.5 * abs(line.mean() - np.log(0.4))
     assert there.std() < 0.6 * line.std()
 
 
 def test_what_is_proposed_has_more_harm_than_the_plain_solution_and_that_is_known() -> None:
-    """At one size proposals did four times the plain solution's harm, again and again: as much is expected of the next,
+    """At one size proposals did four times the plain solution's sensitivity, again and again: as much is expected of
+    the next,
     not what the plain solution would come to."""
     rng = np.random.default_rng(0)
     plain = np.log(np.concatenate([np.geomspace(0.01, 1, 20), np.full(6, 0.2)]))
-    harms = plain + np.log(np.repeat([1.0, 4.0], [20, 6]))
-    measured = 0.9 - 0.1 * np.exp(harms)
+    sensitivities = plain + np.log(np.repeat([1.0, 4.0], [20, 6]))
+    measured = 0.9 - 0.1 * np.exp(sensitivities)
     known = np.concatenate([rng.uniform(0, 4, (20, 2)), np.full((6, 2), 8.0)])
-    drawn = [_accuracies(harms, plain, known, measured, np.log([0.2]), np.array([[8.0, 8.0]]), rng) for _ in range(200)]
+    drawn = [
+        _accuracies(sensitivities, plain, known, measured, np.log([0.2]), np.array([[8.0, 8.0]]), rng)
+        for _ in range(200)
+    ]
     assert np.mean(drawn) == pytest.approx(0.9 - 0.1 * 0.8, abs=0.02)
 
 
@@ -75,8 +82,8 @@ def test_where_the_front_has_nothing_is_aimed_at(table: LayerTable) -> None:
         metrics = solver.estimate(values)
         study.add_trial(optuna.trial.create_trial(
             params=values, distributions=distributions(solver.space),
-            values=[0.9 - 0.1 * sum(solver.harms(values).values()), metrics["size_bytes"], metrics["macs"]]))
-    aims = Aims(solver)
+            values=[0.9 - 0.1 * sum(solver.sensitivities(values).values()), metrics["size_bytes"], metrics["macs"]]))
+    aims = SizeLatencyTargets(solver)
     drawn = [aims.draw(study.trials, WEIGHTS, rng) for _ in range(40)]
     rooms = {round(bounds.get("size_bytes", solver.size_bytes) / solver.size_bytes, 3) for bounds in drawn}
     assert 1.0 in rooms and min(rooms) < 0.6
@@ -88,18 +95,20 @@ def test_where_the_front_has_nothing_is_aimed_at(table: LayerTable) -> None:
 
 def test_sizes_are_aimed_at_down_to_the_least_that_can_be_reached(table: LayerTable) -> None:
     solver, rng = _solver(table), np.random.default_rng(0)
-    drawn = [Aims(solver).draw([], WEIGHTS, rng).get("size_bytes", solver.size_bytes) for _ in range(200)]
+    drawn = [SizeLatencyTargets(solver).draw([], WEIGHTS, rng).get("size_bytes", solver.size_bytes) for _ in range(200)]
     assert solver.least_bytes <= min(drawn) < 1.5 * solver.least_bytes
 
 
 def test_what_was_measured_counts_not_what_was_proposed(table: LayerTable) -> None:
-    """A setting that the projection squeezes into the budget has the harm and the size of what became of it."""
+    """A setting that the projection squeezes into the budget has the sensitivity and the size of what became of it."""
     study = create_study(optuna.storages.InMemoryStorage(), "s", SolverSampler(_solver(table), 0), {})
     bench = Bench(table, study=study, size_bytes=12_000, trials=8)
     bench.run()
-    aims, squeezed = Aims(_solver(table)), [t for t in study.trials if t.user_attrs["squeeze"]]
+    aims, squeezed = SizeLatencyTargets(_solver(table)), [t for t in study.trials if t.user_attrs["squeeze"]]
     assert squeezed
     for trial in study.trials:
         assert np.exp(aims._costs_of(trial)[0]) <= 12_000
-    plain = [sum(_solver(table).harms(trial.params).values()) for trial in squeezed]
-    assert all(aims.harms(trial).sum() > harm for trial, harm in zip(squeezed, plain, strict=True))
+    plain = [sum(_solver(table).sensitivities(trial.params).values()) for trial in squeezed]
+    assert all(
+        aims.sensitivities(trial).sum() > sensitivity for trial, sensitivity in zip(squeezed, plain, strict=True)
+    )

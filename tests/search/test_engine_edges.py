@@ -17,7 +17,7 @@ from engine_bench import Bench
 from autocompress.core.evaluation import CALIBRATED, LONG, SHORT, Candidate, Evaluation
 from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan
-from autocompress.core.sensitivity import Damages
+from autocompress.core.sensitivity import SensitivityTable
 from autocompress.errors import EnvironmentFault, InputError, TrialError
 from autocompress.search.engine import MAX_REPEATS
 from autocompress.search.executors.executors import Inline
@@ -35,7 +35,7 @@ description = "Nothing to choose."
 weight_bits = [{bits}]
 activation_bits = [{activation_bits}]
 '''
-DAMAGES = Damages(prune={"a": {24: 0.01, 16: 0.05, 8: 0.3}, "c": {36: 0.02, 24: 0.1, 12: 0.5}},
+DAMAGES = SensitivityTable(prune={"a": {24: 0.01, 16: 0.05, 8: 0.3}, "c": {36: 0.02, 24: 0.1, 12: 0.5}},
                   bits={layer: {6: 0.001, 5: 0.002, 4: 0.006, 3: 0.02, 2: 0.2} for layer in ("a", "b", "c", "fc")})
 
 

@@ -8,7 +8,7 @@ from autocompress.core.budget import Budget
 from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan
 from autocompress.hardware.profile import load_profile
-from autocompress.search.samplers.initial_trials import first_trials
+from autocompress.search.samplers.initial_trials import initial_trials
 from autocompress.search.samplers.make import make_sampler
 from autocompress.space.projection import Projection
 from autocompress.space.space import build_space
@@ -22,7 +22,7 @@ def test_without_a_table_the_gentlest_uniform_plan_that_fits_comes_first(share: 
     plan = space.decode(space.uniform(8), 0.0)
     bound = round(share * whole.estimate(plan)["size_bytes"])
     projection = Projection(space, Budget(size_bytes=bound))
-    first = first_trials(make_sampler("tpe", 0), projection, 24, [])
+    first = initial_trials(make_sampler("tpe", 0), projection, 24, [])
     tried = [projection.project(values) for _, values in first]
 
     def width(plan: Plan) -> int:

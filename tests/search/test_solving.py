@@ -10,10 +10,10 @@ from engine_bench import SIZE, Bench
 
 from autocompress.core.budget import Budget
 from autocompress.core.layer import LayerTable
-from autocompress.core.sensitivity import Damages
+from autocompress.core.sensitivity import SensitivityTable
 from autocompress.errors import InputError
 from autocompress.hardware.profile import load_profile
-from autocompress.search.samplers.initial_trials import first_trials
+from autocompress.search.samplers.initial_trials import initial_trials
 from autocompress.search.samplers.make import check_sampler, make_sampler
 from autocompress.search.samplers.targets import setting
 from autocompress.search.samplers.thompson_sampler import SolverSampler, distributions
@@ -24,13 +24,13 @@ from autocompress.space.solver.solver import Solver
 from autocompress.space.space import build_space
 from autocompress.space.spec import load_space
 
-DAMAGES = Damages(prune={"a": {24: 0.01, 16: 0.05, 8: 0.3}, "c": {36: 0.02, 24: 0.1, 12: 0.5}},
+DAMAGES = SensitivityTable(prune={"a": {24: 0.01, 16: 0.05, 8: 0.3}, "c": {36: 0.02, 24: 0.1, 12: 0.5}},
                   bits={layer: {6: 0.001, 5: 0.002, 4: 0.006, 3: 0.02, 2: 0.2} for layer in ("a", "b", "c", "fc")})
 
 
-def _solver(table: LayerTable, size: int = SIZE, damages: Damages = DAMAGES) -> Solver:
+def _solver(table: LayerTable, size: int = SIZE, sensitivity_table: SensitivityTable = DAMAGES) -> Solver:
     return Solver(Projection(build_space(table, load_space("low-bit"), load_profile("host")), Budget(size_bytes=size)),
-                  damages)
+                  sensitivity_table)
 
 
 def _bench(table: LayerTable, seed: int = 0, trials: int = 16) -> Bench:
@@ -54,19 +54,19 @@ def test_what_another_sampler_draws_is_moved_where_it_harms_least(table: LayerTa
     finely = msgspec.structs.replace(DAMAGES, prune={
         group: {keep: (1 - keep / channels) ** 2 for keep in range(1, channels)} for group, channels in
         (("a", 32), ("c", 48))})
-    solver = _solver(table, damages=finely)
+    solver = _solver(table, sensitivity_table=finely)
     fitted = Bench(table, sampler="random", trials=16, fit=solver.fit)
     everyone = fitted.run()
     drawn = [fitted.study.trials[c.trial] for c in everyone if c.origin == "RandomSampler"]
     assert len(drawn) >= 8
-    harms, squeezed = [], []
+    sensitivities, squeezed = [], []
     for trial in drawn:
         moved = setting(trial)
         assert fitted.projection.fits(solver.space.decode(moved))
-        harms.append(sum(solver.harms(moved).values()))
+        sensitivities.append(sum(solver.sensitivities(moved).values()))
         alike = encode(solver.space, fitted.projection.project(trial.params).plan)
-        squeezed.append(sum(solver.harms(alike).values()))
-    assert np.mean(harms) < 0.8 * np.mean(squeezed)
+        squeezed.append(sum(solver.sensitivities(alike).values()))
+    assert np.mean(sensitivities) < 0.8 * np.mean(squeezed)
     uniform = [c.plan for c in everyone if c.origin == "uniform" and c.plan]
     widths = [{step.args["weight_bits"] for step in plan.find("quantize").values()} for plan in uniform]
     assert widths and all(len(of_plan) == 1 for of_plan in widths), "uniform plans stay uniform"
@@ -90,8 +90,8 @@ def test_what_was_measured_bends_the_weights(table: LayerTable) -> None:
         for _ in range(40):
             values = {k.name: k.choices[rng.integers(len(k.choices))] if k.choices else rng.uniform(k.low, k.high)
                       for k in solver.space.knobs}
-            lost = sum(harm * (truth if knob.startswith("prune:") else 1)
-                       for knob, harm in solver.harms(values).items())
+            lost = sum(sensitivity * (truth if knob.startswith("prune:") else 1)
+                       for knob, sensitivity in solver.sensitivities(values).items())
             study.add_trial(optuna.trial.create_trial(
                 params=values, distributions=distributions(solver.space), value=0.95 - lost))
         sampler = SolverSampler(solver, 0)
@@ -107,8 +107,8 @@ def test_sites_that_lose_more_than_predicted_are_spared(table: LayerTable) -> No
     for _ in range(40):
         values = {k.name: k.choices[rng.integers(len(k.choices))] if k.choices else rng.uniform(k.low, k.high)
                   for k in solver.space.knobs}
-        harms = solver.harms(values)
-        lost = sum(harms.values()) + 9 * harms["prune:a"] - 0.9 * harms["prune:c"]
+        sensitivities = solver.sensitivities(values)
+        lost = sum(sensitivities.values()) + 9 * sensitivities["prune:a"] - 0.9 * sensitivities["prune:c"]
         study.add_trial(optuna.trial.create_trial(
             params=values, distributions=distributions(solver.space), value=0.95 - 0.3 * lost))
     sampler, plain = SolverSampler(solver, 0), dict.fromkeys(("prune", "bits", "share"), 1.0)
@@ -160,11 +160,11 @@ def test_a_search_begins_with_solutions_of_several_sizes_and_uniform_plans_befor
         table: LayerTable) -> None:
     solver = _solver(table, 8000)
     projection = Projection(solver.space, Budget(size_bytes=8000))
-    first = first_trials(SolverSampler(solver, 0), projection, 64, [])
+    first = initial_trials(SolverSampler(solver, 0), projection, 64, [])
     sizes = [projection.estimate(projection.project(values).plan)["size_bytes"] for _, values in first]
     assert all(size <= 8000 for size in sizes) and min(sizes) <= 0.6 * sizes[0]
     assert len({round(8 * size / 8000) for size in sizes}) >= 3
     origins = [origin for origin, _ in first]
     assert origins[0] == "SolverSampler" and max(i for i, o in enumerate(origins) if o == "uniform") < 4
-    short = [origin for origin, _ in first_trials(SolverSampler(solver, 0), projection, 4, [])]
+    short = [origin for origin, _ in initial_trials(SolverSampler(solver, 0), projection, 4, [])]
     assert short[0] == "SolverSampler" and short.count("SolverSampler") == 1 and "uniform" in short

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from autocompress.search.samplers.surrogate import MOST_TRIALS, draw_residuals, draw_weights
+from autocompress.search.samplers.surrogate import MOST_TRIALS, draw_weights, sample_gp
 
 
 def _surface(places: np.ndarray) -> np.ndarray:
@@ -18,7 +18,7 @@ def test_a_smooth_surface_is_found_between_its_points_and_unknown_far_away() -> 
     known = rng.uniform(0, 5, (60, 2))
     inside, far = rng.uniform(1, 4, (10, 2)), np.array([[40.0, 40.0]])
     residuals = _surface(np.concatenate([known, inside]))
-    drawn = np.array([draw_residuals(known, residuals[:60], np.concatenate([inside, far]), rng) for _ in range(200)])
+    drawn = np.array([sample_gp(known, residuals[:60], np.concatenate([inside, far]), rng) for _ in range(200)])
     assert np.abs(drawn.mean(0)[:-1] - residuals[60:]).max() < 0.2
     assert drawn.std(0)[:-1].max() < 0.5 * drawn.std(0)[-1]
     assert drawn.std(0)[-1] == pytest.approx(residuals.std(), rel=1.0)
@@ -28,7 +28,7 @@ def test_scatter_that_no_neighbour_explains_stays_uncertain() -> None:
     """Of mere noise, the mean at a measured place is nearer to nothing than to what was measured there."""
     rng = np.random.default_rng(1)
     known, residuals = rng.uniform(0, 1, (40, 2)), rng.normal(size=40)
-    drawn = np.array([draw_residuals(known, residuals, known, rng) for _ in range(200)])
+    drawn = np.array([sample_gp(known, residuals, known, rng) for _ in range(200)])
     assert np.abs(drawn.mean(0)).mean() < 0.5 * np.abs(residuals).mean()
 
 
@@ -36,7 +36,7 @@ def test_places_nearby_are_drawn_alike() -> None:
     rng = np.random.default_rng(2)
     known = rng.uniform(0, 5, (20, 2))
     twins = np.array([[30.0, 30.0], [30.01, 30.0], [60.0, 60.0]])
-    drawn = np.array([draw_residuals(known, _surface(known), twins, rng) for _ in range(200)]).T
+    drawn = np.array([sample_gp(known, _surface(known), twins, rng) for _ in range(200)]).T
     correlation = np.corrcoef(drawn)
     assert correlation[0, 1] > 0.99
     assert abs(correlation[0, 2]) < 0.3
@@ -45,27 +45,27 @@ def test_places_nearby_are_drawn_alike() -> None:
 def test_equal_trials_and_repeated_places_are_no_trouble() -> None:
     rng = np.random.default_rng(3)
     known = np.zeros((8, 2))
-    assert np.array_equal(draw_residuals(known, np.zeros(8), known[:3], rng), np.zeros(3))
-    assert np.isfinite(draw_residuals(known, rng.normal(size=8), known[:3], rng)).all()
+    assert np.array_equal(sample_gp(known, np.zeros(8), known[:3], rng), np.zeros(3))
+    assert np.isfinite(sample_gp(known, rng.normal(size=8), known[:3], rng)).all()
 
 
 def test_the_latest_trials_make_the_model() -> None:
     rng = np.random.default_rng(4)
     known = np.concatenate([np.zeros((MOST_TRIALS, 2)), rng.uniform(0, 5, (MOST_TRIALS, 2))])
     residuals = np.concatenate([np.full(MOST_TRIALS, 50.0), _surface(known[MOST_TRIALS:])])
-    assert np.abs(draw_residuals(known, residuals, known[-5:], rng)).max() < 5
+    assert np.abs(sample_gp(known, residuals, known[-5:], rng)).max() < 5
 
 
-def _losses(harms: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Logarithms of what is lost where the harms of knobs are off by factors."""
-    lost: np.ndarray = np.log(harms @ truth)
+def _losses(sensitivities: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Logarithms of what is lost where the sensitivities of knobs are off by factors."""
+    lost: np.ndarray = np.log(sensitivities @ truth)
     return lost
 
 
 def test_sites_that_do_more_harm_than_predicted_come_to_weigh_more() -> None:
     rng = np.random.default_rng(5)
-    harms, truth = rng.exponential(size=(100, 6)), np.array([3.0, 1.0, 1.0, 1.0, 1.0, 1 / 3])
-    drawn = np.array([draw_weights(harms, _losses(harms, truth), 0.5, rng) for _ in range(300)])
+    sensitivities, truth = rng.exponential(size=(100, 6)), np.array([3.0, 1.0, 1.0, 1.0, 1.0, 1 / 3])
+    drawn = np.array([draw_weights(sensitivities, _losses(sensitivities, truth), 0.5, rng) for _ in range(300)])
     mean = drawn.mean(0) - drawn.mean()
     assert mean.argmax() == 0
     assert mean.argmin() == 5
@@ -75,11 +75,15 @@ def test_sites_that_do_more_harm_than_predicted_come_to_weigh_more() -> None:
 
 
 def test_what_trials_do_not_tell_stays_as_free_as_before() -> None:
-    """A knob that never did harm, and losses that do not follow the prediction at all."""
+    """A knob that never did sensitivity, and losses that do not follow the prediction at all."""
     rng = np.random.default_rng(6)
-    harms = np.column_stack([rng.exponential(size=(40, 2)), np.zeros(40)])
-    drawn = np.array([draw_weights(harms, _losses(harms, np.array([2.0, 1.0, 1.0])), 0.5, rng) for _ in range(1000)])
+    sensitivities = np.column_stack([rng.exponential(size=(40, 2)), np.zeros(40)])
+    drawn = np.array(
+        [draw_weights(sensitivities, _losses(sensitivities, np.array([2.0, 1.0, 1.0])), 0.5, rng) for _ in range(1000)]
+    )
     assert drawn[:, 2].std() == pytest.approx(0.5, rel=0.1)
-    falling = np.array([draw_weights(harms, -_losses(harms, np.ones(3)), 0.5, rng) for _ in range(1000)])
+    falling = np.array(
+        [draw_weights(sensitivities, -_losses(sensitivities, np.ones(3)), 0.5, rng) for _ in range(1000)]
+    )
     assert falling.mean(0) == pytest.approx(np.zeros(3), abs=0.06)
     assert falling.std(0) == pytest.approx(np.full(3, 0.5), rel=0.1)

@@ -8,7 +8,7 @@ import pytest
 from autocompress.core.budget import Budget
 from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan, Step
-from autocompress.core.sensitivity import Damages
+from autocompress.core.sensitivity import SensitivityTable
 from autocompress.estimate import estimate
 from autocompress.hardware.calibration import calibrated
 from autocompress.hardware.profile import HardwareProfile, load_profile
@@ -44,8 +44,8 @@ def test_without_an_8_bit_file_the_ratio_is_the_profiles() -> None:
     assert ms(INTEGERS, host(5.0)) == pytest.approx(5.0 * plain / whole)
 
 
-def _damages() -> Damages:
-    return Damages(prune={"a": {24: 0.1, 16: 0.3, 8: 0.9}, "c": {32: 0.1, 16: 0.4, 8: 0.8}},
+def _damages() -> SensitivityTable:
+    return SensitivityTable(prune={"a": {24: 0.1, 16: 0.3, 8: 0.9}, "c": {32: 0.1, 16: 0.4, 8: 0.8}},
                    bits={name: {8: 0.01, 4: 0.2} for name in ("a", "b", "c", "fc")})
 
 

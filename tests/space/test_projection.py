@@ -117,10 +117,10 @@ def test_an_unbounded_plan_is_left_alone(table: LayerTable) -> None:
 
 
 def test_layers_that_stay_whole_are_named_where_a_budget_cannot_be_met() -> None:
-    layers = (Layer(name="own", kind="other", params=9_000, locked="no technique for Own"),
+    layers = (Layer(name="own", kind="other", params=9_000, not_compressible_reason="no technique for Own"),
               Layer(name="open", kind="linear", in_channels=40, out_channels=50, params=2_050, bias=True,
                     in_shape=(40,), out_shape=(50,)),
-              Layer(name="small", kind="other", params=4, locked="no technique for LayerNorm"))
+              Layer(name="small", kind="other", params=4, not_compressible_reason="no technique for LayerNorm"))
     space = _space(LayerTable(input_shape=(40,), outputs=50, layers=layers, skeleton_bytes=500), "default")
     with pytest.raises(InfeasibleError, match=r"of weights 36\.00 kB stay as they are: own \(36\.00 kB: no technique "
                                               r"for Own\)\. They can be compressed once") as caught:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from autocompress.core.budget import Budget
 from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan, Step
-from autocompress.core.sensitivity import Damages
+from autocompress.core.sensitivity import SensitivityTable
 from autocompress.errors import InfeasibleError, InputError
 from autocompress.estimate import estimate
 from autocompress.hardware.profile import HardwareProfile, load_profile
@@ -85,9 +85,9 @@ def test_what_is_projected_meets_the_bound_on_each(table: LayerTable, data: st.D
     assert set(budget.excess(projected.metrics)) == {"latency_ms", "latency_ms@stm32h743"}
 
 
-def _damages(space: Space) -> Damages:
+def _damages(space: Space) -> SensitivityTable:
     draw = random.Random(0)
-    return Damages(prune={"a": {24: 0.1, 16: 0.3, 8: 0.9}, "c": {36: 0.1, 24: 0.2, 12: 0.7}},
+    return SensitivityTable(prune={"a": {24: 0.1, 16: 0.3, 8: 0.9}, "c": {36: 0.1, 24: 0.2, 12: 0.7}},
                    bits={layer: {bits: draw.random() / bits for bits in space.weight_bits if bits < 16}
                          for layer in ("a", "b", "c", "fc")})
 
@@ -105,7 +105,7 @@ def test_what_is_solved_meets_the_bound_on_each(table: LayerTable, shares: dict[
     assert all(metrics[name] <= bound for name, bound in projection.bounds.items())
     assert plan.find("prune")
     assert metrics[tight] > 0.6 * projection.bounds[tight]
-    assert sum(solver.harms(solved).values()) < sum(solver.harms(
+    assert sum(solver.sensitivities(solved).values()) < sum(solver.sensitivities(
         space.uniform() | {"prune:a": 0.75, "prune:c": 0.75}).values())
 
 

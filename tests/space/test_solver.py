@@ -11,12 +11,12 @@ import pytest
 from autocompress.core.budget import Budget
 from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan, Step
-from autocompress.core.sensitivity import Damages
+from autocompress.core.sensitivity import SensitivityTable
 from autocompress.hardware.profile import load_profile
 from autocompress.space.projection import Projection
 from autocompress.space.solver.costs import ILLEGAL, METRICS, LayerCosts, Option
-from autocompress.space.solver.feasibility import Inside
-from autocompress.space.solver.lagrangian import least_harm
+from autocompress.space.solver.feasibility import FeasibilityCheck
+from autocompress.space.solver.lagrangian import lagrangian_relaxation
 from autocompress.space.solver.problem import Problem
 from autocompress.space.solver.solver import Solver
 from autocompress.space.space import Value, build_space
@@ -27,13 +27,13 @@ KEEPS = {"a": (24, 16, 8), "c": (36, 24, 12)}
 
 
 def _falling(draw: random.Random, options: tuple[int, ...], scale: float) -> dict[int, float]:
-    harms = sorted(draw.expovariate(1) * scale * (i + 1) ** 2 for i in range(len(options)))
-    return dict(zip(options, harms, strict=True))
+    sensitivities = sorted(draw.expovariate(1) * scale * (i + 1) ** 2 for i in range(len(options)))
+    return dict(zip(options, sensitivities, strict=True))
 
 
-def _damages(seed: int) -> Damages:
+def _damages(seed: int) -> SensitivityTable:
     draw = random.Random(seed)
-    return Damages(prune={group: _falling(draw, keeps, 0.1) for group, keeps in KEEPS.items()},
+    return SensitivityTable(prune={group: _falling(draw, keeps, 0.1) for group, keeps in KEEPS.items()},
                    bits={layer: _falling(draw, BITS, 0.02) for layer in ("a", "b", "c", "fc")})
 
 
@@ -49,8 +49,8 @@ def _share(projection: Projection, room: float) -> dict[str, float]:
 @pytest.mark.parametrize("size", [4000, 6000, 9000, 12000])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_it_is_as_good_as_trying_everything(table: LayerTable, size: int, seed: int) -> None:
-    projection, damages = _projection(table, size_bytes=size), _damages(seed)
-    solver = Solver(projection, damages)
+    projection, sensitivity_table = _projection(table, size_bytes=size), _damages(seed)
+    solver = Solver(projection, sensitivity_table)
     solved = solver.solve()
     assert projection.fits(projection.space.decode(solved))
     least = float("inf")
@@ -58,10 +58,10 @@ def test_it_is_as_good_as_trying_everything(table: LayerTable, size: int, seed: 
         for bits in itertools.product(BITS, repeat=4):
             values = projection.space.uniform() | {"prune:a": 1 - a / 32, "prune:c": 1 - c / 48}
             values |= {f"bits:{layer}": b for layer, b in zip(("a", "b", "c", "fc"), bits, strict=True)}
-            harm = sum(solver.harms(values).values())
-            if harm < least and projection.fits(projection.space.decode(values)):
-                least = harm
-    assert sum(solver.harms(solved).values()) <= 1.1 * least
+            sensitivity = sum(solver.sensitivities(values).values())
+            if sensitivity < least and projection.fits(projection.space.decode(values)):
+                least = sensitivity
+    assert sum(solver.sensitivities(solved).values()) <= 1.1 * least
 
 
 @pytest.mark.parametrize("budget", [{"size_bytes": 8000}, {"macs": 200_000}, {"size_bytes": 9000, "macs": 300_000}])
@@ -87,14 +87,14 @@ def test_what_was_learned_elsewhere_does_not_hide_plans_that_fit(table: LayerTab
     problem = Problem(projection.space, _damages(0))
     problem.weigh({}, set(problem.fixed_bytes))
 
-    def inside() -> Inside:
-        return Inside(projection, problem, projection.bounds, {})
+    def inside() -> FeasibilityCheck:
+        return FeasibilityCheck(projection, problem, projection.bounds, {})
 
     too_much, one_sided = inside(), inside()
     too_much._rest = np.array([*projection.bounds.values()])  # as if all of it went into what is not counted
-    one_sided.pull["size_bytes"] *= 1e-40
+    one_sided.multipliers["size_bytes"] *= 1e-40
     for learned in (too_much, one_sided):
-        found = least_harm(problem, learned, problem.untouched())
+        found = lagrangian_relaxation(problem, learned, problem.untouched())
         assert found is not None and learned.fits(found)
 
 
@@ -107,15 +107,15 @@ def test_the_untouched_plan_when_it_fits_and_the_smallest_when_nothing_does(tabl
 
 
 def test_weights_move_harm_from_one_kind_to_another(table: LayerTable) -> None:
-    projection, damages = _projection(table, size_bytes=8000), _damages(0)
-    solver = Solver(projection, damages)
+    projection, sensitivity_table = _projection(table, size_bytes=8000), _damages(0)
+    solver = Solver(projection, sensitivity_table)
 
-    def harm(kind: str, weight: float) -> float:
-        harms = solver.harms(solver.solve({"prune": weight}))
-        return sum(harm for knob, harm in harms.items() if knob.startswith(f"{kind}:"))
+    def sensitivity(kind: str, weight: float) -> float:
+        sensitivities = solver.sensitivities(solver.solve({"prune": weight}))
+        return sum(sensitivity for knob, sensitivity in sensitivities.items() if knob.startswith(f"{kind}:"))
 
-    assert harm("prune", 0.01) > harm("prune", 100.0)
-    assert harm("bits", 0.01) < harm("bits", 100.0)
+    assert sensitivity("prune", 0.01) > sensitivity("prune", 100.0)
+    assert sensitivity("bits", 0.01) < sensitivity("bits", 100.0)
 
 
 @pytest.mark.parametrize("metrics", [("size_bytes",), ("size_bytes", "macs")])
@@ -126,12 +126,14 @@ def test_proposals_are_hardly_worse_than_solutions(table: LayerTable, metrics: t
     for _ in range(3):  # the first learns the prices, the others use them
         proposed = solver.propose({}, bounds)
         assert all(solver.estimate(proposed)[metric] <= bound for metric, bound in bounds.items())
-        assert sum(solver.harms(proposed).values()) <= 1.3 * sum(solver.harms(solver.solve({}, bounds)).values())
+        assert sum(solver.sensitivities(proposed).values()) <= 1.3 * sum(
+            solver.sensitivities(solver.solve({}, bounds)).values()
+        )
 
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("size", [5000, 9000, 12000])
-def test_a_setting_is_moved_into_the_budget_along_the_least_harmful_moves(table: LayerTable, size: int,
+def test_a_setting_is_moved_into_the_budget_along_the_lagrangian_relaxationful_moves(table: LayerTable, size: int,
                                                                          seed: int) -> None:
     projection, draw = _projection(table, size_bytes=size), random.Random(seed)
     solver, space = Solver(projection, _damages(1)), projection.space
@@ -141,7 +143,7 @@ def test_a_setting_is_moved_into_the_budget_along_the_least_harmful_moves(table:
     moved = solver.fit(values)
     assert projection.fits(space.decode(moved))
     if projection.fits(space.decode(values)):
-        assert sum(solver.harms(moved).values()) <= sum(solver.harms(values).values())
+        assert sum(solver.sensitivities(moved).values()) <= sum(solver.sensitivities(values).values())
     elif size >= 9000:  # below, the tables that unpack widths weigh more than layers
         bits = [name for name in values if name.startswith("bits:")]
         assert all(int(moved[name]) <= int(values[name]) for name in bits)
@@ -150,7 +152,7 @@ def test_a_setting_is_moved_into_the_budget_along_the_least_harmful_moves(table:
         common = values | {f"prune:{site}": 1 - int(step.args["keep"]) / channels[site]
                            for site, step in squeezed.find("prune").items()}
         common |= {f"bits:{site}": int(step.args["weight_bits"]) for site, step in squeezed.find("quantize").items()}
-        assert sum(solver.harms(moved).values()) <= 1.05 * sum(solver.harms(common).values())
+        assert sum(solver.sensitivities(moved).values()) <= 1.05 * sum(solver.sensitivities(common).values())
 
 
 def test_what_is_not_decided_stays_as_given(table: LayerTable) -> None:
@@ -170,7 +172,7 @@ def test_without_a_bound_the_original_is_the_measure(table: LayerTable) -> None:
 
 def test_a_table_without_options_leaves_what_it_does_not_know(table: LayerTable) -> None:
     projection = _projection(table, size_bytes=20_000)
-    assert Solver(projection, Damages()).solve()["prune:a"] == 0
+    assert Solver(projection, SensitivityTable()).solve()["prune:a"] == 0
 
 
 @pytest.mark.parametrize("name", ["a", "c", "fc"])
@@ -196,8 +198,8 @@ def test_factors_that_save_nothing_are_never_chosen(table: LayerTable) -> None:
 def test_harm_never_falls_as_an_option_gets_smaller() -> None:
     step = Step("x", "quantize", {"weight_bits": 8, "activation_bits": 32})
     noisy = {8: 0.2, 4: 0.1, 2: 0.3}
-    found = Damages.of((Step("x", "quantize", {**step.args, "weight_bits": bits}), 0.0, harm)
-                       for bits, harm in noisy.items())
+    found = SensitivityTable.of((Step("x", "quantize", {**step.args, "weight_bits": bits}), 0.0, sensitivity)
+                       for bits, sensitivity in noisy.items())
     assert found.bits["x"] == {8: 0.2, 4: 0.2, 2: 0.3}
 
 

@@ -175,8 +175,14 @@ def test_nothing_to_decide_is_an_input_error_with_the_reasons(table: LayerTable)
     spec = parse_space('schema = 1\nname = "mine"\n[prune]\nskip = ["*"]\n', "mine.toml")
     with pytest.raises(InputError, match=r"'mine'.*odd: no technique for LSTM"):
         build_space(table, spec, load_profile("host"))
-    locked = msgspec.structs.replace(table, groups=(), layers=tuple(
-        msgspec.structs.replace(layer, locked="its weights are used more than once") for layer in table.layers))
+    locked = msgspec.structs.replace(
+        table,
+        groups=(),
+        layers=tuple(
+            msgspec.structs.replace(layer, not_compressible_reason="its weights are used more than once")
+            for layer in table.layers
+        ),
+    )
     with pytest.raises(InputError, match=r"a: its weights are used more than once; b: its weights"):
         build_space(locked, load_space("default"), load_profile("host"))
 
@@ -217,6 +223,13 @@ def test_faults_in_a_space_file_are_named(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         parse_space(text, "mine.toml")
     assert "mine.toml" in str(caught.value)
+
+
+def test_a_former_name_is_read_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    spec = parse_space('schema = 1\n[quantize]\nroundings = ["feedback", "nearest"]', "old.toml")
+    assert spec == parse_space('schema = 1\n[quantize]\nroundings = ["gptq", "nearest"]', "new.toml")
+    (record,) = caplog.records
+    assert "old.toml: quantize.roundings: 'feedback' is now called 'gptq'" in record.getMessage()
 
 
 def test_unknown_and_unreadable_spaces(tmp_path: Path) -> None:

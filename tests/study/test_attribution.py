@@ -12,7 +12,7 @@ from autocompress.core.attribution import Attribution, TechniqueShare
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.core.plan import Plan, Step
-from autocompress.core.sensitivity import Damages
+from autocompress.core.sensitivity import SensitivityTable
 from autocompress.errors import EnvironmentFault, TrialError
 from autocompress.hardware.profile import load_profile
 from autocompress.space.projection import Projection
@@ -32,21 +32,34 @@ class Scene:
         self.bench = bench
         self.projection = Projection(build_space(bench.table, load_space("all"), bench.profile), BUDGET)
         group = bench.table.groups[0]
-        convs = [layer.name for layer in bench.table.layers if layer.kind == "conv" and not layer.locked]
+        convs = [layer.name for layer in bench.table.layers if layer.kind == "conv" and layer.compressible]
         self.pruned, self.sparse = group.name, convs[-1]
         self.plan = Plan.of([
             Step(group.name, "prune", {"keep": 8}), Step(convs[-1], "sparsify", {"pattern": "2:4"}),
             *(Step(layer.name, "quantize", {"weight_bits": 4, "activation_bits": 8, "range": "mse"})
-              for layer in bench.table.layers if layer.kind in ("conv", "linear") and not layer.locked)])
+              for layer in bench.table.layers if layer.kind in ("conv", "linear") and layer.compressible)])
         self.chosen = Candidate(trial=7, status="complete", plan=self.plan, evaluations=(bench.evaluate(self.plan, 0),))
-        self.damages = Damages(prune={group.name: {8: 0.25}},
+        self.sensitivity_table = SensitivityTable(prune={group.name: {8: 0.25}},
                                bits={layer.name: {4: 0.5} for layer in bench.table.layers})
 
-    def attribute(self, seconds: float = math.inf, everyone: tuple[Candidate, ...] = (),
-                  should_stop: Callable[[], bool] = lambda: False, damages: Damages | None = None) -> Attribution:
+    def attribute(
+        self,
+        seconds: float = math.inf,
+        everyone: tuple[Candidate, ...] = (),
+        should_stop: Callable[[], bool] = lambda: False,
+        sensitivity_table: SensitivityTable | None = None,
+    ) -> Attribution:
         """Of the plan."""
-        return attribute(self.bench, self.projection, self.chosen, (self.chosen, *everyone), BUDGET, damages, seconds,
-                         should_stop)
+        return attribute(
+            self.bench,
+            self.projection,
+            self.chosen,
+            (self.chosen, *everyone),
+            BUDGET,
+            sensitivity_table,
+            seconds,
+            should_stop,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +71,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 
 @pytest.fixture(scope="module")
 def found(scene: Scene) -> Attribution:
-    return scene.attribute(damages=scene.damages)
+    return scene.attribute(sensitivity_table=scene.sensitivity_table)
 
 
 def _left_out(plan: Plan, share: TechniqueShare) -> Plan:
@@ -110,8 +123,8 @@ def test_each_step_has_its_bytes_and_its_harm(scene: Scene, found: Attribution) 
     for share, step in zip(found.steps, scene.plan.steps, strict=True):
         without = Plan(tuple(other for other in scene.plan.steps if other is not step))
         assert share.saved_bytes == scene.projection.estimate(without)["size_bytes"] - size
-        assert share.harm == {"prune": 0.25, "sparsify": None, "quantize": 0.5}[step.technique]
-    assert {step.harm for step in scene.attribute(0.0).steps} == {None}, "there is no table without a solver"
+        assert share.sensitivity == {"prune": 0.25, "sparsify": None, "quantize": 0.5}[step.technique]
+    assert {step.sensitivity for step in scene.attribute(0.0).steps} == {None}, "there is no table without a solver"
 
 
 def test_without_time_or_when_stopped_it_is_estimated_only(scene: Scene) -> None:

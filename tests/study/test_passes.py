@@ -63,7 +63,7 @@ def _counter(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> Counter:
 def test_calibrating_and_measuring_a_plan_costs_three_passes(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     def plan(bits: int) -> Plan:
         return Plan.of([Step(layer.name, "quantize", {"weight_bits": bits, "activation_bits": 8})
-                        for layer in bench.table.layers if layer.kind in ("conv", "linear") and not layer.locked])
+                        for layer in bench.table.layers if layer.kind in ("conv", "linear") and layer.compressible])
 
     bench.evaluate(plan(4), 0)  # measures the original once
     counter = _counter(bench, monkeypatch)
@@ -74,5 +74,5 @@ def test_calibrating_and_measuring_a_plan_costs_three_passes(bench: Workbench, m
 
 def test_the_table_costs_thirty_passes_at_most(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     counter = _counter(bench, monkeypatch)
-    damages = sensitivity(bench, build_space(bench.table, load_space("default"), bench.profile))
-    assert damages.bits and 0 < counter.samples <= 30 * len(bench.calibration)
+    sensitivity_table = sensitivity(bench, build_space(bench.table, load_space("default"), bench.profile))
+    assert sensitivity_table.bits and 0 < counter.samples <= 30 * len(bench.calibration)

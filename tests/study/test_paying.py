@@ -61,7 +61,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def test_all_stays_float_where_integers_cost_more(machine: Callable[..., None]) -> None:
     bench = workbench("residual")
     machine(0.5, 0.1)
-    every = {layer.name for layer in bench.table.layers if layer.kind in ("conv", "linear") and not layer.locked}
+    every = {layer.name for layer in bench.table.layers if layer.kind in ("conv", "linear") and layer.compressible}
     assert unpaying_layers(bench, DEFAULT) == every
     machine(0.1, 2.0)
     assert unpaying_layers(bench, DEFAULT) == frozenset()

@@ -60,7 +60,7 @@ def test_an_embedding_has_no_8_bit_activations() -> None:
 def test_a_recurrent_module_is_one_layer_for_each_of_its_weights(network: str) -> None:
     table = workbench(network).table
     assert {layer.name for layer in table.layers} >= {"rnn.ih_l0", "rnn.hh_l0"}
-    assert not [layer.name for layer in table.layers if layer.locked]
+    assert not [layer.name for layer in table.layers if layer.not_compressible_reason]
     for name in ("rnn.ih_l0", "rnn.hh_l0"):
         with pytest.raises(InputError, match="has float activations"):
             plan = Plan.of([Step(name, "quantize", {"weight_bits": 8, "activation_bits": 8})])
@@ -70,7 +70,7 @@ def test_a_recurrent_module_is_one_layer_for_each_of_its_weights(network: str) -
 def test_an_embedding_that_changes_while_it_runs_is_locked() -> None:
     model = nn.Sequential(nn.Embedding(9, 4, max_norm=1.0), nn.Flatten(), nn.Linear(12, CLASSES)).eval()
     table, _ = trace(model, (3,), torch.int64)
-    assert "max_norm" in table.by_name["0"].locked
+    assert "max_norm" in table.by_name["0"].not_compressible_reason
 
 
 class _Bert(nn.Module):
@@ -93,7 +93,7 @@ def test_the_layers_of_torchs_own_encoder_are_seen() -> None:
     bench = Workbench(_Bert().eval(), task_data((6,), vocabulary=30), load_profile("host"), seed=0,
                       folder=Path(os.devnull), epochs=1)
     for name in ("tokens", "encoder.linear1", "encoder.linear2", "fc"):
-        assert not bench.table.by_name[name].locked
+        assert bench.table.by_name[name].compressible
     plan = Plan.of([Step("encoder.linear1", "quantize", {"weight_bits": 4, "activation_bits": 32})])
     compressed = bench.compressor.compress(plan)
     got = Runtime(bench.build(compressed).data).run(bench.calibration.numpy())

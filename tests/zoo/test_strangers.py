@@ -29,12 +29,12 @@ KINDS = ("conv", "linear", "embedding")
 def test_options_have_costs_and_files_compute_what_the_network_does(name: str) -> None:
     model = zoo.livened(STRANGERS[name].make())
     bench = Workbench(model, STRANGERS[name].data(), load_profile("host"), seed=0, folder=Path("/dev/null"), epochs=1)
-    assert {layer.name for layer in bench.table.layers if layer.locked} == LOCKED.get(name, set())
+    assert {layer.name for layer in bench.table.layers if layer.not_compressible_reason} == LOCKED.get(name, set())
     space = build_space(bench.table, load_space("default"), bench.profile)
-    costs = [cost for harms in sensitivity(bench, space).bits.values() for cost in harms.values()]
+    costs = [cost for sensitivities in sensitivity(bench, space).bits.values() for cost in sensitivities.values()]
     assert costs and np.isfinite(costs).all() and max(costs) > 0
     inputs = bench.calibration
-    opened = [layer for layer in bench.table.layers if layer.kind in KINDS and not layer.locked]
+    opened = [layer for layer in bench.table.layers if layer.kind in KINDS and layer.compressible]
     eight = Plan.of([Step(layer.name, "quantize", {
         "weight_bits": 8, "activation_bits": 32 if layer.kind == "embedding" else 8}) for layer in opened])
     for plan in (Plan(), zoo.drawn_plan(bench), eight):

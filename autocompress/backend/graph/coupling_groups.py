@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from autocompress.backend.graph.coupling import Coupling, Item
-from autocompress.backend.graph.cut_check import failing
+from autocompress.backend.graph.cut_check import unsafe_groups
 from autocompress.backend.graph.label_propagation import Propagation
 from autocompress.core.layer import Group, LayerTable, Member
 
@@ -53,7 +53,7 @@ def record_coupling(model: nn.Module, example: Tensor, table: LayerTable, found:
         except _Refused as error:
             names[layer] -= 1
             why.update(dict.fromkeys((atom.root for atom in same), str(error)))
-    failed = failing(model, example, recorded)
+    failed = unsafe_groups(model, example, recorded)
     kept = {name: both for name, both in recorded.items() if name not in failed}
     cut = {(item.module, int(index)) for _, items in kept.values() for item in items if item.side == "out"
            for index in item.indices}

@@ -23,7 +23,7 @@ TOLERANCE = 1e-4
 Recorded = Mapping[str, tuple[Group, tuple[Item, ...]]]
 
 
-def failing(model: nn.Module, example: Tensor, recorded: Recorded) -> dict[str, str]:
+def unsafe_groups(model: nn.Module, example: Tensor, recorded: Recorded) -> dict[str, str]:
     """Groups that must be left alone, with the reason. All are cut at once; only if that fails, each by itself."""
     check = _CutCheck(model, example)
     groups = dict(recorded)

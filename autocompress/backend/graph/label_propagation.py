@@ -129,8 +129,8 @@ class Propagation:
         """A convolution, linear layer or norm: it reads one label a channel and, but for norms, writes new ones."""
         layer, inputs = self._table.by_name[name], self._of(node.args[0])
         axis = len(ops.shape_of(node)) - 1 if layer.kind == "linear" else 1
-        if layer.locked:
-            self._fix([node.args[0]], f"{name}: {layer.locked}")  # type: ignore[list-item]
+        if layer.not_compressible_reason:
+            self._fix([node.args[0]], f"{name}: {layer.not_compressible_reason}")  # type: ignore[list-item]
             return None
         depthwise = layer.groups > 1 and layer.groups == layer.in_channels == layer.out_channels
         if layer.kind == "norm" and inputs is not None and inputs.shape[axis] > 1 and axis not in varying(inputs):

@@ -61,7 +61,7 @@ def find_scalings(nodes: Iterable[fx.Node], table: LayerTable,
     refused: dict[str, str] = {}
     for node in nodes:
         name = search.layer_of(node)
-        if name is not None and table.by_name[name].kind in ("conv", "linear") and not table.by_name[name].locked:
+        if name is not None and table.by_name[name].kind in ("conv", "linear") and table.by_name[name].compressible:
             try:
                 scaling = search.scaling(node)
                 found[scaling.source] = scaling
@@ -92,7 +92,7 @@ class _Search:
             node = node.all_input_nodes[0]
         name = ops.op_name(node)
         layer = self._table.by_name.get(known)
-        if layer is None or self._called[known] > 1 or (layer.locked and name != "layer_norm"):
+        if layer is None or self._called[known] > 1 or (layer.not_compressible_reason and name != "layer_norm"):
             raise _Stop(f"it reads what {known} writes, and that cannot be changed")
         shape = ops.shape_of(node)
         if name == "layer_norm" and (len(node.args[1]) != 1 or not shape):  # type: ignore[arg-type]
@@ -121,7 +121,7 @@ class _Search:
 
     def _read(self, path: _Path, user: fx.Node, name: str, source: str) -> int:
         layer = self._table.by_name.get(name)
-        if layer is None or layer.locked or self._called[name] > 1 or user.args.count(path.node) != 1 \
+        if layer is None or layer.not_compressible_reason or self._called[name] > 1 or user.args.count(path.node) != 1 \
                 or user.args[0] is not path.node:
             raise _Stop(f"what {source} writes also reaches {name}, which cannot be changed")
         axis = len(ops.shape_of(path.node)) - 1 if layer.kind == "linear" else 1
@@ -185,7 +185,7 @@ _SHRINK = 1 / 16
 """What clipped channels are made smaller by for the proof: nothing is to reach the clip."""
 
 
-def failing(model: nn.Module, example: Tensor, found: Mapping[str, Scaling]) -> dict[str, str]:
+def unsafe_rescalings(model: nn.Module, example: Tensor, found: Mapping[str, Scaling]) -> dict[str, str]:
     """Those that change what the network computes after all, with the reason. All are tried at once; only if that
     fails, each by itself."""
     with torch.random.fork_rng(devices=[]):

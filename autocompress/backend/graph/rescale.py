@@ -25,7 +25,7 @@ class Scaling:
 def fits(model: nn.Module, scaling: Scaling) -> bool:
     """Whether a network that was cut still has each of the source's channels so many times in a row."""
     channels = len(model.get_submodule(leaves(model, scaling.source)[-1]).weight)  # type: ignore[arg-type]
-    widths = [by_columns(first_leaf(model, name)).shape for name in scaling.readers]
+    widths = [input_columns(first_leaf(model, name)).shape for name in scaling.readers]
     return all(groups * columns == channels * repeat
                for (groups, _, columns, _), repeat in zip(widths, scaling.readers.values(), strict=True))
 
@@ -48,7 +48,7 @@ def scale_output(model: nn.Module, name: str, factor: Tensor) -> None:
 
 def scale_input(model: nn.Module, name: str, factor: Tensor) -> None:
     """Multiply what a layer, or the first factor of one, sees by `factor` (C_in,)."""
-    columns = by_columns(first_leaf(model, name))
+    columns = input_columns(first_leaf(model, name))
     with torch.no_grad():
         columns.mul_(factor.reshape(len(columns), 1, -1, 1))
 
@@ -58,7 +58,7 @@ def first_leaf(model: nn.Module, name: str) -> Any:
     return model.get_submodule(leaves(model, name)[0])
 
 
-def by_columns(module: Any) -> Tensor:
+def input_columns(module: Any) -> Tensor:
     """A view of a layer's weight: (groups, rows of a group, columns of a group, taps)."""
     weight: Tensor = module.weight.detach()
     return weight.view(getattr(module, "groups", 1), -1, weight.shape[1], weight[0, 0].numel())

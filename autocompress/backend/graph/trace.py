@@ -21,7 +21,7 @@ from autocompress.backend.graph.coupling_groups import record_coupling
 from autocompress.backend.graph.dataflow import Dataflow
 from autocompress.backend.graph.label_propagation import Propagation
 from autocompress.backend.graph.parameter_uses import ParameterUses
-from autocompress.backend.graph.rescalable_pairs import failing, find_scalings
+from autocompress.backend.graph.rescalable_pairs import find_scalings, unsafe_rescalings
 from autocompress.backend.graph.rescale import Scaling
 from autocompress.backend.graph.residual_blocks import find_blocks
 from autocompress.backend.graph.sample_axes import Call, SampleAxis, Seen, observe_calls
@@ -79,9 +79,15 @@ def trace(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = t
     coupling = record_coupling(model, example, table, _propagate(program, table, owner))
     scalings, unscaled = _scalings(model, example, nodes, table, owner)
     source = {reader: name for name, scaling in scalings.items() for reader in scaling.readers}
-    told = tuple(msgspec.structs.replace(layer, uncut=coupling.refused.get(layer.name, ""),
-                                         scales_with=source.get(layer.name, ""), unscaled=unscaled.get(layer.name, ""))
-                 for layer in table.layers)
+    told = tuple(
+        msgspec.structs.replace(
+            layer,
+            not_prunable_reason=coupling.refused.get(layer.name, ""),
+            scales_with=source.get(layer.name, ""),
+            not_rescalable_reason=unscaled.get(layer.name, ""),
+        )
+        for layer in table.layers
+    )
     return msgspec.structs.replace(table, layers=told, groups=coupling.groups, blocks=find_blocks(model, example)), \
         replace(coupling, scalings=scalings)
 
@@ -90,7 +96,7 @@ def _scalings(model: nn.Module, example: Tensor, nodes: list[fx.Node], table: La
               owner: dict[str, str]) -> tuple[dict[str, Scaling], dict[str, str]]:
     """Proved ones by source, and why the other readers have none."""
     found, refused = find_scalings(nodes, table, owner)
-    failed = failing(model, example, found)
+    failed = unsafe_rescalings(model, example, found)
     refused |= {reader: why for source, why in failed.items() for reader in found[source].readers}
     return {source: scaling for source, scaling in found.items() if source not in failed}, refused
 
@@ -177,7 +183,7 @@ def _layer(name: str, module: nn.Module, nodes: list[fx.Node], seen: Mapping[str
     common: dict[str, Any] = {
         "name": name, "in_shape": call.reads.shape, "out_shape": call.writes.shape, "params": _own_params(module),
         "frames": 1 if samples is None else samples.each, "samples_first": samples is not None and samples.first,
-        "locked": _locked(name, module, nodes, seen, uses),
+        "not_compressible_reason": _locked(name, module, nodes, seen, uses),
     }
     if isinstance(module, Gates):
         if steps > 1:  # what was seen is one of them

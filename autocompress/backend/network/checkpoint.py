@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from autocompress.backend.network.compressed import Compressed, leaves, step_of
-from autocompress.backend.network.quantized_weight import QuantizedWeight, within_limit
 from autocompress.backend.network.mask import Mask
+from autocompress.backend.network.quantized_weight import QuantizedWeight, within_limit
 from autocompress.core.files import replacing, sha256_of
 from autocompress.core.plan import Plan, Receipt
 from autocompress.errors import StorageError

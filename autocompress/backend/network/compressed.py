@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from autocompress.backend.network.quantized_weight import QuantizedWeight
 from autocompress.backend.network.mask import Mask
+from autocompress.backend.network.quantized_weight import QuantizedWeight
 from autocompress.backend.statistics.calibration import NormInputs
 from autocompress.backend.statistics.moments import Moments
 from autocompress.core.plan import Plan, Receipt, Scalar, Step

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from autocompress.backend.layers.kinds import Norm
 from autocompress.backend.network.compressed import Compressed, replace_module, weight_bits
-from autocompress.backend.network.quantized_weight import QuantizedWeight, per_channel
 from autocompress.backend.network.mask import Mask
+from autocompress.backend.network.quantized_weight import QuantizedWeight, per_channel
 from autocompress.core.layer import LayerTable
 
 

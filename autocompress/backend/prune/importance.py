@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from autocompress.backend.graph.coupling import Item
 from autocompress.backend.layers.kinds import Conv, Norm
 from autocompress.backend.statistics.moments import Statistics
-from autocompress.backend.statistics.reconstruct import by_taps, removal_damage
+from autocompress.backend.statistics.reconstruct import as_matrix, removal_damage
 
 Score = Callable[[nn.Module, Item, Statistics], Tensor | None]
 """Scores by index of an item's side, or None where the criterion has nothing to say about it."""
@@ -116,7 +116,7 @@ def _reconstruction(module: nn.Module, item: Item, statistics: Statistics) -> Te
         return None
     assert isinstance(module.weight, Tensor)
     d = moments.mean.shape[1]
-    return removal_damage(by_taps(module.weight.detach(), d), moments.covariance[0], d // len(moments.magnitude),
+    return removal_damage(as_matrix(module.weight.detach(), d), moments.covariance[0], d // len(moments.magnitude),
                           item.module)
 
 

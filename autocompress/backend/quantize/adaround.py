@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from autocompress.backend.network.quantized_weight import QuantizedWeight, level_table, spread
-from autocompress.backend.quantize.gptq import by_columns, from_columns, refitted
+from autocompress.backend.quantize.gptq import as_columns, from_columns, refitted
 from autocompress.backend.statistics.reconstruct import damped
 from autocompress.errors import TrialError
 
@@ -45,9 +45,9 @@ def round_up_or_down(weight: Tensor, start: QuantizedWeight, second: Tensor, wha
     below = torch.bucketize(ratio, table).sub_(1).clamp_(0, len(table) - 2)
     low, high = (found if kept is None else found * kept for found in (table[below], table[below + 1]))
     factor = torch.ones_like(weight) if start.factors is None else spread(start.factors, start.group, weight)
-    gap = by_columns((high - low) * factor, groups, d)
+    gap = as_columns((high - low) * factor, groups, d)
     unit = gap.mean(1, keepdim=True).clamp_min(1e-6)  # a gap is about 1: rows are alike to the regulariser
-    aim = by_columns((ratio - low) * factor, groups, d) / unit
+    aim = as_columns((ratio - low) * factor, groups, d) / unit
     up = from_columns(_learned(aim, gap / unit, hessian / power), tuple(weight.shape))
     learned = refitted(weight, replace(start, levels=torch.where(up, high, low).to(torch.int8)), second)
     better = output_error(weight, learned, hessian) < output_error(weight, start, hessian)
@@ -57,7 +57,7 @@ def round_up_or_down(weight: Tensor, start: QuantizedWeight, second: Tensor, wha
 
 def output_error(weight: Tensor, rounded: QuantizedWeight, hessian: Tensor) -> Tensor:
     """tr(E H Eᵀ) of each output channel `(C,)`."""
-    errors = by_columns(rounded.dequantized() - weight, *hessian.shape[:2])
+    errors = as_columns(rounded.dequantized() - weight, *hessian.shape[:2])
     each = torch.bmm(hessian, errors).mul_(errors).sum(1)  # (groups, rows)
     return each.reshape(len(weight), -1).sum(1)
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from autocompress.backend.graph.rescale import Scaling, by_columns, first_leaf, rescale
+from autocompress.backend.graph.rescale import Scaling, first_leaf, input_columns, rescale
 from autocompress.backend.network.compressed import leaves
 from autocompress.backend.statistics.calibration import BATCH
 from autocompress.core.batch_sizes import rows_at_once
@@ -82,7 +82,7 @@ def _columns(model: nn.Module, scaling: Scaling) -> tuple[Tensor, bool]:
     """Largest weight on each channel at any reader `(C,)`, and whether every channel has a row of its own there."""
     ranges, own = [], True
     for name, repeat in scaling.readers.items():
-        columns = by_columns(first_leaf(model, name))
+        columns = input_columns(first_leaf(model, name))
         own &= len(columns) > 1 and columns.shape[2] == 1
         ranges.append(columns.abs().amax((1, 3)).flatten().reshape(-1, repeat).amax(1))
     return torch.stack(ranges).amax(0), own

@@ -58,19 +58,19 @@ def _flat(order: Tensor, d: int) -> Tensor:
     return (order + d * torch.arange(len(order))[:, None]).flatten()
 
 
-def by_columns(weight: Tensor, groups: int, d: int) -> Tensor:
+def as_columns(weight: Tensor, groups: int, d: int) -> Tensor:
     """A weight `(C, in / groups, …)` as `(groups, d, rows)`: a row for each output, and for each tap of the kernel
     where `d` counts channels alone."""
     return weight.reshape(groups, len(weight) // groups, d, -1).transpose(1, 2).reshape(groups, d, -1).contiguous()
 
 
 def from_columns(columns: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The inverse of `by_columns`: a weight of `shape` `(C, in / groups, …)`."""
+    """The inverse of `as_columns`: a weight of `shape` `(C, in / groups, …)`."""
     groups, d = columns.shape[:2]
     return columns.reshape(groups, d, shape[0] // groups, -1).transpose(1, 2).reshape(shape).contiguous()
 
 
-def round_with_feedback(weight: Tensor, start: QuantizedWeight, second: Tensor, what: str = "a layer",
+def round_gptq(weight: Tensor, start: QuantizedWeight, second: Tensor, what: str = "a layer",
                         kept: Tensor | None = None, factor: Factor | None = None) -> QuantizedWeight:
     """`weight` `(C, …)` on the grid of `start` (its scales; its levels are not read), each column's rounding error
     made up for by the columns after it.
@@ -80,14 +80,14 @@ def round_with_feedback(weight: Tensor, start: QuantizedWeight, second: Tensor, 
     weight's shape) is False the level is zero.
     """
     shared = factored(second, what) if factor is None else factor
-    columns = by_columns(weight, *shared.order.shape)
-    inside = None if kept is None else by_columns(kept, *shared.order.shape)
+    columns = as_columns(weight, *shared.order.shape)
+    inside = None if kept is None else as_columns(kept, *shared.order.shape)
     steps = start.scale.repeat_interleave(columns.shape[2] * len(columns) // len(weight)).reshape(len(columns), 1, -1)
     if start.table is None and start.factors is None:
         levels = _evenly(columns, steps, shared, start, inside)
     else:
         factors = None if start.factors is None else \
-            by_columns(spread(start.factors, start.group, weight), *shared.order.shape)
+            as_columns(spread(start.factors, start.group, weight), *shared.order.shape)
         levels = _on_grid(columns / steps, shared, start, factors, inside)
     return refitted(weight, replace(start, levels=from_columns(levels, tuple(weight.shape))), second)
 
@@ -163,7 +163,7 @@ def refitted(weight: Tensor, rounded: QuantizedWeight, second: Tensor) -> Quanti
         rounded.levels * spread(rounded.factors, rounded.group, rounded.levels)
     chosen = torch.arange(0, len(weight) // groups * taps, max(1, (taps - 1) // 2))
     size = 2.0 ** rounded.scale.clamp_min(1e-37).log2().round()  # rounds nothing, and keeps products in range
-    target, values = (by_columns(matrix, groups, d).index_select(2, chosen).float()
+    target, values = (as_columns(matrix, groups, d).index_select(2, chosen).float()
                       for matrix in (weight / per_channel(size, weight), unit))
     seen = torch.bmm(damped(second), values)
     channel = (chosen // taps + len(weight) // groups * torch.arange(groups)[:, None]).flatten()

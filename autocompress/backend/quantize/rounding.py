@@ -11,7 +11,7 @@ from torch import Tensor
 from autocompress.backend.network.compressed import Compressed, weight_bits
 from autocompress.backend.network.quantized_weight import QuantizedWeight, per_channel, quantize_weight, round_to_levels
 from autocompress.backend.quantize.adaround import round_up_or_down
-from autocompress.backend.quantize.gptq import Factor, round_with_feedback
+from autocompress.backend.quantize.gptq import Factor, round_gptq
 from autocompress.backend.statistics.calibration import correct_biases, reestimate_norms, runs_before_a_norm
 from autocompress.core.plan import Receipt, Scalar
 from autocompress.techniques.quantize import DEFAULTS, LARGEST_LEVEL, level_limit
@@ -39,7 +39,7 @@ def rounded_weight(weight: Tensor, args: Mapping[str, Scalar], second: Tensor | 
     every = _every(weight) if plain else 1  # a codebook asks for more than scales
     start = start_weight(weight.flatten(1)[:, ::every], args, second,
                          None if kept is None else kept.flatten(1)[:, ::every])
-    return round_with_feedback(weight, start, second, what, kept, None if factor is None else factor())
+    return round_gptq(weight, start, second, what, kept, None if factor is None else factor())
 
 
 def start_weight(weight: Tensor, args: Mapping[str, Scalar], importance: Tensor | None = None,

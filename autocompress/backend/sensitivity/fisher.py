@@ -31,7 +31,7 @@ from autocompress.backend.layers.recurrent import stepwise
 from autocompress.backend.layers.transposed import TransposedConv
 from autocompress.backend.sensitivity.weight_deltas import weight_changes
 from autocompress.backend.statistics.moments import windows
-from autocompress.backend.statistics.reconstruct import by_taps
+from autocompress.backend.statistics.reconstruct import as_matrix
 from autocompress.core.batch_sizes import GRADIENT_BYTES, rows_at_once
 from autocompress.core.cancellation import checkpoint
 from autocompress.core.plan import Step
@@ -59,7 +59,7 @@ Change = tuple[int, Tensor]
 """The number of the step that it belongs to, and how it changes the layer's weight, flat."""
 
 
-def damages(compressor: Compressor, steps: Sequence[Step], seconds: float = math.inf) -> list[float]:
+def sensitivities(compressor: Compressor, steps: Sequence[Step], seconds: float = math.inf) -> list[float]:
     """Predicted cost of each step alone, in nats of KL divergence of softened answers. Kept step by step with the
     statistics of the network: another budget, or a resumed study, asks again for nothing, another device for what the
     ones before could not do.
@@ -127,7 +127,7 @@ def unknown(compressor: Compressor, steps: Sequence[Step], samples: int = 0) -> 
 
 def _kind(samples: int) -> str:
     asked = f"{VERSION} {samples} {DRAWS} {TEMPERATURE}"
-    return f"damages-{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
+    return f"sensitivities-{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
 
 
 def _names(steps: Sequence[Step]) -> list[str]:
@@ -167,7 +167,7 @@ def _chunks(compressor: Compressor, steps: Sequence[Step], until: float,
             if name not in parts:
                 parts[name] = _own_parts(compressor, name)
             chunk.setdefault(name, []).append(
-                (number, _less_what_is_made_good(compressor, name, change, parts[name]).flatten()))
+                (number, _without_norm_compensation(compressor, name, change, parts[name]).flatten()))
             held += change.nbytes
     if chunk:
         yield chunk
@@ -189,26 +189,26 @@ def _in_order(compressor: Compressor, steps: Sequence[Step], timed: bool) -> lis
 
 
 def _own_parts(compressor: Compressor, name: str) -> Tensor | None:
-    """What a change of a weight, both as `by_taps` writes them, is multiplied with so that the sum over an output is
+    """What a change of a weight, both as `as_matrix` writes them, is multiplied with so that the sum over an output is
     its part along the weight itself, in the measure of the layer's input; None where no norm is behind the layer."""
     moments = compressor.statistics.moments(name)
     if moments is None or name not in compressor.normed:
         return None
     weight: Any = compressor.original.get_submodule(name).weight
     groups, d = moments.covariance.shape[:2]
-    rows = by_taps(weight.detach(), d)
+    rows = as_matrix(weight.detach(), d)
     seen = (rows.reshape(groups, -1, d) @ moments.covariance).reshape(len(weight), -1)
     whole = (rows.reshape(len(weight), -1) * seen).sum(1, keepdim=True)
     return (seen / whole.clamp_min(1e-12)).reshape(-1, d)
 
 
-def _less_what_is_made_good(compressor: Compressor, name: str, change: Tensor, parts: Tensor | None) -> Tensor:
+def _without_norm_compensation(compressor: Compressor, name: str, change: Tensor, parts: Tensor | None) -> Tensor:
     """A norm behind the layer gives its output the variance that it had: to first order that takes from each row of
     the change its part along the row itself."""
     if parts is None:
         return change
     weight: Any = compressor.original.get_submodule(name).weight
-    share = (by_taps(change, parts.shape[1]) * parts).reshape(len(change), -1).sum(1)
+    share = (as_matrix(change, parts.shape[1]) * parts).reshape(len(change), -1).sum(1)
     made_good: Tensor = share.reshape(-1, *[1] * (change.dim() - 1)) * weight.detach()
     return change - made_good
 

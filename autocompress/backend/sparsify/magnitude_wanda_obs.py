@@ -17,7 +17,7 @@ from torch import Tensor
 
 from autocompress.backend.network.grids import ordinary_unit
 from autocompress.backend.network.mask import Mask
-from autocompress.backend.statistics.reconstruct import by_taps, damped, from_taps
+from autocompress.backend.statistics.reconstruct import as_matrix, damped, from_matrix
 from autocompress.core.sparsity import UNSTRUCTURED, group_of, kept_weights
 from autocompress.errors import TrialError
 
@@ -43,14 +43,14 @@ def sparsify(weight: Tensor, pattern: str, density: float, criterion: str, secon
         raise TrialError(f"the moments of the input of {what} must be finite, but are not: look for NaN or infinite "
                          "values in the network or in the calibration data")
     hessian, shape, unit = damped(second), tuple(weight.shape), ordinary_unit(weight)
-    rows = by_taps(weight / unit, d).reshape(groups, -1, d)
+    rows = as_matrix(weight / unit, d).reshape(groups, -1, d)
     if criterion == "wanda":
         loud = rows.abs() * hessian.diagonal(dim1=1, dim2=2).sqrt()[:, None]
-        kept = largest(from_taps(loud.flatten(0, 1), shape), keep, of)
+        kept = largest(from_matrix(loud.flatten(0, 1), shape), keep, of)
         return weight * kept, Mask(pattern, kept)
     fitted, places = surgery(rows, hessian, shape, keep, of)
-    return (from_taps(fitted.flatten(0, 1), shape).contiguous() * unit,
-            Mask(pattern, from_taps(places.flatten(0, 1), shape).contiguous()))
+    return (from_matrix(fitted.flatten(0, 1), shape).contiguous() * unit,
+            Mask(pattern, from_matrix(places.flatten(0, 1), shape).contiguous()))
 
 
 def largest(score: Tensor, keep: int, of: int = 0) -> Tensor:
@@ -79,8 +79,8 @@ def surgery(target: Tensor, hessian: Tensor, shape: tuple[int, ...], keep: int, 
     for turn in range(1, ROUNDS + 1):
         worth = (weight.abs() * loudness).masked_fill(~kept, -1)
         so_many = max(keep, round(whole * (keep / whole) ** (turn / ROUNDS)))
-        chosen = largest(from_taps(worth.flatten(0, 1), shape), so_many, of)
-        kept = by_taps(chosen, target.shape[2]).reshape(kept.shape)
+        chosen = largest(from_matrix(worth.flatten(0, 1), shape), so_many, of)
+        kept = as_matrix(chosen, target.shape[2]).reshape(kept.shape)
         weight = fit(weight, target, hessian, kept, FIT_STEPS)
     return weight, kept
 

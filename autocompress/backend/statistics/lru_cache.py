@@ -15,7 +15,7 @@ LIMIT_BYTES = 256 * 2**20
 T = TypeVar("T")
 
 
-class Memo:
+class LruTensorCache:
     """The most recently used results, at most `limit_bytes` of tensors. What is put in must not be changed."""
 
     def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:

@@ -22,7 +22,7 @@ from autocompress.backend.layers.recurrent import stepwise
 from autocompress.backend.layers.transposed import TransposedConv
 from autocompress.backend.statistics.lru_cache import content
 from autocompress.backend.statistics.outputs import AS_SCORES, Answers
-from autocompress.backend.statistics.tensor_cache import Store
+from autocompress.backend.statistics.tensor_cache import TensorCache
 from autocompress.core.batch_sizes import EVERY_TENSOR_BYTES, GRADIENT_BYTES, rows_at_once
 from autocompress.core.cancellation import checkpoint
 
@@ -112,7 +112,7 @@ class Statistics:
     def __init__(self, model: nn.Module, calibration: Tensor, folder: Path | None = None,
                  answers: Answers = AS_SCORES) -> None:
         self._model, self._calibration, self._answers = model, calibration, answers
-        self._store = Store(folder, self._key)
+        self._store = TensorCache(folder, self._key)
 
     def _key(self) -> str:
         """A hash of all that the facts follow from. The network's code shows in its answers, of which two digits
@@ -130,7 +130,8 @@ class Statistics:
         return rows_at_once(tuple(self._calibration.shape[1:]), most, limit_bytes)
 
     def gathered(self, kind: str, names: Sequence[str], make: Callable[[list[int]], Tensor]) -> Tensor:
-        """Other facts that follow from the network, the calibration inputs, `kind` and a name each: see `Store`."""
+        """Other facts that follow from the network, the calibration inputs, `kind` and a name each: see
+        `TensorCache`."""
         return self._store.gather(kind, names, make)
 
     def missing(self, kind: str, names: Sequence[str]) -> list[int]:

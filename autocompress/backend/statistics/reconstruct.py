@@ -39,7 +39,7 @@ def unusable(what: str) -> TrialError:
                       "infinite values in the network or in the calibration data")
 
 
-def by_taps(weight: Tensor, d: int) -> Tensor:
+def as_matrix(weight: Tensor, d: int) -> Tensor:
     """A weight `(out, in, …)` as a matrix of `d` columns: all of `in * taps`, or one row for each output and tap."""
     rows = weight.flatten(1)
     if rows.shape[1] != d:
@@ -47,8 +47,8 @@ def by_taps(weight: Tensor, d: int) -> Tensor:
     return rows
 
 
-def from_taps(rows: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The inverse of `by_taps`: a weight of `shape` `(out, in, …)`."""
+def from_matrix(rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The inverse of `as_matrix`: a weight of `shape` `(out, in, …)`."""
     if len(rows) == shape[0]:
         return rows.reshape(shape)
     return rows.reshape(shape[0], -1, shape[1]).movedim(1, -1).reshape(shape)

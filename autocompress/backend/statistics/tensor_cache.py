@@ -30,7 +30,7 @@ LIMIT_BYTES = 2**30
 Tensors = dict[str, Tensor]
 
 
-class Store:
+class TensorCache:
     """Files `<kind>-<key>.safetensors` in `folder`, or nothing where it is None. `key`: a hash of all that the
     tensors follow from, asked for on first use."""
 

@@ -98,14 +98,14 @@ def _mean(values: Sequence[Tensor]) -> Tensor:
 def _rounded(layer: IntegerLayer, known: Sequence[QuantizedWeight], count: int) -> QuantizedWeight:
     """On the grid of mean scales where all `count` members have the same levels, else on a new one."""
     weight = layer.weight.detach()
-    if len(known) < count or not all(_same_grid(known[0], other) for other in known):
+    if len(known) < count or not all(_on_one_grid(known[0], other) for other in known):
         return start_weight(weight, layer.args, kept=layer.kept)
     mean = replace(known[0], scale=_mean([q.scale for q in known]))
     levels = round_to_levels(weight / mean.steps(), mean.bits, mean.table, mean.limit)
     return replace(mean, levels=(levels if layer.kept is None else levels * layer.kept).to(torch.int8))
 
 
-def _same_grid(one: QuantizedWeight, other: QuantizedWeight) -> bool:
+def _on_one_grid(one: QuantizedWeight, other: QuantizedWeight) -> bool:
     return (one.bits, one.limit) == (other.bits, other.limit) and _same(one.table, other.table) \
         and _same(one.factors, other.factors)
 

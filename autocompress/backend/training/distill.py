@@ -38,7 +38,7 @@ from autocompress.backend.training.feature_distillation import (
     Original,
     Projections,
     attention_loss,
-    find_taps,
+    find_hook_points,
     recorded,
     wanted_features,
 )
@@ -75,7 +75,7 @@ class Recipe:
     temperature: float = 4.0
     label_weight: float = 0.1
     """Share of the loss that is cross-entropy with the labels. At 0 they are not looked at, and may be anything; else
-    the share is larger for a student that begins near its teacher, see `_begun_near`."""
+    the share is larger for a student that begins near its teacher, see `_adapt_to_student`."""
     charge_teacher: bool = True
     """Whether the teacher's time counts as `seconds`. Not where students are compared: the first would pay for all."""
     warm_up: float = 0.05
@@ -132,7 +132,7 @@ def check_recipe(recipe: Recipe, original: LayerTable | None, inputs: Tensor) ->
         raise InputError("attention_weight, feature_weight and block_steps must be 0 without the original, but are "
                          f"{recipe.attention_weight:g}, {recipe.feature_weight:g} and {recipe.block_steps}")
     if original is not None and recipe.compares_features:
-        find_taps(original, Plan())
+        find_hook_points(original, Plan())
 
 
 def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Recipe, calibration: Tensor,
@@ -148,7 +148,7 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
     unless `recipe.seconds` cuts it short.
     """
     check_recipe(recipe, None if original is None else original.table, calibration)
-    taps = find_taps(original.table, start.plan) if original is not None and recipe.compares_features else ()
+    taps = find_hook_points(original.table, start.plan) if original is not None and recipe.compares_features else ()
     if recipe.block_steps and original is not None:
         before = time.perf_counter()
         bound = recipe.seconds if recipe.seconds is None or not recipe.epochs else recipe.seconds / 2
@@ -208,7 +208,7 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
         labels = [(share, targets[rows].to(device)), (1 - share, targets[partners].to(device))]
         soft = _divergence(out, logits.to(device), recipe.temperature)
         if not steps_done and not recipe.compares_features:  # how far those are, answers do not say
-            recipe, pace = _begun_near(recipe, float(soft.detach()), logits)
+            recipe, pace = _adapt_to_student(recipe, float(soft.detach()), logits)
         loss = _with_labels(soft, out, labels, recipe.label_weight)
         if original is not None and taps:
             with autocast(device):
@@ -271,7 +271,7 @@ def _with_labels(soft: Tensor, student: Tensor, labels: Sequence[tuple[float, Te
     return (1 - weight) * soft + weight * hard
 
 
-def _begun_near(recipe: Recipe, divergence: float, teacher: Tensor) -> tuple[Recipe, float]:
+def _adapt_to_student(recipe: Recipe, divergence: float, teacher: Tensor) -> tuple[Recipe, float]:
     """The recipe for a student that begins at this `divergence`, and the pace at which it is trained, at most 1.
 
     Steps are in proportion to the distance that is to be gone, the root of the divergence: longer ones would first

@@ -25,7 +25,7 @@ from autocompress.core.plan import Plan
 from autocompress.errors import InputError
 from autocompress.techniques.quantize import equalized
 
-MOST_TAPS = 4
+MOST_HOOK_POINTS = 4
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,10 @@ class Original:
     coupling: Coupling
 
 
-def find_taps(table: LayerTable, plan: Plan) -> tuple[Layer, ...]:
+def find_hook_points(table: LayerTable, plan: Plan) -> tuple[Layer, ...]:
     """Layers whose input is compared: at each resolution the last one to read it, so that sums and activations
-    before it are seen; of more than `MOST_TAPS` resolutions the last ones. Blocks that the plan drops are passed over,
+    before it are seen; of more than `MOST_HOOK_POINTS` resolutions the last ones. Blocks that the plan drops are
+    passed over,
     and inputs that it rescales, whose channels count for more or less than the original's: where those were all, there
     is nothing to compare.
 
@@ -53,7 +54,7 @@ def find_taps(table: LayerTable, plan: Plan) -> tuple[Layer, ...]:
     for layer in table.layers:
         places = layer.in_shape[1:] if layer.kind == "conv" else layer.in_shape[:-1]
         first = bool(layer.reads) and layer.reads == table.layers[0].reads
-        if layer.kind not in ("conv", "linear") or layer.locked or first or prod(places) == 1 \
+        if layer.kind not in ("conv", "linear") or layer.not_compressible_reason or first or prod(places) == 1 \
                 or not layer.samples_first:
             continue
         found = True
@@ -64,7 +65,7 @@ def find_taps(table: LayerTable, plan: Plan) -> tuple[Layer, ...]:
         raise InputError("attention_weight and feature_weight must be 0 for a network without feature maps, but one is "
                          f"not, and none of the layers {', '.join(layer.name for layer in table.layers)} reads a map "
                          "of more than one place that an earlier layer made")
-    return tuple(last.values())[-MOST_TAPS:]
+    return tuple(last.values())[-MOST_HOOK_POINTS:]
 
 
 def channel_axis(layer: Layer) -> int:

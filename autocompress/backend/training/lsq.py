@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from autocompress.backend.network.compressed import Compressed, integer_layers
+from autocompress.backend.network.mask import Mask, Masked
 from autocompress.backend.network.quantized_weight import (
     QuantizedWeight,
     largest_level,
@@ -23,7 +24,6 @@ from autocompress.backend.network.quantized_weight import (
     top_level,
 )
 from autocompress.backend.quantize.rounding import start_weight
-from autocompress.backend.network.mask import Mask, Masked
 
 
 class _Round(torch.autograd.Function):
@@ -54,7 +54,7 @@ class _Round(torch.autograd.Function):
         return inside, by_weight.sum(tuple(range(1, by_weight.dim()))) * ctx.damping, None, None, None
 
 
-class LearnedStep(nn.Module):
+class LsqStep(nn.Module):
     """Parametrisation of a weight: rounded to its grid with a learned scale per output channel (LSQ).
 
     The grid itself stays: a codebook as it was fitted, and the factors of runs on the channel's scale. What is learned
@@ -92,7 +92,7 @@ class LearnedStep(nn.Module):
         return self.scale.abs().clamp_min(1e-8) / self._unit
 
 
-def learn_steps(start: Compressed) -> dict[str, LearnedStep]:
+def learn_steps(start: Compressed) -> dict[str, LsqStep]:
     """Let every integer weight of `start`, in place, be trained on its grid, and sparse ones keep their zeros."""
     model = start.model
     steps = {}
@@ -100,7 +100,7 @@ def learn_steps(start: Compressed) -> dict[str, LearnedStep]:
         known = start.weights.get(layer.name) or start_weight(layer.weight.detach().cpu(), layer.args, kept=layer.kept)
         if layer.name in start.latent:
             layer.weight.data.copy_(start.latent[layer.name])
-        steps[layer.name] = LearnedStep(known).to(layer.weight.device)
+        steps[layer.name] = LsqStep(known).to(layer.weight.device)
         parametrize.register_parametrization(model.get_submodule(layer.name), "weight", steps[layer.name], unsafe=True)
     for name, mask in start.masks.items():  # behind the rounding, whose grid may have no zero
         module = model.get_submodule(name)
@@ -109,7 +109,7 @@ def learn_steps(start: Compressed) -> dict[str, LearnedStep]:
     return steps
 
 
-def freeze_steps(model: nn.Module, steps: dict[str, LearnedStep],
+def freeze_steps(model: nn.Module, steps: dict[str, LsqStep],
                  masks: dict[str, Mask]) -> tuple[dict[str, QuantizedWeight], dict[str, Tensor]]:
     """Integers, and the float weights that they were rounded from, by module name."""
     learned, latent = {}, {}

@@ -28,7 +28,7 @@ from autocompress.backend.network.quantized_weight import QuantizedWeight, round
 from autocompress.backend.quantize.rounding import quantize, start_weight
 from autocompress.backend.statistics.calibration import BATCH
 from autocompress.backend.statistics.outputs import AS_SCORES, Answers
-from autocompress.backend.statistics.reconstruct import by_taps, from_taps, on_remaining
+from autocompress.backend.statistics.reconstruct import as_matrix, from_matrix, on_remaining
 from autocompress.core.batch_sizes import rows_at_once
 from autocompress.core.layer import Layer, LayerTable
 from autocompress.core.plan import Plan, Receipt
@@ -132,7 +132,7 @@ def inherited(own: Compressed, relative: Trained, agreed: Mapping[str, Places], 
         if layer.name not in chosen:
             continue
         places = _of(agreed, chosen[layer.name], layer.name, "weight", result.model)
-        known = _same_grid(own.plan, relative, layer.name, places)
+        known = _inherited_grid(own.plan, relative, layer.name, places)
         if known is None:  # rounded on another grid: what it computed with is what it was trained to be
             integers[layer.name] = start_weight(layer.weight.detach(), layer.args, kept=layer.kept)
             result.latent[layer.name] = layer.weight.detach().clone()
@@ -180,8 +180,8 @@ def _taken(compressor: Compressor, layer: str, module: str, places: Places, valu
     seen = compressor.output_moments(layer, moments.channels(torch.from_numpy(places.inputs)))
     area = seen.shape[1] // len(places.inputs)
     stay = (torch.from_numpy(places.columns)[:, None] * area + torch.arange(area)).flatten()
-    changed = on_remaining(by_taps(rows, seen.shape[1]), seen, stay, layer)
-    return from_taps(changed, (len(rows), len(places.columns), *value.shape[2:]))
+    changed = on_remaining(as_matrix(rows, seen.shape[1]), seen, stay, layer)
+    return from_matrix(changed, (len(rows), len(places.columns), *value.shape[2:]))
 
 
 def _sliced(value: Tensor, places: Places) -> Tensor:
@@ -198,7 +198,7 @@ def _same_zeros(own: Compressed, relative: Trained, module: str) -> bool:
     return torch.equal(mine.kept, theirs)
 
 
-def _same_grid(plan: Plan, relative: Trained, name: str, places: Places) -> QuantizedWeight | None:
+def _inherited_grid(plan: Plan, relative: Trained, name: str, places: Places) -> QuantizedWeight | None:
     """The relative's integers of these channels, where they are on the grid that `plan` asks for."""
     known = relative.integers.get(name)
     if known is None:

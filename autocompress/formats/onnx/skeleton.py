@@ -20,8 +20,8 @@ def as_exported(table: LayerTable, template: Template, folded: nn.Module) -> Lay
     makes up for layers of several tensors, and for those that the file does not hold because they are never run."""
     seen, arranged = set(template.anchors.values()), set(template.arranged.values())
     layers = tuple(
-        msgspec.structs.replace(layer, locked="the exported graph does not show it as one node")
-        if layer.kind in KINDS and not layer.locked and layer.name not in seen
+        msgspec.structs.replace(layer, not_compressible_reason="the exported graph does not show it as one node")
+        if layer.kind in KINDS and layer.compressible and layer.name not in seen
         and not (layer.float_activations and layer.name in arranged) else layer
         for layer in table.layers)
     state, stored = folded.state_dict(), dict.fromkeys(table.by_name, 0)

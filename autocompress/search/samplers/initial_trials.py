@@ -1,4 +1,4 @@
-"""What is always tried: gains are honest only beside it."""
+"""What is always tried: hypervolume_contribution are honest only beside it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WARM = "warm start"
 """The origin of trials that were given to begin with."""
 
 
-def first_trials(sampler: optuna.samplers.BaseSampler, projection: Projection, trials: int,
+def initial_trials(sampler: optuna.samplers.BaseSampler, projection: Projection, trials: int,
                  seeds: Sequence[Values]) -> list[tuple[str, dict[str, Value]]]:
     """The seeds, a solver's solutions, where there is one, and uniform plans of one ratio and width, each with its
     origin and each plan once; a seed that is one of the others counts as that. A short search tries other things too.

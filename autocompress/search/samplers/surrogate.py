@@ -27,24 +27,25 @@ def rising_line(x: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
     return slope, y - y.mean() - slope * (x - x.mean())
 
 
-def draw_weights(harms: np.ndarray, lost: np.ndarray, spread: float, rng: np.random.Generator) -> np.ndarray:
-    """One draw `(knobs,)` of the logarithms by which predicted `harms` `(n, knobs)` of single knobs are off, of what
+def draw_weights(sensitivities: np.ndarray, lost: np.ndarray, spread: float, rng: np.random.Generator) -> np.ndarray:
+    """One draw `(knobs,)` of the logarithms by which predicted `sensitivities` `(n, knobs)` of single knobs are off,
+    of what
     the logarithms `lost` `(n,)` of measured losses leave likely. Before any, they are normal with deviation `spread`.
 
-    To first order a knob moves the logarithm of a sum of harms by its share of that sum.
+    To first order a knob moves the logarithm of a sum of sensitivities by its share of that sum.
     """
-    harms, lost = harms[-MOST_TRIALS:], lost[-MOST_TRIALS:]
-    totals = harms.sum(1, keepdims=True) + 1e-12
+    sensitivities, lost = sensitivities[-MOST_TRIALS:], lost[-MOST_TRIALS:]
+    totals = sensitivities.sum(1, keepdims=True) + 1e-12
     slope, off = rising_line(np.log(totals[:, 0]), lost)
-    moved = slope * (harms / totals - (harms / totals).mean(0))
+    moved = slope * (sensitivities / totals - (sensitivities / totals).mean(0))
     noise = off.var() + 1e-6
-    precision = np.eye(len(harms[0])) / spread**2 + moved.T @ moved / noise
+    precision = np.eye(len(sensitivities[0])) / spread**2 + moved.T @ moved / noise
     mean = np.linalg.solve(precision, moved.T @ off / noise)
     drawn: np.ndarray = mean + np.linalg.solve(np.linalg.cholesky(precision).T, rng.normal(size=len(precision)))
     return drawn
 
 
-def draw_residuals(known: np.ndarray, residuals: np.ndarray, asked: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def sample_gp(known: np.ndarray, residuals: np.ndarray, asked: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """One draw `(a,)` of what `residuals` `(n,)`, measured at `known` `(n, d)`, may be at `asked` `(a, d)`, all at
     once: places nearby are drawn alike."""
     known, residuals = known[-MOST_TRIALS:], residuals[-MOST_TRIALS:]

@@ -2,7 +2,8 @@
 
 Expected hypervolume improvement (Emmerich et al., "Single- and Multiobjective Evolutionary Optimization Assisted by
 Gaussian Random Field Metamodels", IEEE TEC 10(4), 2006), by one draw of the model instead of its integral: what
-accuracy a solution of some size and speed would have follows, in a line of logarithms, from harm, and from how far
+accuracy a solution of some size and speed would have follows, in a line of logarithms, from sensitivity, and from how
+far
 trials of about that size and speed were from the line (see `surrogate`).
 """
 
@@ -15,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from optuna.trial import FrozenTrial
 
-from autocompress.core.hypervolume import gains
-from autocompress.search.samplers.surrogate import draw_residuals, rising_line
+from autocompress.core.hypervolume import hypervolume_contribution
+from autocompress.search.samplers.surrogate import rising_line, sample_gp
 from autocompress.space.solver.solver import Solver
 from autocompress.space.space import Value
 
@@ -37,30 +38,31 @@ LEAST_DROP = 5e-3
 """Of accuracy, added before its logarithm: smaller differences are noise."""
 
 
-class Aim(NamedTuple):
+class SizeLatencyTarget(NamedTuple):
     """Bounds of a proposal and the logarithms of the bytes and the time `(2,)` that it may come to; of the plain
-    solution the harms `(knobs,)`, and whether it is inside: where nothing is, solutions are the smallest there is."""
+    solution the sensitivities `(knobs,)`, and whether it is inside: where nothing is, solutions are the smallest there
+    is."""
 
     bounds: dict[str, float]
     costs: np.ndarray
-    harms: np.ndarray
+    sensitivities: np.ndarray
     reached: bool
 
 
-class Aims:
+class SizeLatencyTargets:
     """Rooms and speeds at which `solver` can be asked, with the plain solution of each, found when first needed.
-    `knobs`: those that do harm."""
+    `knobs`: those that do sensitivity."""
 
     def __init__(self, solver: Solver) -> None:
         self._solver = solver
         plain = solver.estimate(solver.space.uniform())
-        self.knobs = tuple(solver.harms(solver.space.uniform()))
+        self.knobs = tuple(solver.sensitivities(solver.space.uniform()))
         reached = math.log(solver.least_bytes / solver.size_bytes) / math.log(STEP)
         self._rooms = tuple(STEP**step for step in range(1 + max(0, math.floor(reached))))
         self._speed = "latency_ms" if "latency_ms" in plain else "macs"
-        self._harms: dict[int, np.ndarray] = {}
+        self._sensitivities: dict[int, np.ndarray] = {}
         self._costs: dict[int, np.ndarray] = {}
-        self._known: dict[tuple[float, float], Aim] = {}
+        self._known: dict[tuple[float, float], SizeLatencyTarget] = {}
 
     def solution(self, room: float, speed: float) -> tuple[dict[str, float], dict[str, Value]]:
         """The bounds of a share of the size, and of the time of the plain solution of that size, beside those of the
@@ -72,11 +74,11 @@ class Aims:
             values = self._solver.propose({}, bounds)
         return bounds, values
 
-    def harms(self, trial: FrozenTrial) -> np.ndarray:
-        """Predicted harms `(knobs,)` of a trial's setting."""
-        if trial.number not in self._harms:
-            self._harms[trial.number] = self._harms_of(setting(trial))
-        return self._harms[trial.number]
+    def sensitivities(self, trial: FrozenTrial) -> np.ndarray:
+        """Predicted sensitivities `(knobs,)` of a trial's setting."""
+        if trial.number not in self._sensitivities:
+            self._sensitivities[trial.number] = self._sensitivities_of(setting(trial))
+        return self._sensitivities[trial.number]
 
     def weights(self, kinds: Mapping[str, float]) -> np.ndarray:
         """Of the kinds, one for each knob: `(knobs,)`."""
@@ -96,24 +98,30 @@ class Aims:
         kinds = self.weights(weights)
         measured = np.array([t.values[0] for t in done])
         known, asked = np.array([self._costs_of(t) for t in done]), np.array([aim.costs for aim in aims])
-        harms, plain = (np.log(np.array(rows) @ kinds + 1e-12)
-                        for rows in ([self.harms(t) for t in done], [aim.harms for aim in aims]))
+        sensitivities, plain = (np.log(np.array(rows) @ kinds + 1e-12)
+                        for rows in ([self.sensitivities(t) for t in done], [aim.sensitivities for aim in aims]))
         nearest = np.square(known[:, None] - asked).sum(2).argmin(1)
-        expected = _accuracies(harms, plain[nearest], known, measured, plain, asked, rng)
-        won = gains(np.column_stack([1 - measured, known]), np.column_stack([1 - expected, asked]), rng, MOST_LOST)
+        expected = _accuracies(sensitivities, plain[nearest], known, measured, plain, asked, rng)
+        won = hypervolume_contribution(
+            np.column_stack([1 - measured, known]), np.column_stack([1 - expected, asked]), rng, MOST_LOST
+        )
         return aims[int(won.argmax())].bounds
 
-    def _aim(self, room: float, speed: float) -> Aim:
+    def _aim(self, room: float, speed: float) -> SizeLatencyTarget:
         if (room, speed) not in self._known:
             bounds, values = self.solution(room, speed)
             logs = self._logs(values)
             most = np.log([room * self._solver.size_bytes, bounds.get(self._speed, math.inf)])
-            self._known[room, speed] = Aim(bounds, np.where(np.isfinite(most), most, logs), self._harms_of(values),
-                                           bool((logs <= most + 1e-9).all()))
+            self._known[room, speed] = SizeLatencyTarget(
+                bounds,
+                np.where(np.isfinite(most), most, logs),
+                self._sensitivities_of(values),
+                bool((logs <= most + 1e-9).all()),
+            )
         return self._known[room, speed]
 
-    def _harms_of(self, values: Mapping[str, Value]) -> np.ndarray:
-        found = self._solver.harms(values)
+    def _sensitivities_of(self, values: Mapping[str, Value]) -> np.ndarray:
+        found = self._solver.sensitivities(values)
         return np.array([found[knob] for knob in self.knobs])
 
     def _costs_of(self, trial: FrozenTrial) -> np.ndarray:
@@ -137,14 +145,16 @@ def log_lost(accuracies: np.ndarray) -> np.ndarray:
     return logarithms
 
 
-def _accuracies(harms: np.ndarray, plain: np.ndarray, known: np.ndarray, measured: np.ndarray,
+def _accuracies(sensitivities: np.ndarray, plain: np.ndarray, known: np.ndarray, measured: np.ndarray,
                 asked_plain: np.ndarray, asked: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What proposals of costs `asked` `(A, 2)` may have, in one draw: a line in logarithms of harm through the trials,
-    and what those of about such costs were off it, at the harm of the `plain` solution of their size and speed: what is
+    """What proposals of costs `asked` `(A, 2)` may have, in one draw: a line in logarithms of sensitivity through the
+    trials,
+    and what those of about such costs were off it, at the sensitivity of the `plain` solution of their size and speed:
+    what is
     proposed there has more, and the trials tell what that does."""
     top, lost = measured.max(), log_lost(measured)
-    slope, _ = rising_line(harms, lost)
+    slope, _ = rising_line(sensitivities, lost)
     off = lost - slope * plain
     line = off.mean() + slope * asked_plain
-    accuracies: np.ndarray = top + LEAST_DROP - np.exp(line + draw_residuals(known, off - off.mean(), asked, rng))
+    accuracies: np.ndarray = top + LEAST_DROP - np.exp(line + sample_gp(known, off - off.mean(), asked, rng))
     return accuracies

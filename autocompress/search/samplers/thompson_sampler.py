@@ -1,6 +1,7 @@
 """A sampler that proposes what a solver finds best, and learns what the solver's table does not know.
 
-The table predicts harms one by one and before training; their sum misses how they add up. So each proposal is the
+The table predicts sensitivities one by one and before training; their sum misses how they add up. So each proposal is
+the
 solution under weights drawn from what the trials so far leave likely (Thompson, "On the Likelihood that One Unknown
 Probability Exceeds Another", Biometrika 25, 1933), of the kinds and, around those, of single knobs (see `surrogate`).
 How small and how fast a proposal is to be follows from the volume that it is expected to add to the front (see `aims`).
@@ -18,7 +19,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from autocompress.search.samplers.surrogate import draw_weights
-from autocompress.search.samplers.targets import LEAST_TRIALS, Aims, log_lost, setting
+from autocompress.search.samplers.targets import LEAST_TRIALS, SizeLatencyTargets, log_lost, setting
 from autocompress.space.solver.problem import HARMS
 from autocompress.space.solver.solver import DECIDED, Solver
 from autocompress.space.space import Space, Value
@@ -43,7 +44,7 @@ class SolverSampler(optuna.samplers.BaseSampler):
     def __init__(self, solver: Solver, seed: int) -> None:
         self._solver, self._seed, self._rng = solver, seed, np.random.default_rng(seed)
         self._search_space = distributions(solver.space)
-        self._aims = Aims(solver)
+        self._aims = SizeLatencyTargets(solver)
 
     def solutions(self) -> list[dict[str, Value]]:
         """What to try first, the most telling before: the plain solution, smaller ones and faster ones, so that there
@@ -81,8 +82,8 @@ class SolverSampler(optuna.samplers.BaseSampler):
         """A weight for each knob too, drawn around one."""
         knobs = self._aims.knobs
         if len(done) >= LEAST_TRIALS:
-            harms = np.array([self._aims.harms(t) for t in done]) * self._aims.weights(kinds)
-            logs = draw_weights(harms, log_lost(np.array([t.values[0] for t in done])), SPREAD, self._rng)
+            sensitivities = np.array([self._aims.sensitivities(t) for t in done]) * self._aims.weights(kinds)
+            logs = draw_weights(sensitivities, log_lost(np.array([t.values[0] for t in done])), SPREAD, self._rng)
         else:
             logs = self._rng.normal(0.0, SPREAD, len(knobs))
         return dict(zip(knobs, np.exp(logs).tolist(), strict=True))
@@ -94,16 +95,16 @@ class SolverSampler(optuna.samplers.BaseSampler):
 
     def _kinds(self, done: Sequence[FrozenTrial]) -> dict[str, float]:
         """Weights of the kinds, drawn: a pair of `SCALES` is as likely as the logarithm of the lost accuracy follows,
-        in a line, from the logarithm of the harm that the pair predicts."""
+        in a line, from the logarithm of the sensitivity that the pair predicts."""
         pairs = np.array(list(itertools.product(SCALES, SCALES)))
         likelihood = -0.5 * np.square(np.log(pairs) / np.log(4.0)).sum(1)  # prior: factors of four are one deviation
         if len(done) >= LEAST_TRIALS:
             kinds = np.array([self._aims.weights({other: float(other == kind) for other in HARMS}) for kind in HARMS])
-            harms = np.array([self._aims.harms(t) for t in done]) @ kinds.T
+            sensitivities = np.array([self._aims.sensitivities(t) for t in done]) @ kinds.T
             lost = log_lost(np.array([t.values[0] for t in done]))
             for i, (prune, share) in enumerate(pairs):
-                harm = np.log(harms @ (prune, 1.0, share) + 1e-12)
-                likelihood[i] -= 0.5 * len(done) * np.log(_unexplained(harm, lost) + 1e-3)
+                sensitivity = np.log(sensitivities @ (prune, 1.0, share) + 1e-12)
+                likelihood[i] -= 0.5 * len(done) * np.log(_unexplained(sensitivity, lost) + 1e-3)
         chances = np.exp(likelihood - likelihood.max())
         prune, share = pairs[self._rng.choice(len(pairs), p=chances / chances.sum())]
         return {"prune": float(prune), "bits": 1.0, "share": float(share)}

@@ -16,7 +16,7 @@ LEAST_SHARE = 1e-4
 """Of the price of a whole bound, relative to the highest: a bound that is far from tight must be able to come back."""
 
 
-class Inside:
+class FeasibilityCheck:
     """The projection's budget and further `bounds` by metric, which must be among the problem's. `fixed` are values
     of knobs that are not decided."""
 
@@ -26,14 +26,14 @@ class Inside:
         self.countable = projection.bounds.keys() <= set(problem.metrics)
         """Whether nothing is bounded that cannot be counted."""
         self.columns = [problem.metrics.index(metric) for metric in self.bounds]
-        self.pull = {metric: 1 / bound for metric, bound in self.bounds.items()}
+        self.multipliers = {metric: 1 / bound for metric, bound in self.bounds.items()}
         """Prices of the bounded metrics, relative to one another."""
         self._limits = np.array([*self.bounds.values()])
         self._rest = np.zeros(len(self.bounds))  # what was not counted in the last estimate
 
-    def take(self, other: Inside) -> None:
+    def take(self, other: FeasibilityCheck) -> None:
         """What another one of the same bounds has learned."""
-        self.pull, self._rest = other.pull, other._rest
+        self.multipliers, self._rest = other.multipliers, other._rest
 
     def values(self, state: State) -> dict[str, Value]:
         """All knobs."""
@@ -63,12 +63,12 @@ class Inside:
         """By the sum of layers and what was not counted when last estimated: a tenth of the time."""
         return bool((self._rest + self._problem.counted(state)[self.columns] <= self._limits).all())
 
-    def pull_towards_tighter(self, state: State) -> None:
+    def raise_multipliers_of_tight_bounds(self, state: State) -> None:
         """Raise the prices of the metrics of which a plan leaves less."""
         used = self._bounded(self.estimate(state)) / self._limits
-        shares = np.array([*self.pull.values()]) * self._limits * used**4
+        shares = np.array([*self.multipliers.values()]) * self._limits * used**4
         shares = np.maximum(shares / shares.max(), LEAST_SHARE)
-        self.pull = dict(zip(self.bounds, (shares / self._limits).tolist(), strict=True))
+        self.multipliers = dict(zip(self.bounds, (shares / self._limits).tolist(), strict=True))
 
     def _bounded(self, metrics: Metrics) -> np.ndarray:
         return np.array([metrics[metric] for metric in self.bounds])

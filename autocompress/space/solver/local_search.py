@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from autocompress.space.solver.costs import ILLEGAL
-from autocompress.space.solver.feasibility import Inside
+from autocompress.space.solver.feasibility import FeasibilityCheck
 from autocompress.space.solver.problem import Problem, State
 
 MOVES = 60
@@ -16,22 +16,23 @@ TRIES = 16
 """Promising moves that are checked exactly before a plan counts as settled."""
 
 
-def improve(problem: Problem, inside: Inside, state: State, moves: int = MOVES) -> State:
-    """The most improving move that fits, again and again: a price finds only plans on the convex hull of harm and
+def swap_moves(problem: Problem, inside: FeasibilityCheck, state: State, moves: int = MOVES) -> State:
+    """The most improving move that fits, again and again: a price finds only plans on the convex hull of sensitivity
+    and
     size."""
     for _ in range(moves):
         found = list(_moves(problem, state, inside.columns))
         if not found:
             return state
         sites = np.array([site for site, _, _, _ in found])
-        harm = np.array([h for _, _, h, _ in found])
+        sensitivity = np.array([h for _, _, h, _ in found])
         cost = np.array([c for _, _, _, c in found])
-        pair_harm = harm[:, None] + np.append(harm, 0.0)  # the last column moves nothing else
+        pair_sensitivity = sensitivity[:, None] + np.append(sensitivity, 0.0)  # the last column moves nothing else
         pair_cost = cost[:, None] + np.append(cost, np.zeros((1, cost.shape[1])), 0)
-        good = (pair_harm < -1e-12) & (pair_cost <= inside.slack(state)).all(2)
+        good = (pair_sensitivity < -1e-12) & (pair_cost <= inside.slack(state)).all(2)
         good[:, :-1] &= sites[:, None] != sites
         first, second = np.nonzero(good)
-        for i in np.argsort(pair_harm[good], kind="stable")[:TRIES]:
+        for i in np.argsort(pair_sensitivity[good], kind="stable")[:TRIES]:
             one, other = found[first[i]][1], second[i]
             move = _both(state, one, found[other][1]) if other < len(found) else one
             if inside.fits(move):
@@ -43,28 +44,28 @@ def improve(problem: Problem, inside: Inside, state: State, moves: int = MOVES) 
 
 
 def _moves(problem: Problem, state: State, columns: list[int]) -> Iterator[tuple[str, State, float, np.ndarray]]:
-    """Changes of one site that could be worth it, with the site, and what harm and bounded costs change by."""
+    """Changes of one site that could be worth it, with the site, and what sensitivity and bounded costs change by."""
     now = {name: problem.costs_at(name, state.levels)[option] for name, option in state.options.items()}
     for group, level in state.levels.items():
-        harms = problem.group_harms[group]
-        for other in np.flatnonzero(np.isfinite(harms)).tolist():
+        sensitivities = problem.group_sensitivities[group]
+        for other in np.flatnonzero(np.isfinite(sensitivities)).tolist():
             if other != level:
                 levels = {**state.levels, group: other}
                 cost = sum((problem.costs_at(name, levels)[state.options[name]] - now[name]
                             for name in problem.touching[group]), np.zeros(len(problem.metrics)))
-                yield group, State(levels, state.options), harms[other] - harms[level], cost[columns]
+                yield group, State(levels, state.options), sensitivities[other] - sensitivities[level], cost[columns]
     for name, chosen in state.options.items():
-        costs, harms = problem.costs_at(name, state.levels), problem.harms[name]
-        for other in worth_it(harms, costs[:, columns]).tolist():
+        costs, sensitivities = problem.costs_at(name, state.levels), problem.sensitivities[name]
+        for other in worth_it(sensitivities, costs[:, columns]).tolist():
             if other != chosen:
                 yield (f"layer {name}", State(state.levels, {**state.options, name: other}),
-                       harms[other] - harms[chosen], (costs[other] - now[name])[columns])
+                       sensitivities[other] - sensitivities[chosen], (costs[other] - now[name])[columns])
 
 
-def worth_it(harm: np.ndarray, costs: np.ndarray) -> np.ndarray:
-    """Options that no other beats in harm and in every cost, `(n,)` and `(n, metrics)` → their numbers."""
-    candidates = np.flatnonzero(np.isfinite(harm) & (costs < ILLEGAL).all(1))
-    points = np.column_stack([costs, harm])[candidates]
+def worth_it(sensitivity: np.ndarray, costs: np.ndarray) -> np.ndarray:
+    """Options that no other beats in sensitivity and in every cost, `(n,)` and `(n, metrics)` → their numbers."""
+    candidates = np.flatnonzero(np.isfinite(sensitivity) & (costs < ILLEGAL).all(1))
+    points = np.column_stack([costs, sensitivity])[candidates]
     order = np.lexsort(points.T[::-1])  # whoever beats another comes before it
     if costs.shape[1] == 1:
         falling = points[order, 1]

@@ -8,13 +8,13 @@ import msgspec
 import numpy as np
 
 from autocompress.core.layer import Layer
-from autocompress.core.sensitivity import Damages
+from autocompress.core.sensitivity import SensitivityTable
 from autocompress.space.solver.costs import LayerCosts, Option, fixed_bytes, summed
 from autocompress.space.space import ALL_LAYERS, WHOLE, Space, Value
 from autocompress.techniques.quantize import KINDS
 
 HARMS = ("prune", "bits", "share")
-"""Kinds of harm in a sensitivity table."""
+"""Kinds of sensitivity in a sensitivity table."""
 
 
 class State(msgspec.Struct):
@@ -25,30 +25,36 @@ class State(msgspec.Struct):
 
 
 class Problem:
-    """The choices of one space. `keeps`: channels that a group can keep, all first. `costs`, `harms`: of the options of
-    a layer; `group_harms`: of the levels of a group; harms as last weighed. `touching`: layers that a group narrows,
+    """The choices of one space. `keeps`: channels that a group can keep, all first. `costs`, `sensitivities`: of the
+    options of
+    a layer; `group_sensitivities`: of the levels of a group; sensitivities as last weighed. `touching`: layers that a
+    group narrows,
     `beside`: groups that share one of them with it. `metrics`: what the columns of costs are.
     """
 
-    def __init__(self, space: Space, damages: Damages) -> None:
+    def __init__(self, space: Space, sensitivity_table: SensitivityTable) -> None:
         self._space, self.metrics = space, summed(space.profile)
         table, knobs = self._space.table, self._space.by_name
-        groups = [g for g in table.groups if f"prune:{g.name}" in knobs and g.name in damages.prune]
-        self.keeps = {g.name: np.array([g.channels, *sorted(damages.prune[g.name], reverse=True)]) for g in groups}
-        self._prune_harm = {g.name: np.array([0.0, *(damages.prune[g.name][int(k)] for k in self.keeps[g.name][1:])])
-                            for g in groups}
+        groups = [g for g in table.groups if f"prune:{g.name}" in knobs and g.name in sensitivity_table.prune]
+        self.keeps = {
+            g.name: np.array([g.channels, *sorted(sensitivity_table.prune[g.name], reverse=True)]) for g in groups
+        }
+        self._prune_sensitivity = {
+            g.name: np.array([0.0, *(sensitivity_table.prune[g.name][int(k)] for k in self.keeps[g.name][1:])])
+            for g in groups
+        }
         activation_bits = min((int(c) for k in knobs.values() if k.name == f"act:{ALL_LAYERS}" for c in k.choices),
                               default=32)
         self.layers = {layer.name: layer for layer in table.layers if layer.kind in KINDS}
         self.costs: dict[str, LayerCosts] = {}
-        self._option_harm: dict[str, dict[str, np.ndarray]] = {}
+        self._option_sensitivity: dict[str, dict[str, np.ndarray]] = {}
         for layer in self.layers.values():
-            offers = list(self._offers(layer, damages))
+            offers = list(self._offers(layer, sensitivity_table))
             beside = [operation for operation in table.operations if layer.name in operation.sources]
             self.costs[layer.name] = LayerCosts(layer, [option for option, _, _ in offers], self._space.profile,
                                                  32 if layer.name in space.unpaying else activation_bits, beside)
-            self._option_harm[layer.name] = {"bits": np.array([harm for _, harm, _ in offers]),
-                                             "share": np.array([harm for _, _, harm in offers])}
+            self._option_sensitivity[layer.name] = {"bits": np.array([sensitivity for _, sensitivity, _ in offers]),
+                                             "share": np.array([sensitivity for _, _, sensitivity in offers])}
         self.touching = {g.name: [x for x in self.layers if any(m.layer == x for m in g.members)] for g in groups}
         self._hangs = {x: [(g.name, m.side, m.per_channel) for g in groups for m in g.members if m.layer == x]
                        for x in self.layers}
@@ -59,33 +65,38 @@ class Problem:
         self._offered = {name: (np.array([o.bits for o in costs.options]), np.array([o.method for o in costs.options]),
                                 np.array([o.share for o in costs.options])) for name, costs in self.costs.items()}
         self._along: dict[tuple[str, str, tuple[int, ...]], np.ndarray] = {}
-        self.harms: dict[str, np.ndarray] = {}
-        self.group_harms: dict[str, np.ndarray] = {}
+        self.sensitivities: dict[str, np.ndarray] = {}
+        self.group_sensitivities: dict[str, np.ndarray] = {}
         self.fixed_bytes = {bits: fixed_bytes(bits) for bits in (*self._space.weight_bits, 32)}
 
-    def _offers(self, layer: Layer, damages: Damages) -> Iterator[tuple[Option, float, float]]:
-        """Options of a layer with the harm of its bits and of its factors."""
+    def _offers(self, layer: Layer, sensitivity_table: SensitivityTable) -> Iterator[tuple[Option, float, float]]:
+        """Options of a layer with the sensitivity of its bits and of its factors."""
         knobs = self._space.by_name
         bits, method = knobs.get(f"bits:{layer.name}"), knobs.get(f"method:{layer.name}")
-        known = damages.bits.get(layer.name, {})
+        known = sensitivity_table.bits.get(layer.name, {})
         choices = [int(choice) for choice in bits.choices] if bits else [32]
         widths = [b for b in choices if b >= 16 or b in known] or [max(choices)]
         shapes = [(WHOLE, 1.0, 0.0)]
         for name in (str(choice) for choice in (method.choices if method else ())):
-            shapes += [(name, share, harm) for share, harm in damages.share.get(layer.name, {}).get(name, {}).items()]
-        for name, share, harm in shapes:
-            yield from ((Option(b, name, share), known.get(b, 0.0), harm) for b in widths)
+            shapes += [
+                (name, share, sensitivity)
+                for share, sensitivity in sensitivity_table.share.get(layer.name, {}).get(name, {}).items()
+            ]
+        for name, share, sensitivity in shapes:
+            yield from ((Option(b, name, share), known.get(b, 0.0), sensitivity) for b in widths)
 
     def weigh(self, weights: Mapping[str, float], widths: Collection[int]) -> None:
-        """Set the harms that are solved for; widths that are not open do infinite harm."""
+        """Set the sensitivities that are solved for; widths that are not open do infinite sensitivity."""
         def weight(kind: str, site: str) -> float:
             return weights.get(kind, 1.0) * weights.get(f"{kind}:{site}", 1.0)
 
-        self.group_harms = {name: weight("prune", name) * harm for name, harm in self._prune_harm.items()}
-        for name, harm in self._option_harm.items():
-            total = weight("bits", name) * harm["bits"] + weight("share", name) * harm["share"]
+        self.group_sensitivities = {
+            name: weight("prune", name) * sensitivity for name, sensitivity in self._prune_sensitivity.items()
+        }
+        for name, sensitivity in self._option_sensitivity.items():
+            total = weight("bits", name) * sensitivity["bits"] + weight("share", name) * sensitivity["share"]
             shut = np.array([option.bits not in widths for option in self.costs[name].options])
-            self.harms[name] = np.where(shut, np.inf, total)
+            self.sensitivities[name] = np.where(shut, np.inf, total)
 
     def restrict(self, state: State, columns: Sequence[int], grow: bool) -> None:
         """Leave open only what `state` has and what costs no less than that (`grow`), or no more, in any of the metrics
@@ -93,11 +104,11 @@ class Problem:
         for group, level in state.levels.items():
             levels = np.arange(len(self.keeps[group]))
             shut = levels > level if grow else levels < level
-            self.group_harms[group] = np.where(shut, np.inf, self.group_harms[group])
+            self.group_sensitivities[group] = np.where(shut, np.inf, self.group_sensitivities[group])
         for name, chosen in state.options.items():
             costs = self.costs_at(name, state.levels)[:, columns]
             moved = costs >= costs[chosen] if grow else costs <= costs[chosen]
-            self.harms[name] = np.where(moved.all(1), self.harms[name], np.inf)
+            self.sensitivities[name] = np.where(moved.all(1), self.sensitivities[name], np.inf)
 
     def nearest(self, values: Mapping[str, Value]) -> State:
         """The state of a setting, its numbers moved to the nearest ones of the table."""
@@ -113,20 +124,25 @@ class Problem:
     def harms_of(self, values: Mapping[str, Value]) -> dict[str, float]:
         """Harm of a setting by knob, unweighed, its numbers moved to the nearest ones of the table."""
         state = self.nearest(values)
-        return {**{f"prune:{group}": float(self._prune_harm[group][level]) for group, level in state.levels.items()},
-                **{f"{kind}:{name}": float(harm[chosen]) for name, chosen in state.options.items()
-                   for kind, harm in self._option_harm[name].items()}}
+        return {
+            **{f"prune:{group}": float(self._prune_sensitivity[group][level]) for group, level in state.levels.items()},
+            **{
+                f"{kind}:{name}": float(sensitivity[chosen])
+                for name, chosen in state.options.items()
+                for kind, sensitivity in self._option_sensitivity[name].items()
+            },
+        }
 
-    def harm(self, state: State) -> float:
-        """The weighted harm of all its choices."""
-        total = sum(self.group_harms[group][level] for group, level in state.levels.items())
-        return float(total + sum(self.harms[name][chosen] for name, chosen in state.options.items()))
+    def sensitivity(self, state: State) -> float:
+        """The weighted sensitivity of all its choices."""
+        total = sum(self.group_sensitivities[group][level] for group, level in state.levels.items())
+        return float(total + sum(self.sensitivities[name][chosen] for name, chosen in state.options.items()))
 
     def untouched(self) -> State:
         """Nothing cut, the widest bits that are open."""
         def widest(name: str) -> int:
             widths, methods, _ = self._offered[name]
-            return int(np.where(np.isfinite(self.harms[name]), widths + 1000 * (methods == WHOLE), -1).argmax())
+            return int(np.where(np.isfinite(self.sensitivities[name]), widths + 1000 * (methods == WHOLE), -1).argmax())
 
         return State(dict.fromkeys(self.keeps, 0), {name: widest(name) for name in self.layers})
 

@@ -1,4 +1,4 @@
-"""Settings of least predicted harm for any budget, from the sensitivity table and exact costs.
+"""Settings of least predicted sensitivity for any budget, from the sensitivity table and exact costs.
 
 Prices find a plan on the hull (`hull`), single and paired moves use what it leaves (`moves`).
 """
@@ -9,11 +9,11 @@ import math
 from collections.abc import Mapping
 
 from autocompress.core.plan import Plan
-from autocompress.core.sensitivity import Damages
+from autocompress.core.sensitivity import SensitivityTable
 from autocompress.space.projection import Projection
-from autocompress.space.solver.feasibility import Inside
-from autocompress.space.solver.lagrangian import least_harm, settle
-from autocompress.space.solver.local_search import improve
+from autocompress.space.solver.feasibility import FeasibilityCheck
+from autocompress.space.solver.lagrangian import coordinate_descent, lagrangian_relaxation
+from autocompress.space.solver.local_search import swap_moves
 from autocompress.space.solver.problem import Problem, State
 from autocompress.space.space import Space, Value
 
@@ -28,15 +28,15 @@ DECIDED = ("prune", "bits", "method", "share")
 class Solver:
     """Solves one space for any budget inside that of its projection; table and space never change."""
 
-    def __init__(self, projection: Projection, damages: Damages) -> None:
-        self._projection, self._problem = projection, Problem(projection.space, damages)
+    def __init__(self, projection: Projection, sensitivity_table: SensitivityTable) -> None:
+        self._projection, self._problem = projection, Problem(projection.space, sensitivity_table)
         known = {metric: bound for metric, bound in projection.bounds.items() if metric in self._problem.metrics}
         self._original = projection.estimate(Plan())["size_bytes"]
         self.size_bytes = known.get("size_bytes", self._original)
         """The bound of the size; where there is none, the original's."""
         self._bounds = known or {"size_bytes": self.size_bytes}
         self._plain: dict[float | None, dict[str, Value]] = {}
-        self._known: dict[tuple[tuple[str, float], ...], Inside] = {}
+        self._known: dict[tuple[tuple[str, float], ...], FeasibilityCheck] = {}
 
     @property
     def space(self) -> Space:
@@ -54,10 +54,11 @@ class Solver:
 
     def solve(self, weights: Mapping[str, float] | None = None, bounds: Mapping[str, float] | None = None,
               fixed: Mapping[str, Value] | None = None) -> dict[str, Value]:
-        """Knob values of the plan of least harm inside the projection's budget and further `bounds` (see
+        """Knob values of the plan of least sensitivity inside the projection's budget and further `bounds` (see
         `costs.summed`).
 
-        `weights` scale harms, by kind (`prune`, `bits`, `share`), by knob (`prune:SITE`), or both: what training mends
+        `weights` scale sensitivities, by kind (`prune`, `bits`, `share`), by knob (`prune:SITE`), or both: what
+        training mends
         counts less. `fixed`: values of knobs that are not `DECIDED`. The untouched plan when it fits; when nothing
         does, the smallest.
         """
@@ -68,8 +69,8 @@ class Solver:
             return inside.values(untouched)
         best = self._best(inside, weights or {})
         if best is None:
-            return inside.values(settle(problem, dict.fromkeys(inside.bounds, 1e12), untouched))
-        return inside.values(improve(problem, inside, best))
+            return inside.values(coordinate_descent(problem, dict.fromkeys(inside.bounds, 1e12), untouched))
+        return inside.values(swap_moves(problem, inside, best))
 
     def plain(self, size_bytes: float | None = None) -> dict[str, Value]:
         """`solve` as the table has it, inside a size too where one is given; remembered."""
@@ -106,25 +107,26 @@ class Solver:
         def within(widths: set[int]) -> State | None:
             problem.weigh({}, widths)
             problem.restrict(state, inside.columns, grow)
-            found = least_harm(problem, inside, problem.untouched())
-            if found is None or not math.isfinite(problem.harm(found)):
+            found = lagrangian_relaxation(problem, inside, problem.untouched())
+            if found is None or not math.isfinite(problem.sensitivity(found)):
                 return None
-            return improve(problem, inside, found, QUICK_MOVES)
+            return swap_moves(problem, inside, found, QUICK_MOVES)
 
         found = [within(set(problem.fixed_bytes))]
         found += [within(widths) for widths in self._fewer_widths(found[0], inside, MUCH_SHARE)]
         problem.weigh({}, set(problem.fixed_bytes))
-        best = min((state for state in found if state is not None), key=problem.harm, default=None)
+        best = min((state for state in found if state is not None), key=problem.sensitivity, default=None)
         return self.propose({}, bounds, fixed) if best is None else inside.values(best)
 
-    def harms(self, values: Mapping[str, Value]) -> dict[str, float]:
-        """Predicted harm of a setting by knob (`prune:SITE`, `bits:SITE`, `share:SITE`), its numbers moved to the
+    def sensitivities(self, values: Mapping[str, Value]) -> dict[str, float]:
+        """Predicted sensitivity of a setting by knob (`prune:SITE`, `bits:SITE`, `share:SITE`), its numbers moved to
+        the
         nearest ones in the table."""
         return self._problem.harms_of(values)
 
-    def _inside(self, bounds: Mapping[str, float] | None, fixed: Mapping[str, Value] | None) -> Inside:
+    def _inside(self, bounds: Mapping[str, float] | None, fixed: Mapping[str, Value] | None) -> FeasibilityCheck:
         tighter = {metric: min(bound, self._bounds.get(metric, math.inf)) for metric, bound in (bounds or {}).items()}
-        return Inside(self._projection, self._problem, {**self._bounds, **tighter}, fixed or {})
+        return FeasibilityCheck(self._projection, self._problem, {**self._bounds, **tighter}, fixed or {})
 
     @property
     def _free_widths(self) -> set[int]:
@@ -133,7 +135,9 @@ class Solver:
     def _used(self, state: State) -> set[int]:
         return {self._problem.costs[name].options[chosen].bits for name, chosen in state.options.items()}
 
-    def _fewer_widths(self, state: State | None, inside: Inside, least_share: float = FIXED_SHARE) -> list[set[int]]:
+    def _fewer_widths(
+        self, state: State | None, inside: FeasibilityCheck, least_share: float = FIXED_SHARE
+    ) -> list[set[int]]:
         """Sets of widths to try instead of those that a plan uses, where unpacking costs more than a share of the size.
 
         The first layer of a width pays for unpacking all of them, which no price of a single layer sees. Where that is
@@ -149,26 +153,26 @@ class Solver:
         sets = [free | used - {bits} for bits in sorted(used)]
         return sets + [free | {bits} for bits in sorted(costly) if total > MUCH_SHARE * size_bytes]
 
-    def _best(self, inside: Inside, weights: Mapping[str, float]) -> State | None:
+    def _best(self, inside: FeasibilityCheck, weights: Mapping[str, float]) -> State | None:
         """The best plan on the hull; widths are given up as long as that helps."""
-        best = least_harm(self._problem, inside, self._problem.untouched())
+        best = lagrangian_relaxation(self._problem, inside, self._problem.untouched())
         for _ in range(len(self._problem.fixed_bytes)):
             tried = [state for widths in self._fewer_widths(best, inside)
                      if (state := self._restricted(inside, weights, widths)) is not None]
             if not tried:
                 break
-            state = min(tried, key=self._problem.harm)
-            if best is not None and self._problem.harm(state) >= self._problem.harm(best):
+            state = min(tried, key=self._problem.sensitivity)
+            if best is not None and self._problem.sensitivity(state) >= self._problem.sensitivity(best):
                 break
             best = state
         return best
 
-    def _restricted(self, inside: Inside, weights: Mapping[str, float], widths: set[int],
+    def _restricted(self, inside: FeasibilityCheck, weights: Mapping[str, float], widths: set[int],
                     quick: bool = False) -> State | None:
         """The best plan on the hull with these widths alone; when `quick`, a few moves from one near it."""
         self._problem.weigh(weights, widths)
-        state = least_harm(self._problem, inside, self._problem.untouched(), quick)
+        state = lagrangian_relaxation(self._problem, inside, self._problem.untouched(), quick)
         if state is not None and quick:
-            state = improve(self._problem, inside, state, QUICK_MOVES)
+            state = swap_moves(self._problem, inside, state, QUICK_MOVES)
         self._problem.weigh(weights, set(self._problem.fixed_bytes))
         return state
