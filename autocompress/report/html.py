@@ -9,7 +9,7 @@ from plotly.offline import get_plotlyjs
 
 from autocompress.core.evaluation import LATENCY
 from autocompress.core.front import minimised, non_dominated
-from autocompress.report import agreement, shares
+from autocompress.report import attribution_tables, rung_correlation
 from autocompress.report.files import GENERATOR, write_files
 from autocompress.report.page import POLICY, SCRIPT, STYLE
 from autocompress.report.plots import axes, pareto_figure, plan_figure, progress_figure, timings_figure
@@ -86,9 +86,9 @@ def _page(view: StudyView) -> str:
 {_section("The best plan", f"From input to output, {best}.", plot("plan", "The best plan, layer by layer"), True)}
 {_section("The best plan, layer by layer", "Bytes are packed weights and biases; scales and the graph come on top.",
           plan_table(view), True)}
-{_section("What each technique bought", shares.HINT,
-          shares.attribution_tables(view), True)}
-{_section("Do the rungs agree?", agreement.HINT, agreement.agreement_table(view), True)}
+{_section("What each technique bought", attribution_tables.HINT,
+          attribution_tables.attribution_tables(view), True)}
+{_section("Do the rungs agree?", rung_correlation.HINT, rung_correlation.agreement_table(view), True)}
 {_section("Progress", "", plot("progress", "Best accuracy so far"))}
 {_section("Where the time went", "", plot("timings", "Seconds by phase"))}
 {_section("Layers no technique touches", "", untouched_table(view), True)}

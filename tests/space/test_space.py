@@ -226,8 +226,8 @@ def test_faults_in_a_space_file_are_named(text: str, message: str) -> None:
 
 
 def test_a_former_name_is_read_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    spec = parse_space('schema = 1\n[quantize]\nroundings = ["feedback", "nearest"]', "old.toml")
-    assert spec == parse_space('schema = 1\n[quantize]\nroundings = ["gptq", "nearest"]', "new.toml")
+    spec = parse_space('schema = 1\nname = "old"\n[quantize]\nroundings = ["feedback", "nearest"]', "old.toml")
+    assert spec == parse_space('schema = 1\nname = "old"\n[quantize]\nroundings = ["gptq", "nearest"]', "new.toml")
     (record,) = caplog.records
     assert "old.toml: quantize.roundings: 'feedback' is now called 'gptq'" in record.getMessage()
 
