@@ -6,7 +6,7 @@
     ├── InfeasibleError          3    nothing fits the budget
     ├── EnvironmentFault         4    storage, network, missing package
     │   └── StorageError         4    the study's database cannot be used
-    └── Interrupted            130    stopped by the user; the study can be resumed
+    └── Interrupted            130    stopped by a signal; the study can be resumed
 
 A message says what must hold, what came, and what to do.
 """
@@ -56,7 +56,7 @@ class StorageError(EnvironmentFault):
 
 
 class Interrupted(AutocompressError):
-    """The user stopped the run; what was done is stored."""
+    """A signal stopped the run (Ctrl-C is one); what was done is stored."""
 
     exit_code = 130
     study: Path | None = None

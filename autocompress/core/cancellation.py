@@ -50,7 +50,7 @@ def checkpoint(what: str = "", done: int = 0, total: int = 0) -> None:
     """
     control = _control.get()
     if any(asked() for asked in control.should_stop):
-        raise TrialError("stopped by the user")
+        raise TrialError("stopped when the search was")
     if time.perf_counter() > control.deadline:
         raise OutOfTime("the time was up before it was done")
     if control.tell is not None and what:

@@ -42,6 +42,7 @@ class Stop:
         self._asked, self._over = threading.Event(), threading.Event()
         self._mode: Literal["now", "patient", "closing"] = "now"
         self._overdue = False
+        self._signal = int(signal.SIGINT)
         self._last_resort = _last_resort.get()
 
     def __call__(self) -> bool:
@@ -76,6 +77,7 @@ class Stop:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
             return
+        self._signal = number
         self._asked.set()
         if self._last_resort is not None:
             self._thread(self._end, LAST_SECONDS, self.interrupted(), CLOSING_SECONDS)
@@ -83,14 +85,15 @@ class Stop:
             raise StoppedNow
         if self._mode == "patient":
             # The signal may have come in the middle of a write to the stream that this goes to: another thread waits.
-            self._thread(log.warning, "stopping after the current step; press Ctrl-C again to stop now")
+            self._thread(log.warning, "stopping after the current step; Ctrl-C stops at once")
             self._thread(self._cut_off)
 
     def interrupted(self) -> Interrupted:
-        """The error that ends a run which was stopped."""
+        """The error that ends a run which was stopped; it says by what."""
+        by = f"stopped by {signal.Signals(self._signal).name}"
         if self.folder is None:
-            return Interrupted("stopped by the user before a study was begun: nothing was kept")
-        error = Interrupted(f"stopped by the user; everything is kept in {self.folder}, go on with --resume")
+            return Interrupted(f"{by} before a study was begun: nothing was kept")
+        error = Interrupted(f"{by}; everything is kept in {self.folder}, go on with --resume")
         error.study = self.folder
         return error
 

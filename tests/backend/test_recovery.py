@@ -160,7 +160,7 @@ def test_distillation_fails_on_nan_and_stops_when_asked() -> None:
     with pytest.raises(TrialError, match="nan"):
         distill(start, teacher, bench.data, Recipe(epochs=1), bench.calibration, 0)
     start, teacher = _start()
-    with pytest.raises(TrialError, match="stopped by the user"):
+    with pytest.raises(TrialError, match="stopped when the search was"):
         distill(start, teacher, bench.data, Recipe(epochs=1), bench.calibration, 0, should_stop=lambda: True)
 
 

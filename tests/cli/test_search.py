@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from autocompress.search.fidelity import EFFORTS
@@ -54,6 +56,21 @@ def test_resume_of_a_finished_search_changes_nothing(cli: Cli, finished: Any) ->
     for word in ("Test accuracy", "Size", "Latency here", "smaller", "pareto.html", "autocompress show", "model.onnx"):
         assert word in again.out
     assert again.err == "building the network\n"
+
+
+def test_a_warning_reaches_the_document_the_report_and_the_study(cli: Cli, task: Any, tmp_path: Path) -> None:
+    stored = np.load(task.folder / "data.npz")
+    np.savez(tmp_path / "turned.npz", x=stored["x"], y=(stored["y"] + 1) % 3)
+    out = cli("search", *task.flags[:4], "--data", f"npz:{tmp_path}/turned.npz", "--budget", "2.8kB", "--trials", "1",
+              "--effort", "fast", "--epochs", "1", "--out", str(tmp_path / "study"), "--json")
+    assert out.code == 0, out.err
+    told = {warned["code"]: warned["message"] for warned in out.document["warnings"]}
+    assert "label-order" in told and f"warning: {told['label-order']}" in out.err
+    page = Path(out.document["report"]).read_text()
+    assert f"Warning: {escape(told['label-order'])}" in page
+    shown = cli("show", str(tmp_path / "study"), "--json")
+    assert shown.document["warnings"] == out.document["warnings"]
+    assert told["label-order"] in cli("show", str(tmp_path / "study")).out
 
 
 def test_existing_study_is_not_overwritten(cli: Cli, finished: Any) -> None:

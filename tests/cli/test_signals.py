@@ -83,9 +83,9 @@ def search(tmp_path: Path, task: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_sigterm_while_tracing_ends_with_a_word_and_a_document(search: Callable[..., Run], tmp_path: Path) -> None:
     run = search().send_at("tracing and measuring", signal.SIGTERM)
     assert run.process.returncode == 130, run.said
-    assert run.document == {"error": {"code": 130, "message": "stopped by the user before a study was begun: nothing "
+    assert run.document == {"error": {"code": 130, "message": "stopped by SIGTERM before a study was begun: nothing "
                                                               "was kept"}}
-    assert "Traceback" not in run.said and "error: stopped by the user before" in run.said
+    assert "Traceback" not in run.said and "error: stopped by SIGTERM before" in run.said
     assert not (tmp_path / "study").exists(), "nothing was begun"
 
 

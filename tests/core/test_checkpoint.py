@@ -17,7 +17,7 @@ def test_outside_nothing_stops_and_nobody_is_told() -> None:
 
 
 def test_the_user_and_the_clock_both_stop_it() -> None:
-    with controlled(lambda: True), pytest.raises(TrialError, match="stopped by the user"):
+    with controlled(lambda: True), pytest.raises(TrialError, match="stopped when the search was"):
         checkpoint()
     with controlled(deadline=time.perf_counter() - 1), pytest.raises(OutOfTime):
         checkpoint()

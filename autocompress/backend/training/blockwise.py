@@ -116,7 +116,7 @@ class _Fit:
         began, order = time.perf_counter(), torch.empty(0, dtype=torch.long)
         for step in range(steps):
             if should_stop is not None and should_stop():
-                raise TrialError("stopped by the user")
+                raise TrialError("stopped when the search was")
             done = step / steps
             if until < math.inf:
                 done = max(done, (time.perf_counter() - began) / max(until - began, 1e-9))

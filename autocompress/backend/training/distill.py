@@ -186,7 +186,7 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
         if len(rows) < 2:
             continue  # BatchNorm cannot train on one sample
         if should_stop is not None and should_stop():
-            raise TrialError("stopped by the user")
+            raise TrialError("stopped when the search was")
         checkpoint("training", step, total if recipe.seconds is None else 0)
         done = schedule.done(step)
         if recipe.seconds is not None:
