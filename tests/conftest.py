@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Iterator
 
@@ -24,4 +25,37 @@ def onnx_operators_read_once() -> Iterator[None]:
     read = functools.cache(ONNXRegistry.from_torchlib)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(read))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def networks_exported_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let torch export each network once a session."""
+    if "torch" not in sys.modules:
+        yield
+        return
+    from exported_once import remembered_bytes, remembered_graph
+
+    from autocompress.export import template
+    from autocompress.study import original
+
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(template, "_export", remembered_graph(template._export, root / "graphs"))
+        patch.setattr(original, "plain_export", remembered_bytes(original.plain_export, root / "plain"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def short_searches() -> Iterator[None]:
+    """Let searches in this process train and time for a moment: how well a network recovers is shown elsewhere."""
+    from autocompress.export import timing
+    from autocompress.study import workbench
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workbench, "SHORT_STEPS", 4)
+        patch.setattr(workbench, "LONG_STEPS", 16)
+        patch.setattr(timing, "SLICE_SECONDS", 0.0003)
         yield

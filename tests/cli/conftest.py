@@ -63,6 +63,11 @@ def invoke(*args: str) -> Outcome:
     return Outcome(code, out.getvalue(), err.getvalue())
 
 
+@pytest.fixture(scope="module", autouse=True)
+def short(short_searches: None) -> None:
+    """Nothing here hangs on how well a network recovers."""
+
+
 @pytest.fixture(scope="session")
 def cli() -> Callable[..., Outcome]:
     """Run one command line in this process."""
