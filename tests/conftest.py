@@ -36,7 +36,7 @@ def networks_exported_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator
         return
     from exported_once import remembered_bytes, remembered_graph
 
-    from autocompress.export import template
+    from autocompress.formats.onnx import template
     from autocompress.study import original
 
     root = tmp_path_factory.getbasetemp()
@@ -51,7 +51,7 @@ def networks_exported_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.fixture(scope="module")
 def short_searches() -> Iterator[None]:
     """Let searches in this process train and time for a moment: how well a network recovers is shown elsewhere."""
-    from autocompress.export import timing
+    from autocompress.formats.onnx import timing
     from autocompress.study import workbench
 
     with pytest.MonkeyPatch.context() as patch:

@@ -88,41 +88,31 @@ class TechniqueContract:
         """Each small network in turn."""
         yield workbench(request.param)
 
-    def test_it_is_tried_at_all(self, bench: Workbench) -> None:
-        """At least one plan with a step for each network; every plan is legal."""
+    def test_a_candidate_works_is_settled_and_leaves_the_original_alone(self, bench: Workbench) -> None:
+        """At least one plan with a step for each network, and every plan legal. A plan works on a copy, gives equal
+        weights and receipts whatever the order of its steps, and a network whose outputs keep their shape and are
+        finite."""
+        before, expected = state_hash(bench.model), outputs(bench.model, bench.calibration)
         plans = self.plans(bench)
         assert plans
         for plan in plans:
             assert plan.steps
             check_plan(bench.table, plan, bench.profile)
-
-    def test_the_original_is_left_alone(self, bench: Workbench) -> None:
-        """A plan works on a copy."""
-        before = state_hash(bench.model)
-        for plan in self.plans(bench):
-            compressed = bench.compressor.compress(plan)
-            assert not {id(p) for p in compressed.model.parameters()} & {id(p) for p in bench.model.parameters()}
-        assert state_hash(bench.model) == before
-
-    def test_equal_plans_give_equal_weights_and_receipts(self, bench: Workbench) -> None:
-        """Nothing is left to chance or to the order of steps."""
-        for plan in self.plans(bench):
             first = bench.compressor.compress(plan)
+            assert not {id(p) for p in first.model.parameters()} & {id(p) for p in bench.model.parameters()}
+            assert {receipt.site for receipt in first.receipts} == {step.site for step in plan.steps}
+            scores = outputs(first.model, bench.calibration)
+            assert scores.shape == expected.shape
+            assert torch.isfinite(scores).all()
+            assert scores.std() > 0
             second = bench.compressor.compress(Plan.of(plan.steps[::-1]))
             assert state_hash(first.model) == state_hash(second.model)
             assert first.receipts == second.receipts
-            assert {receipt.site for receipt in first.receipts} == {step.site for step in plan.steps}
+        assert state_hash(bench.model) == before
 
-    def test_the_network_still_works(self, bench: Workbench) -> None:
-        """Outputs keep their shape and are finite."""
-        for plan in self.plans(bench):
-            scores = outputs(bench.compressor.compress(plan).model, bench.calibration)
-            assert scores.shape == outputs(bench.model, bench.calibration).shape
-            assert torch.isfinite(scores).all()
-            assert scores.std() > 0
-
-    def test_predicted_parts_are_the_real_modules(self, bench: Workbench) -> None:
-        """Shapes, groups, biases and parameters of every part, and no weighted module without a part."""
+    def test_predicted_parts_and_macs_are_the_real_ones(self, bench: Workbench) -> None:
+        """Shapes, groups, biases and parameters of every part, and no weighted module without a part. Arithmetic part
+        by part against a count on one forward pass; in total against thop, which counts pooling too."""
         for plan in self.plans(bench):
             folded = fold_norms(bench.compressor.restructure(plan), bench.table)
             parts = flatten(resolve(bench.table, plan))
@@ -143,19 +133,13 @@ class TechniqueContract:
             assert {part.name for part in parts if part.kind in ("conv", "linear", "recurrent")} == real
             params = sum(p.numel() for p in folded.model.parameters())
             assert estimate(bench.table, plan, bench.profile)["params"] == params
-
-    def test_predicted_macs_are_the_executed_ones(self, bench: Workbench) -> None:
-        """Part by part against a count on one forward pass; in total against thop, which counts pooling too."""
-        for plan in self.plans(bench):
-            folded = fold_norms(bench.compressor.restructure(plan), bench.table)
             counted = executed_macs(folded.model, bench.calibration[:1])
-            parts = flatten(resolve(bench.table, plan))
             predicted = {p.name: p.macs for p in parts if p.kind in ("conv", "linear", "recurrent")}
             assert predicted == counted
             if any(layer.kind == "other" for layer in bench.table.layers):
                 continue  # thop has rules of its own for recurrent cells and norms of layers
             pools = [module for module in folded.model.modules() if type(module).__name__.startswith("AdaptiveAvgPool")]
-            pooled = len(pools) * max(p.out_channels * (p.positions + 1) for p in flatten(resolve(bench.table, plan)))
+            pooled = len(pools) * max(p.out_channels * (p.positions + 1) for p in parts)
             macs = count_macs(folded.model, bench.data.input_shape, bench.data.dtype)
             assert 0 <= macs - sum(counted.values()) <= pooled
 

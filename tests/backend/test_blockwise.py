@@ -23,6 +23,7 @@ from autocompress.study.workbench import Workbench
 from autocompress.tasks.splits import TaskData
 from autocompress.testing.exporters import integers, sparse, structure
 from autocompress.testing.networks import NETWORKS, Residual, randomised_norms
+from autocompress.testing.parameters import every_network
 from autocompress.testing.techniques import outputs, state_hash, trained_workbench, workbench
 
 READERS = {
@@ -124,13 +125,13 @@ def test_a_network_that_lost_nothing_is_left_as_it_is(network: str) -> None:
     assert state_hash(done.model) == state_hash(bench.model)
 
 
-@pytest.mark.parametrize("network", sorted(NETWORKS))
+@pytest.mark.parametrize("network", every_network())
 def test_what_a_plan_asks_for_stays_and_no_unit_gets_worse(network: str) -> None:
     bench = workbench(network)
     start = bench.compressor.compress(_everything(bench))
     levels, masks = {n: (q.bits, q.levels.shape) for n, q in start.weights.items()}, dict(start.masks)
     before = state_hash(bench.model)
-    done = reconstruct_blocks(start, original(bench), bench.calibration, 30, 0)
+    done = reconstruct_blocks(start, original(bench), bench.calibration, 12, 0)
     assert state_hash(bench.model) == before
     assert {n: (q.bits, q.levels.shape) for n, q in done.weights.items()} == levels
     for name, weight in done.weights.items():
@@ -146,7 +147,8 @@ def test_what_a_plan_asks_for_stays_and_no_unit_gets_worse(network: str) -> None
     assert all(p.grad is None and p.requires_grad for p in done.model.parameters())
 
 
-@pytest.mark.parametrize("network", ["residual", "separable", "encoder", "lstm"])
+@pytest.mark.parametrize("network", ["residual", "encoder", *(
+    pytest.param(name, marks=pytest.mark.slow) for name in ("separable", "lstm"))])
 def test_the_whole_network_comes_nearer(network: str) -> None:
     bench = trained_workbench(network)
     start = bench.compressor.compress(Plan.of((*structure(bench).steps, *integers(bench, (3, 4), 8).steps)))
@@ -191,7 +193,7 @@ def test_distillation_goes_on_from_it() -> None:
     assert len([r for r in both.receipts if r.technique == "quantize"]) == len(plan.find("quantize"))
     alone = _recovered(bench, Recipe(epochs=2, batch=16), plan)
     assert state_hash(both.model) != state_hash(alone.model)
-    timed = _recovered(bench, Recipe(epochs=2, batch=16, block_steps=10**6, seconds=1.0), plan)
+    timed = _recovered(bench, Recipe(epochs=2, batch=16, block_steps=10**6, seconds=0.3), plan)
     assert [r.technique for r in timed.receipts if r.site == ""] == ["blockwise", "distill"], "it comes to an end"
 
 

@@ -72,7 +72,7 @@ class Rows(nn.Module):
         return scores
 
 
-@pytest.mark.parametrize("how", ["view", "last", "both"])
+@pytest.mark.parametrize("how", ["view", pytest.param("last", marks=pytest.mark.slow), "both"])
 def test_every_reading_is_exported_at_every_batch(how: str, capfd: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
     bench = Workbench(Rows(how).eval(), task_data((7, 6)), load_profile("host"), seed=0, folder=Path(os.devnull),

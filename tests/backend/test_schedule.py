@@ -57,14 +57,14 @@ def test_near_its_end_a_training_is_left_alone() -> None:
 def test_the_receipt_says_when_a_training_stopped(patience: int) -> None:
     bench = workbench("chain")
     teacher = Teacher(lambda inputs: outputs(bench.model, inputs), bench.data, 0, None)
-    still = Recipe(epochs=100, batch=16, learning_rate=1e-9, patience=patience)
+    still = Recipe(epochs=60, batch=16, learning_rate=1e-9, patience=patience)
     start = bench.compressor.compress(integers(bench, (8,), 8))
     done = distill(start, teacher, bench.data, still, bench.calibration, 0)
     facts = next(r.facts for r in done.receipts if r.technique == "distill")
     if patience:
-        assert facts["plateau_at_step"] == 20 + 2 * W - 1 and facts["steps"] < 3 * W
+        assert facts["plateau_at_step"] == 12 + 2 * W - 1 and facts["steps"] < 3 * W
     else:
-        assert facts["plateau_at_step"] is None and facts["steps"] == 400
+        assert facts["plateau_at_step"] is None and facts["steps"] == 240
 
 
 def test_without_a_weight_labels_are_not_looked_at() -> None:

@@ -87,7 +87,7 @@ def test_replacing_a_study_removes_what_it_wrote_and_nothing_else(study: Path, t
         assert {name for name, content in left.items() if content is not None} == set(mine)
 
 
-@tests(max_examples=25)
+@tests(max_examples=8)
 @given(tree=TREES, where=st.sampled_from(["artifact", "report"]))
 def test_a_report_and_an_artefact_replace_only_their_own(study: Path, tree: dict[str, bytes | None],
                                                          where: str) -> None:
