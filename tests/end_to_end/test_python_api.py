@@ -54,7 +54,7 @@ def test_without_time_for_predictions_the_search_goes_on(
         caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(run, "SENSITIVITY_SHARE", 0.0)
     monkeypatch.setattr(run, "_late", lambda settings, started: False)  # however slow this machine is
-    found = autocompress.search(model=trained, data=arrays, budget="9kB", trials=3, timeout="20s", out=tmp_path / "s",
+    found = autocompress.search(model=trained, data=arrays, budget="9kB", trials=3, timeout="6s", out=tmp_path / "s",
                                 seed=5)  # with another seed no prediction of an earlier search is kept
     assert "searching with TPE" in caplog.text
     assert "SolverSampler" not in set(found.trials["origin"]) and found.best is not None
@@ -157,7 +157,7 @@ def test_processes_find_the_same_kind_of_front(trained: nn.Module, arrays: Array
 
 
 def test_a_profile_fixes_widths_and_memory(trained: nn.Module, arrays: Arrays, tmp_path: Path) -> None:
-    result = autocompress.search(model=trained, data=arrays, profile="stm32h743", trials=4, epochs=1,
+    result = autocompress.search(model=trained, data=arrays, profile="stm32h743", trials=2, epochs=1,
                                  out=tmp_path / "study")
     for candidate in result.candidates:
         assert {s.args["weight_bits"] for s in candidate.plan.find("quantize").values()} == {8}
