@@ -137,27 +137,31 @@ def bench_of(base: Path, folder: Path) -> Workbench:
 
 def files(bench: Workbench, share: float) -> dict[str, bytes]:
     """One for each way; `share` of the channels of every group are gone."""
-    cut = [Step(group.name, "prune", {"keep": legal_keep(group, group.channels * (1 - share), bench.profile)})
-           for group in bench.table.groups if share]
-    layers = [layer.name for layer in bench.table.layers if layer.kind in ("conv", "linear") and layer.compressible]
+    cut = [Step(group.name, "prune", {"keep": legal_keep(group, group.channels * (1 - share), bench.evaluator.profile)})
+           for group in bench.network.table.groups if share]
+    layers = [
+        layer.name for layer in bench.network.table.layers if layer.kind in ("conv", "linear") and layer.compressible
+    ]
     made = {}
     for way in WAYS:
         args = {"weight_bits": way.bits, "activation_bits": 8}
         plan = Plan.of(cut + [Step(name, "quantize", args) for name in layers])
         compressing.rounded_weight = way.rounding  # type: ignore[assignment, attr-defined]
-        bench.compressor.forget()
-        made[way.name] = way.change(bench.build(bench.compressor.compress(plan)).data)
+        bench.network.compressor.forget()
+        made[way.name] = way.change(bench.network.write(bench.network.compressor.compress(plan)).data)
     return made
 
 
 def table(bench: Workbench, limit: int, share: float) -> str:
     """Everything as Markdown."""
-    chosen = bench.data.test.take(torch.arange(limit))
-    inputs, labels = bench.data.normalise(chosen.inputs).numpy(), chosen.targets.numpy()
-    original = Runtime(bench.baseline_file).logits(inputs)
+    chosen = bench.network.data.test.take(torch.arange(limit))
+    inputs, labels = bench.network.data.normalise(chosen.inputs).numpy(), chosen.targets.numpy()
+    original = Runtime(bench.network.writer.original_file).logits(inputs)
     made = files(bench, share)
-    runtimes = {"original": Runtime(bench.baseline_file)} | {name: Runtime(data) for name, data in made.items()}
-    times = time_files(runtimes, bench.example)
+    runtimes = {"original": Runtime(bench.network.writer.original_file)} | {
+        name: Runtime(data) for name, data in made.items()
+    }
+    times = time_files(runtimes, bench.network.example.numpy())
     lines = []
     for name, data in made.items():
         fused, written = runtimes[name].logits(inputs), Runtime(data, literal=True).logits(inputs)
@@ -175,7 +179,7 @@ def table(bench: Workbench, limit: int, share: float) -> str:
         print(lines[-1], flush=True)
     right = 100 * float((original.argmax(1) == labels).mean())
     return "\n".join([
-        f"The original: {len(bench.baseline_file):,} bytes, {right:.1f}%.", "",
+        f"The original: {len(bench.network.writer.original_file):,} bytes, {right:.1f}%.", "",
         "| weights | largest pair | bytes | fused % | written % | agree % | fused error % | error % | latency |",
         "|---|---|---|---|---|---|---|---|---|", *lines])
 

@@ -38,8 +38,8 @@ def main() -> None:
     targets = torch.cat([task.validation.targets, task.test.targets])
     with TemporaryDirectory() as folder, torch.no_grad():
         bench = Workbench(net, task, load_profile("host"), seed=0, folder=Path(folder), epochs=8)
-        space = build_space(bench.table, load_space("default"), bench.profile)
-        wanted = bench.model(inputs)
+        space = build_space(bench.network.table, load_space("default"), bench.evaluator.profile)
+        wanted = bench.network.model(inputs)
 
         def uniform(kilobytes: int, bits: int) -> Plan:
             return Projection(space, Budget(size_bytes=1000 * kilobytes)).project(space.uniform(bits)).plan
@@ -53,16 +53,16 @@ def main() -> None:
                 return chosen, heir
 
             with patch.object(relatives, "better_start", start), torch.enable_grad():
-                bench.evaluate(plan, 1)
-            model = bench.rebuild(plan, 1).model
-            bench.weights_path(plan, 1).unlink()  # the next one's relative is the wide one again
+                bench.evaluator.evaluate(plan, 1)
+            model = bench.trainer.rebuild(plan, 1).model
+            bench.trainer.weights_path(plan, 1).unlink()  # the next one's relative is the wide one again
             right = (model(inputs).argmax(1) == targets).float().mean()
             return before[0], divergence(model, inputs, wanted), float(right)
 
         wide = uniform(250, 4)
         with torch.enable_grad():
             for rung in (1, 2):
-                bench.evaluate(wide, rung)
+                bench.evaluator.evaluate(wide, rung)
         print("| plan | start | divergence before | after | accuracy |\n|---|---|---|---|---|")
         for kilobytes, bits in PLANS:
             for heir in (False, True):

@@ -43,25 +43,27 @@ def measure(network: str, base: Path, steps: int, images: int, scratch: Path) ->
     """Predict all, measure some."""
     on = Bench(network, base, "validation", images, scratch)
     bench = on.bench
-    space = build_space(bench.table, load_space("default"), bench.profile)
-    bench.compressor.statistics.moments(bench.table.layers[0].name)  # shared with every plan, and counted there
+    space = build_space(bench.network.table, load_space("default"), bench.evaluator.profile)
+    bench.network.compressor.statistics.moments(
+        bench.network.table.layers[0].name
+    )  # shared with every plan, and counted there
     began = time.process_time()
     with torch.no_grad():
-        for batch in bench.calibration.split(64):
-            bench.model(batch)
+        for batch in bench.network.calibration.split(64):
+            bench.network.model(batch)
     forward_s = time.process_time() - began
     options = [step for step, _ in study.options(space)]
     began = time.process_time()
-    sensitivities = predicted.sensitivity_table(bench.compressor, options)
+    sensitivities = predicted.sensitivity_table(bench.network.compressor, options)
     table_s = time.process_time() - began
     chosen = random.Random(SEED).sample(range(len(options)), min(steps, len(options)))
-    inputs = bench.data.normalise(on.split.inputs)
+    inputs = bench.network.data.normalise(on.split.inputs)
     with torch.no_grad():
-        original = bench.model(inputs).double()
+        original = bench.network.model(inputs).double()
     rows = []
     for number in chosen:
         with torch.no_grad():
-            answers = bench.compressor.compress(Plan.of([options[number]])).model(inputs).double()
+            answers = bench.network.compressor.compress(Plan.of([options[number]])).model(inputs).double()
         rows.append(
             {
                 "technique": options[number].technique,

@@ -108,7 +108,9 @@ def drawn_plan(bench: Any) -> Any:
     from autocompress.space.space import build_space
     from autocompress.space.spec import DropSpec, load_space
 
-    space = build_space(bench.table, msgspec.structs.replace(load_space("default"), drop=DropSpec()), bench.profile)
+    space = build_space(
+        bench.network.table, msgspec.structs.replace(load_space("default"), drop=DropSpec()), bench.evaluator.profile
+    )
     draw = random.Random(SEED)
     values = {knob.name: draw.choice(knob.choices) if knob.choices else draw.uniform(knob.low, 0.7 * knob.high)
               for knob in space.knobs}
@@ -159,27 +161,29 @@ def check_network(model: Any, shape: tuple[int, ...], classes: int) -> dict[str,
     bench = Workbench(model, task_data(shape, classes, SAMPLES), load_profile("host"), seed=SEED,
                       folder=Path(os.devnull), epochs=1)
     plan = drawn_plan(bench)
-    compressed = bench.compressor.compress(plan)
-    file = bench.build(compressed).data
-    inputs = bench.calibration
+    compressed = bench.network.compressor.compress(plan)
+    file = bench.network.write(compressed).data
+    inputs = bench.network.calibration
     found = {
         "input": shape[1],
         "params": sum(p.numel() for p in model.parameters()),
         "kept": sum(p.numel() for p in compressed.model.parameters()),
         "bytes": len(file),
-        "groups": len(bench.table.groups),
-        "blocks": len(bench.table.blocks),
-        "layers": sum(1 for layer in bench.table.layers if layer.kind in ("conv", "linear") and layer.compressible),
-        "locked": sum(1 for layer in bench.table.layers if layer.not_compressible_reason and layer.params),
-        "refused": len(bench.refused),
-        "reason": next(iter(bench.refused.values()), ""),
+        "groups": len(bench.network.table.groups),
+        "blocks": len(bench.network.table.blocks),
+        "layers": sum(
+            1 for layer in bench.network.table.layers if layer.kind in ("conv", "linear") and layer.compressible
+        ),
+        "locked": sum(1 for layer in bench.network.table.layers if layer.not_compressible_reason and layer.params),
+        "refused": len(bench.network.refused),
+        "reason": next(iter(bench.network.refused.values()), ""),
         "steps": {kind: len(plan.find(kind)) for kind in KINDS},
     }
-    executed = outputs(fold_norms(compressed, bench.table).model, inputs)
+    executed = outputs(fold_norms(compressed, bench.network.table).model, inputs)
     got = torch.from_numpy(Runtime(file).run(inputs.numpy()))
     found["error"] = difference(got, executed)
     if not found["error"] <= TOLERANCE:
-        exact = outputs(fold_norms(compressed, bench.table).model.double(), inputs.double()).float()
+        exact = outputs(fold_norms(compressed, bench.network.table).model.double(), inputs.double()).float()
         found["fault"] = (f"the file differs from the network by {found['error']:.2g}, "
                           f"which itself differs from float64 by {difference(executed, exact):.2g}")
     return found

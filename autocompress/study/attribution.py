@@ -132,7 +132,7 @@ def _most(shares: Mapping[str, TechniqueShare], estimated: Metrics, original: Me
 def _measure(bench: Workbench, plan: Plan, should_stop: Callable[[], bool]) -> tuple[Metrics, str]:
     """Metrics of the calibrated file, or why there are none."""
     try:
-        evaluation = bench.evaluate(plan, CALIBRATED, should_stop=should_stop)
+        evaluation = bench.evaluator.evaluate(plan, CALIBRATED, should_stop=should_stop)
     except AutocompressError:
         raise
     except OutOfTime:

@@ -43,31 +43,33 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
     answer differently on another CPU.
     """
     assert candidate.plan is not None and candidate.best is not None
-    data = bench.file_of(candidate.plan, candidate.best)
+    data = bench.evaluator.file_of(candidate.plan, candidate.best)
     bound = check_saturation(data)
-    runtime = Runtime(data, bench.threads)
-    _check_batches(runtime, bench.calibration[:BATCH].numpy())
-    validation = bench.accuracy(runtime, bench.data.validation)
+    runtime = Runtime(data, bench.evaluator.threads)
+    _check_batches(runtime, bench.network.calibration[:BATCH].numpy())
+    validation = bench.evaluator.accuracy(runtime, bench.network.data.validation)
     promised = candidate.metrics["accuracy"]
     if abs(validation - promised) > MAX_DEVIATION:
         raise AutocompressError(
             f"the exported file of trial {candidate.trial} must be as accurate as the trial, {100 * promised:.2f}% on "
             f"validation data, but reaches {100 * validation:.2f}%; nothing was written. Please report this")
-    original = Runtime(bench.baseline_file, bench.threads)
-    graph, before, after = bench.original.time_beside({"file": Runtime(data)}, bench.example, 100, 5.0)
-    own, originals = (bench.answers_of(file, bench.data.test) for file in (runtime, original))
-    trained = np.bincount(bench.data.train.targets.numpy(), minlength=bench.data.classes).tolist()
+    original = Runtime(bench.network.writer.original_file, bench.evaluator.threads)
+    graph, before, after = bench.evaluator.original.time_beside(
+        {"file": Runtime(data)}, bench.network.example.numpy(), 100, 5.0
+    )
+    own, originals = (bench.evaluator.answers_of(file, bench.network.data.test) for file in (runtime, original))
+    trained = np.bincount(bench.network.data.train.targets.numpy(), minlength=bench.network.data.classes).tolist()
     doubts = result_doubts(originals, own, trained)
     facts: dict[str, Any] = {
         "path": str(folder / "model.onnx"), "trial": candidate.trial, "rung": candidate.best.rung,
         "size_bytes": len(data),
         "accuracy": own.accuracy, **after["file"].metrics(),
         "baseline_accuracy": originals.accuracy,
-        "baseline_size_bytes": bench.original.size_bytes, **_of_baseline(before.metrics()),
+        "baseline_size_bytes": bench.evaluator.original.size_bytes, **_of_baseline(before.metrics()),
         "speedup": speedup(before, after["file"]),
-        "original": {"graph": graph, "note": bench.original.note},
+        "original": {"graph": graph, "note": bench.evaluator.original.note},
         "validation_accuracy": validation, "promised_accuracy": promised, "verified": True,
-        "outputs": bench.answers.meaning, "warnings": [msgspec.to_builtins(doubt) for doubt in doubts],
+        "outputs": bench.network.answers.meaning, "warnings": [msgspec.to_builtins(doubt) for doubt in doubts],
         "rarest": rarest(originals, own, trained),
     }
     manifest = {
@@ -81,17 +83,17 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
                        "integer_layers": bound.layers},
         "profile": description.profile, "budget": msgspec.to_builtins(description.budget), "seed": description.seed,
         "fingerprints": description.fingerprints, "versions": versions(),
-        "input": {"name": "input", "shape": ["N", *bench.data.input_shape],
-                  "dtype": str(bench.data.dtype).removeprefix("torch."),
-                  "scale": "pixels / 255" if bench.data.kind == PIXELS else "as given",
-                  "mean": list(bench.data.mean), "std": list(bench.data.std),
-                  **({"prepared": bench.data.prepared} if bench.data.prepared else {})},
-        "output": {"name": "output", "shape": ["N", bench.data.classes],
-                   "meaning": DESCRIPTIONS[bench.answers.meaning],
-                   **({"classes": list(bench.data.class_names)} if bench.data.class_names else {})},
+        "input": {"name": "input", "shape": ["N", *bench.network.data.input_shape],
+                  "dtype": str(bench.network.data.dtype).removeprefix("torch."),
+                  "scale": "pixels / 255" if bench.network.data.kind == PIXELS else "as given",
+                  "mean": list(bench.network.data.mean), "std": list(bench.network.data.std),
+                  **({"prepared": bench.network.data.prepared} if bench.network.data.prepared else {})},
+        "output": {"name": "output", "shape": ["N", bench.network.data.classes],
+                   "meaning": DESCRIPTIONS[bench.network.answers.meaning],
+                   **({"classes": list(bench.network.data.class_names)} if bench.network.data.class_names else {})},
     }
     manifest["latencies"] = _by_device(bench, candidate, description, facts)
-    write_artifact(folder, data, manifest, model_card(manifest, bench.data.name))
+    write_artifact(folder, data, manifest, model_card(manifest, bench.network.data.name))
     written = (folder / "model.onnx").read_bytes()
     if written != data:
         raise AutocompressError(f"{folder / 'model.onnx'} must hold the bytes that were verified, but does not")
@@ -138,4 +140,4 @@ def _by_device(bench: Workbench, candidate: Candidate, description: Description,
     return {device.id: {"source": "measured", "ms": facts["latency_ms"], "baseline_ms": facts["baseline_latency_ms"]}
             if device.latency == "measured" else
             {"source": "estimated", "ms": candidate.metrics[name], "baseline_ms": description.baseline[name]}
-            for name, device in bench.profile.latencies.items()}
+            for name, device in bench.evaluator.profile.latencies.items()}

@@ -74,16 +74,30 @@ def describe(folder: Path, name: str, asked: Options, constraints: Budget, bench
     """Write `study.json`; a resumed study keeps what it exported."""
     before = read_description(folder) if (folder / DESCRIPTION).exists() else None
     description = Description(
-        name=name, storage=shown_url(asked.storage or ""), seed=asked.seed, space=absolute(asked.space),
+        name=name,
+        storage=shown_url(asked.storage or ""),
+        seed=asked.seed,
+        space=absolute(asked.space),
         profile=absolute(asked.profile) if isinstance(asked.profile, str) else tuple(map(absolute, asked.profile)),
-        targets=tuple(device.id for device in bench.profile.targets), epochs=asked.epochs, effort=asked.effort,
-        sampler=asked.sampler, trials=asked.trials, budget=constraints,
+        targets=tuple(device.id for device in bench.evaluator.profile.targets),
+        epochs=asked.epochs,
+        effort=asked.effort,
+        sampler=asked.sampler,
+        trials=asked.trials,
+        budget=constraints,
         baseline=before.baseline if before else baseline,
-        sources=dict(bench.sources), table=bench.table, refused=bench.refused, given=_given(asked), timings=timings,
+        sources=dict(bench.evaluator.sources),
+        table=bench.network.table,
+        refused=bench.network.refused,
+        given=_given(asked),
+        timings=timings,
         fingerprints={k: str(identity[k]) for k in ("model", "data", "space", "profile")},
-        artifact=before.artifact if before else None, attribution=before.attribution if before else None,
-        sensitivities=before.sensitivities if before else {}, from_study=_start(asked, before),
-        unpaying=tuple(sorted(unpaying)))
+        artifact=before.artifact if before else None,
+        attribution=before.attribution if before else None,
+        sensitivities=before.sensitivities if before else {},
+        from_study=_start(asked, before),
+        unpaying=tuple(sorted(unpaying)),
+    )
     write_description(folder, description)
     return description
 

@@ -10,7 +10,7 @@ from autocompress.errors import TrialError
 from autocompress.formats.onnx.runtime import Runtime
 
 if TYPE_CHECKING:
-    from autocompress.study.workbench import Workbench
+    from autocompress.study.traced import TracedNetwork
 
 log = logging.getLogger(__name__)
 
@@ -18,20 +18,21 @@ LEAST_AGREEMENT = 0.98
 """Share of calibration samples to which the 8-bit file gives the original's class before it may teach in its place."""
 
 
-def integer_plan(bench: Workbench) -> Plan:
+def integer_plan(network: TracedNetwork) -> Plan:
     """8-bit weights and activations wherever a layer can have them."""
     return Plan.of([Step(layer.name, "quantize", {"weight_bits": 8, "activation_bits": 8})
-                    for layer in bench.table.layers if layer.kind in ("conv", "linear")
+                    for layer in network.table.layers if layer.kind in ("conv", "linear")
                     and not (layer.not_compressible_reason or layer.float_activations)])
 
 
-def answering_file(bench: Workbench) -> bytes | None:
-    """The original with 8-bit weights and activations, or None where there is no such file or it answers otherwise."""
+def int8_file(network: TracedNetwork, threads: int) -> bytes | None:
+    """The original's file with 8-bit weights and activations, or None where there is none or it answers otherwise."""
     try:
-        file = bench.build(bench.compressor.compress(integer_plan(bench))).data
+        file = network.write(network.compressor.compress(integer_plan(network))).data
     except TrialError as error:
         log.info("the original has no 8-bit file to learn from: %s", error)
         return None
-    inputs = bench.calibration.numpy()
-    classes = [Runtime(known, bench.threads).logits(inputs).argmax(1) for known in (file, bench.baseline_file)]
-    return file if (classes[0] == classes[1]).mean() >= LEAST_AGREEMENT else None
+    inputs = network.calibration.numpy()
+    integer, original = (Runtime(data, threads).logits(inputs).argmax(1)
+                         for data in (file, network.writer.original_file))
+    return file if (integer == original).mean() >= LEAST_AGREEMENT else None

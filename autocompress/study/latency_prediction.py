@@ -38,17 +38,17 @@ def predicted_metrics(profile: HardwareProfile, budget: Budget) -> frozenset[str
 def predicting(bench: Workbench, baseline: Metrics, budget: Budget) -> HardwareProfile:
     """The bench's profile, with estimates in place of what is measured where that is bounded. `baseline`: the
     original's measured metrics."""
-    profile = bench.profile
+    profile = bench.evaluator.profile
     measured = predicted_metrics(profile, budget)
     if not measured:
         return profile
     (name,) = measured  # there is one machine to measure on
     device = profile.latencies[name]
-    integers = integer_plan(bench)
+    integers = integer_plan(bench.network)
     ratio = _integer_ratio(bench, integers) if device.rates.get("int8") and integers.steps else None
 
     def taking(plan: Plan, known: HardwareProfile) -> float:
-        return estimate(bench.table, plan, known)["latency_ms"]
+        return estimate(bench.network.table, plan, known)["latency_ms"]
 
     known = calibrated(device, baseline[name], lambda p: taking(Plan(), p),
                        None if ratio is None else ratio * baseline[name], lambda p: taking(integers, p))
@@ -61,10 +61,10 @@ def _integer_ratio(bench: Workbench, plan: Plan) -> float | None:
     """How long the original at 8 bits takes, of its time in float, both timed in turn; None where there is no such
     file."""
     try:
-        files = {"float": Runtime(bench.baseline_file), "integers": Runtime(bench.build(
-            bench.compressor.compress(plan)).data)}
+        files = {"float": Runtime(bench.network.writer.original_file), "integers": Runtime(bench.network.write(
+            bench.network.compressor.compress(plan)).data)}
     except TrialError as error:
         log.info("8-bit layers are predicted by the profile's rates, because the original has no 8-bit file: %s", error)
         return None
-    timed = time_files(files, bench.example)
+    timed = time_files(files, bench.network.example.numpy())
     return float(np.median(timed["integers"].cpu_ms) / np.median(timed["float"].cpu_ms))

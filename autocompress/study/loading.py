@@ -91,19 +91,19 @@ def require_same_task(description: Description, loaded: LoadedModel, task: TaskD
 
 def _bench_in_child(loaded: LoadedModel, task: TaskData, asked: Options, folder: Path) -> Any:
     torch.set_num_threads(1)
-    return make_bench(loaded, task, asked, folder).evaluate
+    return make_bench(loaded, task, asked, folder).evaluator.evaluate
 
 
 def _reload_in_child(asked: Options, folder: Path) -> Any:
     torch.set_num_threads(1)
-    return make_bench(*load_task(asked), asked, folder).evaluate
+    return make_bench(*load_task(asked), asked, folder).evaluator.evaluate
 
 
 def make_pool(bench: Workbench, loaded: LoadedModel, task: TaskData, asked: Options, folder: Path,
           should_stop: Callable[[], bool]) -> Inline | Processes:
     """Where evaluations run: here, or in `jobs` processes that load the networks again."""
     if asked.jobs == 1:
-        return Inline(bench.evaluate, should_stop)
+        return Inline(bench.evaluator.evaluate, should_stop)
     if asked.model is None or isinstance(asked.model, str):
         # A class from a user's file cannot be unpickled elsewhere; the specs can be loaded again.
         return Processes(partial(_reload_in_child, asked, folder), asked.jobs, should_stop)

@@ -38,20 +38,20 @@ def blend(bench: Workbench, everyone: Sequence[Candidate], chosen: Candidate, bu
     others = _relatives(bench, everyone, chosen)
     if not others:
         return None
-    pot = [bench.rebuild(chosen.plan, start.rung, start.weights)]
+    pot = [bench.trainer.rebuild(chosen.plan, start.rung, start.weights)]
     kept: Evaluation | None = None
     end, each = time.perf_counter() + seconds, sum(v for phase, v in start.timings.items() if phase != "distill")
     for plan, evaluation in others:
         if should_stop() or time.perf_counter() + each > end:
             break
         try:
-            other = bench.rebuild(plan, evaluation.rung, evaluation.weights)
-            made = soup([*pot, other], bench.calibration)
-            measured = bench.measured(made, AVERAGED, {})
+            other = bench.trainer.rebuild(plan, evaluation.rung, evaluation.weights)
+            made = soup([*pot, other], bench.network.calibration)
+            measured = bench.evaluator.measured(made, AVERAGED, {})
         except TrialError:
             continue  # as an average it is no network; the members stay what they are
         if best_of([(kept or start).metrics, measured.metrics]) and budget.allows(measured.metrics, baseline_accuracy):
-            weights = save_weights(made, bench.weights_path(chosen.plan, AVERAGED))
+            weights = save_weights(made, bench.trainer.weights_path(chosen.plan, AVERAGED))
             pot, kept = [*pot, other], msgspec.structs.replace(measured, weights=weights)
     return kept
 
@@ -60,7 +60,7 @@ def _relatives(bench: Workbench, everyone: Sequence[Candidate], chosen: Candidat
     assert chosen.plan is not None and chosen.best is not None
     found = {(c.plan.fingerprint, e.rung): (e.metrics["accuracy"], c.plan, e)
              for c in everyone if c.plan is not None and _structure(c.plan) == _structure(chosen.plan)
-             for e in c.evaluations if 0 < e.rung < AVERAGED and bench.weights_path(c.plan, e.rung).is_file()}
+             for e in c.evaluations if 0 < e.rung < AVERAGED and bench.trainer.weights_path(c.plan, e.rung).is_file()}
     found.pop((chosen.plan.fingerprint, chosen.best.rung), None)
     ranked = sorted(found.values(), key=lambda one: (-one[0], one[1].fingerprint, one[2].rung))
     return [(plan, evaluation) for _, plan, evaluation in ranked[:RELATIVES]]

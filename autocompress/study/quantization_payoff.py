@@ -50,8 +50,8 @@ def unpaying_layers(bench: Workbench, spec: SpaceSpec) -> frozenset[str]:
     widths = (8, 32)
     open_ = spec.quantize is not None and (spec.quantize.activation_bits == "profile"
                                            or set(widths) <= set(spec.quantize.activation_bits))
-    if not open_ or bench.profile.targets or bench.profile.latency != "measured" \
-            or not set(widths) <= set(bench.profile.activation_bits):
+    if not open_ or bench.evaluator.profile.targets or bench.evaluator.profile.latency != "measured" \
+            or not set(widths) <= set(bench.evaluator.profile.activation_bits):
         return frozenset()
     try:
         return _Comparison(bench).unpaying()
@@ -64,9 +64,9 @@ class _Comparison:
     """Files of the original with 8-bit weights that differ in which layers have 8-bit activations."""
 
     def __init__(self, bench: Workbench) -> None:
-        plan = integer_plan(bench)
-        self._bench, self._folded = bench, fold_norms(bench.compressor.compress(plan), bench.table)
-        self._layers = [bench.table.by_name[step.site] for step in plan.steps]
+        plan = integer_plan(bench.network)
+        self._bench, self._folded = bench, fold_norms(bench.network.compressor.compress(plan), bench.network.table)
+        self._layers = [bench.network.table.by_name[step.site] for step in plan.steps]
 
     def unpaying(self) -> frozenset[str]:
         """Names of layers, none or all of them where that is the fastest."""
@@ -103,12 +103,19 @@ class _Comparison:
 
     def _file(self, quantised: Collection[str]) -> Runtime:
         bench = self._bench
-        built = build(bench.template, self._folded.model, self._folded.weights, set(), dict.fromkeys(quantised, 8),
-                      bench.calibration[:SAMPLES].numpy(), bench.threads)
+        built = build(
+            bench.network.writer.template,
+            self._folded.model,
+            self._folded.weights,
+            set(),
+            dict.fromkeys(quantised, 8),
+            bench.network.calibration[:SAMPLES].numpy(),
+            bench.evaluator.threads,
+        )
         return Runtime(built.data)
 
     def _times(self, first: Runtime, second: Runtime) -> tuple[float, float]:
-        timed = time_files({"first": first, "second": second}, self._bench.example, ROUNDS, SECONDS)
+        timed = time_files({"first": first, "second": second}, self._bench.network.example.numpy(), ROUNDS, SECONDS)
         return float(np.median(timed["first"].cpu_ms)), float(np.median(timed["second"].cpu_ms))
 
 

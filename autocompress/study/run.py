@@ -137,22 +137,22 @@ def _search(asked: Options, spec: SpaceSpec, profile: HardwareProfile, constrain
         stop.folder = folder
     notify(Event(kind="phase", text="tracing and measuring the original"))
     bench = make_bench(loaded, task, asked, folder)
-    for note in bench.notes:
+    for note in bench.network.notes:
         log.warning(note)
     kept = kept_float(asked, folder, lambda: unpaying_layers(bench, spec))
-    projection = Projection(build_space(bench.table, spec, profile, kept), constraints)
+    projection = Projection(build_space(bench.network.table, spec, profile, kept), constraints)
     projection.require_feasible()
-    bench.prepare()
+    bench.evaluator.prepare()
     before = time.perf_counter()
     timings = {"set-up": before - started}
-    baseline = bench.baseline()
+    baseline = bench.evaluator.baseline()
     timings["original"] = time.perf_counter() - before
     predicted = predicted_metrics(profile, constraints)
     if predicted:
-        space = build_space(bench.table, spec, predicting(bench, baseline, constraints), kept)
+        space = build_space(bench.network.table, spec, predicting(bench, baseline, constraints), kept)
         projection = Projection(space, constraints, predicted)
-    if bench.original_answers is not None:
-        for doubt in original_doubts(bench.original_answers, loaded.claimed, task.described):
+    if bench.evaluator.original_answers is not None:
+        for doubt in original_doubts(bench.evaluator.original_answers, loaded.claimed, task.described):
             warn(log, doubt)
     if asked.force_new_study:
         discard(folder)

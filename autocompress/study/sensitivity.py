@@ -26,7 +26,7 @@ def sensitivity(bench: Workbench, space: Space, seconds: float = math.inf) -> Se
     options,
     on fewer samples, where `seconds` are too short. TrialError where they are too short for any."""
     found = options(space)
-    by_step = sensitivities(bench.compressor, [step for step, _ in found], seconds)
+    by_step = sensitivities(bench.network.compressor, [step for step, _ in found], seconds)
     return SensitivityTable.of(
         (step, share, sensitivity)
         for (step, share), sensitivity in zip(found, by_step, strict=True)

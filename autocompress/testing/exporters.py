@@ -49,31 +49,37 @@ class ExporterContract:
 
     def test_an_empty_plan_is_the_original(self, bench: Workbench) -> None:
         """Norms folded, graph rewritten: the same numbers, at any batch size."""
-        compressed = bench.compressor.compress(Plan())
+        compressed = bench.network.compressor.compress(Plan())
         assert compressed.weights == {}
         data = self.write(bench, compressed)
         for count in (1, 7):
-            inputs = bench.calibration[:count]
-            assert _error(self.run(data, inputs.numpy()), bench.model, inputs) <= TOLERANCE
+            inputs = bench.network.calibration[:count]
+            assert _error(self.run(data, inputs.numpy()), bench.network.model, inputs) <= TOLERANCE
 
     def test_float_structure_is_exact(self, bench: Workbench) -> None:
         """A pruned and factored network is written as it is."""
-        compressed = bench.compressor.compress(structure(bench))
+        compressed = bench.network.compressor.compress(structure(bench))
         data = self.write(bench, compressed)
-        assert _error(self.run(data, bench.calibration.numpy()), compressed.model, bench.calibration) <= TOLERANCE
+        assert (
+            _error(self.run(data, bench.network.calibration.numpy()), compressed.model, bench.network.calibration)
+            <= TOLERANCE
+        )
 
     def test_integer_weights_are_exact(self, bench: Workbench) -> None:
         """Every width at once, activations in float: levels bit for bit, scores to rounding."""
         for turn in range(2):
             plan = integers(bench, self.widths[3 * turn:] + self.widths[:3 * turn], 32)
-            compressed = bench.compressor.compress(plan)
+            compressed = bench.network.compressor.compress(plan)
             data = self.write(bench, compressed)
-            expected = fold_norms(compressed, bench.table).weights
+            expected = fold_norms(compressed, bench.network.table).weights
             restored = self.levels(bench, compressed, data)
             assert set(restored) == set(expected)
             for name, weight in expected.items():
                 np.testing.assert_array_equal(restored[name], weight.levels.numpy(), err_msg=name)
-            assert _error(self.run(data, bench.calibration.numpy()), compressed.model, bench.calibration) <= TOLERANCE
+            assert (
+                _error(self.run(data, bench.network.calibration.numpy()), compressed.model, bench.network.calibration)
+                <= TOLERANCE
+            )
 
     @pytest.mark.parametrize("settings", [{"grid": "codebook"}, {"grid": "pow2"}, {"group": 32},
                                           {"grid": "codebook", "group": 64}, {"equalize": "activations"}], ids=str)
@@ -81,21 +87,24 @@ class ExporterContract:
         """Codebooks, powers of two and scales per group, beside one another and beside evenly spaced levels; and
         behind rescaled channels."""
         plan = Plan.of([*structure(bench).steps, *integers(bench, (3, 4, 2, 8, 6), 32, **settings).steps])
-        compressed = bench.compressor.compress(plan)
+        compressed = bench.network.compressor.compress(plan)
         data = self.write(bench, compressed)
-        expected = fold_norms(compressed, bench.table).weights
+        expected = fold_norms(compressed, bench.network.table).weights
         restored = self.levels(bench, compressed, data)
         for name, weight in expected.items():
             np.testing.assert_array_equal(restored[name], weight.levels.numpy(), err_msg=name)
-        assert _error(self.run(data, bench.calibration.numpy()), compressed.model, bench.calibration) <= TOLERANCE
+        assert (
+            _error(self.run(data, bench.network.calibration.numpy()), compressed.model, bench.network.calibration)
+            <= TOLERANCE
+        )
 
     def test_wide_activations_come_near(self, bench: Workbench) -> None:
         """16 bits of activations: next to nothing is lost, and no float weight is rounded behind one's back."""
         for widths, settings in (((8, 4), {}), ((4, 3), {"grid": "codebook"})):
-            compressed = bench.compressor.compress(integers(bench, widths, 16, **settings))
+            compressed = bench.network.compressor.compress(integers(bench, widths, 16, **settings))
             data = self.write(bench, compressed)
-            expected = outputs(compressed.model, bench.calibration).numpy()
-            inputs = bench.calibration.numpy()
+            expected = outputs(compressed.model, bench.network.calibration).numpy()
+            inputs = bench.network.calibration.numpy()
             # Calibration data is inside its own range but for what the least squared error clips.
             error = np.abs(self.run(data, inputs) - expected).mean() / np.abs(expected).max()
             assert error <= 1e-3
@@ -103,15 +112,18 @@ class ExporterContract:
     def test_everything_together(self, bench: Workbench) -> None:
         """Pruned, factored, integer weights and 8-bit activations: levels exact, scores near the network's."""
         steps = (*structure(bench).steps, *integers(bench, self.widths, 8).steps)
-        compressed = bench.compressor.compress(Plan.of(steps))
+        compressed = bench.network.compressor.compress(Plan.of(steps))
         data = self.write(bench, compressed)
-        expected = fold_norms(compressed, bench.table).weights
+        expected = fold_norms(compressed, bench.network.table).weights
         restored = self.levels(bench, compressed, data)
         for name, weight in expected.items():
             np.testing.assert_array_equal(restored[name], weight.levels.numpy(), err_msg=name)
-        scores = self.run(data, bench.calibration.numpy())
+        scores = self.run(data, bench.network.calibration.numpy())
         assert np.isfinite(scores).all()
-        assert np.corrcoef(scores.ravel(), outputs(compressed.model, bench.calibration).numpy().ravel())[0, 1] > 0.95
+        assert (
+            np.corrcoef(scores.ravel(), outputs(compressed.model, bench.network.calibration).numpy().ravel())[0, 1]
+            > 0.95
+        )
 
     def test_sparse_weights_are_exact(self, bench: Workbench) -> None:
         """Pruned, factored, sparse in every pattern that fits, integer weights of every width: the zeros and all other
@@ -119,48 +131,51 @@ class ExporterContract:
         for activation_bits in (8, 32):
             shape = structure(bench)
             steps = (*shape.steps, *sparse(bench, shape).steps, *integers(bench, self.widths, activation_bits).steps)
-            compressed = bench.compressor.compress(Plan.of(steps))
+            compressed = bench.network.compressor.compress(Plan.of(steps))
             data = self.write(bench, compressed)
-            folded = fold_norms(compressed, bench.table)
+            folded = fold_norms(compressed, bench.network.table)
             restored = self.levels(bench, compressed, data)
             for name, weight in folded.weights.items():
                 np.testing.assert_array_equal(restored[name], weight.levels.numpy(), err_msg=name)
                 assert name not in folded.masks or not restored[name][~folded.masks[name].kept.numpy()].any()
-        assert _error(self.run(data, bench.calibration.numpy()), compressed.model, bench.calibration) <= TOLERANCE
+        assert _error(self.run(data, bench.network.calibration.numpy()), compressed.model,
+                      bench.network.calibration) <= TOLERANCE
         for bits, tolerance in ((32, TOLERANCE), (16, 2e-3)):
             plan = Plan.of((*sparse(bench, Plan()).steps, *([] if bits == 32 else halves(bench).steps)))
-            compressed = bench.compressor.compress(plan)
+            compressed = bench.network.compressor.compress(plan)
             data = self.write(bench, compressed)
-            assert len(data) <= len(self.write(bench, bench.compressor.compress(Plan())))
-            assert _error(self.run(data, bench.calibration.numpy()), compressed.model, bench.calibration) <= tolerance
+            assert len(data) <= len(self.write(bench, bench.network.compressor.compress(Plan())))
+            assert _error(self.run(data, bench.network.calibration.numpy()), compressed.model,
+                          bench.network.calibration) <= tolerance
 
     def test_half_precision_weights(self, bench: Workbench) -> None:
         """16 bits: what is stored is what the network holds."""
-        compressed = bench.compressor.compress(halves(bench))
+        compressed = bench.network.compressor.compress(halves(bench))
         data = self.write(bench, compressed)
         # Folding multiplies by a norm's factor after rounding, and the file rounds again.
-        assert _error(self.run(data, bench.calibration.numpy()), compressed.model, bench.calibration) <= 2e-3
+        assert _error(self.run(data, bench.network.calibration.numpy()), compressed.model,
+                      bench.network.calibration) <= 2e-3
 
     def test_equal_candidates_have_equal_bytes(self, bench: Workbench) -> None:
         """Whatever the order in which their weights are listed."""
         plan = Plan.of((*structure(bench).steps, *integers(bench, self.widths, 8).steps))
-        first = bench.compressor.compress(plan)
-        second = bench.compressor.compress(plan)
+        first = bench.network.compressor.compress(plan)
+        second = bench.network.compressor.compress(plan)
         second.weights = dict(reversed(second.weights.items()))
         assert self.write(bench, first) == self.write(bench, second)
 
 
 def sites(bench: Workbench) -> list[str]:
     """Layers that can be quantised."""
-    return [layer.name for layer in bench.table.layers if layer.kind in KINDS and layer.compressible]
+    return [layer.name for layer in bench.network.table.layers if layer.kind in KINDS and layer.compressible]
 
 
 def integers(bench: Workbench, widths: tuple[int, ...], activation_bits: int, **settings: Scalar) -> Plan:
     """All layers as integers, the widths in turn; `settings` of the step wherever they are legal."""
-    floats = {layer.name for layer in bench.table.layers if layer.float_activations}
+    floats = {layer.name for layer in bench.network.table.layers if layer.float_activations}
     return Plan.of([Step(name, "quantize", quantize_args(
         widths[i % len(widths)], 32 if name in floats else activation_bits, {**DEFAULTS, **settings},
-        bench.table.by_name[name]))
+        bench.network.table.by_name[name]))
                     for i, name in enumerate(sites(bench))])
 
 
@@ -172,8 +187,8 @@ def halves(bench: Workbench) -> Plan:
 def sparse(bench: Workbench, before: Plan, patterns: tuple[str, ...] = ("2:4", UNSTRUCTURED, "1:4", "4:8"),
            density: float = 0.3, criterion: str = DEFAULT_CRITERION) -> Plan:
     """All layers sparse behind the plan `before`, the patterns in turn, unstructured where one does not fit."""
-    parts, steps = resolve(bench.table, before), []
-    for i, name in enumerate(layer.name for layer in bench.table.layers if can_be_sparse(layer)):
+    parts, steps = resolve(bench.network.table, before), []
+    for i, name in enumerate(layer.name for layer in bench.network.table.layers if can_be_sparse(layer)):
         pattern = patterns[i % len(patterns)]
         if pattern == UNSTRUCTURED or not all(fits(part, pattern) for part in parts[name]):
             args: dict[str, Scalar] = {"pattern": UNSTRUCTURED, "density": density}
@@ -185,9 +200,9 @@ def sparse(bench: Workbench, before: Plan, patterns: tuple[str, ...] = ("2:4", U
 
 def structure(bench: Workbench) -> Plan:
     """Every group halved, every layer factored that can be, its methods in turn."""
-    steps = [Step(group.name, "prune", {"keep": group.channels // 2}) for group in bench.table.groups]
-    parts = resolve(bench.table, Plan.of(steps))
-    for i, layer in enumerate(bench.table.layers):
+    steps = [Step(group.name, "prune", {"keep": group.channels // 2}) for group in bench.network.table.groups]
+    parts = resolve(bench.network.table, Plan.of(steps))
+    for i, layer in enumerate(bench.network.table.layers):
         methods = methods_for(layer)
         if methods:
             method = methods[i % len(methods)]

@@ -92,30 +92,30 @@ class TechniqueContract:
         """At least one plan with a step for each network, and every plan legal. A plan works on a copy, gives equal
         weights and receipts whatever the order of its steps, and a network whose outputs keep their shape and are
         finite."""
-        before, expected = state_hash(bench.model), outputs(bench.model, bench.calibration)
+        before, expected = state_hash(bench.network.model), outputs(bench.network.model, bench.network.calibration)
         plans = self.plans(bench)
         assert plans
         for plan in plans:
             assert plan.steps
-            check_plan(bench.table, plan, bench.profile)
-            first = bench.compressor.compress(plan)
-            assert not {id(p) for p in first.model.parameters()} & {id(p) for p in bench.model.parameters()}
+            check_plan(bench.network.table, plan, bench.evaluator.profile)
+            first = bench.network.compressor.compress(plan)
+            assert not {id(p) for p in first.model.parameters()} & {id(p) for p in bench.network.model.parameters()}
             assert {receipt.site for receipt in first.receipts} == {step.site for step in plan.steps}
-            scores = outputs(first.model, bench.calibration)
+            scores = outputs(first.model, bench.network.calibration)
             assert scores.shape == expected.shape
             assert torch.isfinite(scores).all()
             assert scores.std() > 0
-            second = bench.compressor.compress(Plan.of(plan.steps[::-1]))
+            second = bench.network.compressor.compress(Plan.of(plan.steps[::-1]))
             assert state_hash(first.model) == state_hash(second.model)
             assert first.receipts == second.receipts
-        assert state_hash(bench.model) == before
+        assert state_hash(bench.network.model) == before
 
     def test_predicted_parts_and_macs_are_the_real_ones(self, bench: Workbench) -> None:
         """Shapes, groups, biases and parameters of every part, and no weighted module without a part. Arithmetic part
         by part against a count on one forward pass; in total against thop, which counts pooling too."""
         for plan in self.plans(bench):
-            folded = fold_norms(bench.compressor.restructure(plan), bench.table)
-            parts = flatten(resolve(bench.table, plan))
+            folded = fold_norms(bench.network.compressor.restructure(plan), bench.network.table)
+            parts = flatten(resolve(bench.network.table, plan))
             for part in parts:
                 module = leaf_modules(folded, part)
                 if isinstance(module, nn.Linear):
@@ -132,15 +132,15 @@ class TechniqueContract:
             real = {name for name, module in folded.model.named_modules() if isinstance(module, WEIGHTED)}
             assert {part.name for part in parts if part.kind in ("conv", "linear", "recurrent")} == real
             params = sum(p.numel() for p in folded.model.parameters())
-            assert estimate(bench.table, plan, bench.profile)["params"] == params
-            counted = executed_macs(folded.model, bench.calibration[:1])
+            assert estimate(bench.network.table, plan, bench.evaluator.profile)["params"] == params
+            counted = executed_macs(folded.model, bench.network.calibration[:1])
             predicted = {p.name: p.macs for p in parts if p.kind in ("conv", "linear", "recurrent")}
             assert predicted == counted
-            if any(layer.kind == "other" for layer in bench.table.layers):
+            if any(layer.kind == "other" for layer in bench.network.table.layers):
                 continue  # thop has rules of its own for recurrent cells and norms of layers
             pools = [module for module in folded.model.modules() if type(module).__name__.startswith("AdaptiveAvgPool")]
             pooled = len(pools) * max(p.out_channels * (p.positions + 1) for p in parts)
-            macs = count_macs(folded.model, bench.data.input_shape, bench.data.dtype)
+            macs = count_macs(folded.model, bench.network.data.input_shape, bench.network.data.dtype)
             assert 0 <= macs - sum(counted.values()) <= pooled
 
 

@@ -55,9 +55,9 @@ class Arena:
         # Widths and rates of this machine's profile, but nothing is timed: the same plan has the same latency.
         self._profile = msgspec.structs.replace(load_profile("host"), latency="estimated")
         bench = self._bench(scratch / "first")
-        self.original = bench.baseline()
+        self.original = bench.evaluator.baseline()
         self.images = len(validation)
-        space_ = build_space(bench.table, self._spec, self._profile)
+        space_ = build_space(bench.network.table, self._spec, self._profile)
         projection = Projection(space_, Budget())
         least = {name: projection.estimate(projection.smallest(name))[name] for name in ("size_bytes", "latency_ms")}
         self.box = Box(WORST_ERROR, (least["size_bytes"], self.original["size_bytes"]),
@@ -75,8 +75,8 @@ class Arena:
 
     def _ready(self, bench: Workbench) -> None:
         """What the first evaluation of any contender would make, made; layers that plans share are forgotten."""
-        bench.evaluate(self._warm, 0)
-        bench.compressor.forget()
+        bench.evaluator.evaluate(self._warm, 0)
+        bench.network.compressor.forget()
 
     @contextmanager
     def run(self, seed: int, seconds: float) -> Iterator[Run]:
@@ -86,7 +86,7 @@ class Arena:
         shutil.copytree(self._scratch / "first" / "statistics", folder / "statistics", copy_function=os.link,
                         ignore=shutil.ignore_patterns(TABLE))
         bench = self._bench(folder)
-        space = build_space(bench.table, self._spec, self._profile)
+        space = build_space(bench.network.table, self._spec, self._profile)
         began = time.process_time()
         self._ready(bench)
         probe_s = time.process_time() - began
@@ -152,7 +152,7 @@ class Run:
             raise ValueError(f"searchers are compared on calibrated files, rung 0, but rung {rung} was asked for")
         began = self.spent_s
         try:
-            evaluation = self.bench.evaluate(plan, 0, seconds, should_stop, threads)
+            evaluation = self.bench.evaluator.evaluate(plan, 0, seconds, should_stop, threads)
         except TrialError:
             self.failed += 1
             raise
@@ -185,14 +185,16 @@ class Run:
 
     def test_accuracy(self, plan: Plan, rung: int = 0) -> float:
         """Of the file of a plan, on the test split."""
-        built = self.bench.build(self.bench.rebuild(plan, rung))
-        return self.bench.accuracy(Runtime(built.data, self.bench.threads), self.bench.data.test)
+        built = self.bench.network.write(self.bench.trainer.rebuild(plan, rung))
+        return self.bench.evaluator.accuracy(
+            Runtime(built.data, self.bench.evaluator.threads), self.bench.network.data.test
+        )
 
     def trained(self, plan: Plan, seconds: float) -> float:
         """Test accuracy after so many processor seconds of distillation."""
         processor = SimpleNamespace(**{**vars(time), "perf_counter": time.process_time})
         with mock.patch.object(distill, "time", processor), mock.patch.object(teacher, "time", processor):
-            self.bench.evaluate(plan, 1, seconds)  # whose clock is else the wall's
+            self.bench.evaluator.evaluate(plan, 1, seconds)  # whose clock is else the wall's
         return self.test_accuracy(plan, 1)
 
 

@@ -71,8 +71,8 @@ class Bench:
         chosen = getattr(data, split)
         self.split = chosen if limit is None else chosen.take(torch.arange(min(limit, len(chosen))))
         self.file = HERE / f"{network}.json"
-        self.results = self._kept(Results(network, split, len(self.split), self.bench.threads))
-        self.layers = [layer.name for layer in self.bench.table.layers
+        self.results = self._kept(Results(network, split, len(self.split), self.bench.evaluator.threads))
+        self.layers = [layer.name for layer in self.bench.network.table.layers
                        if layer.kind in ("conv", "linear") and layer.compressible]
 
     def _kept(self, empty: Results) -> Results:
@@ -85,7 +85,7 @@ class Bench:
     def ours(self, group: str, name: str, plan: Plan) -> None:
         """Apply a plan and score its file."""
         began = time.perf_counter()
-        compressed = self.bench.compressor.compress(plan)
+        compressed = self.bench.network.compressor.compress(plan)
         self.score(group, name, compressed, time.perf_counter() - began)
 
     def theirs(self, group: str, name: str, change: Callable[[nn.Module], None]) -> None:
@@ -96,25 +96,25 @@ class Bench:
 
     def changed(self, change: Callable[[nn.Module], None]) -> Compressed:
         """A copy of the network that another method changed."""
-        model = copy.deepcopy(self.bench.model)
+        model = copy.deepcopy(self.bench.network.model)
         change(model)
-        reestimate_norms(model, self.bench.calibration)
+        reestimate_norms(model, self.bench.network.calibration)
         return Compressed(model, Plan())
 
     def after_an_epoch(self, group: str, name: str, start: Compressed) -> None:
         """Distil for one epoch of the training split, then score."""
         began = time.perf_counter()
         bench = self.bench
-        distill(start, bench.teacher, bench.data, Recipe(epochs=1.0), bench.calibration, seed=0)
+        distill(start, bench.trainer.teacher, bench.network.data, Recipe(epochs=1.0), bench.network.calibration, seed=0)
         self.score(group, name, start, time.perf_counter() - began)
 
     def score(self, group: str, name: str, compressed: Compressed, seconds: float) -> None:
         """Build the file and score it."""
-        self.score_file(group, name, self.bench.build(compressed).data, seconds)
+        self.score_file(group, name, self.bench.network.write(compressed).data, seconds)
 
     def score_file(self, group: str, name: str, file: bytes, seconds: float) -> None:
         """Accuracy of a file on the split."""
-        accuracy = self.bench.accuracy(Runtime(file, self.bench.threads), self.split)
+        accuracy = self.bench.evaluator.accuracy(Runtime(file, self.bench.evaluator.threads), self.split)
         self.add(Row(group, name, len(file), accuracy, seconds))
 
     def add(self, found: Row | Cost) -> None:

@@ -17,7 +17,7 @@ REPEATS = 3
 
 def cost_rows(on: Bench) -> None:
     """Milliseconds of processor, the median of `REPEATS`."""
-    bench, compressor = on.bench, on.bench.compressor
+    bench, compressor = on.bench, on.bench.network.compressor
     began = time.process_time()
     compressor.statistics.moments("")
     on.add(Cost("moments of all inputs, once a network", _since(began)))
@@ -38,7 +38,7 @@ def cost_rows(on: Bench) -> None:
                 compressor.rounded(structured)
                 into.append(_since(began))
             began = time.process_time()
-            reestimate_norms(structured.model, bench.calibration)
+            reestimate_norms(structured.model, bench.network.calibration)
             passes.append(_since(began))
         on.add(Cost(name, *(statistics.median(times) for times in (first, again, passes))))
 

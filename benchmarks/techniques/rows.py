@@ -32,8 +32,14 @@ RANK_SHARE = 0.25
 def pruned(on: Bench, share: float, criterion: str | None = None) -> Plan:
     """A share of the channels of every group gone."""
     named: dict[str, Scalar] = {} if criterion is None else {"criterion": criterion}
-    return Plan.of([Step(g.name, "prune", {"keep": legal_keep(g, g.channels * (1 - share), on.bench.profile), **named})
-                    for g in on.bench.table.groups])
+    return Plan.of(
+        [
+            Step(
+                g.name, "prune", {"keep": legal_keep(g, g.channels * (1 - share), on.bench.evaluator.profile), **named}
+            )
+            for g in on.bench.network.table.groups
+        ]
+    )
 
 
 def quantized(on: Bench, weight_bits: int, activation_bits: int = 32, **settings: Scalar) -> Plan:
@@ -44,16 +50,16 @@ def quantized(on: Bench, weight_bits: int, activation_bits: int = 32, **settings
 
 def factored(on: Bench, method: str) -> Plan:
     """Every layer that the method serves at `RANK_SHARE` of its weights."""
-    parts = resolve(on.bench.table, Plan())
-    return Plan.of([Step(layer.name, "decompose", {"method": method, **args}) for layer in on.bench.table.layers
+    parts = resolve(on.bench.network.table, Plan())
+    return Plan.of([Step(layer.name, "decompose", {"method": method, **args}) for layer in on.bench.network.table.layers
                     if method in methods_for(layer)
                     and (args := rank_args(parts[layer.name][0], method, RANK_SHARE, 1)) is not None])
 
 
 def sparse(on: Bench, args: dict[str, Scalar], bits: int) -> Plan:
     """Every layer that the pattern fits."""
-    parts = resolve(on.bench.table, Plan())
-    steps = [Step(layer.name, "sparsify", args) for layer in on.bench.table.layers
+    parts = resolve(on.bench.network.table, Plan())
+    steps = [Step(layer.name, "sparsify", args) for layer in on.bench.network.table.layers
              if can_be_sparse(layer) and fits(parts[layer.name][0], str(args["pattern"]))]
     return Plan.of([*steps, *(quantized(on, bits).steps if bits < 32 else ())])
 
@@ -63,7 +69,7 @@ def torch_pruning(on: Bench, model: nn.Module, share: float) -> None:
     import torch_pruning
 
     torch_pruning.pruner.MagnitudePruner(
-        model, on.bench.calibration[:2], importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
+        model, on.bench.network.calibration[:2], importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
         pruning_ratio=share, ignored_layers=[m for m in model.modules() if isinstance(m, nn.Linear)]).step()
 
 
@@ -106,7 +112,7 @@ def onnxruntime_quantized(on: Bench) -> bytes:
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self._batches = iter(np.array_split(on.bench.calibration[:256].numpy(), 4))
+            self._batches = iter(np.array_split(on.bench.network.calibration[:256].numpy(), 4))
 
         def get_next(self) -> dict[str, Any] | None:
             batch = next(self._batches, None)
@@ -114,7 +120,7 @@ def onnxruntime_quantized(on: Bench) -> bytes:
 
     with TemporaryDirectory() as scratch:
         before, after = Path(scratch) / "float.onnx", Path(scratch) / "int8.onnx"
-        before.write_bytes(on.bench.baseline_file)
+        before.write_bytes(on.bench.network.writer.original_file)
         quantization.quantize_static(before, after, Reader(), per_channel=True)
         return after.read_bytes()
 
@@ -182,4 +188,4 @@ def epoch_rows(on: Bench) -> None:
              "ours, 20% of the weights kept, 4 bits": sparse(on, {"pattern": UNSTRUCTURED, "density": 0.2}, 4)}
     for name, plan in plans.items():
         if plan.steps:
-            on.after_an_epoch("after one epoch", name, on.bench.compressor.compress(plan))
+            on.after_an_epoch("after one epoch", name, on.bench.network.compressor.compress(plan))

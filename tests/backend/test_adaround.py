@@ -91,13 +91,13 @@ def test_degenerate_layers_are_rounded_or_named() -> None:
 @pytest.mark.parametrize("network", ["residual"])
 def test_on_a_network_no_layer_is_worse_than_nearest(network: str) -> None:
     bench = workbench(network)
-    compressor = bench.compressor
+    compressor = bench.network.compressor
     rounded = {way: compressor.compress(integers(bench, (2, 3, 4), 32, rounding=way)).weights
                for way in ("nearest", "adaround")}
     better = 0
     for name, nearest in rounded["nearest"].items():
         moments = compressor.statistics.moments(name)
-        weight = bench.model.get_submodule(name).weight
+        weight = bench.network.model.get_submodule(name).weight
         assert moments is not None
         assert isinstance(weight, Tensor)
         hessian = damped(compressor._weighing(name, moments))

@@ -43,50 +43,61 @@ def bench() -> Workbench:
 
 
 def test_heads_and_widths_of_a_transformer_are_sites(bench: Workbench) -> None:
-    found = {group.name: (group.channels, group.heads) for group in bench.table.groups}
+    found = {group.name: (group.channels, group.heads) for group in bench.network.table.groups}
     assert found == {f"{ATTENTION}.qkv": (4, True), "encoder.layers.encoder_layer_0.mlp.0": (64, False)}
-    heads = bench.table.groups[0]
+    heads = bench.network.table.groups[0]
     assert {(m.layer, m.side, m.per_channel) for m in heads.members} == {
         (f"{ATTENTION}.qkv", "out", 36), (f"{ATTENTION}.proj", "in", 12)}
-    assert bench.table.by_name[f"{ATTENTION}.qkv"].compressible
-    torch.testing.assert_close(outputs(bench.model, bench.calibration), outputs(transformer(), bench.calibration),
-                               rtol=1e-4, atol=1e-5)
+    assert bench.network.table.by_name[f"{ATTENTION}.qkv"].compressible
+    torch.testing.assert_close(
+        outputs(bench.network.model, bench.network.calibration),
+        outputs(transformer(), bench.network.calibration),
+        rtol=1e-4,
+        atol=1e-5,
+    )
 
 
 @pytest.mark.parametrize("kept", [[1], [0, 3], [1, 2, 3]])
 def test_cutting_a_head_is_the_same_as_not_reading_it(bench: Workbench, kept: list[int]) -> None:
-    items = bench.compressor.coupling.items
+    items = bench.network.compressor.coupling.items
     choice = {f"{ATTENTION}.qkv": np.array(kept)}
-    cut, unread = (with_open_heads(transformer(), bench.calibration[:2])[0] for _ in range(2))
+    cut, unread = (with_open_heads(transformer(), bench.network.calibration[:2])[0] for _ in range(2))
     cut_channels(cut, items, choice)
     with torch.no_grad():
         gone = removed_indices(items, choice)[f"{ATTENTION}.proj", "in"]
         unread.get_submodule(f"{ATTENTION}.proj").weight[:, sorted(gone)] = 0  # type: ignore[index, operator]
-    scores = outputs(cut, bench.calibration)
-    torch.testing.assert_close(scores, outputs(unread, bench.calibration), rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(scores, outputs(bench.model, bench.calibration), rtol=1e-2)
+    scores = outputs(cut, bench.network.calibration)
+    torch.testing.assert_close(scores, outputs(unread, bench.network.calibration), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(scores, outputs(bench.network.model, bench.network.calibration), rtol=1e-2)
 
 
-def test_a_transformer_with_fewer_heads_is_one_file_of_the_predicted_size(bench: Workbench,
-                                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_transformer_with_fewer_heads_is_one_file_of_the_predicted_size(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Built from the skeleton, without another export, in float and with 8-bit weights."""
-    monkeypatch.setattr("autocompress.study.workbench.export_template", lambda *_: pytest.fail("exported afresh"))
-    keep = {group.name: legal_keep(group, group.channels / 2, bench.profile) for group in bench.table.groups}
+    monkeypatch.setattr("autocompress.study.file_writer.export_template", lambda *_: pytest.fail("exported afresh"))
+    keep = {
+        group.name: legal_keep(group, group.channels / 2, bench.evaluator.profile)
+        for group in bench.network.table.groups
+    }
     assert keep[f"{ATTENTION}.qkv"] == 2
     steps = [Step(name, "prune", {"keep": count}) for name, count in keep.items()]
-    eight = [Step(layer.name, "quantize", {"weight_bits": 8, "activation_bits": 32}) for layer in bench.table.layers
-             if layer.kind in ("conv", "linear") and layer.compressible]
+    eight = [
+        Step(layer.name, "quantize", {"weight_bits": 8, "activation_bits": 32})
+        for layer in bench.network.table.layers
+        if layer.kind in ("conv", "linear") and layer.compressible
+    ]
     for plan in (Plan.of(steps), Plan.of([*steps, *eight])):
-        compressed = bench.compressor.compress(plan)
-        built = bench.build(compressed)
-        expected = outputs(compressed.model, bench.calibration).numpy()
-        got = Runtime(built.data).run(bench.calibration.numpy())
+        compressed = bench.network.compressor.compress(plan)
+        built = bench.network.write(compressed)
+        expected = outputs(compressed.model, bench.network.calibration).numpy()
+        got = Runtime(built.data).run(bench.network.calibration.numpy())
         assert np.abs(got - expected).max() <= 1e-3 * np.abs(expected).max()
-        predicted = estimate(bench.table, plan, bench.profile)
+        predicted = estimate(bench.network.table, plan, bench.evaluator.profile)
         assert abs(predicted["size_bytes"] - len(built.data)) <= 0.01 * len(built.data)
-        folded = fold_norms(compressed, bench.table).model
+        folded = fold_norms(compressed, bench.network.table).model
         assert predicted["params"] == sum(p.numel() for p in folded.parameters())
-        for part in flatten(resolve(bench.table, plan)):
+        for part in flatten(resolve(bench.network.table, plan)):
             if part.kind in ("conv", "linear"):
                 assert part.weights == folded.get_submodule(part.name).weight.numel()  # type: ignore[operator, union-attr]
 

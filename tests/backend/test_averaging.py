@@ -34,9 +34,15 @@ def test_a_moving_average_is_the_one_by_hand() -> None:
 
 def _trained(plan: Plan, seed: int, average: float = 0.0) -> Compressed:
     bench = workbench("chain")
-    teacher = Teacher(lambda inputs: outputs(bench.model, inputs), bench.data, 0, None)
-    return distill(bench.compressor.compress(plan), teacher, bench.data, Recipe(epochs=4, batch=16, average=average),
-                   bench.calibration, seed)
+    teacher = Teacher(lambda inputs: outputs(bench.network.model, inputs), bench.network.data, 0, None)
+    return distill(
+        bench.network.compressor.compress(plan),
+        teacher,
+        bench.network.data,
+        Recipe(epochs=4, batch=16, average=average),
+        bench.network.calibration,
+        seed,
+    )
 
 
 def test_a_training_ships_the_average_of_weights_and_scales() -> None:
@@ -58,9 +64,9 @@ def _plans() -> tuple[Plan, Plan]:
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_a_soup_of_equals_is_they(count: int, trained: bool) -> None:
     bench = workbench("chain")
-    member = _trained(_plans()[0], 0) if trained else bench.compressor.compress(_plans()[0])
+    member = _trained(_plans()[0], 0) if trained else bench.network.compressor.compress(_plans()[0])
     before = state_hash(member.model)
-    made = soup([member] * count, bench.calibration)
+    made = soup([member] * count, bench.network.calibration)
     for name, tensor in made.model.named_parameters():
         torch.testing.assert_close(tensor, member.model.get_parameter(name), rtol=1e-6, atol=1e-7)
     for name, weight in member.weights.items():
@@ -74,7 +80,7 @@ def test_a_soup_of_equals_is_they(count: int, trained: bool) -> None:
 def test_a_soup_is_the_mean_before_rounding_in_the_first_ones_widths(other: int) -> None:
     bench, plans = workbench("chain"), _plans()
     members = [_trained(plans[0], 0), _trained(plans[other], 1)]
-    made = soup(members, bench.calibration)
+    made = soup(members, bench.network.calibration)
     assert made.weights.keys() == made.latent.keys() == members[0].weights.keys()
     for name, weight in made.weights.items():
         mean = (members[0].latent[name] + members[1].latent[name]) / 2
@@ -84,27 +90,29 @@ def test_a_soup_is_the_mean_before_rounding_in_the_first_ones_widths(other: int)
         if not other:
             scales = [member.weights[name].scale for member in members]
             torch.testing.assert_close(weight.scale, (scales[0] + scales[1]) / 2)
-    bench.build(made)
+    bench.network.write(made)
 
 
 def test_only_alike_structures_are_averaged() -> None:
     bench = workbench("chain")
-    group = bench.table.groups[0]
-    members = [bench.compressor.compress(Plan.of([Step(group.name, "prune", {"keep": 8, "criterion": criterion})]))
-               for criterion in ("l1", "random", "l2")]
+    group = bench.network.table.groups[0]
+    members = [
+        bench.network.compressor.compress(Plan.of([Step(group.name, "prune", {"keep": 8, "criterion": criterion})]))
+        for criterion in ("l1", "random", "l2")
+    ]
     kept = [member.receipts[0].facts["kept"] for member in members]
     strangers = next((a, b) for a in range(3) for b in range(a) if kept[a] != kept[b])
     for pair in (strangers, (0, None)):
-        chosen = [bench.compressor.compress(Plan()) if i is None else members[i] for i in pair]
+        chosen = [bench.network.compressor.compress(Plan()) if i is None else members[i] for i in pair]
         with pytest.raises(ValueError, match="pruned, decomposed and sparse alike"):
-            soup(chosen, bench.calibration)
+            soup(chosen, bench.network.calibration)
 
 
 def test_float_weights_behind_integers_are_kept(tmp_path: Path) -> None:
     bench, plan = workbench("chain"), _plans()[0]
     kept = _trained(plan, 0)
     save_weights(kept, tmp_path / "w.safetensors")
-    again = load_weights(bench.compressor.restructure(plan, fit=False), tmp_path / "w.safetensors")
+    again = load_weights(bench.network.compressor.restructure(plan, fit=False), tmp_path / "w.safetensors")
     assert again.latent.keys() == kept.latent.keys()
     assert all(torch.equal(again.latent[name], kept.latent[name]) for name in kept.latent)
     state = kept.model.state_dict()

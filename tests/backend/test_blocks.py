@@ -110,16 +110,16 @@ def test_what_reads_inside_or_feeds_from_outside_is_no_block() -> None:
 def test_a_dropped_block_with_everything_else() -> None:
     """drop → prune → quantise: predicted and real parameters agree, and the file computes what the network does."""
     bench = workbench("residual")
-    gone = bench.table.gone(["bn1"])
+    gone = bench.network.table.gone(["bn1"])
     steps = [Step("bn1", "drop", {})]
-    steps += [Step(g.name, "prune", {"keep": g.channels // 2}) for g in bench.table.groups
+    steps += [Step(g.name, "prune", {"keep": g.channels // 2}) for g in bench.network.table.groups
               if any(m.layer not in gone for m in g.members)]
     steps += [step for step in integers(bench, (4,), 32).steps if step.site not in gone]
     plan = Plan.of(steps)
-    check_plan(bench.table, plan, bench.profile)
-    evaluation = bench.evaluate(plan, 0)
-    assert evaluation.metrics["params"] < bench.baseline()["params"]
-    predicted = estimate(bench.table, plan, bench.profile)
+    check_plan(bench.network.table, plan, bench.evaluator.profile)
+    evaluation = bench.evaluator.evaluate(plan, 0)
+    assert evaluation.metrics["params"] < bench.evaluator.baseline()["params"]
+    predicted = estimate(bench.network.table, plan, bench.evaluator.profile)
     assert abs(predicted["size_bytes"] - evaluation.metrics["size_bytes"]) < 600
     assert predicted["macs"] == pytest.approx(evaluation.metrics["macs"], rel=0.02)
 
@@ -130,9 +130,11 @@ def test_plans_that_drop_the_same_share_a_graph_and_nothing_else() -> None:
     drop = Step("bn1", "drop", {})
     factored = Step("conv2", "decompose", {"method": "tucker2", "rank_in": 4, "rank_out": 8})
     for steps in ([drop, factored], [drop], [drop, Step("conv2", "decompose", {"method": "channel-svd", "rank": 6})]):
-        compressed = bench.compressor.compress(Plan.of(steps))
-        scores = Runtime(bench.build(compressed).data).run(bench.calibration.numpy())
-        np.testing.assert_allclose(scores, outputs(compressed.model, bench.calibration).numpy(), rtol=1e-4, atol=1e-5)
+        compressed = bench.network.compressor.compress(Plan.of(steps))
+        scores = Runtime(bench.network.write(compressed).data).run(bench.network.calibration.numpy())
+        np.testing.assert_allclose(
+            scores, outputs(compressed.model, bench.network.calibration).numpy(), rtol=1e-4, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize(("steps", "message"), [
@@ -144,4 +146,4 @@ def test_plans_that_drop_the_same_share_a_graph_and_nothing_else() -> None:
 def test_illegal_steps_say_why(steps: list[Step], message: str) -> None:
     bench = workbench("residual")
     with pytest.raises(InputError, match=message):
-        check_plan(bench.table, Plan.of(steps), bench.profile)
+        check_plan(bench.network.table, Plan.of(steps), bench.evaluator.profile)

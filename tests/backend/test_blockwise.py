@@ -35,11 +35,11 @@ READERS = {
 
 
 def original(bench: Workbench) -> Original:
-    return Original(bench.model, bench.table, bench.compressor.coupling)
+    return Original(bench.network.model, bench.network.table, bench.network.compressor.coupling)
 
 
 def _readers(student: nn.Module, bench: Workbench) -> list[str]:
-    return [unit.reader for unit in find_units(student, bench.model, bench.table)]
+    return [unit.reader for unit in find_units(student, bench.network.model, bench.network.table)]
 
 
 def _everything(bench: Workbench) -> Plan:
@@ -48,35 +48,37 @@ def _everything(bench: Workbench) -> Plan:
 
 
 def _distance(model: nn.Module, bench: Workbench) -> float:
-    wanted = outputs(bench.model, bench.calibration)
-    return float((outputs(model, bench.calibration) - wanted).square().mean() / wanted.square().mean())
+    wanted = outputs(bench.network.model, bench.network.calibration)
+    return float((outputs(model, bench.network.calibration) - wanted).square().mean() / wanted.square().mean())
 
 
 @pytest.mark.parametrize("network", sorted(NETWORKS))
 def test_units_in_a_row_are_the_network(network: str) -> None:
     bench = workbench(network)
-    units = find_units(bench.model, bench.model, bench.table)
+    units = find_units(bench.network.model, bench.network.model, bench.network.table)
     if network in READERS:
         assert [unit.reader for unit in units] == [*READERS[network], ""]
-    student = whole = bench.calibration
+    student = whole = bench.network.calibration
     with torch.no_grad():
         for unit in units:
             student, whole = unit.student(student), unit.original(whole)
-    torch.testing.assert_close(student, outputs(bench.model, bench.calibration))
+    torch.testing.assert_close(student, outputs(bench.network.model, bench.network.calibration))
     torch.testing.assert_close(whole, student)
-    own = {id(p) for p in bench.model.parameters()}
+    own = {id(p) for p in bench.network.model.parameters()}
     assert {id(p) for unit in units for p in unit.student.parameters()} == own, "the network's own, not copies"
 
 
 def test_units_of_a_student_are_found_by_the_originals_names() -> None:
     bench = workbench("chain")
-    factored = bench.compressor.restructure(Plan.of([Step("2.0", "decompose", {"method": "channel-svd", "rank": 12})]))
+    factored = bench.network.compressor.restructure(
+        Plan.of([Step("2.0", "decompose", {"method": "channel-svd", "rank": 12})])
+    )
     assert _readers(factored.model, bench) == [*READERS["chain"], ""]
     bench = workbench("residual")
-    assert _readers(bench.compressor.restructure(Plan.of([Step("bn1", "drop", {})])).model, bench) == \
+    assert _readers(bench.network.compressor.restructure(Plan.of([Step("bn1", "drop", {})])).model, bench) == \
         ["down", "fc", ""]
     bench = workbench("encoder")
-    assert _readers(bench.compressor.restructure(Plan.of([Step("down", "drop", {})])).model, bench) == \
+    assert _readers(bench.network.compressor.restructure(Plan.of([Step("down", "drop", {})])).model, bench) == \
         ["norm1", "fc", ""]
 
 
@@ -90,8 +92,8 @@ class _Untraceable(Residual):
 def test_a_network_that_cannot_be_traced_is_one_unit() -> None:
     bench = workbench("residual")
     model = _Untraceable().eval()
-    model.load_state_dict(bench.model.state_dict())
-    (unit,) = find_units(model, bench.model, bench.table)
+    model.load_state_dict(bench.network.model.state_dict())
+    (unit,) = find_units(model, bench.network.model, bench.network.table)
     assert unit.student is model and unit.reader == ""
 
 
@@ -121,18 +123,20 @@ def test_a_layer_that_is_called_twice_ends_no_unit_and_is_trained_once() -> None
 @pytest.mark.parametrize("network", sorted(NETWORKS))
 def test_a_network_that_lost_nothing_is_left_as_it_is(network: str) -> None:
     bench = workbench(network)
-    done = reconstruct_blocks(bench.compressor.compress(Plan()), original(bench), bench.calibration, 20, 0)
-    assert state_hash(done.model) == state_hash(bench.model)
+    done = reconstruct_blocks(
+        bench.network.compressor.compress(Plan()), original(bench), bench.network.calibration, 20, 0
+    )
+    assert state_hash(done.model) == state_hash(bench.network.model)
 
 
 @pytest.mark.parametrize("network", every_network())
 def test_what_a_plan_asks_for_stays_and_no_unit_gets_worse(network: str) -> None:
     bench = workbench(network)
-    start = bench.compressor.compress(_everything(bench))
+    start = bench.network.compressor.compress(_everything(bench))
     levels, masks = {n: (q.bits, q.levels.shape) for n, q in start.weights.items()}, dict(start.masks)
-    before = state_hash(bench.model)
-    done = reconstruct_blocks(start, original(bench), bench.calibration, 12, 0)
-    assert state_hash(bench.model) == before
+    before = state_hash(bench.network.model)
+    done = reconstruct_blocks(start, original(bench), bench.network.calibration, 12, 0)
+    assert state_hash(bench.network.model) == before
     assert {n: (q.bits, q.levels.shape) for n, q in done.weights.items()} == levels
     for name, weight in done.weights.items():
         torch.testing.assert_close(done.model.get_submodule(name).weight, weight.dequantized(), rtol=0, atol=0)
@@ -151,19 +155,26 @@ def test_what_a_plan_asks_for_stays_and_no_unit_gets_worse(network: str) -> None
     pytest.param(name, marks=pytest.mark.slow) for name in ("separable", "lstm"))])
 def test_the_whole_network_comes_nearer(network: str) -> None:
     bench = trained_workbench(network)
-    start = bench.compressor.compress(Plan.of((*structure(bench).steps, *integers(bench, (3, 4), 8).steps)))
+    start = bench.network.compressor.compress(Plan.of((*structure(bench).steps, *integers(bench, (3, 4), 8).steps)))
     before = _distance(start.model, bench)
-    done = reconstruct_blocks(start, original(bench), bench.calibration, 60, 0)
+    done = reconstruct_blocks(start, original(bench), bench.network.calibration, 60, 0)
     assert _distance(done.model, bench) < 0.9 * before
 
 
 def _recovered(bench: Workbench, recipe: Recipe, plan: Plan, seed: int = 0) -> Compressed:
     def answer(inputs: Tensor) -> Tensor:
         assert recipe.epochs, "without epochs nobody asks"
-        return outputs(bench.model, inputs)
+        return outputs(bench.network.model, inputs)
 
-    return distill(bench.compressor.compress(plan), Teacher(answer, bench.data, 0, None), bench.data, recipe,
-                   bench.calibration, seed, original=original(bench))
+    return distill(
+        bench.network.compressor.compress(plan),
+        Teacher(answer, bench.network.data, 0, None),
+        bench.network.data,
+        recipe,
+        bench.network.calibration,
+        seed,
+        original=original(bench),
+    )
 
 
 def test_it_is_settled_by_the_seed() -> None:
@@ -179,9 +190,9 @@ def test_without_epochs_no_training_data_are_touched() -> None:
             raise AssertionError("not the training set")
 
     bench = workbench("residual")
-    data = Locked(**vars(bench.data))
-    done = distill(bench.compressor.compress(_everything(bench)), Teacher(outputs, data, 0, None),  # type: ignore[arg-type]
-                   data, Recipe(epochs=0, block_steps=5), bench.calibration, 0, original=original(bench))
+    data = Locked(**vars(bench.network.data))
+    done = distill(bench.network.compressor.compress(_everything(bench)), Teacher(outputs, data, 0, None),  # type: ignore[arg-type]
+                   data, Recipe(epochs=0, block_steps=5), bench.network.calibration, 0, original=original(bench))
     assert [r.technique for r in done.receipts if r.site == ""] == ["blockwise"]
 
 
@@ -200,23 +211,31 @@ def test_distillation_goes_on_from_it() -> None:
 def test_a_stop_is_heard() -> None:
     bench = workbench("residual")
     with pytest.raises(TrialError, match="stopped"):
-        reconstruct_blocks(bench.compressor.compress(_everything(bench)), original(bench), bench.calibration, 5, 0,
-                           should_stop=lambda: True)
+        reconstruct_blocks(
+            bench.network.compressor.compress(_everything(bench)),
+            original(bench),
+            bench.network.calibration,
+            5,
+            0,
+            should_stop=lambda: True,
+        )
 
 
 def test_values_that_are_not_finite_are_a_failed_candidate() -> None:
     bench = workbench("residual")
-    start = bench.compressor.compress(Plan())
+    start = bench.network.compressor.compress(Plan())
     with torch.no_grad():
         start.model.get_submodule("conv1").weight.fill_(torch.nan)  # type: ignore[operator, union-attr]
     with pytest.raises(TrialError, match="nan"):
-        reconstruct_blocks(start, original(bench), bench.calibration, 5, 0)
+        reconstruct_blocks(start, original(bench), bench.network.calibration, 5, 0)
 
 
 def test_large_maps_are_held_of_fewer_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = workbench("residual")
     monkeypatch.setattr(blockwise, "MOST_BYTES", 40 * 4 * 16 * 12 * 12)
-    done = reconstruct_blocks(bench.compressor.compress(_everything(bench)), original(bench), bench.calibration, 5, 0)
+    done = reconstruct_blocks(
+        bench.network.compressor.compress(_everything(bench)), original(bench), bench.network.calibration, 5, 0
+    )
     assert next(r for r in done.receipts if r.technique == "blockwise").facts["samples"] == 40
 
 
@@ -233,11 +252,11 @@ def test_a_network_that_adds_to_its_shortcut_in_place_learns_from_what_was_there
 
     bench = workbench("residual")
     model = InPlace().eval()
-    model.load_state_dict(bench.model.state_dict())
+    model.load_state_dict(bench.network.model.state_dict())
     table, coupling = trace(model, (3, 12, 12))
     student = Compressed(copy.deepcopy(model), Plan())
-    done = reconstruct_blocks(student, Original(model, table, coupling), bench.calibration, 5, 0)
-    assert state_hash(done.model) == state_hash(bench.model)
+    done = reconstruct_blocks(student, Original(model, table, coupling), bench.network.calibration, 5, 0)
+    assert state_hash(done.model) == state_hash(bench.network.model)
 
 
 def test_a_unit_may_end_before_a_norm_whose_channels_are_cut() -> None:
@@ -273,19 +292,26 @@ def test_mixed_inputs_are_answered_anew_and_tokens_are_refused() -> None:
 
     def answer(inputs: Tensor) -> Tensor:
         asked.append(inputs)
-        return outputs(bench.model, inputs)
+        return outputs(bench.network.model, inputs)
 
-    teacher = Teacher(answer, bench.data, 0, None)
-    hashes = [state_hash(distill(bench.compressor.compress(_everything(bench)), teacher, bench.data,
-                                 Recipe(epochs=2, batch=16, mixup=mixup), bench.calibration, 0).model)
+    teacher = Teacher(answer, bench.network.data, 0, None)
+    hashes = [state_hash(distill(bench.network.compressor.compress(_everything(bench)), teacher, bench.network.data,
+                                 Recipe(epochs=2, batch=16, mixup=mixup), bench.network.calibration, 0).model)
               for mixup in (0.4, 0.4, 0.0)]
     assert hashes[0] == hashes[1] != hashes[2]
-    views = torch.cat([bench.data.normalise(bench.data.train_view(view, 0)) for view in (1, 2)])
+    views = torch.cat([bench.network.data.normalise(bench.network.data.train_view(view, 0)) for view in (1, 2)])
     new = [not any(torch.equal(row, known) for known in views) for batch in asked[:8] for row in batch]
     assert sum(new) > 0.5 * len(new), "mixtures of two"
     inputs, logits = teacher.mixed(0, torch.arange(4), torch.arange(4), 0.3)
-    torch.testing.assert_close(inputs, bench.data.normalise(bench.data.train_view(1, 0))[:4])
-    torch.testing.assert_close(logits, outputs(bench.model, inputs))
+    torch.testing.assert_close(inputs, bench.network.data.normalise(bench.network.data.train_view(1, 0))[:4])
+    torch.testing.assert_close(logits, outputs(bench.network.model, inputs))
     bench = workbench("encoder")
     with pytest.raises(InputError, match="mixup must be 0"):
-        distill(bench.compressor.compress(Plan()), teacher, bench.data, Recipe(mixup=0.2), bench.calibration, 0)
+        distill(
+            bench.network.compressor.compress(Plan()),
+            teacher,
+            bench.network.data,
+            Recipe(mixup=0.2),
+            bench.network.calibration,
+            0,
+        )

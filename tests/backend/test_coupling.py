@@ -24,11 +24,11 @@ from autocompress.testing.techniques import outputs, workbench
 def test_any_ratios_leave_a_network_that_runs(network: str, data: st.DataObject) -> None:
     """Fault 28."""
     bench = workbench(network)
-    wanted = {group: group.channels * (1 - data.draw(st.floats(0, 1))) for group in bench.table.groups}
-    steps = [Step(group.name, "prune", {"keep": legal_keep(group, keep, bench.profile)})
+    wanted = {group: group.channels * (1 - data.draw(st.floats(0, 1))) for group in bench.network.table.groups}
+    steps = [Step(group.name, "prune", {"keep": legal_keep(group, keep, bench.evaluator.profile)})
              for group, keep in wanted.items()]
-    compressed = bench.compressor.restructure(Plan.of(steps))
-    scores = outputs(compressed.model, bench.calibration[:2])
+    compressed = bench.network.compressor.restructure(Plan.of(steps))
+    scores = outputs(compressed.model, bench.network.calibration[:2])
     assert scores.shape == (2, CLASSES)
     assert torch.isfinite(scores).all()
     for module in compressed.model.modules():
@@ -37,7 +37,7 @@ def test_any_ratios_leave_a_network_that_runs(network: str, data: st.DataObject)
             assert module.weight.shape[:2] == (module.out_channels, module.in_channels // module.groups)
             assert module.out_channels % module.groups == 0
     for receipt in compressed.receipts:
-        group = next(g for g in bench.table.groups if g.name == receipt.site)
+        group = next(g for g in bench.network.table.groups if g.name == receipt.site)
         blocks = np.bincount(np.asarray(receipt.facts["kept"]) // (group.channels // group.blocks),
                              minlength=group.blocks)
         assert len(set(blocks.tolist())) == 1, "a grouped convolution keeps as many channels in each block"
@@ -46,13 +46,13 @@ def test_any_ratios_leave_a_network_that_runs(network: str, data: st.DataObject)
 @pytest.mark.parametrize("network", sorted(NETWORKS))
 def test_the_classifier_keeps_its_outputs(network: str) -> None:
     bench = workbench(network)
-    last = [layer.name for layer in bench.table.layers if layer.kind == "linear"][-1]
-    assert bench.refused[last] == "its channels are the network's outputs"
-    assert last not in {group.name for group in bench.table.groups}
+    last = [layer.name for layer in bench.network.table.layers if layer.kind == "linear"][-1]
+    assert bench.network.refused[last] == "its channels are the network's outputs"
+    assert last not in {group.name for group in bench.network.table.groups}
 
 
 def test_groups_tie_what_belongs_together() -> None:
-    table = workbench("residual").table
+    table = workbench("residual").network.table
     stem, wide = (next(g for g in table.groups if any((m.layer, m.side) == end for m in g.members))
                   for end in (("stem.0", "out"), ("down", "out")))
     assert {(m.layer, m.side) for m in stem.members} == {
@@ -60,9 +60,11 @@ def test_groups_tie_what_belongs_together() -> None:
         ("down", "in")}
     assert {(m.layer, m.side) for m in wide.members} == {
         ("conv2", "out"), ("bn2", "out"), ("down", "out"), ("bn3", "out"), ("fc", "in")}
-    (flat,) = [m for g in workbench("flattened").table.groups for m in g.members if (m.layer, m.side) == ("3", "in")]
+    (flat,) = [
+        m for g in workbench("flattened").network.table.groups for m in g.members if (m.layer, m.side) == ("3", "in")
+    ]
     assert flat.per_channel == 16
-    (grouped,) = [g for g in workbench("grouped").table.groups if g.name == "1.0"]
+    (grouped,) = [g for g in workbench("grouped").network.table.groups if g.name == "1.0"]
     assert grouped.blocks == 4
 
 
@@ -124,7 +126,7 @@ def test_a_network_that_cannot_be_analysed_keeps_its_channels() -> None:
 
 def test_shared_tensors_have_one_identity() -> None:
     """What the size of activation quantisers rests on (see `Layer.reads`)."""
-    layers = workbench("residual").table.by_name
+    layers = workbench("residual").network.table.by_name
     assert layers["stem.0"].writes == layers["conv1"].reads
     assert layers["conv2"].reads == layers["down"].reads != layers["conv1"].writes
     assert layers["fc"].writes == ""

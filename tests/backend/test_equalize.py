@@ -46,42 +46,42 @@ def _spread(count: int, seed: int = 0, low: float = -2.0, high: float = 2.0) -> 
 @pytest.mark.parametrize("network", ["chain", "grouped", "flattened", "mlp", "lstm", "encoder"])
 def test_any_factors_leave_the_function_as_it_is(network: str) -> None:
     bench = workbench(network)
-    both, one_sided = copy.deepcopy(bench.model), copy.deepcopy(bench.model)
-    for source, scaling in bench.compressor.coupling.scalings.items():
+    both, one_sided = copy.deepcopy(bench.network.model), copy.deepcopy(bench.network.model)
+    for source, scaling in bench.network.compressor.coupling.scalings.items():
         weight: Any = both.get_submodule(source).weight
         rescale(both, scaling, _spread(len(weight)))
         scale_output(one_sided, source, _spread(len(weight)))
-    expected = outputs(bench.model, bench.calibration)
-    torch.testing.assert_close(outputs(both, bench.calibration), expected, rtol=1e-3, atol=1e-4)
-    assert (outputs(one_sided, bench.calibration) - expected).abs().max() > 0.01
+    expected = outputs(bench.network.model, bench.network.calibration)
+    torch.testing.assert_close(outputs(both, bench.network.calibration), expected, rtol=1e-3, atol=1e-4)
+    assert (outputs(one_sided, bench.network.calibration) - expected).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("network", ["separable", "flattened", "grouped", "encoder"])
 def test_pruned_and_factored_networks_compute_the_same_with_even_channels(network: str, way: str) -> None:
     bench = workbench(network)
-    scalings = bench.compressor.coupling.scalings
-    asked, folds = dict.fromkeys(scalings, way), {layer.name: layer.folds_into for layer in bench.table.layers}
+    scalings = bench.network.compressor.coupling.scalings
+    asked, folds = dict.fromkeys(scalings, way), {layer.name: layer.folds_into for layer in bench.network.table.layers}
     for plan in (Plan(), structure(bench)):
-        model = bench.compressor.restructure(plan).model
-        expected = outputs(model, bench.calibration)
-        factors = equalize(model, scalings, asked, folds, bench.calibration)
+        model = bench.network.compressor.restructure(plan).model
+        expected = outputs(model, bench.network.calibration)
+        factors = equalize(model, scalings, asked, folds, bench.network.calibration)
         assert list(factors) == list(scalings)
         assert any((factor != 1).any() for factor in factors.values())
-        torch.testing.assert_close(outputs(model, bench.calibration), expected, rtol=1e-3, atol=1e-4)
-        again = equalize(model, scalings, asked, folds, bench.calibration)
+        torch.testing.assert_close(outputs(model, bench.network.calibration), expected, rtol=1e-3, atol=1e-4)
+        again = equalize(model, scalings, asked, folds, bench.network.calibration)
         for source, factor in again.items():
             torch.testing.assert_close(factor, torch.ones_like(factor), rtol=0, atol=0.01, msg=source)
 
 
 def test_ranges_of_channels_and_columns_become_alike() -> None:
     bench = workbench("chain")
-    model, scaling = copy.deepcopy(bench.model), bench.compressor.coupling.scalings["1.1"]
-    before, _ = _ranges(model, scaling, bench.calibration)
+    model, scaling = copy.deepcopy(bench.network.model), bench.network.compressor.coupling.scalings["1.1"]
+    before, _ = _ranges(model, scaling, bench.network.calibration)
     alive = before > 0
     assert alive.sum() > 12
-    equalize(model, {"1.1": scaling}, {"1.1": "activations"}, {}, bench.calibration)
-    values, columns = _ranges(model, scaling, bench.calibration)
+    equalize(model, {"1.1": scaling}, {"1.1": "activations"}, {}, bench.network.calibration)
+    values, columns = _ranges(model, scaling, bench.network.calibration)
     ratio = values[alive] / columns[alive]
     assert ratio.max() / ratio.min() < 1.01
     assert values[alive].min() / values.max() > 1.5 * before[alive].min() / before.max()
@@ -89,9 +89,9 @@ def test_ranges_of_channels_and_columns_become_alike() -> None:
 
 def test_a_depthwise_reader_takes_all_of_the_unevenness() -> None:
     bench = workbench("separable")
-    model, scaling = copy.deepcopy(bench.model), bench.compressor.coupling.scalings["0.1"]
-    equalize(model, {"0.1": scaling}, {"0.1": "activations"}, {}, bench.calibration)
-    values, _ = _ranges(model, scaling, bench.calibration)
+    model, scaling = copy.deepcopy(bench.network.model), bench.network.compressor.coupling.scalings["0.1"]
+    equalize(model, {"0.1": scaling}, {"0.1": "activations"}, {}, bench.network.calibration)
+    values, _ = _ranges(model, scaling, bench.network.calibration)
     assert values.max() / values[values > 0].min() < 1.01
 
 
@@ -124,32 +124,32 @@ def test_clipped_channels_stay_as_they_are() -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_dead_channels_and_unread_columns_keep_their_factor(way: str) -> None:
     bench = workbench("chain")
-    model: Any = copy.deepcopy(bench.model)
+    model: Any = copy.deepcopy(bench.network.model)
     with torch.no_grad():
         model.get_submodule("1.1").weight[3] = model.get_submodule("1.1").bias[3] = 0
         model.get_submodule("2.0").weight[:, 5] = 0
-    scalings = bench.compressor.coupling.scalings
-    expected = outputs(model, bench.calibration)
-    factor = equalize(model, scalings, {"1.1": way}, {"1.1": "1.0"}, bench.calibration)["1.1"]
+    scalings = bench.network.compressor.coupling.scalings
+    expected = outputs(model, bench.network.calibration)
+    factor = equalize(model, scalings, {"1.1": way}, {"1.1": "1.0"}, bench.network.calibration)["1.1"]
     assert factor[3] == factor[5] == 1 and torch.isfinite(factor).all()
-    torch.testing.assert_close(outputs(model, bench.calibration), expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(outputs(model, bench.network.calibration), expected, rtol=1e-3, atol=1e-4)
     with torch.no_grad():
         model.get_submodule("1.0").weight[0] = torch.nan
-    factor = equalize(model, scalings, {"1.1": way}, {"1.1": "1.0"}, bench.calibration)["1.1"]
+    factor = equalize(model, scalings, {"1.1": way}, {"1.1": "1.0"}, bench.network.calibration)["1.1"]
     assert torch.isfinite(factor).all()
 
 
 @pytest.mark.parametrize("network", ["chain", "grouped", "flattened", "separable"])
 def test_moments_go_along(network: str) -> None:
     bench = workbench(network)
-    model = copy.deepcopy(bench.model)
-    for source, scaling in bench.compressor.coupling.scalings.items():
+    model = copy.deepcopy(bench.network.model)
+    for source, scaling in bench.network.compressor.coupling.scalings.items():
         weight: Any = model.get_submodule(source).weight
         factor = _spread(len(weight), low=-0.5, high=0.5)
         rescale(model, scaling, factor)
         for name, repeat in scaling.readers.items():
-            known = bench.compressor.statistics.moments(name)
-            measured = Statistics(model, bench.calibration).moments(name)
+            known = bench.network.compressor.statistics.moments(name)
+            measured = Statistics(model, bench.network.calibration).moments(name)
             assert known is not None and measured is not None
             moved = known.rescaled(factor.repeat_interleave(repeat))
             for key, value in vars(measured).items():
@@ -170,27 +170,27 @@ def _step(name: str, way: str = "weights", bits: int = 4, activation_bits: int =
 def test_a_step_where_there_is_no_pair_is_refused_by_name(network: str, site: str, message: str) -> None:
     bench = workbench(network)
     with pytest.raises(InputError, match=message):
-        check_plan(bench.table, Plan((_step(site),)), bench.profile)
+        check_plan(bench.network.table, Plan((_step(site),)), bench.evaluator.profile)
 
 
 def test_only_integers_and_known_ways() -> None:
     bench = workbench("chain")
     with pytest.raises(InputError, match=r"`equalize` at 1\.0 is for weights of 8 bits or less"):
-        check_plan(bench.table, Plan((_step("1.0", bits=16),)), bench.profile)
+        check_plan(bench.network.table, Plan((_step("1.0", bits=16),)), bench.evaluator.profile)
     with pytest.raises(InputError, match=r"`equalize` at 1\.0 must be one of .*'weights', 'activations'.*'both'"):
-        check_plan(bench.table, Plan((_step("1.0", "both"),)), bench.profile)
+        check_plan(bench.network.table, Plan((_step("1.0", "both"),)), bench.evaluator.profile)
 
 
 def test_readers_of_one_source_must_agree() -> None:
     bench = workbench("encoder")
-    assert equalized(bench.table, Plan((_step("query"), _step("fc", "none")))) == {"norm1": "weights"}
+    assert equalized(bench.network.table, Plan((_step("query"), _step("fc", "none")))) == {"norm1": "weights"}
     with pytest.raises(InputError, match="the same at all layers that read what norm1 writes"):
-        bench.compressor.compress(Plan((_step("query"), _step("key", "activations"))))
+        bench.network.compressor.compress(Plan((_step("query"), _step("key", "activations"))))
 
 
 def test_receipts_tell_what_was_rescaled() -> None:
     bench = workbench("chain")
-    compressed = bench.compressor.compress(Plan((_step("2.0", "activations"),)))
+    compressed = bench.network.compressor.compress(Plan((_step("2.0", "activations"),)))
     (receipt,) = [r for r in compressed.receipts if r.technique == "equalize"]
     assert (receipt.site, receipt.facts["against"], receipt.facts["channels"]) == ("2.0", "1.1", 24)
     assert 0 < receipt.facts["least"] < 1 < receipt.facts["largest"] and receipt.facts["rescaled"] > 20
@@ -203,23 +203,23 @@ def test_trained_weights_are_not_rescaled_twice(tmp_path: Path) -> None:
     bench = Workbench(model, data, load_profile("host"), seed=0, folder=tmp_path, epochs=1)
     plan = integers(bench, (4,), 8, equalize="activations")
     assert sum("equalize" in step.args for step in plan.steps) == 3
-    evaluation = bench.evaluate(plan, 1)
-    again, kept = bench.rebuild(plan, 1), load_file(bench.weights_path(plan, 1))
-    started = bench.compressor.compress(plan)
-    for name in bench.compressor.coupling.scalings:
+    evaluation = bench.evaluator.evaluate(plan, 1)
+    again, kept = bench.trainer.rebuild(plan, 1), load_file(bench.trainer.weights_path(plan, 1))
+    started = bench.network.compressor.compress(plan)
+    for name in bench.network.compressor.coupling.scalings:
         trained = again.model.state_dict()[f"{name}.weight"]
         torch.testing.assert_close(trained, kept[f"model.{name}.weight"], rtol=0, atol=0)
         # Training moves a factor by less than rescaling does.
         moved = (trained / started.model.state_dict()[f"{name}.weight"]).abs().log().abs().median()
-        rescaled = (trained / bench.model.state_dict()[f"{name}.weight"]).abs().log().abs().median()
+        rescaled = (trained / bench.network.model.state_dict()[f"{name}.weight"]).abs().log().abs().median()
         assert moved < rescaled
-    assert bench.measured(again, 1, {}).metrics["accuracy"] == evaluation.metrics["accuracy"]
+    assert bench.evaluator.measured(again, 1, {}).metrics["accuracy"] == evaluation.metrics["accuracy"]
 
 
 def test_rescaled_inputs_are_no_taps_of_attention() -> None:
     bench = workbench("chain")
-    assert [layer.name for layer in find_hook_points(bench.table, Plan())] == ["1.0", "2.0"]
-    assert [layer.name for layer in find_hook_points(bench.table, Plan((_step("2.0"),)))] == ["1.0"]
+    assert [layer.name for layer in find_hook_points(bench.network.table, Plan())] == ["1.0", "2.0"]
+    assert [layer.name for layer in find_hook_points(bench.network.table, Plan((_step("2.0"),)))] == ["1.0"]
 
 
 # -- what it is good for -------------------------------------------------------------------------------
@@ -235,12 +235,12 @@ def test_channels_made_uneven_by_hand_are_rescued(network: str) -> None:
         weight: Any = spoilt.get_submodule(scaling.source).weight
         rescale(spoilt, scaling, _spread(len(weight), seed))
     bench = Workbench(spoilt, NETWORKS[network].data(), load_profile("host"), seed=0, folder=Path("unused"), epochs=1)
-    expected = outputs(bench.model, bench.calibration)
-    torch.testing.assert_close(expected, outputs(even, bench.calibration), rtol=1e-3, atol=1e-3)
+    expected = outputs(bench.network.model, bench.network.calibration)
+    torch.testing.assert_close(expected, outputs(even, bench.network.calibration), rtol=1e-3, atol=1e-3)
 
     def error(way: str) -> float:
-        built = bench.build(bench.compressor.compress(integers(bench, (8,), 8, equalize=way)))
-        scores = torch.from_numpy(Runtime(built.data).run(bench.calibration.numpy()))
+        built = bench.network.write(bench.network.compressor.compress(integers(bench, (8,), 8, equalize=way)))
+        scores = torch.from_numpy(Runtime(built.data).run(bench.network.calibration.numpy()))
         return float((scores - expected).norm() / (expected - expected.mean(0)).norm())
 
     without = error("none")

@@ -37,19 +37,19 @@ TAPS = {"chain": ["1.0", "2.0"], "residual": ["down"], "separable": ["3.0", "4.0
 
 
 def original(bench: Workbench) -> Original:
-    return Original(bench.model, bench.table, bench.compressor.coupling)
+    return Original(bench.network.model, bench.network.table, bench.network.compressor.coupling)
 
 
 def _names(network: str, plan: Plan) -> list[str]:
-    return [layer.name for layer in find_hook_points(workbench(network).table, plan)]
+    return [layer.name for layer in find_hook_points(workbench(network).network.table, plan)]
 
 
 def _loss(student: nn.Module, network: str, plan: Plan) -> Tensor:
     bench = workbench(network)
-    taps = find_hook_points(bench.table, plan)
+    taps = find_hook_points(bench.network.table, plan)
     with recorded(student, taps) as maps:
-        outputs(student, bench.calibration)
-    return attention_loss(maps, wanted_features(original(bench), taps, bench.calibration), taps)
+        outputs(student, bench.network.calibration)
+    return attention_loss(maps, wanted_features(original(bench), taps, bench.network.calibration), taps)
 
 
 @pytest.mark.parametrize("network", sorted(NETWORKS))
@@ -68,17 +68,17 @@ def test_maps_fit_pruned_and_decomposed_students(network: str) -> None:
     bench = workbench(network)
     plan = structure(bench)
     assert {step.technique for step in plan.steps} >= {"prune", "decompose"}
-    loss = _loss(bench.compressor.compress(plan).model, network, plan)
+    loss = _loss(bench.network.compressor.compress(plan).model, network, plan)
     assert 0 < float(loss) <= 2
 
 
 def test_a_tap_that_is_itself_decomposed_still_shows_its_input() -> None:
     bench = workbench("chain")
     plan = Plan.of([Step("2.0", "decompose", {"method": "channel-svd", "rank": 12})])
-    model = bench.compressor.compress(plan).model
+    model = bench.network.compressor.compress(plan).model
     assert isinstance(model.get_submodule("2.0"), nn.Sequential)
-    with recorded(model, find_hook_points(bench.table, plan)) as maps:
-        outputs(model, bench.calibration)
+    with recorded(model, find_hook_points(bench.network.table, plan)) as maps:
+        outputs(model, bench.network.calibration)
     assert {name: tuple(attention_map(found, 1).shape) for name, found in maps.items()} == \
         {"1.0": (64, 144), "2.0": (64, 36)}
 
@@ -86,12 +86,12 @@ def test_a_tap_that_is_itself_decomposed_still_shows_its_input() -> None:
 def test_dropped_blocks_are_passed_over() -> None:
     plan = Plan.of([Step("down", "drop", {})])
     assert _names("encoder", plan) == ["out"]
-    assert float(_loss(workbench("encoder").compressor.compress(plan).model, "encoder", plan)) < 1e-6, \
+    assert float(_loss(workbench("encoder").network.compressor.compress(plan).model, "encoder", plan)) < 1e-6, \
         "what comes before the dropped block is as it was"
     assert _names("encoder", Plan.of([Step("down", "drop", {}), Step("out", "drop", {})])) == []
     dropped = Plan.of([Step("bn1", "drop", {})])
     assert _names("residual", dropped) == ["down"]
-    assert float(_loss(workbench("residual").compressor.compress(dropped).model, "residual", dropped)) > 0
+    assert float(_loss(workbench("residual").network.compressor.compress(dropped).model, "residual", dropped)) > 0
 
 
 def test_of_many_resolutions_the_last_are_taken() -> None:
@@ -103,7 +103,7 @@ def test_of_many_resolutions_the_last_are_taken() -> None:
 
 @pytest.mark.parametrize("network", sorted(TAPS))
 def test_identical_networks_are_at_no_distance(network: str) -> None:
-    assert float(_loss(workbench(network).model, network, Plan())) == 0
+    assert float(_loss(workbench(network).network.model, network, Plan())) == 0
 
 
 def test_a_dead_map_has_a_gradient_without_nan() -> None:
@@ -116,24 +116,34 @@ def test_a_dead_map_has_a_gradient_without_nan() -> None:
 
 def test_nothing_stays_hooked() -> None:
     bench = workbench("residual")
-    with pytest.raises(RuntimeError, match="stop"), recorded(bench.model, find_hook_points(bench.table, Plan())):
+    with (
+        pytest.raises(RuntimeError, match="stop"),
+        recorded(bench.network.model, find_hook_points(bench.network.table, Plan())),
+    ):
         raise RuntimeError("stop")
-    assert not any(module._forward_pre_hooks for module in bench.model.modules())
+    assert not any(module._forward_pre_hooks for module in bench.network.model.modules())
 
 
 @lru_cache(maxsize=4)
 def _trained(weight: float, seed: int = 0, kind: str = "attention_weight", epochs: int = 10) -> Compressed:
     bench = workbench("residual")
     plan = Plan.of((*structure(bench).steps, *integers(bench, (3, 4), 8).steps))
-    teacher = Teacher(lambda inputs: outputs(bench.model, inputs), bench.data, 0, None)
+    teacher = Teacher(lambda inputs: outputs(bench.network.model, inputs), bench.network.data, 0, None)
     recipe = Recipe(epochs=epochs, batch=16, **{kind: weight})  # type: ignore[arg-type]
-    return distill(bench.compressor.compress(plan), teacher, bench.data, recipe, bench.calibration, seed,
-                   original=original(bench))
+    return distill(
+        bench.network.compressor.compress(plan),
+        teacher,
+        bench.network.data,
+        recipe,
+        bench.network.calibration,
+        seed,
+        original=original(bench),
+    )
 
 
 def test_training_with_it_brings_maps_nearer() -> None:
     plan = _trained(0.0).plan
-    start = float(_loss(workbench("residual").compressor.compress(plan).model, "residual", plan))
+    start = float(_loss(workbench("residual").network.compressor.compress(plan).model, "residual", plan))
     without, nearer = (float(_loss(_trained(weight).model, "residual", plan)) for weight in (0.0, 100.0))
     assert nearer < 0.8 * start
     assert nearer < 0.8 * without
@@ -143,30 +153,31 @@ def test_training_with_it_brings_maps_nearer() -> None:
 
 @pytest.mark.parametrize(("kind", "weight"), [("attention_weight", 100.0), ("feature_weight", 10.0)])
 def test_it_is_settled_by_the_seed_and_leaves_the_original_alone(kind: str, weight: float) -> None:
-    before = state_hash(workbench("residual").model)
+    before = state_hash(workbench("residual").network.model)
     done, again = (_trained.__wrapped__(weight, kind=kind, epochs=2).model for _ in range(2))
     assert state_hash(done) == state_hash(again)
-    assert state_hash(workbench("residual").model) == before
+    assert state_hash(workbench("residual").network.model) == before
     assert not any("project" in name for name, _ in done.named_parameters())
 
 
 def _projected(student: Compressed, network: str) -> Tensor:
     """Distance of the student's features, by a projection that has learned nothing yet."""
     bench = workbench(network)
-    taps = find_hook_points(bench.table, student.plan)
+    taps = find_hook_points(bench.network.table, student.plan)
     with recorded(student.model, taps) as features:
-        outputs(student.model, bench.calibration)
-    return Projections(taps, student, original(bench)).loss(features,
-                                                           wanted_features(original(bench), taps, bench.calibration))
+        outputs(student.model, bench.network.calibration)
+    return Projections(taps, student, original(bench)).loss(
+        features, wanted_features(original(bench), taps, bench.network.calibration)
+    )
 
 
 @pytest.mark.parametrize("network", sorted(TAPS))
 def test_projections_begin_as_the_channels_that_stayed(network: str) -> None:
     bench = workbench(network)
-    assert float(_projected(bench.compressor.compress(Plan()), network).detach()) == 0
+    assert float(_projected(bench.network.compressor.compress(Plan()), network).detach()) == 0
     pruned = Plan.of([step for step in structure(bench).steps if step.technique == "prune"])
-    student = bench.compressor.restructure(pruned, fit=False)
-    for layer in find_hook_points(bench.table, pruned):
+    student = bench.network.compressor.restructure(pruned, fit=False)
+    for layer in find_hook_points(bench.network.table, pruned):
         left = inputs_left(layer, student, original(bench))
         shown = student.model.get_submodule(layer.name)
         read = getattr(shown, "in_channels", None) or getattr(shown, "in_features", None)
@@ -177,19 +188,21 @@ def test_projections_begin_as_the_channels_that_stayed(network: str) -> None:
 def test_features_of_channels_that_nothing_touched_are_the_originals() -> None:
     """Pruned where no tap reads, or nothing before the tap is changed but for what is gone: the selection is exact."""
     bench = workbench("chain")
-    group = next(group for group in bench.table.groups if group.name == "1.0")
-    student = bench.compressor.restructure(Plan.of([Step(group.name, "prune", {"keep": group.channels // 2})]), False)
-    taps = [layer for layer in find_hook_points(bench.table, student.plan) if layer.name == "2.0"]
+    group = next(group for group in bench.network.table.groups if group.name == "1.0")
+    student = bench.network.compressor.restructure(
+        Plan.of([Step(group.name, "prune", {"keep": group.channels // 2})]), False
+    )
+    taps = [layer for layer in find_hook_points(bench.network.table, student.plan) if layer.name == "2.0"]
     left = inputs_left(taps[0], student, original(bench))
     assert left is not None and len(left) == group.channels // 2
     with recorded(student.model, taps) as features:
-        outputs(student.model, bench.calibration)
-    wanted = wanted_features(original(bench), taps, bench.calibration)
+        outputs(student.model, bench.network.calibration)
+    wanted = wanted_features(original(bench), taps, bench.network.calibration)
     torch.testing.assert_close(features["2.0"], wanted["2.0"][:, left])
 
 
 def test_training_brings_features_nearer() -> None:
-    student = workbench("residual").compressor.compress(_trained(0.0).plan)
+    student = workbench("residual").network.compressor.compress(_trained(0.0).plan)
     start, without, nearer = (float(_projected(done, "residual").detach()) for done in (
         student, _trained(0.0), _trained(10.0, kind="feature_weight")))
     assert nearer < 0.95 * start
@@ -201,9 +214,9 @@ def test_training_brings_features_nearer() -> None:
 def test_a_projection_learns_what_its_student_cannot() -> None:
     """Features that a map of the channels explains are at no distance once it is learned."""
     bench = workbench("chain")
-    student = bench.compressor.compress(Plan())
-    taps = find_hook_points(bench.table, Plan())
-    wanted = wanted_features(original(bench), taps, bench.calibration)
+    student = bench.network.compressor.compress(Plan())
+    taps = find_hook_points(bench.network.table, Plan())
+    wanted = wanted_features(original(bench), taps, bench.network.calibration)
     mixed = {layer.name: wanted[layer.name].flip(1) * 2 for layer in taps}
     projections = Projections(taps, student, original(bench))
     before = float(projections.loss(mixed, wanted).detach())
@@ -230,11 +243,11 @@ def test_both_kinds_share_one_pass_of_the_original() -> None:
             return self.whole.get_submodule(target)
 
     bench = workbench("residual")
-    counting = Counting(bench.model)
-    teacher = Teacher(lambda inputs: outputs(bench.model, inputs), bench.data, 0, None)
-    done = distill(bench.compressor.compress(Plan()), teacher, bench.data,
-                   Recipe(epochs=1, batch=16, attention_weight=1.0, feature_weight=1.0), bench.calibration, 0,
-                   original=Original(counting, bench.table, bench.compressor.coupling))
+    counting = Counting(bench.network.model)
+    teacher = Teacher(lambda inputs: outputs(bench.network.model, inputs), bench.network.data, 0, None)
+    done = distill(bench.network.compressor.compress(Plan()), teacher, bench.network.data,
+                   Recipe(epochs=1, batch=16, attention_weight=1.0, feature_weight=1.0), bench.network.calibration, 0,
+                   original=Original(counting, bench.network.table, bench.network.compressor.coupling))
     facts = next(r for r in done.receipts if r.technique == "distill").facts
     assert counting.passes == facts["steps"]
     assert facts["attention_of"] == facts["features_of"] == ["down"]
@@ -248,10 +261,10 @@ def test_without_a_weight_the_original_is_not_asked_and_nothing_changes() -> Non
     bench = workbench("residual")
     plan = integers(bench, (4,), 8)
     hashes = set()
-    for given in (None, Original(Deaf(), bench.table, bench.compressor.coupling)):
-        teacher = Teacher(lambda inputs: outputs(bench.model, inputs), bench.data, 0, None)
-        done = distill(bench.compressor.compress(plan), teacher, bench.data, Recipe(epochs=2, batch=16),
-                       bench.calibration, 0, original=given)
+    for given in (None, Original(Deaf(), bench.network.table, bench.network.compressor.coupling)):
+        teacher = Teacher(lambda inputs: outputs(bench.network.model, inputs), bench.network.data, 0, None)
+        done = distill(bench.network.compressor.compress(plan), teacher, bench.network.data, Recipe(epochs=2, batch=16),
+                       bench.network.calibration, 0, original=given)
         hashes.add(state_hash(done.model))
         assert "attention_of" not in next(r for r in done.receipts if r.technique == "distill").facts
     assert len(hashes) == 1
@@ -261,11 +274,11 @@ def test_without_a_weight_the_original_is_not_asked_and_nothing_changes() -> Non
 @pytest.mark.parametrize("network", ["mlp", "lstm"])
 def test_networks_without_maps_are_refused_before_training(network: str) -> None:
     bench = workbench(network)
-    teacher = Teacher(lambda inputs: outputs(bench.model, inputs), bench.data, 0, None)
-    start = bench.compressor.compress(Plan())
+    teacher = Teacher(lambda inputs: outputs(bench.network.model, inputs), bench.network.data, 0, None)
+    start = bench.network.compressor.compress(Plan())
     before = state_hash(start.model)
     with pytest.raises(InputError, match="attention_weight and feature_weight must be 0"):
-        distill(start, teacher, bench.data, Recipe(attention_weight=1.0), bench.calibration, 0,
+        distill(start, teacher, bench.network.data, Recipe(attention_weight=1.0), bench.network.calibration, 0,
                 original=original(bench))
     assert state_hash(start.model) == before
 
@@ -273,10 +286,10 @@ def test_networks_without_maps_are_refused_before_training(network: str) -> None
 @pytest.mark.parametrize("given", [{"attention_weight": 1.0}, {"feature_weight": 1.0}, {"block_steps": 1}], ids=str)
 def test_what_needs_the_original_is_refused_without(given: dict[str, float]) -> None:
     bench = workbench("chain")
-    teacher = Teacher(lambda inputs: outputs(bench.model, inputs), bench.data, 0, None)
+    teacher = Teacher(lambda inputs: outputs(bench.network.model, inputs), bench.network.data, 0, None)
     with pytest.raises(InputError, match="must be 0 without the original"):
-        distill(bench.compressor.compress(Plan()), teacher, bench.data, Recipe(**given),  # type: ignore[arg-type]
-                bench.calibration, 0)
+        distill(bench.network.compressor.compress(Plan()), teacher, bench.network.data, Recipe(**given),  # type: ignore[arg-type]
+                bench.network.calibration, 0)
 
 
 @pytest.mark.parametrize("name", ["attention_weight", "feature_weight", "mixup", "block_steps", "label_weight"])

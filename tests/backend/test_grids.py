@@ -191,35 +191,44 @@ def test_an_input_that_never_speaks_leaves_a_usable_codebook() -> None:
 def test_a_kept_candidate_comes_back_whole(tmp_path: Path, settings: dict[str, str | int]) -> None:
     bench = workbench("residual")
     plan = integers(bench, (3,), 32, **settings)
-    compressed = bench.compressor.compress(plan)
+    compressed = bench.network.compressor.compress(plan)
     save_weights(compressed, tmp_path / "kept.safetensors")
-    again = load_weights(bench.compressor.restructure(plan, fit=False), tmp_path / "kept.safetensors")
-    assert bench.build(again).data == bench.build(compressed).data
-    for name, weight in fold_norms(again, bench.table).weights.items():
-        torch.testing.assert_close(weight.dequantized(), fold_norms(compressed, bench.table).model.get_submodule(
-            name).weight, rtol=0, atol=0)
+    again = load_weights(bench.network.compressor.restructure(plan, fit=False), tmp_path / "kept.safetensors")
+    assert bench.network.write(again).data == bench.network.write(compressed).data
+    for name, weight in fold_norms(again, bench.network.table).weights.items():
+        torch.testing.assert_close(
+            weight.dequantized(),
+            fold_norms(compressed, bench.network.table).model.get_submodule(name).weight,
+            rtol=0,
+            atol=0,
+        )
 
 
 def test_factors_of_a_layer_have_the_layers_grid() -> None:
     bench = workbench("mlp")
     plan = Plan.of([Step("0", "decompose", {"method": "svd", "rank": 8}),
                     Step("0", "quantize", {"weight_bits": 3, "activation_bits": 8, "grid": "codebook"})])
-    weights = bench.compressor.compress(plan).weights
+    weights = bench.network.compressor.compress(plan).weights
     assert set(weights) == {"0.0", "0.1"}
     assert all(weight.table is not None for weight in weights.values())
 
 
-@pytest.mark.parametrize("settings", [{"grid": "codebook"}, {"grid": "pow2"}, {"grid": "codebook", "group": 32}],
-                         ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"grid": "codebook"}, {"grid": "pow2"}, {"grid": "codebook", "group": 32}], ids=str
+)
 def test_distillation_keeps_the_grid_and_comes_nearer_to_the_teacher(settings: dict[str, str | int]) -> None:
     bench = trained_workbench("chain")
-    start = bench.compressor.compress(Plan.of((*structure(bench).steps, *integers(bench, (2,), 32, **settings).steps)))
+    start = bench.network.compressor.compress(
+        Plan.of((*structure(bench).steps, *integers(bench, (2,), 32, **settings).steps))
+    )
     tables = {name: weight.table for name, weight in start.weights.items()}
-    inputs = bench.data.normalise(bench.data.train.inputs)
-    expected = outputs(bench.model, inputs)
+    inputs = bench.network.data.normalise(bench.network.data.train.inputs)
+    expected = outputs(bench.network.model, inputs)
     before = float((outputs(start.model, inputs) - expected).square().mean())
-    teacher = Teacher(partial(outputs, bench.model), bench.data, 0, None)
-    done = distill(start, teacher, bench.data, Recipe(epochs=30, batch=32, label_weight=0), bench.calibration, 0)
+    teacher = Teacher(partial(outputs, bench.network.model), bench.network.data, 0, None)
+    done = distill(
+        start, teacher, bench.network.data, Recipe(epochs=30, batch=32, label_weight=0), bench.network.calibration, 0
+    )
     assert float((outputs(done.model, inputs) - expected).square().mean()) < 0.85 * before
     for name, weight in done.weights.items():
         module = done.model.get_submodule(name)
@@ -227,5 +236,6 @@ def test_distillation_keeps_the_grid_and_comes_nearer_to_the_teacher(settings: d
         assert table is not None
         assert torch.isin(weight.levels, table).all()
         torch.testing.assert_close(module.weight, weight.dequantized(), rtol=0, atol=0)
-    scores = Runtime(bench.build(done).data).run(bench.calibration.numpy())
-    torch.testing.assert_close(torch.from_numpy(scores), outputs(done.model, bench.calibration), rtol=1e-3, atol=1e-4)
+    scores = Runtime(bench.network.write(done).data).run(bench.network.calibration.numpy())
+    torch.testing.assert_close(torch.from_numpy(scores), outputs(done.model, bench.network.calibration), rtol=1e-3,
+                               atol=1e-4)

@@ -260,11 +260,14 @@ def test_cut_networks_are_files_that_compute_the_same(case: str) -> None:
     torch.manual_seed(0)
     bench = Workbench(randomised_norms(make().eval()), task_data(shape, samples=24), load_profile("host"), seed=0,
                       folder=Path(os.devnull), epochs=1)
-    keeps = {group.name: legal_keep(group, group.channels / 2, bench.profile) for group in bench.table.groups}
+    keeps = {
+        group.name: legal_keep(group, group.channels / 2, bench.evaluator.profile)
+        for group in bench.network.table.groups
+    }
     plan = Plan.of([Step(name, "prune", {"keep": keep}) for name, keep in keeps.items()])
-    compressed = bench.compressor.compress(plan)
-    built = bench.build(compressed)
-    expected = outputs(compressed.model, bench.calibration).numpy()
-    got = Runtime(built.data).run(bench.calibration.numpy())
+    compressed = bench.network.compressor.compress(plan)
+    built = bench.network.write(compressed)
+    expected = outputs(compressed.model, bench.network.calibration).numpy()
+    got = Runtime(built.data).run(bench.network.calibration.numpy())
     assert np.abs(got - expected).max() <= 1e-3 * np.abs(expected).max()
-    assert len(built.data) < len(bench.baseline_file)
+    assert len(built.data) < len(bench.network.writer.original_file)

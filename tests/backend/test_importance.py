@@ -26,16 +26,16 @@ BLIND = {"random", "fpgm"}
 @pytest.mark.parametrize("network", sorted(NETWORKS))
 def test_every_criterion_ranks_every_group(criterion: str, network: str) -> None:
     bench = workbench(network)
-    coupling = bench.compressor.coupling
-    before = state_hash(bench.model)
-    for group in bench.table.groups:
-        scores, again = (channel_scores(criterion, bench.model, coupling.items[group.name], group.channels,
-                                        bench.compressor.statistics) for _ in range(2))
+    coupling = bench.network.compressor.coupling
+    before = state_hash(bench.network.model)
+    for group in bench.network.table.groups:
+        scores, again = (channel_scores(criterion, bench.network.model, coupling.items[group.name], group.channels,
+                                        bench.network.compressor.statistics) for _ in range(2))
         assert scores.shape == (group.channels,)
         assert np.isfinite(scores).all() and (scores >= 0).all()
         assert len(np.unique(scores)) > 1
         np.testing.assert_array_equal(scores, again)
-    assert state_hash(bench.model) == before
+    assert state_hash(bench.network.model) == before
 
 
 @pytest.mark.parametrize("criterion", [c for c in CRITERIA if c not in BLIND])
@@ -74,7 +74,7 @@ def test_sensitivity_is_the_gradient_times_the_weight() -> None:
 
 def test_an_unknown_criterion_is_refused() -> None:
     bench = workbench("chain")
-    group = bench.table.groups[0]
+    group = bench.network.table.groups[0]
     with pytest.raises(InputError, match=r"`criterion` at .* must be one of .*'loudest'"):
-        check_plan(bench.table, Plan.of([Step(group.name, "prune", {"keep": 8, "criterion": "loudest"})]),
-                   bench.profile)
+        check_plan(bench.network.table, Plan.of([Step(group.name, "prune", {"keep": 8, "criterion": "loudest"})]),
+                   bench.evaluator.profile)

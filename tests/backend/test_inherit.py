@@ -47,15 +47,18 @@ def bench_of(tmp_path_factory: pytest.TempPathFactory) -> Make:
 
 def _pruned(bench: Workbench, share: float, bits: int | None = None, *more: Step) -> Plan:
     keeps = [Step(group.name, "prune", {"keep": max(group.blocks, round(group.channels * share))})
-             for group in bench.table.groups if share < 1]
-    widths = [Step(layer.name, "quantize", {"weight_bits": bits, "activation_bits": 32}) for layer in bench.table.layers
-              if bits is not None and layer.kind in ("conv", "linear") and layer.compressible]
+             for group in bench.network.table.groups if share < 1]
+    widths = [
+        Step(layer.name, "quantize", {"weight_bits": bits, "activation_bits": 32})
+        for layer in bench.network.table.layers
+        if bits is not None and layer.kind in ("conv", "linear") and layer.compressible
+    ]
     return Plan.of((*keeps, *widths, *more))
 
 
 def _trained(bench: Workbench, plan: Plan, place: Path) -> Trained:
     """A candidate whose weights are told apart from compressed ones: all of them half as large again."""
-    network = bench.compressor.compress(plan)
+    network = bench.network.compressor.compress(plan)
     with torch.no_grad():
         for name, parameter in network.model.named_parameters():
             module, _, kind = name.rpartition(".")
@@ -71,7 +74,9 @@ def _trained(bench: Workbench, plan: Plan, place: Path) -> Trained:
 
 
 def _agreed(bench: Workbench, own: Compressed, relative: Trained) -> dict[str, Places]:
-    return agreements(bench.table, bench.compressor.coupling.items, structure_of(own), relative.structure)
+    return agreements(
+        bench.network.table, bench.network.compressor.coupling.items, structure_of(own), relative.structure
+    )
 
 
 @pytest.mark.parametrize("name", ["residual", "chain", "separable", "dense", "grouped"])
@@ -79,8 +84,8 @@ def test_the_same_plan_takes_every_value(bench_of: Make, tmp_path: Path, name: s
     bench = bench_of(name)
     for plan in (_pruned(bench, 0.5), _pruned(bench, 0.5, 4), _pruned(bench, 1.0, 8)):
         relative = _trained(bench, plan, tmp_path)
-        own = bench.compressor.compress(plan)
-        heir = inherited(own, relative, _agreed(bench, own, relative), bench.compressor)
+        own = bench.network.compressor.compress(plan)
+        heir = inherited(own, relative, _agreed(bench, own, relative), bench.network.compressor)
         state = heir.model.state_dict()
         for key, value in relative.tensors.items():
             module, _, kind = key.rpartition(".")
@@ -92,7 +97,7 @@ def test_the_same_plan_takes_every_value(bench_of: Make, tmp_path: Path, name: s
                 torch.testing.assert_close(state[key], value)
         (receipt,) = [r for r in heir.receipts if r.technique == "inherit"]
         assert receipt.facts["from"] == plan.fingerprint
-        assert set(receipt.facts["layers"]) == {layer.name for layer in bench.table.layers}
+        assert set(receipt.facts["layers"]) == {layer.name for layer in bench.network.table.layers}
 
 
 @pytest.mark.parametrize("name", ["residual", "separable", "grouped", "dense"])
@@ -101,11 +106,11 @@ def test_a_narrower_network_takes_its_channels_of_a_wider_one(bench_of: Make, tm
     """With the inputs' moments out of the way, what is inherited is what cutting the relative's weights leaves."""
     bench = bench_of(name)
     wide = _pruned(bench, 1.0)
-    relative, own = _trained(bench, wide, tmp_path), bench.compressor.compress(_pruned(bench, 0.5))
+    relative, own = _trained(bench, wide, tmp_path), bench.network.compressor.compress(_pruned(bench, 0.5))
     agreed = _agreed(bench, own, relative)
-    monkeypatch.setattr(bench.compressor.statistics, "moments", lambda name: None)
-    heir = inherited(own, relative, agreed, bench.compressor)
-    cut: Any = bench.compressor.restructure(own.plan, fit=False).model.state_dict()
+    monkeypatch.setattr(bench.network.compressor.statistics, "moments", lambda name: None)
+    heir = inherited(own, relative, agreed, bench.network.compressor)
+    cut: Any = bench.network.compressor.restructure(own.plan, fit=False).model.state_dict()
     state = heir.model.state_dict()
     taken = {key for key in state if key.rpartition(".")[0] in agreed and not key.endswith(
         ("running_mean", "running_var", "num_batches_tracked"))}
@@ -117,38 +122,38 @@ def test_a_narrower_network_takes_its_channels_of_a_wider_one(bench_of: Make, tm
 def test_a_layer_makes_up_for_the_inputs_that_it_loses(bench_of: Make, tmp_path: Path) -> None:
     bench = bench_of("residual")
     relative = read_trained(_saved(bench, Plan(), tmp_path))
-    own = bench.compressor.restructure(_pruned(bench, 0.75), fit=False)
+    own = bench.network.compressor.restructure(_pruned(bench, 0.75), fit=False)
     agreed = _agreed(bench, own, relative)
-    refitted = bench.compressor.restructure(own.plan).model.state_dict()
-    heir = inherited(own, relative, agreed, bench.compressor).model.state_dict()
+    refitted = bench.network.compressor.restructure(own.plan).model.state_dict()
+    heir = inherited(own, relative, agreed, bench.network.compressor).model.state_dict()
     torch.testing.assert_close(heir["conv2.weight"], refitted["conv2.weight"])
     assert not torch.allclose(heir["conv2.weight"], own.model.state_dict()["conv2.weight"])
 
 
 def _saved(bench: Workbench, plan: Plan, folder: Path, rung: int = 1) -> Path:
     path = weights_path(folder, plan, rung)
-    save_weights(bench.compressor.compress(plan), path)
+    save_weights(bench.network.compressor.compress(plan), path)
     return path
 
 
 def test_places_are_in_the_coordinates_of_the_original(bench_of: Make) -> None:
     bench = bench_of("chain")
-    group = bench.table.groups[0]
-    items = bench.compressor.coupling.items
+    group = bench.network.table.groups[0]
+    items = bench.network.compressor.coupling.items
 
     def structure(*kept: int) -> Structure:
         return Structure(Plan.of([Step(group.name, "prune", {"keep": len(kept)})]), {group.name: kept})
 
     writer = group.name
     reader = next(m.layer for m in group.members if m.side == "in")
-    found = agreements(bench.table, items, structure(2, 7), structure(0, 2, 5, 7))
+    found = agreements(bench.network.table, items, structure(2, 7), structure(0, 2, 5, 7))
     assert found[writer].rows is not None and found[writer].rows.tolist() == [1, 3]
     assert found[reader].columns is not None and len(found[reader].columns) >= 2
     assert np.array_equal(found[writer].columns if found[writer].columns is not None else [], [])
-    assert writer not in agreements(bench.table, items, structure(2, 6), structure(0, 2, 5, 7))
-    same = agreements(bench.table, items, structure(2, 7), structure(2, 7))
+    assert writer not in agreements(bench.network.table, items, structure(2, 6), structure(0, 2, 5, 7))
+    same = agreements(bench.network.table, items, structure(2, 7), structure(2, 7))
     assert same[writer].rows is None and same[reader].columns is None
-    assert overlap(bench.table, structure(2, 7).plan, structure(2, 7).plan, list(same)) == 1.0
+    assert overlap(bench.network.table, structure(2, 7).plan, structure(2, 7).plan, list(same)) == 1.0
 
 
 def test_factors_agree_only_where_method_and_ranks_do(bench_of: Make, tmp_path: Path) -> None:
@@ -159,10 +164,10 @@ def test_factors_agree_only_where_method_and_ranks_do(bench_of: Make, tmp_path: 
 
     relative = _trained(bench, plan(8), tmp_path)
     for asked, shared in ((plan(8), True), (plan(8, 0.75), True), (plan(4), False), (_pruned(bench, 1.0, 4), False)):
-        own = bench.compressor.compress(asked)
+        own = bench.network.compressor.compress(asked)
         agreed = _agreed(bench, own, relative)
         assert ("conv2" in agreed) is shared
-        heir = inherited(own, relative, agreed, bench.compressor)
+        heir = inherited(own, relative, agreed, bench.network.compressor)
         (receipt,) = [r for r in heir.receipts if r.technique == "inherit"]
         assert ("conv2" in receipt.facts["layers"]) is shared and "fc" in receipt.facts["layers"]
 
@@ -171,8 +176,8 @@ def test_other_bits_start_from_what_the_relative_computed_with(bench_of: Make, t
     bench = bench_of("residual")
     relative = _trained(bench, _pruned(bench, 1.0, 2), tmp_path)
     for bits in (8, 4, None):
-        own = bench.compressor.compress(_pruned(bench, 1.0, bits))
-        heir = inherited(own, relative, _agreed(bench, own, relative), bench.compressor)
+        own = bench.network.compressor.compress(_pruned(bench, 1.0, bits))
+        heir = inherited(own, relative, _agreed(bench, own, relative), bench.network.compressor)
         meant = relative.integers["conv2"].dequantized()
         got = heir.model.get_parameter("conv2.weight").detach()
         assert float((got - meant).norm() / meant.norm()) < {8: 0.01, 4: 0.2, None: 1e-6}[bits]
@@ -184,8 +189,8 @@ def test_a_sparse_layer_takes_only_what_has_its_zeros(bench_of: Make, tmp_path: 
     sparse = Step("conv2", "sparsify", {"pattern": "unstructured", "density": 0.5})
     relative = _trained(bench, _pruned(bench, 1.0, 4, sparse), tmp_path)
     for asked, shared in ((_pruned(bench, 1.0, 4, sparse), True), (_pruned(bench, 1.0, 4), False)):
-        own = bench.compressor.compress(asked)
-        heir = inherited(own, relative, _agreed(bench, own, relative), bench.compressor)
+        own = bench.network.compressor.compress(asked)
+        heir = inherited(own, relative, _agreed(bench, own, relative), bench.network.compressor)
         (receipt,) = [r for r in heir.receipts if r.technique == "inherit"]
         assert ("conv2" in receipt.facts["layers"]) is shared
         if shared:
@@ -195,15 +200,15 @@ def test_a_sparse_layer_takes_only_what_has_its_zeros(bench_of: Make, tmp_path: 
 def test_the_start_nearer_to_the_original_is_chosen(bench_of: Make, tmp_path: Path) -> None:
     bench = bench_of("residual")
     with torch.no_grad():
-        wanted = bench.model(bench.calibration)
-    assert divergence(bench.model, bench.calibration, wanted) < 1e-6
+        wanted = bench.network.model(bench.network.calibration)
+    assert divergence(bench.network.model, bench.network.calibration, wanted) < 1e-6
     good, bad = read_trained(_saved(bench, Plan(), tmp_path)), _trained(bench, _pruned(bench, 1.0, 8), tmp_path)
     plan = _pruned(bench, 1.0, 8)
     for relative, better in ((good, True), (bad, False)):
-        own = bench.compressor.compress(plan)
+        own = bench.network.compressor.compress(plan)
         if better:  # a start that answers something else
             own.model.get_parameter("fc.weight").data.mul_(-20)
-        chosen, takes = better_start(own, relative, _agreed(bench, own, relative), bench.compressor, wanted)
+        chosen, takes = better_start(own, relative, _agreed(bench, own, relative), bench.network.compressor, wanted)
         (receipt,) = [r for r in chosen.receipts if r.technique == "inherit"]
         facts = receipt.facts
         assert takes is (facts["inherited_divergence"] < facts["own_divergence"]) is better
@@ -214,10 +219,10 @@ def test_the_nearest_of_all_folders_is_found_and_an_unfinished_training_is_not(b
     bench = bench_of("residual")
     here, there = tmp_path / "here", tmp_path / "there"
     plan = _pruned(bench, 0.5, 4)
-    own = structure_of(bench.compressor.compress(plan))
+    own = structure_of(bench.network.compressor.compress(plan))
 
     def found() -> Path | None:
-        near = nearest(bench.table, bench.compressor.coupling.items, own, (here, there))
+        near = nearest(bench.network.table, bench.network.compressor.coupling.items, own, (here, there))
         return None if near is None else near[0]
 
     assert found() is None
@@ -239,14 +244,16 @@ def test_damaged_and_foreign_files_are_passed_over(bench_of: Make, tmp_path: Pat
                                                    caplog: pytest.LogCaptureFixture) -> None:
     bench = bench_of("residual")
     plan = _pruned(bench, 0.5)
-    own = bench.compressor.compress(plan)
+    own = bench.network.compressor.compress(plan)
     with torch.no_grad():
-        wanted = bench.model(bench.calibration)
+        wanted = bench.network.model(bench.network.calibration)
     path = _saved(bench, Plan(), tmp_path)
     whole = path.read_bytes()
     for damage in (b"", b"no safetensors", whole[:-100]):
         path.write_bytes(damage)
-        assert with_relative(own, bench.compressor, bench.table, [tmp_path / "none", tmp_path], wanted) == (own, False)
+        assert with_relative(
+            own, bench.network.compressor, bench.network.table, [tmp_path / "none", tmp_path], wanted
+        ) == (own, False)
     with pytest.raises(StorageError, match="must hold the weights of a candidate"):
         read_trained(path)
     path.write_bytes(whole)

@@ -28,39 +28,41 @@ def test_kept_weights_come_back_exactly(tmp_path: Path, network: str) -> None:
     bench = workbench(network)
     shape = structure(bench)
     plan = Plan.of((*shape.steps, *sparse(bench, shape).steps, *integers(bench, (4, 8, 2), 8).steps))
-    kept = bench.compressor.compress(plan)
+    kept = bench.network.compressor.compress(plan)
     path = tmp_path / "deep" / "weights.safetensors"
     save_weights(kept, path)
     assert [p.name for p in path.parent.iterdir()] == ["weights.safetensors"]
-    again = load_weights(bench.compressor.restructure(plan), path)
+    again = load_weights(bench.network.compressor.restructure(plan), path)
     assert state_hash(again.model) == state_hash(kept.model)
     assert set(again.weights) == set(kept.weights)
     for name, weight in kept.weights.items():
         assert again.weights[name].bits == weight.bits
         assert torch.equal(again.weights[name].levels, weight.levels)
         assert torch.equal(again.weights[name].scale, weight.scale)
-    assert bench.build(again).data == bench.build(kept).data, "fault 32: equal candidates have equal bytes"
+    assert bench.network.write(again).data == bench.network.write(kept).data, (
+        "fault 32: equal candidates have equal bytes"
+    )
 
 
 def test_damaged_or_foreign_weights_are_refused(tmp_path: Path) -> None:
     bench = workbench("mlp")
     plan = integers(bench, (4,), 8)
     path = tmp_path / "w.safetensors"
-    save_weights(bench.compressor.compress(plan), path)
+    save_weights(bench.network.compressor.compress(plan), path)
     whole = path.read_bytes()
     for content in (b"", whole[:-10], whole[:100], b"\xff" * 200, whole[:8] + b"\xff" + whole[9:]):
         path.write_bytes(content)
         with pytest.raises(StorageError, match=r"w\.safetensors must hold the weights of a candidate"):
-            load_weights(bench.compressor.restructure(plan), path)
+            load_weights(bench.network.compressor.restructure(plan), path)
     with pytest.raises(StorageError):
-        load_weights(bench.compressor.restructure(plan), tmp_path / "none.safetensors")
+        load_weights(bench.network.compressor.restructure(plan), tmp_path / "none.safetensors")
     path.write_bytes(whole)
     with pytest.raises(StorageError, match=r"w\.safetensors must hold the weights of this plan"):
-        load_weights(bench.compressor.restructure(structure(bench)), path)
+        load_weights(bench.network.compressor.restructure(structure(bench)), path)
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
     with pytest.raises(StorageError, match="must be written"):
-        save_weights(bench.compressor.compress(plan), blocked / "w.safetensors")
+        save_weights(bench.network.compressor.compress(plan), blocked / "w.safetensors")
 
 
 def test_answers_to_other_views_are_not_used(tmp_path: Path) -> None:
@@ -125,8 +127,8 @@ def test_weights_kept_before_files_had_a_format_come_within_the_limit(tmp_path: 
     """Their levels reached 127, those of 7 bits odd; the values that they stand for hardly change."""
     bench = workbench("residual")
     plan = integers(bench, (bits,), activations, grid=grid)
-    network = bench.compressor.compress(plan)
-    network.latent = {name: bench.model.get_submodule(name).weight.detach().clone() for name in network.weights}
+    network = bench.network.compressor.compress(plan)
+    network.latent = {name: bench.network.model.get_submodule(name).weight.detach().clone() for name in network.weights}
     for name, weight in network.latent.items():
         known = quantize_weight(weight, bits, grid)  # reaches 127, or at 7 bits 63
         if bits == 7:
@@ -137,11 +139,11 @@ def test_weights_kept_before_files_had_a_format_come_within_the_limit(tmp_path: 
     with safe_open(tmp_path / "new.safetensors", framework="pt") as file:
         header = {key: value for key, value in file.metadata().items() if key != "format."}
         save_file(load_file(tmp_path / "new.safetensors"), tmp_path / "old.safetensors", metadata=header)
-    again = load_weights(bench.compressor.restructure(plan, fit=False), tmp_path / "old.safetensors")
+    again = load_weights(bench.network.compressor.restructure(plan, fit=False), tmp_path / "old.safetensors")
     for name, weight in again.weights.items():
         assert int(weight.levels.abs().max()) <= min(weight.limit, top_level(weight)) == top_level(weight)
         assert weight.limit == (127 if activations == 32 else 64)
         step = weight.steps() * (1 if weight.table is None else weight.table.diff().max())
         assert ((weight.dequantized() - network.weights[name].dequantized()).abs() <= 1.1 * step).all()
         assert torch.equal(weight.levels, network.weights[name].levels) == (bits == 6 or (bits, activations) == (8, 32))
-    check_saturation(bench.build(again).data)
+    check_saturation(bench.network.write(again).data)

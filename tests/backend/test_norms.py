@@ -93,13 +93,13 @@ def test_a_loud_channel_that_died_is_constant() -> None:
 
 def test_quantising_a_network_with_frozen_statistics_keeps_its_answers() -> None:
     bench = workbench("chain")
-    expected = outputs(bench.model, bench.calibration)
+    expected = outputs(bench.network.model, bench.network.calibration)
     signal = float((expected - expected.mean(0)).square().mean())
-    compressed = bench.compressor.compress(integers(bench, (8,), 32))
-    assert float((outputs(compressed.model, bench.calibration) - expected).square().mean()) < 0.02 * signal
+    compressed = bench.network.compressor.compress(integers(bench, (8,), 32))
+    assert float((outputs(compressed.model, bench.network.calibration) - expected).square().mean()) < 0.02 * signal
     plain = copy.deepcopy(compressed.model)
-    reestimate_norms(plain, bench.calibration)
-    assert float((outputs(plain, bench.calibration) - expected).square().mean()) > 100 * signal
+    reestimate_norms(plain, bench.network.calibration)
+    assert float((outputs(plain, bench.network.calibration) - expected).square().mean()) > 100 * signal
 
 
 def test_training_begins_with_the_same_network() -> None:
@@ -114,13 +114,15 @@ def test_training_begins_with_the_same_network() -> None:
 
 def test_training_a_network_with_frozen_statistics_stays_near_its_teacher() -> None:
     bench = workbench("chain")
-    start = bench.compressor.compress(integers(bench, (8,), 32))
-    teacher = Teacher(partial(outputs, bench.model), bench.data, 0, None)
-    inputs = bench.data.normalise(bench.data.train.inputs)
-    done = distill(start, teacher, bench.data, Recipe(epochs=1, batch=32, learning_rate=1e-5), bench.calibration, 0)
-    far = copy.deepcopy(bench.model)
+    start = bench.network.compressor.compress(integers(bench, (8,), 32))
+    teacher = Teacher(partial(outputs, bench.network.model), bench.network.data, 0, None)
+    inputs = bench.network.data.normalise(bench.network.data.train.inputs)
+    done = distill(
+        start, teacher, bench.network.data, Recipe(epochs=1, batch=32, learning_rate=1e-5), bench.network.calibration, 0
+    )
+    far = copy.deepcopy(bench.network.model)
     reestimate_norms(far, inputs)
-    expected = outputs(bench.model, inputs)
+    expected = outputs(bench.network.model, inputs)
     error = (outputs(done.model, inputs) - expected).square().mean()
     assert error < 1e-2 * (outputs(far, inputs) - expected).square().mean()
     assert done.norms == {}, "its norms have learned"

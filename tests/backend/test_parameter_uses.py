@@ -82,9 +82,12 @@ def test_only_a_norm_behind_its_own_layer_is_folded_and_the_file_is_right(case: 
     tokens = isinstance(model.layer, nn.Embedding)
     bench = Workbench(model, task_data(shape, samples=16, vocabulary=2 if tokens else 0), load_profile("host"), seed=0,
                       folder=Path("/dev/null"), epochs=1)
-    assert {layer.name: layer.folds_into for layer in bench.table.layers if layer.folds_into} == folds
-    file = bench.build(bench.compressor.compress(Plan())).data
-    got, expected = Runtime(file).run(bench.calibration.numpy()), outputs(model, bench.calibration).numpy()
+    assert {layer.name: layer.folds_into for layer in bench.network.table.layers if layer.folds_into} == folds
+    file = bench.network.write(bench.network.compressor.compress(Plan())).data
+    got, expected = (
+        Runtime(file).run(bench.network.calibration.numpy()),
+        outputs(model, bench.network.calibration).numpy(),
+    )
     assert abs(got - expected).max() <= 1e-4 * abs(expected).max()
 
 

@@ -39,8 +39,8 @@ def _bench(end: str) -> Workbench:
 @pytest.mark.parametrize("end", sorted(ENDS))
 def test_outputs_are_recognised_and_said(end: str) -> None:
     bench = _bench(end)
-    assert bench.answers.meaning == end
-    assert any("probabilities" in note for note in bench.notes) == (end != "scores")
+    assert bench.network.answers.meaning == end
+    assert any("probabilities" in note for note in bench.network.notes) == (end != "scores")
 
 
 def test_a_sigmoid_for_each_class_is_seen_in_the_graph() -> None:
@@ -54,7 +54,7 @@ def test_a_sigmoid_for_each_class_is_seen_in_the_graph() -> None:
 @pytest.mark.parametrize("end", ["probabilities", "log-probabilities"])
 def test_the_table_is_that_of_the_scores(end: str) -> None:
     steps = [Step("0.0", "quantize", {"weight_bits": bits, "activation_bits": 32}) for bits in (2, 4)]
-    expected, got = (sensitivities(_bench(name).compressor, steps) for name in ("scores", end))
+    expected, got = (sensitivities(_bench(name).network.compressor, steps) for name in ("scores", end))
     assert expected[0] > expected[1] > 0
     torch.testing.assert_close(torch.tensor(got), torch.tensor(expected), rtol=1e-2, atol=0.0)
 
@@ -67,10 +67,17 @@ def test_training_is_that_of_the_scores(end: str) -> None:
     for name in ("scores", end):
         bench = _bench(name)
         plan = integers(bench, (3,), 8)
-        evaluation = bench.evaluate(plan, 0)
+        evaluation = bench.evaluator.evaluate(plan, 0)
         entropies.append(evaluation.metrics["cross_entropy"])
-        done = distill(bench.compressor.compress(plan), bench.teacher, bench.data, Recipe(epochs=2, batch=16),
-                       bench.calibration, 0, answers=bench.answers)
+        done = distill(
+            bench.network.compressor.compress(plan),
+            bench.trainer.teacher,
+            bench.network.data,
+            Recipe(epochs=2, batch=16),
+            bench.network.calibration,
+            0,
+            answers=bench.network.answers,
+        )
         trained.append(done.model.state_dict())
     assert entropies[1] == pytest.approx(entropies[0], rel=0.02)
     for key, value in trained[0].items():
@@ -81,7 +88,7 @@ def test_training_is_that_of_the_scores(end: str) -> None:
 
 def test_the_file_still_puts_out_probabilities() -> None:
     bench = _bench("probabilities")
-    file = bench.build(bench.compressor.compress(integers(bench, (4,), 8))).data
-    outputs = Runtime(file).run(bench.calibration.numpy())
+    file = bench.network.write(bench.network.compressor.compress(integers(bench, (4,), 8))).data
+    outputs = Runtime(file).run(bench.network.calibration.numpy())
     assert outputs.min() >= 0
     assert abs(outputs.sum(1) - 1).max() < 1e-4

@@ -50,15 +50,15 @@ def test_folding_is_exact_for_dead_and_negative_norms(bits: int | None) -> None:
 def test_a_dead_norm_survives_export() -> None:
     """A scale of zero is legal in the network, but a runtime divides by scales."""
     bench = workbench("chain")
-    compressed = bench.compressor.compress(integers(bench, (4,), 8))
+    compressed = bench.network.compressor.compress(integers(bench, (4,), 8))
     with torch.no_grad():
         norm = compressed.model.get_submodule("0.1")
         assert isinstance(norm.weight, Tensor)
         norm.weight[:4] = 0
     from autocompress.formats.onnx.runtime import Runtime
 
-    scores = torch.from_numpy(Runtime(bench.build(compressed).data).run(bench.calibration.numpy()))
-    expected = outputs(compressed.model, bench.calibration)
+    scores = torch.from_numpy(Runtime(bench.network.write(compressed).data).run(bench.network.calibration.numpy()))
+    expected = outputs(compressed.model, bench.network.calibration)
     assert torch.isfinite(scores).all()
     assert float(torch.corrcoef(torch.stack([scores.ravel(), expected.ravel()]))[0, 1]) > 0.98
 
@@ -96,21 +96,28 @@ def test_bias_correction_removes_the_mean_error(groups: int) -> None:
 def _start() -> tuple[Compressed, Teacher]:
     bench = trained_workbench("chain")
     plan = Plan.of((*structure(bench).steps, *integers(bench, (2, 3), 8).steps))
-    teacher = Teacher(partial(outputs, bench.model), bench.data, 0, None)
-    return bench.compressor.compress(plan), teacher
+    teacher = Teacher(partial(outputs, bench.network.model), bench.network.data, 0, None)
+    return bench.network.compressor.compress(plan), teacher
 
 
 def _distilled(seed: int, epochs: int = 30) -> Compressed:
     bench = trained_workbench("chain")
     start, teacher = _start()
-    return distill(start, teacher, bench.data, Recipe(epochs=epochs, batch=32, label_weight=0), bench.calibration, seed)
+    return distill(
+        start,
+        teacher,
+        bench.network.data,
+        Recipe(epochs=epochs, batch=32, label_weight=0),
+        bench.network.calibration,
+        seed,
+    )
 
 
 def test_distillation_comes_nearer_to_the_teacher_and_ships_integers() -> None:
     bench = trained_workbench("chain")
     start, _ = _start()
-    inputs = bench.data.normalise(bench.data.train.inputs)
-    teacher = outputs(bench.model, inputs)
+    inputs = bench.network.data.normalise(bench.network.data.train.inputs)
+    teacher = outputs(bench.network.model, inputs)
     before = float((outputs(start.model, inputs) - teacher).square().mean())
     done = _distilled(0)
     assert float((outputs(done.model, inputs) - teacher).square().mean()) < 0.85 * before
@@ -131,21 +138,23 @@ def test_distillation_is_settled_by_its_seed() -> None:
 def test_training_steps_are_in_proportion_to_what_they_change() -> None:
     """Weights in front of a norm can be of any size and do the same: then they are trained the same."""
     bench = trained_workbench("chain")
-    inputs = bench.data.normalise(bench.data.train.inputs)
+    inputs = bench.network.data.normalise(bench.network.data.train.inputs)
     trained = []
     for factor in (1.0, 64.0):
-        start = bench.compressor.compress(Plan())
+        start = bench.network.compressor.compress(Plan())
         norm: Any = start.model.get_submodule("0.1")
         with torch.no_grad():
             for parameter in start.model.get_submodule("0.0").parameters():
                 parameter *= factor
             norm.running_mean *= factor
             norm.running_var *= factor**2
-        teacher = Teacher(lambda x: 2 * outputs(bench.model, x), bench.data, 0, None)
-        done = distill(start, teacher, bench.data, Recipe(epochs=4, batch=16, label_weight=0), bench.calibration, 0)
-        assert set(done.model.state_dict()) == set(bench.model.state_dict())
+        teacher = Teacher(lambda x: 2 * outputs(bench.network.model, x), bench.network.data, 0, None)
+        done = distill(
+            start, teacher, bench.network.data, Recipe(epochs=4, batch=16, label_weight=0), bench.network.calibration, 0
+        )
+        assert set(done.model.state_dict()) == set(bench.network.model.state_dict())
         trained.append(outputs(done.model, inputs))
-    way = (trained[0] - outputs(bench.model, inputs)).norm()
+    way = (trained[0] - outputs(bench.network.model, inputs)).norm()
     assert (trained[1] - trained[0]).norm() < 0.02 * way
 
 
@@ -157,10 +166,12 @@ def test_distillation_fails_on_nan_and_stops_when_asked() -> None:
         assert isinstance(norm.bias, Tensor)
         norm.bias[0] = float("nan")
     with pytest.raises(TrialError, match="nan"):
-        distill(start, teacher, bench.data, Recipe(epochs=1), bench.calibration, 0)
+        distill(start, teacher, bench.network.data, Recipe(epochs=1), bench.network.calibration, 0)
     start, teacher = _start()
     with pytest.raises(TrialError, match="stopped when the search was"):
-        distill(start, teacher, bench.data, Recipe(epochs=1), bench.calibration, 0, should_stop=lambda: True)
+        distill(
+            start, teacher, bench.network.data, Recipe(epochs=1), bench.network.calibration, 0, should_stop=lambda: True
+        )
 
 
 @pytest.mark.parametrize("technique", ["quantize", "decompose", "sparsify"])
@@ -178,11 +189,11 @@ def test_weights_that_are_not_finite_are_named(technique: str) -> None:
 
 def test_a_network_with_nan_outputs_is_not_exported() -> None:
     bench = workbench("mlp")
-    compressed = bench.compressor.compress(Plan())
+    compressed = bench.network.compressor.compress(Plan())
     with torch.no_grad():
         next(compressed.model.parameters())[0] = float("nan")
     with pytest.raises(TrialError, match="nan"):
-        bench.build(compressed)
+        bench.network.write(compressed)
 
 
 @pytest.mark.parametrize("bits", [2, 8, 32])
@@ -190,11 +201,11 @@ def test_what_was_taken_out_stays_out_in_training(tmp_path: Path, bits: int) -> 
     bench = workbench("residual")
     widths = () if bits == 32 else integers(bench, (bits,), 8).steps
     plan = Plan.of((*sparse(bench, Plan()).steps, *widths))
-    start = bench.compressor.compress(plan)
+    start = bench.network.compressor.compress(plan)
     before = {name: mask.kept.clone() for name, mask in start.masks.items()}
     untrained = {name: start.model.get_submodule(name).weight.detach().clone() for name in before}  # type: ignore[operator]
-    teacher = Teacher(partial(outputs, bench.model), bench.data, 0, None)
-    done = distill(start, teacher, bench.data, Recipe(epochs=3, batch=16), bench.calibration, 0)
+    teacher = Teacher(partial(outputs, bench.network.model), bench.network.data, 0, None)
+    done = distill(start, teacher, bench.network.data, Recipe(epochs=3, batch=16), bench.network.calibration, 0)
     for name, kept in before.items():
         module = done.model.get_submodule(name)
         assert isinstance(module.weight, Tensor)
@@ -207,18 +218,18 @@ def test_what_was_taken_out_stays_out_in_training(tmp_path: Path, bits: int) -> 
         if bits < 8:
             assert (done.weights[name].levels[kept] != 0).all()
     save_weights(done, tmp_path / "w.safetensors")
-    again = load_weights(bench.compressor.restructure(plan, fit=False), tmp_path / "w.safetensors")
+    again = load_weights(bench.network.compressor.restructure(plan, fit=False), tmp_path / "w.safetensors")
     assert {name: mask.pattern for name, mask in again.masks.items()} == {n: m.pattern for n, m in done.masks.items()}
-    assert bench.build(again).data == bench.build(done).data
+    assert bench.network.write(again).data == bench.network.write(done).data
 
 
 def test_a_first_factor_is_rounded_with_feedback_from_what_the_layer_reads() -> None:
     bench = workbench("chain")
     plan = Plan.of([Step("2.0", "decompose", {"method": "channel-svd", "rank": 12}),
                     Step("2.0", "quantize", {"weight_bits": 2, "activation_bits": 32})])
-    structured = bench.compressor.restructure(plan)
+    structured = bench.network.compressor.restructure(plan)
     first = structured.model.get_submodule("2.0.0").weight
-    moments = bench.compressor.statistics.moments("2.0")
+    moments = bench.network.compressor.statistics.moments("2.0")
     assert isinstance(first, Tensor)
     assert moments is not None
 
@@ -226,7 +237,7 @@ def test_a_first_factor_is_rounded_with_feedback_from_what_the_layer_reads() -> 
         change = (candidate - first.detach()).flatten(1)
         return float((change @ moments.covariance[0] * change).sum())
 
-    rounded = bench.compressor.rounded(structured)
+    rounded = bench.network.compressor.rounded(structured)
     assert error(rounded["2.0.0"].dequantized()) < 0.9 * error(quantize_weight(first, 2).dequantized())
     assert rounded.keys() == {"2.0.0", "2.0.1"}
 
@@ -235,15 +246,15 @@ def test_a_plan_tried_again_takes_what_the_first_time_made() -> None:
     """Layers shared by candidates are made once, and what is done to one candidate does not show in the next."""
     bench = workbench("residual")
     plan = Plan.of((*structure(bench).steps, *integers(bench, (3, 8), 8).steps))
-    bench.compressor.forget()
-    first = bench.compressor.compress(plan)
+    bench.network.compressor.forget()
+    first = bench.network.compressor.compress(plan)
     expected = state_hash(first.model)
     with torch.no_grad():
         for parameter in first.model.parameters():
             parameter.zero_()
-    assert state_hash(bench.compressor.compress(plan).model) == expected
-    bench.compressor.forget()
-    assert state_hash(bench.compressor.compress(plan).model) == expected
+    assert state_hash(bench.network.compressor.compress(plan).model) == expected
+    bench.network.compressor.forget()
+    assert state_hash(bench.network.compressor.compress(plan).model) == expected
 
 
 def test_one_pass_tells_norms_and_means_where_no_norm_follows() -> None:
@@ -263,10 +274,16 @@ def test_a_student_that_begins_near_its_teacher_takes_smaller_steps_and_asks_the
     bench = trained_workbench("chain")
 
     def trained(bits: int, sharper: float, label_weight: float = 0.1) -> dict[str, Any]:
-        teacher = Teacher(lambda inputs: sharper * outputs(bench.model, inputs), bench.data, 0, None)
+        teacher = Teacher(lambda inputs: sharper * outputs(bench.network.model, inputs), bench.network.data, 0, None)
         recipe = Recipe(epochs=1, batch=64, label_weight=label_weight)
-        done = distill(bench.compressor.compress(integers(bench, (bits,), 8)), teacher, bench.data, recipe,
-                       bench.calibration, 0)
+        done = distill(
+            bench.network.compressor.compress(integers(bench, (bits,), 8)),
+            teacher,
+            bench.network.data,
+            recipe,
+            bench.network.calibration,
+            0,
+        )
         return next(receipt.facts for receipt in done.receipts if receipt.technique == "distill")
 
     near, coarse, far = trained(8, 1.0), trained(2, 1.0), trained(8, 1000.0)

@@ -77,18 +77,18 @@ def test_every_reading_is_exported_at_every_batch(how: str, capfd: pytest.Captur
     torch.manual_seed(0)
     bench = Workbench(Rows(how).eval(), task_data((7, 6)), load_profile("host"), seed=0, folder=Path(os.devnull),
                       epochs=1)
-    recurrent = [layer for layer in bench.table.layers if layer.kind == "recurrent"]
+    recurrent = [layer for layer in bench.network.table.layers if layer.kind == "recurrent"]
     assert len(recurrent) == (8 if how == "both" else 2) and not any(
         layer.not_compressible_reason for layer in recurrent
     )
     assert {layer.positions for layer in recurrent} == {7}
-    compressed = bench.compressor.compress(integers(bench, (4,), 32))
-    data = bench.build(compressed).data
+    compressed = bench.network.compressor.compress(integers(bench, (4,), 32))
+    data = bench.network.write(compressed).data
     for count in (1, 5, 32):
-        inputs = bench.calibration[:count]
+        inputs = bench.network.calibration[:count]
         np.testing.assert_allclose(Runtime(data).run(inputs.numpy()), outputs(compressed.model, inputs).numpy(),
                                    rtol=1e-3, atol=1e-5)
-    assert len(data) < 0.6 * len(bench.baseline_file)
+    assert len(data) < 0.6 * len(bench.network.writer.original_file)
     assert "onnxruntime" not in capfd.readouterr().err
 
 
@@ -117,13 +117,13 @@ def test_states_count_in_the_moments() -> None:
 def test_the_table_ranks_what_rounding_does(network: str) -> None:
     """Predicted costs of single weights follow the divergence that is measured."""
     bench = workbench(network)
-    names = [layer.name for layer in bench.table.layers if layer.kind == "recurrent"]
+    names = [layer.name for layer in bench.network.table.layers if layer.kind == "recurrent"]
     steps = [Step(name, "quantize", {"weight_bits": bits, "activation_bits": 32}) for name in names for bits in (2, 4)]
-    predicted = sensitivities(bench.compressor, steps)
-    inputs = bench.calibration
-    wanted = (outputs(bench.model, inputs).double() / 4).log_softmax(1)
+    predicted = sensitivities(bench.network.compressor, steps)
+    inputs = bench.network.calibration
+    wanted = (outputs(bench.network.model, inputs).double() / 4).log_softmax(1)
     for step, cost in zip(steps, predicted, strict=True):
-        model = bench.compressor.compress(Plan.of([step])).model
+        model = bench.network.compressor.compress(Plan.of([step])).model
         got = (outputs(model, inputs).double() / 4).log_softmax(1)
         measured = float((wanted.exp() * (wanted - got)).sum(1).mean())
         assert measured / 4 < cost < 4 * measured, step
@@ -132,15 +132,21 @@ def test_the_table_ranks_what_rounding_does(network: str) -> None:
 def test_integers_of_recurrent_weights_are_trained() -> None:
     bench = workbench("lstm")
     plan = integers(bench, (2,), 32)
-    start = bench.compressor.compress(plan)
-    inputs = bench.data.normalise(bench.data.train.inputs)
+    start = bench.network.compressor.compress(plan)
+    inputs = bench.network.data.normalise(bench.network.data.train.inputs)
 
     def distance(model: nn.Module) -> float:
-        return float((outputs(model, inputs) - outputs(bench.model, inputs)).square().mean())
+        return float((outputs(model, inputs) - outputs(bench.network.model, inputs)).square().mean())
 
     before, scale = distance(start.model), start.weights["rnn.hh_l0"].scale.clone()
-    done = distill(start, bench.teacher, bench.data, Recipe(epochs=10, batch=16, label_weight=0.0), bench.calibration,
-                   0)
+    done = distill(
+        start,
+        bench.trainer.teacher,
+        bench.network.data,
+        Recipe(epochs=10, batch=16, label_weight=0.0),
+        bench.network.calibration,
+        0,
+    )
     assert distance(done.model) < 0.8 * before
     trained = done.weights["rnn.hh_l0"]
     assert trained.bits == 2 and not torch.allclose(trained.scale, scale, rtol=1e-4)

@@ -85,18 +85,18 @@ def bench() -> Workbench:
 def test_what_an_option_costs_is_the_same_however_the_samples_lie(bench: Workbench) -> None:
     """Sensitivity against the definition: the gradient of each sample's drawn answer by itself."""
     steps = [Step(name, "quantize", {"weight_bits": 3, "activation_bits": 32}) for name in LAYOUTS]
-    together = sensitivities(bench.compressor, steps)
-    axes = dict(bench.compressor.sample_axes)
+    together = sensitivities(bench.network.compressor, steps)
+    axes = dict(bench.network.compressor.sample_axes)
     assert axes == {name: layout for name, layout in LAYOUTS.items() if layout is not None}
-    bench.compressor.sample_axes.clear()  # every layer one sample at a time
+    bench.network.compressor.sample_axes.clear()  # every layer one sample at a time
     try:
-        alone = sensitivities(bench.compressor, steps)
+        alone = sensitivities(bench.network.compressor, steps)
     finally:
-        bench.compressor.sample_axes.update(axes)
+        bench.network.compressor.sample_axes.update(axes)
     assert together == pytest.approx(alone, rel=0.6)  # other answers are drawn
     for step, predicted in zip(steps, together, strict=True):
-        changed = outputs(bench.compressor.compress(Plan.of([step])).model, bench.calibration) / 4
-        expected = outputs(bench.model, bench.calibration) / 4
+        changed = outputs(bench.network.compressor.compress(Plan.of([step])).model, bench.network.calibration) / 4
+        expected = outputs(bench.network.model, bench.network.calibration) / 4
         measured = nn.functional.kl_div(changed.log_softmax(1), expected.log_softmax(1), log_target=True,
                                         reduction="batchmean")
         assert predicted == pytest.approx(float(measured), rel=1.5)

@@ -38,11 +38,11 @@ def _around(middle: nn.Module) -> nn.Sequential:
 @pytest.mark.parametrize("network", FOUND)
 def test_pairs_are_found_and_told_as_facts(network: str) -> None:
     bench = workbench(network)
-    scalings = bench.compressor.coupling.scalings
+    scalings = bench.network.compressor.coupling.scalings
     assert {name: scaling.readers for name, scaling in scalings.items()} == FOUND[network]
-    told = {layer.name: layer.scales_with for layer in bench.table.layers if layer.scales_with}
+    told = {layer.name: layer.scales_with for layer in bench.network.table.layers if layer.scales_with}
     assert told == {reader: source for source, readers in FOUND[network].items() for reader in readers}
-    for layer in bench.table.layers:
+    for layer in bench.network.table.layers:
         readable = layer.kind in ("conv", "linear") and layer.compressible
         assert bool(layer.not_rescalable_reason) == (readable and not layer.scales_with)
 

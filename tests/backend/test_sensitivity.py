@@ -31,8 +31,8 @@ from autocompress.testing.techniques import outputs, state_hash, trained_workben
 def _steps(bench: Workbench) -> list[Step]:
     """Some of each technique that changes weights, at every site."""
     steps = [Step(group.name, "prune", {"keep": group.blocks * max(1, round(group.channels * share / group.blocks))})
-             for group in bench.table.groups for share in (0.75, 0.5, 0.25)]
-    for layer in bench.table.layers:
+             for group in bench.network.table.groups for share in (0.75, 0.5, 0.25)]
+    for layer in bench.network.table.layers:
         if layer.kind in ("conv", "linear") and layer.compressible:
             steps += [Step(layer.name, "quantize", {"weight_bits": bits, "activation_bits": 32}) for bits in (2, 4, 8)]
             found = [(method, rank_args(whole(layer), method, 0.5, 1)) for method in methods_for(layer)]
@@ -42,8 +42,11 @@ def _steps(bench: Workbench) -> list[Step]:
 
 
 def _measured(bench: Workbench, step: Step) -> float:
-    expected = outputs(bench.model, bench.calibration).double() / TEMPERATURE
-    got = outputs(bench.compressor.compress(Plan.of([step])).model, bench.calibration).double() / TEMPERATURE
+    expected = outputs(bench.network.model, bench.network.calibration).double() / TEMPERATURE
+    got = (
+        outputs(bench.network.compressor.compress(Plan.of([step])).model, bench.network.calibration).double()
+        / TEMPERATURE
+    )
     return float(F.kl_div(got.log_softmax(1), expected.log_softmax(1), log_target=True, reduction="batchmean"))
 
 
@@ -57,7 +60,7 @@ def test_predictions_are_near_what_is_measured_one_at_a_time(network: str) -> No
     bench = trained_workbench(network)
     steps = _steps(bench)
     steps = steps[::2] if len(steps) > 24 else steps
-    predicted = torch.tensor(sensitivities(bench.compressor, steps))
+    predicted = torch.tensor(sensitivities(bench.network.compressor, steps))
     measured = torch.tensor([_measured(bench, step) for step in steps])
     assert len(steps) > 10
     assert _spearman(predicted, measured) >= 0.9
@@ -66,9 +69,9 @@ def test_predictions_are_near_what_is_measured_one_at_a_time(network: str) -> No
 
 def test_they_are_settled_and_leave_the_network_alone() -> None:
     bench = workbench("residual")
-    steps, before = _steps(bench)[:6], state_hash(bench.model)
-    assert sensitivities(bench.compressor, steps) == sensitivities(bench.compressor, steps)
-    assert state_hash(bench.model) == before
+    steps, before = _steps(bench)[:6], state_hash(bench.network.model)
+    assert sensitivities(bench.network.compressor, steps) == sensitivities(bench.network.compressor, steps)
+    assert state_hash(bench.network.model) == before
 
 
 def test_they_are_kept_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,11 +95,11 @@ def test_they_are_kept_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = workbench("separable")
     steps = _steps(bench)[:12]
-    whole_at_once = sensitivities(bench.compressor, steps)
+    whole_at_once = sensitivities(bench.network.compressor, steps)
     monkeypatch.setattr(sensitivity, "CHUNK_BYTES", 1)
     monkeypatch.setattr(sensitivity, "PRODUCT_BYTES", 1)
     monkeypatch.setattr(sensitivity, "MOST_PASSES", 10**9)
-    assert sensitivities(bench.compressor, steps) == pytest.approx(whole_at_once, rel=1e-3)
+    assert sensitivities(bench.network.compressor, steps) == pytest.approx(whole_at_once, rel=1e-3)
 
 
 @pytest.mark.parametrize(("each", "samples"), [(1e-9, 96), (0.5 * 10 / 4 / 60, 48), (0.5 * 10 / 4 / 30, 24)])
@@ -167,7 +170,7 @@ def test_factors_compose_to_the_weight_that_they_compute(layer: nn.Module) -> No
 def test_a_dropped_block_is_refused() -> None:
     bench = workbench("residual")
     with pytest.raises(InputError, match="dropped block must be measured"):
-        weight_changes(bench.compressor, Step(bench.table.blocks[0].name, "drop", {}))
+        weight_changes(bench.network.compressor, Step(bench.network.table.blocks[0].name, "drop", {}))
 
 
 def _spearman(one: Tensor, other: Tensor) -> float:

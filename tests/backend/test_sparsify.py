@@ -133,8 +133,10 @@ def test_rounding_leaves_zeros_alone_and_fits_scales_to_what_is_kept(bits: int) 
 def test_a_layer_with_a_bias_keeps_the_mean_of_its_output() -> None:
     bench = workbench("mlp")
     plan = Plan.of([Step("0", "sparsify", {"pattern": UNSTRUCTURED, "density": 0.2, "criterion": "magnitude"})])
-    model = bench.compressor.restructure(plan).model
-    found, expected = (outputs(m.get_submodule("0"), bench.calibration).mean(0) for m in (model, bench.model))
+    model = bench.network.compressor.restructure(plan).model
+    found, expected = (
+        outputs(m.get_submodule("0"), bench.network.calibration).mean(0) for m in (model, bench.network.model)
+    )
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 

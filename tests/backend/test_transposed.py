@@ -128,12 +128,12 @@ def test_one_in_groups_is_pruned_quantised_and_written() -> None:
                           nn.Conv2d(12, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
     bench = Workbench(model.eval(), task_data((3, 8, 8)), load_profile("host"), seed=0, folder=Path(os.devnull),
                       epochs=1)
-    assert {group.name for group in bench.table.groups} >= {"0", "2"}
+    assert {group.name for group in bench.network.table.groups} >= {"0", "2"}
     for steps in ([], [Step("2", "prune", {"keep": 6}), Step("0", "prune", {"keep": 4})]):
         plan = Plan.of([*steps, *integers(bench, (3,), 32).steps])
-        compressed = bench.compressor.compress(plan)
-        data = bench.build(compressed).data
-        got = torch.from_numpy(Runtime(data).run(bench.calibration.numpy()))
-        torch.testing.assert_close(got, outputs(compressed.model, bench.calibration), rtol=1e-3, atol=1e-5)
-        predicted = estimate(bench.table, plan, bench.profile)["size_bytes"]
+        compressed = bench.network.compressor.compress(plan)
+        data = bench.network.write(compressed).data
+        got = torch.from_numpy(Runtime(data).run(bench.network.calibration.numpy()))
+        torch.testing.assert_close(got, outputs(compressed.model, bench.network.calibration), rtol=1e-3, atol=1e-5)
+        predicted = estimate(bench.network.table, plan, bench.evaluator.profile)["size_bytes"]
         assert abs(predicted - len(data)) <= 0.02 * len(data)

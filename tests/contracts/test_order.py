@@ -95,22 +95,24 @@ def test_a_pruned_and_quantised_layer_by_each_method(method: str) -> None:
 def _check(steps: list[Step], factors: list[Factor], bits: int) -> None:
     bench = workbench("residual")
     plan = Plan(tuple(steps))
-    check_plan(bench.table, plan, bench.profile)
-    parts = [part for part in flatten(resolve(bench.table, plan)) if part.layer == LAYER]
+    check_plan(bench.network.table, plan, bench.evaluator.profile)
+    parts = [part for part in flatten(resolve(bench.network.table, plan)) if part.layer == LAYER]
     assert [(p.in_channels, p.out_channels, p.kernel, p.groups, p.macs, p.weight_bits) for p in parts] == [
         (f.n_in, f.n_out, f.kernel, f.groups, f.weights * f.positions, bits) for f in factors]
 
-    compressed = bench.compressor.compress(plan)
-    assert state_hash(bench.compressor.compress(Plan(tuple(reversed(steps)))).model) == state_hash(compressed.model)
+    compressed = bench.network.compressor.compress(plan)
+    assert state_hash(bench.network.compressor.compress(Plan(tuple(reversed(steps)))).model) == state_hash(
+        compressed.model
+    )
     names = [LAYER] if len(factors) == 1 else [f"{LAYER}.{i}" for i in range(len(factors))]
     assert [part.name for part in parts] == names
-    model = fold_norms(compressed, bench.table).model
+    model = fold_norms(compressed, bench.network.table).model
     assert [tuple(model.get_submodule(name).weight.shape) for name in names] == [
         (f.n_out, f.n_in // f.groups, *f.kernel) for f in factors]
-    executed = executed_macs(model, bench.calibration[:1])
+    executed = executed_macs(model, bench.network.calibration[:1])
     assert [executed[name] for name in names] == [f.weights * f.positions for f in factors]
 
-    built = bench.build(compressed)
+    built = bench.network.write(compressed)
     weights, mask = sum(f.weights for f in factors), 0
     if plan.find("sparsify"):  # the values that stay, and a bit for every weight
         assert [part.kept for part in parts] == [int((model.get_submodule(n).weight != 0).sum()) for n in names]
@@ -127,10 +129,10 @@ def _check(steps: list[Step], factors: list[Factor], bits: int) -> None:
     else:
         shapes = [a.shape for a in stored if a.dtype == np.float32 and a.ndim == 4]
         assert all((f.n_out, f.n_in // f.groups, *f.kernel) in shapes for f in factors)
-    predicted = estimate(bench.table, plan, bench.profile)["size_bytes"]
+    predicted = estimate(bench.network.table, plan, bench.evaluator.profile)["size_bytes"]
     # The skeleton is that of the whole graph: the nodes of a dropped block count as if they were still there.
     assert -10 <= predicted - len(built.data) <= 40
-    assert np.isfinite(outputs(compressed.model, bench.calibration).numpy()).all()
+    assert np.isfinite(outputs(compressed.model, bench.network.calibration).numpy()).all()
 
 
 @pytest.mark.parametrize("step", [Step("conv1", "decompose", {"method": "tucker2", "rank_in": 4, "rank_out": 4}),
@@ -138,7 +140,7 @@ def _check(steps: list[Step], factors: list[Factor], bits: int) -> None:
 def test_a_layer_of_a_dropped_block_takes_nothing_more(step: Step) -> None:
     bench = workbench("residual")
     with pytest.raises(InputError, match="the block of conv1 is dropped"):
-        check_plan(bench.table, Plan((step, DROP)), bench.profile)
+        check_plan(bench.network.table, Plan((step, DROP)), bench.evaluator.profile)
 
 
 @pytest.mark.parametrize(("method", "args", "message"), [
@@ -153,4 +155,4 @@ def test_ranks_are_judged_by_the_layer_as_pruned(method: str, args: dict[str, An
     bench = workbench("residual")
     step = Step(LAYER, "decompose", {"method": method, **args})
     with pytest.raises(InputError, match=message):
-        check_plan(bench.table, Plan((step, *PRUNE)), bench.profile)
+        check_plan(bench.network.table, Plan((step, *PRUNE)), bench.evaluator.profile)

@@ -29,17 +29,17 @@ class TestPrune(TechniqueContract):
     """Half of all groups, as few channels as possible, and one group alone."""
 
     def plans(self, bench: Workbench) -> list[Plan]:
-        groups = bench.table.groups
+        groups = bench.network.table.groups
 
         def keep(share: float, chosen: slice = slice(None)) -> Plan:
-            return Plan.of([Step(g.name, "prune", {"keep": legal_keep(g, g.channels * share, bench.profile)})
+            return Plan.of([Step(g.name, "prune", {"keep": legal_keep(g, g.channels * share, bench.evaluator.profile)})
                             for g in groups[chosen]])
 
         return [keep(0.5), keep(0.01), keep(0.5, slice(0, 1)), keep(0.5, slice(-1, None))]
 
     def test_the_receipt_names_the_channels_that_stay(self, bench: Workbench) -> None:
         for plan in self.plans(bench):
-            for receipt in bench.compressor.restructure(plan).receipts:
+            for receipt in bench.network.compressor.restructure(plan).receipts:
                 kept = receipt.facts["kept"]
                 assert kept == sorted(set(kept))
                 assert len(kept) == plan.find("prune")[receipt.site].args["keep"]
@@ -54,7 +54,7 @@ class TestDrop(TechniqueContract):
         yield workbench(request.param)
 
     def plans(self, bench: Workbench) -> list[Plan]:
-        steps = [Step(block.name, "drop", {}) for block in bench.table.blocks]
+        steps = [Step(block.name, "drop", {}) for block in bench.network.table.blocks]
         return [*(Plan.of([step]) for step in steps), Plan.of(steps)]
 
 
@@ -62,11 +62,11 @@ class TestDecompose(TechniqueContract):
     """Each method at every layer that takes it."""
 
     def plans(self, bench: Workbench) -> list[Plan]:
-        parts = resolve(bench.table, Plan())
+        parts = resolve(bench.network.table, Plan())
         plans = []
         for method in METHODS:
             steps = []
-            for layer in bench.table.layers:
+            for layer in bench.network.table.layers:
                 args = rank_args(parts[layer.name][0], method, 0.5, 2) if method in methods_for(layer) else None
                 if args is not None:
                     steps.append(Step(layer.name, "decompose", {"method": method, **args}))
@@ -74,8 +74,8 @@ class TestDecompose(TechniqueContract):
         return [plan for plan in plans if plan.steps]
 
     def test_full_rank_is_the_original(self, bench: Workbench) -> None:
-        parts = resolve(bench.table, Plan())
-        for layer in bench.table.layers:
+        parts = resolve(bench.network.table, Plan())
+        for layer in bench.network.table.layers:
             for method in methods_for(layer):
                 part = parts[layer.name][0]
                 area, kernel = prod(part.kernel), part.kernel or (1, 1)
@@ -85,13 +85,21 @@ class TestDecompose(TechniqueContract):
                         "spatial-svd": {"rank": min(part.in_channels * kernel[0], part.out_channels * kernel[-1])},
                         "tucker2": {"rank_in": part.in_channels, "rank_out": part.out_channels},
                         "cp": {"rank": area * smaller}}[method]
-                model, moments = copy.deepcopy(bench.model), bench.compressor.statistics.moments(layer.name)
+                model, moments = (
+                    copy.deepcopy(bench.network.model),
+                    bench.network.compressor.statistics.moments(layer.name),
+                )
                 assert moments is not None
-                factors = factorize(model.get_submodule(layer.name), method, full, moments.covariance[0],
-                                    moments.mean[0])
+                factors = factorize(
+                    model.get_submodule(layer.name), method, full, moments.covariance[0], moments.mean[0]
+                )
                 replace_module(model, layer.name, factors)
-                torch.testing.assert_close(outputs(model, bench.calibration), outputs(bench.model, bench.calibration),
-                                           rtol=1e-3, atol=1e-3 if method == "cp" else 1e-4)
+                torch.testing.assert_close(
+                    outputs(model, bench.network.calibration),
+                    outputs(bench.network.model, bench.network.calibration),
+                    rtol=1e-3,
+                    atol=1e-3 if method == "cp" else 1e-4,
+                )
 
 
 class TestQuantize(TechniqueContract):
@@ -108,15 +116,19 @@ class TestQuantize(TechniqueContract):
         return [*uniform, half, integers(bench, (3, 4, 5, 6), 8), integers(bench, (2, 8, 4), 32), *grids]
 
     def test_more_bits_come_nearer(self, bench: Workbench) -> None:
-        expected = outputs(bench.model, bench.calibration)
+        expected = outputs(bench.network.model, bench.network.calibration)
         errors = []
         for bits in (2, 4, 6, 8):
-            model = bench.compressor.compress(integers(bench, (bits,), 32)).model
+            model = bench.network.compressor.compress(integers(bench, (bits,), 32)).model
             # Norms are re-estimated from the calibration data, which moves them for any plan alike.
-            reference = bench.compressor.compress(
+            reference = bench.network.compressor.compress(
                 Plan.of([Step(n, "quantize", {"weight_bits": 16, "activation_bits": 32}) for n in sites(bench)])).model
-            errors.append(float((outputs(model, bench.calibration) - outputs(reference, bench.calibration)).norm()
-                                / expected.norm()))
+            errors.append(
+                float(
+                    (outputs(model, bench.network.calibration) - outputs(reference, bench.network.calibration)).norm()
+                    / expected.norm()
+                )
+            )
         assert errors == sorted(errors, reverse=True)
         assert errors[-1] < 0.1
 
@@ -134,8 +146,8 @@ class TestSparsify(TechniqueContract):
         shape = structure(bench)
         behind = Plan.of((*shape.steps, *sparse(bench, shape).steps, *integers(bench, (1, 3, 8), 8).steps))
         for plan in (*self.plans(bench), behind):
-            folded = fold_norms(bench.compressor.compress(plan), bench.table)
-            for part in flatten(resolve(bench.table, plan)):
+            folded = fold_norms(bench.network.compressor.compress(plan), bench.network.table)
+            for part in flatten(resolve(bench.network.table, plan)):
                 if part.pattern:
                     mask = folded.masks[part.name]
                     weight = folded.model.get_submodule(part.name).weight
@@ -158,8 +170,8 @@ def test_every_technique_has_its_contract() -> None:
 @pytest.mark.parametrize("network", sorted(NETWORKS))
 def test_an_empty_plan_changes_nothing(network: str) -> None:
     bench = workbench(network)
-    compressed = bench.compressor.compress(Plan())
-    assert state_hash(compressed.model) == state_hash(bench.model)
+    compressed = bench.network.compressor.compress(Plan())
+    assert state_hash(compressed.model) == state_hash(bench.network.model)
     assert compressed.receipts == []
 
 
@@ -171,9 +183,9 @@ def test_one_layer_takes_all_techniques_in_order(network: str) -> None:
     plan = Plan.of((*shape.steps, *sparse(bench, shape).steps, *integers(bench, (4, 8, 3), 8).steps))
     layers = [set(plan.find(technique)) for technique in TECHNIQUES if technique != "drop"]
     assert set.intersection(*layers), "no layer of this network takes all techniques at once"
-    compressed = bench.compressor.compress(plan)
-    folded = fold_norms(compressed, bench.table)
-    for part in flatten(resolve(bench.table, plan)):
+    compressed = bench.network.compressor.compress(plan)
+    folded = fold_norms(compressed, bench.network.table)
+    for part in flatten(resolve(bench.network.table, plan)):
         if part.kind in ("conv", "linear"):
             weight = folded.model.get_submodule(part.name).weight
             assert weight.shape == (part.out_channels, part.in_channels // part.groups, *part.kernel)

@@ -140,10 +140,10 @@ def test_what_modules_do_not_show_is_counted(make: type[nn.Module], shape: tuple
 @pytest.mark.parametrize("network", sorted(NETWORKS))
 def test_network_file_and_facts_agree(network: str) -> None:
     bench = workbench(network)
-    folded = fold_norms(bench.compressor.restructure(Plan()), bench.table).model
-    counted = count_macs(folded, bench.data.input_shape, bench.data.dtype)
-    assert file_macs(bench.baseline_file, bench.data.input_shape) == counted
-    assert estimate(bench.table, Plan(), bench.profile)["macs"] == counted
+    folded = fold_norms(bench.network.compressor.restructure(Plan()), bench.network.table).model
+    counted = count_macs(folded, bench.network.data.input_shape, bench.network.data.dtype)
+    assert file_macs(bench.network.writer.original_file, bench.network.data.input_shape) == counted
+    assert estimate(bench.network.table, Plan(), bench.evaluator.profile)["macs"] == counted
 
 
 def test_network_and_file_agree_on_attention_and_bare_products() -> None:
@@ -157,27 +157,27 @@ def test_pruned_heads_take_their_products_along(tmp_path: Path) -> None:
     """A head of `d` channels, at `t` tokens of `c`, computes 4·t·c·d in projections and 2·t·t·d in products."""
     torch.manual_seed(0)
     bench = Workbench(Attention().eval(), task_data((7, 3)), HOST, seed=0, folder=tmp_path, epochs=1)
-    (group,) = [group for group in bench.table.groups if group.heads]
+    (group,) = [group for group in bench.network.table.groups if group.heads]
     for keep in (1, 2, 3, 4):
         plan = Plan.of([Step(group.name, "prune", {"keep": keep})]) if keep < 4 else Plan()
-        folded = fold_norms(bench.compressor.restructure(plan), bench.table).model
+        folded = fold_norms(bench.network.compressor.restructure(plan), bench.network.table).model
         assert count_macs(folded, (7, 3)) == ATTENTION - (4 - keep) * (4 * 7 * 16 * 4 + 2 * 7 * 7 * 4)
-        assert estimate(bench.table, plan, HOST)["macs"] == count_macs(folded, (7, 3))
+        assert estimate(bench.network.table, plan, HOST)["macs"] == count_macs(folded, (7, 3))
 
 
 def test_the_solver_counts_the_products_that_heads_take_along(tmp_path: Path) -> None:
     """What a bound on MACs is solved with and the estimate of the plan must not part."""
     torch.manual_seed(0)
     bench = Workbench(Attention().eval(), task_data((7, 3)), HOST, seed=0, folder=tmp_path, epochs=1)
-    space = build_space(bench.table, load_space("prune-only"), HOST)
-    group = next(group for group in bench.table.groups if group.heads)
+    space = build_space(bench.network.table, load_space("prune-only"), HOST)
+    group = next(group for group in bench.network.table.groups if group.heads)
     problem = Problem(space, SensitivityTable(prune={group.name: {3: 0.1, 2: 0.2, 1: 0.4}}))
     for level in range(4):
         state = State({group.name: level}, dict.fromkeys(problem.layers, 0))
         plan = space.decode(problem.values(state))
         counted = problem.counted(state)[problem.metrics.index("macs")]
         assert len(plan.steps) == (level > 0)
-        assert estimate(bench.table, plan, HOST)["macs"] == pytest.approx(counted, abs=1)
+        assert estimate(bench.network.table, plan, HOST)["macs"] == pytest.approx(counted, abs=1)
 
 
 def test_resnet() -> None:
@@ -190,10 +190,10 @@ def test_resnet() -> None:
 
 def test_counting_leaves_the_model_alone() -> None:
     bench = workbench("chain")
-    before = state_hash(bench.model)
-    count_macs(bench.model, bench.data.input_shape)
-    assert state_hash(bench.model) == before
-    assert not [name for name, _ in bench.model.named_buffers() if "total_" in name]
+    before = state_hash(bench.network.model)
+    count_macs(bench.network.model, bench.network.data.input_shape)
+    assert state_hash(bench.network.model) == before
+    assert not [name for name, _ in bench.network.model.named_buffers() if "total_" in name]
 
 
 def test_a_network_that_needs_real_values_is_counted_all_the_same() -> None:

@@ -32,11 +32,22 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bench = workbench("mlp")
     plan = Plan.of([Step("0", "prune", {"keep": 16})]
                    + [Step(s, "quantize", {"weight_bits": 4, "activation_bits": 8}) for s in sites(bench)])
-    candidate = Candidate(trial=3, status="complete", plan=plan, evaluations=(bench.evaluate(plan, 0),))
+    candidate = Candidate(trial=3, status="complete", plan=plan, evaluations=(bench.evaluator.evaluate(plan, 0),))
     description = Description(
-        name="golden", storage="", seed=0, space="default", profile="host", epochs=1, budget=Budget(size_bytes=9000),
-        baseline=bench.baseline(), sources=dict(bench.sources), table=bench.table, refused=bench.refused, given={},
-        fingerprints={"model": "m", "data": "d", "space": "s", "profile": "p"})
+        name="golden",
+        storage="",
+        seed=0,
+        space="default",
+        profile="host",
+        epochs=1,
+        budget=Budget(size_bytes=9000),
+        baseline=bench.evaluator.baseline(),
+        sources=dict(bench.evaluator.sources),
+        table=bench.network.table,
+        refused=bench.network.refused,
+        given={},
+        fingerprints={"model": "m", "data": "d", "space": "s", "profile": "p"},
+    )
     folder = tmp_path_factory.mktemp("artifact")
     ship(bench, candidate, folder, description)
     return folder
@@ -62,11 +73,27 @@ def test_one_estimated_device_stands_in_manifest_and_card_by_name_and_class(tmp_
     bench = Workbench(NETWORKS["mlp"].make(), NETWORKS["mlp"].data(), load_profile("stm32h743"), seed=0,
                       folder=tmp_path, epochs=1)
     plan = Plan.of([Step(s, "quantize", {"weight_bits": 8, "activation_bits": 8}) for s in sites(bench)])
-    candidate = Candidate(trial=0, status="complete", plan=plan, evaluations=(bench.evaluate(plan, 0),))
-    ship(bench, candidate, tmp_path, Description(
-        name="board", storage="", seed=0, space="default", profile="stm32h743", epochs=1, budget=Budget(),
-        baseline=bench.baseline(), sources=dict(bench.sources), table=bench.table, refused=bench.refused, given={},
-        fingerprints={"model": "m", "data": "d", "space": "s", "profile": "p"}))
+    candidate = Candidate(trial=0, status="complete", plan=plan, evaluations=(bench.evaluator.evaluate(plan, 0),))
+    ship(
+        bench,
+        candidate,
+        tmp_path,
+        Description(
+            name="board",
+            storage="",
+            seed=0,
+            space="default",
+            profile="stm32h743",
+            epochs=1,
+            budget=Budget(),
+            baseline=bench.evaluator.baseline(),
+            sources=dict(bench.evaluator.sources),
+            table=bench.network.table,
+            refused=bench.network.refused,
+            given={},
+            fingerprints={"model": "m", "data": "d", "space": "s", "profile": "p"},
+        ),
+    )
     told = read_manifest(tmp_path)["latencies"]
     assert list(told) == ["stm32h743"] and told["stm32h743"]["source"] == "estimated"
     assert told["stm32h743"]["ms"] == candidate.metrics["latency_ms"]
@@ -80,7 +107,7 @@ def test_the_manifest_tells_the_truth_about_the_file(artifact: Path) -> None:
     assert manifest["verified"]["size_bytes"] == manifest["metrics"]["size_bytes"] == len(data)
     assert manifest["files"]["model.onnx"]["bytes"] == len(data)
     bench = workbench("mlp")
-    assert manifest["verified"]["accuracy"] == bench.accuracy(Runtime(data), bench.data.test)
+    assert manifest["verified"]["accuracy"] == bench.evaluator.accuracy(Runtime(data), bench.network.data.test)
     assert sorted(p.name for p in artifact.iterdir()) == ["README.md", "manifest.json", "model.onnx"]
 
 

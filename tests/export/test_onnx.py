@@ -34,8 +34,8 @@ def _optimised(data: bytes, path: Path) -> onnx.ModelProto:
 
 
 def _file(bench: Workbench, plan: Plan) -> tuple[bytes, np.ndarray]:
-    compressed = bench.compressor.compress(plan)
-    return bench.build(compressed).data, outputs(compressed.model, bench.calibration).numpy()
+    compressed = bench.network.compressor.compress(plan)
+    return bench.network.write(compressed).data, outputs(compressed.model, bench.network.calibration).numpy()
 
 
 def _kernels(model: onnx.ModelProto) -> list[str]:
@@ -52,7 +52,7 @@ def test_integer_layers_become_integer_kernels(tmp_path: Path, bits: int) -> Non
     model = _optimised(data, tmp_path / "optimised.onnx")
     assert _kernels(model) == ["QLinearConv"] * 3
     assert not {"Gather", "Split", "Add"} & {node.op_type for node in model.graph.node}
-    got = Runtime(data).run(workbench("chain").calibration.numpy())
+    got = Runtime(data).run(workbench("chain").network.calibration.numpy())
     assert np.corrcoef(got.ravel(), expected.ravel())[0, 1] > 0.99
 
 
@@ -69,13 +69,13 @@ def test_a_float_layer_between_integer_ones_stays_float(tmp_path: Path, plan: Pl
     kernels = _kernels(model)
     assert "Conv" in kernels
     assert 1 <= kernels.count("QLinearConv") <= 2, "only the two planned layers may run in integers"
-    got = Runtime(data).run(bench.calibration.numpy())
+    got = Runtime(data).run(bench.network.calibration.numpy())
     assert np.corrcoef(got.ravel(), expected.ravel())[0, 1] > 0.99
 
 
 def test_float_activations_leave_no_quantiser_in_the_graph(tmp_path: Path) -> None:
     bench = workbench("residual")
-    sites = [layer.name for layer in bench.table.layers if layer.kind in ("conv", "linear")]
+    sites = [layer.name for layer in bench.network.table.layers if layer.kind in ("conv", "linear")]
     plan = Plan.of([Step(s, "quantize", {"weight_bits": 4, "activation_bits": 32}) for s in sites])
     data, expected = _file(bench, plan)
     assert {"QuantizeLinear", "DequantizeLinear"}.isdisjoint(
@@ -84,47 +84,56 @@ def test_float_activations_leave_no_quantiser_in_the_graph(tmp_path: Path) -> No
     # Everything about weights is folded at load: what runs is the float network.
     assert _kernels(model) == ["Conv"] * 4
     assert {"Cast", "Mul", "Gather", "Split"}.isdisjoint({node.op_type for node in model.graph.node})
-    np.testing.assert_allclose(Runtime(data).run(bench.calibration.numpy()), expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(Runtime(data).run(bench.network.calibration.numpy()), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_layers_that_share_a_tensor_share_its_quantiser() -> None:
     bench = workbench("residual")
-    sites = [layer.name for layer in bench.table.layers if layer.kind in ("conv", "linear")]
+    sites = [layer.name for layer in bench.network.table.layers if layer.kind in ("conv", "linear")]
     plan = Plan.of([Step(s, "quantize", {"weight_bits": 8, "activation_bits": 8}) for s in sites])
     data, _ = _file(bench, plan)
     quantisers = [n.input[0] for n in onnx.load_model_from_string(data).graph.node if n.op_type == "QuantizeLinear"]
     assert len(set(quantisers)) == len(quantisers)
-    ends = {end for layer in bench.table.layers if layer.name in sites for end in (layer.reads, layer.writes) if end}
+    ends = {
+        end for layer in bench.network.table.layers if layer.name in sites for end in (layer.reads, layer.writes) if end
+    }
     assert len(quantisers) == len(ends)
 
 
 def test_half_precision_halves_the_file() -> None:
     bench = workbench("flattened")
     data, _ = _file(bench, _quantise(**dict.fromkeys(("0_0", "1_0", "3", "5"), (16, 32))))
-    weights = sum(layer.params for layer in bench.table.layers if layer.kind in ("conv", "linear"))
+    weights = sum(layer.params for layer in bench.network.table.layers if layer.kind in ("conv", "linear"))
     stored = [numpy_helper.to_array(tensor).nbytes for tensor in onnx.load_model_from_string(data).graph.initializer]
     assert sum(stored) == pytest.approx(2 * weights, rel=0.05)
-    assert len(data) < 0.55 * len(bench.baseline_file)
+    assert len(data) < 0.55 * len(bench.network.writer.original_file)
 
 
 def test_a_planned_layer_that_the_graph_lacks_is_told() -> None:
     bench = workbench("mlp")
-    compressed = bench.compressor.compress(_quantise(**{"0": (8, 8)}))
-    folded = fold_norms(compressed, bench.table)
+    compressed = bench.network.compressor.compress(_quantise(**{"0": (8, 8)}))
+    folded = fold_norms(compressed, bench.network.table)
     with pytest.raises(TrialError, match="no node for ghost"):
-        build(bench.template, folded.model, {"ghost": folded.weights["0"]}, set(), {}, bench.calibration.numpy())
+        build(
+            bench.network.writer.template,
+            folded.model,
+            {"ghost": folded.weights["0"]},
+            set(),
+            {},
+            bench.network.calibration.numpy(),
+        )
 
 
 def test_the_runtime_refuses_what_is_no_model_and_scores_that_are_not_finite() -> None:
     with pytest.raises(TrialError, match="ONNX Runtime refuses"):
         Runtime(b"not a model")
     bench = workbench("mlp")
-    runtime = Runtime(bench.baseline_file)
-    inputs = bench.calibration.numpy().copy()
-    found = scored(runtime, [inputs[:100], inputs[100:]], bench.data.validation.targets.numpy())
+    runtime = Runtime(bench.network.writer.original_file)
+    inputs = bench.network.calibration.numpy().copy()
+    found = scored(runtime, [inputs[:100], inputs[100:]], bench.network.data.validation.targets.numpy())
     assert 0 <= found["accuracy"] <= 1 and 0 < found["accuracy_error"] < 1 and found["cross_entropy"] > 0
     inputs[3, 0] = np.nan
     with pytest.raises(TrialError, match="nan"):
-        scored(runtime, [inputs[:100], inputs[100:]], bench.data.validation.targets.numpy())
+        scored(runtime, [inputs[:100], inputs[100:]], bench.network.data.validation.targets.numpy())
 
 

@@ -70,27 +70,29 @@ def _pads(node: Any) -> list[int]:
 
 def test_a_map_of_one_column_is_padded_before_its_convolution(tmp_path: Path) -> None:
     bench = _bench(_Pitch, tmp_path)
-    assert not any(any(_pads(node)) for node in _convolutions(bench.baseline_file, tmp_path)), "the slow path"
+    assert not any(any(_pads(node)) for node in _convolutions(bench.network.writer.original_file, tmp_path)), (
+        "the slow path"
+    )
 
 
 def test_elsewhere_the_runtime_has_as_many_nodes_as_of_a_plain_export(tmp_path: Path) -> None:
     bench = _bench(_Causal, tmp_path)
-    assert [_pads(node) for node in _convolutions(bench.baseline_file, tmp_path)] == [[4, 0], [3, 1]]
-    assert [_pads(node) for node in _convolutions(bench.original.file, tmp_path)] == [[4, 0], [3, 1]]
+    assert [_pads(node) for node in _convolutions(bench.network.writer.original_file, tmp_path)] == [[4, 0], [3, 1]]
+    assert [_pads(node) for node in _convolutions(bench.evaluator.original.file, tmp_path)] == [[4, 0], [3, 1]]
 
 
 @pytest.mark.parametrize("network", SHAPES)
 def test_every_kind_of_candidate_fills_the_template(network: type[nn.Module], tmp_path: Path,
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     bench = _bench(network, tmp_path)
-    monkeypatch.setattr("autocompress.study.workbench.export_template", lambda *_: pytest.fail("exported afresh"))
+    monkeypatch.setattr("autocompress.study.file_writer.export_template", lambda *_: pytest.fail("exported afresh"))
     names = ("first", "second")
     factored = [Step(name, "decompose", {"method": "channel-svd", "rank": 4}) for name in names]
     integer = [Step(name, "quantize", {"weight_bits": 8, "activation_bits": 8}) for name in names]
     for steps in (factored, integer, [*factored[1:], *integer]):
-        compressed = bench.compressor.compress(Plan.of(steps))
-        data = bench.build(compressed).data
-        inputs = bench.calibration[:5]
+        compressed = bench.network.compressor.compress(Plan.of(steps))
+        data = bench.network.write(compressed).data
+        inputs = bench.network.calibration[:5]
         with torch.no_grad():
             expected = compressed.model(inputs).numpy()
         session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])

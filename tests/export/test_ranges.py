@@ -82,8 +82,8 @@ def test_the_file_has_the_ranges_of_its_method(method: str, monkeypatch: pytest.
 
     bench = workbench("chain")
     monkeypatch.setattr(activations, "choose_range", choose)
-    built = bench.build(bench.compressor.compress(integers(bench, (8,), 8, range=method)))
-    other = bench.build(bench.compressor.compress(integers(bench, (8,), 8)))
+    built = bench.network.write(bench.network.compressor.compress(integers(bench, (8,), 8, range=method)))
+    other = bench.network.write(bench.network.compressor.compress(integers(bench, (8,), 8)))
     for name, chosen in built.ranges.items():
         assert chosen.scale == pytest.approx((1 + METHODS.index(method)) * other.ranges[name].scale)
 
@@ -102,7 +102,7 @@ def test_wide_activations_run_in_float_between_exact_weights(tmp_path: Path) -> 
     import onnxruntime
 
     bench = workbench("residual")
-    data = bench.build(bench.compressor.compress(integers(bench, (8, 3), 16, grid="codebook"))).data
+    data = bench.network.write(bench.network.compressor.compress(integers(bench, (8, 3), 16, grid="codebook"))).data
     model = onnx.load_model_from_string(data)
     assert {opset.version for opset in model.opset_import if not opset.domain} == {21}
     options = onnxruntime.SessionOptions()
@@ -110,7 +110,7 @@ def test_wide_activations_run_in_float_between_exact_weights(tmp_path: Path) -> 
     onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
     assert "QLinearConv" not in kinds
-    inputs = bench.calibration.numpy()
+    inputs = bench.network.calibration.numpy()
     plain = onnxruntime.SessionOptions()
     plain.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     literal = onnxruntime.InferenceSession(data, plain, providers=["CPUExecutionProvider"])
@@ -122,11 +122,11 @@ def test_a_tensor_between_layers_of_two_widths_takes_the_narrower() -> None:
     bench = workbench("chain")
     bits = dict(zip(sites(bench), (16, 8, 16, 16), strict=True))
     plan = Plan.of([Step(site, "quantize", {"weight_bits": 8, "activation_bits": b}) for site, b in bits.items()])
-    compressed = bench.compressor.compress(plan)
-    built = bench.build(compressed)
+    compressed = bench.network.compressor.compress(plan)
+    built = bench.network.write(compressed)
     assert [built.ranges[f"{site}:input"].bits for site in bits] == [16, 8, 8, 16]
-    expected = outputs(compressed.model, bench.calibration).numpy()
-    got = Runtime(built.data).run(bench.calibration.numpy())
+    expected = outputs(compressed.model, bench.network.calibration).numpy()
+    got = Runtime(built.data).run(bench.network.calibration.numpy())
     assert np.corrcoef(got.ravel(), expected.ravel())[0, 1] > 0.99
 
 
@@ -144,7 +144,7 @@ class _Pictures(nn.Module):
 
 def _framed(bench: Workbench, method: str, move: Callable[[np.ndarray], np.ndarray]) -> dict[str, Range]:
     """Ranges of tensors from moved calibration pictures that are dark but for their middles."""
-    graph = fill(bench.template, bench.model)
+    graph = fill(bench.network.writer.template, bench.network.model)
     pictures = np.random.default_rng(0).beta(2.0, 4.0, (128, 4, 32, 32)).astype(np.float32)
     dark = np.zeros_like(pictures)
     dark[:, :, 8:24, 8:24] = pictures[:, :, 8:24, 8:24]

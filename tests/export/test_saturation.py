@@ -30,7 +30,9 @@ WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8)
 
 
 def _file(bench: Workbench, *plans: Plan) -> bytes:
-    return bench.build(bench.compressor.compress(Plan.of([s for plan in plans for s in plan.steps]))).data
+    return bench.network.write(
+        bench.network.compressor.compress(Plan.of([s for plan in plans for s in plan.steps]))
+    ).data
 
 
 @pytest.mark.parametrize(("network", "settings"), [
@@ -56,7 +58,7 @@ def test_nor_can_sparse_and_factored_weights() -> None:
 
 def test_levels_reach_what_the_bound_allows_and_float_activations_all_eight_bits() -> None:
     bench = workbench("residual")
-    weights = {bits: bench.compressor.compress(integers(bench, (8,), bits)).weights for bits in (8, 16, 32)}
+    weights = {bits: bench.network.compressor.compress(integers(bench, (8,), bits)).weights for bits in (8, 16, 32)}
     largest = {bits: max(int(q.levels.abs().max()) for q in found.values()) for bits, found in weights.items()}
     assert largest == {8: 64, 16: 64, 32: 127}
     assert check_saturation(_file(bench, integers(bench, (8,), 32))).layers == 0
@@ -93,14 +95,16 @@ def test_a_file_of_the_runtimes_own_quantiser_is_caught(tmp_path: Path, network:
     from onnxruntime.quantization import QuantFormat, QuantType
 
     bench = workbench(network)
-    inputs = bench.calibration.numpy()
+    inputs = bench.network.calibration.numpy()
     types = {"quant_format": QuantFormat[form], "activation_type": QuantType.QUInt8, "per_channel": per_channel}
     with pytest.raises(AutocompressError, match=r"must not sum to more than 128 in magnitude, but sum to (1[3-9]|2)"):
-        check_saturation(_theirs(tmp_path, bench.baseline_file, inputs, **types))
-    reduced = check_saturation(_theirs(tmp_path, bench.baseline_file, inputs, reduce_range=True, **types))
+        check_saturation(_theirs(tmp_path, bench.network.writer.original_file, inputs, **types))
+    reduced = check_saturation(
+        _theirs(tmp_path, bench.network.writer.original_file, inputs, reduce_range=True, **types)
+    )
     assert reduced.layers >= len(sites(bench))
     unsigned = types | {"weight_type": QuantType.QUInt8, "per_channel": False}
-    assert check_saturation(_theirs(tmp_path, bench.baseline_file, inputs, **unsigned)).largest == 0
+    assert check_saturation(_theirs(tmp_path, bench.network.writer.original_file, inputs, **unsigned)).largest == 0
 
 
 def _both_ways(data: bytes, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -112,7 +116,7 @@ def _both_ways(data: bytes, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 def test_fused_kernels_answer_as_the_written_graph_does(network: str) -> None:
     """Inputs as loud as they can be: without the bound, CPUs without dot-product instructions are far off here."""
     bench = workbench(network)
-    inputs = bench.calibration.numpy()
+    inputs = bench.network.calibration.numpy()
     inputs = np.where(inputs > 0, inputs.max(), inputs.min()).astype(np.float32)
     for widths in ((8,), (7, 8)):
         fused, literal = _both_ways(_file(bench, integers(bench, widths, 8)), inputs)
@@ -151,7 +155,7 @@ def test_the_runtime_rounds_no_float_weight_by_itself(tmp_path: Path, bare: bool
     onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
     assert kinds.count("QLinearConv") < 3
-    fused, literal = _both_ways(data, bench.calibration.numpy())
+    fused, literal = _both_ways(data, bench.network.calibration.numpy())
     np.testing.assert_allclose(fused, literal, atol=0.02 * np.abs(literal).max())
 
 
@@ -190,7 +194,7 @@ def test_products_of_signed_activations_are_refused() -> None:
 def test_a_cpu_without_dot_products_answers_as_this_one_does(tmp_path: Path) -> None:
     """One network, emulated: AVX2 alone."""
     bench = workbench("residual")
-    inputs = bench.calibration.numpy()
+    inputs = bench.network.calibration.numpy()
     (tmp_path / "model.onnx").write_bytes(_file(bench, integers(bench, (8, 7, 6), 8)))
     np.save(tmp_path / "inputs.npy", inputs)
     program = ("import numpy, onnxruntime as o; s = o.SessionOptions(); s.intra_op_num_threads = 1; "

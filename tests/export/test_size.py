@@ -44,9 +44,9 @@ def values_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _file_bytes(bench: Workbench, plan: Plan) -> int:
-    compressed = bench.compressor.restructure(plan, fit=bool(plan.find("sparsify")))  # which weights stay
-    rounding.quantize(compressed, bench.calibration[:2], bench.compressor.rounded(compressed))
-    folded = fold_norms(compressed, bench.table)
+    compressed = bench.network.compressor.restructure(plan, fit=bool(plan.find("sparsify")))  # which weights stay
+    rounding.quantize(compressed, bench.network.calibration[:2], bench.network.compressor.rounded(compressed))
+    folded = fold_norms(compressed, bench.network.table)
     quantised, half = {}, set()
     for name, bits in weight_bits(compressed.model, plan).items():
         step = step_of(name, plan)
@@ -55,12 +55,12 @@ def _file_bytes(bench: Workbench, plan: Plan) -> int:
         elif step.args["activation_bits"] <= 16:
             quantised[name] = step.args["activation_bits"]
     return len(build(bench.template_of(plan), folded.model, folded.weights, half, quantised,
-                     bench.calibration[:2].numpy(), masks=folded.masks).data)
+                     bench.network.calibration[:2].numpy(), masks=folded.masks).data)
 
 
 def _plans(bench: Workbench, name: str, seed: int) -> list[Plan]:
     """A random plan for each budget that this space can meet."""
-    space = build_space(bench.table, load_space(name), bench.profile)
+    space = build_space(bench.network.table, load_space(name), bench.evaluator.profile)
     rng = random.Random(seed)
     plans = {}
     for budget in BUDGETS:
@@ -76,7 +76,10 @@ def _plans(bench: Workbench, name: str, seed: int) -> list[Plan]:
 
 
 def _agrees(bench: Workbench, plan: Plan) -> None:
-    predicted, real = estimate(bench.table, plan, bench.profile)["size_bytes"], _file_bytes(bench, plan)
+    predicted, real = (
+        estimate(bench.network.table, plan, bench.evaluator.profile)["size_bytes"],
+        _file_bytes(bench, plan),
+    )
     error = predicted - real
     assert -0.001 * real <= error <= max(0.005 * real, SMALL_ERROR if real < SMALL_FILE else 0), (
         f"predicted {predicted}, real {real}")

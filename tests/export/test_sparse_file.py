@@ -73,8 +73,8 @@ def test_the_runtime_restores_weights_when_it_loads(tmp_path: Path, pattern: str
     """Nothing of the restoring is left in what runs: it costs no time but at the start."""
     bench = workbench("residual")
     widths = {16: halves(bench).steps, 32: ()}.get(bits, integers(bench, (bits,), 32).steps)
-    compressed = bench.compressor.compress(Plan.of((*sparse(bench, Plan(), (pattern,)).steps, *widths)))
-    data = bench.build(compressed).data
+    compressed = bench.network.compressor.compress(Plan.of((*sparse(bench, Plan(), (pattern,)).steps, *widths)))
+    data = bench.network.write(compressed).data
     assert "CumSum" in {node.op_type for node in onnx.load_model_from_string(data).graph.node}
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
@@ -82,8 +82,8 @@ def test_the_runtime_restores_weights_when_it_loads(tmp_path: Path, pattern: str
     onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     left = {node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node}
     assert not {"CumSum", "Gather", "Split", "Concat", "Cast", "Mul", "Reshape", "Transpose"} & left - {"Reshape"}
-    np.testing.assert_allclose(Runtime(data).run(bench.calibration.numpy()),
-                               outputs(compressed.model, bench.calibration).numpy(), rtol=2e-3, atol=1e-3)
+    np.testing.assert_allclose(Runtime(data).run(bench.network.calibration.numpy()),
+                               outputs(compressed.model, bench.network.calibration).numpy(), rtol=2e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("bits", [1, 3, 4, 8, 16, 32])
@@ -107,11 +107,11 @@ def test_a_large_file_is_as_large_as_predicted(resnet: Workbench) -> None:
 
 
 def _size(bench: Workbench, plan: Plan) -> int:
-    return len(bench.build(bench.compressor.compress(plan)).data)
+    return len(bench.network.write(bench.network.compressor.compress(plan)).data)
 
 
 def _agrees(bench: Workbench, plan: Plan) -> int:
-    predicted, real = estimate(bench.table, plan, bench.profile)["size_bytes"], _size(bench, plan)
+    predicted, real = estimate(bench.network.table, plan, bench.evaluator.profile)["size_bytes"], _size(bench, plan)
     assert abs(predicted - real) <= max(0.005 * real, 60), f"predicted {predicted}, real {real}"
     return real
 
@@ -135,7 +135,7 @@ def test_zeros_are_not_taken_for_speed(profile: str) -> None:
     bench, device = workbench("residual"), load_profile(profile)
     widths = integers(bench, (8,), 8).steps
     sparse_plan = Plan.of((*sparse(bench, Plan(), density=0.05).steps, *widths))
-    dense, thin = (estimate(bench.table, plan, device) for plan in (Plan.of(widths), sparse_plan))
+    dense, thin = (estimate(bench.network.table, plan, device) for plan in (Plan.of(widths), sparse_plan))
     for metric in ("latency_ms", "macs", "peak_memory_bytes", "params"):
         assert thin[metric] == dense[metric]
 
@@ -156,7 +156,14 @@ def test_what_is_no_pattern_is_refused(pattern: str) -> None:
 
 def test_a_mask_that_the_graph_lacks_is_told() -> None:
     bench = workbench("mlp")
-    compressed = bench.compressor.compress(Plan.of([Step("0", "sparsify", {"pattern": "2:4"})]))
+    compressed = bench.network.compressor.compress(Plan.of([Step("0", "sparsify", {"pattern": "2:4"})]))
     with pytest.raises(TrialError, match="no node for ghost"):
-        build(bench.template, fold_norms(compressed, bench.table).model, {}, set(), set(), bench.calibration.numpy(),
-              masks={"ghost": compressed.masks["0"]})
+        build(
+            bench.network.writer.template,
+            fold_norms(compressed, bench.network.table).model,
+            {},
+            set(),
+            set(),
+            bench.network.calibration.numpy(),
+            masks={"ghost": compressed.masks["0"]},
+        )

@@ -75,7 +75,7 @@ def test_the_ratio_has_the_spread_of_the_rounds() -> None:
 
 @pytest.mark.skipif(not TASKS.is_dir(), reason="counts threads by /proc")
 def test_the_calling_thread_does_all_the_work() -> None:
-    file = workbench("mlp").baseline_file
+    file = workbench("mlp").network.writer.original_file
     Runtime(file)  # the runtime's own environment may keep threads
     before = len(list(TASKS.iterdir()))
     runtime = Runtime(file)

@@ -30,17 +30,28 @@ class Scene:
 
     def __init__(self, bench: Workbench) -> None:
         self.bench = bench
-        self.projection = Projection(build_space(bench.table, load_space("all"), bench.profile), BUDGET)
-        group = bench.table.groups[0]
-        convs = [layer.name for layer in bench.table.layers if layer.kind == "conv" and layer.compressible]
+        self.projection = Projection(
+            build_space(bench.network.table, load_space("all"), bench.evaluator.profile), BUDGET
+        )
+        group = bench.network.table.groups[0]
+        convs = [layer.name for layer in bench.network.table.layers if layer.kind == "conv" and layer.compressible]
         self.pruned, self.sparse = group.name, convs[-1]
-        self.plan = Plan.of([
-            Step(group.name, "prune", {"keep": 8}), Step(convs[-1], "sparsify", {"pattern": "2:4"}),
-            *(Step(layer.name, "quantize", {"weight_bits": 4, "activation_bits": 8, "range": "mse"})
-              for layer in bench.table.layers if layer.kind in ("conv", "linear") and layer.compressible)])
-        self.chosen = Candidate(trial=7, status="complete", plan=self.plan, evaluations=(bench.evaluate(self.plan, 0),))
+        self.plan = Plan.of(
+            [
+                Step(group.name, "prune", {"keep": 8}),
+                Step(convs[-1], "sparsify", {"pattern": "2:4"}),
+                *(
+                    Step(layer.name, "quantize", {"weight_bits": 4, "activation_bits": 8, "range": "mse"})
+                    for layer in bench.network.table.layers
+                    if layer.kind in ("conv", "linear") and layer.compressible
+                ),
+            ]
+        )
+        self.chosen = Candidate(
+            trial=7, status="complete", plan=self.plan, evaluations=(bench.evaluator.evaluate(self.plan, 0),)
+        )
         self.sensitivity_table = SensitivityTable(prune={group.name: {8: 0.25}},
-                               bits={layer.name: {4: 0.5} for layer in bench.table.layers})
+                               bits={layer.name: {4: 0.5} for layer in bench.network.table.layers})
 
     def attribute(
         self,
@@ -109,7 +120,7 @@ def test_accuracies_are_those_of_the_files(scene: Scene, found: Attribution) -> 
     assert len(measured) == MEASURED and "quantize" in [share.technique for share in measured]
     assert found.calibrated == scene.chosen.evaluations[0].metrics
     for share in measured:
-        file = scene.bench.evaluate(_left_out(scene.plan, share), 0).metrics
+        file = scene.bench.evaluator.evaluate(_left_out(scene.plan, share), 0).metrics
         assert share.measured["accuracy"] == file["accuracy"] and share.measured["size_bytes"] == file["size_bytes"]
         assert found.cost(share) == file["accuracy"] - found.calibrated["accuracy"]
         assert found.saved(share, "latency_ms") == share.measured["latency_ms"] - found.calibrated["latency_ms"]
@@ -176,9 +187,9 @@ def test_a_technique_that_others_need_is_named(tmp_path_factory: pytest.TempPath
     chain, profile = NETWORKS["chain"], load_profile("stm32h743")
     bench = Workbench(chain.make(), task_data(chain.input_shape), profile, seed=0, epochs=1,
                       folder=tmp_path_factory.mktemp("study"))
-    projection = Projection(build_space(bench.table, load_space("int8"), profile), Budget())
+    projection = Projection(build_space(bench.network.table, load_space("int8"), profile), Budget())
     plan = projection.space.decode(projection.space.uniform())
-    chosen = Candidate(trial=0, status="complete", plan=plan, evaluations=(bench.evaluate(plan, 0),))
+    chosen = Candidate(trial=0, status="complete", plan=plan, evaluations=(bench.evaluator.evaluate(plan, 0),))
     found = attribute(bench, projection, chosen, [chosen], Budget(), None, math.inf, lambda: False)
     quantize, activations = found.techniques
     assert "cannot be left out" in activations.note and activations.without == {}

@@ -26,11 +26,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workbench, list[C
     chain = NETWORKS["chain"]
     bench = Workbench(chain.make(), task_data(chain.input_shape), load_profile("host"), seed=0,
                       folder=tmp_path_factory.mktemp("study"), epochs=1)
-    pruned = Step(bench.table.groups[0].name, "prune", {"keep": 8})
+    pruned = Step(bench.network.table.groups[0].name, "prune", {"keep": 8})
     plans = [Plan.of((pruned, *integers(bench, bits, 8).steps)) for bits in ((3,), (4,))] + [integers(bench, (3,), 8)]
-    candidates = [Candidate(trial=number, status="complete", plan=plan,
-                            evaluations=tuple(bench.evaluate(plan, rung) for rung in range(3 if number == 0 else 2)))
-                  for number, plan in enumerate(plans)]
+    candidates = [
+        Candidate(
+            trial=number,
+            status="complete",
+            plan=plan,
+            evaluations=tuple(bench.evaluator.evaluate(plan, rung) for rung in range(3 if number == 0 else 2)),
+        )
+        for number, plan in enumerate(plans)
+    ]
     return bench, candidates
 
 
@@ -53,9 +59,9 @@ def test_a_gain_is_kept_and_can_be_rebuilt(trained: tuple[Workbench, list[Candid
     members = receipt.facts["members"]
     plans = [c.plan.fingerprint for c in everyone if c.plan is not None]
     assert members[0] == plans[0] and len(members) > 1 and plans[2] not in members
-    again = bench.rebuild(chosen.plan, AVERAGED)
-    assert bench.measured(again, AVERAGED, {}).metrics["accuracy"] == made.metrics["accuracy"]
-    assert state_hash(again.model) == state_hash(bench.rebuild(chosen.plan, AVERAGED).model)
+    again = bench.trainer.rebuild(chosen.plan, AVERAGED)
+    assert bench.evaluator.measured(again, AVERAGED, {}).metrics["accuracy"] == made.metrics["accuracy"]
+    assert state_hash(again.model) == state_hash(bench.trainer.rebuild(chosen.plan, AVERAGED).model)
 
 
 def test_without_a_gain_budget_relatives_or_time_there_is_none(trained: tuple[Workbench, list[Candidate]],
@@ -78,5 +84,5 @@ def test_networks_that_are_rescaled_in_other_ways_are_no_relatives(trained: tupl
         msgspec.structs.replace(step, args={**step.args, "equalize": "weights"}) if step.site == "1.0" and
         step.technique == "quantize" else step for step in everyone[1].plan.steps))
     other = msgspec.structs.replace(everyone[1], plan=rescaled)
-    save_weights(bench.rebuild(everyone[1].plan, 1), bench.weights_path(rescaled, 1))
+    save_weights(bench.trainer.rebuild(everyone[1].plan, 1), bench.trainer.weights_path(rescaled, 1))
     assert rescaled not in [plan for plan, _ in _relatives(bench, [everyone[0], other], everyone[0])]

@@ -58,10 +58,10 @@ def test_what_was_evaluated_is_not_compressed_again(tmp_path: Path, monkeypatch:
     bench = Workbench(chain.make(), task_data(chain.input_shape), load_profile("host"), seed=0, folder=tmp_path,
                       epochs=1)
     plan = Plan.of([Step("1.0", "quantize", {"weight_bits": 4, "activation_bits": 8})])
-    evaluation = bench.evaluate(plan, 0)
-    again = bench.build(bench.rebuild(plan, 0)).data
+    evaluation = bench.evaluator.evaluate(plan, 0)
+    again = bench.network.write(bench.trainer.rebuild(plan, 0)).data
     monkeypatch.setattr(bench, "rebuild", lambda *_: pytest.fail("the file was kept"))
-    assert bench.file_of(plan, evaluation) == again and len(again) == evaluation.metrics["size_bytes"]
+    assert bench.evaluator.file_of(plan, evaluation) == again and len(again) == evaluation.metrics["size_bytes"]
     monkeypatch.undo()
     own_files(tmp_path)[0].unlink()
-    assert bench.file_of(plan, evaluation) == again
+    assert bench.evaluator.file_of(plan, evaluation) == again

@@ -38,6 +38,6 @@ def test_rounded_text_of_earlier_releases_counts_where_the_exact_budget_is_the_s
     (tmp_path / "study.db").write_bytes(b"")
     write_description(tmp_path, Description(
         name="s", storage="", seed=0, space="default", profile="host", epochs=1, budget=budget, baseline={}, sources={},
-        table=workbench("mlp").table, refused={}, given={}, fingerprints={}))
+        table=workbench("mlp").network.table, refused={}, given={}, fingerprints={}))
     assert older_identity(_identity(budget), tmp_path, budget) == {**_identity(budget), "budget": budget.describe()}
     assert older_identity(_identity(near), tmp_path, near) is None

@@ -29,14 +29,16 @@ def test_the_original_is_a_plain_export_of_what_was_given(tmp_path: Path) -> Non
     chain = NETWORKS["chain"]
     model = chain.make()
     bench = _bench(model, chain.input_shape, tmp_path)
-    proto = onnx.load_model_from_string(bench.original.file)
-    assert bench.original.note == "" and set(bench.original.runtimes) == {PLAIN, OWN}
+    proto = onnx.load_model_from_string(bench.evaluator.original.file)
+    assert bench.evaluator.original.note == "" and set(bench.evaluator.original.runtimes) == {PLAIN, OWN}
     assert proto.producer_name != "autocompress" and proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param
     with torch.no_grad():
-        expected = model(bench.calibration[:3]).numpy()
-    np.testing.assert_allclose(Runtime(bench.original.file).run(bench.calibration[:3].numpy()), expected, atol=1e-4)
-    baseline = bench.baseline()
-    assert baseline["size_bytes"] == min(len(bench.original.file), len(bench.baseline_file))
+        expected = model(bench.network.calibration[:3]).numpy()
+    np.testing.assert_allclose(
+        Runtime(bench.evaluator.original.file).run(bench.network.calibration[:3].numpy()), expected, atol=1e-4
+    )
+    baseline = bench.evaluator.baseline()
+    assert baseline["size_bytes"] == min(len(bench.evaluator.original.file), len(bench.network.writer.original_file))
     assert baseline["latency_ms"] > 0 and baseline["latency_wall_ms"] > 0 and baseline["latency_spread"] >= 0
 
 

@@ -54,25 +54,32 @@ def bench(tmp_path: Path) -> Workbench:
 
 
 def _counter(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> Counter:
-    counter = Counter(monkeypatch, type(bench.model))
-    counter.shape = bench.calibration.shape[1:]
-    bench.model.__class__ = counter.whole
+    counter = Counter(monkeypatch, type(bench.network.model))
+    counter.shape = bench.network.calibration.shape[1:]
+    bench.network.model.__class__ = counter.whole
     return counter
 
 
 def test_calibrating_and_measuring_a_plan_costs_three_passes(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     def plan(bits: int) -> Plan:
-        return Plan.of([Step(layer.name, "quantize", {"weight_bits": bits, "activation_bits": 8})
-                        for layer in bench.table.layers if layer.kind in ("conv", "linear") and layer.compressible])
+        return Plan.of(
+            [
+                Step(layer.name, "quantize", {"weight_bits": bits, "activation_bits": 8})
+                for layer in bench.network.table.layers
+                if layer.kind in ("conv", "linear") and layer.compressible
+            ]
+        )
 
-    bench.evaluate(plan(4), 0)  # measures the original once
+    bench.evaluator.evaluate(plan(4), 0)  # measures the original once
     counter = _counter(bench, monkeypatch)
-    bench.evaluate(plan(3), 0)
-    scored = len(bench.data.validation)
-    assert 0 < counter.samples - scored <= 2 * len(bench.calibration)
+    bench.evaluator.evaluate(plan(3), 0)
+    scored = len(bench.network.data.validation)
+    assert 0 < counter.samples - scored <= 2 * len(bench.network.calibration)
 
 
 def test_the_table_costs_thirty_passes_at_most(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     counter = _counter(bench, monkeypatch)
-    sensitivity_table = sensitivity(bench, build_space(bench.table, load_space("default"), bench.profile))
-    assert sensitivity_table.bits and 0 < counter.samples <= 30 * len(bench.calibration)
+    sensitivity_table = sensitivity(
+        bench, build_space(bench.network.table, load_space("default"), bench.evaluator.profile)
+    )
+    assert sensitivity_table.bits and 0 < counter.samples <= 30 * len(bench.network.calibration)

@@ -61,7 +61,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def test_all_stays_float_where_integers_cost_more(machine: Callable[..., None]) -> None:
     bench = workbench("residual")
     machine(0.5, 0.1)
-    every = {layer.name for layer in bench.table.layers if layer.kind in ("conv", "linear") and layer.compressible}
+    every = {
+        layer.name for layer in bench.network.table.layers if layer.kind in ("conv", "linear") and layer.compressible
+    }
     assert unpaying_layers(bench, DEFAULT) == every
     machine(0.1, 2.0)
     assert unpaying_layers(bench, DEFAULT) == frozenset()
@@ -70,7 +72,7 @@ def test_all_stays_float_where_integers_cost_more(machine: Callable[..., None]) 
 def test_a_class_of_layers_that_does_not_pay_is_left_out(machine: Callable[..., None]) -> None:
     bench = workbench("separable")
     machine(0.1, 2.0, grouped_ms=-3.0)
-    grouped = {layer.name for layer in bench.table.layers if layer.groups > 1}
+    grouped = {layer.name for layer in bench.network.table.layers if layer.groups > 1}
     assert grouped and unpaying_layers(bench, DEFAULT) == grouped
 
 
@@ -87,22 +89,22 @@ def test_plans_keep_those_activations_float_and_their_weights_small(machine: Cal
     bench = workbench("residual")
     machine(0.5, 0.1)
     kept = unpaying_layers(bench, DEFAULT)
-    space = build_space(bench.table, DEFAULT, bench.profile, kept)
+    space = build_space(bench.network.table, DEFAULT, bench.evaluator.profile, kept)
     plan = space.decode(space.uniform(4))
     steps = plan.find("quantize")
     assert {step.args["activation_bits"] for step in steps.values()} == {32}
     assert {step.args["weight_bits"] for step in steps.values()} == {4}
     assert space.decode(encode(space, plan)) == plan
-    file = onnx.load_model_from_string(bench.build(bench.compressor.compress(plan)).data)
+    file = onnx.load_model_from_string(bench.network.write(bench.network.compressor.compress(plan)).data)
     nodes = [node.op_type for node in file.graph.node]
     assert "QuantizeLinear" not in nodes and "DequantizeLinear" not in nodes
     one = frozenset({next(iter(steps))})
-    mixed = build_space(bench.table, DEFAULT, bench.profile, one)
+    mixed = build_space(bench.network.table, DEFAULT, bench.evaluator.profile, one)
     plan = mixed.decode(mixed.uniform(8))
     assert {s for s, step in plan.find("quantize").items() if step.args["activation_bits"] == 32} == one
     assert mixed.decode(encode(mixed, plan)) == plan
     forced = parse_space('schema = 1\nname = "m"\n[quantize]\nactivation_bits = [8]\n', "m.toml")
-    assert build_space(bench.table, forced, bench.profile, one).unpaying == frozenset()
+    assert build_space(bench.network.table, forced, bench.evaluator.profile, one).unpaying == frozenset()
 
 
 def test_a_resumed_study_keeps_what_was_measured(tmp_path: Path) -> None:

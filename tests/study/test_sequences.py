@@ -34,13 +34,15 @@ def test_an_embedding_is_stored_in_the_bits_it_was_given() -> None:
     sizes = {}
     for bits in (2, 8, 16, 32):
         plan = Plan.of([Step("tokens", "quantize", {"weight_bits": bits, "activation_bits": 32})])
-        compressed = bench.compressor.compress(plan)
-        data = bench.build(compressed).data
-        got = Runtime(data).run(bench.calibration.numpy())
-        np.testing.assert_allclose(got, outputs(compressed.model, bench.calibration).numpy(), rtol=0, atol=1e-4)
-        assert estimate(bench.table, plan, bench.profile)["size_bytes"] == pytest.approx(len(data), abs=40)
+        compressed = bench.network.compressor.compress(plan)
+        data = bench.network.write(compressed).data
+        got = Runtime(data).run(bench.network.calibration.numpy())
+        np.testing.assert_allclose(got, outputs(compressed.model, bench.network.calibration).numpy(), rtol=0, atol=1e-4)
+        assert estimate(bench.network.table, plan, bench.evaluator.profile)["size_bytes"] == pytest.approx(
+            len(data), abs=40
+        )
         sizes[bits] = len(data)
-    cells = bench.table.by_name["tokens"].params
+    cells = bench.network.table.by_name["tokens"].params
     assert sizes[32] - sizes[16] > 1.9 * cells
     assert sizes[32] - sizes[8] > 2.5 * cells  # and one float scale a row
 
@@ -49,8 +51,8 @@ def test_an_embedding_has_no_8_bit_activations() -> None:
     bench = workbench("encoder")
     plan = Plan.of([Step("tokens", "quantize", {"weight_bits": 8, "activation_bits": 8})])
     with pytest.raises(InputError, match="tokens has float activations"):
-        check_plan(bench.table, plan, bench.profile)
-    space = build_space(bench.table, load_space("default"), bench.profile)
+        check_plan(bench.network.table, plan, bench.evaluator.profile)
+    space = build_space(bench.network.table, load_space("default"), bench.evaluator.profile)
     steps = space.decode(space.uniform(4) | {"act:*": 8}).find("quantize")
     assert steps["tokens"].args == {"weight_bits": 4, "activation_bits": 32}
     assert steps["query"].args == {"weight_bits": 4, "activation_bits": 8}
@@ -58,7 +60,7 @@ def test_an_embedding_has_no_8_bit_activations() -> None:
 
 @pytest.mark.parametrize("network", ["lstm", "gru"])
 def test_a_recurrent_module_is_one_layer_for_each_of_its_weights(network: str) -> None:
-    table = workbench(network).table
+    table = workbench(network).network.table
     assert {layer.name for layer in table.layers} >= {"rnn.ih_l0", "rnn.hh_l0"}
     assert not [layer.name for layer in table.layers if layer.not_compressible_reason]
     for name in ("rnn.ih_l0", "rnn.hh_l0"):
@@ -93,21 +95,21 @@ def test_the_layers_of_torchs_own_encoder_are_seen() -> None:
     bench = Workbench(_Bert().eval(), task_data((6,), vocabulary=30), load_profile("host"), seed=0,
                       folder=Path(os.devnull), epochs=1)
     for name in ("tokens", "encoder.linear1", "encoder.linear2", "fc"):
-        assert bench.table.by_name[name].compressible
+        assert bench.network.table.by_name[name].compressible
     plan = Plan.of([Step("encoder.linear1", "quantize", {"weight_bits": 4, "activation_bits": 32})])
-    compressed = bench.compressor.compress(plan)
-    got = Runtime(bench.build(compressed).data).run(bench.calibration.numpy())
-    np.testing.assert_allclose(got, outputs(compressed.model, bench.calibration).numpy(), rtol=0, atol=1e-4)
+    compressed = bench.network.compressor.compress(plan)
+    got = Runtime(bench.network.write(compressed).data).run(bench.network.calibration.numpy())
+    np.testing.assert_allclose(got, outputs(compressed.model, bench.network.calibration).numpy(), rtol=0, atol=1e-4)
 
 
 def test_a_network_of_tokens_can_be_distilled(tmp_path: Path) -> None:
     encoder = NETWORKS["encoder"]
     bench = Workbench(encoder.make(), encoder.data(), load_profile("host"), seed=0, folder=tmp_path, epochs=1)
     plan = Plan.of([Step(name, "quantize", {"weight_bits": 4, "activation_bits": 32}) for name in ("tokens", "up")])
-    compressed = bench.compressor.compress(plan)
-    distill(compressed, bench.teacher, bench.data, Recipe(epochs=1), bench.calibration, 0)
-    got = Runtime(bench.build(compressed).data).run(bench.calibration.numpy())
-    np.testing.assert_allclose(got, outputs(compressed.model, bench.calibration).numpy(), rtol=0, atol=1e-4)
+    compressed = bench.network.compressor.compress(plan)
+    distill(compressed, bench.trainer.teacher, bench.network.data, Recipe(epochs=1), bench.network.calibration, 0)
+    got = Runtime(bench.network.write(compressed).data).run(bench.network.calibration.numpy())
+    np.testing.assert_allclose(got, outputs(compressed.model, bench.network.calibration).numpy(), rtol=0, atol=1e-4)
 
 
 def test_tokens_come_as_they_are_and_are_checked() -> None:

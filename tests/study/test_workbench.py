@@ -34,8 +34,8 @@ def test_the_originals_own_8_bit_file_teaches_where_it_agrees(agreement: float, 
     bench = Workbench(chain.make(), task_data(chain.input_shape), load_profile("host"), seed=0, folder=tmp_path,
                       epochs=1)
     rows = torch.arange(32)
-    inputs, logits = bench.teacher.batch(0, rows)
-    expected = outputs(bench.model, inputs)
+    inputs, logits = bench.trainer.teacher.batch(0, rows)
+    expected = outputs(bench.network.model, inputs)
     assert (bench._fast_file is not None) is fast
     assert np.corrcoef(logits.flatten().numpy(), expected.flatten().numpy())[0, 1] > 0.85
 
@@ -47,12 +47,12 @@ def test_a_candidate_is_trained_as_the_space_says(tmp_path: Path, monkeypatch: p
                       epochs=1, recovery=recipe)
     plan = Plan.of([Step("1.0", "prune", {"keep": 8}), Step("2.0", "quantize", {"weight_bits": 4,
                                                                                  "activation_bits": 8})])
-    rungs = [{r.technique: r.facts for r in bench.evaluate(plan, rung, seconds).receipts if r.site == ""}
+    rungs = [{r.technique: r.facts for r in bench.evaluator.evaluate(plan, rung, seconds).receipts if r.site == ""}
              for rung, seconds in ((1, None), (2, 0.5))]
     assert rungs[0].keys() == {"blockwise"} and rungs[1].keys() == {"distill"}
     assert rungs[1]["distill"]["features_of"] == ["1.0", "2.0"]
-    bench.weights_path(plan, 1).unlink()
-    again = bench.evaluate(plan, 2, 0.5)
+    bench.trainer.weights_path(plan, 1).unlink()
+    again = bench.evaluator.evaluate(plan, 2, 0.5)
     assert {"blockwise", "distill"} <= {r.technique for r in again.receipts}, "nothing was trained before"
 
 
@@ -74,7 +74,7 @@ def test_the_space_file_reaches_the_bench_and_the_studys_identity(tmp_path: Path
         file = tmp_path / f"{i}.toml"
         file.write_text(f'schema = 1\nname = "m"\n[quantize]\n{table}')
         asked = Options(model=loaded.model, data=data, space=str(file), device="cpu")
-        made.append(make_bench(loaded, data, asked, tmp_path)._recipe(1, None))
+        made.append(make_bench(loaded, data, asked, tmp_path).trainer._recipe(1, None))
         hashes.append(identity_of(loaded, data, load_space(file), "p", 0, Budget())["space"])
         assert ("recovery" in msgspec.json.encode(load_space(file)).decode()) == bool(table), \
             "a study made before there was such a table resumes"
@@ -107,14 +107,14 @@ def test_answers_that_cannot_be_kept_or_read_cost_time_alone(tmp_path: Path) -> 
     bench = Workbench(chain.make(), task_data(chain.input_shape), load_profile("host"), seed=0, folder=tmp_path,
                       epochs=1)
     rows = torch.arange(32)
-    first = bench.teacher.batch(0, rows)[1]
+    first = bench.trainer.teacher.batch(0, rows)[1]
     (tmp_path / "teacher").write_text("a file where the folder should be")
-    bench.teacher.save()
+    bench.trainer.teacher.save()
     (tmp_path / "teacher").unlink()
-    bench.teacher.save()
+    bench.trainer.teacher.save()
     kept = next((tmp_path / "teacher").iterdir())
     kept.write_bytes(kept.read_bytes()[:100])
-    again = Teacher(bench._answer, bench.data, 0, tmp_path / "teacher")
+    again = Teacher(bench._answer, bench.network.data, 0, tmp_path / "teacher")
     assert torch.equal(again.batch(0, rows)[1], first)
 
 
@@ -125,10 +125,10 @@ def test_a_candidate_is_evaluated_with_as_many_threads_as_are_asked_for(tmp_path
     plan = Plan((Step("1.0", "quantize", {"weight_bits": 4, "activation_bits": 8}),))
     try:
         for threads in (1, 2):
-            evaluation = bench.evaluate(plan, 1, threads=threads)
+            evaluation = bench.evaluator.evaluate(plan, 1, threads=threads)
             assert torch.get_num_threads() == threads
             assert evaluation.metrics["accuracy"] > 0
-            bench._answer(bench.calibration[:4])
+            bench.trainer.answer(bench.network.calibration[:4])
         assert set(bench._fast) == {1, 2}  # the teacher answers with as many
     finally:
         torch.set_num_threads(before)

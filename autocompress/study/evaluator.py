@@ -1,0 +1,193 @@
+"""Evaluation of plans: compress, recover, write the file, run it, time it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from autocompress.backend.graph.macs import count_macs
+from autocompress.backend.network.compressed import Compressed
+from autocompress.core.answers import as_scores
+from autocompress.core.batch_sizes import rows_at_once
+from autocompress.core.cancellation import checkpoint
+from autocompress.core.evaluation import Evaluation, Metrics, Source
+from autocompress.core.plan import Plan, Receipt
+from autocompress.estimate import estimate, peak_memory_bytes
+from autocompress.formats.onnx.runtime import MOST_ROWS, Runtime, answered, scored
+from autocompress.formats.onnx.scores import scores
+from autocompress.formats.onnx.timing import Timing, time_files
+from autocompress.formats.onnx.writer import Built
+from autocompress.hardware.profile import HardwareProfile
+from autocompress.study.built_files import keep_file, kept_file
+from autocompress.study.file_writer import PARITY_SAMPLES, about_the_original
+from autocompress.study.original import OriginalFile, original_of
+from autocompress.study.process_state import own_randomness
+from autocompress.study.sanity_checks import Answers
+from autocompress.study.traced import TracedNetwork
+from autocompress.study.trainer import Trainer
+from autocompress.tasks.splits import Split
+from autocompress.techniques import resolve
+from autocompress.techniques.base import check_plan
+
+MEASURED = ("accuracy", "accuracy_error", "cross_entropy", "size_bytes", "macs", "params")
+"""Metrics that are measured on the file; peak memory is estimated, latency as the profile says."""
+
+
+class Evaluator:
+    """Evaluates plans at any rung on the file that would ship. Deterministic for a seed.
+
+    Args:
+        network: the traced original.
+        trainer: recovers compressed networks.
+        profile: the device, or several as one.
+        folder: of the study; keeps the files that were scored.
+        threads: CPU threads for scoring; latency is measured with one.
+    """
+
+    def __init__(self, network: TracedNetwork, trainer: Trainer, profile: HardwareProfile, *, folder: Path,
+                 threads: int = 1) -> None:
+        self.network, self.trainer, self.profile, self.threads = network, trainer, profile, threads
+        self._folder = folder
+        self._example = network.example.numpy()
+        self.original_answers: Answers | None = None
+
+    # -- metrics -----------------------------------------------------------------------------------------
+
+    @cached_property
+    def original(self) -> OriginalFile:
+        """The original's own file, a plain export, that candidates are compared with. Made when first asked for: it
+        takes seconds."""
+        network = self.network
+        return original_of(network.given, network.writer.original_file,
+                           network.calibration[:PARITY_SAMPLES].numpy(), network.data.dtype)
+
+    def prepare(self) -> None:
+        """Make what takes long and is needed later: the plain export."""
+        assert self.original.file
+
+    def baseline(self) -> Metrics:
+        """The original's metrics: size and latency of its plain export, what the network answers on the validation
+        split, which is kept as `original_answers`. InputError where its answers are not finite."""
+        network, validation = self.network, self.network.data.validation
+        runtime = Runtime(network.writer.original_file, self.threads)
+        metrics = self._static(network.original(), self.original.size_bytes)
+        with about_the_original():
+            outputs = answered(runtime, self._batches(validation))
+        metrics |= scores(as_scores(outputs, network.answers.meaning), validation.targets.numpy())
+        self.original_answers = self._answers(outputs, validation)
+        return metrics | self._latency(Plan(), lambda: self.original.time_beside({}, self._example)[1])
+
+    def accuracy(self, runtime: Runtime, split: Split) -> float:
+        """Accuracy of a file on one split, 0 to 1."""
+        return self.answers_of(runtime, split).accuracy
+
+    def answers_of(self, runtime: Runtime, split: Split) -> Answers:
+        """The classes that a file answers on one split, beside the labels. TrialError when an output is not finite."""
+        return self._answers(answered(runtime, self._batches(split)), split)
+
+    def _answers(self, outputs: np.ndarray, split: Split) -> Answers:
+        data = self.network.data
+        return Answers(split.targets.numpy(), outputs.argmax(axis=1), data.classes, data.class_names)
+
+    def _scored(self, runtime: Runtime, split: Split) -> Metrics:
+        return scored(runtime, self._batches(split), split.targets.numpy(), self.network.answers.meaning)
+
+    def _batches(self, split: Split) -> Iterator[np.ndarray]:
+        """Normalised inputs as they are needed."""
+        data = self.network.data
+        rows = rows_at_once(data.input_shape, MOST_ROWS)
+        for done in range(0, len(split), rows):
+            checkpoint("scoring", done, len(split))
+            yield data.normalise(split.inputs[done:done + rows]).numpy()
+
+    def _static(self, compressed: Compressed, size: int) -> Metrics:
+        table, data = self.network.table, self.network.data
+        executed = self.network.executed(compressed)
+        return {
+            "size_bytes": size, "macs": count_macs(executed, data.input_shape, data.dtype),
+            "params": sum(p.numel() for p in executed.parameters()),
+            "peak_memory_bytes": peak_memory_bytes(table, resolve(table, compressed.plan), self.profile),
+        }
+
+    def _latency(self, plan: Plan, timed: Callable[[], Timing]) -> Metrics:
+        """Latency on each device: what `timed` returns, beside wall time and its spread, where it is measured; the
+        estimate elsewhere."""
+        estimated, metrics = estimate(self.network.table, plan, self.profile), Metrics()
+        for name in self.profile.latencies:
+            metrics |= {name: estimated[name]} if name in estimated else timed().metrics(name)
+        return metrics
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """Which metrics are measured on the file, which estimated."""
+        return {**dict.fromkeys(MEASURED, "measured"), "peak_memory_bytes": "estimated",
+                **{name: device.latency for name, device in self.profile.latencies.items()}}
+
+    # -- candidates --------------------------------------------------------------------------------------
+
+    def evaluate(self, plan: Plan, rung: int, seconds: float | None = None,
+                 should_stop: Callable[[], bool] | None = None, threads: int | None = None) -> Evaluation:
+        """Compress, recover as the rung says, build the file and measure it, with `threads` where they are given.
+
+        TrialError when the candidate fails: not finite, not exportable, or stopped.
+        """
+        if threads is not None and threads != self.threads:
+            self.threads = self.trainer.threads = self.network.writer.threads = threads
+            torch.set_num_threads(threads)
+        check_plan(self.network.table, plan, self.profile)
+        with own_randomness(self.network.seed):  # what a candidate becomes does not hang on those before it
+            return self._evaluated(plan, rung, seconds, should_stop)
+
+    def _evaluated(self, plan: Plan, rung: int, seconds: float | None,
+                   should_stop: Callable[[], bool] | None) -> Evaluation:
+        trainer, timings, weights = self.trainer, dict[str, float](), ""
+        with _timed(timings, "compress"):
+            trained = trainer.is_trained(plan, rung - 1)
+            compressed = trainer.rebuild(plan, rung - 1) if trained else self.network.compressor.compress(plan)
+        if rung and not trained:
+            with _timed(timings, "inherit"):
+                compressed, trained = trainer.inherited(compressed)
+        if rung:
+            with _timed(timings, "distill"):
+                weights = trainer.train(compressed, rung, seconds, trained, should_stop)
+        return self.measured(compressed, rung, timings, weights)
+
+    def measured(self, compressed: Compressed, rung: int, timings: dict[str, float], weights: str = "") -> Evaluation:
+        """Build the file and run it; `timings` are of what was done before, `weights` is the hash of the file that
+        holds them. TrialError when it cannot be exported."""
+        with _timed(timings, "export"):
+            built = self.network.write(compressed)
+        with _timed(timings, "score"):
+            metrics = self._static(compressed, len(built.data))
+            metrics |= self._scored(Runtime(built.data, self.threads), self.network.data.validation)
+        with _timed(timings, "time"):
+            metrics |= self._latency(compressed.plan,
+                                     lambda: time_files({"file": Runtime(built.data)}, self._example)["file"])
+        return Evaluation(rung=rung, metrics=metrics, sources=self.sources, receipts=_receipts(compressed, built),
+                          timings=timings, file=keep_file(self._folder, built.data), weights=weights)
+
+    def file_of(self, plan: Plan, evaluation: Evaluation) -> bytes:
+        """The file that was run to evaluate a plan: as it was kept, or made again."""
+        kept = kept_file(self._folder, evaluation.file)
+        if kept is not None:
+            return kept
+        return self.network.write(self.trainer.rebuild(plan, evaluation.rung, evaluation.weights)).data
+
+
+def _receipts(compressed: Compressed, built: Built) -> tuple[Receipt, ...]:
+    ranges = [Receipt(name, "activation-range", {"scale": r.scale, "zero_point": r.zero_point})
+              for name, r in built.ranges.items()]
+    return (*compressed.receipts, *ranges)
+
+
+@contextmanager
+def _timed(timings: dict[str, float], phase: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    timings[phase] = timings.get(phase, 0.0) + time.perf_counter() - start

@@ -1,0 +1,138 @@
+"""Recovery of a compressed network by distillation from the original, rung by rung."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.backend.network.checkpoint import load_weights, require_weights, save_weights
+from autocompress.backend.network.compressed import Compressed
+from autocompress.backend.training.distill import Recipe, autocast, check_recipe, distill
+from autocompress.backend.training.feature_distillation import Original
+from autocompress.backend.training.teacher import Teacher
+from autocompress.core.answers import as_scores
+from autocompress.core.batch_sizes import TRAINING_BYTES, rows_at_once
+from autocompress.core.plan import Plan
+from autocompress.formats.onnx.runtime import Runtime
+from autocompress.study.folder import TEACHER
+from autocompress.study.int8_teacher import int8_file
+from autocompress.study.traced import TracedNetwork
+from autocompress.study.warm_start import weights_path, with_relative
+
+LEAST_BATCH = 8
+"""Samples of an optimiser step at least, whatever their bytes: norms need some."""
+SHORT_STEPS, LONG_STEPS = 32, 128
+"""Least optimiser steps of a short and a long distillation when no time limit shapes them."""
+
+
+class Trainer:
+    """Trains compressed networks to answer like the original, and keeps their weights.
+
+    Args:
+        network: the traced original.
+        folder: of the study; keeps weights of trained candidates and the teacher's answers.
+        epochs: of the long distillation where no time limit is given.
+        device: a torch device, on which training runs.
+        threads: CPU threads of the teacher's file.
+        recovery: how to train; how long is for the rung. With `block_steps`, rung 1 reconstructs blocks, no more.
+        earlier: folder of another study of the same network, whose trained weights may be inherited.
+    """
+
+    def __init__(self, network: TracedNetwork, *, folder: Path, epochs: int, device: str = "cpu", threads: int = 1,
+                 recovery: Recipe | None = None, earlier: Path | None = None) -> None:
+        self._network, self._epochs, self._device, self.threads = network, epochs, device, threads
+        self._folder = folder
+        self._folders = [folder] if earlier is None else [folder, earlier]
+        self._recovery = recovery or Recipe()
+        check_recipe(self._recovery, network.table, network.calibration)
+        self._int8_runtimes: dict[int, Runtime] = {}  # by threads
+        self.teacher = Teacher(self.answer, network.data, network.seed, folder / TEACHER)
+
+    def is_trained(self, plan: Plan, rung: int) -> bool:
+        """Whether the weights of a plan after a rung are kept."""
+        return rung > 0 and self.weights_path(plan, rung).is_file()
+
+    def inherited(self, compressed: Compressed) -> tuple[Compressed, bool]:
+        """The network with weights of its nearest trained relative where that answers more like the original, and
+        whether it has them."""
+        network = self._network
+        return with_relative(compressed, network.compressor, network.table, self._folders, self._original_scores)
+
+    def train(self, compressed: Compressed, rung: int, seconds: float | None, trained: bool,
+              should_stop: Callable[[], bool] | None) -> str:
+        """Distil in place as the rung says, keep the weights, and return the hash of their file.
+
+        `seconds` ends it by the clock; `trained`: whether it starts from trained weights. TrialError where training
+        fails.
+        """
+        network = self._network
+        original = Original(self._original, network.table, network.compressor.coupling)
+        distill(compressed, self.teacher, network.data, self._recipe(rung, seconds, trained), network.calibration,
+                network.seed, self._device, should_stop, original, network.answers,
+                as_shipped=bool(network.training_difference))
+        return save_weights(compressed, self.weights_path(compressed.plan, rung))
+
+    def rebuild(self, plan: Plan, rung: int, weights: str = "") -> Compressed:
+        """The network of a plan as it was after `rung`: recomputed, or read when training was involved.
+
+        StorageError where the file of its weights is gone, or has another hash than `weights`, if that is given.
+        """
+        compressor = self._network.compressor
+        if rung == 0:
+            return compressor.compress(plan)
+        path = self.weights_path(plan, rung)
+        require_weights(path, weights)
+        return load_weights(compressor.restructure(plan, fit=False), path)
+
+    def weights_path(self, plan: Plan, rung: int) -> Path:
+        """Where the weights of a distilled candidate are."""
+        return weights_path(self._folder, plan, rung)
+
+    def answer(self, inputs: Tensor) -> Tensor:
+        """The original's scores `(N, classes)` for the teacher to give. On a CPU they come from its own 8-bit file
+        where that gives the same classes: it is several times faster there."""
+        answers = self._network.answers
+        if self._int8_file is not None:
+            if self.threads not in self._int8_runtimes:
+                self._int8_runtimes[self.threads] = Runtime(self._int8_file, self.threads)
+            return answers.scores(torch.from_numpy(self._int8_runtimes[self.threads].run(inputs.numpy())))
+        with torch.inference_mode(), autocast(self._device):
+            outputs: Tensor = self._original(inputs.to(self._device))
+        return answers.scores(outputs)
+
+    @cached_property
+    def _int8_file(self) -> bytes | None:
+        return int8_file(self._network, self.threads) if self._device == "cpu" else None
+
+    @cached_property
+    def _original(self) -> nn.Module:
+        model = self._network.model
+        return model.eval() if self._device == "cpu" else copy.deepcopy(model).to(self._device).eval()
+
+    @cached_property
+    def _original_scores(self) -> Tensor:
+        """The original's scores `(N, classes)` for the calibration data."""
+        network = self._network
+        outputs = Runtime(network.writer.original_file, self.threads).logits(network.calibration.numpy())
+        return torch.from_numpy(as_scores(outputs, network.answers.meaning))
+
+    def _recipe(self, rung: int, seconds: float | None, trained: bool = False) -> Recipe:
+        data = self._network.data
+        batch = rows_at_once(data.input_shape, self._recovery.batch, TRAINING_BYTES)
+        recipe = replace(self._recovery, batch=max(min(LEAST_BATCH, self._recovery.batch), batch))
+        if trained:
+            recipe = replace(recipe, block_steps=0)
+        if rung == 1 and recipe.block_steps:  # a short distillation behind it only did harm
+            return replace(recipe, epochs=0.0, seconds=seconds)
+        per_epoch = max(1, len(data.train) // recipe.batch)
+        if seconds is not None:
+            # The clock ends it; the count only has to be out of reach.
+            return replace(recipe, epochs=1000.0, seconds=seconds, charge_teacher=rung > 1)
+        epochs, steps = (max(1, self._epochs // 8), SHORT_STEPS) if rung == 1 else (self._epochs, LONG_STEPS)
+        return replace(recipe, epochs=max(epochs, steps / per_epoch))
