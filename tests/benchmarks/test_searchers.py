@@ -100,7 +100,7 @@ def test_what_counts_is_new_inside_the_budget_in_time_and_no_failure(arena: Aren
         def failing(plan: Plan, *_: Any) -> Any:
             raise TrialError("nan: of course")
 
-        monkeypatch.setattr(run.bench, "evaluate", failing)
+        monkeypatch.setattr(run.bench.evaluator, "evaluate", failing)
         monkeypatch.setattr(run, "closed", lambda: run.failed >= 3)
         CONTENDERS["random, projected"](run)
         assert (run.failed, len(run.evaluated)) == (3, 2)
@@ -109,7 +109,7 @@ def test_what_counts_is_new_inside_the_budget_in_time_and_no_failure(arena: Aren
 @pytest.mark.parametrize("name", ["uniform", "NSGA-II", "random, sized", OURS])
 def test_a_contender_uses_its_time_on_a_bench_of_its_own(name: str, arena: Arena) -> None:
     with arena.run(0, 60.0) as run:
-        assert not list(Path(str(run.bench._folder)).glob("statistics/sensitivity_table-*")), "nobody's table"
+        assert not list(Path(str(run.bench.evaluator._folder)).glob("statistics/sensitivities-*")), "nobody's table"
         assert run.bench.network.compressor._memo.bytes == 0, "nobody's layers"
         _closing_after(run, 3)
         CONTENDERS[name](run)

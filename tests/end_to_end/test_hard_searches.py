@@ -11,11 +11,11 @@ import autocompress
 from autocompress.core.evaluation import Evaluation
 from autocompress.core.plan import Plan
 from autocompress.errors import TrialError
+from autocompress.study import file_writer, trainer
 from autocompress.study import result as studies
-from autocompress.study import workbench
 from autocompress.study.attribution import NO_TIME
+from autocompress.study.evaluator import Evaluator
 from autocompress.study.result import SearchResult, open_study
-from autocompress.study.workbench import Workbench
 from autocompress.testing.networks import NETWORKS, task_data
 
 CHAIN = NETWORKS["chain"]
@@ -44,16 +44,16 @@ class _Bomb:
 def test_interrupted_again_and_again_it_ends_with_the_same_trials_and_repeats_none(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluated: list[tuple[str, int]] = []
-    real = Workbench.evaluate
+    real = Evaluator.evaluate
 
-    def evaluate(self: Workbench, plan: Plan, rung: int, *args: Any, **kwargs: Any) -> Evaluation:
+    def evaluate(self: Evaluator, plan: Plan, rung: int, *args: Any, **kwargs: Any) -> Evaluation:
         evaluation = real(self, plan, rung, *args, **kwargs)
         evaluated.append((plan.fingerprint, rung))
         return evaluation
 
-    monkeypatch.setattr(Workbench, "evaluate", evaluate)
+    monkeypatch.setattr(Evaluator, "evaluate", evaluate)
     kept: dict[int, Any] = {}
-    moments = [("second trial", workbench, "build", 2), ("second training", workbench, "distill", 2),
+    moments = [("second trial", file_writer, "build", 2), ("second training", trainer, "distill", 2),
                ("export", studies, "ship", 1), ("attribution", studies, "attribute", 1)]
     for moment, module, name, fuse in moments:
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -91,7 +91,7 @@ def test_without_any_training_that_succeeds_the_calibrated_file_is_exported(
     def fail(*args: Any, **options: Any) -> None:
         raise TrialError("nan: the loss is not finite")
 
-    monkeypatch.setattr(workbench, "distill", fail)
+    monkeypatch.setattr(trainer, "distill", fail)
     result = _search(tmp_path / "study")
     assert {c.rung for c in result.candidates} == {0} and {c.status for c in result.candidates} <= {
         "complete", "duplicate"}

@@ -159,7 +159,7 @@ def test_what_a_trial_measured_is_not_measured_again(scene: Scene, monkeypatch: 
     known = Evaluation(rung=0, metrics={"accuracy": 0.125}, sources={})
     trials = tuple(Candidate(trial=i, status="complete", plan=_left_out(scene.plan, share), evaluations=(known,))
                    for i, share in enumerate(scene.attribute(0.0).techniques))
-    monkeypatch.setattr(scene.bench, "evaluate", None)
+    monkeypatch.setattr(scene.bench.evaluator, "evaluate", None)
     found = scene.attribute(0.0, trials)
     assert found.finished and [share.measured for share in found.techniques].count(known.metrics) == MEASURED
 
@@ -168,7 +168,7 @@ def test_a_plan_that_fails_is_shown_as_one(scene: Scene, monkeypatch: pytest.Mon
     def fail(plan: Plan, rung: int, seconds: float | None = None, should_stop: object = None) -> Evaluation:
         raise TrialError("nan: the network puts out values that are not finite")
 
-    monkeypatch.setattr(scene.bench, "evaluate", fail)
+    monkeypatch.setattr(scene.bench.evaluator, "evaluate", fail)
     found = scene.attribute()
     notes = [share.note for share in found.techniques if share.note]
     assert notes == ["cannot be carried out: nan: the network puts out values that are not finite"] * MEASURED
@@ -177,7 +177,7 @@ def test_a_plan_that_fails_is_shown_as_one(scene: Scene, monkeypatch: pytest.Mon
     def broken(plan: Plan, rung: int, seconds: float | None = None, should_stop: object = None) -> Evaluation:
         raise EnvironmentFault("no space left")
 
-    monkeypatch.setattr(scene.bench, "evaluate", broken)
+    monkeypatch.setattr(scene.bench.evaluator, "evaluate", broken)
     with pytest.raises(EnvironmentFault):
         scene.attribute()
 

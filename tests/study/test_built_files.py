@@ -60,7 +60,7 @@ def test_what_was_evaluated_is_not_compressed_again(tmp_path: Path, monkeypatch:
     plan = Plan.of([Step("1.0", "quantize", {"weight_bits": 4, "activation_bits": 8})])
     evaluation = bench.evaluator.evaluate(plan, 0)
     again = bench.network.write(bench.trainer.rebuild(plan, 0)).data
-    monkeypatch.setattr(bench, "rebuild", lambda *_: pytest.fail("the file was kept"))
+    monkeypatch.setattr(bench.trainer, "rebuild", lambda *_: pytest.fail("the file was kept"))
     assert bench.evaluator.file_of(plan, evaluation) == again and len(again) == evaluation.metrics["size_bytes"]
     monkeypatch.undo()
     own_files(tmp_path)[0].unlink()

@@ -14,6 +14,7 @@ from autocompress.formats.onnx.runtime import Runtime
 from autocompress.hardware.profile import load_profile
 from autocompress.space.space import build_space
 from autocompress.space.spec import load_space
+from autocompress.study.evaluator import Evaluator
 from autocompress.study.sensitivity import sensitivity
 from autocompress.study.workbench import Workbench
 from autocompress.testing.networks import NETWORKS, task_data
@@ -31,7 +32,7 @@ class Counter:
             return run(runtime, inputs)
 
         monkeypatch.setattr(Runtime, "run_all", counted_run)
-        monkeypatch.setattr(Workbench, "_latency", lambda *_: {"latency_ms": 1.0})  # of one sample, again and again
+        monkeypatch.setattr(Evaluator, "_latency", lambda *_: {"latency_ms": 1.0})  # of one sample, again and again
         counter = self
 
         class Whole(whole):  # type: ignore[misc, valid-type]

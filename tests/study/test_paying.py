@@ -81,7 +81,7 @@ def test_nothing_is_measured_where_the_space_or_the_device_leaves_no_choice(monk
     bench = workbench("mlp")
     assert unpaying_layers(bench, load_space("int8")) == frozenset()
     for profile in (load_profile("stm32h743"), load_targets(("host", "stm32h743"))):
-        monkeypatch.setattr(bench, "profile", profile)
+        monkeypatch.setattr(bench.evaluator, "profile", profile)
         assert unpaying_layers(bench, DEFAULT) == frozenset()
 
 

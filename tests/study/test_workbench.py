@@ -36,7 +36,7 @@ def test_the_originals_own_8_bit_file_teaches_where_it_agrees(agreement: float, 
     rows = torch.arange(32)
     inputs, logits = bench.trainer.teacher.batch(0, rows)
     expected = outputs(bench.network.model, inputs)
-    assert (bench._fast_file is not None) is fast
+    assert (bench.trainer._int8_file is not None) is fast
     assert np.corrcoef(logits.flatten().numpy(), expected.flatten().numpy())[0, 1] > 0.85
 
 
@@ -129,6 +129,6 @@ def test_a_candidate_is_evaluated_with_as_many_threads_as_are_asked_for(tmp_path
             assert torch.get_num_threads() == threads
             assert evaluation.metrics["accuracy"] > 0
             bench.trainer.answer(bench.network.calibration[:4])
-        assert set(bench._fast) == {1, 2}  # the teacher answers with as many
+        assert set(bench.trainer._int8_runtimes) == {1, 2}  # the teacher answers with as many
     finally:
         torch.set_num_threads(before)
