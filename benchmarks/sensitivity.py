@@ -29,7 +29,7 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).with_name("techniques")))
 from bench import NETWORKS, Bench
 
-from autocompress.backend.sensitivity.fisher import fisher as predicted
+from autocompress.backend.sensitivity import fisher as predicted
 from autocompress.core.plan import Plan, Step
 from autocompress.space.space import build_space
 from autocompress.space.spec import load_space

@@ -19,7 +19,7 @@ import torch
 from measures import Box, Point
 from torch import nn
 
-from autocompress.backend import distill, teacher
+from autocompress.backend.training import distill, teacher
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Evaluation, Metrics
 from autocompress.core.plan import Plan

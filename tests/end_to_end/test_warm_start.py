@@ -12,7 +12,8 @@ import pytest
 from patterns import Arrays, network, patterns, trained_on
 
 import autocompress
-from autocompress.backend import sensitivity, store
+from autocompress.backend.sensitivity import fisher as sensitivity
+from autocompress.backend.statistics import tensor_cache as store
 from autocompress.core.plan import Receipt, Step
 from autocompress.errors import InputError
 from autocompress.search.samplers.initial_trials import WARM
