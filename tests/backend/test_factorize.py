@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from autocompress.backend.decompose import factorize as factorizing
 from autocompress.backend.decompose.cp import canonical
 from autocompress.backend.decompose.factorize import factorize
+from autocompress.backend.statistics import moments as statistics
 from autocompress.backend.statistics.moments import Moments, Statistics
-from autocompress.backend.statistics.moments import moments as statistics
 from autocompress.errors import TrialError
 from autocompress.testing.techniques import outputs
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from autocompress.backend.network.quantized_weight import quantize_weight
 from autocompress.backend.quantize.gptq import round_gptq
+from autocompress.backend.statistics import moments as statistics
 from autocompress.backend.statistics.moments import Statistics
-from autocompress.backend.statistics.moments import moments as statistics
 from autocompress.backend.statistics.reconstruct import damped, on_remaining, removal_damage
 from autocompress.errors import TrialError
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from autocompress.backend.compress import Compressor
 from autocompress.backend.decompose.factorize import factorize
+from autocompress.backend.sensitivity import fisher as sensitivity
 from autocompress.backend.sensitivity.fisher import TEMPERATURE, sensitivities
-from autocompress.backend.sensitivity.fisher import fisher as sensitivity
 from autocompress.backend.sensitivity.weight_deltas import composed, weight_changes
 from autocompress.core.layer import Layer
 from autocompress.core.plan import Plan, Step

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from autocompress.backend.statistics import tensor_cache as store
 from autocompress.backend.statistics.lru_cache import LruTensorCache, content
 from autocompress.backend.statistics.moments import Statistics
-from autocompress.backend.statistics.moments import tensor_cache as store
 from autocompress.backend.statistics.tensor_cache import TensorCache
 
 
