@@ -6,27 +6,37 @@ from functools import lru_cache
 from math import ceil
 
 from autocompress.core.evaluation import Metrics
+from autocompress.core.format_facts import FormatFacts
 from autocompress.core.layer import LayerTable, Operation, Part
 from autocompress.core.plan import Plan
+from autocompress.formats.table import facts_of
 from autocompress.hardware.latency import Executed, estimate_latency_ms
 from autocompress.hardware.memory import FLOAT_BYTES, peak_activation_bytes, share_left
 from autocompress.hardware.profile import HardwareProfile
-from autocompress.hardware.size import file_bytes
 from autocompress.techniques import Parts, resolve
 from autocompress.techniques.base import whole
 
 
-def estimate(table: LayerTable, plan: Plan, profile: HardwareProfile) -> Metrics:
-    """Estimated metrics of the network that `plan` makes: size_bytes, macs, params, peak_memory_bytes, and
-    the latency on each device that does not measure it. InputError for a plan that does not fit the table."""
-    return estimate_parts(table, resolve(table, plan), profile)
+def estimate(table: LayerTable, plan: Plan, profile: HardwareProfile,
+             file_format: FormatFacts | None = None) -> Metrics:
+    """Estimate the metrics of the network that `plan` makes: size_bytes, macs, params, peak_memory_bytes, and the
+    latency in milliseconds on each device that does not measure it.
+
+    Args:
+        file_format: what predicts the bytes of the file; by default the format that `profile` names.
+
+    Raises:
+        InputError: for a plan that does not fit the table.
+    """
+    return estimate_parts(table, resolve(table, plan), profile, file_format)
 
 
-def estimate_parts(table: LayerTable, parts: Parts, profile: HardwareProfile) -> Metrics:
-    """The same from resolved parts."""
+def estimate_parts(table: LayerTable, parts: Parts, profile: HardwareProfile,
+                   file_format: FormatFacts | None = None) -> Metrics:
+    """`estimate` of a plan whose parts are resolved already."""
     executed, beside = flatten(parts), operations(table, parts)
     metrics: Metrics = {
-        "size_bytes": file_bytes(executed, table.skeleton_bytes, _absent(table, parts)),
+        "size_bytes": facts_of(file_format, profile.format).size(executed, table.skeleton_bytes, _absent(table, parts)),
         "macs": sum(part.macs for part in executed) + sum(done.macs for done in beside),
         "params": sum(part.weights + (part.out_channels if part.bias else 0) for part in executed),
         "peak_memory_bytes": peak_memory_bytes(table, parts, profile),

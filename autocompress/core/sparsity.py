@@ -1,4 +1,4 @@
-"""Which weights a sparse layer keeps, in numbers alone, and what it costs to say which they are.
+"""Sparsity patterns in numbers alone: which weights a layer keeps, and the bits that a mask of them takes.
 
 `unstructured`: any of them; a bit for each weight says which. `n:m`: n of every m consecutive input channels, at each
 tap of the kernel, which is the order in which a matrix product sums them; one code says which of the arrangements.
@@ -7,7 +7,6 @@ tap of the kernel, which is the order in which a matrix product sums them; one c
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from functools import lru_cache
 from math import comb
 
@@ -17,8 +16,6 @@ UNSTRUCTURED = "unstructured"
 MAX_ARRANGEMENTS = 256
 MAX_GROUP = 16
 BYTE = 8
-TABLE_BYTES = 2600
-"""About what the table and the nodes take that restore all sparse layers of one pattern and width."""
 
 
 @lru_cache(maxsize=64)
@@ -68,16 +65,3 @@ def stored_bits(pattern: str, weights: int, kept: int, bits: int) -> float:
     if pattern and (bits < 8 or saves(pattern, weights, kept, bits)):
         return mask_bits(pattern) * weights + kept * bits
     return weights * bits
-
-
-def stored_sparse(pattern: str, bits: int, layers: Sequence[tuple[int, int]]) -> list[bool]:
-    """For each layer of one pattern and width, `(weights, kept)`, whether the file stores it sparse.
-
-    Below 8 bits always: most of those grids are odd, and without a mask there is no zero. Else where it is smaller.
-    """
-    if bits < 8:
-        return [True] * len(layers)
-    chosen = [saves(pattern, weights, kept, bits) for weights, kept in layers]
-    saved = sum(weights * (bits - mask_bits(pattern)) - kept * bits
-                for (weights, kept), sparse in zip(layers, chosen, strict=True) if sparse)
-    return chosen if saved > 8 * TABLE_BYTES else [False] * len(layers)

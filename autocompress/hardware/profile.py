@@ -29,6 +29,7 @@ SCHEMA_VERSION = 1
 MAX_FILE_BYTES = 1_000_000
 
 ActivationType = Literal["int8", "fp16", "float"]
+ADDED = (("format", "onnx"),)  # defaults of fields that fingerprints of earlier releases did not have
 
 
 class KindRates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,7 +59,9 @@ class KindRates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
     """Legal choices on one device and the figures its estimates rest on.
 
-    `latency` tells whether the latency of an exported file is measured on this machine or estimated.
+    `runtime` says in words what runs the file; `format` names the format in which files are written, scored and shipped
+    (`autocompress.formats.table`). `latency` tells whether the latency of an exported file is measured on this machine
+    or estimated.
     `channel_multiple` maps each of `weight_bits` to the step in which channel counts come.
     `flash_bytes` and `ram_bytes` are None where they bound nothing; `ram_block_bytes` is the largest block of RAM that
     is contiguous, and `runtime_ram_bytes` and `runtime_flash_bytes` are what the runtime needs for itself. `rates` are
@@ -83,6 +86,7 @@ class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     bandwidth_bytes_per_s: float
     layer_overhead_ms: float
     inference_overhead_ms: float
+    format: str = "onnx"
     floats_as: Literal["float", "fp16"] = "float"
     flash_bytes: int | None = None
     ram_bytes: int | None = None
@@ -126,6 +130,7 @@ class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             field: getattr(self, field)
             for field in self.__struct_fields__
             if field not in ("name", "description", "sources", "targets")
+            and (field, getattr(self, field)) not in ADDED
         }
         plain = msgspec.to_builtins(facts, str_keys=True)
         return hashlib.sha256(msgspec.json.encode(plain, order="sorted")).hexdigest()[:16]

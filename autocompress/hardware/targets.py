@@ -21,7 +21,7 @@ def together(profiles: Sequence[HardwareProfile]) -> HardwareProfile:
 
     Widths are those that all have, multiples the least common ones, memories the smallest; rates and overheads are the
     primary's, and `targets` holds the devices. InputError when a device comes twice, when the latency of more than one
-    is measured (there is one machine to measure on), or when no width is left.
+    is measured (there is one machine to measure on), when they name several formats, or when no width is left.
     """
     if len(profiles) == 1:
         return profiles[0]
@@ -35,6 +35,11 @@ def together(profiles: Sequence[HardwareProfile]) -> HardwareProfile:
     if len(measured) > 1:
         raise InputError(f"the latency of one profile at most may be measured, on this machine, but that of "
                          f"{listed(measured)} is")
+    formats = sorted({profile.format for profile in profiles})
+    if len(formats) > 1:
+        each = "; ".join(f"{profile.id}: {profile.format}" for profile in profiles)
+        raise InputError(f"profiles that are searched for together must name one format, because one file is "
+                         f"scored, but they name {listed(formats)} ({each}); search for them one by one")
     bits = _shared("weight_bits", profiles, lambda profile: profile.weight_bits)
     return msgspec.structs.replace(
         profiles[0], id=listed(ids), name=listed([profile.name for profile in profiles]),

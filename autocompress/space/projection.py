@@ -69,7 +69,7 @@ class Projection:
     def estimate(self, plan: Plan) -> Metrics:
         """Estimated metrics, remembered. AutocompressError for one that cannot be: a fault of ours."""
         if plan.fingerprint not in self._estimates:
-            metrics = estimate(self.space.table, plan, self.space.profile)
+            metrics = estimate(self.space.table, plan, self.space.profile, self.space.file_format)
             for name in ("size_bytes", LATENCY, *further_latencies(metrics)):
                 if not 0 < metrics.get(name, 1.0) < math.inf:
                     raise AutocompressError(f"the estimate of {name} must be above zero and finite, but is "

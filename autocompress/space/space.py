@@ -12,6 +12,7 @@ from functools import cached_property
 
 import msgspec
 
+from autocompress.core.format_facts import FormatFacts
 from autocompress.core.layer import Group, Layer, LayerTable, Part
 from autocompress.core.plan import Plan, Scalar, Step
 from autocompress.core.sparsity import UNSTRUCTURED, kept_weights, saves
@@ -44,7 +45,8 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     `share:SITE`, `sparse-criterion:*`, `pattern:SITE`, `density:SITE`, and `grid:*`, `group:*`, `rounding:*`,
     `range:*`, `equalize:*`. `criterion`, `sparse_criterion` and `settings` hold where there is no knob for them.
     `unpaying`: layers whose activations stay float, whatever the knob says, because 8 bits do not
-    make them faster."""
+    make them faster. `file_format`: what predicts the bytes of files and says what they can hold, where that is not the
+    format that the profile names."""
 
     table: LayerTable
     profile: HardwareProfile
@@ -57,6 +59,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     min_density: float = 0.1
     sparse_criterion: str = sparsify.DEFAULT_CRITERION
     unpaying: frozenset[str] = frozenset()
+    file_format: FormatFacts | None = None
 
     @cached_property
     def by_name(self) -> dict[str, Knob]:
@@ -156,9 +159,10 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
 
 def build_space(table: LayerTable, spec: SpaceSpec, profile: HardwareProfile,
-                unpaying: frozenset[str] = frozenset()) -> Space:
+                unpaying: frozenset[str] = frozenset(), file_format: FormatFacts | None = None) -> Space:
     """Knobs for every site that the network has, the file allows and the device can run. `unpaying`: layers whose
-    activations stay float where the space leaves the choice.
+    activations stay float where the space leaves the choice. `file_format`: the format of the files, where it is
+    not the one that `profile` names.
 
     InputError when a width that the file asks for is not legal on the device, or when nothing is left.
     """
@@ -218,7 +222,7 @@ def build_space(table: LayerTable, spec: SpaceSpec, profile: HardwareProfile,
                  min_share=spec.decompose.min_share if spec.decompose else 0.1,
                  sparse_criterion=spec.sparsify.criteria[0] if spec.sparsify else sparsify.DEFAULT_CRITERION,
                  min_density=spec.sparsify.min_density if spec.sparsify else 0.1,
-                 unpaying=unpaying if spec.quantize else frozenset())
+                 unpaying=unpaying if spec.quantize else frozenset(), file_format=file_format)
 
 
 def _sparsity(layers: list[Layer], spec: SparsifySpec) -> list[Knob]:

@@ -13,9 +13,9 @@ from onnx import numpy_helper
 
 from autocompress.backend.network.fold import fold_norms
 from autocompress.core.plan import Plan, Step
-from autocompress.core.sparsity import stored_sparse
 from autocompress.errors import InputError
 from autocompress.estimate import estimate, flatten
+from autocompress.formats.onnx.sparse_choice import stored_sparse
 from autocompress.techniques import TECHNIQUES, resolve
 from autocompress.techniques.base import check_plan
 from autocompress.testing.techniques import executed_macs, outputs, state_hash, workbench

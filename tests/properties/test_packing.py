@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from autocompress.formats.onnx.packing import ALIGN, PLANES, integers, pack, tables, unpack
-from autocompress.hardware import size
 
 pytestmark = pytest.mark.numerics
 
@@ -51,7 +50,5 @@ def test_tables_hold_every_level_and_fit_int8(bits: int) -> None:
         assert len(np.unique(table)) == 2**plane
 
 
-def test_the_size_prediction_knows_the_same_planes() -> None:
-    assert {bits: PLANES[bits] for bits in size.PLANES} == size.PLANES
-    assert size.ALIGN == ALIGN
+def test_planes_hold_every_bit_of_a_width() -> None:
     assert all(sum(planes) == bits for bits, planes in PLANES.items())

@@ -7,9 +7,9 @@ from torch import nn
 
 from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan
+from autocompress.formats.onnx.protobuf import tensor_bytes
+from autocompress.formats.onnx.size import file_bytes
 from autocompress.formats.onnx.template import Template
-from autocompress.hardware.protobuf import tensor_bytes
-from autocompress.hardware.size import file_bytes
 from autocompress.techniques import resolve
 from autocompress.techniques.quantize import KINDS
 

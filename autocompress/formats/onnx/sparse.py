@@ -17,8 +17,9 @@ import numpy as np
 from onnx import TensorProto
 from torch import Tensor
 
-from autocompress.core.sparsity import UNSTRUCTURED, code_bits, group_of, group_size, stored_sparse
+from autocompress.core.sparsity import UNSTRUCTURED, code_bits, group_of, group_size
 from autocompress.formats.onnx.packing import ALIGN, integers, lookup
+from autocompress.formats.onnx.sparse_choice import stored_sparse
 
 
 class Mask(Protocol):

@@ -8,10 +8,11 @@ import msgspec
 import numpy as np
 
 from autocompress.core.evaluation import LATENCY
+from autocompress.core.format_facts import FormatFacts
 from autocompress.core.layer import Layer, Operation, Part
+from autocompress.formats.table import facts_of
 from autocompress.hardware.latency import Executed, operation_ms, part_ms
 from autocompress.hardware.profile import HardwareProfile
-from autocompress.hardware.size import file_bytes
 from autocompress.space.space import WHOLE
 from autocompress.techniques.base import whole
 from autocompress.techniques.decompose import rank_args, split
@@ -36,12 +37,13 @@ def summed(profile: HardwareProfile) -> tuple[str, ...]:
 
 
 class LayerCosts:
-    """Costs of the `options` of one layer. Bytes are those of `hardware.size`, taken apart: what grows with weights and
-    with channels is counted, the rest is that of the whole layer. `beside`: the operations that scale with its output
-    channels, of which each of several such layers is charged an equal share."""
+    """Costs of the `options` of one layer. Bytes are those that the format predicts, taken apart: what grows with
+    weights and with channels is counted, the rest is that of the whole layer. `beside`: the operations that scale with
+    its output channels, of which each of several such layers is charged an equal share."""
 
     def __init__(self, layer: Layer, options: Sequence[Option], profile: HardwareProfile, activation_bits: int,
-                 beside: Sequence[Operation] = ()) -> None:
+                 beside: Sequence[Operation] = (), file_format: FormatFacts | None = None) -> None:
+        size_model = facts_of(file_format, profile.format)
         self.options = list(options)
         self._layer, self._profile, self._activation_bits = layer, profile, activation_bits
         self._part = whole(layer)
@@ -57,7 +59,8 @@ class LayerCosts:
         for i, option in enumerate(options):
             parts = self._parts(self._part, option.method, option.share)
             if parts:
-                exact = file_bytes([self._stored(part, option.bits) for part in parts], 0) - fixed_bytes(option.bits)
+                exact = size_model.size([self._stored(part, option.bits) for part in parts]) \
+                    - fixed_bytes(option.bits, size_model)
                 self._rest[i] = exact - counted[i]
 
     def at(self, n_in: int, n_out: int) -> np.ndarray:
@@ -104,8 +107,8 @@ class LayerCosts:
                                        activation_bits=self._activation_bits if integer else 32)
 
 
-def fixed_bytes(bits: int) -> int:
-    """What the first layer of a width costs beyond its own: the nodes that unpack all of them."""
+def fixed_bytes(bits: int, size_model: FormatFacts) -> int:
+    """Bytes that the first layer of a width costs beyond its own: what unpacks the weights of all of them."""
     one = Part(name="a", layer="a", kind="linear", in_channels=64, out_channels=64, weight_bits=bits)
     other = msgspec.structs.replace(one, name="b", layer="b")
-    return 2 * file_bytes([one], 0) - file_bytes([one, other], 0)
+    return 2 * size_model.size([one]) - size_model.size([one, other])

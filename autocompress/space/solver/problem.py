@@ -9,6 +9,7 @@ import numpy as np
 
 from autocompress.core.layer import Layer
 from autocompress.core.sensitivity import SensitivityTable
+from autocompress.formats.table import facts_of
 from autocompress.space.solver.costs import LayerCosts, Option, fixed_bytes, summed
 from autocompress.space.space import ALL_LAYERS, WHOLE, Space, Value
 from autocompress.techniques.quantize import KINDS
@@ -52,7 +53,8 @@ class Problem:
             offers = list(self._offers(layer, sensitivity_table))
             beside = [operation for operation in table.operations if layer.name in operation.sources]
             self.costs[layer.name] = LayerCosts(layer, [option for option, _, _ in offers], self._space.profile,
-                                                 32 if layer.name in space.unpaying else activation_bits, beside)
+                                                 32 if layer.name in space.unpaying else activation_bits, beside,
+                                                 space.file_format)
             self._option_sensitivity[layer.name] = {"bits": np.array([sensitivity for _, sensitivity, _ in offers]),
                                              "share": np.array([sensitivity for _, _, sensitivity in offers])}
         self.touching = {g.name: [x for x in self.layers if any(m.layer == x for m in g.members)] for g in groups}
@@ -67,7 +69,8 @@ class Problem:
         self._along: dict[tuple[str, str, tuple[int, ...]], np.ndarray] = {}
         self.sensitivities: dict[str, np.ndarray] = {}
         self.group_sensitivities: dict[str, np.ndarray] = {}
-        self.fixed_bytes = {bits: fixed_bytes(bits) for bits in (*self._space.weight_bits, 32)}
+        size_model = facts_of(space.file_format, space.profile.format)
+        self.fixed_bytes = {bits: fixed_bytes(bits, size_model) for bits in (*self._space.weight_bits, 32)}
 
     def _offers(self, layer: Layer, sensitivity_table: SensitivityTable) -> Iterator[tuple[Option, float, float]]:
         """Options of a layer with the sensitivity of its bits and of its factors."""

@@ -14,12 +14,19 @@ from itertools import count
 from math import prod
 
 from autocompress.core.layer import Part
-from autocompress.core.sparsity import UNSTRUCTURED, code_bits, group_of, group_size, stored_sparse
-from autocompress.hardware.protobuf import AXIS, TO, field_bytes, node_bytes, numbers_bytes, tensor_bytes, varint_bytes
+from autocompress.core.sparsity import UNSTRUCTURED, code_bits, group_of, group_size
+from autocompress.formats.onnx.packing import ALIGN, PLANES
+from autocompress.formats.onnx.protobuf import (
+    AXIS,
+    TO,
+    field_bytes,
+    node_bytes,
+    numbers_bytes,
+    tensor_bytes,
+    varint_bytes,
+)
+from autocompress.formats.onnx.sparse_choice import stored_sparse
 
-PLANES = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}
-"""Bits of each packed plane by width, and `ALIGN`, to a multiple of which codes are padded: as in export.packing."""
-ALIGN = 8
 SKELETON_NAME = 3
 """Typical length of a tensor's name in the skeleton: `p10` to `t99`."""
 READERS = 1.3

@@ -1,0 +1,36 @@
+"""The table of file formats that ship with the package, by name; each is a folder beside this file.
+
+A format is imported when it is asked for: to read `--help`, or a profile, neither torch nor a runtime is needed.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from autocompress.errors import InputError
+from autocompress.hardware.fields import meant
+
+if TYPE_CHECKING:
+    from autocompress.core.format_facts import FormatFacts
+
+FORMATS = {"onnx": "autocompress.formats.onnx.format"}
+"""Module by name; its `FORMAT` is the format."""
+
+
+def format_named(name: str) -> Any:
+    """Import a shipped format and return it, an `autocompress.formats.base.Format`.
+
+    Raises:
+        InputError: when there is no format of that name.
+    """
+    if name not in FORMATS:
+        raise InputError(f"a format must be one of {', '.join(FORMATS)}, or path/to/file.py:name, but got "
+                         f"{name!r}{meant(name, FORMATS)}")
+    return import_module(FORMATS[name]).FORMAT
+
+
+def facts_of(given: FormatFacts | None, name: str) -> FormatFacts:
+    """The format that the user `given` as an object, or else the shipped one that a profile names."""
+    found: FormatFacts = format_named(name) if given is None else given
+    return found
