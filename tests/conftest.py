@@ -15,16 +15,19 @@ settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def onnx_operators_read_once() -> Iterator[None]:
-    """Let torch.onnx parse its operator library once a session: it does so at each export, for a second."""
+def operators_read_once() -> Iterator[None]:
+    """Let torch.onnx parse its operator library, and torch.export list its operators, once a session: they do so again
+    and again at each export, for a second."""
     if "torch" not in sys.modules:
         yield
         return
+    from torch._export import utils
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     read = functools.cache(ONNXRegistry.from_torchlib)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(read))
+        patch.setattr(utils, "_materialize_cpp_cia_ops", functools.cache(utils._materialize_cpp_cia_ops))
         yield
 
 

@@ -101,9 +101,8 @@ def test_resnet_files_are_as_large_as_predicted(resnet: Workbench) -> None:
 @pytest.mark.parametrize("network", ["dense", "encoder", "lstm", "mlp", "signal"])
 def test_small_files_are_as_large_as_predicted(network: str, name: str) -> None:
     bench = workbench(network)
-    for seed in range(2):
-        for plan in _plans(bench, name, seed):
-            _agrees(bench, plan)
+    for plan in _plans(bench, name, 0):
+        _agrees(bench, plan)
 
 
 @pytest.mark.parametrize("settings", [{"grid": "codebook"}, {"grid": "pow2"}, {"group": 32}, {"group": 128},
@@ -117,6 +116,7 @@ def test_grids_and_groups_are_counted(network: str, settings: dict[str, Any]) ->
         _agrees(bench, integers(bench, (4, 2), 16, **settings))
 
 
+@pytest.mark.slow
 def test_groups_on_a_large_network_are_counted(resnet: Workbench) -> None:
     for settings in ({"group": 32}, {"grid": "codebook", "group": 128}):
         plan = integers(resnet, (4, 3), 32, **settings)

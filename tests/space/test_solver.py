@@ -46,8 +46,7 @@ def _share(projection: Projection, room: float) -> dict[str, float]:
     return {metric: room * bound for metric, bound in bounds.items() if metric in METRICS}
 
 
-@pytest.mark.parametrize("size", [4000, 6000, 9000, 12000])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(("size", "seed"), [(4000, 0), (6000, 1), (9000, 0), (12000, 1)])
 def test_it_is_as_good_as_trying_everything(table: LayerTable, size: int, seed: int) -> None:
     projection, sensitivity_table = _projection(table, size_bytes=size), _damages(seed)
     solver = Solver(projection, sensitivity_table)
