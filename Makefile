@@ -15,8 +15,9 @@ test: $(VENV)/.installed lint
 numerics: $(VENV)/.installed
 	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -q -m numerics tests/properties tests/core
 
+# What `make test` leaves out, by name as it runs.
 slow: $(VENV)/.installed
-	$(BIN)/python -m pytest -q -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v -m slow --durations=20
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check autocompress tests benchmarks

@@ -55,10 +55,10 @@ def networks_exported_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def short_searches() -> Iterator[None]:
     """Let searches in this process train and time for a moment: how well a network recovers is shown elsewhere."""
     from autocompress.formats.onnx import timing
-    from autocompress.study import workbench
+    from autocompress.study import trainer
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workbench, "SHORT_STEPS", 4)
-        patch.setattr(workbench, "LONG_STEPS", 16)
+        patch.setattr(trainer, "SHORT_STEPS", 4)
+        patch.setattr(trainer, "LONG_STEPS", 16)
         patch.setattr(timing, "SLICE_SECONDS", 0.0003)
         yield
