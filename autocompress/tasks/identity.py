@@ -40,44 +40,57 @@ def _pieces(value: Any, seen: list[Any]) -> Iterator[str]:
     if isinstance(value, _PLAIN):
         yield repr(value)
         return
-    place = next((i for i, known in enumerate(seen) if known is value), None)
+    place = next((i for i, earlier in enumerate(seen) if earlier is value), None)
     if place is not None:
         yield f"seen {place}"
         return
     seen.append(value)
     yield type(value).__qualname__
-    if isinstance(value, tuple | list):
-        parts: list[Any] = list(value)
-    elif isinstance(value, set | frozenset):
-        parts = sorted(value, key=repr)
-    elif isinstance(value, dict):
-        parts = [part for item in value.items() for part in item]
-    elif isinstance(value, Tensor | np.ndarray):
-        array = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
-        parts = [str(array.dtype), array.shape, hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()]
-    elif isinstance(value, ModuleType):
-        parts = [value.__name__]
-    elif isinstance(value, functools.partial):
-        parts = [value.func, value.args, value.keywords]
-    elif isinstance(value, MethodType):
-        parts = [value.__func__, value.__self__]
-    elif isinstance(value, CodeType):
-        parts = [value.co_code, value.co_names, value.co_varnames, *value.co_consts]
-    elif isinstance(value, FunctionType | type | BuiltinFunctionType) and _is_installed(value):
-        parts = [value.__module__, value.__qualname__]
-    elif isinstance(value, FunctionType):
-        cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        named = [value.__globals__[name] for name in _names(value.__code__) if name in value.__globals__]
-        parts = [value.__code__, value.__defaults__, value.__kwdefaults__, cells, named]
-    elif isinstance(value, type):
-        parts = [value.__qualname__, *value.__mro__[1:],
-                 *(part for part in vars(value).values() if isinstance(part, (FunctionType, *_PLAIN)))]
-    elif hasattr(value, "__dict__") and not hasattr(value, "__next__") and not isinstance(value, torch.Generator):
+    parts = _parts_of_data(value)
+    if parts is None:
+        parts = _parts_of_code(value)
+    if parts is None:
+        if not hasattr(value, "__dict__") or hasattr(value, "__next__") or isinstance(value, torch.Generator):
+            raise _Unknown
         parts = [type(value), vars(value)]
-    else:
-        raise _Unknown
     for part in parts:
         yield from _pieces(part, seen)
+
+
+def _parts_of_data(value: Any) -> list[Any] | None:
+    """What settles a container or an array; None for anything else."""
+    if isinstance(value, tuple | list):
+        return list(value)
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=repr)
+    if isinstance(value, dict):
+        return [part for item in value.items() for part in item]
+    if isinstance(value, Tensor | np.ndarray):
+        array = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+        return [str(array.dtype), array.shape, hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()]
+    return None
+
+
+def _parts_of_code(value: Any) -> list[Any] | None:
+    """What settles a module, a function or a class; None for anything else."""
+    if isinstance(value, ModuleType):
+        return [value.__name__]
+    if isinstance(value, functools.partial):
+        return [value.func, value.args, value.keywords]
+    if isinstance(value, MethodType):
+        return [value.__func__, value.__self__]
+    if isinstance(value, CodeType):
+        return [value.co_code, value.co_names, value.co_varnames, *value.co_consts]
+    if isinstance(value, FunctionType | type | BuiltinFunctionType) and _is_installed(value):
+        return [value.__module__, value.__qualname__]
+    if isinstance(value, FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        read = [value.__globals__[name] for name in _names(value.__code__) if name in value.__globals__]
+        return [value.__code__, value.__defaults__, value.__kwdefaults__, cells, read]
+    if isinstance(value, type):
+        return [value.__qualname__, *value.__mro__[1:],
+                *(part for part in vars(value).values() if isinstance(part, (FunctionType, *_PLAIN)))]
+    return None
 
 
 def _names(code: CodeType) -> list[str]:
