@@ -9,7 +9,8 @@ from typing import Any
 
 from autocompress.errors import InputError
 
-TEXTS = ("model", "weights_key", "data", "inputs", "profile", "space", "sampler", "effort", "name", "storage", "device")
+TEXTS = ("model", "weights_key", "data", "inputs", "profile", "space", "task", "format", "techniques", "executor",
+         "sampler", "effort", "name", "storage", "device")
 PATHS = ("weights", "data_root", "out")
 PREPARATION = ("mean", "std", "crop")
 WHOLE_NUMBERS = ("image_size", "resize", "trials", "epochs", "seed", "jobs")
@@ -21,7 +22,9 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     **dict.fromkeys(PREPARATION, ((str, int, float), "a number, or a list of numbers")),
     **dict.fromkeys(QUANTITIES, ((str, int, float), 'a number, or text with a unit such as "2MB"')),
 }
-SEVERAL = ("profile", "latency", "mean", "std")
+CODE = ("model", "data", "task", "format", "techniques", "executor", "sampler")
+"""What may name an object in a Python file, which is run."""
+SEVERAL = ("profile", "techniques", "latency", "mean", "std")
 """What may be a list of such values."""
 COMMAND_LINE_ONLY = ("from", "from_study", "resume", "force_new_study", "trust_code", "config", "json", "quiet",
                      "debug")
@@ -66,11 +69,11 @@ def _checked(name: str, value: Any, file: Path) -> Any:
 
 
 def _located(name: str, value: Any, folder: Path) -> Any:
-    if name == "profile" and isinstance(value, list):
+    if name in ("profile", "techniques") and isinstance(value, list):
         return [_located(name, each, folder) for each in value]
     if name in PATHS:
         return _beside(folder, value) if value else value
-    if name in ("model", "data"):
+    if name in CODE:
         kind, colon, place = value.partition(":")
         if kind in ("npz", "imagefolder") and place:
             return f"{kind}{colon}{_beside(folder, place)}"

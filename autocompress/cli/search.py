@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from autocompress.cli.config import PATHS, read_config
+from autocompress.cli.config import CODE, PATHS, read_config
 from autocompress.cli.console import clean_stdout, print_json, say
 from autocompress.cli.errors import end_process
 from autocompress.cli.option_groups import Command, Option
@@ -73,7 +73,14 @@ Accuracy while searching is of the validation split; what is reported of the exp
       help="The device: see `autocompress profiles list`. Repeated, for several devices at once: plans are legal on "
            "all of them, and the front is of the latency on each. Default: host, measured on this machine.")
 @_how("--space", metavar="NAME|FILE", help="What may be done: see `autocompress spaces list`. Default: default.")
-@_how("--sampler", metavar="NAME", help="auto, tpe, nsga2, random or gp. Default: auto.")
+@_how("--task", metavar="FILE.py:NAME", help="What the network is for, where that is not classification: a task of "
+                                             "your own. Its file is run.")
+@_how("--format", metavar="FILE.py:NAME", help="A file format of your own, instead of that of the profile.")
+@_how("--technique", "techniques", metavar="FILE.py:NAME", multiple=True,
+      help="A technique of your own, beside those of the space. Can be repeated.")
+@_how("--executor", metavar="FILE.py:NAME", help="Where candidates are evaluated, where that is not in processes of "
+                                                 "this machine: an executor of your own.")
+@_how("--sampler", metavar="NAME|FILE.py:NAME", help="auto, tpe, nsga2, random, gp, or one of your own. Default: auto.")
 @_how("--effort", metavar="NAME", help="fast, normal or thorough: how many candidates are tried and trained. Default: "
                                        "normal.")
 @_how("--trials", type=int, metavar="N", help="Candidates to try. Default: 10, 24 or 96, by --effort.")
@@ -133,14 +140,15 @@ def _search(settings: dict[str, Any], *, as_json: bool, quiet: bool) -> None:
 
 def _check_trust(settings: dict[str, Any], given: dict[str, Any], trust_code: bool, config: str | None) -> None:
     """A Python file runs because the user typed its name, or said that the file which names it is to be trusted."""
-    named = [name for name in ("model", "data") if name in settings and name not in given]
+    named = [name for name in CODE if name in settings and name not in given]
     if not named:
         return
     from autocompress.tasks.factory import is_factory
 
     for name in named:
-        if is_factory(settings[name]):
-            if not trust_code:
-                raise InputError(f"{config}: `{name}` would run code from {settings[name]}: add --trust-code if you "
-                                 f"trust that file, or name it yourself with --{name}")
-            say(f"running code from {settings[name]}")
+        for spec in settings[name] if isinstance(settings[name], list) else [settings[name]]:
+            if is_factory(spec):
+                if not trust_code:
+                    raise InputError(f"{config}: `{name}` would run code from {spec}: add --trust-code if you trust "
+                                     f"that file, or name it yourself with --{name.removesuffix('s')}")
+                say(f"running code from {spec}")

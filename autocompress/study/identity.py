@@ -82,7 +82,7 @@ def describe(folder: Path, name: str, asked: Options, constraints: Budget, bench
         targets=tuple(device.id for device in bench.evaluator.profile.targets),
         epochs=asked.epochs,
         effort=asked.effort,
-        sampler=asked.sampler,
+        sampler=asked.sampler if isinstance(asked.sampler, str) else "auto",
         trials=asked.trials,
         budget=constraints,
         baseline=before.baseline if before else baseline,

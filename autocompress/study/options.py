@@ -25,7 +25,11 @@ PREPARATION = ("image_size", "resize", "crop", "mean", "std", "inputs")
 
 @dataclass(frozen=True)
 class Options:
-    """Arguments of `autocompress.search`, see there. Values with units may be text or numbers."""
+    """Arguments of `autocompress.search`, see there. Values with units may be text or numbers.
+
+    `task`, `format`, `techniques`, `executor` and `sampler` may be a user's own: objects, or the text
+    `path/to/file.py:name`, which `tasks.factory.load_object` makes an object of.
+    """
 
     model: Any = None
     data: Any = None
@@ -38,7 +42,11 @@ class Options:
     macs: str | float | None = None
     peak_memory: str | float | None = None
     max_drop: str | float | None = None
-    sampler: str = "auto"
+    task: Any = None
+    format: Any = None
+    techniques: Any = ()
+    executor: Any = None
+    sampler: Any = "auto"
     effort: str = DEFAULT_EFFORT
     trials: int = EFFORTS[DEFAULT_EFFORT].trials
     epochs: int = EFFORTS[DEFAULT_EFFORT].epochs
@@ -71,6 +79,7 @@ class Options:
         for name in ("model", "data"):
             if isinstance(getattr(self, name), str):
                 object.__setattr__(self, name, from_home(getattr(self, name)))
+        object.__setattr__(self, "techniques", _all(self.techniques))
         if not isinstance(self.profile, str):
             names = tuple(self.profile) if isinstance(self.profile, list | tuple) else ()
             if not names or not all(isinstance(name, str) for name in names):
@@ -138,6 +147,11 @@ class Options:
             peak_memory_bytes=maybe(self.peak_memory, parse_bytes, "peak memory"),
             max_drop=maybe(self.max_drop, parse_fraction, "max drop"),
         )
+
+
+def _all(given: Any) -> tuple[Any, ...]:
+    """Several techniques, or the one that was given alone, as a tuple."""
+    return () if given is None else tuple(given) if isinstance(given, list | tuple) else (given,)
 
 
 def _latencies(given: Any, devices: Sequence[str]) -> dict[str, float]:

@@ -1,9 +1,10 @@
-"""Running a user's Python file: `path/to/file.py:factory` names a function without arguments in it."""
+"""Running a user's Python file: `path/to/file.py:name` names a function without arguments, or an object, in it."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,33 @@ def call_factory(spec: str, *, what: str, trust_code: bool) -> Any:
     While it runs, the file's folder is importable, so that it can import its neighbours. `what` says in
     errors what the factory is for. InputError when the file or function is missing, or either raises.
     """
+    with _named(spec, what, trust_code, "a function") as factory:
+        return _reported(factory, f"{what}: {_call(spec)} failed")
+
+
+def load_object(given: Any, *, what: str, trust_code: bool) -> Any:
+    """The object that a user named `path/to/file.py:name`; anything that is no text is returned as it is.
+
+    A class or a function of that name is called without arguments, any other object is taken as it is. InputError as
+    of `call_factory`.
+    """
+    if not isinstance(given, str):
+        return given
+    with _named(given, what, trust_code, "") as named:
+        if isinstance(named, type) or inspect.isroutine(named):
+            return _reported(named, f"{what}: {_call(given)} failed")
+        return named
+
+
+def _call(spec: str) -> str:
+    location, _, attribute = spec.rpartition(":")
+    return f"{attribute}() of {location}"
+
+
+@contextmanager
+def _named(spec: str, what: str, trust_code: bool, kind: str) -> Iterator[Any]:
+    """What `spec` names, and while it is used, the folder of its file importable. `kind`: "a function", or empty for
+    any object."""
     location, _, attribute = spec.rpartition(":")
     path = Path(location)
     if not location.endswith(".py") or not attribute.isidentifier():
@@ -36,13 +64,12 @@ def call_factory(spec: str, *, what: str, trust_code: bool) -> Any:
     mend_torchvision()
     with _importable(path.resolve().parent):
         module = _reported(lambda: _load(path.resolve()), f"{what}: {location} cannot be imported")
-        factory = getattr(module, attribute, None)
-        if not callable(factory):
+        named = getattr(module, attribute, None)
+        if named is None or (kind and not callable(named)):
             public = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-            raise InputError(
-                f"{what}: {location} must define a function {attribute!r}; it defines {', '.join(public) or 'none'}"
-            )
-        return _reported(factory, f"{what}: {attribute}() of {location} failed")
+            raise InputError(f"{what}: {location} must define {kind} {attribute!r}; it defines "
+                             f"{', '.join(public) or 'none'}".replace("  ", " "))
+        yield named
 
 
 def _load(path: Path) -> Any:

@@ -113,3 +113,13 @@ def test_model_of_the_fashion_recipe() -> None:
     assert model.eval()(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
     with pytest.raises(InputError, match="trust"):
         call_factory(read_config(recipe)["model"], what="model", trust_code=False)
+
+
+@pytest.mark.parametrize("line", ['task = "own.py:Mine"', 'format = "own.py:Mine"', 'techniques = ["own.py:Mine"]',
+                                  'executor = "own.py:Mine"', 'sampler = "own.py:Mine"'])
+def test_what_is_the_users_own_is_named_beside_the_file_and_needs_trust(cli: Cli, tmp_path: Path, line: str) -> None:
+    (tmp_path / "c.toml").write_text(line + "\n")
+    name, _, _ = line.partition(" ")
+    assert read_config(tmp_path / "c.toml")[name] in (f"{tmp_path}/own.py:Mine", [f"{tmp_path}/own.py:Mine"])
+    out = cli("search", "--config", str(tmp_path / "c.toml"))
+    assert out.code == 2 and f"`{name}` would run code from {tmp_path}/own.py:Mine" in out.err

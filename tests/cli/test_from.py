@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from autocompress.study.folder import read_description
-from autocompress.study.resume import with_stored_arguments as completed
+from autocompress.study.resume import with_stored_arguments
 
 Cli = Callable[..., Any]
 
@@ -29,9 +29,11 @@ def test_what_is_not_given_is_taken_from_the_study(cli: Cli, finished: Any, tmp_
     assert stored.given == begun.given and stored.fingerprints["data"] == begun.fingerprints["data"]
     assert (stored.epochs, stored.from_study, stored.trials) == (1, str(finished.folder), 2)
     resumed = {"resume": True, "out": second}
-    assert {"effort": "normal", "trials": 2, "epochs": 1, "sampler": "auto"}.items() <= completed(resumed).items()
-    assert not completed(resumed | {"effort": "thorough"}).keys() & {"trials", "epochs"}, "that effort's own"
-    assert "epochs" not in completed({"from_study": finished.folder, "effort": "fast", "budget": "1kB"})
+    taken = {"effort": "normal", "trials": 2, "epochs": 1, "sampler": "auto"}
+    assert taken.items() <= with_stored_arguments(resumed).items()
+    own = with_stored_arguments(resumed | {"effort": "thorough"})
+    assert not own.keys() & {"trials", "epochs"}, "that effort's own"
+    assert "epochs" not in with_stored_arguments({"from_study": finished.folder, "effort": "fast", "budget": "1kB"})
 
     refused = cli("search", "--resume", "--out", str(second))
     assert refused.code == 2 and "Add --trust-code" in refused.err

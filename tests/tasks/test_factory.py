@@ -7,7 +7,7 @@ import pytest
 
 from autocompress.errors import InputError
 from autocompress.tasks.data import load_data
-from autocompress.tasks.factory import call_factory
+from autocompress.tasks.factory import call_factory, load_object
 
 
 def test_a_factory_is_called_with_its_neighbours_importable(user_file: Path) -> None:
@@ -63,3 +63,15 @@ def test_missing_or_distrusted_files_are_not_run(user_file: Path) -> None:
 def test_data_factories_must_return_data(user_file: Path) -> None:
     with pytest.raises(InputError, match="got int"):
         load_data(f"{user_file}:number")
+
+
+@pytest.mark.parametrize(("name", "made"), [("Box", "Box"), ("make", "int"), ("BOX", "Box"), ("WORDS", "tuple")])
+def test_an_object_a_class_or_a_function_may_be_named(tmp_path: Path, name: str, made: str) -> None:
+    (tmp_path / "mine.py").write_text("class Box:\n    def __call__(self):\n        raise ValueError\n"
+                                      "def make():\n    return 3\nBOX = Box()\nWORDS = ('a', 'b')\n")
+    spec = f"{tmp_path / 'mine.py'}:{name}"
+    assert type(load_object(spec, what="a task", trust_code=True)).__name__ == made
+    with pytest.raises(InputError, match=r"a task: .* would run code"):
+        load_object(spec, what="a task", trust_code=False)
+    given = object()
+    assert load_object(given, what="a task", trust_code=False) is given
