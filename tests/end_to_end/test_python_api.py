@@ -150,6 +150,7 @@ def test_reopened_with_its_network_it_exports_again(result: SearchResult, traine
         autocompress.open_study(result.folder, model=network().eval(), data=arrays)
 
 
+@pytest.mark.slow
 def test_processes_find_the_same_kind_of_front(trained: nn.Module, arrays: Arrays, tmp_path: Path) -> None:
     result = autocompress.search(model=trained, data=arrays, budget="9kB", trials=4, epochs=1, jobs=2,
                                  out=str(tmp_path / "study"))
