@@ -32,7 +32,8 @@ from autocompress.core.plan import Plan, Step
 from autocompress.errors import AutocompressError
 from autocompress.formats.onnx.runtime import Runtime
 from autocompress.formats.onnx.saturation import LARGEST_PAIR, check_saturation, largest_pair
-from autocompress.formats.onnx.timing import speedup, time_files
+from autocompress.formats.running import in_batches, the_one
+from autocompress.formats.timing import speedup, time_files
 from autocompress.hardware.profile import load_profile
 from autocompress.study.workbench import Workbench
 from autocompress.tasks.data import load_data
@@ -155,16 +156,17 @@ def files(bench: Workbench, share: float) -> dict[str, bytes]:
 def table(bench: Workbench, limit: int, share: float) -> str:
     """Everything as Markdown."""
     chosen = bench.network.data.test.take(torch.arange(limit))
-    inputs, labels = bench.network.data.normalise(chosen.inputs).numpy(), chosen.targets.numpy()
-    original = Runtime(bench.network.writer.original_file).logits(inputs)
+    inputs, labels = {"input": bench.network.data.normalise(chosen.inputs).numpy()}, chosen.targets.numpy()
+    original = the_one(in_batches(Runtime(bench.network.writer.original_file), inputs))
     made = files(bench, share)
     runtimes = {"original": Runtime(bench.network.writer.original_file)} | {
         name: Runtime(data) for name, data in made.items()
     }
-    times = time_files(runtimes, bench.network.example.numpy())
+    times = time_files(runtimes, {"input": bench.network.example.numpy()})
     lines = []
     for name, data in made.items():
-        fused, written = runtimes[name].logits(inputs), Runtime(data, literal=True).logits(inputs)
+        fused, written = (the_one(in_batches(runtime, inputs)) for runtime in (
+            runtimes[name], Runtime(data, literal=True)))
         try:
             bound = str(check_saturation(data).largest or "none")
         except AutocompressError as error:

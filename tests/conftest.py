@@ -39,22 +39,21 @@ def networks_exported_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator
         return
     from exported_once import remembered_bytes, remembered_graph
 
-    from autocompress.formats.onnx import template
-    from autocompress.study import original
+    from autocompress.formats.onnx import format, template
 
     root = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(template, "_export", remembered_graph(template._export, root / "graphs"))
-        patch.setattr(original, "plain_export", remembered_bytes(original.plain_export, root / "plain"))
+        patch.setattr(format, "plain_export", remembered_bytes(format.plain_export, root / "plain"))
         yield
 
 
 @pytest.fixture(scope="module")
 def short_searches() -> Iterator[None]:
     """Let searches in this process train and time for a moment: how well a network recovers is shown elsewhere."""
-    from autocompress.formats.onnx import timing
+    from autocompress.formats import timing
     from autocompress.study import trainer
 
     with pytest.MonkeyPatch.context() as patch:

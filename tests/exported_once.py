@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 import onnx
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
 OWN = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
@@ -38,15 +38,17 @@ def remembered_graph(export: Callable[..., onnx.ModelProto], folder: Path) -> Ca
 def remembered_bytes(export: Callable[..., bytes], folder: Path) -> Callable[..., bytes]:
     """`export`, run once for each network and input."""
 
-    def remembered(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> bytes:
+    def remembered(model: nn.Module, example: Tensor | Mapping[str, Tensor]) -> bytes:
         try:
-            state = f"{tuple(input_shape)} {dtype} {torch.backends.mha.get_fastpath_enabled()}"
+            inputs = example if isinstance(example, Mapping) else {"": example}
+            shapes = [(name, tuple(tensor.shape), tensor.dtype) for name, tensor in inputs.items()]
+            state = f"{shapes} {torch.backends.mha.get_fastpath_enabled()}"
             file = folder / hashlib.sha256(f"{fingerprint(model)} {state}".encode()).hexdigest()
         except Unknown:
-            return export(model, input_shape, dtype)
+            return export(model, example)
         if not file.exists():
             part = file.with_suffix(f".{os.getpid()}")
-            part.write_bytes(export(model, input_shape, dtype))
+            part.write_bytes(export(model, example))
             part.replace(file)
         return file.read_bytes()
 

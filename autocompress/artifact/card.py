@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from autocompress.quantities import format_bytes, format_milliseconds, format_percent
 
 
-def model_card(manifest: dict[str, Any], data: str) -> str:
-    """Markdown: what the file is, what was verified, and a snippet that runs it."""
+class Running(NamedTuple):
+    """How a file is run and made elsewhere: its runtime in words, what users call to convert a network without
+    autocompress, and the Python lines that run the file (`Format.snippet`)."""
+
+    runtime: str
+    converter: str
+    snippet: Callable[[str, Mapping[str, str], str], str]
+
+
+def model_card(manifest: dict[str, Any], data: str, running: Running) -> str:
+    """Write in Markdown what the file is, what was verified, and a snippet that runs it.
+
+    Args:
+        manifest: the facts of the artefact.
+        data: the name of the data set.
+        running: how the file is run.
+    """
     facts, given = manifest["verified"], manifest["input"]
+    model = manifest["model"]
     steps = manifest["plan"]["steps"]
     bits = Counter(step["args"]["weight_bits"] for step in steps if step["technique"] == "quantize")
     pruned = sum(step["technique"] == "prune" for step in steps)
@@ -38,7 +55,7 @@ inputs = (({scaled} - mean) / std).astype(np.float32)"""
         f"| {what} | {show(facts[f'baseline_{key}'])} | {show(facts[key])} |" for what, key, show in (
             (f"accuracy on the test split of {data}", "accuracy", format_percent),
             ("size", "size_bytes", format_bytes),
-            ("latency (batch 1, CPU time of one thread, ONNX Runtime on the exporting machine)", "latency_ms",
+            (f"latency (batch 1, CPU time of one thread, {running.runtime} on the exporting machine)", "latency_ms",
              format_milliseconds),
         )]
     devices = manifest["latencies"]
@@ -47,7 +64,8 @@ inputs = (({scaled} - mean) / std).astype(np.float32)"""
              f"{format_milliseconds(of['ms'])} |" for device, of in estimates.items()]
     names = ", ".join(f"`{device}`" for device in devices)
     figures = "All figures but estimates" if estimates else "All figures"
-    same = "" if not manifest["saturation"]["integer_layers"] else (
+    original = f"of what `{running.converter}` makes of it" if running.converter else "written in the same format"
+    same = "" if not manifest.get("saturation", {}).get("integer_layers") else (
         " No integer kernel can saturate on these weights:\nCPUs without dot-product instructions answer as others do.")
     return f"""# {manifest["study"]}, trial {manifest["trial"]}
 
@@ -57,18 +75,17 @@ Compressed by autocompress for {names}: {", ".join(done) or "nothing changed"}.
 |---|---|---|
 {chr(10).join(rows)}
 
-{figures} are of the files themselves, run in ONNX Runtime; of the original, of what `torch.onnx.export` makes of it.
+{figures} are of the files themselves, run in {running.runtime}; of the original, {original}.
 {_speed(facts)}`manifest.json` has the plan, the receipts, the hashes and the versions.{same}
 
 ## Run it
 
 ```python
 import numpy as np
-import onnxruntime
 
-session = onnxruntime.InferenceSession("model.onnx")
 {prepared}
-({answers},) = session.run(None, {{"input": inputs}})  # {meaning}, (N, {manifest["output"]["shape"][1]})
+
+{running.snippet(model, {given["name"]: "inputs"}, answers)}  # {meaning}, (N, {manifest["output"]["shape"][1]})
 print({answers}.argmax(axis=1))
 ```
 """

@@ -1,4 +1,4 @@
-"""The folder that ships: model.onnx, manifest.json, README.md; and checking it later."""
+"""The folder that ships: the model's file or files, manifest.json and README.md; and checking it later."""
 
 from __future__ import annotations
 
@@ -6,45 +6,53 @@ import hashlib
 import json
 import logging
 import platform
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from autocompress.core.files import set_aside, sha256_of, write_together
 from autocompress.errors import EnvironmentFault, InputError
+from autocompress.formats.table import SHIPPED
 
 log = logging.getLogger(__name__)
 
-MODEL, MANIFEST, CARD = "model.onnx", "manifest.json", "README.md"
+MANIFEST, CARD = "manifest.json", "README.md"
 SCHEMA = "autocompress/manifest"
 
 
-def versions() -> dict[str, str]:
-    """What made the file."""
-    packages = ("autocompress", "torch", "onnx", "onnxruntime", "onnxscript", "optuna", "numpy")
-    found = {"python": platform.python_version()}
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Versions of Python and of the `packages` that made a file."""
+    versions_by_name = {"python": platform.python_version()}
     for package in packages:
         try:
-            found[package] = metadata.version(package)
+            versions_by_name[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            found[package] = "unknown"
-    return found
+            versions_by_name[package] = "unknown"
+    return versions_by_name
 
 
-def write_artifact(folder: Path, model: bytes, manifest: dict[str, Any], card: str) -> None:
-    """Write the three files, the manifest with the hashes of the others, each whole or not at all. What was changed
-    since it was written is set aside, with a warning.
+def write_artifact(folder: Path, model: Mapping[str, bytes], manifest: dict[str, Any], card: str) -> None:
+    """Write an artefact, each of its files whole or not at all. A file that was changed since it was written is set
+    aside, with a warning.
 
-    InputError when the folder cannot be written or holds files of these names that are no artefact, EnvironmentFault
-    when the disk gives out.
+    Args:
+        folder: where to; it is made if need be.
+        model: the files of the model by name.
+        manifest: facts, to which the hashes of the other files are added.
+        card: the text of README.md.
+
+    Raises:
+        InputError: when the folder cannot be written, or holds files of these names that are no artefact.
+        EnvironmentFault: when the disk gives out.
     """
     folder = Path(folder)
-    require_no_foreign(folder)
+    require_no_foreign(folder, model)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out must be a folder that can be written, but {folder}: {error.strerror}") from None
-    files = {MODEL: model, CARD: card.encode()}
+    files = {**model, CARD: card.encode()}
     manifest = manifest | {"files": {name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
                                      for name, data in files.items()}}
     files[MANIFEST] = (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode()
@@ -52,15 +60,23 @@ def write_artifact(folder: Path, model: bytes, manifest: dict[str, Any], card: s
         for name in changed_files(folder):
             log.warning("%s was changed since it was written: kept as %s", folder / name, set_aside(folder / name).name)
         # The manifest goes first: files without one would be taken for somebody else's.
-        write_together(folder, {name: files[name] for name in (MANIFEST, MODEL, CARD)})
+        write_together(folder, {name: files[name] for name in (MANIFEST, *model, CARD)})
     except OSError as error:
         raise EnvironmentFault(f"{error.filename or folder} could not be written: {error.strerror}; free space or "
                                "choose another folder") from error
 
 
-def require_no_foreign(folder: Path) -> None:
-    """InputError where files of an artefact's names are in `folder` that no manifest of ours vouches for."""
-    taken = [name for name in (MODEL, MANIFEST, CARD) if (folder / name).exists() or (folder / name).is_symlink()]
+def require_no_foreign(folder: Path, model: Iterable[str] = SHIPPED) -> None:
+    """Refuse a folder with files of an artefact's names for which no manifest of an artefact vouches.
+
+    Args:
+        folder: which need not exist.
+        model: names of the model's files.
+
+    Raises:
+        InputError: naming the files.
+    """
+    taken = [name for name in (*model, MANIFEST, CARD) if (folder / name).exists() or (folder / name).is_symlink()]
     if taken and _hashes(folder) is None:
         raise InputError(f"{folder} must not hold files of other things where an artefact is to be written, but "
                          f"{', '.join(taken)} is there and was not written by autocompress: choose another folder, or "
@@ -70,16 +86,23 @@ def require_no_foreign(folder: Path) -> None:
 def changed_files(folder: Path) -> list[str]:
     """Names of the files of an artefact that are there and are not what its manifest says; none where it has none."""
     return [name for name, digest in (_hashes(folder) or {}).items()
-            if name in (MODEL, CARD) and (folder / name).is_file() and sha256_of(folder / name) != digest]
+            if (folder / name).is_file() and sha256_of(folder / name) != digest]
+
+
+def file_names(folder: Path) -> list[str]:
+    """Names of all files of an artefact, its manifest included; none where it has no manifest."""
+    hashes = _hashes(folder)
+    return [] if hashes is None else [*hashes, MANIFEST]
 
 
 def _hashes(folder: Path) -> dict[str, str] | None:
-    """By file name, as a manifest of ours has them; None where there is no such manifest."""
+    """SHA-256 by file name, as the manifest of an artefact has them; None where there is no such manifest."""
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         if manifest["schema"] != SCHEMA:
             return None
-        return {str(name): str(said["sha256"]) for name, said in manifest["files"].items()}
+        return {str(name): str(facts["sha256"]) for name, facts in manifest["files"].items()
+                if Path(name).name == name}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -95,7 +118,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
                 raise InputError(f"{path.parent / name} must have sha256 {expected['sha256'][:12]}…, but has "
                                  f"{got[:12]}…: export it again")
     except OSError as error:
-        raise InputError(f"an artefact must hold {MODEL}, {CARD} and {MANIFEST}, but: {error.strerror} "
+        raise InputError(f"an artefact must hold {MANIFEST} and the files that it names, but: {error.strerror} "
                          f"({error.filename})") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not a manifest: {error}") from None

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 FORMATS = {"onnx": "autocompress.formats.onnx.format"}
 """Module by name; its `FORMAT` is the format."""
+MODEL = "model"
+"""Name of a shipped file before its format's suffix."""
+SHIPPED = (f"{MODEL}.onnx",)
+"""Files that shipped formats write."""
 
 
 def format_named(name: str) -> Any:

@@ -16,23 +16,24 @@ from autocompress.core.front import front
 FILES = "files"
 MOST = 32
 """Files that are kept in any case while trials run."""
-NAME = re.compile(r"[0-9a-f]{64}\.onnx")
+NAME = re.compile(r"[0-9a-f]{64}\.\w+")
 
 
-def keep_file(folder: Path, data: bytes) -> str:
-    """Keep `data` in a study's folder, where the disk allows it, and return its hash."""
+def keep_file(folder: Path, data: bytes, suffix: str) -> str:
+    """Keep `data`, a file of the format with that suffix, in a study's folder, where the disk allows it, and return its
+    hash."""
     known = hashlib.sha256(data).hexdigest()
-    path = _path(folder, known)
+    path = _path(folder, known, suffix)
     if not path.is_file():
         with suppress(OSError):
             write_whole(path, data)
     return known
 
 
-def kept_file(folder: Path, known: str) -> bytes | None:
+def kept_file(folder: Path, known: str, suffix: str) -> bytes | None:
     """The bytes of that hash, or None where they are not kept, or damaged."""
     try:
-        data = _path(folder, known).read_bytes()
+        data = _path(folder, known, suffix).read_bytes()
     except OSError:
         return None
     return data if is_intact(known, data) else None
@@ -67,7 +68,7 @@ class Trimmer:
 
 def own_files(folder: Path) -> list[Path]:
     """Those kept in a study's folder, by their names."""
-    return [path for path in sorted((folder / FILES).glob("*.onnx")) if NAME.fullmatch(path.name) and path.is_file()]
+    return [path for path in sorted((folder / FILES).glob("*")) if NAME.fullmatch(path.name) and path.is_file()]
 
 
 def is_intact(known: str, data: bytes) -> bool:
@@ -75,5 +76,5 @@ def is_intact(known: str, data: bytes) -> bool:
     return bool(known) and hashlib.sha256(data).hexdigest() == known
 
 
-def _path(folder: Path, known: str) -> Path:
-    return folder / FILES / f"{known}.onnx"
+def _path(folder: Path, known: str, suffix: str) -> Path:
+    return folder / FILES / f"{known}{suffix}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -17,15 +17,15 @@ from autocompress.core.answers import as_scores
 from autocompress.core.batch_sizes import rows_at_once
 from autocompress.core.cancellation import checkpoint
 from autocompress.core.evaluation import Evaluation, Metrics, Source
-from autocompress.core.plan import Plan, Receipt
+from autocompress.core.plan import Plan
 from autocompress.estimate import estimate, peak_memory_bytes
-from autocompress.formats.onnx.runtime import MOST_ROWS, Runtime, answered, scored
+from autocompress.formats.base import Arrays, Runtime
 from autocompress.formats.onnx.scores import scores
-from autocompress.formats.onnx.timing import Timing, time_files
-from autocompress.formats.onnx.writer import Built
+from autocompress.formats.running import MOST_ROWS, answered, the_one
+from autocompress.formats.timing import Timing, time_files
 from autocompress.hardware.profile import HardwareProfile
 from autocompress.study.built_files import keep_file, kept_file
-from autocompress.study.file_writer import PARITY_SAMPLES, about_the_original
+from autocompress.study.file_writer import PARITY_SAMPLES, about_the_original, as_arrays
 from autocompress.study.original import OriginalFile, original_of
 from autocompress.study.process_state import own_randomness
 from autocompress.study.sanity_checks import Answers
@@ -36,7 +36,7 @@ from autocompress.techniques import resolve
 from autocompress.techniques.base import check_plan
 
 MEASURED = ("accuracy", "accuracy_error", "cross_entropy", "size_bytes", "macs", "params")
-"""Metrics that are measured on the file; peak memory is estimated, latency as the profile says."""
+"""Metrics that are measured on the file; peak memory where the runtime measures it, latency as the profile says."""
 
 
 class Evaluator:
@@ -54,7 +54,8 @@ class Evaluator:
                  threads: int = 1) -> None:
         self.network, self.trainer, self.profile, self.threads = network, trainer, profile, threads
         self._folder = folder
-        self._example = network.example.numpy()
+        self._example = as_arrays(network.example)
+        self._format = network.writer.format
         self.original_answers: Answers | None = None
 
     # -- metrics -----------------------------------------------------------------------------------------
@@ -64,8 +65,8 @@ class Evaluator:
         """The original's own file, a plain export, that candidates are compared with. Made when first asked for: it
         takes seconds."""
         network = self.network
-        return original_of(network.given, network.writer.original_file,
-                           network.calibration[:PARITY_SAMPLES].numpy(), network.data.dtype)
+        return original_of(self._format, network.given, network.writer.original_file,
+                           network.calibration[:PARITY_SAMPLES], network.writer.example)
 
     def prepare(self) -> None:
         """Make what takes long and is needed later: the plain export."""
@@ -75,10 +76,10 @@ class Evaluator:
         """The original's metrics: size and latency of its plain export, what the network answers on the validation
         split, which is kept as `original_answers`. InputError where its answers are not finite."""
         network, validation = self.network, self.network.data.validation
-        runtime = Runtime(network.writer.original_file, self.threads)
-        metrics = self._static(network.original(), self.original.size_bytes)
-        with about_the_original():
-            outputs = answered(runtime, self._batches(validation))
+        runtime = self.open(network.writer.original_file)
+        with about_the_original(self._format.runtime):
+            outputs = the_one(answered(runtime, self._batches(validation)))
+        metrics = self._static(network.original(), self.original.size_bytes, runtime)
         metrics |= scores(as_scores(outputs, network.answers.meaning), validation.targets.numpy())
         self.original_answers = self._answers(outputs, validation)
         return metrics | self._latency(Plan(), lambda: self.original.time_beside({}, self._example)[1])
@@ -89,36 +90,42 @@ class Evaluator:
 
     def answers_of(self, runtime: Runtime, split: Split) -> Answers:
         """The classes that a file answers on one split, beside the labels. TrialError when an output is not finite."""
-        return self._answers(answered(runtime, self._batches(split)), split)
+        return self._answers(the_one(answered(runtime, self._batches(split))), split)
 
     def _answers(self, outputs: np.ndarray, split: Split) -> Answers:
         data = self.network.data
         return Answers(split.targets.numpy(), outputs.argmax(axis=1), data.classes, data.class_names)
 
     def _scored(self, runtime: Runtime, split: Split) -> Metrics:
-        return scored(runtime, self._batches(split), split.targets.numpy(), self.network.answers.meaning)
+        outputs = the_one(answered(runtime, self._batches(split)))
+        return scores(as_scores(outputs, self.network.answers.meaning), split.targets.numpy())
 
-    def _batches(self, split: Split) -> Iterator[np.ndarray]:
+    def open(self, data: bytes) -> Runtime:
+        """Load a file for scoring, with all threads. TrialError when its runtime refuses it."""
+        return self._format.open(data, self.threads)
+
+    def _batches(self, split: Split) -> Iterator[Arrays]:
         """Normalised inputs as they are needed."""
         data = self.network.data
         rows = rows_at_once(data.input_shape, MOST_ROWS)
         for done in range(0, len(split), rows):
             checkpoint("scoring", done, len(split))
-            yield data.normalise(split.inputs[done:done + rows]).numpy()
+            yield as_arrays(data.normalise(split.inputs[done:done + rows]))
 
-    def _static(self, compressed: Compressed, size: int) -> Metrics:
+    def _static(self, compressed: Compressed, size: int, runtime: Runtime) -> Metrics:
         table, data = self.network.table, self.network.data
         executed = self.network.executed(compressed)
         return {
             "size_bytes": size, "macs": count_macs(executed, data.input_shape, data.dtype),
             "params": sum(p.numel() for p in executed.parameters()),
-            "peak_memory_bytes": peak_memory_bytes(table, resolve(table, compressed.plan), self.profile),
+            "peak_memory_bytes": runtime.peak_memory_bytes
+            or peak_memory_bytes(table, resolve(table, compressed.plan), self.profile),
         }
 
     def _latency(self, plan: Plan, timed: Callable[[], Timing]) -> Metrics:
         """Latency on each device: what `timed` returns, beside wall time and its spread, where it is measured; the
         estimate elsewhere."""
-        estimated, metrics = estimate(self.network.table, plan, self.profile), Metrics()
+        estimated, metrics = estimate(self.network.table, plan, self.profile, self._format), Metrics()
         for name in self.profile.latencies:
             metrics |= {name: estimated[name]} if name in estimated else timed().metrics(name)
         return metrics
@@ -163,27 +170,28 @@ class Evaluator:
         holds them. TrialError when it cannot be exported."""
         with _timed(timings, "export"):
             built = self.network.write(compressed)
-        with _timed(timings, "score"):
-            metrics = self._static(compressed, len(built.data))
-            metrics |= self._scored(Runtime(built.data, self.threads), self.network.data.validation)
+        sources = self.sources
+        with _timed(timings, "score"), closing(self.open(built.data)) as runtime:
+            metrics = self._scored(runtime, self.network.data.validation)
+            metrics = self._static(compressed, len(built.data), runtime) | metrics
+            if runtime.peak_memory_bytes:
+                sources |= {"peak_memory_bytes": "measured"}
         with _timed(timings, "time"):
-            metrics |= self._latency(compressed.plan,
-                                     lambda: time_files({"file": Runtime(built.data)}, self._example)["file"])
-        return Evaluation(rung=rung, metrics=metrics, sources=self.sources, receipts=_receipts(compressed, built),
-                          timings=timings, file=keep_file(self._folder, built.data), weights=weights)
+            metrics |= self._latency(compressed.plan, lambda: self._time(built.data))
+        return Evaluation(rung=rung, metrics=metrics, sources=sources,
+                          receipts=(*compressed.receipts, *built.receipts), timings=timings,
+                          file=keep_file(self._folder, built.data, self._format.suffix), weights=weights)
+
+    def _time(self, data: bytes) -> Timing:
+        with closing(self._format.open(data)) as runtime:
+            return time_files({"file": runtime}, self._example)["file"]
 
     def file_of(self, plan: Plan, evaluation: Evaluation) -> bytes:
         """The file that was run to evaluate a plan: as it was kept, or made again."""
-        kept = kept_file(self._folder, evaluation.file)
+        kept = kept_file(self._folder, evaluation.file, self._format.suffix)
         if kept is not None:
             return kept
         return self.network.write(self.trainer.rebuild(plan, evaluation.rung, evaluation.weights)).data
-
-
-def _receipts(compressed: Compressed, built: Built) -> tuple[Receipt, ...]:
-    ranges = [Receipt(name, "activation-range", {"scale": r.scale, "zero_point": r.zero_point})
-              for name, r in built.ranges.items()]
-    return (*compressed.receipts, *ranges)
 
 
 @contextmanager

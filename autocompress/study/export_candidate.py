@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
+import torch
+from torch import Tensor
 
-from autocompress.artifact.card import model_card
-from autocompress.artifact.folder import CARD, MANIFEST, MODEL, SCHEMA, changed_files, versions, write_artifact
+from autocompress.artifact.card import Running, model_card
+from autocompress.artifact.folder import CARD, MANIFEST, SCHEMA, changed_files, versions, write_artifact
 from autocompress.backend.graph.batch_parity import BATCH
 from autocompress.core.answers import DESCRIPTIONS
 from autocompress.core.evaluation import Candidate, Metrics
 from autocompress.core.files import sha256_of
 from autocompress.core.warnings import warn
 from autocompress.errors import AutocompressError
-from autocompress.formats.onnx.runtime import Runtime
-from autocompress.formats.onnx.saturation import LARGEST_PAIR, check_saturation
-from autocompress.formats.onnx.timing import speedup
+from autocompress.formats.base import INPUT, OUTPUT, Runtime
+from autocompress.formats.running import the_one
+from autocompress.formats.timing import speedup
+from autocompress.study.file_writer import as_arrays
 from autocompress.study.sanity_checks import rarest, result_doubts
 from autocompress.tasks.splits import PIXELS
 
@@ -44,24 +47,26 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
     """
     assert candidate.plan is not None and candidate.best is not None
     data = bench.evaluator.file_of(candidate.plan, candidate.best)
-    bound = check_saturation(data)
-    runtime = Runtime(data, bench.evaluator.threads)
-    _check_batches(runtime, bench.network.calibration[:BATCH].numpy())
+    file_format = bench.network.writer.format
+    proved, files = file_format.checked(data), file_format.files(data)
+    model = next(iter(files))
+    runtime = bench.evaluator.open(data)
+    _check_batches(runtime, bench.network.calibration[:BATCH])
     validation = bench.evaluator.accuracy(runtime, bench.network.data.validation)
     promised = candidate.metrics["accuracy"]
     if abs(validation - promised) > MAX_DEVIATION:
         raise AutocompressError(
             f"the exported file of trial {candidate.trial} must be as accurate as the trial, {100 * promised:.2f}% on "
             f"validation data, but reaches {100 * validation:.2f}%; nothing was written. Please report this")
-    original = Runtime(bench.network.writer.original_file, bench.evaluator.threads)
+    original = bench.evaluator.open(bench.network.writer.original_file)
     graph, before, after = bench.evaluator.original.time_beside(
-        {"file": Runtime(data)}, bench.network.example.numpy(), 100, 5.0
+        {"file": file_format.open(data)}, as_arrays(bench.network.example), 100, 5.0
     )
     own, originals = (bench.evaluator.answers_of(file, bench.network.data.test) for file in (runtime, original))
     trained = np.bincount(bench.network.data.train.targets.numpy(), minlength=bench.network.data.classes).tolist()
     doubts = result_doubts(originals, own, trained)
     facts: dict[str, Any] = {
-        "path": str(folder / "model.onnx"), "trial": candidate.trial, "rung": candidate.best.rung,
+        "path": str(folder / model), "trial": candidate.trial, "rung": candidate.best.rung,
         "size_bytes": len(data),
         "accuracy": own.accuracy, **after["file"].metrics(),
         "baseline_accuracy": originals.accuracy,
@@ -79,27 +84,28 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
         "metrics": candidate.metrics, "sources": candidate.best.sources,
         "verified": {k: v for k, v in facts.items() if k not in ("path", "promised_accuracy", "outputs", "warnings",
                                                                "rarest")},
-        "saturation": {"possible": False, "largest_pair": bound.largest, "limit": LARGEST_PAIR,
-                       "integer_layers": bound.layers},
+        **proved, "format": file_format.name, "model": model,
         "profile": description.profile, "budget": msgspec.to_builtins(description.budget), "seed": description.seed,
-        "fingerprints": description.fingerprints, "versions": versions(),
-        "input": {"name": "input", "shape": ["N", *bench.network.data.input_shape],
+        "fingerprints": description.fingerprints,
+        "versions": versions(("autocompress", "torch", "optuna", "numpy", *file_format.packages)),
+        "input": {"name": INPUT, "shape": ["N", *bench.network.data.input_shape],
                   "dtype": str(bench.network.data.dtype).removeprefix("torch."),
                   "scale": "pixels / 255" if bench.network.data.kind == PIXELS else "as given",
                   "mean": list(bench.network.data.mean), "std": list(bench.network.data.std),
                   **({"prepared": bench.network.data.prepared} if bench.network.data.prepared else {})},
-        "output": {"name": "output", "shape": ["N", bench.network.data.classes],
+        "output": {"name": OUTPUT, "shape": ["N", bench.network.data.classes],
                    "meaning": DESCRIPTIONS[bench.network.answers.meaning],
                    **({"classes": list(bench.network.data.class_names)} if bench.network.data.class_names else {})},
     }
     manifest["latencies"] = _by_device(bench, candidate, description, facts)
-    write_artifact(folder, data, manifest, model_card(manifest, bench.network.data.name))
-    written = (folder / "model.onnx").read_bytes()
-    if written != data:
-        raise AutocompressError(f"{folder / 'model.onnx'} must hold the bytes that were verified, but does not")
+    write_artifact(folder, files, manifest, model_card(manifest, bench.network.data.name, Running(
+        file_format.runtime, file_format.converter, file_format.snippet)))
+    for name, content in files.items():
+        if (folder / name).read_bytes() != content:
+            raise AutocompressError(f"{folder / name} must hold the bytes that were verified, but does not")
     for doubt in doubts:
         warn(log, doubt)
-    return facts | {"sha256": {name: sha256_of(folder / name) for name in (MODEL, CARD, MANIFEST)}}
+    return facts | {"sha256": {name: sha256_of(folder / name) for name in (*files, CARD, MANIFEST)}}
 
 
 def artifact_fault(folder: Path, facts: dict[str, Any] | None) -> str:
@@ -108,20 +114,20 @@ def artifact_fault(folder: Path, facts: dict[str, Any] | None) -> str:
     if facts is None:
         return ""
     known: dict[str, str] = facts.get("sha256") or {}  # what earlier releases wrote is held to its own manifest
-    for name in (MODEL, MANIFEST):
+    for name in [name for name in known if name != CARD] or [Path(facts["path"]).name, MANIFEST]:
         if not (folder / name).is_file():
             return f"{folder / name} is gone since it was verified"
         if name in known and sha256_of(folder / name) != known[name]:
             return f"{folder / name} was changed since it was verified"
     return next((f"{folder / name} was changed since it was verified" for name in changed_files(folder)
-                 if name == MODEL), "")
+                 if name != CARD), "")
 
 
-def _check_batches(runtime: Runtime, inputs: np.ndarray) -> None:
+def _check_batches(runtime: Runtime, inputs: Tensor) -> None:
     """AutocompressError where the file answers samples together and one by one differently. Integers may round
     otherwise where sums of floats differ in their last bits."""
-    together = runtime.run(inputs)
-    alone = np.concatenate([runtime.run(inputs[i:i + 1]) for i in range(len(inputs))])
+    together = the_one(runtime.run(as_arrays(inputs)))
+    alone = np.concatenate([the_one(runtime.run(as_arrays(one))) for one in torch.split(inputs, 1)])
     difference = float(np.abs(alone - together).mean() / max(float(np.abs(together).max()), 1e-12))
     if not difference <= BATCH_DEVIATION:
         raise AutocompressError(

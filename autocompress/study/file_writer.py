@@ -1,10 +1,11 @@
-"""Files of compressed networks: the original's exported graph, refilled for each plan and checked against torch."""
+"""Files of compressed networks in one format: prepared once, written for each plan, checked against torch."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +17,9 @@ from autocompress.core.batch_sizes import EVERY_TENSOR_BYTES, RANGE_BYTES, calib
 from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan
 from autocompress.errors import InputError, TrialError
-from autocompress.formats.onnx.runtime import Runtime
-from autocompress.formats.onnx.skeleton import as_exported
-from autocompress.formats.onnx.template import Template, export_template
-from autocompress.formats.onnx.writer import Built, build, float_bytes
+from autocompress.formats.base import INPUT, Arrays, Format, WritableNetwork, Written
+from autocompress.formats.running import the_one
+from autocompress.techniques import resolve
 from autocompress.techniques.quantize import range_method
 
 log = logging.getLogger(__name__)
@@ -34,71 +34,84 @@ PARITY_TOLERANCE = 1e-3
 class FileWriter:
     """Writes the file of a compressed network and checks it against that network.
 
-    Exporting through torch takes seconds, so the original's graph is exported once as a template and refilled. It
-    serves all plans whose graphs differ only in tensors and factors.
+    To prepare a network may take seconds, so the original is prepared once. It serves all plans whose graphs differ
+    only in tensors and factors; `prepared` is what the format made of it.
 
     Args:
         model: the original in canonical form, in eval mode.
-        table: facts about its layers; `FileWriter.table` is the same with what the exported graph adds.
+        table: facts about its layers; `FileWriter.table` is the same with what the format adds.
         calibration: normalised inputs `(N, …)`.
-        dtype: of one input.
+        file_format: the format of the files.
         threads: CPU threads for checks and for measuring ranges.
 
     Raises:
-        InputError: when the network cannot be exported.
+        InputError: when the format cannot hold the network.
     """
 
-    def __init__(self, model: nn.Module, table: LayerTable, calibration: Tensor, dtype: torch.dtype,
+    def __init__(self, model: nn.Module, table: LayerTable, calibration: Tensor, file_format: Format,
                  threads: int) -> None:
-        self._model, self._calibration, self._dtype, self.threads = model, calibration, dtype, threads
+        self._model, self._calibration, self.format, self.threads = model, calibration, file_format, threads
         self._shape = tuple(calibration.shape[1:])
-        folded = fold_norms(Compressed(model, Plan()), table).model
-        with _exportable():
-            self.template = export_template(folded, self._shape, dtype)
-        self._templates = {frozenset[str](): self.template}
-        self.original_file = float_bytes(self.template, folded)
-        self.table = as_exported(table, self.template, folded)
+        original = WritableNetwork(fold_norms(Compressed(model, Plan()), table).model, resolve(table, Plan()))
+        with self._exportable():
+            self.prepared = file_format.prepare(original.model, self.example)
+            self.original_file = file_format.write(self.prepared, original).data
+        self._prepared_without = {frozenset[str](): self.prepared}
+        self.table = file_format.described(table, self.prepared, original)
+
+    @property
+    def example(self) -> Tensor:
+        """Two samples of zeros, with which a network is traced: one is taken for a size that never changes."""
+        return torch.zeros(2, *self._shape, dtype=self._calibration.dtype)
 
     def check_original(self) -> None:
         """InputError unless the original's file computes what the original computes."""
-        with about_the_original():
+        with about_the_original(self.format.runtime):
             self._check_parity(self._model, self.original_file, PARITY_TOLERANCE)
 
-    def write(self, compressed: Compressed, restructure: Callable[[Plan], Compressed]) -> Built:
+    def write(self, compressed: Compressed, restructure: Callable[[Plan], Compressed]) -> Written:
         """The file of a compressed network, checked against it.
 
         `restructure` applies a plan's structural steps to the original. When a channel count is written into the graph
-        elsewhere than in tensors, the network is exported afresh. TrialError when it cannot be exported.
+        elsewhere than in tensors, the network is prepared by itself. TrialError when it cannot be written.
         """
-        folded = fold_norms(compressed, self.table)
-        widths = weight_bits(compressed.model, compressed.plan)
-        method = range_method(compressed.plan)
-        activations = {name: int(step_of(name, compressed.plan).args["activation_bits"])
-                       for name, bits in widths.items() if bits <= 8}
-        quantised = {name: bits for name, bits in activations.items() if bits <= 16}
-        half = {name for name, bits in widths.items() if bits == 16}
-        count = calibration_rows(self._shape, RANGE_SAMPLES, RANGE_BYTES)
-        ranges = self._calibration[:count].numpy()
-
-        def refill(template: Template) -> Built:
-            self._check_parity(folded.model, float_bytes(template, folded.model), PARITY_TOLERANCE)
-            return build(template, folded.model, folded.weights, half, quantised, ranges, self.threads, method,
-                         folded.masks)
-
+        network = self.writable(compressed)
         try:
-            return refill(self.template_of(compressed.plan, restructure))
+            return self._checked(self.prepared_for(compressed.plan, restructure), network)
         except TrialError as error:
             log.info("exporting afresh: %s", error)
-            return refill(export_template(folded.model, self._shape, self._dtype))
+            return self._checked(self.format.prepare(network.model, self.example), network)
 
-    def template_of(self, plan: Plan, restructure: Callable[[Plan], Compressed]) -> Template:
-        """The original's graph without the blocks that `plan` drops: one for all plans that drop the same."""
+    def writable(self, compressed: Compressed) -> WritableNetwork:
+        """A compressed network as the format is handed it: folded, with the width of every weight and activation."""
+        folded = fold_norms(compressed, self.table)
+        widths = weight_bits(compressed.model, compressed.plan)
+        activations = {name: int(step_of(name, compressed.plan).args["activation_bits"])
+                       for name, bits in widths.items() if bits <= 8}
+        count = calibration_rows(self._shape, RANGE_SAMPLES, RANGE_BYTES)
+        return WritableNetwork(
+            folded.model, resolve(self.table, compressed.plan), folded.weights,
+            frozenset(name for name, bits in widths.items() if bits == 16),
+            {name: bits for name, bits in activations.items() if bits <= 16}, folded.masks,
+            as_arrays(self._calibration[:count]), range_method(compressed.plan))
+
+    def _checked(self, prepared: Any, network: WritableNetwork) -> Written:
+        """Write the network in float and compare it with torch, then write it as it is."""
+        in_float = self.format.write(prepared, network.in_float, self.threads)
+        self._check_parity(network.model, in_float.data, PARITY_TOLERANCE)
+        if network.integers or network.halves or network.masks:
+            return self.format.write(prepared, network, self.threads)
+        return in_float
+
+    def prepared_for(self, plan: Plan, restructure: Callable[[Plan], Compressed]) -> Any:
+        """What the format made of the original without the blocks that `plan` drops: once for all plans that drop the
+        same."""
         drops = tuple(plan.find("drop").values())
         key = frozenset(step.site for step in drops)
-        if key not in self._templates:
+        if key not in self._prepared_without:
             bare = fold_norms(restructure(Plan.of(drops)), self.table).model
-            self._templates[key] = export_template(bare, self._shape, self._dtype)
-        return self._templates[key]
+            self._prepared_without[key] = self.format.prepare(bare, self.example)
+        return self._prepared_without[key]
 
     def _check_parity(self, model: nn.Module, file: bytes, tolerance: float) -> None:
         """TrialError unless the float file computes what the network computes."""
@@ -107,8 +120,9 @@ class FileWriter:
             expected = model(inputs).numpy()
         if not np.isfinite(expected).all():
             raise TrialError("nan: the network puts out values that are not finite")
-        runtime = Runtime(file, self.threads)
-        outputs, alone = runtime.run(inputs.numpy()), runtime.run(inputs[:1].numpy())
+        runtime = self.format.open(file, self.threads)
+        outputs, alone = (the_one(runtime.run(as_arrays(batch))) for batch in (inputs, inputs[:1]))
+        runtime.close()
         if (outputs.shape, alone.shape) != (expected.shape, expected[:1].shape):
             raise TrialError(f"the exported graph must put out {expected.shape}, and {expected[:1].shape} of one "
                              f"sample, but puts out {outputs.shape} and {alone.shape}")
@@ -119,22 +133,28 @@ class FileWriter:
                              f"relative), but differs by {error:.2g}")
 
 
-@contextmanager
-def _exportable() -> Iterator[None]:
-    """What cannot be exported is what the user gave."""
-    try:
-        yield
-    except TrialError as error:
-        raise InputError(f"the network must be exportable to ONNX by torch, for any number of samples, but {error}. "
-                         "Replace that operation in its forward") from error
+    @contextmanager
+    def _exportable(self) -> Iterator[None]:
+        """What the format cannot hold is what the user gave."""
+        try:
+            yield
+        except TrialError as error:
+            raise InputError(f"the network must be exportable to {self.format.name}, for any number of samples, but "
+                             f"{error}. Replace that operation in its forward, or choose another format") from error
+
+
+def as_arrays(inputs: Tensor | Mapping[str, Tensor]) -> Arrays:
+    """Inputs of a network as a runtime takes them: by name."""
+    named = inputs if isinstance(inputs, Mapping) else {INPUT: inputs}
+    return {name: tensor.numpy() for name, tensor in named.items()}
 
 
 @contextmanager
-def about_the_original() -> Iterator[None]:
+def about_the_original(runtime: str) -> Iterator[None]:
     """A TrialError about the original is an InputError: what fails is what the user gave."""
     try:
         yield
     except TrialError as error:
-        raise InputError("the original must compute the same in ONNX Runtime as in torch, and finite scores, but "
+        raise InputError(f"the original must compute the same in {runtime} as in torch, and finite scores, but "
                          f"{error}. Look for randomness in its forward that eval() leaves on, and for NaN or infinite "
                          "values in its weights or in the data") from error

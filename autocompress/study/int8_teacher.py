@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import TrialError
-from autocompress.formats.onnx.runtime import Runtime
+from autocompress.formats.running import in_batches, the_one
+from autocompress.study.file_writer import as_arrays
 
 if TYPE_CHECKING:
     from autocompress.study.traced import TracedNetwork
@@ -19,20 +20,23 @@ LEAST_AGREEMENT = 0.98
 
 
 def integer_plan(network: TracedNetwork) -> Plan:
-    """8-bit weights and activations wherever a layer can have them."""
-    return Plan.of([Step(layer.name, "quantize", {"weight_bits": 8, "activation_bits": 8})
-                    for layer in network.table.layers if layer.kind in ("conv", "linear")
-                    and not (layer.not_compressible_reason or layer.float_activations)])
+    """8-bit weights and activations wherever a layer can have them, in the format of the files."""
+    steps = [(layer, Step(layer.name, "quantize", {"weight_bits": 8, "activation_bits": 8}))
+             for layer in network.table.layers if layer.kind in ("conv", "linear")
+             and not (layer.not_compressible_reason or layer.float_activations)]
+    return Plan.of([step for layer, step in steps if not network.writer.format.legal(step, layer)])
 
 
 def int8_file(network: TracedNetwork, threads: int) -> bytes | None:
     """The original's file with 8-bit weights and activations, or None where there is none or it answers otherwise."""
+    plan, file_format = integer_plan(network), network.writer.format
+    if not plan.steps:
+        return None
     try:
-        file = network.write(network.compressor.compress(integer_plan(network))).data
+        file = network.write(network.compressor.compress(plan)).data
     except TrialError as error:
         log.info("the original has no 8-bit file to learn from: %s", error)
         return None
-    inputs = network.calibration.numpy()
-    integer, original = (Runtime(data, threads).logits(inputs).argmax(1)
+    integer, original = (the_one(in_batches(file_format.open(data, threads), as_arrays(network.calibration))).argmax(1)
                          for data in (file, network.writer.original_file))
     return file if (integer == original).mean() >= LEAST_AGREEMENT else None

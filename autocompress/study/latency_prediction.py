@@ -16,11 +16,11 @@ from autocompress.core.evaluation import Metrics
 from autocompress.core.plan import Plan
 from autocompress.errors import TrialError
 from autocompress.estimate import estimate
-from autocompress.formats.onnx.runtime import Runtime
-from autocompress.formats.onnx.timing import time_files
+from autocompress.formats.timing import time_files
 from autocompress.hardware.calibration import calibrated
 from autocompress.hardware.profile import HardwareProfile
 from autocompress.hardware.targets import together
+from autocompress.study.file_writer import as_arrays
 from autocompress.study.int8_teacher import integer_plan
 
 if TYPE_CHECKING:
@@ -61,10 +61,11 @@ def _integer_ratio(bench: Workbench, plan: Plan) -> float | None:
     """How long the original at 8 bits takes, of its time in float, both timed in turn; None where there is no such
     file."""
     try:
-        files = {"float": Runtime(bench.network.writer.original_file), "integers": Runtime(bench.network.write(
-            bench.network.compressor.compress(plan)).data)}
+        network, writer = bench.network, bench.network.writer
+        integers = network.write(network.compressor.compress(plan)).data
+        files = {"float": writer.format.open(writer.original_file), "integers": writer.format.open(integers)}
     except TrialError as error:
         log.info("8-bit layers are predicted by the profile's rates, because the original has no 8-bit file: %s", error)
         return None
-    timed = time_files(files, bench.network.example.numpy())
+    timed = time_files(files, as_arrays(bench.network.example))
     return float(np.median(timed["integers"].cpu_ms) / np.median(timed["float"].cpu_ms))

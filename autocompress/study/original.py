@@ -11,17 +11,17 @@ import logging
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autocompress.errors import TrialError
-from autocompress.formats.onnx.runtime import Runtime
-from autocompress.formats.onnx.timing import Timing, time_files
-from autocompress.formats.onnx.torch_onnx import plain_export
+from autocompress.formats.base import Arrays, Format, Runtime
+from autocompress.formats.running import the_one
+from autocompress.formats.timing import Timing, time_files
+from autocompress.study.file_writer import as_arrays
 
 log = logging.getLogger(__name__)
 
-PLAIN, OWN = "plain torch.onnx.export", "own graph"
+OWN = "own graph"
 TOLERANCE = 1e-3
 """Relative to the largest answer: what a plain export may differ by from our own graph of the network."""
 
@@ -36,7 +36,7 @@ class OriginalFile:
     size_bytes: int
     note: str = ""
 
-    def time_beside(self, files: dict[str, Runtime], example: np.ndarray, rounds: int = 30,
+    def time_beside(self, files: dict[str, Runtime], example: Arrays, rounds: int = 30,
                     seconds: float = 1.0) -> tuple[str, Timing, dict[str, Timing]]:
         """Time the original and `files` in turn: which of the original's graphs is the fastest, its times, and those of
         the files."""
@@ -45,23 +45,30 @@ class OriginalFile:
         return fastest, timed[fastest], {name: timed[name] for name in files}
 
 
-def original_of(model: nn.Module, own: bytes, inputs: np.ndarray, dtype: torch.dtype) -> OriginalFile:
-    """The original from the untouched `model` (eval mode) and `own`, our graph of it. `inputs` `(N, …)`: real ones, on
-    which a plain export must answer as ours does, alone and together."""
-    runtime = Runtime(own)
+def original_of(file_format: Format, model: nn.Module, own: bytes, inputs: Tensor, example: Tensor) -> OriginalFile:
+    """Convert the untouched network as its user would, and check that file against our own.
+
+    Args:
+        file_format: the format of both files.
+        model: the untouched network, in eval mode.
+        own: our file of it.
+        inputs: real ones `(N, …)`, on which a plain export must answer as ours does, alone and together.
+        example: two samples with which the network is traced.
+    """
+    runtime = file_format.open(own)
     try:
-        plain = plain_export(model, inputs.shape[1:], dtype)
-        loaded = Runtime(plain)
-        _require_same(loaded, runtime, inputs)
+        plain = file_format.plain(model, example)
+        loaded = file_format.open(plain)
+        for batch in (inputs[:1], inputs):
+            _require_same(loaded, runtime, as_arrays(batch))
     except TrialError as error:
         note = f"there is no plain export to compare with, so our own graph of the original stands for it: {error}"
         log.info(note)
         return OriginalFile(own, {OWN: runtime}, len(own), note)
-    return OriginalFile(plain, {PLAIN: loaded, OWN: runtime}, min(len(plain), len(own)))
+    return OriginalFile(plain, {f"plain {file_format.converter}": loaded, OWN: runtime}, min(len(plain), len(own)))
 
 
-def _require_same(plain: Runtime, own: Runtime, inputs: np.ndarray) -> None:
-    for batch in (inputs[:1], inputs):
-        got, expected = plain.run(batch), own.run(batch)
-        if got.shape != expected.shape or not np.abs(got - expected).max() <= TOLERANCE * np.abs(expected).max():
-            raise TrialError(f"it answers {len(batch)} inputs otherwise than the network")
+def _require_same(plain: Runtime, own: Runtime, batch: Arrays) -> None:
+    got, expected = the_one(plain.run(batch)), the_one(own.run(batch))
+    if got.shape != expected.shape or not np.abs(got - expected).max() <= TOLERANCE * np.abs(expected).max():
+        raise TrialError(f"it answers {len(expected)} inputs otherwise than the network")

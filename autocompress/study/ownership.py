@@ -72,7 +72,7 @@ def discard(folder: Path) -> None:
     own += [path for path in own_files(folder) if is_intact(path.stem, path.read_bytes())]
     artifact.require_no_foreign(folder / ARTIFACT)
     report.require_no_foreign(folder / REPORT)
-    own += [folder / ARTIFACT / name for name in (artifact.MODEL, artifact.CARD, artifact.MANIFEST)]
+    own += [folder / ARTIFACT / name for name in artifact.file_names(folder / ARTIFACT)]
     own += [folder / REPORT / name for name in (report.PAGE, report.CSV, report.JSON)]
     present = [path for path in own if path.is_file()]
     for path in present:

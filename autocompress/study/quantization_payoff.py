@@ -11,17 +11,17 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Collection
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autocompress.backend.network.fold import fold_norms
 from autocompress.core.layer import Layer
 from autocompress.errors import TrialError
-from autocompress.formats.onnx.runtime import Runtime
-from autocompress.formats.onnx.timing import time_files
-from autocompress.formats.onnx.writer import build
+from autocompress.formats.base import Runtime
+from autocompress.formats.timing import time_files
 from autocompress.quantities import format_milliseconds
+from autocompress.study.file_writer import as_arrays
 from autocompress.study.int8_teacher import integer_plan
 
 if TYPE_CHECKING:
@@ -64,8 +64,10 @@ class _Comparison:
     """Files of the original with 8-bit weights that differ in which layers have 8-bit activations."""
 
     def __init__(self, bench: Workbench) -> None:
-        plan = integer_plan(bench.network)
-        self._bench, self._folded = bench, fold_norms(bench.network.compressor.compress(plan), bench.network.table)
+        network, plan = bench.network, integer_plan(bench.network)
+        self._bench = bench
+        self._network = replace(network.writer.writable(network.compressor.compress(plan)),
+                                calibration=as_arrays(network.calibration[:SAMPLES]))
         self._layers = [bench.network.table.by_name[step.site] for step in plan.steps]
 
     def unpaying(self) -> frozenset[str]:
@@ -102,20 +104,12 @@ class _Comparison:
         return [{layer.name for layer in own} for own in ordered] if len(ordered) > 1 else []
 
     def _file(self, quantised: Collection[str]) -> Runtime:
-        bench = self._bench
-        built = build(
-            bench.network.writer.template,
-            self._folded.model,
-            self._folded.weights,
-            set(),
-            dict.fromkeys(quantised, 8),
-            bench.network.calibration[:SAMPLES].numpy(),
-            bench.evaluator.threads,
-        )
-        return Runtime(built.data)
+        writer = self._bench.network.writer
+        network = replace(self._network, activation_bits=dict.fromkeys(quantised, 8))
+        return writer.format.open(writer.format.write(writer.prepared, network, self._bench.evaluator.threads).data)
 
     def _times(self, first: Runtime, second: Runtime) -> tuple[float, float]:
-        timed = time_files({"first": first, "second": second}, self._bench.network.example.numpy(), ROUNDS, SECONDS)
+        timed = time_files({"first": first, "second": second}, as_arrays(self._bench.network.example), ROUNDS, SECONDS)
         return float(np.median(timed["first"].cpu_ms)), float(np.median(timed["second"].cpu_ms))
 
 

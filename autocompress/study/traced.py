@@ -22,7 +22,7 @@ from autocompress.core.answers import explanation
 from autocompress.core.batch_sizes import calibration_rows
 from autocompress.core.plan import Plan
 from autocompress.errors import InputError
-from autocompress.formats.onnx.writer import Built
+from autocompress.formats.base import Format, Written
 from autocompress.study.file_writer import FileWriter
 from autocompress.tasks.splits import Split, TaskData
 
@@ -44,13 +44,14 @@ class TracedNetwork:
         data: splits of the task's data.
         seed: draws the calibration samples.
         threads: CPU threads for checks.
+        file_format: the format of the files.
         statistics: folder in which moments are kept for other studies too; None to keep them in memory.
 
     Raises:
         InputError: for a network that cannot be traced, exported or used with these data.
     """
 
-    def __init__(self, model: nn.Module, data: TaskData, *, seed: int, threads: int = 1,
+    def __init__(self, model: nn.Module, data: TaskData, *, seed: int, file_format: Format, threads: int = 1,
                  statistics: Path | None = None) -> None:
         self.given, self.data, self.seed = model, data, seed
         count = calibration_rows(data.input_shape, CALIBRATION_SAMPLES)
@@ -67,7 +68,7 @@ class TracedNetwork:
         self.refused = attention_left_whole | layers_left_whole | coupling.refused
         self.answers = recognised(self.model, self.calibration)
         self.training_difference = difference(self.model, example)
-        self.writer = FileWriter(self.model, table, self.calibration, data.dtype, threads)
+        self.writer = FileWriter(self.model, table, self.calibration, file_format, threads)
         self.table = self.writer.table
         self.compressor = Compressor(self.model, self.table, coupling, self.calibration, statistics, self.answers)
         self.writer.check_original()
@@ -83,7 +84,7 @@ class TracedNetwork:
         """One calibration input `(1, …)`."""
         return self.calibration[:1]
 
-    def write(self, compressed: Compressed) -> Built:
+    def write(self, compressed: Compressed) -> Written:
         """The file of a compressed network, checked against it. TrialError when it cannot be exported."""
         return self.writer.write(compressed, partial(self.compressor.restructure, fit=False))
 

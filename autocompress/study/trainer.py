@@ -19,7 +19,9 @@ from autocompress.backend.training.teacher import Teacher
 from autocompress.core.answers import as_scores
 from autocompress.core.batch_sizes import TRAINING_BYTES, rows_at_once
 from autocompress.core.plan import Plan
-from autocompress.formats.onnx.runtime import Runtime
+from autocompress.formats.base import Runtime
+from autocompress.formats.running import in_batches, the_one
+from autocompress.study.file_writer import as_arrays
 from autocompress.study.folder import TEACHER
 from autocompress.study.int8_teacher import int8_file
 from autocompress.study.traced import TracedNetwork
@@ -100,11 +102,11 @@ class Trainer:
         answers = self._network.answers
         if self._int8_file is not None:
             if self.threads not in self._int8_runtimes:
-                self._int8_runtimes[self.threads] = Runtime(self._int8_file, self.threads)
-            return answers.scores(torch.from_numpy(self._int8_runtimes[self.threads].run(inputs.numpy())))
+                self._int8_runtimes[self.threads] = self._network.writer.format.open(self._int8_file, self.threads)
+            outputs = the_one(self._int8_runtimes[self.threads].run(as_arrays(inputs)))
+            return answers.scores(torch.from_numpy(outputs))
         with torch.inference_mode(), autocast(self._device):
-            outputs: Tensor = self._original(inputs.to(self._device))
-        return answers.scores(outputs)
+            return answers.scores(self._original(inputs.to(self._device)))
 
     @cached_property
     def _int8_file(self) -> bytes | None:
@@ -119,7 +121,8 @@ class Trainer:
     def _original_scores(self) -> Tensor:
         """The original's scores `(N, classes)` for the calibration data."""
         network = self._network
-        outputs = Runtime(network.writer.original_file, self.threads).logits(network.calibration.numpy())
+        runtime = network.writer.format.open(network.writer.original_file, self.threads)
+        outputs = the_one(in_batches(runtime, as_arrays(network.calibration)))
         return torch.from_numpy(as_scores(outputs, network.answers.meaning))
 
     def _recipe(self, rung: int, seconds: float | None, trained: bool = False) -> Recipe:

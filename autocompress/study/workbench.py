@@ -7,6 +7,8 @@ from pathlib import Path
 from torch import nn
 
 from autocompress.backend.training.distill import Recipe
+from autocompress.formats.base import Format
+from autocompress.formats.table import format_named
 from autocompress.hardware.profile import HardwareProfile
 from autocompress.study.evaluator import Evaluator
 from autocompress.study.traced import TracedNetwork
@@ -18,14 +20,17 @@ class Workbench:
     """Composes what compresses (`network`), what trains (`trainer`) and what evaluates (`evaluator`).
 
     `folder` keeps the weights of distilled candidates and the teacher's answers, `statistics` (if given) what is
-    measured of the original, for other studies too. `threads` is for accuracy and training. See `TracedNetwork`,
+    measured of the original, for other studies too. `threads` is for accuracy and training.
+    `file_format`: the format of the files, where it is not the one that the profile names. See `TracedNetwork`,
     `Trainer` and `Evaluator` for the other arguments and for errors.
     """
 
     def __init__(self, model: nn.Module, data: TaskData, profile: HardwareProfile, *, seed: int, folder: Path,
                  epochs: int, device: str = "cpu", threads: int = 1, statistics: Path | None = None,
-                 recovery: Recipe | None = None, earlier: Path | None = None) -> None:
-        self.network = TracedNetwork(model, data, seed=seed, threads=threads, statistics=statistics)
+                 recovery: Recipe | None = None, earlier: Path | None = None,
+                 file_format: Format | None = None) -> None:
+        self.network = TracedNetwork(model, data, seed=seed, threads=threads, statistics=statistics,
+                                     file_format=file_format or format_named(profile.format))
         self.trainer = Trainer(self.network, folder=folder, epochs=epochs, device=device, threads=threads,
                                recovery=recovery, earlier=earlier)
         self.evaluator = Evaluator(self.network, self.trainer, profile, folder=folder, threads=threads)

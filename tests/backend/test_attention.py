@@ -75,7 +75,7 @@ def test_a_transformer_with_fewer_heads_is_one_file_of_the_predicted_size(
     bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Built from the skeleton, without another export, in float and with 8-bit weights."""
-    monkeypatch.setattr("autocompress.study.file_writer.export_template", lambda *_: pytest.fail("exported afresh"))
+    monkeypatch.setattr("autocompress.formats.onnx.format.export_template", lambda *_: pytest.fail("exported afresh"))
     keep = {
         group.name: legal_keep(group, group.channels / 2, bench.evaluator.profile)
         for group in bench.network.table.groups

@@ -54,6 +54,6 @@ class _Gates(nn.Module):
 
 
 def test_arithmetic_on_parameters_stays_in_the_graph() -> None:
-    template = export_template(_Gates().eval(), (4,))
+    template = export_template(_Gates().eval(), torch.zeros(2, 4))
     assert {slot.key for slot in template.slots.values()} == {"scale", "fc.weight", "fc.bias"}
     assert "Sigmoid" in {node.op_type for node in template.model.graph.node}

@@ -100,7 +100,7 @@ def test_a_report_and_an_artefact_replace_only_their_own(study: Path, tree: dict
             if where == "report":
                 open_study(study).report(folder)
             else:
-                write_artifact(folder, b"onnx", read_manifest(study / "artifact"), "card")
+                write_artifact(folder, {"model.onnx": b"onnx"}, read_manifest(study / "artifact"), "card")
         assert before.items() <= found(folder).items()
 
 

@@ -37,7 +37,7 @@ class TestOnnx(ExporterContract):
                 return before is not None and before.op_type == "Cast"
             return before is None or before.op_type != "QuantizeLinear"
 
-        every = fill(bench.network.writer.template, fold_norms(compressed, bench.network.table).model).leaves
+        every = fill(bench.network.writer.prepared, fold_norms(compressed, bench.network.table).model).leaves
         leaves = {name: leaf for name, leaf in every.items() if not leaf.arranged}
         kinds = {leaf.node.op_type for leaf in leaves.values()}
         weighted = [node for node in model.graph.node if node.op_type in kinds and any(map(restores, node.input))]
@@ -54,7 +54,7 @@ class TestOnnx(ExporterContract):
         computed = [name for name in sources.values() if name not in stored]
         for name in computed:
             model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT8, None))
-        values = Runtime(model.SerializeToString()).run_all(bench.network.calibration[:1].numpy())[1:]
-        stored |= dict(zip(computed, values, strict=True))
+        outputs = Runtime(model.SerializeToString()).run({"input": bench.network.calibration[:1].numpy()})
+        stored |= {name: outputs[name] for name in computed}
         return {name: stored[source].swapaxes(0, 1) if every[name].axis == 1 else stored[source]
                 for name, source in sources.items()}

@@ -11,8 +11,9 @@ import autocompress
 from autocompress.core.evaluation import Evaluation
 from autocompress.core.plan import Plan
 from autocompress.errors import TrialError
-from autocompress.study import file_writer, trainer
+from autocompress.formats.onnx import format as onnx_format
 from autocompress.study import result as studies
+from autocompress.study import trainer
 from autocompress.study.attribution import NO_TIME
 from autocompress.study.evaluator import Evaluator
 from autocompress.study.result import SearchResult, open_study
@@ -53,7 +54,7 @@ def test_interrupted_again_and_again_it_ends_with_the_same_trials_and_repeats_no
 
     monkeypatch.setattr(Evaluator, "evaluate", evaluate)
     kept: dict[int, Any] = {}
-    moments = [("second trial", file_writer, "build", 2), ("second training", trainer, "distill", 2),
+    moments = [("second trial", onnx_format, "build", 2), ("second training", trainer, "distill", 2),
                ("export", studies, "ship", 1), ("attribution", studies, "attribute", 1)]
     for moment, module, name, fuse in moments:
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

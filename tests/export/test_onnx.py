@@ -13,8 +13,9 @@ from onnx import numpy_helper
 from autocompress.backend.network.fold import fold_norms
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import TrialError
-from autocompress.formats.onnx.runtime import Runtime, scored
+from autocompress.formats.onnx.runtime import Runtime
 from autocompress.formats.onnx.writer import build
+from autocompress.formats.running import answered, in_batches, the_one
 from autocompress.study.workbench import Workbench
 from autocompress.testing.techniques import outputs, workbench
 
@@ -115,7 +116,7 @@ def test_a_planned_layer_that_the_graph_lacks_is_told() -> None:
     folded = fold_norms(compressed, bench.network.table)
     with pytest.raises(TrialError, match="no node for ghost"):
         build(
-            bench.network.writer.template,
+            bench.network.writer.prepared,
             folded.model,
             {"ghost": folded.weights["0"]},
             set(),
@@ -130,10 +131,10 @@ def test_the_runtime_refuses_what_is_no_model_and_scores_that_are_not_finite() -
     bench = workbench("mlp")
     runtime = Runtime(bench.network.writer.original_file)
     inputs = bench.network.calibration.numpy().copy()
-    found = scored(runtime, [inputs[:100], inputs[100:]], bench.network.data.validation.targets.numpy())
-    assert 0 <= found["accuracy"] <= 1 and 0 < found["accuracy_error"] < 1 and found["cross_entropy"] > 0
+    whole = the_one(answered(runtime, [{"input": inputs[:100]}, {"input": inputs[100:]}]))
+    np.testing.assert_allclose(whole, the_one(in_batches(runtime, {"input": inputs})), rtol=1e-5, atol=1e-6)
     inputs[3, 0] = np.nan
     with pytest.raises(TrialError, match="nan"):
-        scored(runtime, [inputs[:100], inputs[100:]], bench.network.data.validation.targets.numpy())
+        answered(runtime, [{"input": inputs}])
 
 

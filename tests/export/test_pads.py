@@ -85,7 +85,7 @@ def test_elsewhere_the_runtime_has_as_many_nodes_as_of_a_plain_export(tmp_path: 
 def test_every_kind_of_candidate_fills_the_template(network: type[nn.Module], tmp_path: Path,
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     bench = _bench(network, tmp_path)
-    monkeypatch.setattr("autocompress.study.file_writer.export_template", lambda *_: pytest.fail("exported afresh"))
+    monkeypatch.setattr("autocompress.formats.onnx.format.export_template", lambda *_: pytest.fail("exported afresh"))
     names = ("first", "second")
     factored = [Step(name, "decompose", {"method": "channel-svd", "rank": 4}) for name in names]
     integer = [Step(name, "quantize", {"weight_bits": 8, "activation_bits": 8}) for name in names]

@@ -144,7 +144,7 @@ class _Pictures(nn.Module):
 
 def _framed(bench: Workbench, method: str, move: Callable[[np.ndarray], np.ndarray]) -> dict[str, Range]:
     """Ranges of tensors from moved calibration pictures that are dark but for their middles."""
-    graph = fill(bench.network.writer.template, bench.network.model)
+    graph = fill(bench.network.writer.prepared, bench.network.model)
     pictures = np.random.default_rng(0).beta(2.0, 4.0, (128, 4, 32, 32)).astype(np.float32)
     dark = np.zeros_like(pictures)
     dark[:, :, 8:24, 8:24] = pictures[:, :, 8:24, 8:24]

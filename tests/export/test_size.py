@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from typing import Any
 
 import pytest
@@ -54,7 +55,8 @@ def _file_bytes(bench: Workbench, plan: Plan) -> int:
             half.add(name)
         elif step.args["activation_bits"] <= 16:
             quantised[name] = step.args["activation_bits"]
-    return len(build(bench.template_of(plan), folded.model, folded.weights, half, quantised,
+    template = bench.network.writer.prepared_for(plan, partial(bench.network.compressor.restructure, fit=False))
+    return len(build(template, folded.model, folded.weights, half, quantised,
                      bench.network.calibration[:2].numpy(), masks=folded.masks).data)
 
 
@@ -92,9 +94,9 @@ def test_resnet_files_are_as_large_as_predicted(resnet: Workbench) -> None:
         assert plans
         for plan in plans:
             _agrees(resnet, plan)
-    predicted = estimate(resnet.table, Plan(), resnet.profile)["size_bytes"]
-    assert predicted == pytest.approx(len(resnet.baseline_file), abs=16)
-    assert resnet.template.skeleton_bytes < 2500
+    predicted = estimate(resnet.network.table, Plan(), resnet.evaluator.profile)["size_bytes"]
+    assert predicted == pytest.approx(len(resnet.network.writer.original_file), abs=16)
+    assert resnet.network.writer.prepared.skeleton_bytes < 2500
 
 
 @pytest.mark.parametrize("name", list_spaces())
@@ -120,13 +122,13 @@ def test_grids_and_groups_are_counted(network: str, settings: dict[str, Any]) ->
 def test_groups_on_a_large_network_are_counted(resnet: Workbench) -> None:
     for settings in ({"group": 32}, {"grid": "codebook", "group": 128}):
         plan = integers(resnet, (4, 3), 32, **settings)
-        predicted, real = estimate(resnet.table, plan, resnet.profile)["size_bytes"], _file_bytes(resnet, plan)
-        assert predicted == pytest.approx(real, rel=2e-4)
+        predicted = estimate(resnet.network.table, plan, resnet.evaluator.profile)["size_bytes"]
+        assert predicted == pytest.approx(_file_bytes(resnet, plan), rel=2e-4)
 
 
 def test_the_skeleton_says_nothing_twice() -> None:
     """Attributes at their defaults, names of nodes and metadata would be a tenth of a 25 kB file."""
-    nodes = workbench("residual").template.model.graph.node
+    nodes = workbench("residual").network.writer.prepared.model.graph.node
     told = [{a.name for a in node.attribute} for node in nodes if node.op_type == "Conv"]
     assert told == [{"kernel_shape", "pads"}, {"kernel_shape", "pads"}, {"kernel_shape", "pads", "strides"},
                     {"kernel_shape", "strides"}]
@@ -134,5 +136,5 @@ def test_the_skeleton_says_nothing_twice() -> None:
 
 
 def test_a_depthwise_convolution_keeps_its_groups() -> None:
-    nodes = workbench("separable").template.model.graph.node
+    nodes = workbench("separable").network.writer.prepared.model.graph.node
     assert [a.i for node in nodes for a in node.attribute if a.name == "group"] == [16, 32]

@@ -160,7 +160,7 @@ def test_a_mask_that_the_graph_lacks_is_told() -> None:
     compressed = bench.network.compressor.compress(Plan.of([Step("0", "sparsify", {"pattern": "2:4"})]))
     with pytest.raises(TrialError, match="no node for ghost"):
         build(
-            bench.network.writer.template,
+            bench.network.writer.prepared,
             fold_norms(compressed, bench.network.table).model,
             {},
             set(),

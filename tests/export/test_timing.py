@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autocompress.formats.onnx import timing
+from autocompress.formats import base, timing
 from autocompress.formats.onnx.runtime import Runtime
-from autocompress.formats.onnx.timing import SLICE_SECONDS, Timing, speedup, time_files
+from autocompress.formats.timing import SLICE_SECONDS, Timing, speedup, time_files
 from autocompress.testing.techniques import workbench
 
 TASKS = Path("/proc/self/task")
+ONE = {"input": np.zeros((1, 4), np.float32)}
 
 
 class _Clocks:
@@ -24,25 +25,25 @@ class _Clocks:
         monkeypatch.setattr(time, "thread_time", lambda: self.cpu)
         monkeypatch.setattr(time, "perf_counter", lambda: self.wall)
 
-    def file(self, cpu: float, stolen: list[float]) -> Runtime:
+    def file(self, cpu: float, stolen: list[float]) -> base.Runtime:
         clocks = self
 
-        class _File:
+        class _File(base.Runtime):
             runs = 0
 
-            def run(self, inputs: np.ndarray) -> np.ndarray:
+            def run(self, inputs: base.Arrays) -> dict[str, np.ndarray]:
                 self.runs += 1
                 clocks.cpu += cpu
                 clocks.wall += cpu + stolen[self.runs % len(stolen)]
-                return inputs
+                return dict(inputs)
 
-        return _File()  # type: ignore[return-value]
+        return _File()
 
 
 def test_work_of_other_processes_is_in_the_wall_time_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     clocks = _Clocks(monkeypatch)
     timed = time_files({"a": clocks.file(0.004, [0.0, 0.006, 0.006]), "b": clocks.file(0.002, [0.05])},
-                       np.zeros((1, 4), np.float32), rounds=9, seconds=99.0)
+                       ONE, rounds=9, seconds=99.0)
     metrics = timed["a"].metrics()
     assert metrics["latency_ms"] == pytest.approx(4.0) and metrics["latency_wall_ms"] == pytest.approx(10.0)
     assert metrics["latency_spread"] == pytest.approx(0.0, abs=1e-9)
@@ -54,7 +55,7 @@ def test_work_of_other_processes_is_in_the_wall_time_alone(monkeypatch: pytest.M
 def test_a_short_inference_is_read_several_times_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     clocks = _Clocks(monkeypatch)
     short = clocks.file(3e-5, [0.0])
-    timed = time_files({"short": short}, np.zeros((1, 4), np.float32), rounds=6, seconds=99.0)
+    timed = time_files({"short": short}, ONE, rounds=6, seconds=99.0)
     assert timed["short"].metrics()["latency_ms"] == pytest.approx(0.03)
     assert short.runs >= 6 * SLICE_SECONDS / 3e-5, "a reading takes two milliseconds at least"  # type: ignore
 
@@ -62,7 +63,7 @@ def test_a_short_inference_is_read_several_times_at_once(monkeypatch: pytest.Mon
 def test_a_clock_that_never_moves_within_a_run_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     clocks = _Clocks(monkeypatch)
     monkeypatch.setattr(time, "thread_time", lambda: clocks.cpu // 0.0156 * 0.0156)
-    timed = time_files({"short": clocks.file(1e-4, [0.0])}, np.zeros((1, 4), np.float32), rounds=5, seconds=99.0)
+    timed = time_files({"short": clocks.file(1e-4, [0.0])}, ONE, rounds=5, seconds=99.0)
     assert timed["short"].metrics()["latency_ms"] == pytest.approx(0.1, rel=0.5)
 
 
@@ -80,5 +81,5 @@ def test_the_calling_thread_does_all_the_work() -> None:
     before = len(list(TASKS.iterdir()))
     runtime = Runtime(file)
     assert len(list(TASKS.iterdir())) == before, "a session of one thread starts none"
-    timed = timing.time_files({"a": runtime}, np.zeros((1, 20), np.float32), rounds=5, seconds=0.1)
+    timed = timing.time_files({"a": runtime}, {"input": np.zeros((1, 20), np.float32)}, rounds=5, seconds=0.1)
     assert timed["a"].metrics()["latency_ms"] > 0

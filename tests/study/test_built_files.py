@@ -21,24 +21,24 @@ BUDGET = Budget(size_bytes=10**6)
 def _candidate(folder: Path, trial: int, accuracy: float) -> Candidate:
     metrics = {"accuracy": accuracy, "accuracy_error": 1e-4, "cross_entropy": 1 - accuracy,
                "size_bytes": 1000.0 - 100 * accuracy, "latency_ms": 1.0, "macs": 1.0}
-    file = keep_file(folder, f"{trial}".encode())
+    file = keep_file(folder, f"{trial}".encode(), ".onnx")
     return Candidate(trial=trial, status="complete", evaluations=(
         Evaluation(rung=0, metrics=metrics, sources={}, file=file),))
 
 
 def test_a_file_is_what_was_kept_or_nothing(tmp_path: Path) -> None:
-    known = keep_file(tmp_path, b"a model")
-    assert kept_file(tmp_path, known) == b"a model"
+    known = keep_file(tmp_path, b"a model", ".onnx")
+    assert kept_file(tmp_path, known, ".onnx") == b"a model"
     (path,) = own_files(tmp_path)
     path.write_bytes(b"another")
-    assert kept_file(tmp_path, known) is None
-    assert kept_file(tmp_path, "") is None and kept_file(tmp_path, "0" * 64) is None
+    assert kept_file(tmp_path, known, ".onnx") is None
+    assert kept_file(tmp_path, "", ".onnx") is None and kept_file(tmp_path, "0" * 64, ".onnx") is None
 
 
 def test_the_front_stays_and_so_does_what_is_no_ones_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(built_files, "MOST", 4)
     everyone = [_candidate(tmp_path, trial, 0.5 + trial / 100) for trial in range(8)]  # each dominates the one before
-    under_way = keep_file(tmp_path, b"under way")
+    under_way = keep_file(tmp_path, b"under way", ".onnx")
     mine = tmp_path / built_files.FILES / "mine.onnx"
     mine.write_bytes(b"the user's")
     trimmer = Trimmer(tmp_path, BUDGET, 1.0)

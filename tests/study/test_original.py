@@ -11,14 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.errors import InputError, TrialError
+from autocompress.formats.onnx.format import FORMAT, OnnxFormat
 from autocompress.formats.onnx.runtime import Runtime
-from autocompress.formats.onnx.timing import Timing
 from autocompress.formats.onnx.torch_onnx import plain_export
+from autocompress.formats.timing import Timing
 from autocompress.hardware.profile import load_profile
 from autocompress.study import original as originals
-from autocompress.study.original import OWN, PLAIN, OriginalFile, original_of
+from autocompress.study.original import OWN, OriginalFile, original_of
 from autocompress.study.workbench import Workbench
 from autocompress.testing.networks import NETWORKS, task_data
+
+PLAIN = "plain torch.onnx.export"
 
 
 def _bench(model: nn.Module, shape: tuple[int, ...], folder: Path) -> Workbench:
@@ -47,7 +50,7 @@ def test_no_speedup_is_the_exporters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(originals, "time_files", lambda files, *_: {
         name: Timing(np.full(5, times[name]), np.full(5, 9.0)) for name in files})
     both = OriginalFile(b"", dict.fromkeys((PLAIN, OWN), None), 0)  # type: ignore[arg-type]
-    graph, before, after = both.time_beside({"file": None}, np.zeros(1))  # type: ignore[dict-item]
+    graph, before, after = both.time_beside({"file": None}, {"input": np.zeros(1)})  # type: ignore[dict-item]
     assert graph == OWN and before.metrics()["latency_ms"] == 3.0 and after["file"].metrics()["latency_ms"] == 1.0
 
 
@@ -56,13 +59,14 @@ def test_where_there_is_no_plain_export_our_own_graph_stands_for_it(monkeypatch:
         raise TrialError("no such operator")
 
     model = nn.Sequential(nn.Linear(4, 3)).eval()
-    own = plain_export(model, (4,))
-    inputs = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)).numpy()
-    monkeypatch.setattr(originals, "plain_export", fails)
-    found = original_of(model, own, inputs, torch.float32)
+    example = torch.zeros(2, 4)
+    own = plain_export(model, example)
+    inputs = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(OnnxFormat, "plain", fails)
+    found = original_of(FORMAT, model, own, inputs, example)
     assert found.file == own and set(found.runtimes) == {OWN} and "no such operator" in found.note
-    monkeypatch.setattr(originals, "plain_export", lambda *_: plain_export(nn.Sequential(nn.Linear(4, 3)), (4,)))
-    assert "otherwise" in original_of(model, own, inputs, torch.float32).note
+    monkeypatch.setattr(OnnxFormat, "plain", lambda *_: plain_export(nn.Sequential(nn.Linear(4, 3)), example))
+    assert "otherwise" in original_of(FORMAT, model, own, inputs, example).note
 
 
 class _Sorted(nn.Module):
@@ -76,7 +80,7 @@ class _Sorted(nn.Module):
 
 def test_a_network_that_onnx_cannot_hold_is_refused_by_its_operation(tmp_path: Path,
                                                                      capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(InputError, match=r"exportable to ONNX.*bessel_j0") as caught:
+    with pytest.raises(InputError, match=r"exportable to onnx.*bessel_j0") as caught:
         _bench(_Sorted().eval(), (20,), tmp_path)
     assert "\x1b" not in str(caught.value) and "\n" not in str(caught.value)
     assert isinstance(caught.value.__cause__, TrialError)

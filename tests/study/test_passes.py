@@ -25,13 +25,13 @@ class Counter:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, whole: type[nn.Module]) -> None:
         self.samples = 0
-        run, call = Runtime.run_all, whole.__call__
+        run, call = Runtime.run, whole.__call__
 
-        def counted_run(runtime: Runtime, inputs: np.ndarray) -> list[np.ndarray]:
-            self.samples += len(inputs)
+        def counted_run(runtime: Runtime, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            self.samples += len(inputs["input"])
             return run(runtime, inputs)
 
-        monkeypatch.setattr(Runtime, "run_all", counted_run)
+        monkeypatch.setattr(Runtime, "run", counted_run)
         monkeypatch.setattr(Evaluator, "_latency", lambda *_: {"latency_ms": 1.0})  # of one sample, again and again
         counter = self
 

@@ -9,8 +9,9 @@ import numpy as np
 import onnx
 import pytest
 
+from autocompress.formats.onnx.format import OnnxFormat
 from autocompress.formats.onnx.runtime import Runtime
-from autocompress.formats.onnx.timing import Timing
+from autocompress.formats.timing import Timing
 from autocompress.hardware.profile import load_profile
 from autocompress.hardware.targets import load_targets
 from autocompress.space.encode import encode
@@ -49,12 +50,12 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def dequantised(nodes: list[onnx.NodeProto]) -> set[str]:
         return {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
 
-    def load(data: bytes) -> Runtime:
-        kept.append(Runtime(data))
+    def load(_: OnnxFormat, data: bytes, threads: int = 1) -> Runtime:
+        kept.append(Runtime(data, threads))
         files[id(kept[-1])] = list(onnx.load_model_from_string(data).graph.node)
         return kept[-1]
 
-    monkeypatch.setattr(paying, "Runtime", load)
+    monkeypatch.setattr(OnnxFormat, "open", load)
     return made
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from autocompress.core.batch_sizes import EVERY_TENSOR_BYTES, rows_at_once
 from autocompress.core.cancellation import checkpoint
+from autocompress.formats.base import Arrays
 from autocompress.formats.onnx.graph import FloatGraph
 from autocompress.formats.onnx.ranges import Range, choose_range
 from autocompress.formats.onnx.runtime import Runtime
@@ -77,29 +78,28 @@ def _adds_bias(graph: FloatGraph, index: int) -> bool:
     return node.op_type == "Add" and any(name in graph.tensors and graph.tensors[name].ndim == 1 for name in node.input)
 
 
-def calibrate(graph: FloatGraph, tensors: Mapping[str, int], inputs: np.ndarray, threads: int,
+def calibrate(graph: FloatGraph, tensors: Mapping[str, int], inputs: Arrays, threads: int,
               method: str) -> dict[str, Range]:
-    """Ranges for `tensors` of so many bits, chosen by `method` from running the float graph on `inputs` `(N, …)`."""
+    """Ranges for `tensors` of so many bits, chosen by `method` from running the float graph on `inputs`."""
     if not tensors:
         return {}
     model = graph.to_model(list(tensors))
     runtime = Runtime(model.SerializeToString(), threads)
-    names = [output.name for output in model.graph.output]
     draw = np.random.default_rng(0)
     seen: dict[str, list[np.ndarray]] = {name: [] for name in tensors}
     bounds = dict.fromkeys(tensors, (0.0, 0.0))
-    rows = rows_at_once(inputs.shape[1:], MOST_ROWS, EVERY_TENSOR_BYTES)
-    for start in range(0, len(inputs), rows):
-        checkpoint("ranges of activations", start, len(inputs))
-        batch = inputs[start:start + rows]
-        values = dict(zip(names, runtime.run_all(batch), strict=True))
-        values[model.graph.input[0].name] = batch
+    first = next(iter(inputs.values()))
+    samples, rows = len(first), rows_at_once(first.shape[1:], MOST_ROWS, EVERY_TENSOR_BYTES)
+    for start in range(0, samples, rows):
+        checkpoint("ranges of activations", start, samples)
+        batch = {name: values[start:start + rows] for name, values in inputs.items()}
+        values = {**runtime.run(batch), **batch}
+        share = VALUES * len(first[start:start + rows]) // samples
         for name in tensors:
             flat = values[name].reshape(-1)
             low, high = bounds[name]
             bounds[name] = (min(low, float(flat.min())), max(high, float(flat.max())))
             if method != "minmax":
-                share = VALUES * len(batch) // len(inputs)
                 seen[name].append(flat if len(flat) <= share else flat[draw.integers(0, len(flat), share)])
     return {name: choose_range(np.concatenate(seen[name] or [np.zeros(0)]), *bounds[name], bits, method)
             for name, bits in tensors.items()}

@@ -1,26 +1,76 @@
-"""The ONNX file format."""
+"""The ONNX file format: one template for each graph, integer weights packed, ONNX Runtime on the CPU."""
+
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from autocompress.core.format_facts import FormatFacts
-from autocompress.core.layer import Layer, Part
-from autocompress.core.plan import Step
+from torch import Tensor, nn
+
+from autocompress.core.layer import Layer, LayerTable, Part
+from autocompress.core.plan import Receipt, Step
+from autocompress.formats.base import Format, WritableNetwork, Written
+from autocompress.formats.onnx.runtime import Runtime
+from autocompress.formats.onnx.saturation import LARGEST_PAIR, check_saturation
 from autocompress.formats.onnx.size import file_bytes
+from autocompress.formats.onnx.skeleton import as_exported
+from autocompress.formats.onnx.template import Template, export_template
+from autocompress.formats.onnx.torch_onnx import plain_export
+from autocompress.formats.onnx.writer import build, float_bytes
 
 
-class OnnxFormat(FormatFacts):
-    """ONNX with weights packed in as many bits as they have, run by ONNX Runtime on the CPU."""
+class OnnxFormat(Format):
+    """ONNX files whose weights take as many bits as they have; ONNX Runtime unpacks them when it loads the file."""
 
-    name = "onnx"
+    name, suffix, runtime, converter = "onnx", ".onnx", "ONNX Runtime", "torch.onnx.export"
+    packages = ("onnx", "onnxruntime", "onnxscript")
 
     def legal(self, step: Step, layer: Layer) -> str:
-        """Everything that the exported graph shows can be stored."""
+        """Every width, grid and pattern of a plan has its nodes; layers that the graph does not show are locked by
+        `described`."""
         return ""
 
     def size(self, parts: Sequence[Part], skeleton_bytes: int = 0, absent: Sequence[Part] = ()) -> int:
-        """Predict the bytes of the ONNX file."""
+        """Count the bytes of every tensor and node that the writer adds to the skeleton."""
         return file_bytes(parts, skeleton_bytes, absent)
+
+    def prepare(self, network: nn.Module, example: Tensor | Mapping[str, Tensor]) -> Template:
+        """Export the graph by `torch.onnx.export`, which takes seconds, and take the tensors of the network out."""
+        return export_template(network, example)
+
+    def described(self, table: LayerTable, prepared: Template, network: WritableNetwork) -> LayerTable:
+        """Lock what the graph does not show as one node; the skeleton is the template."""
+        return as_exported(table, prepared, network.model)
+
+    def write(self, prepared: Template, network: WritableNetwork, threads: int = 1) -> Written:
+        """Put the tensors of the network into the template, packed, with Q/DQ pairs around integer layers."""
+        if not (network.integers or network.halves or network.masks):
+            return Written(float_bytes(prepared, network.model))
+        built = build(prepared, network.model, network.integers, set(network.halves), network.activation_bits,
+                      network.calibration, threads, network.range_method, network.masks)
+        return Written(built.data, tuple(
+            Receipt(name, "activation-range", {"scale": chosen.scale, "zero_point": chosen.zero_point})
+            for name, chosen in built.ranges.items()))
+
+    def open(self, data: bytes, threads: int = 1) -> Runtime:
+        """Load a file in ONNX Runtime."""
+        return Runtime(data, threads)
+
+    def plain(self, network: nn.Module, example: Tensor | Mapping[str, Tensor]) -> bytes:
+        """Export the untouched network with the defaults of `torch.onnx.export`."""
+        return plain_export(network, example)
+
+    def checked(self, data: bytes) -> dict[str, Any]:
+        """Prove that no integer kernel can saturate, so that every CPU gives the same answers."""
+        bound = check_saturation(data)
+        return {"saturation": {"possible": False, "largest_pair": bound.largest, "limit": LARGEST_PAIR,
+                               "integer_layers": bound.layers}}
+
+    def snippet(self, file: str, inputs: Mapping[str, str], answer: str) -> str:
+        """Run the file by `onnxruntime.InferenceSession`."""
+        feed = ", ".join(f'"{name}": {variable}' for name, variable in inputs.items())
+        return (f'import onnxruntime\n\nsession = onnxruntime.InferenceSession("{file}")\n'
+                f"({answer},) = session.run(None, {{{feed}}})")
 
 
 FORMAT = OnnxFormat()

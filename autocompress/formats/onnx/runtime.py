@@ -1,27 +1,33 @@
-"""Running an exported file in ONNX Runtime."""
+"""Running ONNX files in ONNX Runtime."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import onnxruntime
 
-from autocompress.core.answers import Meaning, as_scores
-from autocompress.core.batch_sizes import rows_at_once
 from autocompress.errors import TrialError, reason_of
-from autocompress.formats.onnx.scores import scores
+from autocompress.formats import base
+from autocompress.formats.base import Arrays
 
-MOST_ROWS = 256
-"""Of one run, of small inputs."""
-SILENT = 4
-"""Severity of a session's own lines on the screen, fatal ones only: its errors are raised, and told from there."""
+SILENT = 4  # severity of a session's own lines on the screen: fatal ones; its errors are raised, and told from there
+DTYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_, "tensor(double)": np.float64}
 
 
-class Runtime:
-    """One loaded file. `threads` is 1 wherever latency is reported: then the calling thread does all the work.
-    `literal` leaves the graph as it is written, without fused kernels."""
+class Runtime(base.Runtime):
+    """One ONNX file loaded by ONNX Runtime, on the CPU.
+
+    Args:
+        model: bytes of the file, or its path.
+        threads: 1 wherever latency is reported: then the calling thread does all the work.
+        literal: leave the graph as it is written, without fused kernels.
+
+    Raises:
+        TrialError: when ONNX Runtime refuses the file.
+    """
 
     def __init__(self, model: bytes | str | Path, threads: int = 1, literal: bool = False) -> None:
         options = onnxruntime.SessionOptions()
@@ -37,44 +43,32 @@ class Runtime:
             self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no base class
             raise TrialError(f"ONNX Runtime refuses the file: {reason_of(error)}") from error
-        given = next(iter(self._session.get_inputs()), None)
-        self._input = "" if given is None else given.name
-        self._dtype = np.int64 if given is not None and given.type == "tensor(int64)" else np.float32
+        self._dtypes = {given.name: DTYPES.get(given.type, np.float32) for given in self._session.get_inputs()}
+        self._outputs = [output.name for output in self._session.get_outputs()]
 
-    def run(self, inputs: np.ndarray) -> np.ndarray:
-        """Outputs of one batch of normalised float32 inputs `(N, …)`, or of int64 tokens."""
-        return self.run_all(inputs)[0]
+    @overload
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]: ...
 
-    def run_all(self, inputs: np.ndarray) -> list[np.ndarray]:
-        """Every output of the graph for one batch. TrialError when the runtime fails on it."""
+    @overload
+    def run(self, inputs: np.ndarray) -> np.ndarray: ...
+
+    def run(self, inputs: Arrays | np.ndarray) -> dict[str, np.ndarray] | np.ndarray:
+        """Outputs of one batch by name; of a bare array for the only input, the first output.
+
+        Raises:
+            TrialError: when the runtime fails on the batch.
+        """
+        if not isinstance(inputs, Mapping):
+            return self.run({next(iter(self._dtypes)): inputs})[self._outputs[0]]
         try:
-            result: list[np.ndarray] = self._session.run(
-                None, {self._input: np.ascontiguousarray(inputs, self._dtype)})
+            feed: dict[str, np.ndarray] = {
+                name: np.ascontiguousarray(values, self._dtypes[name]) for name, values in inputs.items()}
+            return dict(zip(self._outputs, self._session.run(None, feed), strict=True))
         except Exception as error:  # as above
-            raise TrialError(f"ONNX Runtime fails on {len(inputs)} inputs: {reason_of(error)}") from error
-        return result
+            samples = len(next(iter(inputs.values()), ()))
+            raise TrialError(f"ONNX Runtime fails on {samples} inputs: {reason_of(error)}") from error
 
     def constants(self) -> list[np.ndarray]:
         """Every output of a graph that has no inputs."""
         result: list[np.ndarray] = self._session.run(None, {})
         return result
-
-    def logits(self, inputs: np.ndarray) -> np.ndarray:
-        """Outputs for all rows of `inputs`, in batches."""
-        rows = rows_at_once(inputs.shape[1:], MOST_ROWS)
-        return np.concatenate([self.run(inputs[i:i + rows]) for i in range(0, len(inputs), rows)])
-
-
-def scored(runtime: Runtime, batches: Iterable[np.ndarray], targets: np.ndarray,
-           meaning: Meaning = "scores") -> dict[str, float]:
-    """`scores` of what the file, whose outputs have that `meaning`, answers to batches of inputs `(B, …)`, in the order
-    of `targets`, made as they are needed. TrialError when an output is not finite."""
-    return scores(as_scores(answered(runtime, batches), meaning), targets)
-
-
-def answered(runtime: Runtime, batches: Iterable[np.ndarray]) -> np.ndarray:
-    """Outputs `(N, classes)` of the file for batches `(B, …)`. TrialError when one is not finite."""
-    logits = np.concatenate([runtime.run(batch) for batch in batches])
-    if not np.isfinite(logits).all():
-        raise TrialError("nan: the exported file puts out values that are not finite")
-    return logits

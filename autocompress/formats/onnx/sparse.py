@@ -11,27 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Protocol
 
 import numpy as np
 from onnx import TensorProto
-from torch import Tensor
 
 from autocompress.core.sparsity import UNSTRUCTURED, code_bits, group_of, group_size
+from autocompress.formats.base import Mask
 from autocompress.formats.onnx.packing import ALIGN, integers, lookup
 from autocompress.formats.onnx.sparse_choice import stored_sparse
-
-
-class Mask(Protocol):
-    """What the exporter needs of a sparse weight."""
-
-    @property
-    def pattern(self) -> str:
-        """`unstructured` or n:m."""
-
-    @property
-    def kept(self) -> Tensor:
-        """bool, of the weight's shape: False where it is zero."""
 
 
 @dataclass(frozen=True)

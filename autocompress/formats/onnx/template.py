@@ -18,8 +18,9 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from autocompress.errors import InputError
+from autocompress.formats.base import OUTPUT
 from autocompress.formats.onnx.pads import unfold_pads
-from autocompress.formats.onnx.torch_onnx import INPUT, OUTPUT, example, exporting
+from autocompress.formats.onnx.torch_onnx import Example, exporting, free_samples, input_names
 
 OPSET = 20
 LARGEST_BYTES = 2**31 - 1
@@ -56,16 +57,21 @@ class Template:
         return len(self.model.SerializeToString())
 
 
-def export_template(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Template:
-    """Export the structure of `model` (eval mode, norms folded; input `(N, *input_shape)` of `dtype`, N free).
+def export_template(model: nn.Module, example: Example) -> Template:
+    """Export the structure of `model` (eval mode, norms folded) with a free number of samples.
 
-    TrialError when it cannot be exported; InputError when it has several outputs, or does not fit into one file.
+    Args:
+        example: what the network is called with, of two samples.
+
+    Raises:
+        TrialError: when it cannot be exported.
+        InputError: when it has several outputs, or does not fit into one file.
     """
     weights_bytes = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     if weights_bytes > LARGEST_BYTES:
         raise InputError(f"the weights of the original must fit into one ONNX file, {LARGEST_BYTES / 1e9:.2f} GB at "
                          f"most, but they take {weights_bytes / 1e9:.2f} GB: take a smaller original")
-    proto = _export(_randomised(model), input_shape, dtype)
+    proto = _export(_randomised(model), example)
     values = {key: value.detach().numpy() for key, value in _randomised(model).state_dict().items()
               if value.is_floating_point()}
     slots = {}
@@ -104,20 +110,19 @@ def _randomised(model: nn.Module) -> nn.Module:
     return model
 
 
-def _export(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) -> onnx.ModelProto:
+def _export(model: nn.Module, example: Example) -> onnx.ModelProto:
     with exporting():
-        program = torch.export.export(model, (example(input_shape, dtype),),
-                                      dynamic_shapes=({0: torch.export.Dim("batch")},))
+        program = torch.export.export(model, (example,), dynamic_shapes=(free_samples(example),))
         exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False, optimize=False,
-                                     input_names=[INPUT], output_names=[OUTPUT])
+                                     input_names=input_names(example), output_names=[OUTPUT])
         assert exported is not None
         _simplify(exported, program)
         proto: onnx.ModelProto = exported.model_proto
     _free_flattens(proto)
     _free_reshapes(proto)
-    if len(proto.graph.output) != 1 or len(proto.graph.input) != 1:
-        raise InputError(f"the network must have one input and one output tensor, but the exported graph has "
-                         f"{len(proto.graph.input)} and {len(proto.graph.output)}")
+    if len(proto.graph.output) != 1 or len(proto.graph.input) != len(input_names(example)):
+        raise InputError(f"the network must have one output tensor, and read {', '.join(input_names(example))}, but "
+                         f"the exported graph has {len(proto.graph.output)} and {len(proto.graph.input)} inputs")
     _name_batch(proto)
     return proto
 
@@ -236,12 +241,13 @@ def _fold_transposes(proto: onnx.ModelProto, slots: dict[str, Slot]) -> None:
 def _shorten(proto: onnx.ModelProto, slots: dict[str, Slot]) -> dict[str, Slot]:
     """Short names for every tensor, none for nodes, no metadata, no attribute that says what holds without it:
     all this is a tenth of a small file."""
-    names: dict[str, str] = {INPUT: INPUT, OUTPUT: OUTPUT, "": ""}
+    graph = proto.graph
+    names: dict[str, str] = {name: name for name in (*(value.name for value in (*graph.input, *graph.output)), "")}
+    kept = len(names)
 
     def short(name: str) -> str:
-        return names.setdefault(name, f"{'p' if name in slots else 't'}{len(names) - 3}")
+        return names.setdefault(name, f"{'p' if name in slots else 't'}{len(names) - kept}")
 
-    graph = proto.graph
     for initializer in graph.initializer:
         initializer.name = short(initializer.name)
     for node in graph.node:

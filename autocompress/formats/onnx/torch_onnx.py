@@ -9,37 +9,50 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autocompress.errors import TrialError, cause_of
+from autocompress.formats.base import INPUT, OUTPUT
 from autocompress.formats.onnx.free_batch import free_length
 
-INPUT, OUTPUT = "input", "output"
+Example = Tensor | Mapping[str, Tensor]
+"""What a network is called with while it is traced, of two samples: one is taken for a size that never changes."""
 FIXED_SAMPLES = ("the number of samples must stay free, but forward() makes a fixed number of it: use x.shape[0] as it "
                  "is, not int(x.shape[0]), a written batch size or a list of as many tensors")
 LOGGERS = ("torch.onnx", "torch.export", "torch._dynamo", "torch.fx.experimental.symbolic_shapes", "onnxscript",
            "onnx_ir")
 
 
-def plain_export(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> bytes:
-    """What `torch.onnx.export` makes of `model` (eval mode; input `(N, *input_shape)`, N free) by default: the file
-    that a user has without us. TrialError where it fails."""
+def plain_export(model: nn.Module, example: Example) -> bytes:
+    """Export `model` (eval mode) by `torch.onnx.export` with its defaults and a free number of samples: the file that a
+    user has without autocompress.
+
+    Raises:
+        TrialError: when the exporter fails.
+    """
     with exporting():
-        exported = torch.onnx.export(model, (example(input_shape, dtype),), dynamo=True, verbose=False,
-                                     dynamic_shapes=({0: torch.export.Dim("batch")},), input_names=[INPUT],
+        exported = torch.onnx.export(model, (example,), dynamo=True, verbose=False,
+                                     dynamic_shapes=(free_samples(example),), input_names=input_names(example),
                                      output_names=[OUTPUT])
         assert exported is not None
         data: bytes = exported.model_proto.SerializeToString()
         return data
 
 
-def example(input_shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """What the network is traced with: of two samples, because one is taken for a size that never changes."""
-    return torch.zeros(2, *input_shape, dtype=dtype)
+def free_samples(example: Example) -> Any:
+    """The dynamic shapes that leave the number of samples free in every input of `example`."""
+    free = {0: torch.export.Dim("batch")}
+    return dict.fromkeys(example, free) if isinstance(example, Mapping) else free
+
+
+def input_names(example: Example) -> list[str]:
+    """Names of a file's inputs: those of `example`, or the one name of a network with one input."""
+    return [*example] if isinstance(example, Mapping) else [INPUT]
 
 
 @contextmanager

@@ -5,53 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
-from torch import Tensor, nn
+from torch import nn
 
 from autocompress.errors import TrialError
+from autocompress.formats.base import INPUT, Arrays, IntegerWeight, Mask
 from autocompress.formats.onnx.activations import calibrate, quantised_tensors, reads_float
 from autocompress.formats.onnx.graph import FloatGraph, Leaf, fill, swapped
 from autocompress.formats.onnx.packing import ALIGN, index_in, lookup, pack, tables
 from autocompress.formats.onnx.pads import fold_pads
 from autocompress.formats.onnx.ranges import Range
-from autocompress.formats.onnx.sparse import Mask, Packed, Writer, expand, pack_sparse, to_store
+from autocompress.formats.onnx.sparse import Packed, Writer, expand, pack_sparse, to_store
 from autocompress.formats.onnx.template import Template
 
 OPSET_16 = 21
 """The first in which 16-bit activations can be written."""
-
-
-class IntegerWeight(Protocol):
-    """What the exporter needs of a quantised weight: int8 levels times a scale per output channel, or per run of
-    `group` weights of one."""
-
-    @property
-    def bits(self) -> int:
-        """1 to 8."""
-
-    @property
-    def levels(self) -> Tensor:
-        """int8, of the weight's shape."""
-
-    @property
-    def scale(self) -> Tensor:
-        """float32 `(C,)`."""
-
-    @property
-    def table(self) -> Tensor | None:
-        """int8 `(2**bits,)`, ascending, where the levels are not evenly spaced."""
-
-    @property
-    def group(self) -> int:
-        """Weights of a row that share a factor on the scale; 0 for none."""
-
-    @property
-    def factors(self) -> Tensor | None:
-        """uint8 `(C, runs)` with a `group`."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +35,14 @@ class Built:
 
 
 def build(template: Template, model: nn.Module, weights: Mapping[str, IntegerWeight], half: set[str],
-          quantised_activations: Mapping[str, int], calibration: np.ndarray, threads: int = 1,
+          quantised_activations: Mapping[str, int], calibration: np.ndarray | Arrays, threads: int = 1,
           method: str = "minmax", masks: Mapping[str, Mask] | None = None) -> Built:
     """Build the file of a folded network.
 
     `weights`: integer weights by module name; `half`: modules stored as float16; `quantised_activations`:
     modules with 8 or 16-bit activations, all of which must have integer weights of 8 bits or less.
-    `calibration`: normalised inputs `(N, …)`, from which `method` chooses ranges. `masks`: of sparse weights, by
-    module name. TrialError when a planned module is not in the graph.
+    `calibration`: normalised inputs `(N, …)`, of a network with several by name, from which `method` chooses ranges.
+    `masks`: of sparse weights, by module name. TrialError when a planned module is not in the graph.
     """
     graph = fill(template, model)
     masks = masks or {}
@@ -79,7 +51,8 @@ def build(template: Template, model: nn.Module, weights: Mapping[str, IntegerWei
         raise TrialError(f"the exported graph has no node for {missing[0]}")
     graph.nodes = fold_pads(graph.nodes, graph.tensors, [graph.leaves[name].node for name in quantised_activations])
     tensors = quantised_tensors(graph, quantised_activations)
-    ranges = calibrate(graph, tensors, calibration, threads, method)
+    inputs = {INPUT: calibration} if isinstance(calibration, np.ndarray) else calibration
+    ranges = calibrate(graph, tensors, inputs, threads, method)
     writer = _Writer(graph, quantised_activations, ranges)
     writer.weights(weights, half, masks)
     writer.activations()

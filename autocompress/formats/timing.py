@@ -1,7 +1,8 @@
-"""Latency of exported files on this machine: thread CPU time beside wall time, files interleaved.
+"""Latency of files on this machine: CPU time beside wall time, files interleaved.
 
-One ONNX Runtime thread is the calling one, so its CPU time (`CLOCK_THREAD_CPUTIME_ID`) is what an inference costs;
-wall time also counts what other processes took in between, and on a busy machine it is two to three times as long.
+A runtime with one thread works in the calling one, so its CPU time (`CLOCK_THREAD_CPUTIME_ID`) is what an inference
+costs; wall time also counts what other processes took in between, and on a busy machine it is two to three times as
+long.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from autocompress.core.evaluation import LATENCY, LATENCY_SPREAD, LATENCY_WALL, Metrics
-from autocompress.formats.onnx.runtime import Runtime
+from autocompress.formats.base import Arrays, Runtime
 
 WARM_UP = 3
 LEAST_ROUNDS = 5
@@ -41,9 +42,9 @@ class Timing:
                 LATENCY_SPREAD + device: (high - low) / middle}
 
 
-def time_files(files: Mapping[str, Runtime], example: np.ndarray, rounds: int = 30,
+def time_files(files: Mapping[str, Runtime], example: Arrays, rounds: int = 30,
                seconds: float = 1.0) -> dict[str, Timing]:
-    """Time one inference of `example` `(1, …)` for each file (loaded with one thread), in turn.
+    """Time one inference of `example`, one sample, for each file (loaded with one thread), in turn.
 
     Taking turns lets a change of the processor's clock or of its caches' other users meet all files alike. Stops after
     `rounds`, or after `seconds` of wall time, whichever is first, but not before five rounds.
@@ -68,7 +69,7 @@ def speedup(before: Timing, after: Timing) -> dict[str, float | int | str]:
             "rounds": len(after.cpu_ms), "clock": CLOCK}
 
 
-def _runs(runtime: Runtime, example: np.ndarray) -> int:
+def _runs(runtime: Runtime, example: Arrays) -> int:
     """How many inferences one reading takes; the file is warm afterwards."""
     for _ in range(WARM_UP):
         runtime.run(example)
@@ -79,9 +80,7 @@ def _runs(runtime: Runtime, example: np.ndarray) -> int:
     return runs
 
 
-def _reading(runtime: Runtime, example: np.ndarray, runs: int) -> tuple[float, float]:
+def _reading(runtime: Runtime, example: Arrays, runs: int) -> tuple[float, float]:
     """Seconds of CPU time and of wall time that one of `runs` inferences takes."""
-    wall, cpu = time.perf_counter(), time.thread_time()
-    for _ in range(runs):
-        runtime.run(example)
-    return (time.thread_time() - cpu) / runs, (time.perf_counter() - wall) / runs
+    reading = runtime.time(example, runs)
+    return reading.cpu_seconds, reading.wall_seconds

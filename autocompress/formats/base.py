@@ -1,0 +1,241 @@
+"""The protocol of a file format: how a compressed network becomes a file, and how that file is run.
+
+`Format` is implemented once for each format, as an object without state; `Runtime` is one loaded file. Inherit from
+both: what a format need not say has a default here. `autocompress.testing.format_contract.FormatContract` holds an
+implementation to what is written here; `docs/extending.md` walks through an example.
+
+A format requires of its callers that `write` gets what `prepare` made of a network with the same blocks, and that the
+network handed over is folded, in eval mode and on the CPU. It ensures that a written file computes what that network
+computes (`integers`, `halves` and `masks` included, exactly; integer activations nearly), that equal networks give
+equal bytes, that `legal` names beforehand what `write` would have to refuse, and that nothing is stored in another
+width than was asked for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from autocompress.core.format_facts import FormatFacts
+from autocompress.core.layer import LayerTable, Part
+from autocompress.core.plan import Receipt
+from autocompress.errors import TrialError
+from autocompress.formats.table import MODEL
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+INPUT, OUTPUT = "input", "output"
+"""Names of the input and the output of a network that has one of each."""
+
+Arrays = Mapping[str, np.ndarray]
+"""Arrays by the name of the input or output, each with the samples as its first axis."""
+
+
+class IntegerWeight(Protocol):
+    """A weight of 1 to 8 bits: int8 levels times a scale for each output channel, or for each run of one."""
+
+    @property
+    def bits(self) -> int:
+        """Width, 1 to 8."""
+
+    @property
+    def levels(self) -> Tensor:
+        """Levels, int8, of the weight's shape."""
+
+    @property
+    def scale(self) -> Tensor:
+        """Scales, float32 `(C,)`."""
+
+    @property
+    def table(self) -> Tensor | None:
+        """Legal levels, int8 `(2**bits,)`, ascending, where they are not evenly spaced."""
+
+    @property
+    def group(self) -> int:
+        """Weights of a row that share a factor on the scale; 0 for none."""
+
+    @property
+    def factors(self) -> Tensor | None:
+        """Factors on the scale, uint8 `(C, runs)`, with a `group`."""
+
+
+class Mask(Protocol):
+    """Which weights of a sparse layer are kept."""
+
+    @property
+    def pattern(self) -> str:
+        """`unstructured` or n:m."""
+
+    @property
+    def kept(self) -> Tensor:
+        """Flags, bool, of the weight's shape: False where the weight is zero."""
+
+
+@dataclass(frozen=True)
+class WritableNetwork:
+    """A network as a file is to hold it: the module that computes the answers, and how each weight is stored.
+
+    Modules are named as in `model`, factors of a decomposed layer one by one (`fc.0`, `fc.1`). Weights that no other
+    field names are stored in float32.
+    """
+
+    model: nn.Module
+    """The network with its norms folded; quantised weights have the values of `integers`, dequantised."""
+    parts: Mapping[str, tuple[Part, ...]]
+    """Executed layers by layer of the original, in order of execution; nothing where a block is dropped."""
+    integers: Mapping[str, IntegerWeight] = field(default_factory=dict)
+    """Weights to store as integers."""
+    halves: Collection[str] = ()
+    """Modules whose weights are stored as float16."""
+    activation_bits: Mapping[str, int] = field(default_factory=dict)
+    """Width, 8 or 16, of the input and output of modules that compute in integers; each is among `integers`."""
+    masks: Mapping[str, Mask] = field(default_factory=dict)
+    """Masks of sparse weights."""
+    calibration: Arrays = field(default_factory=dict)
+    """Normalised inputs from which ranges of activations are taken."""
+    range_method: str = "minmax"
+    """How a range is chosen: minmax, percentile, entropy or mse."""
+
+    @property
+    def in_float(self) -> WritableNetwork:
+        """The same network with every weight in float32 and no integer activation."""
+        return replace(self, integers={}, halves=(), activation_bits={}, masks={})
+
+
+@dataclass(frozen=True)
+class Written:
+    """The bytes of a file, and receipts of what was settled while it was written, such as ranges of activations."""
+
+    data: bytes
+    receipts: tuple[Receipt, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Seconds that one inference took: of CPU time of the thread or process that computes, and of wall time."""
+
+    cpu_seconds: float
+    wall_seconds: float
+
+
+class Runtime(Protocol):
+    """One loaded file."""
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Run the file on a batch of any number of samples.
+
+        Raises:
+            TrialError: when the runtime fails on it.
+        """
+        raise NotImplementedError
+
+    def time(self, inputs: Arrays, runs: int = 1) -> Reading:
+        """Time an inference as the mean of `runs` in a row. A runtime in another process reads its clocks there."""
+        wall, cpu = time.perf_counter(), time.thread_time()
+        for _ in range(runs):
+            self.run(inputs)
+        return Reading((time.thread_time() - cpu) / runs, (time.perf_counter() - wall) / runs)
+
+    @property
+    def peak_memory_bytes(self) -> int | None:
+        """Bytes of RAM that activations take in this runtime, as it measured them, such as an arena; None where it
+        measures none, and the estimate stands."""
+        return None
+
+    def close(self) -> None:
+        """End what the runtime holds outside this process."""
+        return None
+
+
+class Format(FormatFacts, Protocol):
+    """One file format with its writer, its size model and its runtime."""
+
+    name: str
+    """Name for profiles and the command line, such as `onnx`."""
+    suffix: str
+    """Ending of the file's name, such as `.onnx`."""
+    runtime: str
+    """The runtime in words, such as `ONNX Runtime`."""
+    converter: str = ""
+    """What users call to get a file of this format without autocompress, such as `torch.onnx.export`."""
+    packages: tuple[str, ...] = ()
+    """Distributions whose versions the manifest keeps."""
+
+    def prepare(self, network: nn.Module, example: Tensor | Mapping[str, Tensor]) -> Any:
+        """Do once for a network what all files of its compressed versions share, such as exporting its graph.
+
+        Args:
+            network: the original, or the original without some blocks; folded, in eval mode.
+            example: what the network is called with, of two samples; their number must stay free in the file.
+
+        Raises:
+            TrialError: when the format cannot hold the network.
+        """
+        raise NotImplementedError
+
+    def described(self, table: LayerTable, prepared: Any, network: WritableNetwork) -> LayerTable:
+        """Complete the facts about the original with what the format adds: the bytes of its file that hold no
+        parameter of a layer, and reasons why layers that it does not show as such cannot be compressed.
+
+        Args:
+            table: facts about the original.
+            prepared: what `prepare` made of it.
+            network: the original itself, nothing compressed.
+        """
+        import msgspec
+
+        executed = [part for parts in network.parts.values() for part in parts]
+        rest = len(self.write(prepared, network).data) - self.size(executed)
+        return msgspec.structs.replace(table, skeleton_bytes=rest)
+
+    def write(self, prepared: Any, network: WritableNetwork, threads: int = 1) -> Written:
+        """Write the file of a network. Equal networks give equal bytes.
+
+        Args:
+            prepared: what `prepare` made of the original without the blocks that the network lacks, or of the network
+                itself.
+            network: what the file is to hold.
+            threads: CPU threads for measuring ranges.
+
+        Raises:
+            TrialError: when it cannot be written; the network is then prepared by itself, and tried once more.
+        """
+        raise NotImplementedError
+
+    def open(self, data: bytes, threads: int = 1) -> Runtime:
+        """Load a file. With one thread the calling thread does all the work, and latency can be measured.
+
+        Raises:
+            TrialError: when the runtime refuses the file.
+        """
+        raise NotImplementedError
+
+    def plain(self, network: nn.Module, example: Tensor | Mapping[str, Tensor]) -> bytes:
+        """Convert the untouched network as its user would without autocompress, for comparison.
+
+        Raises:
+            TrialError: when there is no such converter, or when it fails.
+        """
+        raise TrialError(f"{self.name} files are written by autocompress alone")
+
+    def checked(self, data: bytes) -> dict[str, Any]:
+        """Check a file before it ships, and return what was proved, by key of the manifest.
+
+        Raises:
+            AutocompressError: when the file may answer differently elsewhere.
+        """
+        return {}
+
+    def files(self, data: bytes) -> dict[str, bytes]:
+        """Files that ship for the bytes of one file, by name, the one that runs first."""
+        return {f"{MODEL}{self.suffix}": data}
+
+    def snippet(self, file: str, inputs: Mapping[str, str], answer: str) -> str:
+        """Python lines that run `file` and assign its output to the variable `answer`. `inputs`: the variable with the
+        array by the name of the input."""
+        return f"# {answer}: what {self.runtime} answers to {', '.join(inputs.values())} with {file}"
