@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from autocompress.quantities import format_bytes, format_milliseconds, format_percent
+from autocompress.core.metric import Metric
+from autocompress.quantities import format_bytes, format_milliseconds
 
 
 class Running(NamedTuple):
@@ -18,13 +19,14 @@ class Running(NamedTuple):
     snippet: Callable[[str, Mapping[str, str], str], str]
 
 
-def model_card(manifest: dict[str, Any], data: str, running: Running) -> str:
+def model_card(manifest: dict[str, Any], data: str, running: Running, metric: Metric) -> str:
     """Write in Markdown what the file is, what was verified, and a snippet that runs it.
 
     Args:
         manifest: the facts of the artefact.
         data: the name of the data set.
         running: how the file is run.
+        metric: of the task.
     """
     facts, given = manifest["verified"], manifest["input"]
     model = manifest["model"]
@@ -53,7 +55,7 @@ inputs = (({scaled} - mean) / std).astype(np.float32)"""
         prepared = f"inputs = np.zeros((1, {shape}), np.int64)  # your tokens"
     rows = [
         f"| {what} | {show(facts[f'baseline_{key}'])} | {show(facts[key])} |" for what, key, show in (
-            (f"accuracy on the test split of {data}", "accuracy", format_percent),
+            (f"{metric.name} on the test split of {data}", metric.name, metric.format),
             ("size", "size_bytes", format_bytes),
             (f"latency (batch 1, CPU time of one thread, {running.runtime} on the exporting machine)", "latency_ms",
              format_milliseconds),

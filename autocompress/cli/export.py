@@ -44,11 +44,12 @@ def export(study: str, trial: str, out: str, trust_code: bool) -> None:
     made = prepare_folder(Path(out))
     try:
         with locked(Path(study)), clean_stdout(), progress(quiet=False):
-            file = open_study(study, load_network=True, trust_code=trust_code).ship(out, trial)
+            result = open_study(study, load_network=True, trust_code=trust_code)
+            file, metric = result.ship(out, trial), result.metric
     finally:
         remove_empty(made)
     manifest = read_manifest(Path(out))
-    print_facts(manifest["verified"], [
-        compare(f"Latency on {device}, estimated", LATENCY, of["baseline_ms"], of["ms"])
+    print_facts(manifest["verified"], metric, [
+        compare(f"Latency on {device}, estimated", LATENCY, of["baseline_ms"], of["ms"], metric)
         for device, of in manifest.get("latencies", {}).items() if of["source"] == "estimated"])
     line(f"model    {file}")

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Protocol
 
 from autocompress.cli.console import console, is_rich, printable
-from autocompress.quantities import format_bytes, format_milliseconds, format_percent, format_seconds
+from autocompress.quantities import format_bytes, format_milliseconds, format_seconds
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -124,7 +124,7 @@ class Lines:
         elif event.candidate is not None:
             parts = [f"[{event.done}/{event.total}] {describe(event.candidate)}", f"{event.feasible} feasible"]
             if event.best is not None:
-                parts.append(f"best {format_percent(event.best.metrics['accuracy'])} (trial {event.best.trial})")
+                parts.append(f"best {quality(event.best)} (trial {event.best.trial})")
             self.note("; ".join([*parts, *filter(None, [self._state.left])]))
 
     def _is_due(self) -> bool:
@@ -183,10 +183,17 @@ def describe(candidate: Candidate) -> str:
     return ", ".join(texts)
 
 
+def quality(candidate: Candidate) -> str:
+    """The task's metric of a candidate that was judged: `92.10%`."""
+    metric = candidate.reference.metric if candidate.reference else None
+    return metric.format(candidate.metrics[metric.name]) if metric and metric.name in candidate.metrics else ""
+
+
 def figures(candidate: Candidate) -> str:
     """`92.10%, 1.90 MB, 1.2 ms`, and the latency on each further device."""
-    formats = {"accuracy": format_percent, "size_bytes": format_bytes, "latency_ms": format_milliseconds}
-    texts = [text(candidate.metrics[name]) for name, text in formats.items() if name in candidate.metrics]
+    formats = {"size_bytes": format_bytes, "latency_ms": format_milliseconds}
+    texts = [quality(candidate)] if candidate.reference else []
+    texts += [text(candidate.metrics[name]) for name, text in formats.items() if name in candidate.metrics]
     texts += [f"{format_milliseconds(value)} on {name.partition('@')[2]}"
               for name, value in candidate.metrics.items() if "@" in name]
     return ", ".join(texts)

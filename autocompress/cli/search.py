@@ -35,7 +35,7 @@ Examples:
 
 \b
 Units: 2MB = 2,000,000 bytes, 2MiB = 2,097,152 bytes; 5ms, 800us; 50M MACs; 1% or 0.01; 90s, 15m, 1h.
-Accuracy while searching is of the validation split; what is reported of the exported file, of the test split.
+The metric while searching is of the validation split; what is reported of the exported file, of the test split.
 """
 
 
@@ -68,7 +68,7 @@ Accuracy while searching is of the validation split; what is reported of the exp
         "every device; stm32h743=80ms is for that profile alone. Can be repeated.")
 @_limit("--macs", metavar="COUNT", help="Multiply-accumulates of one sample, such as 50M.")
 @_limit("--peak-memory", metavar="SIZE", help="Largest activations alive at once, such as 256KiB.")
-@_limit("--max-drop", metavar="SHARE", help="Largest loss of accuracy against the original, such as 1%.")
+@_limit("--max-drop", metavar="SHARE", help="Largest loss of the task's metric against the original, such as 1%.")
 @_how("--profile", metavar="NAME|FILE", multiple=True,
       help="The device: see `autocompress profiles list`. Repeated, for several devices at once: plans are legal on "
            "all of them, and the front is of the latency on each. Default: host, measured on this machine.")
@@ -106,7 +106,7 @@ Accuracy while searching is of the validation split; what is reported of the exp
 @_option("--json", "as_json", is_flag=True, help="One JSON document on standard output, all else on standard error.")
 @_option("--quiet", "-q", is_flag=True, help="No progress; only warnings, errors and the summary.")
 def search(config: str | None, trust_code: bool, as_json: bool, quiet: bool, **flags: Any) -> None:
-    """Search for the most accurate compressed versions of a network inside a budget, and export the best.
+    """Search for the best compressed versions of a network inside a budget, and export the best.
 
     Channels are pruned, layers decomposed and weights quantised in proportions found by the search; the most
     promising candidates are distilled from the original. The best one is exported to ONNX, run and verified.

@@ -96,7 +96,7 @@ def _attribution(view: StudyView, candidate: Candidate) -> Attribution | None:
 
 def _print(view: StudyView, candidate: Candidate) -> None:
     from autocompress.cli.summary import compare
-    from autocompress.report.attribution_tables import HINT, STEP_HEADS, TECHNIQUE_HEADS, step_rows, technique_rows
+    from autocompress.report.attribution_tables import HINT, STEP_HEADS, step_rows, technique_heads, technique_rows
     from autocompress.report.rung_correlation import agreement, agreement_heads, agreement_rows
     from autocompress.report.text import describe_plan, describe_source, format_rung, in_order, title_of
 
@@ -104,7 +104,7 @@ def _print(view: StudyView, candidate: Candidate) -> None:
     best = ", the best" if candidate.trial == view.best else ""
     line(f"trial {candidate.trial} of {view.name}{best}: {candidate.status}{reason}")
     line(f"scored   {format_rung(candidate.rung)}; proposed by {candidate.origin}")
-    line(f"limits   {view.budget.describe()}")
+    line(f"limits   {view.budget.describe(view.metric)}")
     for warned in view.warnings:
         line(f"warning  {warned.message}")
     line(f"plan     {describe_plan(view.layers, candidate.plan)}")
@@ -112,10 +112,11 @@ def _print(view: StudyView, candidate: Candidate) -> None:
         line(f"applied  {summarise(candidate.receipts) or 'nothing'}")
         line("")
         print_table(("", "original", f"trial {candidate.trial}", "change", ""), [
-            (*compare(title_of(name, view.targets) + (", validation" if name == "accuracy" else ""), name,
-                      view.baseline.get(name), candidate.metrics[name])[:3], _change(view, candidate, name),
+            (*compare(title_of(name, view.targets, view.metric) + (", validation" if name == view.metric.name else ""),
+                      name, view.baseline.get(name), candidate.metrics[name], view.metric)[:3],
+             _change(view, candidate, name),
              describe_source(name, candidate.metrics, view.source(name, candidate)))
-            for name in in_order(candidate.metrics)
+            for name in in_order(candidate.metrics, view.metric)
         ])
     rows = [row for row in layer_rows(view, candidate) if row["kind"] != "norm"]  # they fold into their neighbours
     if rows:
@@ -124,7 +125,7 @@ def _print(view: StudyView, candidate: Candidate) -> None:
     found = _attribution(view, candidate)
     if found is not None and candidate.plan is not None:
         line("")
-        print_table(TECHNIQUE_HEADS, technique_rows(found))
+        print_table(technique_heads(view.metric), technique_rows(found, view.metric))
         line("")
         print_table(STEP_HEADS, step_rows(found, candidate.plan, view.layers))
         line("")
@@ -142,7 +143,7 @@ def _change(view: StudyView, candidate: Candidate, metric: str) -> str:
 
     if metric.startswith(LATENCY) and view.source(metric, candidate) == "measured":
         return format_speedup(view.timed_together(candidate.trial))
-    return compare("", metric, view.baseline.get(metric), candidate.metrics[metric])[3]
+    return compare("", metric, view.baseline.get(metric), candidate.metrics[metric], view.metric)[3]
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from autocompress.cli.console import line, print_table
 from autocompress.core.evaluation import LATENCY, further_latencies
+from autocompress.core.metric import Metric
 from autocompress.report.text import format_factor, format_metric, format_speedup, title_of
 from autocompress.study import SearchResult
 
@@ -18,7 +19,7 @@ def print_summary(result: SearchResult) -> None:
     document, facts = result.to_dict(), result.artifact
     best = document["best"]
     if facts is not None:
-        print_facts(facts, _estimates(result, best["metrics"]) if best is not None else None)
+        print_facts(facts, result.metric, _estimates(result, best["metrics"]) if best is not None else None)
         line(f"model    {facts['path']}")
     folder = shlex.quote(str(result.folder))
     line(f"page     {document['report']}")
@@ -36,32 +37,33 @@ def _estimates(result: SearchResult, metrics: dict[str, float]) -> list[Row]:
     """Latency on each device that this machine cannot measure."""
     view = result.view()
     return [compare(f"{title_of(name, view.targets or (view.profile,))}, estimated", name, result.baseline[name],
-                    metrics[name])
+                    metrics[name], result.metric)
             for name in (LATENCY, *further_latencies(metrics)) if view.source(name) == "estimated"]
 
 
-def print_facts(facts: dict[str, Any], further: list[Row] | None = None) -> None:
+def print_facts(facts: dict[str, Any], metric: Metric, further: list[Row] | None = None) -> None:
     """What was verified of an exported file, beside the original: both were run on the test split, on this machine."""
     rows = [
-        compare("Test accuracy", "accuracy", facts["baseline_accuracy"], facts["accuracy"]),
-        compare("Size", "size_bytes", facts["baseline_size_bytes"], facts["size_bytes"]),
-        (*compare("Latency here", "latency_ms", facts["baseline_latency_ms"], facts["latency_ms"])[:3],
+        compare(f"Test {metric.name}", metric.name, facts[f"baseline_{metric.name}"], facts[metric.name], metric),
+        compare("Size", "size_bytes", facts["baseline_size_bytes"], facts["size_bytes"], metric),
+        (*compare("Latency here", "latency_ms", facts["baseline_latency_ms"], facts["latency_ms"], metric)[:3],
          format_speedup(facts.get("speedup"))),
     ]
     print_table(("", "original", "exported", "change"), [*rows, *(further or [])], whole=True)
     line("")
 
 
-def compare(title: str, metric: str, before: float | None, after: float) -> Row:
-    """A row: the metric of the original, of what it became, and the change as a difference or a factor."""
-    if metric == "accuracy":
-        change = "" if before is None else f"{100 * (after - before):+.2f} points"
-    elif metric == "cross_entropy":
+def compare(title: str, name: str, before: float | None, after: float, metric: Metric) -> Row:
+    """A row: the metric `name` of the original, of what it became, and the change as a difference or a factor. `metric`
+    is the task's."""
+    if name == metric.name:
+        change = "" if before is None else metric.format_change(after - before)
+    elif name == metric.finer:
         change = "" if before is None else f"{after - before:+.4f}"
     else:
-        words = ("faster", "slower") if metric.startswith(LATENCY) else ("smaller", "larger")
+        words = ("faster", "slower") if name.startswith(LATENCY) else ("smaller", "larger")
         change = format_factor(before / after if before and after else None, *words)
-    return title, format_metric(metric, before), format_metric(metric, after), change
+    return title, format_metric(name, before, metric), format_metric(name, after, metric), change
 
 
 def counts(document: dict[str, Any]) -> str:

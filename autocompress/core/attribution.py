@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from autocompress.core.evaluation import Metrics
+from autocompress.core.metric import Metric
 
 
 class TechniqueShare(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +68,8 @@ class Attribution(msgspec.Struct, frozen=True, kw_only=True):
         pair = self.without(share, metric)
         return None if pair is None else pair[0] - pair[1]
 
-    def cost(self, share: TechniqueShare) -> float | None:
-        """Accuracy that the technique costs before training, 0 to 1, measured; negative where it gains some."""
-        pair = self.without(share, "accuracy")
-        return None if pair is None else pair[0] - pair[1]
+    def cost(self, share: TechniqueShare, metric: Metric) -> float | None:
+        """How much worse in the task's metric the technique makes the plan before training, measured; negative where
+        it makes it better."""
+        pair = self.without(share, metric.name)
+        return None if pair is None else metric.drop(*pair)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from autocompress.core.evaluation import Metrics, latency_on
+from autocompress.core.metric import Metric, Reference
+from autocompress.errors import InputError
 from autocompress.quantities import format_bytes, format_count, format_milliseconds, format_percent
 
 ROUNDING = 1e-12
@@ -12,8 +14,10 @@ ROUNDING = 1e-12
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
-    """None means unbounded. `max_drop` is the largest loss of accuracy against the original, 0 to 1.
-    `further_latency_ms` bounds the latency on devices beside the primary one, by id; left out, it leaves no trace."""
+    """None means unbounded. `max_drop` is the largest loss in the task's metric against the original, in the unit in
+    which values are stored (shares 0 to 1), or, where `max_drop_is_share`, a share of the original's value.
+    `further_latency_ms` bounds the latency on devices beside the primary one, by id. What is left out leaves no trace
+    in a stored study."""
 
     size_bytes: int | None = None
     latency_ms: float | None = None
@@ -21,6 +25,23 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     peak_memory_bytes: int | None = None
     max_drop: float | None = None
     further_latency_ms: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
+    max_drop_is_share: bool | msgspec.UnsetType = msgspec.UNSET
+
+    def of_metric(self, metric: Metric) -> Budget:
+        """This budget for a task of that metric. Of a metric in percent, 1% and 0.01 are the same drop. InputError for
+        a drop of such a metric above 1."""
+        if self.max_drop is None or not metric.is_share:
+            return self
+        if self.max_drop > 1:
+            raise InputError(f"max drop must be between 0 and 1 (0% and 100%) for {metric.name}, but is "
+                             f"{self.max_drop:g}")
+        return msgspec.structs.replace(self, max_drop_is_share=msgspec.UNSET)
+
+    def most_drop(self, reference: Reference) -> float | None:
+        """The largest drop in the metric's own unit, or None where it is not bounded."""
+        if self.max_drop is None or not self.max_drop_is_share:
+            return self.max_drop
+        return self.max_drop * abs(reference.value)
 
     @property
     def bounds(self) -> dict[str, float]:
@@ -33,22 +54,25 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     def _further(self) -> dict[str, float]:
         return self.further_latency_ms or {}
 
-    def excess(self, metrics: Metrics, baseline_accuracy: float | None = None) -> dict[str, float]:
-        """For each constraint, by how much it is missed relative to its bound; ≤ 0 means it holds.
+    def excess(self, metrics: Metrics, reference: Reference | None = None) -> dict[str, float]:
+        """For each constraint, by how much it is missed relative to its bound, and of the drop by how many units of the
+        metric; ≤ 0 means that it holds.
 
         A bounded metric that was not evaluated is left out: it cannot be judged.
         """
         over = {name: metrics[name] / bound - 1 for name, bound in self.bounds.items() if name in metrics}
-        if self.max_drop is not None and baseline_accuracy is not None and "accuracy" in metrics:
-            over["max_drop"] = baseline_accuracy - metrics["accuracy"] - self.max_drop
+        if reference is not None and reference.metric.name in metrics:
+            allowed = self.most_drop(reference)
+            if allowed is not None:
+                over["max_drop"] = reference.drop(metrics) - allowed
         return over
 
-    def allows(self, metrics: Metrics, baseline_accuracy: float | None = None) -> bool:
+    def allows(self, metrics: Metrics, reference: Reference | None = None) -> bool:
         """Whether every constraint that can be judged holds."""
-        return all(value <= ROUNDING for value in self.excess(metrics, baseline_accuracy).values())
+        return all(value <= ROUNDING for value in self.excess(metrics, reference).values())
 
-    def describe(self) -> str:
-        """For people: `size ≤ 2.00 MB, latency ≤ 5 ms`."""
+    def describe(self, metric: Metric | None = None) -> str:
+        """For people: `size ≤ 2.00 MB, latency ≤ 5 ms`. `metric` is the task's."""
         texts = []
         if self.size_bytes is not None:
             texts.append(f"size ≤ {format_bytes(self.size_bytes)}")
@@ -60,5 +84,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
         if self.peak_memory_bytes is not None:
             texts.append(f"peak memory ≤ {format_bytes(self.peak_memory_bytes)}")
         if self.max_drop is not None:
-            texts.append(f"accuracy drop ≤ {format_percent(self.max_drop)}")
+            in_unit = metric is not None and not (metric.is_share or self.max_drop_is_share)
+            allowed = metric.format(self.max_drop) if metric and in_unit else format_percent(self.max_drop)
+            texts.append(f"{metric.name if metric else 'metric'} drop ≤ {allowed}")
         return ", ".join(texts) or "no constraint"

@@ -7,15 +7,13 @@ from typing import Any, Literal
 
 import msgspec
 
+from autocompress.core.metric import Metrics as Metrics
+from autocompress.core.metric import Reference
 from autocompress.core.model_selection import best_of
 from autocompress.core.plan import Plan, Receipt
 
-Metrics = dict[str, float]
-"""Values by name, the unit in the name: accuracy (0 to 1) with its standard error accuracy_error, cross_entropy (nats a
-sample), size_bytes, latency_ms, macs, params, peak_memory_bytes; of several devices the latency on each further one as
-`latency_ms@ID`. Where latency is measured, `latency_ms` is CPU time of one thread, beside it latency_wall_ms and
-latency_spread, the distance of its 90th from its 10th percentile as a share of the median."""
-
+# Where latency is measured, LATENCY is CPU time of one thread; LATENCY_SPREAD is the distance of its 90th from its 10th
+# percentile as a share of the median.
 LATENCY, LATENCY_WALL, LATENCY_SPREAD = "latency_ms", "latency_wall_ms", "latency_spread"
 
 CALIBRATED, SHORT, LONG, AVERAGED = range(4)
@@ -72,16 +70,29 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     origin: str = "sampler"
     """Who proposed it: the sampler's name, or `uniform` for the baseline plans."""
     duplicate_of: int | None = None
-    least_accuracy: float = 0.0
-    """What the budget asks for: evaluations below it count only where none reaches it."""
+    reference: Reference | msgspec.UnsetType = msgspec.UNSET
+    """What it was judged against; not stored."""
+    most_drop: float | msgspec.UnsetType = msgspec.UNSET
+    """The largest drop against the reference that the budget allows: evaluations that lost more count only where all
+    did. Not stored."""
+
+    @property
+    def unjudged(self) -> Candidate:
+        """As it is stored: without what it was judged against."""
+        return msgspec.structs.replace(self, reference=msgspec.UNSET, most_drop=msgspec.UNSET)
 
     @property
     def best(self) -> Evaluation | None:
-        """The evaluation that counts and is exported: the best as far as can be told (`choice.best_of`), of equals the
-        highest rung. The first training may find better weights than a longer one."""
-        enough = [e for e in self.evaluations if e.metrics.get("accuracy", 0.0) >= self.least_accuracy]
+        """The evaluation that counts and is exported: the best as far as can be told (`model_selection.best_of`), of
+        equals the highest rung. The first training may find better weights than a longer one. Of a candidate that was
+        not judged, the evaluation at the highest rung."""
+        if not self.evaluations or not self.reference:
+            return max(self.evaluations, key=lambda e: e.rung, default=None)
+        reference = self.reference
+        enough = [e for e in self.evaluations if reference.metric.name in e.metrics
+                  and (self.most_drop is msgspec.UNSET or reference.drop(e.metrics) <= self.most_drop)]
         ranked = sorted(enough or self.evaluations, key=lambda e: -e.rung)
-        return ranked[best_of([e.metrics for e in ranked])] if ranked else None
+        return ranked[best_of([e.metrics for e in ranked], reference.metric)]
 
     @property
     def metrics(self) -> Metrics:

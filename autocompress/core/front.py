@@ -8,19 +8,18 @@ from typing import Literal
 import numpy as np
 
 from autocompress.core.budget import Budget
-from autocompress.core.evaluation import Candidate, further_latencies
+from autocompress.core.evaluation import LATENCY, Candidate, further_latencies
+from autocompress.core.metric import Metric, Reference
 from autocompress.core.model_selection import best_of
 
 Direction = Literal["maximize", "minimize"]
-OBJECTIVES: dict[str, Direction] = {
-    "accuracy": "maximize", "size_bytes": "minimize", "latency_ms": "minimize",
-}
-"""Objectives and their directions, in the order in which they are told to the optimiser."""
 
 
-def objectives(metrics: Iterable[str]) -> dict[str, Direction]:
-    """`OBJECTIVES`, and behind them the latency on each further device that is among the metrics."""
-    return OBJECTIVES | dict.fromkeys(further_latencies(metrics), "minimize")
+def objectives(metric: Metric, metrics: Iterable[str] = ()) -> dict[str, Direction]:
+    """The objectives and their directions, in the order in which they are told to the optimiser: the task's `metric`,
+    size, latency, and the latency on each further device that is among the names `metrics`."""
+    return {metric.name: "maximize" if metric.higher_is_better else "minimize",
+            **dict.fromkeys(("size_bytes", LATENCY, *further_latencies(metrics)), "minimize")}
 
 
 def non_dominated(points: Sequence[Sequence[float]]) -> list[int]:
@@ -43,33 +42,34 @@ def non_dominated(points: Sequence[Sequence[float]]) -> list[int]:
     return kept
 
 
-def minimised(metrics: dict[str, float]) -> list[float]:
+def minimised(metrics: dict[str, float], metric: Metric) -> list[float]:
     """The objectives of one candidate with every sign turned to minimisation."""
-    return [-metrics[n] if d == "maximize" else metrics[n] for n, d in objectives(metrics).items()]
+    return [-metrics[n] if d == "maximize" else metrics[n] for n, d in objectives(metric, metrics).items()]
 
 
-def front(candidates: Sequence[Candidate], budget: Budget, baseline_accuracy: float) -> list[Candidate]:
+def front(candidates: Sequence[Candidate], budget: Budget, reference: Reference) -> list[Candidate]:
     """Complete candidates inside the budget that no other such candidate dominates, and the best of them, by size."""
-    inside = _inside(candidates, budget, baseline_accuracy)
-    chosen = {inside[i].trial: inside[i] for i in non_dominated([minimised(c.metrics) for c in inside])}
+    inside = _inside(candidates, budget, reference)
+    points = [minimised(c.metrics, reference.metric) for c in inside]
+    members = {inside[i].trial: inside[i] for i in non_dominated(points)}
     if inside:
-        found = _best(inside)
-        chosen[found.trial] = found
-    return sorted(chosen.values(), key=lambda c: (c.metrics["size_bytes"], c.trial))
+        winner = _best(inside, reference.metric)
+        members[winner.trial] = winner
+    return sorted(members.values(), key=lambda c: (c.metrics["size_bytes"], c.trial))
 
 
-def best(candidates: Sequence[Candidate], budget: Budget, baseline_accuracy: float) -> Candidate | None:
-    """The most accurate candidate inside the budget, as far as can be told (`choice.best_of`); ties go to the smaller,
-    then the faster. It may be one that another dominates by chance."""
-    inside = _inside(candidates, budget, baseline_accuracy)
-    return _best(inside) if inside else None
+def best(candidates: Sequence[Candidate], budget: Budget, reference: Reference) -> Candidate | None:
+    """The candidate inside the budget that is best in the task's metric, as far as can be told
+    (`model_selection.best_of`); ties go to the smaller, then the faster. Another may dominate it by chance."""
+    inside = _inside(candidates, budget, reference)
+    return _best(inside, reference.metric) if inside else None
 
 
-def _inside(candidates: Sequence[Candidate], budget: Budget, baseline_accuracy: float) -> list[Candidate]:
-    return [c for c in candidates if c.status == "complete" and budget.allows(c.metrics, baseline_accuracy)
-            and np.isfinite(minimised(c.metrics)).all()]
+def _inside(candidates: Sequence[Candidate], budget: Budget, reference: Reference) -> list[Candidate]:
+    return [c for c in candidates if c.status == "complete" and budget.allows(c.metrics, reference)
+            and np.isfinite(minimised(c.metrics, reference.metric)).all()]
 
 
-def _best(inside: Sequence[Candidate]) -> Candidate:
-    ranked = sorted(inside, key=lambda c: (*minimised(c.metrics), c.trial))
-    return ranked[best_of([c.metrics for c in ranked])]
+def _best(inside: Sequence[Candidate], metric: Metric) -> Candidate:
+    ranked = sorted(inside, key=lambda c: (*minimised(c.metrics, metric), c.trial))
+    return ranked[best_of([c.metrics for c in ranked], metric)]

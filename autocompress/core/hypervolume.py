@@ -13,6 +13,7 @@ import numpy as np
 
 from autocompress.core.evaluation import Candidate
 from autocompress.core.front import objectives
+from autocompress.core.metric import Metric
 
 POINTS = 4096
 """Random points by which volumes are compared."""
@@ -40,12 +41,13 @@ def hypervolume_contribution(
     return won / POINTS
 
 
-def volume_gains(front: Sequence[Candidate], asked: Sequence[Candidate], most_lost: float = np.inf) -> np.ndarray:
-    """`hypervolume_contribution` of candidates in error and the logarithms of the other objectives."""
+def volume_gains(front: Sequence[Candidate], asked: Sequence[Candidate], metric: Metric,
+                 most_lost: float = np.inf) -> np.ndarray:
+    """`hypervolume_contribution` of candidates in the task's metric and the logarithms of the other objectives."""
     def rows(candidates: Sequence[Candidate]) -> np.ndarray:
-        return np.array([[1 - c.metrics["accuracy"], *np.log([c.metrics[name] for name in others])]
+        return np.array([[1 + metric.cost(c.metrics), *np.log([c.metrics[name] for name in others])]
                          for c in candidates if c.metrics]).reshape(-1, 1 + len(others))
 
-    names = objectives(next(c.metrics for c in asked if c.metrics))
-    others = [name for name in names if name != "accuracy"]
+    names = objectives(metric, next(c.metrics for c in asked if c.metrics))
+    others = [name for name in names if name != metric.name]
     return hypervolume_contribution(rows(front), rows(asked), np.random.default_rng(0), most_lost)

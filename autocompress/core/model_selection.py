@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
+from autocompress.core.metric import Metric, Metrics
 
-def best_of(measured: Sequence[Mapping[str, float]]) -> int:
-    """Which of one or more models, each known by its metrics, is the best: of those that are no more than a standard
-    error less accurate than the most accurate one, that of least cross-entropy; of equals the first.
 
-    The rule of one standard error (Breiman et al., "Classification and Regression Trees", 1984): a few thousand samples
-    do not tell such accuracies apart, but every one of them has its part in the cross-entropy. Where that is not known
-    of all of those, the most accurate.
+def best_of(measured: Sequence[Metrics], metric: Metric) -> int:
+    """The index of the best of one or more models, by the rule of one standard error.
+
+    Of the models that are no more than one standard error of `metric` worse than the one that is highest in it, the
+    best has the least value of the finer metric (`Metric.finer`); of equals the first. A few thousand samples do not
+    tell such values apart, but every sample has its part in the finer metric. Where that is not known of all of them,
+    the highest.
+
+    Source: Breiman et al., "Classification and Regression Trees" (1984).
     """
-    accuracies = [np.nan_to_num(metrics.get("accuracy", 0.0)) for metrics in measured]
-    highest = max(range(len(measured)), key=accuracies.__getitem__)
-    least = accuracies[highest] - measured[highest].get("accuracy_error", 0.0)
-    near = [i for i, accuracy in enumerate(accuracies) if accuracy >= least]
-    if any("cross_entropy" not in measured[i] for i in near):
+    qualities = [np.nan_to_num(metric.quality(metrics, 0.0 if metric.higher_is_better else -np.inf), nan=0.0
+                               if metric.higher_is_better else -np.inf) for metrics in measured]
+    highest = max(range(len(measured)), key=qualities.__getitem__)
+    least = qualities[highest] - measured[highest].get(metric.error, 0.0)
+    near = [i for i, quality in enumerate(qualities) if quality >= least]
+    if any(metric.finer not in measured[i] for i in near):
         return highest
-    return min(near, key=lambda i: measured[i]["cross_entropy"])
+    return min(near, key=lambda i: measured[i][metric.finer])

@@ -1,4 +1,4 @@
-"""What each option of each site would cost in accuracy, predicted: the sensitivity table, the input of the solver."""
+"""What each option of each site would cost, predicted: the sensitivity table, the input of the solver."""
 
 from __future__ import annotations
 

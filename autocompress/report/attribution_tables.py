@@ -4,34 +4,39 @@ from __future__ import annotations
 
 from autocompress.core.attribution import Attribution, StepShare, TechniqueShare
 from autocompress.core.layer import LayerTable
+from autocompress.core.metric import Metric
 from autocompress.core.plan import Plan, Step
 from autocompress.report.markup import text_table
 from autocompress.report.text import format_metric, rank_text, sparsity_text
 from autocompress.report.view import StudyView
 
 SHOWN = 8
-"""Steps of each kind in the table: those that save most, and those that are predicted to sensitivity most."""
+"""Steps of each kind in the table: those that save most, and those of the largest predicted sensitivity."""
 METRICS = {"size_bytes": "size", "macs": "MACs", "latency_ms": "latency", "peak_memory_bytes": "memory"}
-TECHNIQUE_HEADS = ("technique", "sites", *(f"{title} saved" for title in METRICS.values()), "accuracy", "alone saves",
-                   "note")
 STEP_HEADS = ("step", "site", "does", "size saved", "predicted sensitivity")
 HINT = ("Savings are what the plan would lose without the technique, or without the step, all else as it is: they "
-        "overlap and do not add up. Accuracy is before training. Estimated, but for accuracy, and for latency on a "
-        "device that measures it.")
+        "overlap and do not add up. The task's metric is before training. Estimated, but for that metric, and for "
+        "latency on a device that measures it.")
 
 
-def technique_rows(found: Attribution) -> list[tuple[str, ...]]:
-    """One row a technique, under `TECHNIQUE_HEADS`."""
+def technique_heads(metric: Metric) -> tuple[str, ...]:
+    """Headings of `technique_rows`; `metric` is the task's."""
+    saved = (f"{title} saved" for title in METRICS.values())
+    return ("technique", "sites", *saved, metric.name, "alone saves", "note")
+
+
+def technique_rows(found: Attribution, metric: Metric) -> list[tuple[str, ...]]:
+    """One row a technique, under `technique_heads`."""
     rows = []
     for share in found.techniques:
         saved = [_saved(metric, found.without(share, metric)) for metric in METRICS]
         alone = _saved("size_bytes", (found.original["size_bytes"], share.alone["size_bytes"]) if share.alone else None)
-        rows.append((share.technique, str(share.sites), *saved, _cost(found, share), alone, share.note))
+        rows.append((share.technique, str(share.sites), *saved, _cost(found, share, metric), alone, share.note))
     return rows
 
 
 def step_rows(found: Attribution, plan: Plan, layers: LayerTable) -> list[tuple[str, ...]]:
-    """One row for each step that saves or sensitivities most, under `STEP_HEADS`, those that save most first."""
+    """One row for each step that saves most or has the largest sensitivity, under `STEP_HEADS`, in order of size."""
     steps = {(step.technique, step.site): step for step in plan.steps}
     channels = {group.name: group.channels for group in layers.groups}
 
@@ -63,11 +68,11 @@ def attribution_tables(view: StudyView) -> str:
     if found is None or best is None or best.plan is None:
         return '<p class="hint">It was not found out for the best plan.</p>'
     techniques = [([(row[0], ""), *((cell, "n") for cell in row[1:-1]), (row[-1], "say" if row[-1] else "")], "")
-                  for row in technique_rows(found)]
+                  for row in technique_rows(found, view.metric)]
     steps = [([(row[0], ""), (row[1], "name"), (row[2], ""), (row[3], "n"), (row[4], "n")], "")
              for row in step_rows(found, best.plan, view.layers)]
     return "".join(text_table([head[0].upper() + head[1:] for head in heads], rows, numeric=0)
-                   for heads, rows in ((TECHNIQUE_HEADS, techniques), (STEP_HEADS, steps)))
+                   for heads, rows in ((technique_heads(view.metric), techniques), (STEP_HEADS, steps)))
 
 
 def _saved(metric: str, pair: tuple[float, float] | None) -> str:
@@ -80,9 +85,9 @@ def _saved(metric: str, pair: tuple[float, float] | None) -> str:
     return f"{sign}{format_metric(metric, abs(without - plan))}{share}"
 
 
-def _cost(found: Attribution, share: TechniqueShare) -> str:
-    cost = found.cost(share)
-    return "–" if cost is None else f"{-100 * cost + 0.0:+.2f} points".replace("-", "−")
+def _cost(found: Attribution, share: TechniqueShare, metric: Metric) -> str:
+    cost = found.cost(share, metric)
+    return "–" if cost is None else metric.format_change(-cost + 0.0).replace("-", "−")
 
 
 def _does(step: Step, channels: dict[str, int]) -> str:

@@ -24,7 +24,7 @@ from autocompress.report.sections import (
     warnings,
 )
 from autocompress.report.tables import as_csv, as_json, trials_frame
-from autocompress.report.text import in_order, title_of
+from autocompress.report.text import finer_of, in_order, title_of
 from autocompress.report.view import StudyView
 
 
@@ -51,11 +51,12 @@ def _page(view: StudyView) -> str:
     def pareto(x: str, label: str) -> str:
         return plot(f"pareto-{x}", label, ' data-key="page"')
 
-    texts = {name: html.escape(f"Accuracy against {title_of(name, view.targets).lower()}")
-             for name in in_order(axes(view)) if name.startswith(LATENCY)}
+    heading = view.metric.heading
+    texts = {name: html.escape(f"{heading} against {title_of(name, view.targets).lower()}")
+             for name in in_order(axes(view), view.metric) if name.startswith(LATENCY)}
     latencies = "\n".join(_section(text, "", pareto(name, text)) for name, text in texts.items())
     best = f"trial {view.best}" if view.best is not None else "no trial inside the budget"
-    title = html.escape(view.name)
+    title, title_in = html.escape(view.name), html.escape(heading)
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -71,17 +72,18 @@ def _page(view: StudyView) -> str:
 <body data-trials="{len(view.candidates)}">
 <header><div>
 <h1>{title}</h1>
-<p class="lead">{html.escape(view.budget.describe())}</p>
+<p class="lead">{html.escape(view.budget.describe(view.metric))}</p>
 {facts(view)}
 {cards(view)}
 {verdict(view)}
 {warnings(view)}
 </div></header>
 <main>
-{_section("Accuracy against size", "Every trial is drawn; hover a point for its metrics and plan. Click a status "
-          "to hide or show it in all such figures.", key(view) + pareto("size_bytes", "Accuracy against size"), True)}
+{_section(f"{title_in} against size", "Every trial is drawn; hover a point for its metrics and plan. Click a "
+          "status to hide or show it in all such figures.",
+          key(view) + pareto("size_bytes", f"{title_in} against size"), True)}
 {latencies}
-{_section("Accuracy against MACs", "", pareto("macs", "Accuracy against multiply-accumulates"))}
+{_section(f"{title_in} against MACs", "", pareto("macs", f"{title_in} against multiply-accumulates"))}
 {_section("The front", _front_hint(view), front_table(view), True)}
 {_section("The best plan", f"From input to output, {best}.", plot("plan", "The best plan, layer by layer"), True)}
 {_section("The best plan, layer by layer", "Bytes are packed weights and biases; scales and the graph come on top.",
@@ -89,7 +91,7 @@ def _page(view: StudyView) -> str:
 {_section("What each technique bought", attribution_tables.HINT,
           attribution_tables.attribution_tables(view), True)}
 {_section("Do the rungs agree?", rung_correlation.HINT, rung_correlation.agreement_table(view), True)}
-{_section("Progress", "", plot("progress", "Best accuracy so far"))}
+{_section("Progress", "", plot("progress", f"Best {html.escape(view.metric.name)} so far"))}
 {_section("Where the time went", "", plot("timings", "Seconds by phase"))}
 {_section("Layers no technique touches", "", untouched_table(view), True)}
 </main>
@@ -106,15 +108,15 @@ Made by autocompress; this page works offline.</footer>
 def _front_hint(view: StudyView) -> str:
     """What is true of the trials in the table: the best stands there even where another dominates it."""
     fast = " on every device" if view.targets else ""
-    points = {c.trial: minimised(c.metrics) for c in view.candidates if c.trial in view.front}
+    points = {c.trial: minimised(c.metrics, view.metric) for c in view.candidates if c.trial in view.front}
     others = [trial for trial in points if trial != view.best]
     beaten = view.best in points and view.best not in [
         [*others, view.best][i] for i in non_dominated([*(points[trial] for trial in others), points[view.best]])]
     if not beaten:
-        return f"No other trial inside the budget is at once as accurate, as small and as fast{fast}."
-    return (f"No other trial inside the budget is at once as accurate, as small and as fast{fast} as one of these, but "
-            f"for the best, trial {view.best}: another is, within what the validation images can tell, and the best is "
-            "that of the least cross-entropy.")
+        return f"No other trial inside the budget is at once as good, as small and as fast{fast}."
+    return (f"No other trial inside the budget is at once as good, as small and as fast{fast} as one of these, but for "
+            f"the best, trial {view.best}: another is, within what the validation samples can tell, and the best is "
+            f"that of the least {html.escape(finer_of(view.metric))}.")
 
 
 def _section(title: str, hint: str, body: str, wide: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""Accuracy against a cost, every trial drawn.
+"""The task's metric against a cost, every trial drawn.
 
 The traces with meta `trials` hold each trial exactly once; whatever repeats a trial (front, best) or is
 none (the original, the key of colours) carries another meta.
@@ -32,7 +32,7 @@ from autocompress.report.text import STATUSES, finite, format_metric, format_run
 from autocompress.report.view import StudyView
 
 AXES = {"size_bytes": ("Size, bytes", "~s"), LATENCY: ("Latency, ms", "~g"), "macs": ("MACs", "~s")}
-"""Costs against which accuracy is drawn, with the title and the number format of the axis."""
+"""Costs against which the metric is drawn, with the title and the number format of the axis."""
 _LANES = 3
 
 
@@ -53,7 +53,7 @@ def axes(view: StudyView) -> dict[str, tuple[str, str]]:
 
 
 def pareto_figure(view: StudyView, x: str = "size_bytes") -> go.Figure:
-    """Accuracy in percent against `size_bytes`, `latency_ms`, `macs` or, with several devices, `latency_ms@ID`, on a
+    """The task's metric against `size_bytes`, `latency_ms`, `macs` or, with several devices, `latency_ms@ID`, on a
     logarithmic axis, every trial drawn.
 
     A trial without one of the two metrics stands in the band "no metrics" at the bottom or the left. The
@@ -64,9 +64,9 @@ def pareto_figure(view: StudyView, x: str = "size_bytes") -> go.Figure:
     if x not in legal:
         raise InputError(f"x must be one of {', '.join(legal)}, but got {x!r}")
     x_title, tick_format = legal[x]
-    spots = {c.trial: _coordinates(view.metrics_of(c), x) for c in view.candidates}
-    base = _coordinates(view.baseline, x)
-    window = _window([*spots.values(), base], view.budget.bounds.get(x), len(spots))
+    spots = {c.trial: _coordinates(view, view.metrics_of(c), x) for c in view.candidates}
+    base = _coordinates(view, view.baseline, x)
+    window = _window([*spots.values(), base], view.budget.bounds.get(x), len(spots), view)
     figure = blank_figure(height=480)
     for status in sorted(SYMBOLS, key=lambda s: (s == "complete", s != "failed")):
         group = [c for c in view.candidates if c.status == status]
@@ -88,7 +88,8 @@ def pareto_figure(view: StudyView, x: str = "size_bytes") -> go.Figure:
     # few enough ticks that Plotly labels 1, 2, 5 of a decade and not all nine, which collide on a phone
     figure.update_xaxes(type="log", range=window.x, title=f"{x_title} (log scale)", tickformat=tick_format,
                         tickangle=0, nticks=5 if decades < 1 else min(6, int(decades / 0.31)))
-    figure.update_yaxes(range=window.y, title="Accuracy", ticksuffix="%")
+    figure.update_yaxes(range=window.y, title=html.escape(view.metric.heading),
+                        ticksuffix=html.escape(view.metric.suffix))
     figure.update_layout(
         legend={"orientation": "h", "y": -0.2, "x": 0, "yanchor": "top"},
         legend2={"orientation": "h", "y": -0.3, "x": 0, "yanchor": "top", "itemclick": False,
@@ -96,17 +97,19 @@ def pareto_figure(view: StudyView, x: str = "size_bytes") -> go.Figure:
     return figure
 
 
-def _coordinates(metrics: Metrics, x: str) -> tuple[float | None, float | None]:
-    cost, accuracy = finite(metrics, x), finite(metrics, "accuracy")
-    return (cost if cost is not None and cost > 0 else None), (None if accuracy is None else 100 * accuracy)
+def _coordinates(view: StudyView, metrics: Metrics, x: str) -> tuple[float | None, float | None]:
+    cost = finite(metrics, x)
+    return (cost if cost is not None and cost > 0 else None), view.value(metrics)
 
 
-def _window(points: list[tuple[float | None, float | None]], bound: float | None, trials: int) -> _Window:
+def _window(points: list[tuple[float | None, float | None]], bound: float | None, trials: int,
+            view: StudyView) -> _Window:
     costs = [math.log10(x) for x, _ in points if x is not None] + ([math.log10(bound)] if bound else [])
     heights = [y for _, y in points if y is not None]
     x_low, x_high = (min(costs), max(costs)) if costs else (0.0, 1.0)
-    y_low, y_high = (min(heights), max(heights)) if heights else (0.0, 100.0)
-    x_span, y_span = max(x_high - x_low, 0.2), max(y_high - y_low, 2.0)
+    y_low, y_high = (min(heights), max(heights)) if heights else (0.0, view.metric.drawn(1.0))
+    least = view.metric.drawn(0.02 * (view.reference.scale if view.reference else 1.0))
+    x_span, y_span = max(x_high - x_low, 0.2), max(y_high - y_low, least)
     trial_points = points[:trials]  # the original comes last and is not placed in a band
     left = x_low - 0.13 * x_span if any(x is None and y is not None for x, y in trial_points) else None
     bottom = y_low - 0.10 * y_span if any(y is None for _, y in trial_points) else None
@@ -149,7 +152,8 @@ def _add_front(figure: go.Figure, view: StudyView, spots: dict[int, tuple[float 
     points = sorted((x, y) for x, y in (spots.get(n, (None, None)) for n in view.front)
                     if x is not None and y is not None)
     if points:
-        joined = [points[i] for i in non_dominated([(x, -y) for x, y in points])]
+        sign = -1 if view.metric.higher_is_better else 1
+        joined = [points[i] for i in non_dominated([(x, sign * y) for x, y in points])]
         figure.add_trace(go.Scatter(
             x=[x for x, _ in joined], y=[y for _, y in joined], mode="lines", meta="front", name="front",
             line={"color": ACCENT, "width": 2}, hoverinfo="skip"))
@@ -171,12 +175,15 @@ def _add_limits(figure: go.Figure, view: StudyView, x: str, window: _Window) -> 
         figure.add_vline(x=bound, line=line)
         figure.add_annotation(x=math.log10(bound), y=1, yref="paper", yanchor="bottom",
                               text=f"budget {format_metric(x, bound)}", **label)
-    accuracy = finite(view.baseline, "accuracy")
-    if view.budget.max_drop is not None and accuracy is not None:
-        level = 100 * (accuracy - view.budget.max_drop)
+    reference, metric = view.reference, view.metric
+    allowed = None if reference is None else view.budget.most_drop(reference)
+    if reference is not None and allowed is not None and math.isfinite(reference.value):
+        level = metric.drawn(reference.value - allowed if metric.higher_is_better else reference.value + allowed)
+        word = "lowest" if metric.higher_is_better else "highest"
+        shown = f"{level:.1f}%" if metric.is_share else html.escape(metric.format(level))
         figure.add_hline(y=level, line=line)
         figure.add_annotation(x=1, xref="paper", xanchor="right", y=level, yanchor="top",
-                              text=f"lowest allowed {level:.1f}%", **label)
+                              text=f"{word} allowed {shown}", **label)
     band: dict[str, Any] = {"fillcolor": BAND, "line_width": 0, "layer": "below"}
     note: dict[str, Any] = {"text": "no metrics", "showarrow": False, "font_size": 11}
     if window.bottom is not None:

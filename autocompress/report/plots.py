@@ -14,7 +14,7 @@ from autocompress.quantities import format_seconds
 from autocompress.report.pareto import AXES, axes, pareto_figure
 from autocompress.report.style import ACCENT, NO_RUNG, ORIGINAL, RUNG_COLOURS, blank_figure, hover, style
 from autocompress.report.tables import plan_rows
-from autocompress.report.text import finite, format_metric, shorten
+from autocompress.report.text import format_metric, shorten
 from autocompress.report.view import StudyView
 
 __all__ = ["AXES", "axes", "pareto_figure", "plan_figure", "progress_figure", "timings_figure"]
@@ -59,25 +59,28 @@ def plan_figure(view: StudyView) -> go.Figure:
 
 
 def progress_figure(view: StudyView) -> go.Figure:
-    """Above: the accuracy of each trial, and the best so far inside the budget. Below: how many were inside."""
+    """Above: the task's metric of each trial, and the best so far inside the budget. Below: how many were inside."""
+    metric = view.metric
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.12, row_heights=[3, 1],
-                           subplot_titles=("Accuracy, best so far inside the budget", "Trials inside the budget"))
+                           subplot_titles=(f"{html.escape(metric.heading)}, best so far inside the budget",
+                                           "Trials inside the budget"))
     style(figure, height=400)
     numbers, best_so_far, inside_so_far = [], [], []
     best, inside = None, 0
     for candidate in sorted(view.candidates, key=lambda c: c.trial):
         if view.feasible(candidate):
             inside += 1
-            best = max(best or 0.0, 100 * candidate.metrics["accuracy"])
+            value = metric.drawn(candidate.metrics[metric.name])
+            best = value if best is None else (max if metric.higher_is_better else min)(best, value)
         numbers.append(candidate.trial)
         best_so_far.append(best)
         inside_so_far.append(inside)
     kinds = (("outside or not finished", False, NO_RUNG), ("inside the budget", True, RUNG_COLOURS[1]))
     for name, wanted, colour in kinds:
         group = [c for c in view.candidates
-                 if view.feasible(c) is wanted and finite(view.metrics_of(c), "accuracy") is not None]
+                 if view.feasible(c) is wanted and view.value(view.metrics_of(c)) is not None]
         figure.add_trace(go.Scatter(
-            x=[c.trial for c in group], y=[100 * view.metrics_of(c)["accuracy"] for c in group], mode="markers",
+            x=[c.trial for c in group], y=[view.value(view.metrics_of(c)) for c in group], mode="markers",
             name=name, marker={"color": colour, "size": 6, "opacity": 0.75}, hoverinfo="text",
             hovertext=[hover(view, c) for c in group]), row=1, col=1)
     figure.add_trace(go.Scatter(x=numbers, y=best_so_far, mode="lines", name="best so far", hoverinfo="skip",
@@ -85,9 +88,9 @@ def progress_figure(view: StudyView) -> go.Figure:
     figure.add_trace(go.Scatter(x=numbers, y=inside_so_far, mode="lines", fill="tozeroy", showlegend=False,
                                 line={"color": RUNG_COLOURS[1], "width": 1.5, "shape": "hv"}, name="inside the budget",
                                 fillcolor="rgba(47,120,208,0.18)"), row=2, col=1)
-    if (accuracy := finite(view.baseline, "accuracy")) is not None:
-        figure.add_hline(y=100 * accuracy, line={"color": ORIGINAL, "dash": "dot", "width": 1.5}, row=1, col=1)
-    figure.update_yaxes(ticksuffix="%", row=1, col=1)
+    if (original := view.value(view.baseline)) is not None:
+        figure.add_hline(y=original, line={"color": ORIGINAL, "dash": "dot", "width": 1.5}, row=1, col=1)
+    figure.update_yaxes(ticksuffix=html.escape(metric.suffix), row=1, col=1)
     figure.update_yaxes(rangemode="tozero", nticks=4, row=2, col=1)
     figure.update_xaxes(title="Trial", row=2, col=1)
     figure.update_layout(legend={"orientation": "h", "y": -0.2, "yanchor": "top"}, margin_b=90)

@@ -14,8 +14,9 @@ from autocompress.report.view import StudyView
 
 PREDICTED = "predicted"
 LEAST_PAIRS = 3
-HINT = ("Spearman's rank correlation of the accuracy at both levels, and the number of candidates that have both; of "
-        "predictions, least sensitivity first. 1 means that the cheaper level ranks candidates as the dearer one does.")
+HINT = ("Spearman's rank correlation of the task's metric at both levels, and the number of candidates that have both; "
+        "of predictions, least sensitivity first. 1 means that the cheaper level ranks candidates as the dearer one "
+        "does.")
 
 
 class Correlation(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,8 +71,8 @@ def _scores(view: StudyView) -> dict[str, dict[int, float]]:
     single = [c for c in view.candidates if c.duplicate_of is None]
     rungs = sorted({e.rung for c in single for e in c.evaluations})
     levels = {PREDICTED: {c.trial: -view.sensitivities[c.trial] for c in single if c.trial in view.sensitivities}}
-    levels |= {format_rung(rung): {c.trial: e.metrics["accuracy"] for c in single for e in c.evaluations
-                                   if e.rung == rung and math.isfinite(e.metrics.get("accuracy", math.nan))}
+    levels |= {format_rung(rung): {c.trial: view.metric.quality(e.metrics) for c in single for e in c.evaluations
+                                   if e.rung == rung and math.isfinite(view.metric.quality(e.metrics))}
                for rung in rungs}
     return {name: scores for name, scores in levels.items() if scores}
 

@@ -15,6 +15,7 @@ from autocompress.report.text import (
     STATUSES,
     describe_plan,
     factor,
+    finer_of,
     finite,
     format_factor,
     format_metric,
@@ -33,6 +34,8 @@ _SHAPES = {
     "failed": '<path d="M2 2l8 8M10 2l-8 8" stroke="{c}" stroke-width="1.8"/>',
     "running": '<path d="M2 1h8L2 11h8z" fill="{c}"/>',
 }
+WORSE = 0.01
+"""Units of quality (`Reference.scale`) that the best may lose before the page marks it."""
 _LESS = {"size_bytes": ("smaller", "larger"), "latency_ms": ("faster", "slower"), "macs": ("fewer", "more")}
 
 
@@ -55,7 +58,7 @@ def cards(view: StudyView) -> str:
     best = view.trial(view.best)
     trial = view.metrics_of(best) if best else {}
     tiles = []
-    for metric in in_order(("accuracy", "size_bytes", *_latencies(view), "macs")):
+    for metric in in_order((view.metric.name, "size_bytes", *_latencies(view), "macs"), view.metric):
         before, after, source = finite(view.baseline, metric), finite(trial, metric), view.source(metric, best)
         elsewhere = metric == LATENCY and source == "estimated"  # the file was run on this machine
         if view.shipped and view.shipped.get(metric) is not None and not elsewhere:
@@ -64,8 +67,7 @@ def cards(view: StudyView) -> str:
         together = None
         if metric.startswith(LATENCY) and source == "measured":
             together = format_speedup(view.timed_together(-1 if view.best is None else view.best))
-        tiles.append(_card(metric, title_of(metric, view.targets), before, after,
-                           source if after is not None or best is None else "", together))
+        tiles.append(_card(view, metric, before, after, source if after is not None or best is None else "", together))
     return f'<div class="cards">{"".join(tiles)}</div>'
 
 
@@ -73,7 +75,7 @@ def verdict(view: StudyView) -> str:
     """Whether there is a best trial, and whether its file was verified."""
     if view.best is None:
         rows = [(c.trial, c.metrics) for c in view.candidates if c.metrics and c.status != "failed"]
-        nearest = nearest_miss(view.budget, rows, view.baseline.get("accuracy"), view.targets)
+        nearest = nearest_miss(view.budget, rows, view.reference, view.targets)
         return f'<p class="verdict bad">No trial is inside the budget. {escape(nearest)}</p>'
     text = f"Best inside the budget: trial {view.best}{_although(view)}"
     if view.shipped is None:
@@ -81,7 +83,8 @@ def verdict(view: StudyView) -> str:
     path = escape(str(view.shipped.get("path", "")))
     if view.shipped.get("verified"):
         return (f'<p class="verdict">{text}, exported to <code>{path}</code> and verified in its runtime. '
-                "Above: the file itself, accuracy on the test data. Below: the trials, on the validation data.</p>")
+                f"Above: the file itself, {escape(view.metric.name)} on the test data. Below: the trials, on the "
+                "validation data.</p>")
     return f'<p class="verdict bad">{text}, exported to <code>{path}</code>, but <b>not verified</b>.</p>'
 
 
@@ -91,16 +94,16 @@ def warnings(view: StudyView) -> str:
 
 
 def _although(view: StudyView) -> str:
-    """What tells it from a trial of higher accuracy, where there is one."""
-    best = view.trial(view.best)
-    if best is None or "accuracy_error" not in best.metrics:
+    """What tells it from a trial that is better in the task's metric, where there is one."""
+    best, metric = view.trial(view.best), view.metric
+    if best is None or metric.error not in best.metrics:
         return ""
-    highest = max((c.metrics["accuracy"] for c in view.candidates if view.feasible(c)), default=0.0)
-    if best.metrics["accuracy"] >= highest:
+    top = max((c.metrics for c in view.candidates if view.feasible(c)), key=metric.quality, default=best.metrics)
+    if metric.quality(best.metrics) >= metric.quality(top):
         return ""
-    error, accuracy = (format_metric("accuracy", value) for value in (best.metrics["accuracy_error"], highest))
-    return (f" (the least cross-entropy of those within ± {error}, the error of these accuracies, of the highest, "
-            f"{accuracy})")
+    error, highest = (escape(metric.format(value)) for value in (best.metrics[metric.error], top[metric.name]))
+    return (f" (the least {escape(finer_of(metric))} of those within ± {error}, the standard error, of the best "
+            f"{escape(metric.name)}, {highest})")
 
 
 def key(view: StudyView) -> str:
@@ -119,14 +122,14 @@ def front_table(view: StudyView) -> str:
     """The front by its own order, the best marked."""
     if not view.front:
         return '<p class="hint">The front is empty: no complete trial is inside the budget.</p>'
-    rows = []
+    rows, metric = [], view.metric
     for row in front_frame(view).to_dict("records"):
         candidate = view.trial(row["trial"])
-        change = row["accuracy_change"]
+        change = row[f"{metric.name}_change"]
         cells = [
             (f"{row['trial']}{' · best' if row['is_best'] else ''}", "n"),
-            (format_metric("accuracy", _number(row["accuracy"])), "n"),
-            ("" if pd.isna(change) else f"{100 * change:+.2f}", "n"),
+            (format_metric(metric.name, _number(row[metric.name]), metric), "n"),
+            ("" if pd.isna(change) else metric.format_change(change).removesuffix(" points"), "n"),
             (format_metric("size_bytes", _number(row["size_bytes"])), "n"), (_times(row["size_factor"]), "n"),
             *((text, "n") for name in _latencies(view) for text in (
                 format_metric(name, _number(row[name])), _times(row[name.replace(LATENCY, "latency_factor")]))),
@@ -136,7 +139,8 @@ def front_table(view: StudyView) -> str:
         ]
         rows.append((cells, "best" if row["is_best"] else ""))
     times = [head for name in _latencies(view) for head in (escape(title_of(name, view.targets)), "")]
-    heads = ["Trial", "Accuracy", "Δ points", "Size", "", *times, "MACs", "Scored", "From", "Plan"]
+    difference = "Δ points" if metric.is_share else "Δ"
+    heads = ["Trial", escape(metric.heading), difference, "Size", "", *times, "MACs", "Scored", "From", "Plan"]
     return text_table(heads, rows, numeric=6 + len(times))
 
 
@@ -184,20 +188,21 @@ def _latencies(view: StudyView) -> list[str]:
     return [LATENCY, *map(latency_on, view.targets[1:])]
 
 
-def _card(metric: str, title: str, before: float | None, after: float | None, source: str,
+def _card(view: StudyView, metric: str, before: float | None, after: float | None, source: str,
           together: str | None = None) -> str:
     """One figure; `together` is the change where it does not follow from the two values: of files timed in turn."""
     mark = f'<span class="mark {escape(source)}">{escape(source)}</span>' if source else ""
     change, worse, kind = "", "", metric.partition("@")[0]
-    if before is not None and after is not None and metric == "accuracy":
-        change, worse = f"{100 * (after - before):+.2f} points", " class=worse" if after < before - 0.01 else ""
+    if view.reference is not None and before is not None and after is not None and metric == view.metric.name:
+        lost = view.metric.drop(before, after) > WORSE * view.reference.scale
+        change, worse = view.metric.format_change(after - before), " class=worse" if lost else ""
     elif kind in _LESS:
         ratio = factor(before, after)
         change = format_factor(ratio, *_LESS[kind]) if together is None else together
         worse = " class=worse" if any(word in change for word in ("slower", "larger", "more")) else ""
-    was = f"from {format_metric(metric, before)}" if before is not None else ""
-    return (f'<div class="card"><div class="what"><span>{escape(title)}</span>{mark}</div>'
-            f'<div class="now">{format_metric(metric, after)}</div>'
+    was = f"from {escape(format_metric(metric, before, view.metric))}" if before is not None else ""
+    return (f'<div class="card"><div class="what"><span>{escape(title_of(metric, view.targets, view.metric))}</span>'
+            f'{mark}</div><div class="now">{escape(format_metric(metric, after, view.metric))}</div>'
             f'<div class="was">{f"<strong{worse}>{change}</strong> " if change else ""}{was}</div></div>')
 
 

@@ -51,7 +51,7 @@ def metric_lines(view: StudyView, metrics: Metrics, candidate: Candidate | None)
     for name, value in metrics.items():
         source = view.source(name, candidate)
         known = f" ({source})" if source else ""
-        lines.append(f"{title_of(name, view.targets)} {format_metric(name, value)}{known}")
+        lines.append(f"{title_of(name, view.targets, view.metric)} {format_metric(name, value, view.metric)}{known}")
     return "<br>".join(html.escape(line, quote=False) for line in lines)
 
 
@@ -67,7 +67,8 @@ def _hover(view: StudyView, candidate: Candidate) -> str:
     head = f"<b>Trial {candidate.trial}</b> · {STATUSES[candidate.status]} · {html.escape(format_rung(candidate.rung))}"
     if candidate.trial not in view.in_detail:
         known = view.metrics_of(candidate)
-        brief = ", ".join(format_metric(name, known[name]) for name in ("accuracy", "size_bytes") if name in known)
+        brief = ", ".join(format_metric(name, known[name], view.metric)
+                          for name in (view.metric.name, "size_bytes") if name in known)
         return "<br>".join(line for line in (head, html.escape(brief, quote=False)) if line)
     lines = [head, metric_lines(view, view.metrics_of(candidate), candidate),
              html.escape(f"from {shorten(candidate.origin, 40)}", quote=False)]

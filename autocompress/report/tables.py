@@ -14,21 +14,22 @@ from autocompress.core.evaluation import LATENCY, further_latencies
 from autocompress.core.layer import Group, Layer, LayerTable, Part
 from autocompress.core.plan import Plan, Step
 from autocompress.core.sparsity import stored_bits
-from autocompress.report.text import TITLES, factor, rank_text, sparsity_text
+from autocompress.report.text import factor, rank_text, sparsity_text, titles
 from autocompress.report.view import StudyView
 
-_LEADING = ["trial", "status", "rung", "origin", *TITLES]
+_LEADING = ["trial", "status", "rung", "origin"]
 _TRAILING = ["seconds", "plan_fingerprint", "reason"]
 _WHOLE = ["rung", "size_bytes", "macs", "params", "peak_memory_bytes"]
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 def trials_frame(view: StudyView) -> pd.DataFrame:
-    """One row a trial, in the order of the study. Units are in the column names; accuracy is 0 to 1."""
+    """One row a trial, in the order of the study. Units are in the column names; metrics in percent are 0 to 1."""
     rows = [candidate.flat() for candidate in view.candidates]
-    known = {*_LEADING, *_TRAILING}
+    leading = [*_LEADING, *titles(view.metric)]
+    known = {*leading, *_TRAILING}
     others = sorted({name for row in rows for name in row} - known)
-    frame = pd.DataFrame(rows, columns=[*_LEADING, *others, *_TRAILING])
+    frame = pd.DataFrame(rows, columns=[*leading, *others, *_TRAILING])
     for name in _WHOLE:
         values = frame[name].astype("float64")
         if np.isinf(values).any() or (values != values.round()).sum() > values.isna().sum():
@@ -43,7 +44,8 @@ def front_frame(view: StudyView) -> pd.DataFrame:
     frame = trials_frame(view).set_index("trial", drop=False)
     frame = frame.loc[[n for n in view.front if n in frame.index]].reset_index(drop=True)
     frame["is_best"] = frame["trial"] == view.best
-    frame["accuracy_change"] = frame["accuracy"] - view.baseline.get("accuracy", math.nan)
+    name = view.metric.name
+    frame[f"{name}_change"] = frame[name] - view.baseline.get(name, math.nan)
     factors = {"size_bytes": "size_factor", LATENCY: "latency_factor"}
     factors |= {name: name.replace(LATENCY, "latency_factor") for name in further_latencies(frame.columns)}
     for metric, name in (factors | {"macs": "macs_factor"}).items():

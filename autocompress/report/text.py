@@ -9,44 +9,63 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import LATENCY, LATENCY_SPREAD, LATENCY_WALL, RUNG_NAMES, Metrics, further_latencies
 from autocompress.core.layer import LayerTable
+from autocompress.core.metric import Metric, Reference
 from autocompress.core.plan import Plan, Step
-from autocompress.quantities import format_bytes, format_count, format_milliseconds, format_percent
+from autocompress.quantities import format_bytes, format_count, format_milliseconds
 
-TITLES = {
-    "accuracy": "Accuracy", "size_bytes": "Size", "latency_ms": "Latency",
-    "macs": "MACs", "params": "Parameters", "peak_memory_bytes": "Peak memory",
-    "cross_entropy": "Cross-entropy",
-}
+TITLES = {"size_bytes": "Size", "latency_ms": "Latency", "macs": "MACs", "params": "Parameters",
+          "peak_memory_bytes": "Peak memory"}
+"""Headings of the metrics that every task has."""
 STATUSES = {
     "complete": "complete", "infeasible": "infeasible",
     "duplicate": "duplicate", "failed": "failed", "running": "running",
 }
 _FORMATS: dict[str, Callable[[float], str]] = {
-    "accuracy": format_percent, "size_bytes": format_bytes, "latency_ms": format_milliseconds,
-    "macs": format_count, "params": format_count, "peak_memory_bytes": format_bytes, "cross_entropy": "{:.4f}".format,
+    "size_bytes": format_bytes, "latency_ms": format_milliseconds, "macs": format_count, "params": format_count,
+    "peak_memory_bytes": format_bytes,
 }
 
 
-def title_of(metric: str, targets: Sequence[str] = ()) -> str:
-    """What a metric is called: where there are several `targets`, the primary first, a latency says on which."""
-    name, _, device = metric.partition("@")
+def titles(metric: Metric) -> dict[str, str]:
+    """Headings of all metrics of a study, in the order in which they are shown: the task's `metric` first, the finer
+    one last."""
+    return {metric.name: metric.heading, **TITLES, metric.finer: metric.finer_heading}
+
+
+def finer_of(metric: Metric) -> str:
+    """The finer metric within a sentence."""
+    return metric.finer_heading.lower()
+
+
+def title_of(name: str, targets: Sequence[str] = (), metric: Metric | None = None) -> str:
+    """What a metric is called: where there are several `targets`, the primary first, a latency says on which. `metric`:
+    the task's."""
+    name, _, device = name.partition("@")
     if name == LATENCY and targets:
         device = device or targets[0]
-    return TITLES.get(name, name) + (f" on {device}" if device else "")
+    known = TITLES if metric is None else titles(metric)
+    return known.get(name, name) + (f" on {device}" if device else "")
 
 
-def in_order(metrics: Iterable[str]) -> list[str]:
-    """Those of the metrics that have a title, in the order of `TITLES`, latencies together."""
+def in_order(metrics: Iterable[str], metric: Metric) -> list[str]:
+    """Those of the metrics that have a heading, in the order of `titles`, latencies together."""
     found = set(metrics)
-    every = [name for first in TITLES for name in (first, *(further_latencies(found) if first == LATENCY else ()))]
+    further = further_latencies(found)
+    every = [name for first in titles(metric) for name in (first, *(further if first == LATENCY else ()))]
     return [name for name in every if name in found]
 
 
-def format_metric(metric: str, value: float | None) -> str:
-    """The value with its unit; `–` when there is none."""
+def format_metric(name: str, value: float | None, metric: Metric | None = None) -> str:
+    """The value of the metric `name` with its unit; `–` when there is none. `metric`: the task's."""
     if value is None:
         return "–"
-    return _FORMATS.get(metric.partition("@")[0], "{:.4g}".format)(value) if math.isfinite(value) else str(value)
+    if not math.isfinite(value):
+        return str(value)
+    if metric is not None and name in (metric.name, metric.error):
+        return metric.format(value)
+    if metric is not None and name == metric.finer:
+        return f"{value:.4f}"
+    return _FORMATS.get(name.partition("@")[0], "{:.4g}".format)(value)
 
 
 def format_rung(rung: int | None) -> str:
@@ -148,20 +167,21 @@ def describe_plan(layers: LayerTable, plan: Plan | None) -> str:
     return " · ".join(phrases) or "unchanged"
 
 
-def nearest_miss(budget: Budget, rows: list[tuple[int, Metrics]], baseline_accuracy: float | None,
+def nearest_miss(budget: Budget, rows: list[tuple[int, Metrics]], reference: Reference | None,
                  targets: Sequence[str] = ()) -> str:
     """Which trial comes closest to the budget, and by what it misses; nothing when none can be judged."""
     judged = []
     for trial, metrics in rows:
-        over = {name: value for name, value in budget.excess(metrics, baseline_accuracy).items() if value > 0}
+        over = {name: value for name, value in budget.excess(metrics, reference).items() if value > 0}
         if over and all(math.isfinite(value) for value in over.values()):
             worst = max(over, key=lambda name: over[name])
             judged.append((over[worst], trial, worst))
     if not judged:
         return ""
     value, trial, name = min(judged)
-    what = "the allowed accuracy drop" if name == "max_drop" else f"the {title_of(name, targets).lower()} bound"
-    by = f"{100 * value:.2f} points" if name == "max_drop" else f"{value:.1%}"
+    what, by = f"the {title_of(name, targets).lower()} bound", f"{value:.1%}"
+    if name == "max_drop" and reference is not None:
+        what, by = f"the allowed {reference.metric.name} drop", reference.metric.format_excess(value)
     return f"Nearest: trial {trial} misses {what} by {by}."
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +12,7 @@ from autocompress.core.attribution import Attribution
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Candidate, Metrics
 from autocompress.core.layer import LayerTable, Part
+from autocompress.core.metric import Metric, Reference
 from autocompress.core.warnings import Warned
 
 MOST_IN_DETAIL = 300
@@ -23,6 +25,8 @@ class StudyView(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     name: str
     profile: str
     budget: Budget
+    metric: Metric
+    """The task's."""
     seed: int
     space: str
     baseline: Metrics
@@ -39,9 +43,9 @@ class StudyView(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     untouched: dict[str, str]
     """Layers that no technique touches, with the reason."""
     artifact: dict[str, Any] | None
-    """The exported file: path, size_bytes, accuracy, baseline_accuracy, latency_ms, baseline_latency_ms, speedup
-    (`export.timing.speedup`), verified. Accuracies are of the test data. A key that is absent or None was not
-    measured."""
+    """The exported file: path, size_bytes, the task's metric, latency_ms, each of the original's as `baseline_…`,
+    speedup (`formats.onnx.timing.speedup`), verified. The metric is of the test data. A key that is absent or None was
+    not measured."""
     timings: dict[str, float]
     """Seconds by phase."""
     targets: tuple[str, ...] = ()
@@ -81,11 +85,12 @@ class StudyView(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def in_detail(self) -> frozenset[int]:
-        """Trials that figures tell all about: of a large study the front, the trained and the most accurate."""
+        """Trials that figures tell all about: of a large study the front, the trained and the best in the metric."""
         if len(self.candidates) <= MOST_IN_DETAIL:
             return frozenset(c.trial for c in self.candidates)
         told = {*self.front, *([] if self.best is None else [self.best])}
-        ranked = sorted(self.candidates, key=lambda c: (-(c.reached or 0), -c.metrics.get("accuracy", 0.0), c.trial))
+        ranked = sorted(self.candidates, key=lambda c: (-(c.reached or 0), -self.metric.quality(c.metrics, -math.inf),
+                                                          c.trial))
         return frozenset(told | {c.trial for c in ranked[:MOST_IN_DETAIL // 2]})
 
     @cached_property
@@ -107,9 +112,16 @@ class StudyView(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     def feasible(self, candidate: Candidate) -> bool:
         """Complete, with finite metrics, and inside the budget."""
-        accuracy = candidate.metrics.get("accuracy", float("nan"))
-        return (
-            candidate.status == "complete"
-            and accuracy == accuracy
-            and self.budget.allows(candidate.metrics, self.baseline.get("accuracy"))
-        )
+        return (candidate.status == "complete" and not math.isnan(self.metric.quality(candidate.metrics))
+                and self.budget.allows(candidate.metrics, self.reference))
+
+    @property
+    def reference(self) -> Reference | None:
+        """The task's metric with the original's value, where that is known."""
+        value = self.baseline.get(self.metric.name)
+        return None if value is None else Reference(self.metric, value)
+
+    def value(self, metrics: Metrics) -> float | None:
+        """The task's metric as figures draw it, where it is there and finite."""
+        value = metrics.get(self.metric.name)
+        return None if value is None or not math.isfinite(value) else self.metric.drawn(value)

@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import CALIBRATED, LONG, RUNG_NAMES, SHORT, Candidate, Evaluation
 from autocompress.core.front import objectives
+from autocompress.core.metric import Reference
 from autocompress.errors import AutocompressError, EnvironmentFault, InfeasibleError, OutOfTime
 from autocompress.search import fidelity
 from autocompress.search.executors.executors import Inline, Processes
@@ -91,13 +92,13 @@ class Engine:
     """
 
     def __init__(self, study: optuna.Study, projection: Projection, budget: Budget,
-                 baseline_accuracy: float, settings: Settings, started: float,
+                 reference: Reference, settings: Settings, started: float,
                  on_event: Callable[[Event], None], should_stop: Callable[[], bool],
                  seeds: Sequence[Values] = (), fit: Callable[[Values], Values] | None = None) -> None:
         self._seeds, self._fit = seeds, fit
         self._study, self._projection, self._budget = study, projection, budget
         self._space = projection.space
-        self._baseline, self._settings, self._started = baseline_accuracy, settings, started
+        self._reference, self._settings, self._started = reference, settings, started
         self._on_event, self._should_stop = on_event, should_stop
         self._distributions = distributions(projection.space)
         self._began = time.perf_counter()
@@ -116,11 +117,11 @@ class Engine:
         self._shown: Rung | None = None
 
     def candidates(self) -> list[Candidate]:
-        """All trials, judged by their most accurate rung against the budget."""
+        """All trials, judged by their best rung against the budget."""
         return self._ledger.candidates if self._ledger is not None else self._read().candidates
 
     def _read(self) -> Ledger:
-        return Ledger(self._budget, self._baseline, candidates(self._study))
+        return Ledger(self._budget, self._reference, candidates(self._study))
 
     def run(self, pool: Inline | Processes) -> None:
         """Calibrate, then promote. InfeasibleError when nothing inside the budget came out; EnvironmentFault
@@ -155,7 +156,7 @@ class Engine:
             log.warning("tried no more than %d of %d trials: the last %d proposals repeated plans that were tried, so "
                         "this space has few others", self._count, self._settings.trials, self._repeats)
         if not self._should_stop() and ledger.best is None:
-            raise InfeasibleError(nearest(ledger.candidates, self._budget, self._baseline))
+            raise InfeasibleError(nearest(ledger.candidates, self._budget, self._reference))
 
     def _enqueue_first(self) -> None:
         there = len(self._study.get_trials(deepcopy=False))
@@ -187,7 +188,7 @@ class Engine:
                 return None
             rung = self._rungs[level]
             places = math.ceil(places / lanes) * lanes  # the last of them trained beside others cost no time
-            chosen = fidelity.promote(everyone, self._budget, level, places, rung.begun, timed)
+            chosen = fidelity.promote(everyone, self._budget, self._reference, level, places, rung.begun, timed)
             if chosen:
                 if not rung.begun:  # the same for all: they are compared
                     rung.seconds = self._slice(share, math.ceil(len(chosen) / lanes), chosen)
@@ -268,7 +269,7 @@ class Engine:
             job.trial.set_user_attr(TRACEBACK, traceback_of(error))
         candidate = (msgspec.structs.replace(job.candidate, status="failed", reason=reason) if reason else
                      judge(msgspec.structs.replace(job.candidate, evaluations=(future.result(),)), self._budget,
-                           self._baseline))
+                           self._reference))
         if candidate.evaluations:
             self._known[job.plan.fingerprint] = candidate
         self._close(job.trial, candidate)
@@ -297,10 +298,11 @@ class Engine:
     def _tell_study(self, trial: optuna.Trial, candidate: Candidate) -> None:
         """Close a trial whose candidate is stored."""
         if candidate.metrics:
-            for name, excess in self._budget.excess(candidate.metrics, self._baseline).items():
+            for name, excess in self._budget.excess(candidate.metrics, self._reference).items():
                 if name not in trial.constraints:  # a process may have been killed in between
                     trial.set_constraint(name, excess)
-            self._study.tell(trial, [candidate.metrics[name] for name in objectives(candidate.metrics)])
+            names = objectives(self._reference.metric, candidate.metrics)
+            self._study.tell(trial, [candidate.metrics[name] for name in names])
         else:
             self._study.tell(trial, state=TrialState.FAIL)
 

@@ -1,7 +1,7 @@
 """The ladder: calibration only for every trial, then distillation for those that earn it.
 
 Rankings flip after training, so promotion keeps variety: a share of the places goes to the uniform baselines
-(the recipe that a careful engineer would try), the rest to the most accurate and to smaller front members.
+(the recipe that a careful engineer would try), the rest to the best in the task's metric and to smaller front members.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import msgspec
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import SHORT, Candidate
 from autocompress.core.hypervolume import volume_gains
+from autocompress.core.metric import Reference
 from autocompress.search.samplers.thompson_sampler import SolverSampler
 
 SOLVER = SolverSampler.__name__
@@ -21,9 +22,10 @@ UNIFORM_SHARE = 0.8
 SOLVED_SHARE = 0.2
 """The same where a solver proposed the others."""
 MOST_LOST = 0.2
-"""Of accuracy, against the best: what has lost more is not trained for what it adds to the front."""
+"""Units of quality (`Reference.scale`) against the best: what has lost more is not trained for what it adds to the
+front."""
 EQUAL = 0.005
-"""Accuracies nearer than this are told apart by chance on a few thousand samples."""
+"""Units of quality: values nearer than this are told apart by chance on a few thousand samples."""
 
 
 class Schedule(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,38 +59,40 @@ DEFAULT_EFFORT = "normal"
 
 
 def promotable(candidates: Sequence[Candidate], budget: Budget) -> list[Candidate]:
-    """Complete or accuracy-starved candidates whose resources are inside the budget: training mends accuracy."""
+    """Candidates whose resources are inside the budget, whatever they lost in the task's metric: training mends it."""
     resources = msgspec.structs.replace(budget, max_drop=None)
     return [c for c in candidates if c.status in ("complete", "infeasible") and c.metrics
             and c.duplicate_of is None and resources.allows(c.metrics)]
 
 
-def promote(candidates: Sequence[Candidate], budget: Budget, rung: int, count: int,
+def promote(candidates: Sequence[Candidate], budget: Budget, reference: Reference, rung: int, count: int,
             begun: Collection[int] = (), timed: bool = False) -> list[Candidate]:
     """Who goes on to `rung`, the best next first, until `count` are there; trials whose promotion was `begun` count.
 
-    A share of the short rung's places is the baselines', half of the others the most accurate's; the rest is for those
-    that add most to the front of who is promoted already, so that it holds small and fast ones too. To the long rung go
-    the most accurate; where a clock ends it (`timed`), of those that are as good as equal the one with the fewest
-    multiply-accumulates, for it will be trained for the most steps.
+    A share of the short rung's places is the baselines', half of the others go to the best in the task's metric; the
+    rest is for those that add most to the front of who is promoted already, so that it holds small and fast ones too.
+    To the long rung go the best; where a clock ends it (`timed`), of those that are as good as equal the one with the
+    fewest multiply-accumulates, for it will be trained for the most steps.
     """
     ahead = [c for c in candidates if (c.reached or 0) >= rung or c.trial in begun]
     pool = [c for c in promotable(candidates, budget) if c.reached == rung - 1 and c.trial not in begun]
     places = count - len(ahead)
     if places <= 0 or not pool:
         return []
-    ranked = sorted(pool, key=lambda c: (-c.metrics["accuracy"], c.metrics["size_bytes"], c.trial))
+    metric = reference.metric
+    ranked = sorted(pool, key=lambda c: (metric.cost(c.metrics), c.metrics["size_bytes"], c.trial))
     if rung != SHORT:
-        equal = [c for c in ranked if timed and c.metrics["accuracy"] >= ranked[0].metrics["accuracy"] - EQUAL]
+        least = metric.quality(ranked[0].metrics) - EQUAL * reference.scale
+        equal = [c for c in ranked if timed and metric.quality(c.metrics) >= least]
         return [*sorted(equal, key=lambda c: c.metrics["macs"]), *(c for c in ranked if c not in equal)][:places]
     solved = any(c.origin == SOLVER for c in promotable(candidates, budget))
     quota = round(count * (SOLVED_SHARE if solved else UNIFORM_SHARE))
     baselines = sum(c.origin == "uniform" for c in ahead)
     chosen = [c for c in ranked if c.origin == "uniform"][:max(0, quota - baselines)]
-    most_accurate = max(1, (count - quota) // 2) - (len(ahead) - baselines)
-    chosen += [c for c in ranked if c not in chosen][:max(0, most_accurate)]
+    highest = max(1, (count - quota) // 2) - (len(ahead) - baselines)
+    chosen += [c for c in ranked if c not in chosen][:max(0, highest)]
     while len(chosen) < min(places, len(pool)):
         left = [c for c in ranked if c not in chosen]
-        hypervolume_contribution = volume_gains([*ahead, *chosen], left, MOST_LOST)
-        chosen.append(left[int(hypervolume_contribution.argmax())])  # where nothing gains, the most accurate
+        gains = volume_gains([*ahead, *chosen], left, metric, MOST_LOST * reference.scale)
+        chosen.append(left[int(gains.argmax())])  # where nothing gains, the best in the task's metric
     return chosen[:places]

@@ -9,19 +9,20 @@ import msgspec
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.core.front import best
+from autocompress.core.metric import Reference
 from autocompress.search.storage import STOPPED
 from autocompress.search.trial_status import judge
 
 MARGIN = 3.0
-"""Standard errors below the highest accuracy from which a candidate may still become the best."""
+"""Standard errors below the highest value of the metric from which a candidate may still become the best."""
 
 
 class Ledger:
     """Candidates by trial, judged against a budget; what is asked after each trial costs the same however many there
     are."""
 
-    def __init__(self, budget: Budget, baseline_accuracy: float, candidates: Iterable[Candidate] = ()) -> None:
-        self._budget, self._baseline = budget, baseline_accuracy
+    def __init__(self, budget: Budget, reference: Reference, candidates: Iterable[Candidate] = ()) -> None:
+        self._budget, self._reference = budget, reference
         self._known: dict[int, Candidate] = {}
         self._contenders: dict[int, Candidate] = {}
         self.feasible = self.failed = 0
@@ -32,7 +33,7 @@ class Ledger:
 
     def put(self, candidate: Candidate) -> Candidate:
         """Take in a candidate, in place of what was known of its trial; it comes back judged."""
-        candidate = judge(candidate, self._budget, self._baseline)
+        candidate = judge(candidate, self._budget, self._reference)
         before = self._known.get(candidate.trial)
         if before is not None:
             self._count(before, -1)
@@ -68,7 +69,7 @@ class Ledger:
     @property
     def best(self) -> Candidate | None:
         """As `front.best` of all of them."""
-        return best([self._contenders[trial] for trial in sorted(self._contenders)], self._budget, self._baseline)
+        return best([self._contenders[trial] for trial in sorted(self._contenders)], self._budget, self._reference)
 
     def _count(self, candidate: Candidate, by: int) -> None:
         stopped = STOPPED in candidate.reason
@@ -77,12 +78,13 @@ class Ledger:
         self.failed += by * (candidate.status == "failed" and not stopped)
 
     def _contend(self, candidate: Candidate) -> None:
-        """A candidate that is far below the most accurate cannot be the best, whatever comes."""
+        """A candidate that is far below the highest in the task's metric cannot be the best, whatever comes."""
         self._contenders.pop(candidate.trial, None)
-        if best([candidate], self._budget, self._baseline) is None:
+        if best([candidate], self._budget, self._reference) is None:
             return
         self._contenders[candidate.trial] = candidate
-        top = max(self._contenders.values(), key=lambda c: c.metrics["accuracy"])
-        reach = MARGIN * max(c.metrics.get("accuracy_error", 0.0) for c in (top, candidate))
-        least = top.metrics["accuracy"] - reach
-        self._contenders = {trial: c for trial, c in self._contenders.items() if c.metrics["accuracy"] >= least}
+        metric = self._reference.metric
+        top = max(self._contenders.values(), key=lambda c: metric.quality(c.metrics))
+        reach = MARGIN * max(c.metrics.get(metric.error, 0.0) for c in (top, candidate))
+        least = metric.quality(top.metrics) - reach
+        self._contenders = {n: c for n, c in self._contenders.items() if metric.quality(c.metrics) >= least}

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autocompress.core import wire
 from autocompress.core.evaluation import Candidate, Evaluation
-from autocompress.core.front import OBJECTIVES, Direction
+from autocompress.core.front import Direction
 from autocompress.core.quiet import quiet
 from autocompress.errors import EnvironmentFault, InputError, StorageError, StudyMismatchError
 from autocompress.search.storage_urls import check_storage, shown_url, usable_url, without_password
@@ -105,7 +105,7 @@ def _head(path: Path) -> bytes:
 
 
 def create_study(storage: optuna.storages.BaseStorage, name: str, sampler: optuna.samplers.BaseSampler,
-                 identity: Mapping[str, Any], objectives: Mapping[str, Direction] = OBJECTIVES) -> optuna.Study:
+                 identity: Mapping[str, Any], objectives: Mapping[str, Direction]) -> optuna.Study:
     """A new study with its identity; `objectives` are directions by metric."""
     with storage_errors(name), quiet("optuna", logging.WARNING):
         study = optuna.create_study(storage=storage, study_name=name, sampler=sampler,
@@ -131,7 +131,7 @@ def delete_study(storage: optuna.storages.BaseStorage, name: str) -> None:
 
 
 def require_same(study: optuna.Study, identity: Mapping[str, Any],
-                 objectives: Mapping[str, Direction] = OBJECTIVES, older: Mapping[str, Any] | None = None) -> None:
+                 objectives: Mapping[str, Direction], older: Mapping[str, Any] | None = None) -> None:
     """StudyMismatchError that lists what differs between the stored study and what was asked. `older`: how an earlier
     release would have stored the same identity."""
     stored = study.user_attrs.get(IDENTITY, {})
@@ -148,7 +148,7 @@ def require_same(study: optuna.Study, identity: Mapping[str, Any],
 
 def store_candidate(trial: optuna.Trial, candidate: Candidate) -> None:
     """Keep a trial's candidate."""
-    trial.set_user_attr(CANDIDATE, wire.encode(candidate))
+    trial.set_user_attr(CANDIDATE, wire.encode(candidate.unjudged))
 
 
 def store_rung(study: optuna.Study, trial: int, evaluation: Evaluation) -> None:

@@ -8,6 +8,7 @@ import msgspec
 
 from autocompress.core.budget import ROUNDING, Budget
 from autocompress.core.evaluation import Candidate, Evaluation
+from autocompress.core.metric import Reference
 from autocompress.errors import TrialError
 
 
@@ -19,33 +20,35 @@ def as_duplicate(candidate: Candidate, twin: Candidate) -> Candidate:
                                    duplicate_of=twin.trial, reason=f"same plan as trial {twin.trial}")
 
 
-def judge(candidate: Candidate, budget: Budget, baseline_accuracy: float) -> Candidate:
+def judge(candidate: Candidate, budget: Budget, reference: Reference) -> Candidate:
     """Complete or infeasible, by the metrics of the rung that counts, with the reason."""
+    allowed = budget.most_drop(reference)
+    candidate = msgspec.structs.replace(candidate, reference=reference,
+                                        most_drop=msgspec.UNSET if allowed is None else allowed + ROUNDING)
     if candidate.status in ("failed", "duplicate") or not candidate.metrics:
         return candidate
-    if budget.max_drop is not None:
-        candidate = msgspec.structs.replace(candidate, least_accuracy=baseline_accuracy - budget.max_drop - ROUNDING)
-    excess = {n: v for n, v in budget.excess(candidate.metrics, baseline_accuracy).items() if v > ROUNDING}
+    excess = {n: v for n, v in budget.excess(candidate.metrics, reference).items() if v > ROUNDING}
     if not excess:
         return msgspec.structs.replace(candidate, status="complete", reason="")
-    texts = [f"{name} over by {100 * value:.1f}{' points' if name == 'max_drop' else '%'}"
+    texts = [f"{name} over by {reference.metric.format_excess(value) if name == 'max_drop' else f'{value:.1%}'}"
              for name, value in excess.items()]
     return msgspec.structs.replace(candidate, status="infeasible", reason=", ".join(texts))
 
 
-def judged(everyone: list[Candidate], budget: Budget, baseline_accuracy: float) -> list[Candidate]:
+def judged(everyone: list[Candidate], budget: Budget, reference: Reference) -> list[Candidate]:
     """`judge` for all."""
-    return [judge(c, budget, baseline_accuracy) for c in everyone]
+    return [judge(c, budget, reference) for c in everyone]
 
 
-def nearest(everyone: list[Candidate], budget: Budget, baseline_accuracy: float) -> str:
+def nearest(everyone: list[Candidate], budget: Budget, reference: Reference) -> str:
     """Why nothing is feasible: the nearest candidate and the constraint that blocks it."""
     measured = [c for c in everyone if c.metrics]
     if not measured:
         reasons = sorted({c.reason for c in everyone if c.reason}) or ["no trial was run"]
         return f"no candidate could be evaluated: {reasons[0]}"
-    closest = min(measured, key=lambda c: max(0.0, *budget.excess(c.metrics, baseline_accuracy).values()))
-    return (f"no candidate meets {budget.describe()}; nearest is trial {closest.trial}: {closest.reason}. "
+    closest = min(measured, key=lambda c: max(0.0, *budget.excess(c.metrics, reference).values()))
+    bounds = budget.describe(reference.metric)
+    return (f"no candidate meets {bounds}; nearest is trial {closest.trial}: {closest.reason}. "
             "Give it more trials or time, or raise that bound")
 
 

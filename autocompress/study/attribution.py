@@ -42,7 +42,7 @@ def attribute(
 ) -> Attribution:
     """Leave every technique of `chosen`'s plan out once, and every step.
 
-    Estimates are of all; the accuracy is measured for the techniques that buy most of what `budget` bounds, before
+    Estimates are of all; the task's metric is measured for the techniques that buy most of what `budget` bounds, before
     training, as that of trials is. What a trial has measured is not measured again; nothing is begun that would take
     longer than the `seconds` there are.
     """

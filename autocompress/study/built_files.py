@@ -12,6 +12,7 @@ from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Candidate
 from autocompress.core.files import write_whole
 from autocompress.core.front import front
+from autocompress.core.metric import Reference
 
 FILES = "files"
 MOST = 32
@@ -43,8 +44,8 @@ class Trimmer:
     """Keeps the files of a growing study to those of its front. It looks again only when they have doubled, so that a
     trial costs the same however many there are."""
 
-    def __init__(self, folder: Path, budget: Budget, baseline_accuracy: float) -> None:
-        self._folder, self._budget, self._baseline = folder, budget, baseline_accuracy
+    def __init__(self, folder: Path, budget: Budget, reference: Reference) -> None:
+        self._folder, self._budget, self._reference = folder, budget, reference
         self._most = MOST
 
     def look(self, candidates: Callable[[], Sequence[Candidate]]) -> None:
@@ -59,7 +60,7 @@ class Trimmer:
         self._remove(everyone, {path.stem for path in own_files(self._folder)})
 
     def _remove(self, everyone: Sequence[Candidate], among: Collection[str]) -> None:
-        wanted = {c.best.file for c in front(everyone, self._budget, self._baseline) if c.best is not None}
+        wanted = {c.best.file for c in front(everyone, self._budget, self._reference) if c.best is not None}
         for path in own_files(self._folder):
             if path.stem in among and path.stem not in wanted:
                 with suppress(OSError):

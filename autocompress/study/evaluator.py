@@ -35,8 +35,6 @@ from autocompress.tasks.splits import Split
 from autocompress.techniques import resolve
 from autocompress.techniques.base import check_plan
 
-MEASURED = ("accuracy", "accuracy_error", "cross_entropy", "size_bytes", "macs", "params")
-"""Metrics that are measured on the file; peak memory where the runtime measures it, latency as the profile says."""
 
 
 class Evaluator:
@@ -133,7 +131,9 @@ class Evaluator:
     @property
     def sources(self) -> dict[str, Source]:
         """Which metrics are measured on the file, which estimated."""
-        return {**dict.fromkeys(MEASURED, "measured"), "peak_memory_bytes": "estimated",
+        metric = self.network.data.metric
+        measured = (metric.name, metric.error, metric.finer, "size_bytes", "macs", "params")
+        return {**dict.fromkeys(measured, "measured"), "peak_memory_bytes": "estimated",
                 **{name: device.latency for name, device in self.profile.latencies.items()}}
 
     # -- candidates --------------------------------------------------------------------------------------

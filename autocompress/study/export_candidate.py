@@ -35,14 +35,16 @@ log = logging.getLogger(__name__)
 BATCH_DEVIATION = 0.02
 """Largest mean difference, relative to the largest score, between samples answered alone and together."""
 MAX_DEVIATION = 0.005
-"""Largest difference in validation accuracy between a trial and its exported file."""
+"""Largest difference between a trial and its exported file on validation data, in units of quality
+(`Reference.scale`)."""
 
 
 def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Description) -> dict[str, Any]:
     """Write the artefact of the candidate's file, as it was kept or made again, run it, and return the verified facts.
 
-    Accuracies are of the test split; latency is the file's beside the original's, interleaved in this process.
-    AutocompressError when the file deviates from the trial by more than half a point of validation accuracy, or may
+    Values of the task's metric are of the test split; latency is the file's beside the original's, interleaved in this
+    process.
+    AutocompressError when the file deviates from the trial by more than half a point on validation data, or may
     answer differently on another CPU.
     """
     assert candidate.plan is not None and candidate.best is not None
@@ -51,13 +53,15 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
     proved, files = file_format.checked(data), file_format.files(data)
     model = next(iter(files))
     runtime = bench.evaluator.open(data)
+    metric = description.metric
     _check_batches(runtime, bench.network.calibration[:BATCH])
     validation = bench.evaluator.accuracy(runtime, bench.network.data.validation)
-    promised = candidate.metrics["accuracy"]
-    if abs(validation - promised) > MAX_DEVIATION:
+    promised = candidate.metrics[metric.name]
+    if abs(validation - promised) > MAX_DEVIATION * description.reference.scale:
         raise AutocompressError(
-            f"the exported file of trial {candidate.trial} must be as accurate as the trial, {100 * promised:.2f}% on "
-            f"validation data, but reaches {100 * validation:.2f}%; nothing was written. Please report this")
+            f"the exported file of trial {candidate.trial} must be as good as the trial, {metric.name} "
+            f"{metric.format(promised)} on validation data, but reaches {metric.format(validation)}; nothing was "
+            "written. Please report this")
     original = bench.evaluator.open(bench.network.writer.original_file)
     graph, before, after = bench.evaluator.original.time_beside(
         {"file": file_format.open(data)}, as_arrays(bench.network.example), 100, 5.0
@@ -68,12 +72,12 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
     facts: dict[str, Any] = {
         "path": str(folder / model), "trial": candidate.trial, "rung": candidate.best.rung,
         "size_bytes": len(data),
-        "accuracy": own.accuracy, **after["file"].metrics(),
-        "baseline_accuracy": originals.accuracy,
+        metric.name: own.accuracy, **after["file"].metrics(),
+        f"baseline_{metric.name}": originals.accuracy,
         "baseline_size_bytes": bench.evaluator.original.size_bytes, **_of_baseline(before.metrics()),
         "speedup": speedup(before, after["file"]),
         "original": {"graph": graph, "note": bench.evaluator.original.note},
-        "validation_accuracy": validation, "promised_accuracy": promised, "verified": True,
+        f"validation_{metric.name}": validation, f"promised_{metric.name}": promised, "verified": True,
         "outputs": bench.network.answers.meaning, "warnings": [msgspec.to_builtins(doubt) for doubt in doubts],
         "rarest": rarest(originals, own, trained),
     }
@@ -82,10 +86,11 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
         "rung": candidate.best.rung, "plan_fingerprint": candidate.plan.fingerprint,
         "plan": msgspec.to_builtins(candidate.plan), "receipts": msgspec.to_builtins(candidate.receipts),
         "metrics": candidate.metrics, "sources": candidate.best.sources,
-        "verified": {k: v for k, v in facts.items() if k not in ("path", "promised_accuracy", "outputs", "warnings",
-                                                               "rarest")},
+        "verified": {k: v for k, v in facts.items() if k not in (
+            "path", f"promised_{metric.name}", "outputs", "warnings", "rarest")},
         **proved, "format": file_format.name, "model": model,
-        "profile": description.profile, "budget": msgspec.to_builtins(description.budget), "seed": description.seed,
+        "profile": description.profile, "metric": msgspec.to_builtins(metric),
+        "budget": msgspec.to_builtins(description.budget), "seed": description.seed,
         "fingerprints": description.fingerprints,
         "versions": versions(("autocompress", "torch", "optuna", "numpy", *file_format.packages)),
         "input": {"name": INPUT, "shape": ["N", *bench.network.data.input_shape],
@@ -99,7 +104,7 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
     }
     manifest["latencies"] = _by_device(bench, candidate, description, facts)
     write_artifact(folder, files, manifest, model_card(manifest, bench.network.data.name, Running(
-        file_format.runtime, file_format.converter, file_format.snippet)))
+        file_format.runtime, file_format.converter, file_format.snippet), metric))
     for name, content in files.items():
         if (folder / name).read_bytes() != content:
             raise AutocompressError(f"{folder / name} must hold the bytes that were verified, but does not")

@@ -15,10 +15,12 @@ from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Metrics
 from autocompress.core.files import temporary_name, write_whole
 from autocompress.core.layer import LayerTable
+from autocompress.core.metric import Metric, Reference
 from autocompress.core.warnings import Warned
 from autocompress.errors import EnvironmentFault, InputError
 from autocompress.search.fidelity import DEFAULT_EFFORT
 from autocompress.search.storage import DATABASE
+from autocompress.tasks.classification.metric import ACCURACY
 
 DESCRIPTION = "study.json"
 SCHEMA, VERSION = "autocompress/study", 1
@@ -44,6 +46,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     profile: str | tuple[str, ...]
     epochs: int
     budget: Budget
+    metric: Metric = ACCURACY
     baseline: Metrics
     sources: dict[str, str]
     table: LayerTable
@@ -65,6 +68,11 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     """Of the last run that came to its end, but those of the exported file, which stand with it."""
     from_study: str = ""
     """The folder of the study where this one started, if it did."""
+
+    @property
+    def reference(self) -> Reference:
+        """The task's metric with the original's value on the validation split."""
+        return Reference(self.metric, self.baseline[self.metric.name])
 
 
 def absolute(spec: str) -> str:

@@ -25,6 +25,7 @@ from autocompress.study.folder import (
 )
 from autocompress.study.options import PREPARATION, Options
 from autocompress.study.workbench import Workbench
+from autocompress.tasks.classification.metric import ACCURACY
 from autocompress.tasks.models import LoadedModel
 from autocompress.tasks.splits import TaskData
 
@@ -55,7 +56,7 @@ def older_identity(identity: dict[str, Any], folder: Path, budget: Budget) -> di
     """The identity as earlier releases stored it, with the budget as rounded text; only where `study.json`, which has
     the exact values, has the same budget."""
     same = is_described(folder) and read_description(folder).budget == budget
-    return {**identity, "budget": budget.describe()} if same else None
+    return {**identity, "budget": budget.describe(ACCURACY)} if same else None
 
 
 def stored_name(asked: Options, folder: Path, name: str) -> str:
@@ -85,6 +86,7 @@ def describe(folder: Path, name: str, asked: Options, constraints: Budget, bench
         sampler=asked.sampler if isinstance(asked.sampler, str) else "auto",
         trials=asked.trials,
         budget=constraints,
+        metric=bench.network.data.metric,
         baseline=before.baseline if before else baseline,
         sources=dict(bench.evaluator.sources),
         table=bench.network.table,

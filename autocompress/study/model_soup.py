@@ -11,6 +11,7 @@ from autocompress.backend.network.checkpoint import save_weights
 from autocompress.backend.training.averaging import soup
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import AVERAGED, Candidate, Evaluation
+from autocompress.core.metric import Metric, Reference
 from autocompress.core.model_selection import best_of
 from autocompress.core.plan import Plan, Scalar
 from autocompress.errors import TrialError
@@ -18,24 +19,24 @@ from autocompress.study.warm_start import rescaled
 from autocompress.study.workbench import Workbench
 
 RELATIVES = 5
-"""How many relatives are tried, the most accurate first."""
+"""How many relatives are tried, the best in the task's metric first."""
 
 
 def blend(bench: Workbench, everyone: Sequence[Candidate], chosen: Candidate, budget: Budget,
-          baseline_accuracy: float, seconds: float, should_stop: Callable[[], bool]) -> Evaluation | None:
+          reference: Reference, seconds: float, should_stop: Callable[[], bool]) -> Evaluation | None:
     """A greedy soup (Wortsman et al., 2022) that starts from `chosen`; its weights are kept as those of rung
     `AVERAGED` of that plan.
 
     Relatives are other trainings of the same plan, and of plans that differ from it in widths alone. Each is taken in
     only when the file of the average is inside the budget and, on the validation split, the better one
-    (`choice.best_of`). None when `chosen` was not trained, was averaged before, has no relatives, or none of them
-    helps. Nothing is begun that would take longer than the `seconds` there are.
+    (`model_selection.best_of`). None when `chosen` was not trained, was averaged before, has no relatives, or none of
+    them helps. Nothing is begun that would take longer than the `seconds` there are.
     """
     start = chosen.best
     if chosen.plan is None or start is None or start.rung == 0 or \
             any(e.rung == AVERAGED for e in chosen.evaluations):
         return None
-    others = _relatives(bench, everyone, chosen)
+    others = _relatives(bench, everyone, chosen, reference.metric)
     if not others:
         return None
     pot = [bench.trainer.rebuild(chosen.plan, start.rung, start.weights)]
@@ -50,19 +51,21 @@ def blend(bench: Workbench, everyone: Sequence[Candidate], chosen: Candidate, bu
             measured = bench.evaluator.measured(made, AVERAGED, {})
         except TrialError:
             continue  # as an average it is no network; the members stay what they are
-        if best_of([(kept or start).metrics, measured.metrics]) and budget.allows(measured.metrics, baseline_accuracy):
+        if best_of([(kept or start).metrics, measured.metrics], reference.metric) \
+                and budget.allows(measured.metrics, reference):
             weights = save_weights(made, bench.trainer.weights_path(chosen.plan, AVERAGED))
             pot, kept = [*pot, other], msgspec.structs.replace(measured, weights=weights)
     return kept
 
 
-def _relatives(bench: Workbench, everyone: Sequence[Candidate], chosen: Candidate) -> list[tuple[Plan, Evaluation]]:
+def _relatives(bench: Workbench, everyone: Sequence[Candidate], chosen: Candidate,
+               metric: Metric) -> list[tuple[Plan, Evaluation]]:
     assert chosen.plan is not None and chosen.best is not None
-    found = {(c.plan.fingerprint, e.rung): (e.metrics["accuracy"], c.plan, e)
+    found = {(c.plan.fingerprint, e.rung): (metric.cost(e.metrics), c.plan, e)
              for c in everyone if c.plan is not None and _structure(c.plan) == _structure(chosen.plan)
              for e in c.evaluations if 0 < e.rung < AVERAGED and bench.trainer.weights_path(c.plan, e.rung).is_file()}
     found.pop((chosen.plan.fingerprint, chosen.best.rung), None)
-    ranked = sorted(found.values(), key=lambda one: (-one[0], one[1].fingerprint, one[2].rung))
+    ranked = sorted(found.values(), key=lambda one: (one[0], one[1].fingerprint, one[2].rung))
     return [(plan, evaluation) for _, plan, evaluation in ranked[:RELATIVES]]
 
 

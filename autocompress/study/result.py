@@ -12,6 +12,7 @@ import pandas as pd
 from autocompress.core.attribution import Attribution
 from autocompress.core.evaluation import LATENCY, Candidate
 from autocompress.core.front import best, front
+from autocompress.core.metric import Metric
 from autocompress.core.sensitivity import SensitivityTable
 from autocompress.core.warnings import Warned, merged
 from autocompress.errors import InputError, StorageError
@@ -44,8 +45,8 @@ if TYPE_CHECKING:
 
 
 class SearchResult:
-    """The trials of one study. Tables are pandas DataFrames; accuracies are of the validation split, except those of
-    the exported artefact, which are of the test split."""
+    """The trials of one study. Tables are pandas DataFrames; values of the task's metric are of the validation split,
+    except those of the exported artefact, which are of the test split."""
 
     def __init__(self, folder: Path, description: Description, *, study: optuna.Study,
                  bench: Workbench | None = None) -> None:
@@ -58,7 +59,7 @@ class SearchResult:
         """Every trial with its plan, evaluations and status, as read when first asked for, or since `refresh`."""
         if self._candidates is None:
             d = self._description
-            self._candidates = judged(candidates(self._study), d.budget, d.baseline["accuracy"])
+            self._candidates = judged(candidates(self._study), d.budget, d.reference)
         return list(self._candidates)
 
     def refresh(self) -> None:
@@ -67,8 +68,8 @@ class SearchResult:
 
     @property
     def best(self) -> Candidate | None:
-        """The most accurate candidate inside the budget, or None."""
-        return best(self.candidates, self._description.budget, self._description.baseline["accuracy"])
+        """The candidate inside the budget that is best in the task's metric, or None."""
+        return best(self.candidates, self._description.budget, self._description.reference)
 
     @property
     def front(self) -> pd.DataFrame:
@@ -86,8 +87,14 @@ class SearchResult:
         return dict(self._description.baseline)
 
     @property
+    def metric(self) -> Metric:
+        """The task's metric."""
+        return self._description.metric
+
+    @property
     def artifact(self) -> dict[str, Any] | None:
-        """What was exported last into the study's own folder: path, trial, size_bytes, accuracy, latency_ms …"""
+        """What was exported last into the study's own folder: path, trial, size_bytes, latency_ms, the
+        task's metric …"""
         return self._description.artifact
 
     def candidate(self, trial: int | str = "best") -> Candidate:
@@ -128,8 +135,8 @@ class SearchResult:
         """Whether the study's own artefact is the best candidate as it is now."""
         facts, chosen = self.artifact or {}, self.best
         return (bool(facts) and not self.artifact_fault and chosen is not None and chosen.best is not None
-                and (facts.get("trial"), facts.get("rung"), facts.get("promised_accuracy"))
-                == (chosen.trial, chosen.best.rung, chosen.metrics["accuracy"]))  # a later average has another
+                and (facts.get("trial"), facts.get("rung"), facts.get(f"promised_{self.metric.name}"))
+                == (chosen.trial, chosen.best.rung, chosen.metrics[self.metric.name]))  # a later average has another
 
     @property
     def artifact_fault(self) -> str:
@@ -180,7 +187,7 @@ class SearchResult:
         self.report()
 
     def plot(self, x: str = "size_bytes") -> Any:
-        """The Pareto figure (plotly) of accuracy against `size_bytes`, `latency_ms` (of further devices,
+        """The Pareto figure (plotly) of the task's metric against `size_bytes`, `latency_ms` (of further devices,
         `latency_ms@ID`) or `macs`."""
         return pareto_figure(self.view(), x)
 
@@ -191,9 +198,10 @@ class SearchResult:
     def view(self) -> StudyView:
         """Everything a report shows, as plain data."""
         d, everyone, chosen = self._description, self.candidates, self.best
-        members = front(everyone, d.budget, d.baseline["accuracy"])
+        members = front(everyone, d.budget, d.reference)
         return StudyView(
-            name=d.name, profile=", ".join(d.targets) or str(d.profile), budget=d.budget, seed=d.seed, space=d.space,
+            name=d.name, profile=", ".join(d.targets) or str(d.profile), budget=d.budget, metric=d.metric, seed=d.seed,
+            space=d.space,
             baseline=d.baseline, sources=d.sources, candidates=tuple(everyone),
             front=tuple(c.trial for c in members), best=chosen.trial if chosen else None, layers=d.table,
             parts=tuple(flatten(resolve(d.table, chosen.plan))) if chosen and chosen.plan else (),
@@ -214,18 +222,19 @@ class SearchResult:
         d, everyone, chosen = self._description, self.candidates, self.best
         counts = {status: sum(c.status == status for c in everyone)
                   for status in ("complete", "infeasible", "failed", "duplicate")}
-        members = front(everyone, d.budget, d.baseline["accuracy"])
+        members = front(everyone, d.budget, d.reference)
         shipped = d.artifact or {}
         baseline = dict(d.baseline)
-        if "baseline_accuracy" in shipped:
-            baseline |= {"accuracy": shipped["baseline_accuracy"]}
+        if f"baseline_{d.metric.name}" in shipped:
+            baseline |= {d.metric.name: shipped[f"baseline_{d.metric.name}"]}
         if "baseline_latency_ms" in shipped and d.sources[LATENCY] != "estimated":
             baseline |= {LATENCY: shipped["baseline_latency_ms"]}
-        keys = ("path", "size_bytes", "accuracy", "latency_ms", "latency_wall_ms", "latency_spread",
+        keys = ("path", "size_bytes", d.metric.name, "latency_ms", "latency_wall_ms", "latency_spread",
                 "baseline_latency_ms", "baseline_latency_wall_ms", "speedup", "original", "verified")
         return {
             "study": {"name": d.name, "storage": storage_url(self.folder, d.storage or None), "seed": d.seed,
-                      "profile": msgspec.to_builtins(d.profile), "budget": msgspec.to_builtins(d.budget)},
+                      "profile": msgspec.to_builtins(d.profile), "budget": msgspec.to_builtins(d.budget),
+                      "metric": msgspec.to_builtins(d.metric)},
             "baseline": baseline,
             "best": {"trial": chosen.trial, "metrics": chosen.metrics,
                      "plan_fingerprint": chosen.plan.fingerprint if chosen.plan else None} if chosen else None,

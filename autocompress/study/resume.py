@@ -18,6 +18,7 @@ from autocompress.core.evaluation import Candidate
 from autocompress.core.files import replacing
 from autocompress.errors import EnvironmentFault, InputError, StorageError
 from autocompress.search.storage import candidates, load_study, open_storage, sqlite_path, sqlite_url, storage_url
+from autocompress.search.trial_status import judged
 from autocompress.space.encode import encode
 from autocompress.space.projection import Projection
 from autocompress.space.space import Value
@@ -133,30 +134,31 @@ def _candidates(folder: Path, description: Description) -> list[Candidate]:
     url = storage_url(folder, description.storage or None)
     database = sqlite_path(url)
     if database is None:
-        return _of(url, description.name, folder)
+        return _of(url, description, folder)
     if not database.is_file():
         raise StorageError(f"{folder} must have the study's database, but {database} is gone")
     with TemporaryDirectory() as place:
         for path in database.parent.glob(f"{database.name}*"):  # with its log of what is not in the file itself yet
             if path.name.removeprefix(database.name) in ("", "-wal"):
                 shutil.copyfile(path, Path(place) / path.name)
-        return _of(sqlite_url(Path(place) / database.name), description.name, folder)
+        return _of(sqlite_url(Path(place) / database.name), description, folder)
 
 
-def _of(url: str, name: str, folder: Path) -> list[Candidate]:
-    study = load_study(open_storage(url), name)
+def _of(url: str, description: Description, folder: Path) -> list[Candidate]:
+    study = load_study(open_storage(url), description.name)
     if study is None:
-        raise StorageError(f"the database of {folder} must hold study {name!r}, but does not")
-    return candidates(study)
+        raise StorageError(f"the database of {folder} must hold study {description.name!r}, but does not")
+    return judged(candidates(study), description.budget, description.reference)
 
 
 def seeds(earlier: PriorStudy | None, projection: Projection) -> list[dict[str, Value]]:
-    """Settings of the most accurate plans of the earlier study, the best inside the bounds and outside them in turn;
-    what does not fit is for the projection to move."""
+    """Settings of the plans of the earlier study that are best in the task's metric, the best inside the bounds and
+    outside them in turn; what does not fit is for the projection to move."""
     if earlier is None:
         return []
+    metric = earlier.description.metric
     ranked = sorted((c for c in earlier.candidates if c.plan is not None and c.metrics and c.duplicate_of is None),
-                    key=lambda c: (-c.metrics["accuracy"], c.trial))
+                    key=lambda c: (metric.cost(c.metrics), c.trial))
     tried = {c.plan.fingerprint: encode(projection.space, c.plan) for c in ranked if c.plan is not None}
     inside = [values for values in tried.values() if projection.fits(projection.space.decode(values))]
     outside = [values for values in tried.values() if values not in inside]

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autocompress.core.budget import Budget
 from autocompress.core.cancellation import controlled
-from autocompress.core.front import objectives
+from autocompress.core.front import Direction, objectives
+from autocompress.core.metric import Reference
 from autocompress.core.sensitivity import SensitivityTable
 from autocompress.core.warnings import Warned, collecting, warn
 from autocompress.errors import InfeasibleError, InputError, TrialError
@@ -76,7 +77,7 @@ LATE_SECONDS = 10.0
 
 def search(model: Any = None, data: Any = None, budget: str | float | None = None, *,
            on_event: Callable[[Event], None] | None = None, **options: Any) -> SearchResult:
-    """Search for the most accurate compressed versions of a network inside a budget, and export the best.
+    """Search for the best compressed versions of a network inside a budget, and export the best.
 
     `model`: an nn.Module, `torchvision:NAME`, `timm:NAME` or `path/to/file.py:factory`; `data`: arrays, Datasets, a
     TaskData, or a spec (`digits`, `fashion-mnist`, `cifar10`, `imagefolder:DIR`, `npz:FILE`, `file.py:factory`).
@@ -126,6 +127,7 @@ def _search(asked: Options, spec: SpaceSpec, profile: HardwareProfile, constrain
     earlier = read_prior_study(asked.from_study, asked.resume)
     notify(Event(kind="phase", text="loading the network and its data"))
     loaded, task = load_task(asked)
+    constraints = constraints.of_metric(task.metric)
     if earlier is not None:
         require_same_task(earlier.description, loaded, task)
     name = safe_name(asked.name or (asked.out.resolve().name if asked.out else default_name(loaded, task, asked)))
@@ -146,6 +148,7 @@ def _search(asked: Options, spec: SpaceSpec, profile: HardwareProfile, constrain
     before = time.perf_counter()
     timings = {"set-up": before - started}
     baseline = bench.evaluator.baseline()
+    reference = Reference(task.metric, baseline[task.metric.name])
     timings["original"] = time.perf_counter() - before
     predicted = predicted_metrics(profile, constraints)
     if predicted:
@@ -158,11 +161,11 @@ def _search(asked: Options, spec: SpaceSpec, profile: HardwareProfile, constrain
         discard(folder)
     identity = identity_of(loaded, task, spec, profile.fingerprint, asked.seed, constraints)
     storage = open_storage(storage_url(folder, asked.storage))
-    stored = _stored_study(storage, name, folder, asked, identity, profile,
+    stored = _stored_study(storage, name, folder, asked, identity, objectives(reference.metric, profile.latencies),
                            older_identity(identity, folder, constraints))
     description = describe(folder, name, asked, constraints, bench, baseline, identity, timings, kept)
     study = stored or create_study(storage, name, make_sampler(asked.sampler, asked.seed), identity,
-                                   objectives(profile.latencies))
+                                   objectives(reference.metric, profile.latencies))
     stop.folder = folder
     if asked.seconds is not None:
         stop.end_after(2 * asked.seconds + HANG_SECONDS - (time.perf_counter() - started))
@@ -182,16 +185,16 @@ def _search(asked: Options, spec: SpaceSpec, profile: HardwareProfile, constrain
         solver = Solver(projection, sensitivity_table) if sensitivity_table else None
         timings["sensitivity"] = time.perf_counter() - before
     if asked.sampler == AUTO:
-        study.sampler = make_sampler(AUTO, asked.seed, solver)
+        study.sampler = make_sampler(AUTO, asked.seed, solver, reference)
     fit = None if solver is None or asked.sampler == AUTO else solver.fit
-    trimmer = Trimmer(folder, constraints, baseline["accuracy"])
+    trimmer = Trimmer(folder, constraints, reference)
 
     def told(event: Event) -> None:
         notify(event)
         if event.kind == "result":
             trimmer.look(engine.candidates)
 
-    engine = Engine(study, projection, constraints, baseline["accuracy"], settings, started, told, stop,
+    engine = Engine(study, projection, constraints, reference, settings, started, told, stop,
                     seeds(earlier, projection), fit)
     result = SearchResult(folder, description, study=study, bench=bench)
     failure: InfeasibleError | None = None
@@ -205,7 +208,7 @@ def _search(asked: Options, spec: SpaceSpec, profile: HardwareProfile, constrain
             before = time.perf_counter()
             left = math.inf if asked.seconds is None else started + asked.seconds - reserve - before
             with controlled(deadline=before + left):
-                evaluation = blend(bench, result.candidates, result.best, constraints, baseline["accuracy"], left, stop)
+                evaluation = blend(bench, result.candidates, result.best, constraints, reference, left, stop)
             if evaluation is not None:
                 store_rung(study, result.best.trial, evaluation)
                 result.refresh()
@@ -238,7 +241,7 @@ def _search(asked: Options, spec: SpaceSpec, profile: HardwareProfile, constrain
 
 
 def _stored_study(storage: optuna.storages.BaseStorage, name: str, folder: Path, asked: Options,
-                  identity: dict[str, Any], profile: HardwareProfile,
+                  identity: dict[str, Any], directions: Mapping[str, Direction],
                   older: dict[str, Any] | None) -> optuna.Study | None:
     """The stored study to go on with, if there is one. StudyMismatchError when it is of something else. `older`: how an
     earlier release stored the identity."""
@@ -247,7 +250,7 @@ def _stored_study(storage: optuna.storages.BaseStorage, name: str, folder: Path,
     study = load_study(storage, name)
     if study is None:
         return None
-    require_same(study, identity, objectives(profile.latencies), older)
+    require_same(study, identity, directions, older)
     if not asked.resume:
         place = shown_url(asked.storage or str(folder))
         raise InputError(f"study {name!r} is already in {place}: add --resume to go on with it, or choose another "

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from autocompress.core.metric import Metric
 from autocompress.errors import InputError
+from autocompress.tasks.classification.metric import ACCURACY
 from autocompress.tasks.identity import callable_fingerprint
 
 log = logging.getLogger(__name__)
@@ -69,6 +71,11 @@ class TaskData:
     reading: str | None = None
     class_names: tuple[str, ...] = ()
     prepared: str = ""
+
+    @property
+    def metric(self) -> Metric:
+        """Accuracy."""
+        return ACCURACY
 
     @property
     def input_shape(self) -> tuple[int, ...]:

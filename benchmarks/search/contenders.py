@@ -11,7 +11,8 @@ import optuna
 from arena import Run
 
 from autocompress.core.budget import Budget
-from autocompress.core.front import OBJECTIVES
+from autocompress.core.front import objectives
+from autocompress.core.metric import Reference
 from autocompress.core.plan import Plan
 from autocompress.core.sensitivity import SensitivityTable
 from autocompress.errors import InfeasibleError
@@ -25,6 +26,7 @@ from autocompress.search.storage import create_study
 from autocompress.space.projection import MARGIN, Projection
 from autocompress.space.solver.solver import Solver
 from autocompress.space.space import Space, Value, Values
+from autocompress.tasks.classification.metric import ACCURACY
 
 OURS = "ours"
 NO_END = 1_000_000
@@ -113,7 +115,7 @@ def _harms(sensitivity_table: SensitivityTable) -> Iterator[float]:
 
 def asked(make: Callable[[int], optuna.samplers.BaseSampler], plan_of: PlanOf, constrained: bool, run: Run) -> None:
     """A sampler of Optuna by ask and tell. `constrained`: the budget is a constraint that it may learn."""
-    study = optuna.create_study(directions=[*OBJECTIVES.values()], sampler=make(run.seed))
+    study = optuna.create_study(directions=[*objectives(ACCURACY).values()], sampler=make(run.seed))
     knobs = {**distributions(run.space), SIZE: optuna.distributions.FloatDistribution(0.0, 1.0)}
     if plan_of is not sized:
         del knobs[SIZE]
@@ -126,7 +128,7 @@ def asked(make: Callable[[int], optuna.samplers.BaseSampler], plan_of: PlanOf, c
         if constrained:
             for name, excess in run.budget.excess(metrics).items():
                 trial.set_constraint(name, excess)
-        study.tell(trial, [metrics[name] for name in OBJECTIVES])
+        study.tell(trial, [metrics[name] for name in objectives(ACCURACY)])
 
 
 def plain(run: Run, values: Values) -> Plan:
@@ -149,10 +151,11 @@ def sized(run: Run, values: Values) -> Plan:
 
 def ours(run: Run) -> None:
     """The engine and the sampler as `autocompress search` runs them, in memory."""
-    sampler = SolverSampler(run.solver, run.seed)
-    study = create_study(optuna.storages.InMemoryStorage(), OURS, sampler, {})
+    reference = Reference(ACCURACY, run.original["accuracy"])
+    sampler = SolverSampler(run.solver, run.seed, reference)
+    study = create_study(optuna.storages.InMemoryStorage(), OURS, sampler, {}, objectives(ACCURACY))
     settings = Settings(trials=NO_END, schedule=Schedule(short=0, long=0))
-    engine = Engine(study, run.projection, run.budget, run.original["accuracy"], settings, time.perf_counter(),
+    engine = Engine(study, run.projection, run.budget, reference, settings, time.perf_counter(),
                     lambda event: None, run.closed)
     try:
         engine.run(Inline(run.evaluate, run.closed))

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Candidate, Evaluation
-from autocompress.core.front import OBJECTIVES, best, front, non_dominated, objectives
+from autocompress.core.front import best, front, non_dominated, objectives
+from autocompress.core.metric import Reference
 from autocompress.core.plan import Receipt
+from autocompress.tasks.classification.metric import ACCURACY
 
 VALUES = st.sampled_from([0.0, 1.0, 2.0, 3.0, math.nan, math.inf, -math.inf]) | st.floats(-5, 5)
 POINTS = st.lists(st.tuples(VALUES, VALUES, VALUES), max_size=20)
@@ -56,14 +58,14 @@ def test_the_front_of_candidates_holds_complete_ones_inside_the_budget(rows: lis
                                                                        ) -> None:
     everyone = [_candidate(i, *row) for i, row in enumerate(rows)]
     budget = Budget(size_bytes=4)
-    members = front(everyone, budget, 0.95)
+    members = front(everyone, budget, Reference(ACCURACY, 0.95))
     sizes = [c.metrics["size_bytes"] for c in members]
     assert sizes == sorted(sizes)
     assert all(c.status == "complete" and c.metrics["size_bytes"] <= 4 for c in members)
     legal = [c for c in everyone if c.status == "complete" and c.metrics["size_bytes"] <= 4
              and not math.isnan(c.metrics["accuracy"])]
     assert bool(members) == bool(legal)
-    chosen = best(everyone, budget, 0.95)
+    chosen = best(everyone, budget, Reference(ACCURACY, 0.95))
     if legal:
         assert chosen is not None
         assert chosen.metrics["accuracy"] == max(c.metrics["accuracy"] for c in legal)
@@ -73,8 +75,8 @@ def test_the_front_of_candidates_holds_complete_ones_inside_the_budget(rows: lis
 
 def test_a_drop_of_accuracy_bounds_the_front_and_ties_go_to_the_smaller() -> None:
     everyone = [_candidate(0, 0.80, 1, 1), _candidate(1, 0.90, 3, 1), _candidate(2, 0.90, 2, 2)]
-    assert [c.trial for c in front(everyone, Budget(max_drop=0.05), 0.9)] == [2, 1]
-    found = best(everyone, Budget(max_drop=0.05), 0.9)
+    assert [c.trial for c in front(everyone, Budget(max_drop=0.05), Reference(ACCURACY, 0.9))] == [2, 1]
+    found = best(everyone, Budget(max_drop=0.05), Reference(ACCURACY, 0.9))
     assert found is not None
     assert found.trial == 2
 
@@ -82,11 +84,11 @@ def test_a_drop_of_accuracy_bounds_the_front_and_ties_go_to_the_smaller() -> Non
 def test_excess_is_relative_and_unjudged_bounds_are_left_out() -> None:
     budget = Budget(size_bytes=100, latency_ms=2.0, max_drop=0.01)
     assert budget.excess({"size_bytes": 150}) == {"size_bytes": 0.5}
-    over = budget.excess({"size_bytes": 50, "latency_ms": 3.0, "accuracy": 0.9}, 0.95)
+    over = budget.excess({"size_bytes": 50, "latency_ms": 3.0, "accuracy": 0.9}, Reference(ACCURACY, 0.95))
     assert over == pytest.approx({"size_bytes": -0.5, "latency_ms": 0.5, "max_drop": 0.04})
     assert not budget.allows({"latency_ms": 2.1})
     assert budget.allows({})
-    assert budget.describe() == "size ≤ 100 B, latency ≤ 2 ms, accuracy drop ≤ 1.00%"
+    assert budget.describe(ACCURACY) == "size ≤ 100 B, latency ≤ 2 ms, accuracy drop ≤ 1.00%"
     assert Budget().describe() == "no constraint"
 
 
@@ -96,13 +98,13 @@ def _on_both(trial: int, accuracy: float, first: float, second: float) -> Candid
 
 
 def test_the_latency_on_each_further_device_is_an_objective() -> None:
-    assert list(objectives(["latency_ms@b", "macs", "latency_ms@a"]).items())[2:] == [
+    assert list(objectives(ACCURACY, ["latency_ms@b", "macs", "latency_ms@a"]).items())[2:] == [
         ("latency_ms", "minimize"), ("latency_ms@a", "minimize"), ("latency_ms@b", "minimize")]
-    assert objectives(["latency_ms", "macs"]) == OBJECTIVES
+    assert objectives(ACCURACY, ["latency_ms", "macs"]) == objectives(ACCURACY)
     everyone = [_on_both(0, 0.9, 1.0, 4.0), _on_both(1, 0.9, 2.0, 3.0), _on_both(2, 0.9, 2.0, 5.0)]
-    assert [c.trial for c in front(everyone, Budget(), 0.9)] == [0, 1]
+    assert [c.trial for c in front(everyone, Budget(), Reference(ACCURACY, 0.9))] == [0, 1]
     tight = Budget(further_latency_ms={"board": 3.5})
-    assert [c.trial for c in front(everyone, tight, 0.9)] == [1]
+    assert [c.trial for c in front(everyone, tight, Reference(ACCURACY, 0.9))] == [1]
     assert tight.excess(everyone[0].metrics) == {"latency_ms@board": pytest.approx(4 / 3.5 - 1)}
 
 
@@ -111,7 +113,7 @@ def test_what_counts_is_the_most_accurate_evaluation_not_the_last() -> None:
               for rung, accuracy in ((0, 0.5), (1, 0.9), (2, 0.8))]
     taught = [[Receipt("a", "prune", {}), Receipt("", "distill", {"steps": rung})] for rung in range(3)]
     scored = [msgspec.structs.replace(e, receipts=tuple(r)) for e, r in zip(scored, taught, strict=True)]
-    candidate = Candidate(trial=0, status="complete", evaluations=tuple(scored))
+    candidate = Candidate(trial=0, status="complete", evaluations=tuple(scored), reference=Reference(ACCURACY, 0.9))
     assert candidate.receipts == (taught[0][1], *taught[1]), "its own, behind the trainings before"
     assert (candidate.rung, candidate.reached, candidate.metrics["accuracy"]) == (1, 2, 0.9)
     assert candidate.flat()["rung"] == 1

@@ -7,6 +7,7 @@ import pytest
 
 from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.core.hypervolume import hypervolume_contribution, volume_gains
+from autocompress.tasks.classification.metric import ACCURACY
 
 
 def test_gains_are_shares_of_the_box_that_nothing_on_the_front_has() -> None:
@@ -29,7 +30,7 @@ def test_candidates_win_by_being_better_smaller_or_faster() -> None:
 
     front = [candidate(0.9, 100, 1.0), Candidate(trial=1, status="failed")]
     asked = [candidate(0.9, 100, 1.0), candidate(0.89, 200, 2.0), candidate(0.89, 10, 1.0), candidate(0.89, 100, 0.1)]
-    won = volume_gains(front, asked)
+    won = volume_gains(front, asked, ACCURACY)
     assert won[0] == won[1] == 0
     assert won[2] > 0.03 and won[3] > 0.03
-    assert volume_gains([], asked)[0] > 0
+    assert volume_gains([], asked, ACCURACY)[0] > 0

@@ -10,12 +10,15 @@ from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.core.front import best, front
 from autocompress.core.layer import Group, Layer, LayerTable, Member, Part
+from autocompress.core.metric import Reference
 from autocompress.core.plan import Plan, Step
 from autocompress.report.view import StudyView
+from autocompress.tasks.classification.metric import ACCURACY
 
 SCRIPT_NAME = "</script><script>document.body.dataset.owned=1</script>"
 BASELINE = {"accuracy": 0.9312, "size_bytes": 4_730_000.0, "latency_ms": 6.4, "macs": 61_000_000.0,
             "params": 1_180_000.0, "peak_memory_bytes": 1_310_720.0}
+REFERENCE = Reference(ACCURACY, BASELINE["accuracy"])
 WIDTHS = (32, 32, 32, 64, 64, 64, 128, 128, 128, 256, 256)
 
 
@@ -112,16 +115,16 @@ def make_view(name: str = f"mobile study {SCRIPT_NAME}") -> StudyView:
         elif trial == 41:
             candidates.append(Candidate(trial=trial, status="running", plan=plan, origin=origin))
         else:
-            inside = budget.allows(metrics, BASELINE["accuracy"])
+            inside = budget.allows(metrics, REFERENCE)
             candidates.append(Candidate(trial=trial, status="complete" if inside else "infeasible", plan=plan,
                                         evaluations=evaluations, origin=origin,
                                         reason="" if inside else "size_bytes over its bound"))
-    members = front(candidates, budget, BASELINE["accuracy"])
-    chosen = best(candidates, budget, BASELINE["accuracy"])
+    members = front(candidates, budget, REFERENCE)
+    chosen = best(candidates, budget, REFERENCE)
     assert chosen is not None and chosen.plan is not None
     m = chosen.metrics
     return StudyView(
-        name=name, profile="x86-64 avx512-vnni, ONNX Runtime", budget=budget, seed=0, space="default",
+        name=name, metric=ACCURACY, profile="x86-64 avx512-vnni, ONNX Runtime", budget=budget, seed=0, space="default",
         baseline=BASELINE, sources={"accuracy": "measured", "size_bytes": "measured", "latency_ms": "estimated"},
         candidates=tuple(candidates), front=tuple(c.trial for c in members), best=chosen.trial, layers=layers,
         parts=_parts(layers, chosen.plan),

@@ -163,4 +163,4 @@ def test_the_verdict_says_why_the_best_is_not_the_most_accurate(view: StudyView)
             other.trial: with_metrics(other, accuracy=higher, accuracy_error=0.0036, cross_entropy=0.22)}
     told = verdict(replace(view, candidates=tuple(rows.get(c.trial, c) for c in view.candidates)))
     assert f"trial {chosen.trial} (the least cross-entropy of those within ± 0.36%" in told
-    assert f"of the highest, {100 * higher:.2f}%)" in told
+    assert f"of the best accuracy, {100 * higher:.2f}%)" in told

@@ -10,7 +10,9 @@ import optuna
 
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Candidate, Evaluation
+from autocompress.core.front import objectives
 from autocompress.core.layer import LayerTable
+from autocompress.core.metric import Reference
 from autocompress.core.plan import Plan
 from autocompress.hardware.profile import load_profile
 from autocompress.search.engine import Engine, Event, Settings
@@ -21,8 +23,9 @@ from autocompress.search.storage import create_study
 from autocompress.space.projection import Projection
 from autocompress.space.space import Values, build_space
 from autocompress.space.spec import load_space
+from autocompress.tasks.classification.metric import ACCURACY
 
-BASELINE = 0.95
+BASELINE = Reference(ACCURACY, 0.95)
 SIZE = 20_000
 Damage = Callable[[int, dict[str, float]], dict[str, float]]
 
@@ -55,7 +58,8 @@ class Bench:
         self.budget = Budget(**({"size_bytes": SIZE} | budget))
         self.projection = Projection(build_space(table, load_space(space), load_profile("host")), self.budget)
         self.fake = Fake(self.projection, damage or (lambda call, metrics: metrics))
-        self.study = study or create_study(optuna.storages.InMemoryStorage(), "s", make_sampler(sampler, seed), {})
+        self.study = study or create_study(optuna.storages.InMemoryStorage(), "s", make_sampler(sampler, seed), {},
+                                           objectives(ACCURACY))
         self.events: list[Event] = []
         self.engine = Engine(self.study, self.projection, self.budget, BASELINE,
                              Settings(trials=trials, schedule=schedule or Schedule(short=3, long=1), seconds=seconds),

@@ -12,9 +12,10 @@ from typing import Any
 
 import optuna
 import pytest
-from engine_bench import Bench
+from engine_bench import BASELINE, Bench
 
 from autocompress.core.evaluation import CALIBRATED, LONG, SHORT, Candidate, Evaluation
+from autocompress.core.front import objectives
 from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan
 from autocompress.core.sensitivity import SensitivityTable
@@ -26,6 +27,7 @@ from autocompress.search.samplers.make import SAMPLERS, make_sampler
 from autocompress.search.samplers.thompson_sampler import SolverSampler
 from autocompress.search.storage import create_study, failures
 from autocompress.space.solver.solver import Solver
+from autocompress.tasks.classification.metric import ACCURACY
 
 LOCK = threading.Lock()
 FIXED = '''schema = 1
@@ -96,7 +98,7 @@ def test_a_metric_that_is_constant_chooses_by_the_others(table: LayerTable, samp
     if sampler == "auto":
         probe = Bench(table, size_bytes=8000)
         study = create_study(optuna.storages.InMemoryStorage(), "s",
-                             SolverSampler(Solver(probe.projection, DAMAGES), 0), {})
+                             SolverSampler(Solver(probe.projection, DAMAGES), 0, BASELINE), {}, objectives(ACCURACY))
     bench = Bench(table, sampler="random" if study else sampler, study=study, size_bytes=8000, trials=18, damage=damage)
     everyone = bench.run()
     assert len(everyone) == 18 and {c.status for c in everyone} <= {"complete", "duplicate"}

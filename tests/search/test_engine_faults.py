@@ -8,6 +8,7 @@ import optuna
 import pytest
 from engine_bench import Bench
 
+from autocompress.core.front import objectives
 from autocompress.core.layer import LayerTable
 from autocompress.errors import EnvironmentFault, InfeasibleError, InputError, TrialError
 from autocompress.search.fidelity import Schedule
@@ -15,6 +16,7 @@ from autocompress.search.samplers.make import make_sampler
 from autocompress.search.storage import create_study, load_study, open_storage, queue_interrupted
 from autocompress.search.trial_status import describe_failure
 from autocompress.space.space import Values
+from autocompress.tasks.classification.metric import ACCURACY
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -113,7 +115,7 @@ def test_a_bound_on_resources_that_only_measuring_can_judge(table: LayerTable) -
 def test_a_run_that_was_killed_goes_on(table: LayerTable, tmp_path: Path) -> None:
     """Fault 1: no trial stays open, the interrupted setting is tried again under its number, and the count holds."""
     place, sampler = str(tmp_path / "study.log"), make_sampler("random", 0)
-    bench = Bench(table, trials=8, study=create_study(open_storage(place), "s", sampler, {}))
+    bench = Bench(table, trials=8, study=create_study(open_storage(place), "s", sampler, {}, objectives(ACCURACY)))
     bench.engine._enqueue_first()
     for _ in range(2):
         bench.engine._ask()  # the process dies here

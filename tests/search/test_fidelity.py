@@ -8,7 +8,11 @@ from hypothesis import strategies as st
 
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import LONG, SHORT, Candidate, Evaluation
+from autocompress.core.metric import Reference
 from autocompress.search.fidelity import promotable, promote
+from autocompress.tasks.classification.metric import ACCURACY
+
+REFERENCE = Reference(ACCURACY, 0.95)
 
 
 def _candidate(trial: int, accuracy: float, size: int, rung: int = 0, status: str = "complete",
@@ -31,7 +35,7 @@ def test_promotion_is_from_the_rung_below_within_the_places_and_inside_the_budge
 ) -> None:
     everyone = [_candidate(i, a, s, r, status, origin, 0 if status == "duplicate" else None)
                 for i, (a, s, r, status, origin) in enumerate(rows)]
-    chosen = promote(everyone, Budget(size_bytes=8, max_drop=0.1), rung, count)
+    chosen = promote(everyone, Budget(size_bytes=8, max_drop=0.1), REFERENCE, rung, count)
     already = sum((c.rung or 0) >= rung for c in everyone)
     assert len(chosen) <= max(0, count - already)
     assert len({c.trial for c in chosen}) == len(chosen)
@@ -48,7 +52,7 @@ def test_promotion_is_from_the_rung_below_within_the_places_and_inside_the_budge
 def test_the_short_rung_keeps_baselines_the_best_and_a_small_one() -> None:
     everyone = [_candidate(0, 0.5, 5, origin="uniform"), _candidate(1, 0.4, 5, origin="uniform"),
                 _candidate(2, 0.9, 8), _candidate(3, 0.89, 8), _candidate(4, 0.8, 1)]
-    assert [c.trial for c in promote(everyone, Budget(), SHORT, 4)] == [0, 1, 2, 4]
+    assert [c.trial for c in promote(everyone, Budget(), REFERENCE, SHORT, 4)] == [0, 1, 2, 4]
 
 
 @pytest.mark.parametrize("count", [2, 5, 10])
@@ -56,9 +60,9 @@ def test_one_at_a_time_the_same_are_promoted(count: int) -> None:
     everyone = [_candidate(i, 0.9 - 0.01 * i, 1 + (7 * i) % 10, origin="uniform" if i % 4 == 3 else "SolverSampler")
                 for i in range(20)]
     begun: list[int] = []
-    while chosen := promote(everyone, Budget(), SHORT, count, begun):
+    while chosen := promote(everyone, Budget(), REFERENCE, SHORT, count, begun):
         begun.append(chosen[0].trial)
-    assert sorted(begun) == sorted(c.trial for c in promote(everyone, Budget(), SHORT, count))
+    assert sorted(begun) == sorted(c.trial for c in promote(everyone, Budget(), REFERENCE, SHORT, count))
     assert len(begun) == count
 
 
@@ -69,5 +73,5 @@ def test_under_a_clock_the_faster_of_equals_is_trained_on() -> None:
         return Candidate(trial=trial, status="complete", evaluations=evaluations)
 
     everyone = [trained(0, 0.910, 9e6), trained(1, 0.907, 3e6), trained(2, 0.900, 1e6)]
-    assert [c.trial for c in promote(everyone, Budget(), LONG, 3)] == [0, 1, 2]
-    assert [c.trial for c in promote(everyone, Budget(), LONG, 3, timed=True)] == [1, 0, 2]
+    assert [c.trial for c in promote(everyone, Budget(), REFERENCE, LONG, 3)] == [0, 1, 2]
+    assert [c.trial for c in promote(everyone, Budget(), REFERENCE, LONG, 3, timed=True)] == [1, 0, 2]

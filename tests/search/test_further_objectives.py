@@ -11,8 +11,9 @@ from autocompress.core.layer import LayerTable
 from autocompress.errors import StudyMismatchError
 from autocompress.search.samplers.make import make_sampler
 from autocompress.search.storage import create_study, require_same
+from autocompress.tasks.classification.metric import ACCURACY
 
-OBJECTIVES = objectives(["latency_ms@board", "latency_ms@card"])
+OBJECTIVES = objectives(ACCURACY, ["latency_ms@board", "latency_ms@card"])
 
 
 def _on_both(call: int, metrics: dict[str, float]) -> dict[str, float]:
@@ -39,4 +40,4 @@ def test_another_number_of_devices_is_another_study() -> None:
     study = create_study(optuna.storages.InMemoryStorage(), "s", make_sampler("random", 0), {}, OBJECTIVES)
     require_same(study, {}, OBJECTIVES)
     with pytest.raises(StudyMismatchError, match="directions: stored"):
-        require_same(study, {})
+        require_same(study, {}, objectives(ACCURACY))

@@ -8,12 +8,14 @@ from hypothesis import strategies as st
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.core.front import best
+from autocompress.core.metric import Reference
 from autocompress.search.ledger import Ledger
 from autocompress.search.storage import STOPPED
 from autocompress.search.trial_status import judge
+from autocompress.tasks.classification.metric import ACCURACY
 
 BUDGET = Budget(size_bytes=1000, max_drop=0.2)
-BASELINE = 0.9
+BASELINE = Reference(ACCURACY, 0.9)
 METRICS = st.builds(
     lambda accuracy, size, entropy: {"accuracy": accuracy / 100, "accuracy_error": 0.02, "cross_entropy": entropy / 10,
                                      "size_bytes": float(size), "latency_ms": 1.0},

@@ -8,7 +8,9 @@ import pytest
 from engine_bench import Bench
 
 from autocompress.core.budget import Budget
+from autocompress.core.front import objectives
 from autocompress.core.layer import LayerTable
+from autocompress.core.metric import Reference
 from autocompress.core.sensitivity import SensitivityTable
 from autocompress.hardware.profile import load_profile
 from autocompress.search.samplers.targets import LEAST_DROP, SizeLatencyTargets, _accuracies
@@ -18,10 +20,12 @@ from autocompress.space.projection import Projection
 from autocompress.space.solver.solver import Solver
 from autocompress.space.space import build_space
 from autocompress.space.spec import load_space
+from autocompress.tasks.classification.metric import ACCURACY
 
 DAMAGES = SensitivityTable(prune={"a": {24: 0.01, 16: 0.05, 8: 0.3}, "c": {36: 0.02, 24: 0.1, 12: 0.5}},
                   bits={layer: {6: 0.001, 5: 0.002, 4: 0.006, 3: 0.02, 2: 0.2} for layer in ("a", "b", "c", "fc")})
 WEIGHTS = {"prune": 1.0, "bits": 1.0, "share": 1.0}
+REFERENCE = Reference(ACCURACY, 0.95)
 
 
 def _solver(table: LayerTable) -> Solver:
@@ -83,7 +87,7 @@ def test_where_the_front_has_nothing_is_aimed_at(table: LayerTable) -> None:
         study.add_trial(optuna.trial.create_trial(
             params=values, distributions=distributions(solver.space),
             values=[0.9 - 0.1 * sum(solver.sensitivities(values).values()), metrics["size_bytes"], metrics["macs"]]))
-    aims = SizeLatencyTargets(solver)
+    aims = SizeLatencyTargets(solver, REFERENCE)
     drawn = [aims.draw(study.trials, WEIGHTS, rng) for _ in range(40)]
     rooms = {round(bounds.get("size_bytes", solver.size_bytes) / solver.size_bytes, 3) for bounds in drawn}
     assert 1.0 in rooms and min(rooms) < 0.6
@@ -95,16 +99,18 @@ def test_where_the_front_has_nothing_is_aimed_at(table: LayerTable) -> None:
 
 def test_sizes_are_aimed_at_down_to_the_least_that_can_be_reached(table: LayerTable) -> None:
     solver, rng = _solver(table), np.random.default_rng(0)
-    drawn = [SizeLatencyTargets(solver).draw([], WEIGHTS, rng).get("size_bytes", solver.size_bytes) for _ in range(200)]
+    targets = [SizeLatencyTargets(solver, REFERENCE) for _ in range(200)]
+    drawn = [one.draw([], WEIGHTS, rng).get("size_bytes", solver.size_bytes) for one in targets]
     assert solver.least_bytes <= min(drawn) < 1.5 * solver.least_bytes
 
 
 def test_what_was_measured_counts_not_what_was_proposed(table: LayerTable) -> None:
     """A setting that the projection squeezes into the budget has the sensitivity and the size of what became of it."""
-    study = create_study(optuna.storages.InMemoryStorage(), "s", SolverSampler(_solver(table), 0), {})
+    study = create_study(optuna.storages.InMemoryStorage(), "s", SolverSampler(_solver(table), 0, REFERENCE), {},
+                         objectives(ACCURACY))
     bench = Bench(table, study=study, size_bytes=12_000, trials=8)
     bench.run()
-    aims, squeezed = SizeLatencyTargets(_solver(table)), [t for t in study.trials if t.user_attrs["squeeze"]]
+    aims, squeezed = SizeLatencyTargets(_solver(table), REFERENCE), [t for t in study.trials if t.user_attrs["squeeze"]]
     assert squeezed
     for trial in study.trials:
         assert np.exp(aims._costs_of(trial)[0]) <= 12_000

@@ -8,6 +8,7 @@ import optuna
 import pytest
 
 from autocompress.core.evaluation import Candidate, Evaluation
+from autocompress.core.front import objectives
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError, StorageError, StudyMismatchError
 from autocompress.search.samplers.make import make_sampler
@@ -22,12 +23,14 @@ from autocompress.search.storage import (
     store_candidate,
     store_rung,
 )
+from autocompress.tasks.classification.metric import ACCURACY
 
+DIRECTIONS = objectives(ACCURACY)
 IDENTITY = {"model": "abc", "data": "def", "seed": 0}
 
 
 def _study(url: str) -> optuna.Study:
-    return create_study(open_storage(url), "mine", make_sampler("random", 0), IDENTITY)
+    return create_study(open_storage(url), "mine", make_sampler("random", 0), IDENTITY, DIRECTIONS)
 
 
 @pytest.mark.parametrize("url", ["sqlite", "journal.log"])
@@ -44,7 +47,7 @@ def test_candidates_come_back_from_a_new_connection(tmp_path: Path, url: str) ->
     study.ask()
     again = load_study(open_storage(url), "mine")
     assert again is not None
-    require_same(again, IDENTITY)
+    require_same(again, IDENTITY, DIRECTIONS)
     first, second = candidates(again)
     assert first == Candidate(trial=0, status="complete", plan=plan, evaluations=(zero, one))
     assert (second.status, second.reason) == ("running", "not finished")
@@ -95,7 +98,7 @@ def test_another_study_is_refused_with_all_differences(tmp_path: Path) -> None:
     """Fault 15."""
     study = _study(storage_url(tmp_path, None))
     with pytest.raises(StudyMismatchError) as caught:
-        require_same(study, {"model": "abc", "data": "xyz", "seed": 1, "space": "new"})
+        require_same(study, {"model": "abc", "data": "xyz", "seed": 1, "space": "new"}, DIRECTIONS)
     text = str(caught.value)
     assert "data: stored 'def', now 'xyz'" in text
     assert "seed: stored 0, now 1" in text
@@ -108,16 +111,16 @@ def test_another_study_is_refused_with_all_differences(tmp_path: Path) -> None:
 def test_an_identity_in_the_words_of_an_earlier_release_is_the_same(tmp_path: Path) -> None:
     study = _study(storage_url(tmp_path, None))
     asked = {**IDENTITY, "seed": "exactly 0"}
-    require_same(study, asked, older=IDENTITY)
+    require_same(study, asked, DIRECTIONS, older=IDENTITY)
     with pytest.raises(StudyMismatchError, match="seed: stored 0, now 'exactly 0'"):
-        require_same(study, asked, older={**IDENTITY, "seed": "about 0"})
+        require_same(study, asked, DIRECTIONS, older={**IDENTITY, "seed": "about 0"})
 
 
 def test_other_directions_are_refused(tmp_path: Path) -> None:
     study = optuna.create_study(storage=open_storage(storage_url(tmp_path, None)), study_name="s",
                                 directions=["minimize"])
     with pytest.raises(StudyMismatchError, match=r"directions: stored \['minimize'\]"):
-        require_same(study, {})
+        require_same(study, {}, DIRECTIONS)
 
 
 @pytest.mark.parametrize("name", ["a b", "a?b", "a%20b", "100%", "a#b", "é", "a{b}", "a&b=c", "a@b:c", "~x"])

@@ -9,7 +9,9 @@ import pytest
 from engine_bench import SIZE, Bench
 
 from autocompress.core.budget import Budget
+from autocompress.core.front import objectives
 from autocompress.core.layer import LayerTable
+from autocompress.core.metric import Reference
 from autocompress.core.sensitivity import SensitivityTable
 from autocompress.errors import InputError
 from autocompress.hardware.profile import load_profile
@@ -23,9 +25,11 @@ from autocompress.space.projection import Projection
 from autocompress.space.solver.solver import Solver
 from autocompress.space.space import build_space
 from autocompress.space.spec import load_space
+from autocompress.tasks.classification.metric import ACCURACY
 
 DAMAGES = SensitivityTable(prune={"a": {24: 0.01, 16: 0.05, 8: 0.3}, "c": {36: 0.02, 24: 0.1, 12: 0.5}},
                   bits={layer: {6: 0.001, 5: 0.002, 4: 0.006, 3: 0.02, 2: 0.2} for layer in ("a", "b", "c", "fc")})
+REFERENCE = Reference(ACCURACY, 0.95)
 
 
 def _solver(table: LayerTable, size: int = SIZE, sensitivity_table: SensitivityTable = DAMAGES) -> Solver:
@@ -34,7 +38,9 @@ def _solver(table: LayerTable, size: int = SIZE, sensitivity_table: SensitivityT
 
 
 def _bench(table: LayerTable, seed: int = 0, trials: int = 16) -> Bench:
-    study = create_study(optuna.storages.InMemoryStorage(), "s", SolverSampler(_solver(table, 8000), seed), {})
+    study = create_study(optuna.storages.InMemoryStorage(), "s",
+                         SolverSampler(_solver(table, 8000), seed, REFERENCE), {},
+                         objectives(ACCURACY))
     return Bench(table, study=study, trials=trials, size_bytes=8000)
 
 
@@ -94,7 +100,7 @@ def test_what_was_measured_bends_the_weights(table: LayerTable) -> None:
                        for knob, sensitivity in solver.sensitivities(values).items())
             study.add_trial(optuna.trial.create_trial(
                 params=values, distributions=distributions(solver.space), value=0.95 - lost))
-        sampler = SolverSampler(solver, 0)
+        sampler = SolverSampler(solver, 0, REFERENCE)
         return float(np.mean([np.log(sampler._kinds(study.trials)["prune"]) for _ in range(50)]))
 
     assert drawn(4.0) > drawn(0.1) + 1
@@ -111,7 +117,7 @@ def test_sites_that_lose_more_than_predicted_are_spared(table: LayerTable) -> No
         lost = sum(sensitivities.values()) + 9 * sensitivities["prune:a"] - 0.9 * sensitivities["prune:c"]
         study.add_trial(optuna.trial.create_trial(
             params=values, distributions=distributions(solver.space), value=0.95 - 0.3 * lost))
-    sampler, plain = SolverSampler(solver, 0), dict.fromkeys(("prune", "bits", "share"), 1.0)
+    sampler, plain = SolverSampler(solver, 0, REFERENCE), dict.fromkeys(("prune", "bits", "share"), 1.0)
     drawn = [sampler._of_knobs(study.trials, plain) for _ in range(50)]
     assert np.mean([np.log(weights["prune:a"] / weights["prune:c"]) for weights in drawn]) > 0.5
 
@@ -127,7 +133,8 @@ def test_small_models_are_proposed_too(table: LayerTable) -> None:
 def test_what_the_solver_does_not_know_is_tried_all_the_same(table: LayerTable) -> None:
     space = build_space(table, load_space("all"), load_profile("host"))
     solver = Solver(Projection(space, Budget(size_bytes=8000)), DAMAGES)
-    study = create_study(optuna.storages.InMemoryStorage(), "s", SolverSampler(solver, 0), {})
+    study = create_study(optuna.storages.InMemoryStorage(), "s", SolverSampler(solver, 0, REFERENCE), {},
+                         objectives(ACCURACY))
     drawn = [study.ask(distributions(space)).params for _ in range(30)]
     for kind in ("criterion", "pattern", "grid"):
         names = [name for name in distributions(space) if name.split(":")[0] == kind]
@@ -136,7 +143,7 @@ def test_what_the_solver_does_not_know_is_tried_all_the_same(table: LayerTable) 
 
 def test_auto_without_a_solver_is_tpe(table: LayerTable) -> None:
     assert make_sampler("auto", 0).name == "TPESampler"  # type: ignore[attr-defined]
-    assert isinstance(make_sampler("auto", 0, _solver(table)), SolverSampler)
+    assert isinstance(make_sampler("auto", 0, _solver(table), REFERENCE), SolverSampler)
     check_sampler("auto")
     with pytest.raises(InputError, match="did you mean 'auto'"):
         check_sampler("outo")
@@ -145,7 +152,7 @@ def test_auto_without_a_solver_is_tpe(table: LayerTable) -> None:
 def test_any_study_may_use_it(table: LayerTable) -> None:
     """A study of one's own, other knobs beside those of the space."""
     solver = _solver(table)
-    study = optuna.create_study(direction="maximize", sampler=SolverSampler(solver, 0))
+    study = optuna.create_study(direction="maximize", sampler=SolverSampler(solver, 0, REFERENCE))
 
     def objective(trial: optuna.Trial) -> float:
         for name, distribution in distributions(solver.space).items():
@@ -160,11 +167,11 @@ def test_a_search_begins_with_solutions_of_several_sizes_and_uniform_plans_befor
         table: LayerTable) -> None:
     solver = _solver(table, 8000)
     projection = Projection(solver.space, Budget(size_bytes=8000))
-    first = initial_trials(SolverSampler(solver, 0), projection, 64, [])
+    first = initial_trials(SolverSampler(solver, 0, REFERENCE), projection, 64, [])
     sizes = [projection.estimate(projection.project(values).plan)["size_bytes"] for _, values in first]
     assert all(size <= 8000 for size in sizes) and min(sizes) <= 0.6 * sizes[0]
     assert len({round(8 * size / 8000) for size in sizes}) >= 3
     origins = [origin for origin, _ in first]
     assert origins[0] == "SolverSampler" and max(i for i, o in enumerate(origins) if o == "uniform") < 4
-    short = [origin for origin, _ in initial_trials(SolverSampler(solver, 0), projection, 4, [])]
+    short = [origin for origin, _ in initial_trials(SolverSampler(solver, 0, REFERENCE), projection, 4, [])]
     assert short[0] == "SolverSampler" and short.count("SolverSampler") == 1 and "uniform" in short

@@ -8,11 +8,13 @@ import pytest
 
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Candidate, Evaluation
+from autocompress.core.metric import Reference
 from autocompress.core.plan import Plan, Step
 from autocompress.hardware.profile import load_profile
 from autocompress.study import built_files
 from autocompress.study.built_files import Trimmer, keep_file, kept_file, own_files
 from autocompress.study.workbench import Workbench
+from autocompress.tasks.classification.metric import ACCURACY
 from autocompress.testing.networks import NETWORKS, task_data
 
 BUDGET = Budget(size_bytes=10**6)
@@ -41,7 +43,7 @@ def test_the_front_stays_and_so_does_what_is_no_ones_yet(tmp_path: Path, monkeyp
     under_way = keep_file(tmp_path, b"under way", ".onnx")
     mine = tmp_path / built_files.FILES / "mine.onnx"
     mine.write_bytes(b"the user's")
-    trimmer = Trimmer(tmp_path, BUDGET, 1.0)
+    trimmer = Trimmer(tmp_path, BUDGET, Reference(ACCURACY, 1.0))
     trimmer.look(lambda: everyone)
     best = everyone[-1].best
     assert best is not None

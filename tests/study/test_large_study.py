@@ -14,7 +14,8 @@ from plotly.offline import get_plotlyjs
 from autocompress.core import wire
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Candidate, Evaluation
-from autocompress.core.front import OBJECTIVES
+from autocompress.core.front import objectives
+from autocompress.core.metric import Reference
 from autocompress.core.plan import Plan, Receipt
 from autocompress.hardware.profile import load_profile
 from autocompress.search import engine, storage
@@ -29,6 +30,7 @@ from autocompress.space.space import build_space
 from autocompress.space.spec import load_space
 from autocompress.study import open_study
 from autocompress.study.folder import Description, write_description
+from autocompress.tasks.classification.metric import ACCURACY
 from autocompress.testing.facts import small_table
 
 BUDGET = Budget(size_bytes=20_000)
@@ -46,7 +48,8 @@ def _filled(folder: Path, trials: int) -> tuple[optuna.Study, Projection]:
     table = small_table()
     projection = Projection(build_space(table, load_space("default"), load_profile("host")), BUDGET)
     knobs = distributions(projection.space)
-    study = create_study(open_storage(storage_url(folder, None)), "large", make_sampler("random", 0), {})
+    study = create_study(open_storage(storage_url(folder, None)), "large", make_sampler("random", 0), {},
+                         objectives(ACCURACY))
     drawn, rng = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)), random.Random(0)
     plans: list[tuple[dict[str, Any], Plan]] = []
     for number in range(trials):
@@ -58,7 +61,8 @@ def _filled(folder: Path, trials: int) -> tuple[optuna.Study, Projection]:
         metrics = _metrics(rng)
         candidate = Candidate(trial=number, status="complete", plan=plan, evaluations=(
             Evaluation(rung=0, metrics=metrics, sources={}, receipts=receipts, timings={"score": 1.0}),))
-        study.add_trial(create_trial(params=params, distributions=knobs, values=[metrics[n] for n in OBJECTIVES],
+        values = [metrics[name] for name in objectives(ACCURACY)]
+        study.add_trial(create_trial(params=params, distributions=knobs, values=values,
                                      user_attrs={CANDIDATE: wire.encode(candidate)}))
     sources = dict.fromkeys(BASELINE, "measured")
     given = {"default": True, "model": None, "data": None, "weights": None, "data_root": None, "image_size": 224}
@@ -121,8 +125,8 @@ def test_a_run_reads_what_is_stored_once_however_many_it_tries(trials: int, tmp_
     def evaluate(plan: Plan, rung: int, *_: Any) -> Evaluation:
         return Evaluation(rung=rung, metrics=_metrics(rng), sources={})
 
-    run = Engine(study, projection, BUDGET, BASELINE["accuracy"], Settings(trials=8 + trials), 0.0, lambda event: None,
-                 lambda: False)
+    run = Engine(study, projection, BUDGET, Reference(ACCURACY, BASELINE["accuracy"]), Settings(trials=8 + trials), 0.0,
+                 lambda event: None, lambda: False)
     run.run(Inline(evaluate, lambda: False))
     assert len(reads) == 1
     assert len(run.candidates()) == 8 + trials

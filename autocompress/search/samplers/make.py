@@ -12,6 +12,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from autocompress.core.metric import Reference
 from autocompress.errors import InputError
 from autocompress.search.samplers.thompson_sampler import SolverSampler
 from autocompress.space.solver.solver import Solver
@@ -92,9 +93,12 @@ def check_sampler(name: str) -> None:
         raise InputError(f"--sampler must be one of {', '.join(names)}, but got {name!r}{hint}")
 
 
-def make_sampler(name: str, seed: int, solver: Solver | None = None) -> optuna.samplers.BaseSampler:
-    """A sampler by name. InputError lists the names."""
+def make_sampler(name: str, seed: int, solver: Solver | None = None,
+                 reference: Reference | None = None) -> optuna.samplers.BaseSampler:
+    """A sampler by name; `SolverSampler` needs `solver` and `reference`. InputError lists the names."""
     check_sampler(name)
     if name == AUTO:
-        return Reseeded(_tpe, seed) if solver is None else SolverSampler(solver, seed)
+        if solver is None or reference is None:
+            return Reseeded(_tpe, seed)
+        return SolverSampler(solver, seed, reference)
     return _quietly(lambda first: Reseeded(SAMPLERS[name], first), seed)

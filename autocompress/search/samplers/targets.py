@@ -2,9 +2,9 @@
 
 Expected hypervolume improvement (Emmerich et al., "Single- and Multiobjective Evolutionary Optimization Assisted by
 Gaussian Random Field Metamodels", IEEE TEC 10(4), 2006), by one draw of the model instead of its integral: what
-accuracy a solution of some size and speed would have follows, in a line of logarithms, from sensitivity, and from how
-far
-trials of about that size and speed were from the line (see `surrogate`).
+quality a solution of some size and speed would have follows, in a line of logarithms, from sensitivity, and from how
+far trials of about that size and speed were from the line (see `surrogate`). Quality is the task's metric in units of
+`Reference.scale`, more being better.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from optuna.trial import FrozenTrial
 
 from autocompress.core.hypervolume import hypervolume_contribution
+from autocompress.core.metric import Reference
 from autocompress.search.samplers.surrogate import rising_line, sample_gp
 from autocompress.space.solver.solver import Solver
 from autocompress.space.space import Value
@@ -35,7 +36,7 @@ FULL = 0.25
 LEAST_TRIALS = 6
 """With fewer there is no line to follow and no posterior, only a prior: any aim is as good as another."""
 LEAST_DROP = 5e-3
-"""Of accuracy, added before its logarithm: smaller differences are noise."""
+"""Units of quality, added before the logarithm: smaller differences are noise."""
 
 
 class SizeLatencyTarget(NamedTuple):
@@ -50,11 +51,11 @@ class SizeLatencyTarget(NamedTuple):
 
 
 class SizeLatencyTargets:
-    """Rooms and speeds at which `solver` can be asked, with the plain solution of each, found when first needed.
-    `knobs`: those that do sensitivity."""
+    """Bounds on size and speed under which `solver` can be asked, with the plain solution of each, made when needed.
+    `knobs`: those of which the table knows a sensitivity. `reference`: the task's metric and the original's value."""
 
-    def __init__(self, solver: Solver) -> None:
-        self._solver = solver
+    def __init__(self, solver: Solver, reference: Reference) -> None:
+        self._solver, self._reference = solver, reference
         plain = solver.estimate(solver.space.uniform())
         self.knobs = tuple(solver.sensitivities(solver.space.uniform()))
         reached = math.log(solver.least_bytes / solver.size_bytes) / math.log(STEP)
@@ -80,6 +81,11 @@ class SizeLatencyTargets:
             self._sensitivities[trial.number] = self._sensitivities_of(setting(trial))
         return self._sensitivities[trial.number]
 
+    def qualities(self, trials: Sequence[FrozenTrial]) -> np.ndarray:
+        """The task's metric of each trial `(trials,)`, in units of quality."""
+        values = np.array([trial.values[0] for trial in trials])
+        return (values if self._reference.metric.higher_is_better else -values) / self._reference.scale
+
     def weights(self, kinds: Mapping[str, float]) -> np.ndarray:
         """Of the kinds, one for each knob: `(knobs,)`."""
         return np.array([kinds[knob.split(":")[0]] for knob in self.knobs])
@@ -96,12 +102,12 @@ class SizeLatencyTargets:
         if not aims:
             return self._aim(1.0, speed).bounds
         kinds = self.weights(weights)
-        measured = np.array([t.values[0] for t in done])
+        measured = self.qualities(done)
         known, asked = np.array([self._costs_of(t) for t in done]), np.array([aim.costs for aim in aims])
         sensitivities, plain = (np.log(np.array(rows) @ kinds + 1e-12)
                         for rows in ([self.sensitivities(t) for t in done], [aim.sensitivities for aim in aims]))
         nearest = np.square(known[:, None] - asked).sum(2).argmin(1)
-        expected = _accuracies(sensitivities, plain[nearest], known, measured, plain, asked, rng)
+        expected = _qualities(sensitivities, plain[nearest], known, measured, plain, asked, rng)
         won = hypervolume_contribution(
             np.column_stack([1 - measured, known]), np.column_stack([1 - expected, asked]), rng, MOST_LOST
         )
@@ -139,22 +145,20 @@ def setting(trial: FrozenTrial) -> dict[str, Value]:
     return {**trial.params, **trial.user_attrs.get(SETTING, {})}
 
 
-def log_lost(accuracies: np.ndarray) -> np.ndarray:
+def log_lost(qualities: np.ndarray) -> np.ndarray:
     """Logarithms of what each loses against the best."""
-    logarithms: np.ndarray = np.log(accuracies.max() - accuracies + LEAST_DROP)
+    logarithms: np.ndarray = np.log(qualities.max() - qualities + LEAST_DROP)
     return logarithms
 
 
-def _accuracies(sensitivities: np.ndarray, plain: np.ndarray, known: np.ndarray, measured: np.ndarray,
-                asked_plain: np.ndarray, asked: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What proposals of costs `asked` `(A, 2)` may have, in one draw: a line in logarithms of sensitivity through the
-    trials,
-    and what those of about such costs were off it, at the sensitivity of the `plain` solution of their size and speed:
-    what is
-    proposed there has more, and the trials tell what that does."""
+def _qualities(sensitivities: np.ndarray, plain: np.ndarray, known: np.ndarray, measured: np.ndarray,
+               asked_plain: np.ndarray, asked: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The qualities that proposals of costs `asked` `(A, 2)` may have, in one draw: a line in logarithms of sensitivity
+    through the trials, and how far trials of about such costs were off it, at the sensitivity of the `plain` solution
+    of their size and speed: what is proposed there has more, and the trials tell what that does."""
     top, lost = measured.max(), log_lost(measured)
     slope, _ = rising_line(sensitivities, lost)
     off = lost - slope * plain
     line = off.mean() + slope * asked_plain
-    accuracies: np.ndarray = top + LEAST_DROP - np.exp(line + sample_gp(known, off - off.mean(), asked, rng))
-    return accuracies
+    qualities: np.ndarray = top + LEAST_DROP - np.exp(line + sample_gp(known, off - off.mean(), asked, rng))
+    return qualities

@@ -1,8 +1,7 @@
 """A sampler that proposes what a solver finds best, and learns what the solver's table does not know.
 
 The table predicts sensitivities one by one and before training; their sum misses how they add up. So each proposal is
-the
-solution under weights drawn from what the trials so far leave likely (Thompson, "On the Likelihood that One Unknown
+the solution under weights drawn from what the trials so far leave likely (Thompson, "On the Likelihood that One Unknown
 Probability Exceeds Another", Biometrika 25, 1933), of the kinds and, around those, of single knobs (see `surrogate`).
 How small and how fast a proposal is to be follows from the volume that it is expected to add to the front (see `aims`).
 """
@@ -18,6 +17,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from autocompress.core.metric import Reference
 from autocompress.search.samplers.surrogate import draw_weights
 from autocompress.search.samplers.targets import LEAST_TRIALS, SizeLatencyTargets, log_lost, setting
 from autocompress.space.solver.problem import HARMS
@@ -39,12 +39,13 @@ FIRST = ((1.0, 1.0), (0.0625, 1.0), (0.25, 1.0), (0.0625, 0.4), (1.0, 0.4), (0.5
 
 
 class SolverSampler(optuna.samplers.BaseSampler):
-    """For studies of the space that `solver` solves, whose first value is accuracy. Seeded."""
+    """For studies of the space that `solver` solves, whose first value is the metric of `reference`. Seeded."""
 
-    def __init__(self, solver: Solver, seed: int) -> None:
+    def __init__(self, solver: Solver, seed: int, reference: Reference) -> None:
         self._solver, self._seed, self._rng = solver, seed, np.random.default_rng(seed)
         self._search_space = distributions(solver.space)
-        self._aims = SizeLatencyTargets(solver)
+        self._aims = SizeLatencyTargets(solver, reference)
+        self._sign = -1 if reference.metric.higher_is_better else 1
 
     def solutions(self) -> list[dict[str, Value]]:
         """What to try first, the most telling before: the plain solution, smaller ones and faster ones, so that there
@@ -63,7 +64,7 @@ class SolverSampler(optuna.samplers.BaseSampler):
         self._rng = np.random.default_rng([self._seed, trial.number])
         done = [t for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
                 if t.params.keys() >= search_space.keys()]
-        done = telling(done)
+        done = telling(done, self._sign)
         weights = self._kinds(done)
         bounds = self._aims.draw(done, weights, self._rng)
         if len(done) >= 2 and self._rng.random() < EXPLORE:
@@ -83,7 +84,7 @@ class SolverSampler(optuna.samplers.BaseSampler):
         knobs = self._aims.knobs
         if len(done) >= LEAST_TRIALS:
             sensitivities = np.array([self._aims.sensitivities(t) for t in done]) * self._aims.weights(kinds)
-            logs = draw_weights(sensitivities, log_lost(np.array([t.values[0] for t in done])), SPREAD, self._rng)
+            logs = draw_weights(sensitivities, log_lost(self._aims.qualities(done)), SPREAD, self._rng)
         else:
             logs = self._rng.normal(0.0, SPREAD, len(knobs))
         return dict(zip(knobs, np.exp(logs).tolist(), strict=True))
@@ -94,14 +95,14 @@ class SolverSampler(optuna.samplers.BaseSampler):
                 if name.split(":")[0] not in (*DECIDED, "act") and self._rng.random() < REDRAWN}
 
     def _kinds(self, done: Sequence[FrozenTrial]) -> dict[str, float]:
-        """Weights of the kinds, drawn: a pair of `SCALES` is as likely as the logarithm of the lost accuracy follows,
+        """Weights of the kinds, drawn: a pair of `SCALES` is as likely as the logarithm of the lost quality follows,
         in a line, from the logarithm of the sensitivity that the pair predicts."""
         pairs = np.array(list(itertools.product(SCALES, SCALES)))
         likelihood = -0.5 * np.square(np.log(pairs) / np.log(4.0)).sum(1)  # prior: factors of four are one deviation
         if len(done) >= LEAST_TRIALS:
             kinds = np.array([self._aims.weights({other: float(other == kind) for other in HARMS}) for kind in HARMS])
             sensitivities = np.array([self._aims.sensitivities(t) for t in done]) @ kinds.T
-            lost = log_lost(np.array([t.values[0] for t in done]))
+            lost = log_lost(self._aims.qualities(done))
             for i, (prune, share) in enumerate(pairs):
                 sensitivity = np.log(sensitivities @ (prune, 1.0, share) + 1e-12)
                 likelihood[i] -= 0.5 * len(done) * np.log(_unexplained(sensitivity, lost) + 1e-3)
@@ -110,7 +111,7 @@ class SolverSampler(optuna.samplers.BaseSampler):
         return {"prune": float(prune), "bits": 1.0, "share": float(share)}
 
     def _crossed(self, done: Sequence[FrozenTrial]) -> dict[str, Value]:
-        best = sorted(done, key=lambda t: (-t.values[0], t.number))[:max(2, len(done) // 3)]
+        best = sorted(done, key=lambda t: (self._sign * t.values[0], t.number))[:max(2, len(done) // 3)]
         first, second = (setting(best[int(i)]) for i in self._rng.choice(len(best), 2, replace=False))
         values: dict[str, Value] = {}
         for name, distribution in self._search_space.items():
@@ -126,12 +127,12 @@ class SolverSampler(optuna.samplers.BaseSampler):
         return float(self._rng.uniform(distribution.low, distribution.high))
 
 
-def telling(done: list[FrozenTrial]) -> list[FrozenTrial]:
-    """At most `MOST_TOLD` of the trials, in order: the most accurate and the latest. The cost of a proposal must
-    not grow with the study."""
+def telling(done: list[FrozenTrial], sign: int = -1) -> list[FrozenTrial]:
+    """At most `MOST_TOLD` of the trials, in order: those of the least first value (times `sign`) and the latest. The
+    cost of a proposal must not grow with the study."""
     if len(done) <= MOST_TOLD:
         return done
-    best = sorted(done[:-MOST_TOLD // 2], key=lambda t: (-t.values[0], t.number))[:MOST_TOLD // 2]
+    best = sorted(done[:-MOST_TOLD // 2], key=lambda t: (sign * t.values[0], t.number))[:MOST_TOLD // 2]
     return [*sorted(best, key=lambda t: t.number), *done[-MOST_TOLD // 2:]]
 
 

@@ -1,0 +1,1 @@
+"""Classification: one of several classes for each sample."""
