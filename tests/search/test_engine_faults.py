@@ -100,7 +100,7 @@ def test_nothing_feasible_names_the_nearest_and_what_blocks_it(table: LayerTable
         bench.run()
     text = str(caught.value)
     assert "no candidate meets size ≤ 20.00 kB, accuracy drop ≤ 1.00%" in text
-    assert "nearest is trial 3: max_drop over by 43.0 points" in text
+    assert "nearest is trial 3: max_drop over by 43.00 points" in text
     assert {c.status for c in bench.engine.candidates()} <= {"infeasible", "duplicate"}
 
 
