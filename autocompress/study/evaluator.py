@@ -36,7 +36,6 @@ from autocompress.techniques import resolve
 from autocompress.techniques.base import check_plan
 
 
-
 class Evaluator:
     """Evaluates plans at any rung on the file that would ship. Deterministic for a seed.
 
