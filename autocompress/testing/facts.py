@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from autocompress.core.layer import Activation, Group, Layer, LayerTable, Member
+from autocompress.core.plan import Step
+from autocompress.core.sensitivity import SensitivityTable
 
 
 def small_table() -> LayerTable:
@@ -48,3 +50,12 @@ def small_table() -> LayerTable:
                    Activation(48 * 64, ("c",), 2, 3))
     return LayerTable(input_shape=(3, 16, 16), outputs=10, layers=layers, groups=groups, activations=activations,
                       skeleton_bytes=600)
+
+
+def small_sensitivities() -> SensitivityTable:
+    """What options of `small_table` would cost, in nats: the less is left of a layer, the more."""
+    kept = [(Step(group, "prune", {"keep": keep}), 0.0, 0.3 * (1 - keep / channels) ** 2)
+            for group, channels in (("a", 32), ("c", 48)) for keep in range(4, channels, 4)]
+    bits = [(Step(layer, "quantize", {"weight_bits": width}), 0.0, 0.8 * 4.0**-width)
+            for layer in ("a", "b", "c", "fc") for width in (6, 5, 4, 3, 2)]
+    return SensitivityTable.of([*kept, *bits])

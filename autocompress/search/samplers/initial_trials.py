@@ -1,4 +1,4 @@
-"""What is always tried: hypervolume_contribution are honest only beside it."""
+"""The first trials, whatever the sampler: given seeds, a solver's solutions and uniform plans."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import optuna
 
 from autocompress.search import fidelity
-from autocompress.search.samplers.thompson_sampler import SolverSampler
 from autocompress.space.projection import Projection
 from autocompress.space.space import Value, Values
 
@@ -20,12 +19,19 @@ WARM = "warm start"
 
 def initial_trials(sampler: optuna.samplers.BaseSampler, projection: Projection, trials: int,
                  seeds: Sequence[Values]) -> list[tuple[str, dict[str, Value]]]:
-    """The seeds, a solver's solutions, where there is one, and uniform plans of one ratio and width, each with its
-    origin and each plan once; a seed that is one of the others counts as that. A short search tries other things too.
+    """Return the seeds, a solver's solutions and uniform plans of one ratio and width, each with its origin and each
+    plan once; a seed that is one of the others counts as that. A short search tries other things too.
+
+    Args:
+        sampler: where it has a method `solutions`, that says which settings its solver finds, the most telling first.
+        projection: of the space and the budget.
+        trials: how many the search tries.
+        seeds: settings that are given to begin with.
     """
     space = projection.space
     widths: list[int | None] = [bits for bits in UNIFORM_BITS if bits in space.weight_bits]
-    solved = sampler.solutions() if isinstance(sampler, SolverSampler) else []
+    solutions = getattr(sampler, "solutions", None)
+    solved = solutions() if solutions is not None else []
     if not solved:
         widths = _gentlest_first(projection, widths)
     uniform = [space.uniform(bits) for bits in (widths[:2] if solved else widths) or [None]]

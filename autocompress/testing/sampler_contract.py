@@ -1,0 +1,118 @@
+"""The contract of a sampler: inherit `SamplerContract`, say what would be given to a search, and pytest runs it all.
+
+    class TestMine(SamplerContract):
+        def sampler(self):
+            return MySampler  # a name, an optuna sampler, or a factory of (seed, projection, solver)
+
+Searches run over facts and a formula; no network is trained.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+import pytest
+
+from autocompress.core.budget import Budget
+from autocompress.core.evaluation import Candidate, Evaluation
+from autocompress.core.plan import Plan
+from autocompress.errors import TrialError
+from autocompress.hardware.profile import load_profile
+from autocompress.search.engine import Engine, Settings
+from autocompress.search.executors.executors import Inline
+from autocompress.search.fidelity import Schedule
+from autocompress.search.samplers.make import asks_solver, make_sampler
+from autocompress.search.storage import create_study
+from autocompress.space.projection import Projection
+from autocompress.space.solver.solver import Solver
+from autocompress.space.space import build_space
+from autocompress.space.spec import load_space
+from autocompress.testing.facts import small_sensitivities, small_table
+
+BUDGET = Budget(size_bytes=20_000)
+BASELINE = 0.95
+
+
+class _Search:
+    """A search over a formula: accuracy rises with the parameters that are left."""
+
+    def __init__(self, given: Any, space: str, fails: Callable[[int], bool] = lambda call: False) -> None:
+        self._given, self._fails, self._calls = given, fails, 0
+        self.projection = Projection(build_space(small_table(), load_space(space), load_profile("host")), BUDGET)
+        self.solver = Solver(self.projection, small_sensitivities())
+        self.study: Any = None
+
+    def run(self, trials: int) -> list[Candidate]:
+        """Return all candidates when there are `trials` of them; go on where an earlier call ended."""
+        before = 0 if self.study is None else len(self.study.trials)
+        sampler = make_sampler(self._given, 0, self.solver, self.projection, before)
+        if self.study is None:
+            self.study = create_study(optuna.storages.InMemoryStorage(), "contract", sampler, {})
+        self.study.sampler = sampler
+        engine = Engine(self.study, self.projection, BUDGET, BASELINE,
+                        Settings(trials=trials, schedule=Schedule(short=1, long=0)), time.perf_counter(),
+                        lambda event: None, lambda: False, fit=None if asks_solver(self._given) else self.solver.fit)
+        engine.run(Inline(self._evaluate, lambda: False))
+        return engine.candidates()
+
+    def _evaluate(self, plan: Plan, rung: int, *_: Any, **__: Any) -> Evaluation:
+        self._calls += 1
+        if self._fails(self._calls):
+            raise TrialError("the evaluation failed")
+        metrics = self.projection.estimate(plan)
+        accuracy = min(0.94, 0.3 + metrics["params"] / 40_000 + 0.01 * rung)
+        return Evaluation(rung=rung, sources={}, metrics={
+            "accuracy": accuracy, "size_bytes": metrics["size_bytes"], "macs": metrics["macs"],
+            "latency_ms": metrics["macs"] / 1e6})
+
+
+class SamplerContract:
+    """What every sampler must do."""
+
+    trials = 16
+    """Of a search: enough that the sampler draws some, behind those that are always tried first."""
+    space = "low-bit"
+    continues = False
+    """Whether a search that was stopped goes on as if it had not been."""
+
+    def sampler(self) -> Any:
+        """Return what is given to a search: a name, an object or a factory. Called for each search."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def search(self) -> Callable[..., _Search]:
+        """Make a search with the sampler."""
+        return lambda **given: _Search(self.sampler(), self.space, **given)
+
+    def test_every_proposal_ends_inside_the_budget(self, search: Callable[..., _Search]) -> None:
+        everyone = search().run(self.trials)
+        assert [c.trial for c in everyone] == list(range(len(everyone)))
+        assert {c.status for c in everyone} <= {"complete", "duplicate"}
+        assert all(c.metrics["size_bytes"] <= BUDGET.size_bytes for c in everyone)
+        assert any(c.origin not in ("uniform", "warm start") for c in everyone), "it was never asked"
+
+    def test_the_same_seed_draws_the_same(self, search: Callable[..., _Search]) -> None:
+        assert search().run(self.trials) == search().run(self.trials)
+
+    def test_a_stopped_search_goes_on(self, search: Callable[..., _Search]) -> None:
+        whole, parts = search().run(self.trials), search()
+        begun = parts.run(self.trials // 2)
+        ended = parts.run(self.trials)
+        assert [c.plan for c in ended[:len(begun)]] == [c.plan for c in begun] and len(ended) > len(begun)
+        if self.continues:
+            assert [c.plan for c in ended] == [c.plan for c in whole]
+
+    def test_evaluations_may_fail(self, search: Callable[..., _Search]) -> None:
+        everyone = search(fails=lambda call: call % 3 == 0).run(self.trials)
+        assert {"complete", "failed"} <= {c.status for c in everyone}
+
+    def test_several_may_be_asked_for_before_one_is_told(self, search: Callable[..., _Search]) -> None:
+        begun = search()
+        begun.run(self.trials)
+        knobs = {name: d for trial in begun.study.trials for name, d in trial.distributions.items()}
+        open_trials = [begun.study.ask(knobs) for _ in range(3)]
+        assert all(d._contains(d.to_internal_repr(trial.params[name])) for trial in open_trials
+                   for name, d in knobs.items())
