@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import replace
 from typing import Literal
 
 import msgspec
@@ -20,8 +21,8 @@ from autocompress.core.front import objectives
 from autocompress.core.metric import Reference
 from autocompress.errors import AutocompressError, EnvironmentFault, InfeasibleError, OutOfTime
 from autocompress.search import fidelity
-from autocompress.search.executors.executors import Inline, Processes
-from autocompress.search.jobs import Job, Rung
+from autocompress.search.executors.base import POLL_SECONDS, Executor, Job, Outcome, WorkerLost
+from autocompress.search.jobs import Assignment, Rung
 from autocompress.search.ledger import Ledger
 from autocompress.search.samplers.initial_trials import ALWAYS_SOLVED, initial_trials
 from autocompress.search.samplers.targets import SETTING
@@ -57,6 +58,9 @@ and seconds where nothing was evaluated before."""
 MOST_THREADS = 4
 """Processes whose cores one long training takes together. Two candidates on a core each came out below one on both
 (`benchmarks/fashion.md`); that it holds up to four is assumed."""
+
+MOST_LOSSES = 2
+"""How often an evaluation whose worker was lost is asked for again."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,6 +113,7 @@ class Engine:
         self._ledger: Ledger | None = None
         self._known: dict[str, Candidate] = {}
         self._twins: dict[str, list[tuple[optuna.Trial, Candidate]]] = {}
+        self._lost: list[Assignment] = []
         self._count = self._repeats = 0
         self._trained = self._untrained = 0
         """Trainings that came to their end, and that failed."""
@@ -123,9 +128,11 @@ class Engine:
     def _read(self) -> Ledger:
         return Ledger(self._budget, self._reference, candidates(self._study))
 
-    def run(self, pool: Inline | Processes) -> None:
-        """Calibrate, then promote. InfeasibleError when nothing inside the budget came out; EnvironmentFault
-        when most trials fail."""
+    def run(self, executor: Executor, receive: Callable[[Outcome], Evaluation] = lambda outcome: outcome.evaluation,
+            ) -> None:
+        """Calibrate, then promote, on an open executor; `receive` keeps what came of an evaluation and completes its
+        metrics, in this thread. InfeasibleError when nothing inside the budget came out; EnvironmentFault when most
+        trials fail."""
         for trial, candidate in queue_interrupted(self._study):  # killed between storing and closing
             self._tell_study(trial, candidate)
         self._ledger = ledger = self._read()
@@ -142,16 +149,20 @@ class Engine:
         began = time.perf_counter()
         self._enqueue_first()
         self.overhead_seconds += time.perf_counter() - began
-        running: dict[Future[Evaluation], Job] = {}
+        running: dict[Future[Outcome], Assignment] = {}
+        stopped = False
         while True:
-            while len(running) < pool.jobs and (job := self._next(pool, list(running.values()))) is not None:
-                future = pool.submit(job.plan, job.rung, job.seconds, job.threads, self._deadline(job), self._limit())
-                running[future] = job
+            while len(running) < executor.jobs and (
+                    assignment := self._next(executor.jobs, list(running.values()))) is not None:
+                running[executor.submit(self._job(assignment))] = assignment
             if not running:
                 break
-            done = wait(running, return_when=FIRST_COMPLETED).done
+            done = wait(running, POLL_SECONDS, FIRST_COMPLETED).done
+            if not stopped and self._should_stop():
+                executor.stop()
+                stopped = True
             for future in sorted(done, key=lambda future: future.exception() is not None):  # a failure may end it all
-                self._take(running.pop(future), future)
+                self._take(running.pop(future), future, receive)
         if self._repeats >= MAX_REPEATS and self._count < self._settings.trials:
             log.warning("tried no more than %d of %d trials: the last %d proposals repeated plans that were tried, so "
                         "this space has few others", self._count, self._settings.trials, self._repeats)
@@ -171,18 +182,21 @@ class Engine:
 
     # -- what to run next --------------------------------------------------------------------------------
 
-    def _next(self, pool: Inline | Processes, running: list[Job]) -> Job | None:
-        """A new candidate as long as there are any to try, else a promotion: a free worker never waits for one that is
-        busy, unless a clock gives all of a rung the same time anyway."""
-        schedule, job = self._settings.schedule, self._new_trial()
-        if job is not None:
-            return self._started_at(job)
+    def _next(self, jobs: int, running: list[Assignment]) -> Assignment | None:
+        """What lost its worker, else a new candidate as long as there are any to try, else a promotion: one of `jobs`
+        workers that is free never waits for one that is busy, unless a clock gives all of a rung the same time
+        anyway."""
+        if self._lost and not self._should_stop():
+            return self._lost.pop(0)
+        schedule, assignment = self._settings.schedule, self._new_trial()
+        if assignment is not None:
+            return self._started_at(assignment)
         everyone, timed = self.candidates(), self._settings.seconds is not None
-        together = max(1, pool.jobs // MOST_THREADS)
+        together = max(1, jobs // MOST_THREADS)
         short_share = min(1.0, schedule.short_share + self._late_share())
-        for level, places, lanes, share in ((SHORT, schedule.short, pool.jobs, short_share),
+        for level, places, lanes, share in ((SHORT, schedule.short, jobs, short_share),
                                             (LONG, schedule.long, together, 1.0)):
-            threads = pool.jobs // lanes
+            threads = jobs // lanes
             before = any(other.rung < level for other in running)
             if not self._open(1.0) or len(running) >= lanes or (before and (timed or threads > 1)):
                 return None
@@ -195,18 +209,19 @@ class Engine:
                 rung.total = len(rung.begun) + len(chosen)
                 rung.begun.add(chosen[0].trial)
                 assert chosen[0].plan is not None
-                return self._started_at(Job(chosen[0], chosen[0].plan, level, rung.seconds, threads))
+                return self._started_at(Assignment(chosen[0], chosen[0].plan, level, rung.seconds, threads))
         return None
 
-    def _started_at(self, job: Job) -> Job:
-        rung = self._rungs[job.rung]
+    def _started_at(self, assignment: Assignment) -> Assignment:
+        rung = self._rungs[assignment.rung]
         if rung is not self._shown:
             self._shown = rung
             self._on_event(Event(kind="phase", text=rung.phase, total=rung.total))
-        self._on_event(Event(kind="start", text=f"trial {job.candidate.trial}", candidate=job.candidate))
-        return job
+        self._on_event(Event(kind="start", text=f"trial {assignment.candidate.trial}",
+                             candidate=assignment.candidate))
+        return assignment
 
-    def _new_trial(self) -> Job | None:
+    def _new_trial(self) -> Assignment | None:
         """The next candidate that is not one that there is already."""
         while (self._count < self._settings.trials and self._repeats < MAX_REPEATS
                and self._open(self._calibration_share())):
@@ -219,7 +234,7 @@ class Engine:
             twin, twins = self._known.get(candidate.plan.fingerprint), self._twins.get(candidate.plan.fingerprint)
             if twin is None and twins is None:
                 self._repeats, self._twins[candidate.plan.fingerprint] = 0, []
-                return Job(candidate, candidate.plan, CALIBRATED, trial=trial)
+                return Assignment(candidate, candidate.plan, CALIBRATED, trial=trial)
             self._repeats += 1
             if twin is not None:
                 self._close(trial, as_duplicate(candidate, twin))
@@ -252,39 +267,51 @@ class Engine:
 
     # -- what came of it ---------------------------------------------------------------------------------
 
-    def _take(self, job: Job, future: Future[Evaluation]) -> None:
+    def _take(self, assignment: Assignment, future: Future[Outcome], receive: Callable[[Outcome], Evaluation]) -> None:
         """Store a result, good or bad. What the user or the clock cut short stays open: resuming tries it again."""
-        error = future.exception()
+        error, evaluation = future.exception(), None
+        if error is None:
+            try:
+                evaluation = receive(future.result())
+            except Exception as failed:
+                error = failed
         if error is not None and (self._should_stop() or isinstance(error, OutOfTime)):
+            return
+        if isinstance(error, WorkerLost) and assignment.losses < MOST_LOSSES:
+            log.info("trial %d is evaluated again: %s", assignment.candidate.trial, error)
+            self._lost.append(replace(assignment, losses=assignment.losses + 1))
             return
         if isinstance(error, AutocompressError | KeyboardInterrupt):
             raise error
-        reason = not_finite(future.result()) if error is None else describe_failure(error)
-        if job.trial is None:
-            self._climbed(job, future, reason)
+        reason = describe_failure(error) if error is not None else not_finite(evaluation) if evaluation else ""
+        if assignment.trial is None:
+            self._climbed(assignment, evaluation, error, reason)
             self._require_success(reason)
             return
         self._calibrated = time.perf_counter()
         if error is not None:
-            job.trial.set_user_attr(TRACEBACK, traceback_of(error))
-        candidate = (msgspec.structs.replace(job.candidate, status="failed", reason=reason) if reason else
-                     judge(msgspec.structs.replace(job.candidate, evaluations=(future.result(),)), self._budget,
+            assignment.trial.set_user_attr(TRACEBACK, traceback_of(error))
+        candidate = (msgspec.structs.replace(assignment.candidate, status="failed", reason=reason)
+                     if reason or evaluation is None else
+                     judge(msgspec.structs.replace(assignment.candidate, evaluations=(evaluation,)), self._budget,
                            self._reference))
         if candidate.evaluations:
-            self._known[job.plan.fingerprint] = candidate
-        self._close(job.trial, candidate)
-        for trial, twin in self._twins.pop(job.plan.fingerprint, []):
+            self._known[assignment.plan.fingerprint] = candidate
+        self._close(assignment.trial, candidate)
+        for trial, twin in self._twins.pop(assignment.plan.fingerprint, []):
             self._close(trial, as_duplicate(twin, candidate))
 
-    def _climbed(self, job: Job, future: Future[Evaluation], reason: str) -> None:
-        if reason:  # the candidate keeps what it reached
-            store_failure(self._study, job.candidate.trial, job.rung, reason, future.exception())
+    def _climbed(self, assignment: Assignment, evaluation: Evaluation | None, error: BaseException | None,
+                 reason: str) -> None:
+        trial = assignment.candidate.trial
+        if reason or evaluation is None:  # the candidate keeps what it reached
+            store_failure(self._study, trial, assignment.rung, reason, error)
             self._untrained += 1
         else:
             self._trained += 1
-            store_rung(self._study, job.candidate.trial, future.result())
-            self._all.add(job.candidate.trial, future.result())
-        self._tell(self._all.of(job.candidate.trial), self._rungs[job.rung])
+            store_rung(self._study, trial, evaluation)
+            self._all.add(trial, evaluation)
+        self._tell(self._all.of(trial), self._rungs[assignment.rung])
 
     def _close(self, trial: optuna.Trial, candidate: Candidate) -> None:
         began = time.perf_counter()
@@ -331,13 +358,17 @@ class Engine:
         end = self._started + self._settings.seconds - self._settings.reserve_seconds
         return self._began + share * max(0.0, end - self._began) - time.perf_counter()
 
-    def _deadline(self, job: Job) -> float | None:
-        """When (`time.perf_counter()`) an evaluation is broken off. The very first may go on; a training, which ends by
+    def _job(self, assignment: Assignment) -> Job:
+        return Job(plan=assignment.plan, rung=assignment.rung, seconds=assignment.seconds, threads=assignment.threads,
+                   seconds_left=self._seconds_left(assignment), limit=self._limit())
+
+    def _seconds_left(self, assignment: Assignment) -> float | None:
+        """After how many seconds an evaluation is broken off. The very first may go on; a training, which ends by
         itself in time, has a grace for being measured."""
-        if self._settings.seconds is None or (job.trial is not None and self._count <= 1):
+        left = self._left(1.0)
+        if left is None or self._settings.seconds is None or (assignment.trial is not None and self._count <= 1):
             return None
-        end = self._started + self._settings.seconds - self._settings.reserve_seconds
-        return end + (GRACE_SHARE * self._settings.seconds if job.trial is None else 0.0)
+        return left + (GRACE_SHARE * self._settings.seconds if assignment.trial is None else 0.0)
 
     def _limit(self) -> float | None:
         """Seconds after which the next evaluation is ended wherever it is: those of one trial, and what is left of the

@@ -11,7 +11,7 @@ from autocompress.core.plan import Plan
 
 
 @dataclass(frozen=True)
-class Job:
+class Assignment:
     """An evaluation under way: of a new `trial`, or of one that is promoted."""
 
     candidate: Candidate
@@ -21,6 +21,8 @@ class Job:
     threads: int = 1
     """Where several processes evaluate, how many of their cores it takes."""
     trial: optuna.Trial | None = None
+    losses: int = 0
+    """Workers that were lost in it."""
 
 
 @dataclass

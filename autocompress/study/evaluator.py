@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
+from msgspec.structs import replace
 
 from autocompress.backend.graph.macs import count_macs
 from autocompress.backend.network.compressed import Compressed
@@ -24,6 +25,7 @@ from autocompress.formats.onnx.scores import scores
 from autocompress.formats.running import MOST_ROWS, answered, the_one
 from autocompress.formats.timing import Timing, time_files
 from autocompress.hardware.profile import HardwareProfile
+from autocompress.search.executors.base import Job, Outcome, alone
 from autocompress.study.built_files import keep_file, kept_file
 from autocompress.study.file_writer import PARITY_SAMPLES, about_the_original, as_arrays
 from autocompress.study.original import OriginalFile, original_of
@@ -143,6 +145,28 @@ class Evaluator:
 
         TrialError when the candidate fails: not finite, not exportable, or stopped.
         """
+        return self.completed(self._outcome(plan, rung, seconds, should_stop, threads))
+
+    def outcome(self, job: Job, should_stop: Callable[[], bool]) -> Outcome:
+        """As `evaluate`, but without the latency that is measured: what a worker does. See `completed`."""
+        return self._outcome(job.plan, job.rung, job.seconds, should_stop, job.threads)
+
+    def completed(self, outcome: Outcome,
+                  quiet: Callable[[], AbstractContextManager[None]] = nullcontext) -> Evaluation:
+        """Keep what a worker sends back and time the file, on this machine and, inside `quiet`, beside nothing else of
+        the search: the one place where candidates are timed."""
+        evaluation, timings = outcome.evaluation, dict(outcome.evaluation.timings)
+        metrics = dict(evaluation.metrics)
+        unknown = [name for name in self.profile.latencies if name not in metrics]
+        if unknown:
+            with _timed(timings, "time"), closing(self._format.open(outcome.file)) as runtime, alone(), quiet():
+                timing = time_files({"file": runtime}, self._example)["file"]
+            for name in unknown:
+                metrics |= timing.metrics(name)
+        return replace(evaluation, metrics=metrics, timings=timings, file=keep_file(self._folder, outcome.file, self._format.suffix))
+
+    def _outcome(self, plan: Plan, rung: int, seconds: float | None, should_stop: Callable[[], bool] | None,
+                 threads: int | None) -> Outcome:
         if threads is not None and threads != self.threads:
             self.threads = self.trainer.threads = self.network.writer.threads = threads
             torch.set_num_threads(threads)
@@ -151,7 +175,7 @@ class Evaluator:
             return self._evaluated(plan, rung, seconds, should_stop)
 
     def _evaluated(self, plan: Plan, rung: int, seconds: float | None,
-                   should_stop: Callable[[], bool] | None) -> Evaluation:
+                   should_stop: Callable[[], bool] | None) -> Outcome:
         trainer, timings, weights = self.trainer, dict[str, float](), ""
         with _timed(timings, "compress"):
             trained = trainer.is_trained(plan, rung - 1)
@@ -162,11 +186,14 @@ class Evaluator:
         if rung:
             with _timed(timings, "distill"):
                 weights = trainer.train(compressed, rung, seconds, trained, should_stop)
-        return self.measured(compressed, rung, timings, weights)
+        return self._written(compressed, rung, timings, weights)
 
     def measured(self, compressed: Compressed, rung: int, timings: dict[str, float], weights: str = "") -> Evaluation:
-        """Build the file and run it; `timings` are of what was done before, `weights` is the hash of the file that
-        holds them. TrialError when it cannot be exported."""
+        """Build the file, run and time it; `timings` are of what was done before, `weights` is the hash of the file
+        that holds them. TrialError when it cannot be exported."""
+        return self.completed(self._written(compressed, rung, timings, weights))
+
+    def _written(self, compressed: Compressed, rung: int, timings: dict[str, float], weights: str) -> Outcome:
         with _timed(timings, "export"):
             built = self.network.write(compressed)
         sources = self.sources
@@ -175,15 +202,11 @@ class Evaluator:
             metrics = self._static(compressed, len(built.data), runtime) | metrics
             if runtime.peak_memory_bytes:
                 sources |= {"peak_memory_bytes": "measured"}
-        with _timed(timings, "time"):
-            metrics |= self._latency(compressed.plan, lambda: self._time(built.data))
-        return Evaluation(rung=rung, metrics=metrics, sources=sources,
-                          receipts=(*compressed.receipts, *built.receipts), timings=timings,
-                          file=keep_file(self._folder, built.data, self._format.suffix), weights=weights)
-
-    def _time(self, data: bytes) -> Timing:
-        with closing(self._format.open(data)) as runtime:
-            return time_files({"file": runtime}, self._example)["file"]
+            estimated = estimate(self.network.table, compressed.plan, self.profile)
+            metrics |= {name: estimated[name] for name in self.profile.latencies if name in estimated}
+        evaluation = Evaluation(rung=rung, metrics=metrics, sources=sources, timings=timings, weights=weights,
+                                receipts=(*compressed.receipts, *built.receipts))
+        return Outcome(evaluation=evaluation, file=built.data)
 
     def file_of(self, plan: Plan, evaluation: Evaluation) -> bytes:
         """The file that was run to evaluate a plan: as it was kept, or made again."""

@@ -14,7 +14,9 @@ import torch
 from autocompress.backend.training.distill import Recipe
 from autocompress.errors import EnvironmentFault, InputError
 from autocompress.hardware.targets import load_targets
-from autocompress.search.executors.executors import Inline, Processes
+from autocompress.search.executors.base import Evaluate, Executor, Place, Workplace
+from autocompress.search.executors.inline import Inline
+from autocompress.search.executors.processes import Processes
 from autocompress.space.spec import load_space
 from autocompress.study.allocator import reuse_memory
 from autocompress.study.folder import Description
@@ -89,25 +91,30 @@ def require_same_task(description: Description, loaded: LoadedModel, task: TaskD
                              f"{description.fingerprints[what]}), but is another ({now}): give the same one{split}")
 
 
-def _bench_in_child(loaded: LoadedModel, task: TaskData, asked: Options, folder: Path) -> Any:
-    torch.set_num_threads(1)
-    return make_bench(loaded, task, asked, folder).evaluator.evaluate
-
-
-def _reload_in_child(asked: Options, folder: Path) -> Any:
-    torch.set_num_threads(1)
-    return make_bench(*load_task(asked), asked, folder).evaluator.evaluate
-
-
-def make_pool(bench: Workbench, loaded: LoadedModel, task: TaskData, asked: Options, folder: Path,
-          should_stop: Callable[[], bool]) -> Inline | Processes:
+def open_executor(bench: Workbench, loaded: LoadedModel, task: TaskData, asked: Options, folder: Path,
+                  should_stop: Callable[[], bool]) -> Executor:
     """Where evaluations run: here, or in `jobs` processes that load the networks again."""
-    if asked.jobs == 1:
-        return Inline(bench.evaluator.evaluate, should_stop)
+    executor: Executor = Inline() if asked.jobs == 1 else Processes(asked.jobs)
     if asked.model is None or isinstance(asked.model, str):
         # A class from a user's file cannot be unpickled elsewhere; the specs can be loaded again.
-        return Processes(partial(_reload_in_child, asked, folder), asked.jobs, should_stop)
-    return Processes(partial(_bench_in_child, loaded, task, _without_objects(asked), folder), asked.jobs, should_stop)
+        make = partial(_reloaded, asked, folder)
+    else:
+        make = partial(_rebuilt, loaded, task, _without_objects(asked), folder)
+    executor.open(Workplace(bench.evaluator.outcome, make, should_stop=should_stop))
+    return executor
+
+
+def _reloaded(asked: Options, folder: Path, place: Place) -> Evaluate:
+    """The evaluation in a worker that loads network and data by their specs."""
+    return _rebuilt(*load_task(asked), asked, folder, place)
+
+
+def _rebuilt(loaded: LoadedModel, task: TaskData, asked: Options, folder: Path, place: Place) -> Evaluate:
+    """The evaluation in a worker that was sent network and data."""
+    if place.threads is not None:
+        torch.set_num_threads(place.threads)
+    asked = asked if place.device is None else replace(asked, device=place.device)
+    return make_bench(loaded, task, asked, folder).evaluator.outcome
 
 
 def _without_objects(asked: Options) -> Options:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from autocompress.core.budget import Budget
 from autocompress.core.cancellation import controlled
+from autocompress.core.evaluation import Evaluation
 from autocompress.core.front import Direction, objectives
 from autocompress.core.metric import Reference
 from autocompress.core.sensitivity import SensitivityTable
@@ -20,7 +21,7 @@ from autocompress.errors import InfeasibleError, InputError, TrialError
 from autocompress.hardware.profile import HardwareProfile
 from autocompress.hardware.targets import load_targets
 from autocompress.search.engine import Engine, Event, Settings
-from autocompress.search.executors.executors import Inline, Processes
+from autocompress.search.executors.base import Executor, Outcome
 from autocompress.search.fidelity import EFFORTS
 from autocompress.search.samplers.make import AUTO, check_sampler, make_sampler
 from autocompress.search.storage import (
@@ -44,7 +45,7 @@ from autocompress.study.folder import choose_folder, is_described
 from autocompress.study.folder_claim import claimed
 from autocompress.study.identity import default_name, describe, identity_of, kept_float, older_identity, stored_name
 from autocompress.study.latency_prediction import predicted_metrics, predicting
-from autocompress.study.loading import load_task, make_bench, make_pool, require_same_task
+from autocompress.study.loading import load_task, make_bench, open_executor, require_same_task
 from autocompress.study.model_soup import blend
 from autocompress.study.options import Options
 from autocompress.study.ownership import discard
@@ -199,7 +200,8 @@ def _search(asked: Options, spec: SpaceSpec, profile: HardwareProfile, constrain
     result = SearchResult(folder, description, study=study, bench=bench)
     failure: InfeasibleError | None = None
     with stop.patiently():
-        failure = _run(engine, make_pool(bench, loaded, task, asked, folder, stop))
+        executor = open_executor(bench, loaded, task, asked, folder, stop)
+        failure = _run(engine, executor, lambda outcome: bench.evaluator.completed(outcome, executor.quiet))
         timings["sampling and storage"] = engine.overhead_seconds
         if failure is None and not stop():
             for sentence in shortfalls(engine.candidates(), failures(study), _late(settings, started)):
@@ -287,13 +289,13 @@ def _damages(bench: Workbench, projection: Projection, asked: Options, seconds: 
         return None
 
 
-def _run(engine: Engine, pool: Inline | Processes) -> InfeasibleError | None:
+def _run(engine: Engine, executor: Executor, receive: Callable[[Outcome], Evaluation]) -> InfeasibleError | None:
     """Run the engine; that nothing is feasible is reported only after the report was written."""
     try:
         with storage_errors("the study's storage"):
-            engine.run(pool)
+            engine.run(executor, receive)
     except InfeasibleError as error:
         return error
     finally:
-        pool.close()
+        executor.close()
     return None

@@ -22,7 +22,7 @@ from autocompress.core.plan import Plan
 from autocompress.errors import TrialError
 from autocompress.hardware.profile import load_profile
 from autocompress.search.engine import Engine, Settings
-from autocompress.search.executors.executors import Inline
+from autocompress.search.executors.inline import Inline
 from autocompress.search.fidelity import Schedule
 from autocompress.search.samplers.make import asks_solver, make_sampler
 from autocompress.search.storage import create_study
@@ -32,7 +32,8 @@ from autocompress.space.space import build_space
 from autocompress.space.spec import load_space
 from autocompress.testing.facts import small_sensitivities, small_table
 
-BUDGET = Budget(size_bytes=20_000)
+SIZE = 20_000
+BUDGET = Budget(size_bytes=SIZE)
 BASELINE = 0.95
 
 
@@ -45,17 +46,19 @@ class _Search:
         self.solver = Solver(self.projection, small_sensitivities())
         self.study: Any = None
 
-    def run(self, trials: int) -> list[Candidate]:
-        """Return all candidates when there are `trials` of them; go on where an earlier call ended."""
+    def run(self, trials: int, evaluations: int | None = None) -> list[Candidate]:
+        """Return all candidates when there are `trials` of them, or where the search was stopped after so many
+        `evaluations`; go on where an earlier call ended."""
         before = 0 if self.study is None else len(self.study.trials)
         sampler = make_sampler(self._given, 0, self.solver, self.projection, before)
         if self.study is None:
             self.study = create_study(optuna.storages.InMemoryStorage(), "contract", sampler, {})
         self.study.sampler = sampler
+        stopped = (lambda: False) if evaluations is None else (lambda: self._calls >= evaluations)
         engine = Engine(self.study, self.projection, BUDGET, BASELINE,
                         Settings(trials=trials, schedule=Schedule(short=1, long=0)), time.perf_counter(),
-                        lambda event: None, lambda: False, fit=None if asks_solver(self._given) else self.solver.fit)
-        engine.run(Inline(self._evaluate, lambda: False))
+                        lambda event: None, stopped, fit=None if asks_solver(self._given) else self.solver.fit)
+        engine.run(Inline.of(self._evaluate, stopped))
         return engine.candidates()
 
     def _evaluate(self, plan: Plan, rung: int, *_: Any, **__: Any) -> Evaluation:
@@ -82,37 +85,43 @@ class SamplerContract:
         """Return what is given to a search: a name, an object or a factory. Called for each search."""
         raise NotImplementedError
 
-    @pytest.fixture
-    def search(self) -> Callable[..., _Search]:
+    def search(self, **given: Any) -> _Search:
         """Make a search with the sampler."""
-        return lambda **given: _Search(self.sampler(), self.space, **given)
+        return _Search(self.sampler(), self.space, **given)
 
-    def test_every_proposal_ends_inside_the_budget(self, search: Callable[..., _Search]) -> None:
-        everyone = search().run(self.trials)
-        assert [c.trial for c in everyone] == list(range(len(everyone)))
+    @pytest.fixture(scope="class")
+    @classmethod
+    def ended(cls) -> tuple[_Search, list[Candidate]]:
+        """A search that came to its end, and its candidates."""
+        whole = cls().search()
+        return whole, whole.run(cls.trials)
+
+    def test_every_proposal_ends_inside_the_budget(self, ended: tuple[_Search, list[Candidate]]) -> None:
+        _, everyone = ended
+        assert [c.trial for c in everyone] == list(range(self.trials))
         assert {c.status for c in everyone} <= {"complete", "duplicate"}
-        assert all(c.metrics["size_bytes"] <= BUDGET.size_bytes for c in everyone)
+        assert all(c.metrics["size_bytes"] <= SIZE for c in everyone)
         assert any(c.origin not in ("uniform", "warm start") for c in everyone), "it was never asked"
 
-    def test_the_same_seed_draws_the_same(self, search: Callable[..., _Search]) -> None:
-        assert search().run(self.trials) == search().run(self.trials)
+    def test_the_same_seed_draws_the_same(self, ended: tuple[_Search, list[Candidate]]) -> None:
+        assert self.search().run(self.trials) == ended[1]
 
-    def test_a_stopped_search_goes_on(self, search: Callable[..., _Search]) -> None:
-        whole, parts = search().run(self.trials), search()
-        begun = parts.run(self.trials // 2)
-        ended = parts.run(self.trials)
-        assert [c.plan for c in ended[:len(begun)]] == [c.plan for c in begun] and len(ended) > len(begun)
+    def test_a_stopped_search_goes_on(self, ended: tuple[_Search, list[Candidate]]) -> None:
+        parts = self.search()
+        begun = parts.run(self.trials, evaluations=self.trials // 2)
+        assert 0 < len(begun) < self.trials
+        everyone = parts.run(self.trials)
+        assert len(everyone) == self.trials and everyone[:len(begun)] == begun
         if self.continues:
-            assert [c.plan for c in ended] == [c.plan for c in whole]
+            assert [c.plan for c in everyone] == [c.plan for c in ended[1]]
 
-    def test_evaluations_may_fail(self, search: Callable[..., _Search]) -> None:
-        everyone = search(fails=lambda call: call % 3 == 0).run(self.trials)
+    def test_evaluations_may_fail(self) -> None:
+        everyone = self.search(fails=lambda call: call % 3 == 0).run(self.trials)
         assert {"complete", "failed"} <= {c.status for c in everyone}
 
-    def test_several_may_be_asked_for_before_one_is_told(self, search: Callable[..., _Search]) -> None:
-        begun = search()
-        begun.run(self.trials)
-        knobs = {name: d for trial in begun.study.trials for name, d in trial.distributions.items()}
-        open_trials = [begun.study.ask(knobs) for _ in range(3)]
+    def test_several_may_be_asked_for_before_one_is_told(self, ended: tuple[_Search, list[Candidate]]) -> None:
+        study = ended[0].study
+        knobs = {name: d for trial in study.trials for name, d in trial.distributions.items()}
+        open_trials = [study.ask(knobs) for _ in range(3)]
         assert all(d._contains(d.to_internal_repr(trial.params[name])) for trial in open_trials
                    for name, d in knobs.items())

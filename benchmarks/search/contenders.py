@@ -17,7 +17,7 @@ from autocompress.core.plan import Plan
 from autocompress.core.sensitivity import SensitivityTable
 from autocompress.errors import InfeasibleError
 from autocompress.search.engine import Engine, Settings
-from autocompress.search.executors.executors import Inline
+from autocompress.search.executors.inline import Inline
 from autocompress.search.fidelity import Schedule
 from autocompress.search.samplers.initial_trials import UNIFORM_BITS
 from autocompress.search.samplers.make import make_sampler
@@ -158,7 +158,7 @@ def ours(run: Run) -> None:
     engine = Engine(study, run.projection, run.budget, reference, settings, time.perf_counter(),
                     lambda event: None, run.closed)
     try:
-        engine.run(Inline(run.evaluate, run.closed))
+        engine.run(Inline.of(run.evaluate, run.closed))
     except InfeasibleError:
         if not run.closed():
             raise

@@ -16,7 +16,7 @@ from autocompress.core.metric import Reference
 from autocompress.core.plan import Plan
 from autocompress.hardware.profile import load_profile
 from autocompress.search.engine import Engine, Event, Settings
-from autocompress.search.executors.executors import Inline
+from autocompress.search.executors.inline import Inline
 from autocompress.search.fidelity import Schedule
 from autocompress.search.samplers.make import make_sampler
 from autocompress.search.storage import create_study
@@ -67,5 +67,5 @@ class Bench:
 
     def run(self) -> list[Candidate]:
         """The candidates after a whole run."""
-        self.engine.run(Inline(self.fake, lambda: False))
+        self.engine.run(Inline.of(self.fake))
         return self.engine.candidates()

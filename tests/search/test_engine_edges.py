@@ -14,14 +14,14 @@ import optuna
 import pytest
 from engine_bench import BASELINE, Bench
 
-from autocompress.core.evaluation import CALIBRATED, LONG, SHORT, Candidate, Evaluation
+from autocompress.core.evaluation import CALIBRATED, LONG, SHORT, Candidate
 from autocompress.core.front import objectives
 from autocompress.core.layer import LayerTable
-from autocompress.core.plan import Plan
 from autocompress.core.sensitivity import SensitivityTable
 from autocompress.errors import EnvironmentFault, InputError, TrialError
 from autocompress.search.engine import MAX_REPEATS
-from autocompress.search.executors.executors import Inline
+from autocompress.search.executors.base import Executor, Job, Outcome
+from autocompress.search.executors.inline import Inline
 from autocompress.search.fidelity import Schedule
 from autocompress.search.samplers.make import SAMPLERS, make_sampler
 from autocompress.search.samplers.thompson_sampler import SolverSampler
@@ -138,7 +138,7 @@ def test_interrupted_anywhere_and_resumed_nothing_is_lost_or_repeated(table: Lay
 
     first = Bench(table, damage=damage)
     first.engine._should_stop = lambda: kindly and len(first.fake.calls) >= moment
-    pool = Inline(first.fake, first.engine._should_stop)
+    pool = Inline.of(first.fake, first.engine._should_stop)
     if kindly:
         first.engine.run(pool)
     else:
@@ -253,7 +253,7 @@ def test_failed_trainings_count_in_the_failure_rate(table: LayerTable) -> None:
         bench.run()
 
 
-class Slow:
+class Slow(Executor):
     """Four workers at once, as far as the engine can see: results come when it waits for them."""
 
     jobs = 4
@@ -263,25 +263,23 @@ class Slow:
         self.busy, self.asked = 0, dict[int, set[tuple[int, int]]]()
         """Cores in use, and by rung how many were asked for while how many were in use."""
 
-    def submit(self, plan: Plan, rung: int, seconds: float | None = None, threads: int = 1,
-               deadline: float | None = None, limit: float | None = None) -> Future[Evaluation]:
+    def submit(self, job: Job) -> Future[Outcome]:
         with LOCK:
-            self.asked.setdefault(rung, set()).add((self.busy, threads))
-            self.busy += threads
+            self.asked.setdefault(job.rung, set()).add((self.busy, job.threads))
+            self.busy += job.threads
 
-        def run() -> Evaluation:
+        def run() -> Outcome:
             time.sleep(0.02)
             with LOCK:
-                self.busy -= threads
-                found: Evaluation = self._evaluate(plan, rung, seconds, None)
-            return found
+                self.busy -= job.threads
+                return Outcome(evaluation=self._evaluate(job.plan, job.rung, job.seconds, None))
 
         return self._threads.submit(run)
 
 
 def test_a_plan_under_way_is_not_begun_again(table: LayerTable) -> None:
     bench = Bench(table, space="int8", size_bytes=4000, trials=12)
-    bench.engine.run(Slow(bench.fake))  # type: ignore[arg-type]
+    bench.engine.run(Slow(bench.fake))
     calibrated = [plan for plan, rung in bench.fake.calls if rung == 0]
     assert len(calibrated) == len(set(calibrated))
     everyone = bench.engine.candidates()
@@ -293,7 +291,7 @@ def test_a_plan_under_way_is_not_begun_again(table: LayerTable) -> None:
 def test_a_long_training_has_all_cores_to_itself(table: LayerTable, seconds: float | None) -> None:
     bench = Bench(table, space="int8", size_bytes=4000, trials=8, schedule=Schedule(short=3, long=2), seconds=seconds)
     pool = Slow(bench.fake)
-    bench.engine.run(pool)  # type: ignore[arg-type]
+    bench.engine.run(pool)
     assert {threads for _, threads in pool.asked[CALIBRATED] | pool.asked[SHORT]} == {1}
     assert pool.asked[LONG] == {(0, 4)}
     assert sum(c.reached == LONG for c in bench.engine.candidates()) == 2

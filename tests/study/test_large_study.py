@@ -20,7 +20,7 @@ from autocompress.core.plan import Plan, Receipt
 from autocompress.hardware.profile import load_profile
 from autocompress.search import engine, storage
 from autocompress.search.engine import Engine, Settings
-from autocompress.search.executors.executors import Inline
+from autocompress.search.executors.inline import Inline
 from autocompress.search.samplers.make import make_sampler
 from autocompress.search.samplers.thompson_sampler import MOST_TOLD, distributions, telling
 from autocompress.search.storage import CANDIDATE, create_study, open_storage, storage_url
@@ -127,7 +127,7 @@ def test_a_run_reads_what_is_stored_once_however_many_it_tries(trials: int, tmp_
 
     run = Engine(study, projection, BUDGET, Reference(ACCURACY, BASELINE["accuracy"]), Settings(trials=8 + trials), 0.0,
                  lambda event: None, lambda: False)
-    run.run(Inline(evaluate, lambda: False))
+    run.run(Inline.of(evaluate))
     assert len(reads) == 1
     assert len(run.candidates()) == 8 + trials
     assert [c.metrics for c in run.candidates()] == [c.metrics for c in real(study)]

@@ -1,7 +1,8 @@
-"""One process that evaluates: what runs in it, and the end of it that the search holds.
+"""One process that evaluates: what runs in it, and the end of it that the driver holds.
 
-Messages over a pipe: the worker says when it is ready, takes one job after the other and answers each; it may be told
-to stop. The pipe's end is the parent's end: whatever ends that, workers end too.
+Messages over a pipe: the worker says when it is ready, takes one job after the other and answers each; meanwhile it may
+ask for what is in the driver's store, and be told to stop. Whatever ends the driver closes the pipe, and workers end
+too.
 """
 
 from __future__ import annotations
@@ -16,28 +17,27 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
-from autocompress.core.cancellation import controlled
+from autocompress.core.plan import Plan
+from autocompress.core.store import MemoryStore, Store
 from autocompress.errors import EnvironmentFault, InputError, TrialError
+from autocompress.search.executors.base import POLL_SECONDS, Evaluate, Job, Outcome, Place, WorkerLost, work
 from autocompress.search.executors.limits import out_of_time
 
 DIED = ("a worker process died before it could work, perhaps for lack of memory: resume with fewer --jobs. In a "
         "script, call search behind `if __name__ == \"__main__\":`, because each process reads the script anew")
-READY, STOP = "ready", "stop"
+READY, STOP, ASK, REPLY, ANSWER = "ready", "stop", "ask", "reply", "answer"
+READS = ("get", "keys", "nearest")
+"""What a worker may ask the driver's store for; it puts nothing there by itself."""
 START_SECONDS = 600.0
 """In which a worker must have loaded the network and its data, where evaluations have a limit at all."""
-POLL_SECONDS = 0.1
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _starting = threading.Lock()
-
-
-class WorkerDied(TrialError):
-    """A process ended in the middle of a job: killed, or a crash of a library."""
 
 
 class _RemoteTraceback(Exception):
@@ -50,26 +50,53 @@ class _RemoteTraceback(Exception):
 class Worker:
     """A process that `make` prepares when it is first needed, and anew after it was killed or died."""
 
-    def __init__(self, make: Callable[[], Callable[..., Any]]) -> None:
-        self._make = make
+    def __init__(self, make: Callable[[Place], Evaluate], store: Store) -> None:
+        self._make, self._store = make, store
         self._process: Any = None
         self._pipe: Connection | None = None
         self._ready = False
+        self._stop = threading.Event()
 
     @property
     def process_id(self) -> int | None:
         """The number of the process, if it was started."""
         return None if self._process is None else self._process.pid
 
-    def run(self, job: tuple[Any, ...], limit: float | None, should_stop: Callable[[], bool]) -> Any:
-        """What the worker answers to `job`. TrialError after `limit` seconds, when the process is killed; WorkerDied;
-        EnvironmentFault where it cannot begin; what the job raises."""
+    def run(self, job: Job, submitted: float) -> Outcome:
+        """Return what the worker answers to a job that was `submitted` at that `time.perf_counter()`.
+
+        Raises:
+            TrialError: after the job's limit, when the process is killed.
+            WorkerLost: where it dies.
+            EnvironmentFault: where it cannot begin.
+            Exception: what the evaluation raises.
+        """
         if self._process is None or not self._process.is_alive():
             self._start()
         if not self._ready:
-            self._answer(None, None if limit is None else limit + START_SECONDS, should_stop)
+            self._answer(None, None if job.limit is None else job.limit + START_SECONDS)
             self._ready = True
-        return self._answer(job, limit, should_stop)
+        outcome: Outcome = self._answer(job.after(time.perf_counter() - submitted), job.limit)
+        return outcome
+
+    def stop(self) -> None:
+        """Have the process told to end its job."""
+        self._stop.set()
+
+    @contextmanager
+    def halted(self) -> Iterator[None]:
+        """Halt the process while the body runs, where the system can; it need not notice."""
+        process = self._process
+        if process is None or not hasattr(signal, "SIGSTOP") or not process.is_alive():
+            yield
+            return
+        try:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGSTOP)
+            yield
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGCONT)
 
     def close(self) -> None:
         """Let an idle process end by itself."""
@@ -99,14 +126,19 @@ class Worker:
         finally:
             theirs.close()
 
-    def _answer(self, job: tuple[Any, ...] | None, limit: float | None, should_stop: Callable[[], bool]) -> Any:
+    def _answer(self, job: Job | None, limit: float | None) -> Any:
         assert self._pipe is not None
         began, told = time.perf_counter(), False
         try:
             if job is not None:
                 self._pipe.send(job)
-            while not self._pipe.poll(POLL_SECONDS):
-                if not told and should_stop():
+            while True:
+                if self._pipe.poll(POLL_SECONDS):
+                    kind, *content = self._pipe.recv()
+                    if kind == ANSWER:
+                        break
+                    self._pipe.send((REPLY, self._read(*content)))
+                if not told and self._stop.is_set():
                     self._pipe.send(STOP)
                     told = True
                 if limit is not None and time.perf_counter() - began > limit:
@@ -114,17 +146,22 @@ class Worker:
                     raise out_of_time(limit)
                 if not self._process.is_alive() and not self._pipe.poll(0):
                     raise EOFError
-            error, text, result = self._pipe.recv()
         except (EOFError, OSError):
             self.kill()
             if not self._ready:
                 raise EnvironmentFault(DIED) from None
             code = self._process.exitcode
             how = f"killed by signal {-code}, perhaps for lack of memory" if code and code < 0 else f"exit code {code}"
-            raise WorkerDied(f"the worker process died ({how})") from None
+            raise WorkerLost(f"the worker process died ({how})") from None
+        error, text, result = content
         if error is not None:
             raise error from _RemoteTraceback(text)
         return result
+
+    def _read(self, method: str, *given: Any) -> Any:
+        if method not in READS:
+            raise ValueError(f"a worker may ask its store for {', '.join(READS)}, but asked for {method!r}")
+        return getattr(self._store, method)(*given)
 
 
 @contextmanager
@@ -153,49 +190,83 @@ def _signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def serve(pipe: Connection, make: Callable[[], Callable[..., Any]]) -> None:
-    """The life of a worker: make the evaluation, then answer jobs until the other end of the pipe is closed."""
+class PipeStore(MemoryStore):
+    """The store of a worker process: reads what the driver has over the pipe, and holds what is put until the driver
+    takes it with the outcome of a job."""
+
+    def __init__(self, ask: Callable[..., Any]) -> None:
+        super().__init__()
+        self._ask = ask
+
+    def get(self, key: str) -> bytes | None:
+        """See `Store`."""
+        put = super().get(key)
+        if put is not None:
+            return put
+        data: bytes | None = self._ask("get", key)
+        return data
+
+    def keys(self, kind: str) -> list[str]:
+        """See `Store`."""
+        return sorted({*super().keys(kind), *self._ask("keys", kind)})
+
+    def nearest(self, plan: Plan, most: int | None = None) -> list[tuple[str, Mapping[str, str]]]:
+        """See `Store`: those of the driver."""
+        near: list[tuple[str, Mapping[str, str]]] = self._ask("nearest", plan, most)
+        return near
+
+    def taken(self) -> dict[str, bytes]:
+        """See `MemoryStore`; from then on the driver has it."""
+        self._data.clear()
+        return super().taken()
+
+
+def serve(pipe: Connection, make: Callable[[Place], Evaluate]) -> None:
+    """Live as a worker: make the evaluation, then answer jobs until the other end of the pipe is closed."""
     for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # the parent decides when to stop
+        signal.signal(number, signal.SIG_IGN)  # the driver decides when to stop
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     _end_with_parent()
-    jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+    replies: queue.SimpleQueue[Any] = queue.SimpleQueue()
     stop, busy = threading.Event(), threading.Event()
     busy.set()
-    threading.Thread(target=_listen, args=(pipe, jobs, stop, busy), daemon=True).start()
-    evaluate: Callable[..., Any] | None = None
+    threading.Thread(target=_listen, args=(pipe, jobs, replies, stop, busy), daemon=True).start()
+
+    def ask(*question: Any) -> Any:
+        pipe.send((ASK, *question))
+        return replies.get()
+
+    store, evaluate = PipeStore(ask), list[Evaluate]()
 
     def begin() -> str:
-        nonlocal evaluate
-        evaluate = make()
+        evaluate.append(make(Place(store, threads=1)))
         return READY
 
     if not _answered(pipe, begin):
         return
     busy.clear()
-    for deadline, plan, rung, seconds, threads in iter(jobs.get, None):
+    for job in iter(jobs.get, None):
         busy.set()
-        assert evaluate is not None
-        with controlled(stop.is_set, deadline):
-            _answered(pipe, partial(evaluate, plan, rung, seconds, stop.is_set, threads))
+        _answered(pipe, partial(work, evaluate[0], job, stop.is_set, store, interrupt=False))
         busy.clear()
 
 
-def _answered(pipe: Connection, work: Callable[[], Any]) -> bool:
-    """Send the error of `work`, its traceback as text, and what it gives; return whether it worked."""
+def _answered(pipe: Connection, run: Callable[[], Any]) -> bool:
+    """Send the error of `run`, its traceback as text, and what it returns; return whether it worked."""
     answer: tuple[BaseException | None, str, Any]
     try:
-        answer = (None, "", work())
+        answer = (None, "", run())
     except (Exception, SystemExit) as error:  # a user's own code may call sys.exit
-        answer = (_portable(error), "".join(traceback.format_exception(error)), None)
+        answer = (portable(error), "".join(traceback.format_exception(error)), None)
     with suppress(OSError):  # nobody is there any more
-        pipe.send(answer)
+        pipe.send((ANSWER, *answer))
     return answer[0] is None
 
 
-def _portable(error: BaseException) -> BaseException:
-    """The error, or one of the same words where it cannot be sent."""
+def portable(error: BaseException) -> BaseException:
+    """Return the error, or one of the same words where it cannot be pickled."""
     try:
         copy: BaseException = pickle.loads(pickle.dumps(error))
         return copy
@@ -204,15 +275,18 @@ def _portable(error: BaseException) -> BaseException:
         return TrialError(f"{type(error).__name__}: {first}")
 
 
-def _listen(pipe: Connection, jobs: queue.SimpleQueue[Any], stop: threading.Event, busy: threading.Event) -> None:
+def _listen(pipe: Connection, jobs: queue.SimpleQueue[Job | None], replies: queue.SimpleQueue[Any],
+            stop: threading.Event, busy: threading.Event) -> None:
     """Hand on what comes. When the other end is gone, so is the search: end, at once where a job is under way."""
     try:
         while True:
             message = pipe.recv()
-            if message == STOP:
+            if isinstance(message, Job):
+                jobs.put(message)
+            elif message == STOP:
                 stop.set()
             else:
-                jobs.put(message)
+                replies.put(message[1])
     except (EOFError, OSError):
         jobs.put(None)
         if busy.is_set():
