@@ -149,7 +149,12 @@ class ExecutorContract:
 
     def test_stopping_reaches_the_workers(self, executor: Executor, asked: threading.Event) -> None:
         futures: list[Future[Outcome]] = []
-        timer = threading.Timer(0.3, lambda: (asked.set(), executor.stop()))
+
+        def stop() -> None:
+            asked.set()
+            executor.stop()
+
+        timer = threading.Timer(0.3, stop)
         timer.start()
         futures += [executor.submit(Job(plan=PLAN, rung=rung, seconds_left=PATIENCE)) for rung in (WAIT, ASK)]
         assert not wait(futures, PATIENCE).not_done

@@ -24,7 +24,7 @@ from autocompress.hardware.profile import load_profile
 from autocompress.search.engine import Engine, Settings
 from autocompress.search.executors.inline import Inline
 from autocompress.search.fidelity import Schedule
-from autocompress.search.samplers.make import asks_solver, make_sampler
+from autocompress.search.samplers.make import make_sampler
 from autocompress.search.storage import create_study
 from autocompress.space.projection import Projection
 from autocompress.space.solver.solver import Solver
@@ -57,7 +57,7 @@ class _Search:
         stopped = (lambda: False) if evaluations is None else (lambda: self._calls >= evaluations)
         engine = Engine(self.study, self.projection, BUDGET, BASELINE,
                         Settings(trials=trials, schedule=Schedule(short=1, long=0)), time.perf_counter(),
-                        lambda event: None, stopped, fit=None if asks_solver(self._given) else self.solver.fit)
+                        lambda event: None, stopped)
         engine.run(Inline.of(self._evaluate, stopped))
         return engine.candidates()
 
@@ -111,7 +111,8 @@ class SamplerContract:
         begun = parts.run(self.trials, evaluations=self.trials // 2)
         assert 0 < len(begun) < self.trials
         everyone = parts.run(self.trials)
-        assert len(everyone) == self.trials and everyone[:len(begun)] == begun
+        assert len(everyone) == self.trials
+        assert [c.plan for c in everyone[:len(begun)]] == [c.plan for c in begun]
         if self.continues:
             assert [c.plan for c in everyone] == [c.plan for c in ended[1]]
 

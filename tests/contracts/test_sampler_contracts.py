@@ -13,9 +13,8 @@ from autocompress.testing.sampler_contract import SamplerContract
 
 
 class TestAuto(SamplerContract):
-    """`SolverSampler`."""
-
-    continues = True
+    """`SolverSampler`: its solver begins each solution from the prices of the one before, so a new process may propose
+    another plan of about the same cost."""
 
     def sampler(self) -> Any:
         """By its name."""
