@@ -148,7 +148,11 @@ class Evaluator:
         return self.completed(self._outcome(plan, rung, seconds, should_stop, threads))
 
     def outcome(self, job: Job, should_stop: Callable[[], bool]) -> Outcome:
-        """As `evaluate`, but without the latency that is measured: what a worker does. See `completed`."""
+        """As `evaluate`, but without the latency that is measured, see `completed`; with the threads that it has."""
+        return self._outcome(job.plan, job.rung, job.seconds, should_stop, None)
+
+    def outcome_in_worker(self, job: Job, should_stop: Callable[[], bool]) -> Outcome:
+        """As `outcome`, with the threads that the job asks for."""
         return self._outcome(job.plan, job.rung, job.seconds, should_stop, job.threads)
 
     def completed(self, outcome: Outcome,
@@ -163,7 +167,8 @@ class Evaluator:
                 timing = time_files({"file": runtime}, self._example)["file"]
             for name in unknown:
                 metrics |= timing.metrics(name)
-        return replace(evaluation, metrics=metrics, timings=timings, file=keep_file(self._folder, outcome.file, self._format.suffix))
+        file = keep_file(self._folder, outcome.file, self._format.suffix)
+        return replace(evaluation, metrics=metrics, timings=timings, file=file)
 
     def _outcome(self, plan: Plan, rung: int, seconds: float | None, should_stop: Callable[[], bool] | None,
                  threads: int | None) -> Outcome:

@@ -114,7 +114,7 @@ def _rebuilt(loaded: LoadedModel, task: TaskData, asked: Options, folder: Path, 
     if place.threads is not None:
         torch.set_num_threads(place.threads)
     asked = asked if place.device is None else replace(asked, device=place.device)
-    return make_bench(loaded, task, asked, folder).evaluator.outcome
+    return make_bench(loaded, task, asked, folder).evaluator.outcome_in_worker
 
 
 def _without_objects(asked: Options) -> Options:
