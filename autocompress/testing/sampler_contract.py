@@ -18,6 +18,8 @@ import pytest
 
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Candidate, Evaluation
+from autocompress.core.front import objectives
+from autocompress.core.metric import Reference
 from autocompress.core.plan import Plan
 from autocompress.errors import TrialError
 from autocompress.hardware.profile import load_profile
@@ -30,11 +32,12 @@ from autocompress.space.projection import Projection
 from autocompress.space.solver.solver import Solver
 from autocompress.space.space import build_space
 from autocompress.space.spec import load_space
+from autocompress.tasks.classification.metric import ACCURACY
 from autocompress.testing.facts import small_sensitivities, small_table
 
 SIZE = 20_000
 BUDGET = Budget(size_bytes=SIZE)
-BASELINE = 0.95
+REFERENCE = Reference(ACCURACY, 0.95)
 
 
 class _Search:
@@ -50,12 +53,12 @@ class _Search:
         """Return all candidates when there are `trials` of them, or where the search was stopped after so many
         `evaluations`; go on where an earlier call ended."""
         before = 0 if self.study is None else len(self.study.trials)
-        sampler = make_sampler(self._given, 0, self.solver, self.projection, before)
+        sampler = make_sampler(self._given, 0, self.solver, REFERENCE, self.projection, before)
         if self.study is None:
-            self.study = create_study(optuna.storages.InMemoryStorage(), "contract", sampler, {})
+            self.study = create_study(optuna.storages.InMemoryStorage(), "contract", sampler, {}, objectives(ACCURACY))
         self.study.sampler = sampler
         stopped = (lambda: False) if evaluations is None else (lambda: self._calls >= evaluations)
-        engine = Engine(self.study, self.projection, BUDGET, BASELINE,
+        engine = Engine(self.study, self.projection, BUDGET, REFERENCE,
                         Settings(trials=trials, schedule=Schedule(short=1, long=0)), time.perf_counter(),
                         lambda event: None, stopped)
         engine.run(Inline.of(self._evaluate, stopped))

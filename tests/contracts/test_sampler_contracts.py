@@ -85,7 +85,7 @@ def test_a_factory_gets_what_it_names() -> None:
         return optuna.samplers.RandomSampler(seed)
 
     solver: Any = object()
-    assert make_sampler(own, 5, solver, None) and seen == {"seed": 5, "solver": solver, "projection": None}
+    assert make_sampler(own, 5, solver) and seen == {"seed": 5, "solver": solver, "projection": None}
     make_sampler(own, 5, solver, trials=2)
     assert seen["seed"] != 5
     assert asks_solver(own) and asks_solver("auto") and not asks_solver("tpe")
