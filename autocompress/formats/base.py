@@ -29,6 +29,9 @@ from autocompress.formats.table import MODEL
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+__all__ = ["INPUT", "OUTPUT", "Arrays", "Format", "IntegerWeight", "Mask", "Reading", "Runtime", "TrialError",
+           "WritableNetwork", "Written"]
+
 INPUT, OUTPUT = "input", "output"
 """Names of the input and the output of a network that has one of each."""
 

@@ -26,6 +26,7 @@ from autocompress.formats.running import MOST_ROWS, answered, the_one
 from autocompress.formats.timing import Timing, time_files
 from autocompress.hardware.profile import HardwareProfile
 from autocompress.search.executors.base import Job, Outcome, alone
+from autocompress.space.format_legality import check_format
 from autocompress.study.built_files import keep_file, kept_file
 from autocompress.study.file_writer import PARITY_SAMPLES, about_the_original, as_arrays
 from autocompress.study.original import OriginalFile, original_of
@@ -176,6 +177,7 @@ class Evaluator:
             self.threads = self.trainer.threads = self.network.writer.threads = threads
             torch.set_num_threads(threads)
         check_plan(self.network.table, plan, self.profile)
+        check_format(plan, self.network.table, self._format)
         with own_randomness(self.network.seed):  # what a candidate becomes does not hang on those before it
             return self._evaluated(plan, rung, seconds, should_stop)
 

@@ -48,7 +48,7 @@ def predicting(bench: Workbench, baseline: Metrics, budget: Budget) -> HardwareP
     ratio = _integer_ratio(bench, integers) if device.rates.get("int8") and integers.steps else None
 
     def taking(plan: Plan, known: HardwareProfile) -> float:
-        return estimate(bench.network.table, plan, known)["latency_ms"]
+        return estimate(bench.network.table, plan, known, bench.network.writer.format)["latency_ms"]
 
     known = calibrated(device, baseline[name], lambda p: taking(Plan(), p),
                        None if ratio is None else ratio * baseline[name], lambda p: taking(integers, p))

@@ -19,6 +19,7 @@ from autocompress.search.executors.inline import Inline
 from autocompress.search.executors.processes import Processes
 from autocompress.space.spec import load_space
 from autocompress.study.allocator import reuse_memory
+from autocompress.study.chosen_format import chosen_format
 from autocompress.study.folder import Description
 from autocompress.study.options import PREPARATION, Options
 from autocompress.study.workbench import Workbench
@@ -61,7 +62,8 @@ def make_bench(loaded: LoadedModel, task: TaskData, asked: Options, folder: Path
     return Workbench(loaded.model, task, load_targets(asked.profile), seed=asked.seed, folder=folder,
                      epochs=asked.epochs, device=device, threads=torch.get_num_threads(),
                      statistics=cache_dir() / "statistics", earlier=asked.from_study,
-                     recovery=Recipe(**msgspec.structs.asdict(wished)) if wished else None)
+                     recovery=Recipe(**msgspec.structs.asdict(wished)) if wished else None,
+                     file_format=chosen_format(asked.format, load_targets(asked.profile), asked.trust_code))
 
 
 def reopen_bench(folder: Path, description: Description, model: Any, data: Any, trust_code: bool,

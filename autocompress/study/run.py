@@ -36,11 +36,12 @@ from autocompress.search.storage import (
     store_rung,
 )
 from autocompress.search.storage_urls import check_storage, shown_url
+from autocompress.space.format_legality import space_of
 from autocompress.space.projection import Projection
 from autocompress.space.solver.solver import Solver
-from autocompress.space.space import build_space
 from autocompress.space.spec import SpaceSpec, load_space
 from autocompress.study.built_files import Trimmer
+from autocompress.study.chosen_format import chosen_format
 from autocompress.study.folder import choose_folder, is_described
 from autocompress.study.folder_claim import claimed
 from autocompress.study.identity import default_name, describe, identity_of, kept_float, older_identity, stored_name
@@ -105,6 +106,7 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     asked = Options.of(**with_stored_arguments({"model": model, "data": data, "budget": budget, **options}))
     profile, spec = load_targets(asked.profile), load_space(asked.space)
     constraints = asked.constraints([device.id for device in profile.latencies.values()])
+    chosen_format(asked.format, profile, asked.trust_code)  # what is no format is said before anything is loaded
     check_sampler(asked.sampler)
     check_storage(asked.storage)
     notify = on_event or (lambda event: None)
@@ -143,7 +145,8 @@ def _search(asked: Options, spec: SpaceSpec, profile: HardwareProfile, constrain
     for note in bench.network.notes:
         log.warning(note)
     kept = kept_float(asked, folder, lambda: unpaying_layers(bench, spec))
-    projection = Projection(build_space(bench.network.table, spec, profile, kept), constraints)
+    space = space_of(bench.network.table, spec, profile, bench.network.writer.format, kept)
+    projection = Projection(space, constraints)
     projection.require_feasible()
     bench.evaluator.prepare()
     before = time.perf_counter()
@@ -153,7 +156,8 @@ def _search(asked: Options, spec: SpaceSpec, profile: HardwareProfile, constrain
     timings["original"] = time.perf_counter() - before
     predicted = predicted_metrics(profile, constraints)
     if predicted:
-        space = build_space(bench.network.table, spec, predicting(bench, baseline, constraints), kept)
+        space = space_of(bench.network.table, spec, predicting(bench, baseline, constraints),
+                         bench.network.writer.format, kept)
         projection = Projection(space, constraints, predicted)
     if bench.evaluator.original_answers is not None:
         for doubt in original_doubts(bench.evaluator.original_answers, loaded.claimed, task.described):

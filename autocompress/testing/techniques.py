@@ -26,6 +26,7 @@ from autocompress.backend.statistics.calibration import reestimate_norms
 from autocompress.core.layer import Part
 from autocompress.core.plan import Plan
 from autocompress.estimate import estimate, flatten
+from autocompress.formats.base import Format
 from autocompress.hardware.profile import load_profile
 from autocompress.study.workbench import Workbench
 from autocompress.techniques import resolve
@@ -37,9 +38,10 @@ WEIGHTED = Conv | nn.Linear
 
 
 @lru_cache(maxsize=16)
-def workbench(network: str) -> Workbench:
-    """One of the small networks on its bench, with random data, for the profile `host`. Nothing is written."""
-    return _workbench(NETWORKS[network].make(), network)
+def workbench(network: str, file_format: Format | None = None) -> Workbench:
+    """One of the small networks on its bench, with random data, for the profile `host`; `file_format`: of its files, by
+    default that of the profile. Nothing is written."""
+    return _workbench(NETWORKS[network].make(), network, file_format)
 
 
 @lru_cache(maxsize=4)
@@ -51,8 +53,9 @@ def trained_workbench(network: str) -> Workbench:
     return _workbench(model, network)
 
 
-def _workbench(model: nn.Module, network: str) -> Workbench:
-    return Workbench(model, NETWORKS[network].data(), load_profile("host"), seed=0, folder=Path(os.devnull), epochs=1)
+def _workbench(model: nn.Module, network: str, file_format: Format | None = None) -> Workbench:
+    return Workbench(model, NETWORKS[network].data(), load_profile("host"), seed=0, folder=Path(os.devnull), epochs=1,
+                     file_format=file_format)
 
 
 def state_hash(model: nn.Module) -> str:

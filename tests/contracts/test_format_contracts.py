@@ -8,20 +8,17 @@ from onnx import numpy_helper
 
 from autocompress.backend.network.compressed import Compressed
 from autocompress.backend.network.fold import fold_norms
+from autocompress.formats.onnx.format import FORMAT
 from autocompress.formats.onnx.graph import fill
 from autocompress.formats.onnx.runtime import Runtime
 from autocompress.study.workbench import Workbench
-from autocompress.testing.exporters import ExporterContract
+from autocompress.testing.format_contract import FormatContract
 
 
-class TestOnnx(ExporterContract):
+class TestOnnx(FormatContract):
     """The integers are read out of the running graph: the tensors that feed the weights' scaling."""
 
-    def write(self, bench: Workbench, compressed: Compressed) -> bytes:
-        return bench.network.write(compressed).data
-
-    def run(self, data: bytes, inputs: np.ndarray) -> np.ndarray:
-        return Runtime(data).run(inputs)
+    format = FORMAT
 
     def levels(self, bench: Workbench, compressed: Compressed, data: bytes) -> dict[str, np.ndarray]:
         model = onnx.load_model_from_string(data)

@@ -1,0 +1,118 @@
+"""What a file format can hold, asked before anything is built: of plans, and of every choice of a space."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+
+import msgspec
+
+from autocompress.core.format_facts import FormatFacts
+from autocompress.core.layer import Layer, LayerTable
+from autocompress.core.plan import Plan, Step
+from autocompress.errors import InputError
+from autocompress.hardware.profile import HardwareProfile
+from autocompress.space.space import Knob, Space, Value, Values, build_space
+from autocompress.space.spec import SpaceSpec
+
+log = logging.getLogger(__name__)
+
+WIDTHS = ("bits", "act")
+"""Kinds of knobs that choose a width; a step of one technique has both."""
+
+
+def check_format(plan: Plan, table: LayerTable, file_format: FormatFacts) -> None:
+    """Refuse a plan that the format cannot hold.
+
+    Raises:
+        InputError: for the first such step, with the format's reason.
+    """
+    for step in plan.steps:
+        reason = refusal(step, table, file_format)
+        if reason:
+            raise InputError(f"a plan must be one that {file_format.name} files can hold, but {step.technique} at "
+                             f"{step.site}: {reason}")
+
+
+def refusal(step: Step, table: LayerTable, file_format: FormatFacts) -> str:
+    """The format's reason against one step; an empty text where there is none."""
+    layer = _layer_at(step.site, table)
+    return "" if layer is None else file_format.legal(step, layer)
+
+
+def space_of(table: LayerTable, spec: SpaceSpec, profile: HardwareProfile, file_format: FormatFacts,
+             unpaying: frozenset[str] = frozenset()) -> Space:
+    """Build the space of a network on a device, with the choices alone that the format can hold.
+
+    Widths that the space leaves to the profile are those of the device and of the format.
+
+    Raises:
+        InputError: as `build_space`, and when the space lists a choice that the format can hold at no site.
+    """
+    space = build_space(table, spec, profile, unpaying, file_format)
+    left = {"bits": spec.quantize.weight_bits, "act": spec.quantize.activation_bits} if spec.quantize else {}
+    return inside_format(space, file_format, [kind for kind, widths in left.items() if widths == "profile"])
+
+
+def inside_format(space: Space, file_format: FormatFacts, left_open: Collection[str] = ()) -> Space:
+    """Take the choices that the format cannot hold out of a space.
+
+    A choice is judged by the steps that it makes at a site; a width by those that it makes beside every width of the
+    other kind, all of which the format must refuse.
+
+    Args:
+        space: the space of a network on a device.
+        file_format: the format of the files.
+        left_open: kinds of knobs, such as `bits`, whose choices the space does not list: these may be left out.
+
+    Raises:
+        InputError: when a choice of another kind can be held at no site.
+    """
+    kept = {knob.name: list(knob.choices) for knob in space.knobs}
+    for kind in dict.fromkeys(_kind(knob) for knob in space.knobs if knob.choices):
+        knobs = [knob for knob in space.knobs if _kind(knob) == kind]
+        for choice in dict.fromkeys(choice for knob in knobs for choice in knob.choices):
+            chosen: dict[str, Value] = {knob.name: choice for knob in knobs if choice in knob.choices}
+            reasons = _reasons(space, kind, chosen, file_format)
+            refused = {name: reasons[site] for name in chosen if (site := name.partition(":")[2]) in reasons}
+            for name in refused:
+                kept[name].remove(choice)
+            if refused and len(refused) == len(chosen):
+                _say(file_format, kind, choice, next(iter(refused.values())), kind not in left_open)
+    return msgspec.structs.replace(space, knobs=tuple(
+        msgspec.structs.replace(knob, choices=tuple(kept[knob.name])) for knob in space.knobs
+        if kept[knob.name] or not knob.choices))
+
+
+def _reasons(space: Space, kind: str, chosen: Values, file_format: FormatFacts) -> dict[str, str]:
+    """The format's reasons by site against what `chosen` makes of a plain plan, beside any width of the other kind."""
+    plain, held, refused = space.uniform(), set[str](), dict[str, str]()
+    others = [knob for knob in space.knobs if _kind(knob) in WIDTHS and kind in WIDTHS and _kind(knob) != kind]
+    for width in dict.fromkeys(choice for knob in others for choice in knob.choices) or (None,):
+        beside = {knob.name: width for knob in others if width in knob.choices and width is not None}
+        for step in space.decode({**plain, **beside, **chosen}).steps:
+            reason = refusal(step, space.table, file_format)
+            if reason:
+                refused[step.site] = reason
+            else:
+                held.add(step.site)
+    return {site: reason for site, reason in refused.items() if site not in held}
+
+
+def _say(file_format: FormatFacts, kind: str, choice: Value, reason: str, listed: bool) -> None:
+    if listed:
+        raise InputError(f"the space must ask for what {file_format.name} files can hold, but of {kind} it lists "
+                         f"{choice}: {reason}. Leave that out of the space, or choose another format")
+    log.info("%s files cannot hold %s %s: %s", file_format.name, kind, choice, reason)
+
+
+def _layer_at(site: str, table: LayerTable) -> Layer | None:
+    """The layer of a site: of a group the layer after which it is named, of a block its last one."""
+    if site in table.by_name:
+        return table.by_name[site]
+    block = next((block for block in table.blocks if block.name == site), None)
+    return table.by_name.get(block.layers[-1] if block is not None else site.partition("/")[0])
+
+
+def _kind(knob: Knob) -> str:
+    return knob.name.partition(":")[0]

@@ -1,0 +1,38 @@
+"""The format of a search's files: the user's own, one of ours by name, or the one that the profile names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from autocompress.errors import InputError
+from autocompress.formats.base import Format
+from autocompress.formats.table import format_named
+from autocompress.hardware.profile import HardwareProfile
+from autocompress.tasks.factory import is_factory, load_object
+
+REQUIRED = ("name", "suffix", "runtime", "legal", "size", "prepare", "described", "write", "open", "plain", "checked",
+            "files", "snippet")
+"""What a format has; `Format` has defaults for most of it."""
+
+
+def chosen_format(given: Any, profile: HardwareProfile, trust_code: bool = True) -> Format:
+    """Return the format that a user asks for.
+
+    Args:
+        given: an object; `path/to/file.py:name`; the name of a shipped format; or None for the profile's.
+        profile: the device.
+        trust_code: whether a user's file may be run.
+
+    Raises:
+        InputError: when there is no such format, or when an object is none.
+    """
+    if given is None or (isinstance(given, str) and not is_factory(given)):
+        shipped: Format = format_named(given or profile.format)
+        return shipped
+    own: Format = load_object(given, what="the format", trust_code=trust_code)
+    missing = [name for name in REQUIRED if not hasattr(own, name)]
+    if missing or isinstance(own, type):
+        what = f"{own.__name__} is a class" if isinstance(own, type) else f"it has no {', '.join(missing)}"
+        raise InputError(f"a format must be an object with what autocompress.formats.base.Format has, but {what}: "
+                         "inherit from that class, and give an object of it")
+    return own
