@@ -22,7 +22,7 @@ class NumpyRuntime(Runtime):
     def __init__(self, data: bytes) -> None:
         try:
             self._arrays = [*np.load(io.BytesIO(data)).values()]
-        except (ValueError, OSError, zipfile.BadZipFile) as error:
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise TrialError(f"numpy refuses the file: {error}") from error
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
@@ -43,9 +43,9 @@ class NpzFormat(Format):
                                     for part in parts if part.kind == "linear")
 
     def prepare(self, network: nn.Module, example: object) -> None:
-        kinds = {type(module) for module in network.modules()} - {nn.Sequential, nn.Linear, nn.ReLU}
+        kinds = {type(module) for module in network.modules()} - {nn.Sequential, nn.Linear, nn.ReLU, nn.Identity}
         if kinds:
-            raise TrialError(f"it holds linear layers and ReLU alone, but there is {kinds.pop().__name__}")
+            raise TrialError(f"linear layers and ReLU are all it holds, not {kinds.pop().__name__}")
 
     def write(self, prepared: None, network: WritableNetwork, threads: int = 1) -> Written:
         arrays: list[np.ndarray] = []
