@@ -44,7 +44,7 @@ class StudyView(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Layers that no technique touches, with the reason."""
     artifact: dict[str, Any] | None
     """The exported file: path, size_bytes, the task's metric, latency_ms, each of the original's as `baseline_…`,
-    speedup (`formats.onnx.timing.speedup`), verified. The metric is of the test data. A key that is absent or None was
+    speedup (`formats.timing.speedup`), verified. The metric is of the test data. A key that is absent or None was
     not measured."""
     timings: dict[str, float]
     """Seconds by phase."""

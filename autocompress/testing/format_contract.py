@@ -81,7 +81,8 @@ class FormatContract:
 
     def restores(self, bench: Workbench, compressed: Compressed, data: bytes) -> None:
         """Hold the integers of a file to those of the network, and its masked weights to zero."""
-        folded, restored = fold_norms(compressed, bench.network.table), self.levels(bench, compressed, data)
+        folded = fold_norms(compressed, bench.network.table)
+        restored = self.levels(bench, compressed, data) if folded.weights else None
         if restored is None:
             return
         assert set(restored) >= set(folded.weights)
