@@ -209,7 +209,7 @@ class Evaluator:
             metrics = self._static(compressed, len(built.data), runtime) | metrics
             if runtime.peak_memory_bytes:
                 sources |= {"peak_memory_bytes": "measured"}
-            estimated = estimate(self.network.table, compressed.plan, self.profile)
+            estimated = estimate(self.network.table, compressed.plan, self.profile, self._format)
             metrics |= {name: estimated[name] for name in self.profile.latencies if name in estimated}
         evaluation = Evaluation(rung=rung, metrics=metrics, sources=sources, timings=timings, weights=weights,
                                 receipts=(*compressed.receipts, *built.receipts))
