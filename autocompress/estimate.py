@@ -13,22 +13,24 @@ from autocompress.formats.table import facts_of
 from autocompress.hardware.latency import Executed, estimate_latency_ms
 from autocompress.hardware.memory import FLOAT_BYTES, peak_activation_bytes, share_left
 from autocompress.hardware.profile import HardwareProfile
-from autocompress.techniques import Parts, resolve
-from autocompress.techniques.base import whole
+from autocompress.techniques.apply import Techniques, resolve
+from autocompress.techniques.base import Parts, whole
+from autocompress.techniques.table import TECHNIQUES
 
 
 def estimate(table: LayerTable, plan: Plan, profile: HardwareProfile,
-             file_format: FormatFacts | None = None) -> Metrics:
+             file_format: FormatFacts | None = None, techniques: Techniques = TECHNIQUES) -> Metrics:
     """Estimate the metrics of the network that `plan` makes: size_bytes, macs, params, peak_memory_bytes, and the
     latency in milliseconds on each device that does not measure it.
 
     Args:
         file_format: what predicts the bytes of the file; by default the format that `profile` names.
+        techniques: by name, in the order of application.
 
     Raises:
         InputError: for a plan that does not fit the table.
     """
-    return estimate_parts(table, resolve(table, plan), profile, file_format)
+    return estimate_parts(table, resolve(table, plan, techniques), profile, file_format)
 
 
 def estimate_parts(table: LayerTable, parts: Parts, profile: HardwareProfile,

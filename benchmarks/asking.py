@@ -39,9 +39,9 @@ SLOW = {"gp": 300}
 
 
 def made_up(space: Space, rng: np.random.Generator) -> SensitivityTable:
-    """Harms for every option, larger for smaller ones."""
+    """A sensitivity for every option, larger for smaller ones."""
     steps = options(space)
-    return SensitivityTable.of((step, share, float(rng.exponential(1e-4))) for step, share in steps)
+    return SensitivityTable.of((step, option, float(rng.exponential(1e-4))) for step, option in steps)
 
 
 def study_of(solver: Solver, sampler: optuna.samplers.BaseSampler, trials: int) -> optuna.Study:

@@ -105,18 +105,18 @@ def drawn_plan(bench: Any) -> Any:
     """A random plan: every knob of the space `default`, and blocks left out."""
     import msgspec
 
-    from autocompress.space.space import build_space
+    from autocompress.space.space import KnobKey, build_space
     from autocompress.space.spec import DropSpec, load_space
 
     space = build_space(
         bench.network.table, msgspec.structs.replace(load_space("default"), drop=DropSpec()), bench.evaluator.profile
     )
     draw = random.Random(SEED)
-    values = {knob.name: draw.choice(knob.choices) if knob.choices else draw.uniform(knob.low, 0.7 * knob.high)
+    values = {knob.key: draw.choice(knob.choices) if knob.choices else draw.uniform(knob.low, 0.7 * knob.high)
               for knob in space.knobs}
-    drops = [knob.name for knob in space.knobs if knob.name.startswith("drop:")]
+    drops = [knob.key for knob in space.knobs if knob.kind == "drop"]
     kept = dict.fromkeys(draw.sample(drops, len(drops) - len(drops) // 4), 0)
-    return space.decode(values | kept | {"act:*": 32})
+    return space.decode(values | kept | {KnobKey("act", "*"): 32})
 
 
 def check(name: str) -> dict[str, Any]:

@@ -1,53 +1,81 @@
-"""What each option of each site would cost, predicted: the sensitivity table, the input of the solver."""
+"""The sensitivity table: how much each option of each site is predicted to change the network's answers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import accumulate
-from typing import TypeVar
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import msgspec
 
-from autocompress.core.plan import Step
+from autocompress.core.plan import Scalar, Step
+from autocompress.errors import InputError
 
-_Size = TypeVar("_Size", int, float)
+Decision = tuple[str, str]
+"""The technique and the site of a step."""
+Option = tuple[Scalar, ...]
+"""An option of one site, such as `(24,)` channels kept or `("svd", 0.4)`. Its last number says how much is left."""
+FORMER = {"prune": "prune", "bits": "quantize", "share": "decompose"}
+"""Techniques by the fields that earlier releases kept their options in."""
 
 
-class SensitivityTable(msgspec.Struct, frozen=True, kw_only=True):
+class SensitivityTable(msgspec.Struct, frozen=True):
     """Predicted sensitivity of each option alone, in nats of KL divergence from the original's answers.
 
-    `prune`: group → channels kept → sensitivity; `bits`: layer → weight bits → sensitivity; `share`: layer → method →
-    share of the
-    weights kept → sensitivity. The untouched option is not listed: its sensitivity is nothing. Harm never falls as an
-    option gets
-    smaller.
+    entries: by decision and option. An option that leaves its site untouched is not listed: it costs nothing. Of
+        options that are alike before their last number, the largest comes first, and a smaller one costs no less.
     """
 
-    prune: dict[str, dict[int, float]] = {}
-    bits: dict[str, dict[int, float]] = {}
-    share: dict[str, dict[str, dict[float, float]]] = {}
+    entries: dict[Decision, dict[Option, float]] = {}
 
     @classmethod
-    def of(cls, options: Iterable[tuple[Step, float, float]]) -> SensitivityTable:
-        """From steps, each with the share of the weights that its factors keep (0 where it has none), and its
-        sensitivity."""
-        prune: dict[str, dict[int, float]] = {}
-        bits: dict[str, dict[int, float]] = {}
-        share: dict[str, dict[str, dict[float, float]]] = {}
-        for step, kept, sensitivity in options:
-            if step.technique == "prune":
-                prune.setdefault(step.site, {})[int(step.args["keep"])] = sensitivity
-            elif step.technique == "quantize":
-                bits.setdefault(step.site, {})[int(step.args["weight_bits"])] = sensitivity
-            else:
-                share.setdefault(step.site, {}).setdefault(str(step.args["method"]), {})[kept] = sensitivity
-        return cls(prune={site: _monotone(sensitivities) for site, sensitivities in prune.items()},
-                   bits={site: _monotone(sensitivities) for site, sensitivities in bits.items()},
-                   share={site: {method: _monotone(sensitivities) for method, sensitivities in methods.items()}
-                          for site, methods in share.items()})
+    def of(cls, options: Iterable[tuple[Step, Option, float]]) -> SensitivityTable:
+        """A table of steps, each with its option and the nats that it is predicted to cost."""
+        entries: dict[Decision, dict[Option, float]] = {}
+        for step, option, nats in options:
+            entries.setdefault((step.technique, step.site), {})[option] = nats
+        return cls({decision: _monotone(costs) for decision, costs in entries.items()})
+
+    def costs(self, technique: str, site: str) -> dict[Option, float]:
+        """The nats of each option of a decision; nothing where none was predicted."""
+        return self.entries.get((technique, site), {})
+
+    def document(self) -> list[dict[str, Any]]:
+        """The table as plain data: an entry for each option."""
+        return [{"technique": technique, "site": site, "option": list(option), "nats": nats}
+                for (technique, site), costs in self.entries.items() for option, nats in costs.items()]
+
+    @classmethod
+    def read(cls, document: Any) -> SensitivityTable:
+        """A table from plain data, as `document` gives it, or as earlier releases wrote it: `prune`, `bits` and
+        `share`, by site. InputError for anything else."""
+        try:
+            if isinstance(document, Mapping):
+                return cls._read_former(document)
+            return cls.of((Step(entry["site"], entry["technique"], {}), tuple(entry["option"]), float(entry["nats"]))
+                          for entry in document)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"a sensitivity table must be a list of technique, site, option and nats, but: "
+                             f"{error!r}") from None
+
+    @classmethod
+    def _read_former(cls, document: Mapping[str, Any]) -> SensitivityTable:
+        entries: dict[Decision, dict[Option, float]] = {}
+        for field, by_site in document.items():
+            for site, costs in by_site.items():
+                entries[FORMER[field], site] = (
+                    {(method, float(share)): nats for method, shares in costs.items() for share, nats in shares.items()}
+                    if field == "share" else {(int(size),): nats for size, nats in costs.items()})
+        return cls(entries)
 
 
-def _monotone(sensitivities: dict[_Size, float]) -> dict[_Size, float]:
-    """Largest option first; less of a layer never sensitivities less: what says so is noise."""
-    keys = sorted(sensitivities, reverse=True)
-    return dict(zip(keys, accumulate((sensitivities[key] for key in keys), max), strict=True))
+def _monotone(costs: dict[Option, float]) -> dict[Option, float]:
+    """The largest option of each kind first; less of a layer never costs less: what says so is noise."""
+    kinds = dict.fromkeys(option[:-1] for option in costs)
+    result: dict[Option, float] = {}
+    for kind in kinds:
+        most = -math.inf
+        alike = [option for option in costs if option[:-1] == kind]
+        for option in sorted(alike, key=lambda option: -float(option[-1])):
+            result[option] = most = max(most, costs[option])
+    return result

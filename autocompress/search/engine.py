@@ -40,9 +40,9 @@ from autocompress.search.storage import (
     traceback_of,
 )
 from autocompress.search.trial_status import as_duplicate, describe_failure, judge, nearest, not_finite
-from autocompress.space.encode import encode
 from autocompress.space.projection import Projection
 from autocompress.space.space import Values
+from autocompress.techniques.knobs import from_stored, stored
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,6 @@ class Engine:
                  seeds: Sequence[Values] = (), fit: Callable[[Values], Values] | None = None) -> None:
         self._seeds, self._fit = seeds, fit
         self._study, self._projection, self._budget = study, projection, budget
-        self._space = projection.space
         self._reference, self._settings, self._started = reference, settings, started
         self._on_event, self._should_stop = on_event, should_stop
         self._distributions = distributions(projection.space)
@@ -175,7 +174,7 @@ class Engine:
             return
         first = initial_trials(self._study.sampler, self._projection, self._settings.trials, self._seeds)
         for origin, values in first[there:]:  # a process may have been killed in between
-            self._study.enqueue_trial(values, user_attrs={"origin": origin})
+            self._study.enqueue_trial(stored(values), user_attrs={"origin": origin})
         self._study.set_user_attr(FIRST, len(first))
         solved = sum(origin == fidelity.SOLVER for origin, _ in first)
         self._always = len(first) - max(0, solved - ALWAYS_SOLVED)
@@ -257,11 +256,13 @@ class Engine:
     def _ask(self) -> tuple[optuna.Trial, Candidate]:
         trial, sampler = self._study.ask(self._distributions), self._study.sampler
         origin = trial.user_attrs.get("origin")
-        values: Values = trial.params if origin or self._fit is None else self._fit(trial.params)
+        values: Values = from_stored(trial.params)
+        if self._fit is not None and not origin:
+            values = self._fit(values)
         projected = self._projection.project(values)
         trial.set_user_attr("squeeze", projected.squeeze)
         if self._fit is not None or projected.squeeze or projected.bits_cap < 32:  # it may not be what was proposed
-            trial.set_user_attr(SETTING, encode(self._space, projected.plan))
+            trial.set_user_attr(SETTING, stored(projected.values))
         return trial, Candidate(trial=trial.number, status="running", plan=projected.plan,
                                 origin=origin or str(getattr(sampler, "name", type(sampler).__name__)))
 

@@ -20,7 +20,8 @@ from autocompress.core.plan import Plan
 from autocompress.errors import AutocompressError, InfeasibleError
 from autocompress.estimate import estimate
 from autocompress.quantities import format_bytes, format_count, format_milliseconds
-from autocompress.space.space import WHOLE, Space, Values
+from autocompress.space.encode import encode
+from autocompress.space.space import KnobKey, Space, Value, Values
 from autocompress.space.whole_layers import stays_whole
 
 log = logging.getLogger(__name__)
@@ -34,17 +35,21 @@ MARGINS = {"size_bytes": MARGIN, "peak_memory_bytes": 1.0}
 STEPS = 256
 """Resolution of the squeeze: finer than the channel grid of any layer that matters."""
 
-CHEAPER = ("drop:", "method:", "pattern:", "act:", "grid:", "group:")
-"""Knobs of which one choice may make a plan smaller than another."""
 
-
-class Projected(msgspec.Struct, frozen=True):
+class Projected(msgspec.Struct, frozen=True, dict=True):
     """A plan inside the budget, its estimated metrics, and how far it was moved."""
 
+    space: Space
     plan: Plan
     metrics: Metrics
     squeeze: float
     bits_cap: int
+
+    @cached_property
+    def values(self) -> dict[KnobKey, Value]:
+        """The setting that says what the plan does: of a ratio that was moved, what the legal number of channels left.
+        """
+        return encode(self.space, self.plan)
 
 
 class Projection:
@@ -69,7 +74,8 @@ class Projection:
     def estimate(self, plan: Plan) -> Metrics:
         """Estimated metrics, remembered. AutocompressError for one that cannot be: a fault of ours."""
         if plan.fingerprint not in self._estimates:
-            metrics = estimate(self.space.table, plan, self.space.profile, self.space.file_format)
+            metrics = estimate(self.space.table, plan, self.space.profile, self.space.file_format,
+                               self.space.techniques)
             for name in ("size_bytes", LATENCY, *further_latencies(metrics)):
                 if not 0 < metrics.get(name, 1.0) < math.inf:
                     raise AutocompressError(f"the estimate of {name} must be above zero and finite, but is "
@@ -97,31 +103,43 @@ class Projection:
                         high = middle
                     else:
                         low = middle
-                plan = self.space.decode(values, high / STEPS, cap)
-                return Projected(plan, self.estimate(plan), high / STEPS, cap)
-        smallest = next((plan for plan in self.extremes if self.fits(plan)), None)
-        if smallest is None:
-            raise InfeasibleError(self._shortfall())
-        return Projected(smallest, self.estimate(smallest), 1.0, min(caps))
+                return self._projected(values, high / STEPS, cap)
+        for smallest, cap in self._extremes:
+            if self.fits(self.space.decode(smallest, 1.0, cap)):
+                return msgspec.structs.replace(self._projected(smallest, 1.0, cap), bits_cap=min(caps))
+        raise InfeasibleError(self._shortfall())
+
+    def _projected(self, values: Values, squeeze: float, cap: int) -> Projected:
+        plan = self.space.decode(values, squeeze, cap)
+        return Projected(self.space, plan, self.estimate(plan), squeeze, cap)
 
     @cached_property
     def extremes(self) -> list[Plan]:
         """The smallest plans: by bytes, by each bounded metric, and without any decomposition."""
-        plain = self._plain("size_bytes")[1]
-        return [*(self.smallest(metric) for metric in dict.fromkeys(("size_bytes", *self.bounds))), plain]
+        return [self.space.decode(values, 1.0, cap) for values, cap in self._extremes]
+
+    @cached_property
+    def _extremes(self) -> list[tuple[dict[KnobKey, Value], int]]:
+        """Values and cap of each of `extremes`, to be squeezed whole."""
+        cap, _ = self._plain("size_bytes")
+        metrics = dict.fromkeys(("size_bytes", *self.bounds))
+        return [*(self._smallest(metric) for metric in metrics), (self.space.uniform(cap), cap)]
 
     def smallest(self, metric: str = "size_bytes") -> Plan:
         """The plan with the least of one metric: all knobs at their cheapest, methods chosen one at a time."""
+        values, cap = self._smallest(metric)
+        return self.space.decode(values, 1.0, cap)
+
+    def _smallest(self, metric: str) -> tuple[dict[KnobKey, Value], int]:
         space = self.space
         cap, best = self._plain(metric)
         values = space.uniform(cap)
         for knob in space.knobs:
-            for choice in knob.choices:
-                if knob.name.startswith(CHEAPER) and choice != WHOLE:
-                    plan = space.decode({**values, knob.name: choice}, 1.0, cap)
-                    if self.estimate(plan)[metric] < self.estimate(best)[metric]:
-                        best, values = plan, {**values, knob.name: choice}
-        return best
+            for choice in knob.choices if knob.saves else ():
+                plan = space.decode({**values, knob.key: choice}, 1.0, cap)
+                if self.estimate(plan)[metric] < self.estimate(best)[metric]:
+                    best, values = plan, {**values, knob.key: choice}
+        return values, cap
 
     def _plain(self, metric: str) -> tuple[int, Plan]:
         """The width at which a uniform plan has the least of a metric, and that plan: in a small file the tables

@@ -9,84 +9,26 @@ import re
 import tomllib
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Any, TypeVar
 
 import msgspec
 
-from autocompress.core.sparsity import UNSTRUCTURED
 from autocompress.core.warnings import Warned, warn
 from autocompress.errors import InputError
-from autocompress.techniques import sparsify
-from autocompress.techniques.decompose import DEFAULT_METHODS, METHODS
-from autocompress.techniques.prune import CRITERIA, DEFAULT_CRITERION
-from autocompress.techniques.quantize import ACTIVATION_BITS, SETTINGS, WEIGHT_BITS
+from autocompress.techniques.apply import Techniques
+from autocompress.techniques.decompose import DecomposeSpec
+from autocompress.techniques.drop import DropSpec
+from autocompress.techniques.prune import PruneSpec
+from autocompress.techniques.quantize import QuantizeSpec
+from autocompress.techniques.sparsify import SparsifySpec
+from autocompress.techniques.table import TECHNIQUES
 
 log = logging.getLogger(__name__)
+S = TypeVar("S", bound=msgspec.Struct)
 
 SCHEMA = 1
 FORMER_ROUNDINGS = {"feedback": "gptq"}
 """Rounding methods by the names that an earlier release gave them."""
-MIN_DENSITY, MAX_DENSITY = 0.001, 0.9
-"""Shares of weights that a sparse layer may keep: above, a mask costs more than it saves at most widths."""
-
-
-class PruneSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Largest share of a coupling group's channels that may be removed; what may decide which (one choice for the
-    whole model); `skip` holds site patterns."""
-
-    max_ratio: float = 0.9
-    criteria: tuple[str, ...] = (DEFAULT_CRITERION,)
-    skip: tuple[str, ...] = ()
-
-
-class QuantizeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Bit-widths to choose from; "profile" means all that the profile allows.
-
-    `activation_scope`: one choice for the whole model, or one for each layer. Of `grids`, `groups`, `roundings`,
-    `ranges` and `equalizes` one is chosen for the whole model, and followed wherever it is legal; see
-    `techniques.quantize`.
-    """
-
-    weight_bits: tuple[int, ...] | Literal["profile"] = "profile"
-    activation_bits: tuple[int, ...] | Literal["profile"] = "profile"
-    activation_scope: Literal["model", "layer"] = "model"
-    grids: tuple[str, ...] = ("linear",)
-    groups: tuple[int, ...] = (0,)
-    roundings: tuple[str, ...] = ("gptq",)
-    ranges: tuple[str, ...] = ("minmax",)
-    equalizes: tuple[str, ...] = ("none",)
-    skip: tuple[str, ...] = ()
-
-
-    @property
-    def settings(self) -> dict[str, tuple[int | str, ...]]:
-        """What may be chosen for the whole model, by the name of the step's argument."""
-        return {"grid": self.grids, "group": self.groups, "rounding": self.roundings, "range": self.ranges,
-                "equalize": self.equalizes}
-
-
-class DecomposeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Methods to choose from beside leaving a layer whole, and the smallest share of weights to keep."""
-
-    methods: tuple[str, ...] = DEFAULT_METHODS
-    min_share: float = 0.1
-    skip: tuple[str, ...] = ()
-
-
-class SparsifySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Patterns to choose from beside leaving a layer dense, the smallest share of weights that `unstructured` keeps,
-    and what may decide which (one choice for the whole model)."""
-
-    patterns: tuple[str, ...] = (UNSTRUCTURED,)
-    min_density: float = 0.1
-    criteria: tuple[str, ...] = (sparsify.DEFAULT_CRITERION,)
-    skip: tuple[str, ...] = ()
-
-
-class DropSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Residual blocks may be left out; `skip` holds block patterns."""
-
-    skip: tuple[str, ...] = ()
 
 
 class RecoverySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -99,7 +41,8 @@ class RecoverySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SpaceSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A whole space file. A technique that is left out is not used."""
+    """A whole space file: a table for each technique. One of ours that is left out is not used; one of a user's own,
+    in `own`, is used with its defaults."""
 
     schema: int
     name: str
@@ -110,7 +53,15 @@ class SpaceSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     drop: DropSpec | None = None
     sparsify: SparsifySpec | None = None
     recovery: RecoverySpec | msgspec.UnsetType = msgspec.UNSET
-    """Left out, it leaves no trace: a study is known by the hash of its space."""
+    own: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    # What is left out leaves no trace: a study is known by the hash of its space.
+
+    def settings(self, techniques: Techniques = TECHNIQUES) -> dict[str, msgspec.Struct]:
+        """The tables of the techniques in use, by name, in the order of application."""
+        own = self.own or {}
+        tables = {name: own.get(name, row.Settings()) if name not in TECHNIQUES else getattr(self, name)
+                  for name, row in techniques.items()}
+        return {name: table for name, table in tables.items() if table is not None}
 
 
 def _ready_made() -> dict[str, str]:
@@ -129,55 +80,68 @@ def list_spaces() -> list[str]:
     return sorted(_ready_made())
 
 
-def load_space(name_or_file: str | Path) -> SpaceSpec:
+def load_space(name_or_file: str | Path, techniques: Techniques = TECHNIQUES) -> SpaceSpec:
     """A ready-made space by name, or a file. InputError names the file, the field and the legal values."""
     ready = _ready_made()
     if str(name_or_file) in ready:
-        return parse_space(ready[str(name_or_file)], str(name_or_file))
+        return parse_space(ready[str(name_or_file)], str(name_or_file), techniques)
     path = Path(name_or_file)
     if path.suffix != ".toml" and not path.is_file():
         close = difflib.get_close_matches(str(name_or_file), ready, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(sorted(ready))}, or a .toml file"
         raise InputError(f"--space must be a ready-made space or a TOML file, but got {str(name_or_file)!r}; {hint}")
     try:
-        return parse_space(path.read_text("utf-8-sig"), str(path))
+        return parse_space(path.read_text("utf-8-sig"), str(path), techniques)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"the space file {path} must be readable UTF-8 text: {error}") from None
 
 
-def parse_space(text: str, origin: str) -> SpaceSpec:
-    """Read and check one space; `origin` names it in messages."""
+def parse_space(text: str, origin: str, techniques: Techniques = TECHNIQUES) -> SpaceSpec:
+    """Read and check one space.
+
+    Args:
+        text: TOML.
+        origin: the file's name, for messages.
+        techniques: by name; those of a user's own have tables of their own.
+
+    Raises:
+        InputError: names the field and the legal values.
+    """
+    own = {name: row for name, row in techniques.items() if name not in TECHNIQUES}
     try:
-        spec = _with_present_names(msgspec.convert(tomllib.loads(text), SpaceSpec), origin)
+        document = tomllib.loads(text)
+        tables = {name: document.pop(name, {}) for name in (*own, "own")}
+        if tables.pop("own"):
+            raise InputError(f"{origin}: a technique of your own has the table [NAME], but got [own]")
+        spec = _with_present_names(_converted(document, SpaceSpec, origin), origin)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{origin} is not valid TOML: {error}") from None
-    except msgspec.ValidationError as error:
-        raise InputError(f"{origin}: {error}{_legal_keys(str(error))}") from None
+    if own:
+        spec = msgspec.structs.replace(spec, own={
+            name: _converted(table, own[name].Settings, f"{origin}: {name}") for name, table in tables.items()})
     if spec.schema != SCHEMA:
         raise InputError(f"{origin}: schema must be {SCHEMA}, but got {spec.schema}; update autocompress")
-    if not any((spec.prune, spec.quantize, spec.decompose, spec.drop, spec.sparsify)):
-        raise InputError(f"{origin} must have at least one of [prune], [quantize], [decompose], [drop], [sparsify]: it "
-                         "allows nothing")
-    if spec.prune and not 0 < spec.prune.max_ratio < 1:
-        raise InputError(f"{origin}: prune.max_ratio must be between 0 and 1, but got {spec.prune.max_ratio}")
-    if spec.prune:
-        _one_of(spec.prune.criteria, CRITERIA, f"{origin}: prune.criteria")
-    if spec.decompose:
-        if not 0 < spec.decompose.min_share < 1:
-            raise InputError(f"{origin}: decompose.min_share must be between 0 and 1, "
-                             f"but got {spec.decompose.min_share}")
-        _one_of(spec.decompose.methods, METHODS, f"{origin}: decompose.methods")
-    if spec.sparsify:
-        _check_sparsify(spec.sparsify, origin)
+    settings = spec.settings(techniques)
+    if not settings:
+        names = ", ".join(f"[{name}]" for name in SpaceSpec.__struct_fields__ if name in TECHNIQUES)
+        raise InputError(f"{origin} must have at least one of {names}: it allows nothing")
+    for name, table in settings.items():
+        try:
+            techniques[name].check_settings(table)
+        except InputError as error:
+            raise InputError(f"{origin}: {name}.{error}") from None
     for name, value in msgspec.structs.asdict(spec.recovery).items() if spec.recovery else ():
         if not 0 <= value < math.inf:
             raise InputError(f"{origin}: recovery.{name} must be 0 or more, and finite, but got {value}")
-    if spec.quantize:
-        _one_of(spec.quantize.weight_bits, WEIGHT_BITS, f"{origin}: quantize.weight_bits")
-        _one_of(spec.quantize.activation_bits, ACTIVATION_BITS, f"{origin}: quantize.activation_bits")
-        for name, chosen in spec.quantize.settings.items():
-            _one_of(chosen, SETTINGS[name], f"{origin}: quantize.{name}s")
     return spec
+
+
+def _converted(document: Any, kind: type[S], origin: str) -> S:
+    """A table of a space file as a struct. InputError for a field that it does not have or of another type."""
+    try:
+        return msgspec.convert(document, kind)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{origin}: {error}{_legal_keys(str(error), kind)}") from None
 
 
 def _with_present_names(spec: SpaceSpec, origin: str) -> SpaceSpec:
@@ -191,38 +155,12 @@ def _with_present_names(spec: SpaceSpec, origin: str) -> SpaceSpec:
     return msgspec.structs.replace(spec, quantize=msgspec.structs.replace(spec.quantize, roundings=roundings))
 
 
-def _check_sparsify(spec: SparsifySpec, origin: str) -> None:
-    if not spec.patterns:
-        raise InputError(f"{origin}: sparsify.patterns must not be empty")
-    for pattern in spec.patterns:
-        try:
-            sparsify.check_pattern(pattern)
-        except InputError as error:
-            raise InputError(f"{origin}: sparsify.patterns: {error}") from None
-    if not MIN_DENSITY <= spec.min_density < MAX_DENSITY:
-        raise InputError(f"{origin}: sparsify.min_density must be from {MIN_DENSITY} to below {MAX_DENSITY}, "
-                         f"but got {spec.min_density}")
-    _one_of(spec.criteria, sparsify.CRITERIA, f"{origin}: sparsify.criteria")
-
-
-def _legal_keys(message: str) -> str:
-    """What may stand where a key is not known, for the end of a message."""
+def _legal_keys(message: str, kind: type[msgspec.Struct]) -> str:
+    """What may stand where a key is not known, for the end of a message about a struct of a `kind`."""
     found = re.search(r"unknown field `(.+?)`(?: - at `\$\.(\w+)`)?", message)
     if found is None:
         return ""
-    tables: dict[str, type[msgspec.Struct]] = {
-        "prune": PruneSpec, "quantize": QuantizeSpec, "decompose": DecomposeSpec, "drop": DropSpec,
-        "sparsify": SparsifySpec, "recovery": RecoverySpec}
-    legal = [field.name for field in msgspec.structs.fields(tables.get(found[2] or "", SpaceSpec))]
+    table = next((field.type.__args__[0] for field in msgspec.structs.fields(kind) if field.name == found[2]), kind)
+    legal = [field.name for field in msgspec.structs.fields(table) if field.name != "own"]
     close = difflib.get_close_matches(found[1], legal, n=1)
     return f"; did you mean `{close[0]}`?" if close else f"; legal here are {', '.join(legal)}"
-
-
-def _one_of(values: tuple[object, ...] | str, legal: tuple[object, ...], what: str) -> None:
-    if values == "profile":
-        return
-    for value in values:
-        if value not in legal:
-            raise InputError(f"{what} must be taken from {legal}, but got {value!r}")
-    if not values:
-        raise InputError(f"{what} must not be empty")

@@ -12,13 +12,13 @@ from autocompress.core.attribution import Attribution, StepShare, TechniqueShare
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import CALIBRATED, Candidate, Metrics
 from autocompress.core.plan import Plan, Step
-from autocompress.core.sensitivity import SensitivityTable
+from autocompress.core.sensitivity import Decision, SensitivityTable
 from autocompress.errors import AutocompressError, InputError, OutOfTime
 from autocompress.search.trial_status import describe_failure, not_finite
-from autocompress.space.plan_sensitivity import Key, step_sensitivities
+from autocompress.space.plan_sensitivity import step_sensitivities
 from autocompress.space.projection import Projection
 from autocompress.techniques import TECHNIQUES
-from autocompress.techniques.base import check_plan
+from autocompress.techniques.apply import check_plan
 
 if TYPE_CHECKING:
     from autocompress.study.workbench import Workbench
@@ -143,7 +143,7 @@ def _measure(bench: Workbench, plan: Plan, should_stop: Callable[[], bool]) -> t
     return ({}, f"cannot be carried out: {reason}") if reason else (evaluation.metrics, "")
 
 
-def _steps(projection: Projection, plan: Plan, sensitivities: Mapping[Key, float | None]) -> tuple[StepShare, ...]:
+def _steps(projection: Projection, plan: Plan, sensitivities: Mapping[Decision, float | None]) -> tuple[StepShare, ...]:
     """All of a plan, in its order."""
     size = projection.estimate(plan)["size_bytes"]
 

@@ -36,7 +36,7 @@ from autocompress.study.traced import TracedNetwork
 from autocompress.study.trainer import Trainer
 from autocompress.tasks.splits import Split
 from autocompress.techniques import resolve
-from autocompress.techniques.base import check_plan
+from autocompress.techniques.apply import check_plan
 
 
 class Evaluator:

@@ -21,7 +21,7 @@ from autocompress.search.storage import candidates, load_study, open_storage, sq
 from autocompress.search.trial_status import judged
 from autocompress.space.encode import encode
 from autocompress.space.projection import Projection
-from autocompress.space.space import Value
+from autocompress.space.space import KnobKey, Value
 from autocompress.study.folder import TEACHER, Description, is_described, is_study, read_description
 from autocompress.study.options import PREPARATION
 
@@ -151,7 +151,7 @@ def _of(url: str, description: Description, folder: Path) -> list[Candidate]:
     return judged(candidates(study), description.budget, description.reference)
 
 
-def seeds(earlier: PriorStudy | None, projection: Projection) -> list[dict[str, Value]]:
+def seeds(earlier: PriorStudy | None, projection: Projection) -> list[dict[KnobKey, Value]]:
     """Settings of the plans of the earlier study that are best in the task's metric, the best inside the bounds and
     outside them in turn; what does not fit is for the projection to move."""
     if earlier is None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from autocompress.techniques.base import Parts, Technique, resolve, untouched
+from autocompress.techniques.apply import resolve, untouched
+from autocompress.techniques.base import Parts, Technique
 from autocompress.techniques.table import TECHNIQUES
 
 __all__ = ["TECHNIQUES", "Parts", "Technique", "resolve", "untouched"]

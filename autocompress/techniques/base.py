@@ -1,37 +1,142 @@
-"""What a technique is, and how a plan turns the original's facts into a compressed network's.
+"""The Technique protocol: what one way of compressing must say of itself, and nothing else has to know.
 
-`resolve` walks the techniques in the order of application, so prune → decompose → sparsify → quantise is fixed in one
-place (`TECHNIQUES`). Everything here is arithmetic on facts: nothing is built, nothing needs torch.
+A technique is a row. Its pure half is arithmetic on facts: nothing is built, nothing needs torch.
+
+* `knobs`: what there is to decide, for one network on one device.
+* `decode`, `encode`: from values of its knobs to the steps of a plan, and back.
+* `options`, `alternatives`, `values`, `narrowed`: which options the sensitivity table has, what the solver may choose,
+  and what that makes of a layer. A technique without options is left to the sampler.
+* `check`, `effect`: whether a step is legal, and what it makes of the network's parts: sizes, MACs and memory follow.
+* `describe`, `summary`: what reports say.
+
+Its torch half has the same name: those that ship stand in `autocompress.backend.compress`; a technique of a user's own
+has it as `apply`.
+
+Requires: a step is applied to a network to which the steps of the techniques before it have been applied; `parts` are
+always of that network. Ensures: equal steps give equal results; `effect` changes nothing but `parts`, `apply` nothing
+but the network that it is given, and the shapes of the one are those of the other. `TechniqueContract` in
+`autocompress.testing` checks that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatch
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
+
+import msgspec
 
 from autocompress.core.layer import Layer, LayerTable, Part
-from autocompress.core.plan import Plan, Step
+from autocompress.core.plan import Plan, Receipt, Scalar, Step
 from autocompress.errors import InputError
+from autocompress.hardware.profile import HardwareProfile
+from autocompress.techniques.knobs import ALL_LAYERS, WHOLE, Decisions, Knob, KnobKey, Setting, Value
 
-if TYPE_CHECKING:
-    from autocompress.hardware.profile import HardwareProfile
+__all__ = ["ALL_LAYERS", "WHOLE", "Decisions", "Knob", "KnobKey", "LayerTable", "Part", "Parts", "Plan", "Receipt",
+           "Scalar", "Setting", "Step", "Technique", "Value", "layer_at", "present", "whole"]
 
-Parts = dict[str, tuple[Part, ...]]
-"""The executed parts of each layer, by the layer's original name, in execution order."""
+Parts: TypeAlias = dict[str, tuple[Part, ...]]
+"""The executed parts of each layer, by the layer's original name, in execution order; none where its block is gone."""
+Option: TypeAlias = tuple[Scalar, ...]
+"""An option of one site in the sensitivity table. Its last number says how much is left: of options that are alike
+before it, a smaller one is never predicted to cost less."""
+UNTOUCHED: Option = ()
 
 
-@dataclass(frozen=True)
-class Technique:
-    """A row of the table. The torch half has the same name in `autocompress.backend.compress`.
+class NoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The table in the space file of a technique that has nothing to set."""
 
-    `check` raises InputError when the step, one of those of the plan, cannot be applied to this table on this profile.
-    `effect` changes `parts` in place as the real transformation changes the network.
+
+@runtime_checkable
+class Technique(Protocol):
+    """One way of compressing; inherit, and override what differs. Instances hold no state and can be pickled.
+
+    name: what steps, receipts, reports and the table in the space file call it.
+    acts_on: what its sites are: layers, coupling groups of channels, or residual blocks.
+    Settings: a msgspec struct, the technique's table in the space file; its defaults hold where there is no table.
+    solved: kinds of its knobs that the solver decides, through `alternatives`.
+    after_training: whether it is carried out on what training leaves, as rounding is.
     """
 
-    name: str
-    check: Callable[[Step, Plan, LayerTable, HardwareProfile], None]
-    effect: Callable[[Step, LayerTable, Parts], None]
+    name: ClassVar[str]
+    acts_on: ClassVar[Literal["layer", "group", "block"]] = "layer"
+    Settings: ClassVar[type[msgspec.Struct]] = NoSettings
+    solved: ClassVar[tuple[str, ...]] = ()
+    after_training: ClassVar[bool] = False
+
+    def check_settings(self, settings: Any) -> None:
+        """InputError, which begins with the name of the field, for settings that are not legal."""
+        return
+
+    @abstractmethod
+    def knobs(self, space: Decisions, settings: Any) -> list[Knob]:
+        """What there is to decide, given the network and the device of `space`, which has no knobs yet."""
+
+    def widths(self, setting: Setting) -> dict[str, int]:
+        """The weight width of each layer, in bits, where this technique decides it."""
+        return {}
+
+    @abstractmethod
+    def decode(self, setting: Setting, parts: Parts) -> list[Step]:
+        """The steps that a setting means; a site whose parts are gone takes none."""
+
+    def encode(self, space: Decisions, steps: Mapping[str, Step], parts: Parts) -> dict[KnobKey, Value]:
+        """Values of its knobs that decode to `steps`, by site, or come near; what is left out stays plain. The caller
+        moves them to legal ones."""
+        return {}
+
+    def options(self, space: Decisions) -> Iterator[tuple[Step, Option]]:
+        """Steps whose cost is to be predicted, each alone on the original, and their place in the sensitivity table."""
+        return iter(())
+
+    def alternatives(self, space: Decisions, site: str, costs: Mapping[Option, float]) -> list[tuple[Option, float]]:
+        """What may be chosen at a site, with the predicted cost of each in nats. `costs` is what the table has."""
+        return [(UNTOUCHED, 0.0), *costs.items()]
+
+    def values(self, space: Decisions, site: str, option: Option) -> dict[str, Value]:
+        """Values of its knobs at a site, by kind, that mean an option; what is left out stays plain."""
+        return {}
+
+    def weight_bits(self, option: Option) -> int | None:
+        """The weight width of an option in bits, where options are widths."""
+        return None
+
+    def narrowed(self, space: Decisions, site: str, option: Option, parts: tuple[Part, ...]) -> tuple[Part, ...]:
+        """What the parts of a layer become at an option; none where it would save nothing."""
+        if option == UNTOUCHED:
+            return parts
+        values = {KnobKey(kind, site): value for kind, value in self.values(space, site, option).items()}
+        plain = {knob.key: knob.plain for knob in space.knobs if knob.kind in self.solved}
+        of_site = {site: parts}
+        for step in self.decode(Setting(space, plain | values), of_site):
+            self.effect(step, space.table, of_site)
+        return of_site[site] if of_site[site] != parts else ()
+
+    def sensitivity(self, space: Decisions, step: Step, costs: Mapping[Option, float], parts: Parts) -> float | None:
+        """The predicted cost of a step in nats: that of the nearest option at its site; None where there is none.
+        `parts` are those to which the step is applied."""
+        return None
+
+    @abstractmethod
+    def check(self, step: Step, plan: Plan, table: LayerTable, profile: HardwareProfile) -> None:
+        """InputError when the step, one of those of `plan`, cannot be applied to this network on this device."""
+
+    @abstractmethod
+    def effect(self, step: Step, table: LayerTable, parts: Parts) -> None:
+        """Change `parts` in place as the real transformation changes the network."""
+
+    @abstractmethod
+    def describe(self, step: Step, table: LayerTable) -> str:
+        """What a step does, in a few words for a table."""
+
+    def summary(self, steps: Iterable[Step], table: LayerTable) -> str:
+        """What all its steps do, in one phrase."""
+        return f"{self.name} {plural(len(list(steps)), self.acts_on)}"
+
+    def apply(self, network: Any, steps: list[Step]) -> list[Receipt]:
+        """The torch half: change `network` (a `Compressed`) in place; a receipt for each step says what came of it."""
+        raise InputError(f"the technique {self.name!r} must have a torch half: define apply(network, steps)")
 
 
 def whole(layer: Layer) -> Part:
@@ -48,55 +153,16 @@ def whole(layer: Layer) -> Part:
     )
 
 
-def resolve(table: LayerTable, plan: Plan) -> Parts:
-    """The parts of the network that `plan` makes, by original layer. Folded norms have no part.
-
-    InputError names a technique or site that does not exist.
-    """
-    from autocompress.techniques.table import TECHNIQUES
-
+def whole_parts(table: LayerTable) -> Parts:
+    """The parts of the untouched network; a layer that a norm folds into has a bias."""
     folded = {layer.folds_into for layer in table.layers if layer.folds_into}
     parts: Parts = {}
     for layer in table.layers:
         part = whole(layer)
         if layer.name in folded and not part.bias:
-            part = _with(part, bias=True)
+            part = msgspec.structs.replace(part, bias=True)
         parts[layer.name] = (part,)
-    by_technique: dict[str, list[Step]] = {name: [] for name in TECHNIQUES}
-    for step in plan.steps:
-        by_technique[_technique(step).name].append(step)
-    for name, steps in by_technique.items():
-        for step in steps:
-            TECHNIQUES[name].effect(step, table, parts)
-    for layer in table.layers:
-        if layer.folds_into:
-            del parts[layer.name]
     return parts
-
-
-def check_plan(table: LayerTable, plan: Plan, profile: HardwareProfile) -> None:
-    """InputError for the first step that is not legal here."""
-    for step in plan.steps:
-        _technique(step).check(step, plan, table, profile)
-    resolve(table, plan)
-
-
-def _technique(step: Step) -> Technique:
-    from autocompress.techniques.table import TECHNIQUES
-
-    if step.technique not in TECHNIQUES:
-        raise InputError(f"a technique must be one of {', '.join(TECHNIQUES)}, but got {step.technique!r} "
-                         f"at {step.site}")
-    return TECHNIQUES[step.technique]
-
-
-def untouched(table: LayerTable) -> dict[str, str]:
-    """Layers that no technique can touch, with the reason: they are reported, never silently skipped."""
-    return {
-        layer.name: layer.not_compressible_reason
-        for layer in table.layers
-        if layer.not_compressible_reason and layer.params
-    }
 
 
 def layer_at(step: Step, table: LayerTable) -> Layer:
@@ -116,7 +182,37 @@ def present(step: Step, parts: Parts) -> tuple[Part, ...]:
     return parts[step.site]
 
 
-def _with(part: Part, **changes: object) -> Part:
-    import msgspec
+def plural(count: int, noun: str) -> str:
+    """`1 layer`, `2 layers`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
-    return msgspec.structs.replace(part, **changes)
+
+def tally(counts: Mapping[str, int]) -> str:
+    """`8 bit × 12, 4 bit × 8`, the most frequent first."""
+    ranked = sorted(counts.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} × {count}" for name, count in ranked)
+
+
+def commonest(values: Iterable[Scalar], default: Scalar) -> Scalar:
+    """The most frequent of several values; `default` where there are none."""
+    counted: dict[Scalar, int] = {}
+    for value in values:
+        counted[value] = counted.get(value, 0) + 1
+    return max(counted, key=lambda value: (counted[value], str(value)), default=default)
+
+
+def allowed(site: str, skip: Iterable[str]) -> bool:
+    """Whether no pattern of `skip` (as in file names) names a site."""
+    return not any(fnmatch(site, pattern) for pattern in skip)
+
+
+def one_of(values: Iterable[object] | str, legal: tuple[object, ...], what: str) -> None:
+    """InputError unless each of `values` is legal and there is one; the word "profile" stands for what the device
+    allows."""
+    if values == "profile":
+        return
+    for value in values:
+        if value not in legal:
+            raise InputError(f"{what} must be taken from {legal}, but got {value!r}")
+    if not values:
+        raise InputError(f"{what} must not be empty")

@@ -13,6 +13,8 @@ Shapes come from the layer as pruned. A rank that saves no parameters is never o
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod, sqrt
 
 import msgspec
@@ -21,10 +23,37 @@ from autocompress.core.layer import Layer, LayerTable, Part
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError
 from autocompress.hardware.profile import HardwareProfile
-from autocompress.techniques.base import Parts, Technique, layer_at, present
+from autocompress.techniques.base import (
+    Option,
+    Parts,
+    Technique,
+    allowed,
+    layer_at,
+    one_of,
+    plural,
+    present,
+    tally,
+    whole,
+)
+from autocompress.techniques.knobs import WHOLE, Decisions, Knob, KnobKey, Setting, Value
 
 METHODS = ("svd", "channel-svd", "spatial-svd", "tucker2", "cp")
 DEFAULT_METHODS = ("svd", "channel-svd", "spatial-svd", "tucker2")
+METHOD, SHARE = "method", "share"
+"""Kinds of knobs: the decomposition of a layer, and the share of its weights that the factors hold."""
+MAX_SHARE = 0.9
+SHARES = (0.6, 0.4, 0.25, 0.15)
+"""Shares that the sensitivity table has for each method."""
+TRIED_SHARES = 512
+"""Shares that are tried where the weights that factors hold do not lead back to their ranks."""
+
+
+class DecomposeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Methods to choose from beside leaving a layer whole, and the smallest share of weights to keep."""
+
+    methods: tuple[str, ...] = DEFAULT_METHODS
+    min_share: float = 0.1
+    skip: tuple[str, ...] = ()
 
 
 def methods_for(layer: Layer) -> tuple[str, ...]:
@@ -113,17 +142,149 @@ def _middle_positions(part: Part) -> int:
     return round(sqrt(part.positions * part.in_positions))
 
 
-def _check(step: Step, plan: Plan, table: LayerTable, profile: HardwareProfile) -> None:
-    layer = layer_at(step, table)
-    legal = methods_for(layer)
-    if step.args.get("method") not in legal:
-        raise InputError(f"`method` at {step.site} must be one of {legal or '(none: ' + reason(layer) + ')'}, "
-                         f"but got {step.args.get('method')!r}")
-    names = ("rank_in", "rank_out") if step.args["method"] == "tucker2" else ("rank",)
-    for name in names:
-        rank = step.args.get(name)
-        if not isinstance(rank, int) or rank < 1:
-            raise InputError(f"`{name}` at {step.site} must be a whole number of at least 1, but got {rank!r}")
+class Decompose(Technique):
+    """Low-rank factors; a method and a share of the weights for each layer."""
+
+    name = "decompose"
+    Settings = DecomposeSpec
+    solved = (METHOD, SHARE)
+
+    def check_settings(self, settings: DecomposeSpec) -> None:
+        """InputError for a share out of range or an unknown method."""
+        if not 0 < settings.min_share < 1:
+            raise InputError(f"min_share must be between 0 and 1, but got {settings.min_share}")
+        one_of(settings.methods, METHODS, "methods")
+
+    def knobs(self, space: Decisions, settings: DecomposeSpec) -> list[Knob]:
+        """A method and a share for each layer that has a method."""
+        knobs = []
+        for layer in space.table.layers:
+            methods = [m for m in METHODS if m in settings.methods and m in methods_for(layer)]
+            if methods and allowed(layer.name, settings.skip):
+                knobs += [Knob(kind=METHOD, site=layer.name, choices=(WHOLE, *methods), plain=WHOLE, saves=True),
+                          Knob(kind=SHARE, site=layer.name, low=settings.min_share, high=MAX_SHARE, plain=MAX_SHARE)]
+        return knobs
+
+    def decode(self, setting: Setting, parts: Parts) -> list[Step]:
+        """A step for each layer whose ranks save weights as pruned."""
+        steps = []
+        for knob in setting.space.of_kind(METHOD):
+            method = str(setting[knob.key])
+            if method == WHOLE or not parts[knob.site]:
+                continue
+            args = rank_args(parts[knob.site][0], method, setting.number(SHARE, knob.site),
+                             setting.space.profile.rank_multiple)
+            if args is not None:
+                steps.append(Step(knob.site, self.name, {METHOD: method, **args}))
+        return steps
+
+    def encode(self, space: Decisions, steps: Mapping[str, Step], parts: Parts) -> dict[KnobKey, Value]:
+        """Method and share of each step."""
+        values: dict[KnobKey, Value] = {}
+        for knob in space.of_kind(METHOD):
+            if knob.site in steps and parts[knob.site]:
+                values[knob.key] = str(steps[knob.site].args[METHOD])
+                share = KnobKey(SHARE, knob.site)
+                values[share] = _share(space, parts[knob.site][0], steps[knob.site], space.by_key[share])
+        return values
+
+    def options(self, space: Decisions) -> Iterator[tuple[Step, Option]]:
+        """`SHARES` of each method of each layer."""
+        for knob in space.of_kind(METHOD):
+            least = space.by_key[KnobKey(SHARE, knob.site)].low
+            part = whole(space.table.by_name[knob.site])
+            for method in (str(choice) for choice in knob.choices if choice != WHOLE):
+                for share in SHARES:
+                    args = rank_args(part, method, share, space.profile.rank_multiple) if share >= least else None
+                    if args is not None:
+                        yield Step(knob.site, self.name, {METHOD: method, **args}), (method, share)
+
+    def alternatives(self, space: Decisions, site: str, costs: Mapping[Option, float]) -> list[tuple[Option, float]]:
+        """The whole layer, then the options of each method that the space has."""
+        knob = space.by_key.get(KnobKey(METHOD, site))
+        return [((WHOLE, 1.0), 0.0), *((option, cost) for method in (knob.choices if knob else ())
+                                       for option, cost in costs.items() if option[0] == method)]
+
+    def values(self, space: Decisions, site: str, option: Option) -> dict[str, Value]:
+        """Method and share of an option."""
+        return {METHOD: option[0]} | ({} if option[0] == WHOLE else {SHARE: option[1]})
+
+    def narrowed(self, space: Decisions, site: str, option: Option, parts: tuple[Part, ...]) -> tuple[Part, ...]:
+        """The factors of the layer's one part."""
+        if option[0] == WHOLE:
+            return parts
+        args = rank_args(parts[0], str(option[0]), float(option[1]), space.profile.rank_multiple)
+        return () if args is None else split(parts[0], str(option[0]), args)
+
+    def sensitivity(self, space: Decisions, step: Step, costs: Mapping[Option, float], parts: Parts) -> float | None:
+        """That of the option of the same method whose factors hold the nearest number of weights."""
+        method, (part,) = str(step.args.get(METHOD)), parts[step.site]
+        by_weights = {_weights(part, method, args): cost for (name, share), cost in costs.items() if name == method
+                      if (args := rank_args(part, method, float(share), space.profile.rank_multiple)) is not None}
+        held = _weights(part, method, _ranks(step))
+        return by_weights[min(by_weights, key=lambda weights: abs(weights - held))] if by_weights else None
+
+    def check(self, step: Step, plan: Plan, table: LayerTable, profile: HardwareProfile) -> None:
+        """InputError for a method that is none of the layer's, and for ranks that are no whole numbers above 0."""
+        layer = layer_at(step, table)
+        legal = methods_for(layer)
+        if step.args.get("method") not in legal:
+            raise InputError(f"`method` at {step.site} must be one of {legal or '(none: ' + reason(layer) + ')'}, "
+                             f"but got {step.args.get('method')!r}")
+        names = ("rank_in", "rank_out") if step.args["method"] == "tucker2" else ("rank",)
+        for name in names:
+            rank = step.args.get(name)
+            if not isinstance(rank, int) or rank < 1:
+                raise InputError(f"`{name}` at {step.site} must be a whole number of at least 1, but got {rank!r}")
+
+    def effect(self, step: Step, table: LayerTable, parts: Parts) -> None:
+        """The factors take the layer's place. InputError for ranks that save nothing."""
+        layer_at(step, table)
+        (part,) = present(step, parts)
+        args = {name: value for name, value in step.args.items() if isinstance(value, int)}
+        method = str(step.args["method"])
+        for name, most in (("rank_in", part.in_channels), ("rank_out", part.out_channels)):
+            if args.get(name, 0) > most:
+                raise InputError(f"`{name}` at {step.site} may be at most {most}, the channels of the layer as pruned, "
+                                 f"but got {args[name]}")
+        factors = split(part, method, args)
+        if sum(factor.weights for factor in factors) >= part.weights:
+            raise InputError(_too_high(step.site, part, method, args, sum(factor.weights for factor in factors)))
+        parts[step.site] = factors
+
+    def describe(self, step: Step, table: LayerTable) -> str:
+        """Method and ranks."""
+        return f"{step.args.get(METHOD, '?')} {rank_text(step)}"
+
+    def summary(self, steps: Iterable[Step], table: LayerTable) -> str:
+        """How many layers each method decomposes."""
+        methods = Counter(str(step.args.get(METHOD, "?")) for step in steps)
+        return f"{self.name} {plural(methods.total(), 'layer')} ({tally(methods)})"
+
+
+def rank_text(step: Step | None) -> str:
+    """`16`, or `16 × 24` for the two ranks of Tucker-2; nothing without a step."""
+    if step is None:
+        return ""
+    return " × ".join(str(step.args[key]) for key in ("rank", "rank_in", "rank_out") if key in step.args)
+
+
+def _ranks(step: Step) -> dict[str, int]:
+    return {name: value for name, value in step.args.items() if isinstance(value, int)}
+
+
+def _weights(part: Part, method: str, ranks: dict[str, int]) -> float:
+    return float(sum(factor.weights for factor in split(part, method, ranks)))
+
+
+def _share(space: Decisions, part: Part, step: Step, knob: Knob) -> float:
+    """The share of the weights at which the space gives the step's ranks, or the one that these hold."""
+    method, args = str(step.args[METHOD]), _ranks(step)
+    held = sum(factor.weights for factor in split(part, method, args)) / part.weights
+    grid = (knob.low + (knob.high - knob.low) * i / TRIED_SHARES for i in range(TRIED_SHARES + 1))
+    fits = (share for share in (held, *sorted(grid, key=lambda share: abs(share - held)))
+            if knob.low <= share <= knob.high and rank_args(part, method, share, space.profile.rank_multiple) == args)
+    return next(fits, held)
 
 
 def reason(layer: Layer) -> str:
@@ -131,21 +292,6 @@ def reason(layer: Layer) -> str:
     return layer.not_compressible_reason or ("grouped convolutions are not decomposed" if layer.groups > 1 else
                             "transposed convolutions of one position are not decomposed" if layer.transposed else
                             f"{layer.kind} layers are not decomposed")
-
-
-def _effect(step: Step, table: LayerTable, parts: Parts) -> None:
-    layer_at(step, table)
-    (part,) = present(step, parts)
-    args = {name: value for name, value in step.args.items() if isinstance(value, int)}
-    method = str(step.args["method"])
-    for name, most in (("rank_in", part.in_channels), ("rank_out", part.out_channels)):
-        if args.get(name, 0) > most:
-            raise InputError(f"`{name}` at {step.site} may be at most {most}, the channels of the layer as pruned, "
-                             f"but got {args[name]}")
-    factors = split(part, method, args)
-    if sum(factor.weights for factor in factors) >= part.weights:
-        raise InputError(_too_high(step.site, part, method, args, sum(factor.weights for factor in factors)))
-    parts[step.site] = factors
 
 
 def _too_high(site: str, part: Part, method: str, args: dict[str, int], weights: int) -> str:
@@ -161,4 +307,4 @@ def _too_high(site: str, part: Part, method: str, args: dict[str, int], weights:
             f"{', '.join(f'`{key}` {value}' for key, value in args.items())} makes {weights:,}: {legal}")
 
 
-DECOMPOSE = Technique("decompose", _check, _effect)
+DECOMPOSE = Decompose()

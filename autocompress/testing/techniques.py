@@ -30,7 +30,7 @@ from autocompress.formats.base import Format
 from autocompress.hardware.profile import load_profile
 from autocompress.study.workbench import Workbench
 from autocompress.techniques import resolve
-from autocompress.techniques.base import check_plan
+from autocompress.techniques.apply import check_plan
 from autocompress.testing.networks import NETWORKS
 from autocompress.testing.parameters import every_network
 

@@ -25,8 +25,9 @@ from autocompress.search.samplers.thompson_sampler import SolverSampler, distrib
 from autocompress.search.storage import create_study
 from autocompress.space.projection import MARGIN, Projection
 from autocompress.space.solver.solver import Solver
-from autocompress.space.space import Space, Value, Values
+from autocompress.space.space import KnobKey, Space, Values
 from autocompress.tasks.classification.metric import ACCURACY
+from autocompress.techniques.knobs import from_stored
 
 OURS = "ours"
 NO_END = 1_000_000
@@ -78,39 +79,20 @@ def greedy(run: Run) -> None:
 
 
 def equal_damage(space: Space, sensitivity_table: SensitivityTable, threshold: float) -> Plan:
-    """What every site can bear up to the threshold; where several methods keep as little, the least harmful."""
-    values: dict[str, Value] = space.uniform()
-    for group in space.table.groups:
-        keeps = [
-            keep
-            for keep, sensitivity in sensitivity_table.prune.get(group.name, {}).items()
-            if sensitivity <= threshold
-        ]
-        if keeps and f"prune:{group.name}" in values:
-            values[f"prune:{group.name}"] = 1 - min(keeps) / group.channels
-    for layer in space.table.layers:
-        widths = [
-            bits for bits, sensitivity in sensitivity_table.bits.get(layer.name, {}).items() if sensitivity <= threshold
-        ]
-        if widths and f"bits:{layer.name}" in values:
-            values[f"bits:{layer.name}"] = min(widths)
-        shares = [
-            (share, sensitivity, method)
-            for method, sensitivities in sensitivity_table.share.get(layer.name, {}).items()
-            for share, sensitivity in sensitivities.items()
-            if sensitivity <= threshold
-        ]
-        if shares and f"method:{layer.name}" in values:
-            values[f"share:{layer.name}"], _, values[f"method:{layer.name}"] = min(shares)
+    """What every site can bear up to the threshold in nats; where several options leave as little, the least harmful.
+    """
+    values = space.uniform()
+    for (technique, site), costs in sensitivity_table.entries.items():
+        legal = [(option[-1], nats, option) for option, nats in costs.items() if nats <= threshold]
+        if legal:
+            of_site = space.techniques[technique].values(space, site, min(legal)[2])
+            values |= {KnobKey(kind, site): value for kind, value in of_site.items() if (kind, site) in space.by_key}
     return space.decode(values)
 
 
 def _harms(sensitivity_table: SensitivityTable) -> Iterator[float]:
-    for by_option in (*sensitivity_table.prune.values(), *sensitivity_table.bits.values()):
-        yield from by_option.values()
-    for methods in sensitivity_table.share.values():
-        for by_share in methods.values():
-            yield from by_share.values()
+    for costs in sensitivity_table.entries.values():
+        yield from costs.values()
 
 
 def asked(make: Callable[[int], optuna.samplers.BaseSampler], plan_of: PlanOf, constrained: bool, run: Run) -> None:
@@ -121,7 +103,7 @@ def asked(make: Callable[[int], optuna.samplers.BaseSampler], plan_of: PlanOf, c
         del knobs[SIZE]
     while not run.closed():
         trial = study.ask(knobs)
-        metrics = run.attempt(plan_of(run, trial.params))
+        metrics = run.attempt(plan_of(run, from_stored(trial.params)))
         if metrics is None:
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
             continue
@@ -137,14 +119,14 @@ def plain(run: Run, values: Values) -> Plan:
 
 
 def projected(run: Run, values: Values) -> Plan:
-    """The plan moved into the budget, and up to it, where the table says that it sensitivities least."""
+    """The plan moved into the budget, and up to it, where the table says that it costs least."""
     return run.projection.project(run.solver.fit(values)).plan
 
 
 def sized(run: Run, values: Values) -> Plan:
     """The same into a size of the sampler's choice: the paths know many sizes, so may it."""
-    size = run.between(float(values[SIZE]))
-    knobs = {name: value for name, value in values.items() if name != SIZE}
+    size = run.between(float(values[KnobKey(SIZE, "")]))
+    knobs = {key: value for key, value in values.items() if key.kind != SIZE}
     fitted = run.solver.fit(knobs, {"size_bytes": size * MARGIN})
     return Projection(run.space, Budget(size_bytes=size)).project(fitted).plan
 

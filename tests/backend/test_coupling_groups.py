@@ -20,7 +20,7 @@ from autocompress.errors import InputError
 from autocompress.formats.onnx.runtime import Runtime
 from autocompress.hardware.profile import load_profile
 from autocompress.study.workbench import Workbench
-from autocompress.techniques.base import check_plan
+from autocompress.techniques.apply import check_plan
 from autocompress.techniques.prune import legal_keep
 from autocompress.testing.networks import CLASSES, conv_norm, randomised_norms, task_data
 from autocompress.testing.techniques import outputs

@@ -22,7 +22,7 @@ from autocompress.errors import InputError
 from autocompress.formats.onnx.runtime import Runtime
 from autocompress.hardware.profile import load_profile
 from autocompress.study.workbench import Workbench
-from autocompress.techniques.base import check_plan
+from autocompress.techniques.apply import check_plan
 from autocompress.techniques.quantize import equalized
 from autocompress.testing.exporters import integers, structure
 from autocompress.testing.networks import NETWORKS, Network, task_data

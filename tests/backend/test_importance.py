@@ -13,7 +13,7 @@ from autocompress.backend.prune.importance import channel_scores
 from autocompress.backend.statistics.moments import Statistics
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError
-from autocompress.techniques.base import check_plan
+from autocompress.techniques.apply import check_plan
 from autocompress.techniques.prune import CRITERIA
 from autocompress.testing.networks import NETWORKS
 from autocompress.testing.techniques import outputs, state_hash, workbench

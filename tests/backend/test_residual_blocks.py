@@ -14,7 +14,7 @@ from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError
 from autocompress.estimate import estimate
 from autocompress.formats.onnx.runtime import Runtime
-from autocompress.techniques.base import check_plan
+from autocompress.techniques.apply import check_plan
 from autocompress.testing.exporters import integers
 from autocompress.testing.networks import NETWORKS, Residual
 from autocompress.testing.techniques import outputs, workbench

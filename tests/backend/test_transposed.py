@@ -24,7 +24,7 @@ from autocompress.estimate import estimate
 from autocompress.formats.onnx.runtime import Runtime
 from autocompress.hardware.profile import load_profile
 from autocompress.study.workbench import Workbench
-from autocompress.techniques.base import check_plan
+from autocompress.techniques.apply import check_plan
 from autocompress.techniques.decompose import methods_for
 from autocompress.testing.exporters import integers
 from autocompress.testing.networks import task_data

@@ -17,7 +17,7 @@ from autocompress.errors import InputError
 from autocompress.estimate import estimate, flatten
 from autocompress.formats.onnx.sparse_choice import stored_sparse
 from autocompress.techniques import TECHNIQUES, resolve
-from autocompress.techniques.base import check_plan
+from autocompress.techniques.apply import check_plan
 from autocompress.testing.techniques import executed_macs, outputs, state_hash, workbench
 
 LAYER = "conv2"

@@ -171,7 +171,7 @@ def test_the_solver_counts_the_products_that_heads_take_along(tmp_path: Path) ->
     bench = Workbench(Attention().eval(), task_data((7, 3)), HOST, seed=0, folder=tmp_path, epochs=1)
     space = build_space(bench.network.table, load_space("prune-only"), HOST)
     group = next(group for group in bench.network.table.groups if group.heads)
-    problem = Problem(space, SensitivityTable(prune={group.name: {3: 0.1, 2: 0.2, 1: 0.4}}))
+    problem = Problem(space, SensitivityTable.read({"prune": {group.name: {3: 0.1, 2: 0.2, 1: 0.4}}}))
     for level in range(4):
         state = State({group.name: level}, dict.fromkeys(problem.layers, 0))
         plan = space.decode(problem.values(state))

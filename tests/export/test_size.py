@@ -67,7 +67,7 @@ def _plans(bench: Workbench, name: str, seed: int) -> list[Plan]:
     plans = {}
     for budget in BUDGETS:
         values: dict[str, Any] = {
-            knob.name: rng.choice(knob.choices) if knob.choices else rng.uniform(knob.low, knob.high)
+            knob.key: rng.choice(knob.choices) if knob.choices else rng.uniform(knob.low, knob.high)
             for knob in space.knobs}
         try:
             plan = Projection(space, Budget(size_bytes=budget)).project(values).plan

@@ -37,8 +37,8 @@ description = "Nothing to choose."
 weight_bits = [{bits}]
 activation_bits = [{activation_bits}]
 '''
-DAMAGES = SensitivityTable(prune={"a": {24: 0.01, 16: 0.05, 8: 0.3}, "c": {36: 0.02, 24: 0.1, 12: 0.5}},
-                  bits={layer: {6: 0.001, 5: 0.002, 4: 0.006, 3: 0.02, 2: 0.2} for layer in ("a", "b", "c", "fc")})
+DAMAGES = SensitivityTable.read({"prune": {"a": {24: 0.01, 16: 0.05, 8: 0.3}, "c": {36: 0.02, 24: 0.1, 12: 0.5}},
+                  "bits": {layer: {6: 0.001, 5: 0.002, 4: 0.006, 3: 0.02, 2: 0.2} for layer in ("a", "b", "c", "fc")}})
 
 
 def _fixed(folder: Path, bits: int, activation_bits: int) -> str:

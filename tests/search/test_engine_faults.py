@@ -132,7 +132,7 @@ def test_a_run_that_was_killed_goes_on(table: LayerTable, tmp_path: Path) -> Non
 
 def test_what_was_drawn_before_a_kill_is_moved_into_the_budget_as_then(table: LayerTable) -> None:
     def fit(values: Values) -> Values:
-        return {**values, **{name: 2 for name in values if name.startswith("bits:")}}
+        return {**values, **{key: 2 for key in values if key.kind == "bits"}}
 
     bench = Bench(table, fit=fit)
     _, lost = bench.engine._ask()  # the process dies here

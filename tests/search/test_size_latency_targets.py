@@ -21,10 +21,11 @@ from autocompress.space.solver.solver import Solver
 from autocompress.space.space import build_space
 from autocompress.space.spec import load_space
 from autocompress.tasks.classification.metric import ACCURACY
+from autocompress.techniques.knobs import from_stored, stored
 
-DAMAGES = SensitivityTable(prune={"a": {24: 0.01, 16: 0.05, 8: 0.3}, "c": {36: 0.02, 24: 0.1, 12: 0.5}},
-                  bits={layer: {6: 0.001, 5: 0.002, 4: 0.006, 3: 0.02, 2: 0.2} for layer in ("a", "b", "c", "fc")})
-WEIGHTS = {"prune": 1.0, "bits": 1.0, "share": 1.0}
+DAMAGES = SensitivityTable.read({"prune": {"a": {24: 0.01, 16: 0.05, 8: 0.3}, "c": {36: 0.02, 24: 0.1, 12: 0.5}},
+                  "bits": {layer: {6: 0.001, 5: 0.002, 4: 0.006, 3: 0.02, 2: 0.2} for layer in ("a", "b", "c", "fc")}})
+WEIGHTS = {"prune": 1.0, "quantize": 1.0, "decompose": 1.0}
 REFERENCE = Reference(ACCURACY, 0.95)
 
 
@@ -85,7 +86,7 @@ def test_where_the_front_has_nothing_is_aimed_at(table: LayerTable) -> None:
         values = solver.solve({"prune": float(weight)})
         metrics = solver.estimate(values)
         study.add_trial(optuna.trial.create_trial(
-            params=values, distributions=distributions(solver.space),
+            params=stored(values), distributions=distributions(solver.space),
             values=[0.9 - 0.1 * sum(solver.sensitivities(values).values()), metrics["size_bytes"], metrics["macs"]]))
     aims = SizeLatencyTargets(solver, REFERENCE)
     drawn = [aims.draw(study.trials, WEIGHTS, rng) for _ in range(40)]
@@ -114,7 +115,7 @@ def test_what_was_measured_counts_not_what_was_proposed(table: LayerTable) -> No
     assert squeezed
     for trial in study.trials:
         assert np.exp(aims._costs_of(trial)[0]) <= 12_000
-    plain = [sum(_solver(table).sensitivities(trial.params).values()) for trial in squeezed]
+    plain = [sum(_solver(table).sensitivities(from_stored(trial.params)).values()) for trial in squeezed]
     assert all(
         aims.sensitivities(trial).sum() > sensitivity for trial, sensitivity in zip(squeezed, plain, strict=True)
     )

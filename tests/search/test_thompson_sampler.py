@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
 import numpy as np
 import optuna
 import pytest
@@ -20,15 +19,15 @@ from autocompress.search.samplers.make import check_sampler, make_sampler
 from autocompress.search.samplers.targets import setting
 from autocompress.search.samplers.thompson_sampler import SolverSampler, distributions
 from autocompress.search.storage import create_study
-from autocompress.space.encode import encode
 from autocompress.space.projection import Projection
 from autocompress.space.solver.solver import Solver
 from autocompress.space.space import build_space
 from autocompress.space.spec import load_space
 from autocompress.tasks.classification.metric import ACCURACY
+from autocompress.techniques.knobs import from_stored, stored
 
-DAMAGES = SensitivityTable(prune={"a": {24: 0.01, 16: 0.05, 8: 0.3}, "c": {36: 0.02, 24: 0.1, 12: 0.5}},
-                  bits={layer: {6: 0.001, 5: 0.002, 4: 0.006, 3: 0.02, 2: 0.2} for layer in ("a", "b", "c", "fc")})
+DAMAGES = SensitivityTable.read({"prune": {"a": {24: 0.01, 16: 0.05, 8: 0.3}, "c": {36: 0.02, 24: 0.1, 12: 0.5}},
+                  "bits": {layer: {6: 0.001, 5: 0.002, 4: 0.006, 3: 0.02, 2: 0.2} for layer in ("a", "b", "c", "fc")}})
 REFERENCE = Reference(ACCURACY, 0.95)
 
 
@@ -57,8 +56,8 @@ def test_proposals_need_no_projection_and_the_first_is_the_solution(table: Layer
 
 
 def test_what_another_sampler_draws_is_moved_where_it_harms_least(table: LayerTable) -> None:
-    finely = msgspec.structs.replace(DAMAGES, prune={
-        group: {keep: (1 - keep / channels) ** 2 for keep in range(1, channels)} for group, channels in
+    finely = SensitivityTable(DAMAGES.entries | {
+        ("prune", group): {(keep,): (1 - keep / channels) ** 2 for keep in range(1, channels)} for group, channels in
         (("a", 32), ("c", 48))})
     solver = _solver(table, sensitivity_table=finely)
     fitted = Bench(table, sampler="random", trials=16, fit=solver.fit)
@@ -70,7 +69,7 @@ def test_what_another_sampler_draws_is_moved_where_it_harms_least(table: LayerTa
         moved = setting(trial)
         assert fitted.projection.fits(solver.space.decode(moved))
         sensitivities.append(sum(solver.sensitivities(moved).values()))
-        alike = encode(solver.space, fitted.projection.project(trial.params).plan)
+        alike = fitted.projection.project(from_stored(trial.params)).values
         squeezed.append(sum(solver.sensitivities(alike).values()))
     assert np.mean(sensitivities) < 0.8 * np.mean(squeezed)
     uniform = [c.plan for c in everyone if c.origin == "uniform" and c.plan]
@@ -94,14 +93,14 @@ def test_what_was_measured_bends_the_weights(table: LayerTable) -> None:
         study = optuna.create_study(directions=["maximize"])
         rng = np.random.default_rng(0)
         for _ in range(40):
-            values = {k.name: k.choices[rng.integers(len(k.choices))] if k.choices else rng.uniform(k.low, k.high)
+            values = {k.key: k.choices[rng.integers(len(k.choices))] if k.choices else rng.uniform(k.low, k.high)
                       for k in solver.space.knobs}
-            lost = sum(sensitivity * (truth if knob.startswith("prune:") else 1)
-                       for knob, sensitivity in solver.sensitivities(values).items())
+            lost = sum(sensitivity * (truth if technique == "prune" else 1)
+                       for (technique, _), sensitivity in solver.sensitivities(values).items())
             study.add_trial(optuna.trial.create_trial(
-                params=values, distributions=distributions(solver.space), value=0.95 - lost))
+                params=stored(values), distributions=distributions(solver.space), value=0.95 - lost))
         sampler = SolverSampler(solver, 0, REFERENCE)
-        return float(np.mean([np.log(sampler._kinds(study.trials)["prune"]) for _ in range(50)]))
+        return float(np.mean([np.log(sampler._of_techniques(study.trials)["prune"]) for _ in range(50)]))
 
     assert drawn(4.0) > drawn(0.1) + 1
 
@@ -111,15 +110,15 @@ def test_sites_that_lose_more_than_predicted_are_spared(table: LayerTable) -> No
     solver = _solver(table, 8000)
     study, rng = optuna.create_study(directions=["maximize"]), np.random.default_rng(0)
     for _ in range(40):
-        values = {k.name: k.choices[rng.integers(len(k.choices))] if k.choices else rng.uniform(k.low, k.high)
+        values = {k.key: k.choices[rng.integers(len(k.choices))] if k.choices else rng.uniform(k.low, k.high)
                   for k in solver.space.knobs}
         sensitivities = solver.sensitivities(values)
-        lost = sum(sensitivities.values()) + 9 * sensitivities["prune:a"] - 0.9 * sensitivities["prune:c"]
+        lost = sum(sensitivities.values()) + 9 * sensitivities[("prune", "a")] - 0.9 * sensitivities[("prune", "c")]
         study.add_trial(optuna.trial.create_trial(
-            params=values, distributions=distributions(solver.space), value=0.95 - 0.3 * lost))
-    sampler, plain = SolverSampler(solver, 0, REFERENCE), dict.fromkeys(("prune", "bits", "share"), 1.0)
-    drawn = [sampler._of_knobs(study.trials, plain) for _ in range(50)]
-    assert np.mean([np.log(weights["prune:a"] / weights["prune:c"]) for weights in drawn]) > 0.5
+            params=stored(values), distributions=distributions(solver.space), value=0.95 - 0.3 * lost))
+    sampler, plain = SolverSampler(solver, 0, REFERENCE), dict.fromkeys(solver.techniques, 1.0)
+    drawn = [sampler._of_decisions(study.trials, plain) for _ in range(50)]
+    assert np.mean([np.log(weights[("prune", "a")] / weights[("prune", "c")]) for weights in drawn]) > 0.5
 
 
 def test_small_models_are_proposed_too(table: LayerTable) -> None:

@@ -45,8 +45,8 @@ def test_without_an_8_bit_file_the_ratio_is_the_profiles() -> None:
 
 
 def _damages() -> SensitivityTable:
-    return SensitivityTable(prune={"a": {24: 0.1, 16: 0.3, 8: 0.9}, "c": {32: 0.1, 16: 0.4, 8: 0.8}},
-                   bits={name: {8: 0.01, 4: 0.2} for name in ("a", "b", "c", "fc")})
+    return SensitivityTable.read({"prune": {"a": {24: 0.1, 16: 0.3, 8: 0.9}, "c": {32: 0.1, 16: 0.4, 8: 0.8}},
+                   "bits": {name: {8: 0.01, 4: 0.2} for name in ("a", "b", "c", "fc")}})
 
 
 @pytest.mark.parametrize("share", [0.9, 0.7, 0.55])

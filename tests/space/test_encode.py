@@ -12,7 +12,7 @@ from autocompress.hardware.profile import load_profile
 from autocompress.space.encode import encode
 from autocompress.space.space import build_space
 from autocompress.space.spec import list_spaces, load_space
-from autocompress.techniques.base import check_plan
+from autocompress.techniques.apply import check_plan
 
 HOST = load_profile("host")
 
@@ -22,7 +22,7 @@ HOST = load_profile("host")
 @given(data=st.data())
 def test_a_plan_of_the_space_comes_back(table: LayerTable, name: str, data: st.DataObject) -> None:
     space = build_space(table, load_space(name), HOST)
-    values = {knob.name: data.draw(st.sampled_from(knob.choices) if knob.choices else st.floats(knob.low, knob.high))
+    values = {knob.key: data.draw(st.sampled_from(knob.choices) if knob.choices else st.floats(knob.low, knob.high))
               for knob in space.knobs}
     squeeze, cap = data.draw(st.sampled_from((0.0, 0.3, 1.0))), data.draw(st.sampled_from((32, 4)))
     plan = space.decode(values, squeeze, cap)
@@ -36,9 +36,9 @@ def test_what_the_space_cannot_say_becomes_what_is_near(table: LayerTable) -> No
         Step("b", "sparsify", {"pattern": "unstructured", "density": 0.3})])
     space = build_space(table, load_space("int8"), load_profile("stm32h743"))
     values = encode(space, plan)
-    assert set(values) == set(space.by_name)
+    assert set(values) == set(space.by_key)
     for knob in space.knobs:
-        assert values[knob.name] in knob.choices if knob.choices else knob.low <= values[knob.name] <= knob.high
+        assert values[knob.key] in knob.choices if knob.choices else knob.low <= values[knob.key] <= knob.high
     near = space.decode(values)
     check_plan(table, near, load_profile("stm32h743"))
     assert {step.args["weight_bits"] for step in near.find("quantize").values()} == {8}

@@ -15,9 +15,9 @@ from autocompress.space.solver.solver import Solver
 from autocompress.space.space import Space, build_space
 from autocompress.space.spec import load_space
 
-DAMAGES = SensitivityTable(prune={"a": {24: 0.01, 16: 0.05, 8: 0.3}, "c": {36: 0.02, 24: 0.1, 12: 0.5}},
-                  bits={layer: {6: 0.001, 5: 0.002, 4: 0.006, 3: 0.02, 2: 0.2} for layer in ("a", "b", "c", "fc")},
-                  share={"c": {"channel-svd": {0.6: 0.03, 0.25: 0.2}, "tucker2": {0.4: 0.07}}})
+DAMAGES = SensitivityTable.read({"prune": {"a": {24: 0.01, 16: 0.05, 8: 0.3}, "c": {36: 0.02, 24: 0.1, 12: 0.5}},
+                  "bits": {layer: {6: 0.001, 5: 0.002, 4: 0.006, 3: 0.02, 2: 0.2} for layer in ("a", "b", "c", "fc")},
+                  "share": {"c": {"channel-svd": {0.6: 0.03, 0.25: 0.2}, "tucker2": {0.4: 0.07}}}})
 
 
 def _space(table: LayerTable, name: str) -> Space:
@@ -53,5 +53,5 @@ def test_each_step_has_the_harm_of_the_nearest_option(table: LayerTable) -> None
 def test_the_nearest_factors_are_those_of_the_nearest_size(table: LayerTable) -> None:
     space = _space(table, "low-rank")
     for share, sensitivity in ((0.6, 0.03), (0.55, 0.03), (0.28, 0.2), (0.25, 0.2)):
-        values = space.uniform() | {"method:c": "channel-svd", "share:c": share}
+        values = space.uniform() | {("method", "c"): "channel-svd", ("share", "c"): share}
         assert step_sensitivities(space, space.decode(values), DAMAGES)["decompose", "c"] == sensitivity

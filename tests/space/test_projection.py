@@ -17,7 +17,7 @@ from autocompress.hardware.profile import load_profile
 from autocompress.space.projection import MARGIN, STEPS, Projection
 from autocompress.space.space import Space, build_space
 from autocompress.space.spec import list_spaces, load_space
-from autocompress.techniques.base import check_plan
+from autocompress.techniques.apply import check_plan
 
 HOST = load_profile("host")
 
@@ -27,7 +27,7 @@ def _space(table: LayerTable, name: str) -> Space:
 
 
 def _values(space: Space, data: st.DataObject) -> dict[str, Any]:
-    return {knob.name: data.draw(st.sampled_from(knob.choices) if knob.choices else st.floats(knob.low, knob.high))
+    return {knob.key: data.draw(st.sampled_from(knob.choices) if knob.choices else st.floats(knob.low, knob.high))
             for knob in space.knobs}
 
 

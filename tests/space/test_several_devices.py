@@ -20,11 +20,11 @@ from autocompress.estimate import estimate
 from autocompress.hardware.profile import HardwareProfile, load_profile
 from autocompress.hardware.targets import together
 from autocompress.space.projection import Projection
-from autocompress.space.solver.costs import LayerCosts, Option, summed
+from autocompress.space.solver.costs import LayerCosts, Stored, summed
 from autocompress.space.solver.solver import Solver
 from autocompress.space.space import Space, build_space
 from autocompress.space.spec import load_space
-from autocompress.techniques.base import check_plan
+from autocompress.techniques.apply import check_plan
 
 PI, BOARD, SERVER = load_profile("raspberry-pi-4"), load_profile("stm32h743"), load_profile("x86-avx2")
 
@@ -34,7 +34,7 @@ def _space(table: LayerTable, *devices: HardwareProfile, name: str = "default") 
 
 
 def _values(space: Space, data: st.DataObject) -> dict[str, Any]:
-    return {knob.name: data.draw(st.sampled_from(knob.choices) if knob.choices else st.floats(knob.low, knob.high))
+    return {knob.key: data.draw(st.sampled_from(knob.choices) if knob.choices else st.floats(knob.low, knob.high))
             for knob in space.knobs}
 
 
@@ -87,9 +87,9 @@ def test_what_is_projected_meets_the_bound_on_each(table: LayerTable, data: st.D
 
 def _damages(space: Space) -> SensitivityTable:
     draw = random.Random(0)
-    return SensitivityTable(prune={"a": {24: 0.1, 16: 0.3, 8: 0.9}, "c": {36: 0.1, 24: 0.2, 12: 0.7}},
-                   bits={layer: {bits: draw.random() / bits for bits in space.weight_bits if bits < 16}
-                         for layer in ("a", "b", "c", "fc")})
+    return SensitivityTable.read({"prune": {"a": {24: 0.1, 16: 0.3, 8: 0.9}, "c": {36: 0.1, 24: 0.2, 12: 0.7}},
+                   "bits": {layer: {bits: draw.random() / bits for bits in space.weight_bits if bits < 16}
+                         for layer in ("a", "b", "c", "fc")}})
 
 
 @pytest.mark.parametrize(("shares", "tight"), [
@@ -106,17 +106,21 @@ def test_what_is_solved_meets_the_bound_on_each(table: LayerTable, shares: dict[
     assert plan.find("prune")
     assert metrics[tight] > 0.6 * projection.bounds[tight]
     assert sum(solver.sensitivities(solved).values()) < sum(solver.sensitivities(
-        space.uniform() | {"prune:a": 0.75, "prune:c": 0.75}).values())
+        space.uniform() | {("prune", "a"): 0.75, ("prune", "c"): 0.75}).values())
 
 
 def test_columns_of_costs_are_the_latencies_of_each(table: LayerTable) -> None:
     joint, layer = together([PI, load_profile("host"), BOARD]), table.by_name["c"]
     assert summed(joint) == ("size_bytes", "macs", "latency_ms", "latency_ms@host", "latency_ms@stm32h743")
-    both = LayerCosts(layer, [Option(8), Option(8, "svd", 0.4)], joint, 8).at(32, 48)
+    options = [Stored((), 8), Stored((("decompose", ("svd", 0.4)),), 8)]
+
+    def costs(profile: HardwareProfile) -> np.ndarray:
+        return LayerCosts(layer, options, build_space(table, load_space("default"), profile), 8).at(32, 48)
+
+    both = costs(joint)
     for column, device in ((2, PI), (4, BOARD)):
         alone = msgspec.structs.replace(device, rank_multiple=joint.rank_multiple)
-        assert np.array_equal(both[:, column], LayerCosts(layer, [Option(8), Option(8, "svd", 0.4)], alone, 8).at(
-            32, 48)[:, 2])
+        assert np.array_equal(both[:, column], costs(alone)[:, 2])
     assert not both[:, 3].any()  # measured: unknown here
 
 

@@ -14,12 +14,12 @@ from autocompress.core.plan import Plan, Step
 from autocompress.core.sensitivity import SensitivityTable
 from autocompress.hardware.profile import load_profile
 from autocompress.space.projection import Projection
-from autocompress.space.solver.costs import ILLEGAL, METRICS, LayerCosts, Option
+from autocompress.space.solver.costs import ILLEGAL, METRICS, LayerCosts, Stored
 from autocompress.space.solver.feasibility import FeasibilityCheck
 from autocompress.space.solver.lagrangian import lagrangian_relaxation
 from autocompress.space.solver.problem import Problem
 from autocompress.space.solver.solver import Solver
-from autocompress.space.space import Value, build_space
+from autocompress.space.space import KnobKey, Value, build_space
 from autocompress.space.spec import load_space
 
 BITS = (6, 5, 4, 3, 2)
@@ -33,8 +33,8 @@ def _falling(draw: random.Random, options: tuple[int, ...], scale: float) -> dic
 
 def _damages(seed: int) -> SensitivityTable:
     draw = random.Random(seed)
-    return SensitivityTable(prune={group: _falling(draw, keeps, 0.1) for group, keeps in KEEPS.items()},
-                   bits={layer: _falling(draw, BITS, 0.02) for layer in ("a", "b", "c", "fc")})
+    return SensitivityTable.read({"prune": {group: _falling(draw, keeps, 0.1) for group, keeps in KEEPS.items()},
+                   "bits": {layer: _falling(draw, BITS, 0.02) for layer in ("a", "b", "c", "fc")}})
 
 
 def _projection(table: LayerTable, space: str = "low-bit", profile: str = "host", **budget: float) -> Projection:
@@ -55,8 +55,8 @@ def test_it_is_as_good_as_trying_everything(table: LayerTable, size: int, seed: 
     least = float("inf")
     for a, c in itertools.product((32, *KEEPS["a"]), (48, *KEEPS["c"])):
         for bits in itertools.product(BITS, repeat=4):
-            values = projection.space.uniform() | {"prune:a": 1 - a / 32, "prune:c": 1 - c / 48}
-            values |= {f"bits:{layer}": b for layer, b in zip(("a", "b", "c", "fc"), bits, strict=True)}
+            values = projection.space.uniform() | {("prune", "a"): 1 - a / 32, ("prune", "c"): 1 - c / 48}
+            values |= {("bits", layer): b for layer, b in zip(("a", "b", "c", "fc"), bits, strict=True)}
             sensitivity = sum(solver.sensitivities(values).values())
             if sensitivity < least and projection.fits(projection.space.decode(values)):
                 least = sensitivity
@@ -109,12 +109,12 @@ def test_weights_move_harm_from_one_kind_to_another(table: LayerTable) -> None:
     projection, sensitivity_table = _projection(table, size_bytes=8000), _damages(0)
     solver = Solver(projection, sensitivity_table)
 
-    def sensitivity(kind: str, weight: float) -> float:
+    def sensitivity(technique: str, weight: float) -> float:
         sensitivities = solver.sensitivities(solver.solve({"prune": weight}))
-        return sum(sensitivity for knob, sensitivity in sensitivities.items() if knob.startswith(f"{kind}:"))
+        return sum(nats for (name, _), nats in sensitivities.items() if name == technique)
 
     assert sensitivity("prune", 0.01) > sensitivity("prune", 100.0)
-    assert sensitivity("bits", 0.01) < sensitivity("bits", 100.0)
+    assert sensitivity("quantize", 0.01) < sensitivity("quantize", 100.0)
 
 
 @pytest.mark.parametrize("metrics", [("size_bytes",), ("size_bytes", "macs")])
@@ -136,30 +136,31 @@ def test_a_setting_is_moved_into_the_budget_along_the_lagrangian_relaxationful_m
                                                                          seed: int) -> None:
     projection, draw = _projection(table, size_bytes=size), random.Random(seed)
     solver, space = Solver(projection, _damages(1)), projection.space
-    values = {knob.name: draw.choice(knob.choices) if knob.choices else draw.uniform(knob.low, knob.high)
+    values = {knob.key: draw.choice(knob.choices) if knob.choices else draw.uniform(knob.low, knob.high)
               for knob in space.knobs}
-    values |= {"prune:a": 1 - draw.choice((32, *KEEPS["a"])) / 32, "prune:c": 1 - draw.choice((48, *KEEPS["c"])) / 48}
+    values |= {KnobKey("prune", "a"): 1 - draw.choice((32, *KEEPS["a"])) / 32,
+               KnobKey("prune", "c"): 1 - draw.choice((48, *KEEPS["c"])) / 48}
     moved = solver.fit(values)
     assert projection.fits(space.decode(moved))
     if projection.fits(space.decode(values)):
         assert sum(solver.sensitivities(moved).values()) <= sum(solver.sensitivities(values).values())
     elif size >= 9000:  # below, the tables that unpack widths weigh more than layers
-        bits = [name for name in values if name.startswith("bits:")]
+        bits = [key for key in values if key.kind == "bits"]
         assert all(int(moved[name]) <= int(values[name]) for name in bits)
         squeezed = projection.project(values).plan
         channels = {group.name: group.channels for group in table.groups}
-        common = values | {f"prune:{site}": 1 - int(step.args["keep"]) / channels[site]
+        common = values | {("prune", site): 1 - int(step.args["keep"]) / channels[site]
                            for site, step in squeezed.find("prune").items()}
-        common |= {f"bits:{site}": int(step.args["weight_bits"]) for site, step in squeezed.find("quantize").items()}
+        common |= {("bits", site): int(step.args["weight_bits"]) for site, step in squeezed.find("quantize").items()}
         assert sum(solver.sensitivities(moved).values()) <= 1.05 * sum(solver.sensitivities(common).values())
 
 
 def test_what_is_not_decided_stays_as_given(table: LayerTable) -> None:
     projection = _projection(table, "all", size_bytes=8000)
     solver, values = Solver(projection, _damages(0)), projection.space.uniform()
-    values |= {"pattern:c": "2:4", "grid:*": "codebook"}
-    for found in (solver.fit(values), solver.solve(fixed={"pattern:c": "2:4", "grid:*": "codebook"})):
-        assert (found["pattern:c"], found["grid:*"]) == ("2:4", "codebook")
+    values |= {("pattern", "c"): "2:4", ("grid", "*"): "codebook"}
+    for found in (solver.fit(values), solver.solve(fixed={("pattern", "c"): "2:4", ("grid", "*"): "codebook"})):
+        assert (found[("pattern", "c")], found[("grid", "*")]) == ("2:4", "codebook")
         assert projection.fits(projection.space.decode(found))
 
 
@@ -171,25 +172,26 @@ def test_without_a_bound_the_original_is_the_measure(table: LayerTable) -> None:
 
 def test_a_table_without_options_leaves_what_it_does_not_know(table: LayerTable) -> None:
     projection = _projection(table, size_bytes=20_000)
-    assert Solver(projection, SensitivityTable()).solve()["prune:a"] == 0
+    assert Solver(projection, SensitivityTable()).solve()[("prune", "a")] == 0
 
 
 @pytest.mark.parametrize("name", ["a", "c", "fc"])
 def test_costs_of_options_add_up_to_the_estimate(table: LayerTable, name: str) -> None:
     """What a layer's width changes is what the whole network's estimate changes by."""
     projection, layer = _projection(table, "default", size_bytes=10**7), table.by_name[name]
-    costs = LayerCosts(layer, [Option(8), Option(16)], projection.space.profile, 8)
+    costs = LayerCosts(layer, [Stored((), 8), Stored((), 16)], projection.space, 8)
     base, plan = Plan(), Plan.of([Step(name, "quantize", {"weight_bits": 16, "activation_bits": 32})])
     saved = projection.estimate(base)["size_bytes"] - projection.estimate(plan)["size_bytes"]
     at = costs.at(layer.in_channels, layer.out_channels)
-    whole = LayerCosts(layer, [Option(32)], projection.space.profile, 8).at(layer.in_channels, layer.out_channels)
+    whole = LayerCosts(layer, [Stored(())], projection.space, 8).at(layer.in_channels, layer.out_channels)
     assert whole[0, 0] - at[1, 0] == pytest.approx(saved, abs=0.02 * saved + 40)
     assert (at < ILLEGAL).all() and at.shape == (2, len(METRICS))
 
 
 def test_factors_that_save_nothing_are_never_chosen(table: LayerTable) -> None:
     layer = table.by_name["c"]
-    costs = LayerCosts(layer, [Option(32), Option(32, "svd", 0.6)], load_profile("host"), 32)
+    options = [Stored(()), Stored((("decompose", ("svd", 0.6)),))]
+    costs = LayerCosts(layer, options, _projection(table, "default").space, 32)
     assert np.isfinite(costs.at(1, 1)).all()
     assert costs.at(1, 1)[1, 0] == ILLEGAL
 
@@ -197,14 +199,15 @@ def test_factors_that_save_nothing_are_never_chosen(table: LayerTable) -> None:
 def test_harm_never_falls_as_an_option_gets_smaller() -> None:
     step = Step("x", "quantize", {"weight_bits": 8, "activation_bits": 32})
     noisy = {8: 0.2, 4: 0.1, 2: 0.3}
-    found = SensitivityTable.of((Step("x", "quantize", {**step.args, "weight_bits": bits}), 0.0, sensitivity)
+    found = SensitivityTable.of((Step("x", "quantize", {**step.args, "weight_bits": bits}), (bits,), sensitivity)
                        for bits, sensitivity in noisy.items())
-    assert found.bits["x"] == {8: 0.2, 4: 0.2, 2: 0.3}
+    assert found.costs("quantize", "x") == {(8,): 0.2, (4,): 0.2, (2,): 0.3}
+    assert SensitivityTable.read(found.document()) == found
 
 
 def _drawn(solver: Solver, seed: int) -> dict[str, Value]:
     draw = random.Random(seed)
-    return {knob.name: draw.choice(knob.choices) if knob.choices else draw.uniform(knob.low, knob.high)
+    return {knob.key: draw.choice(knob.choices) if knob.choices else draw.uniform(knob.low, knob.high)
             for knob in solver.space.knobs}
 
 

@@ -20,7 +20,7 @@ from autocompress.space.projection import Projection
 from autocompress.space.space import build_space
 from autocompress.space.spec import list_spaces, load_space, parse_space
 from autocompress.techniques import resolve
-from autocompress.techniques.base import check_plan
+from autocompress.techniques.apply import check_plan
 
 
 @pytest.mark.parametrize("name", list_spaces())
@@ -36,7 +36,7 @@ def test_every_setting_of_every_space_is_a_legal_plan(table: LayerTable, name: s
         assert "must be taken from" in str(error)  # the space asks for widths that the device does not have
         return
     values: dict[str, Any] = {
-        knob.name: data.draw(st.sampled_from(knob.choices) if knob.choices else st.floats(knob.low, knob.high))
+        knob.key: data.draw(st.sampled_from(knob.choices) if knob.choices else st.floats(knob.low, knob.high))
         for knob in space.knobs}
     plan = space.decode(values, data.draw(st.floats(0, 1)), data.draw(st.sampled_from([2, 4, 8, 32])))
     check_plan(table, plan, device)
@@ -47,12 +47,12 @@ def test_every_setting_of_every_space_is_a_legal_plan(table: LayerTable, name: s
 
 def test_knobs_of_the_default_space(table: LayerTable) -> None:
     space = build_space(table, load_space("default"), load_profile("host"))
-    names = {knob.name for knob in space.knobs}
+    names = {knob.key for knob in space.knobs}
     assert names == {
-        "prune:a", "prune:c", "act:*", "bits:a", "bits:b", "bits:c", "bits:fc",
-        "method:a", "share:a", "method:c", "share:c", "method:fc", "share:fc"}
-    assert space.by_name["method:c"].choices == ("none", "channel-svd", "spatial-svd", "tucker2")
-    assert space.by_name["bits:a"].choices == (1, 2, 3, 4, 5, 6, 7, 8, 16, 32)
+        ("prune", "a"), ("prune", "c"), ("act", "*"), ("bits", "a"), ("bits", "b"), ("bits", "c"), ("bits", "fc"),
+        ("method", "a"), ("share", "a"), ("method", "c"), ("share", "c"), ("method", "fc"), ("share", "fc")}
+    assert space.by_key["method", "c"].choices == ("none", "channel-svd", "spatial-svd", "tucker2")
+    assert space.by_key["bits", "a"].choices == (1, 2, 3, 4, 5, 6, 7, 8, 16, 32)
 
 
 def test_uniform_settings_differ_in_width_alone(table: LayerTable) -> None:
@@ -67,11 +67,12 @@ def test_settings_of_quantisation_hold_wherever_they_are_legal(table: LayerTable
     text = 'schema = 1\nname = "m"\n[quantize]\nweight_bits = [1, 4, 8, 16]\nactivation_bits = [8, 32]\n' \
         'grids = ["codebook", "pow2"]\ngroups = [64]\nroundings = ["nearest"]\nranges = ["entropy", "minmax"]\n'
     space = build_space(table, parse_space(text, "m.toml"), load_profile("host"))
-    assert {knob.name for knob in space.knobs} == {
-        "grid:*", "range:*", "act:*", "bits:a", "bits:b", "bits:c", "bits:fc"}
+    assert {knob.key for knob in space.knobs} == {
+        ("grid", "*"), ("range", "*"), ("act", "*"), ("bits", "a"), ("bits", "b"), ("bits", "c"), ("bits", "fc")}
 
     def args(bits: int, activation: int, **model: str) -> dict[str, Any]:
-        values = {**space.uniform(bits), "act:*": activation} | {f"{name}:*": value for name, value in model.items()}
+        values = {**space.uniform(bits), ("act", "*"): activation} | {
+            (name, "*"): value for name, value in model.items()}
         plan = space.decode(values)
         check_plan(table, plan, space.profile)
         return plan.find("quantize")["c"].args
@@ -89,17 +90,17 @@ def test_settings_of_quantisation_hold_wherever_they_are_legal(table: LayerTable
 def test_channels_are_rescaled_only_where_they_can_be(table: LayerTable) -> None:
     text = 'schema = 1\nname = "m"\n[quantize]\nweight_bits = [4, 16]\nequalizes = ["activations", "none"]\n'
     space = build_space(table, parse_space(text, "m.toml"), load_profile("host"))
-    assert space.by_name["equalize:*"].choices == ("activations", "none")
-    values = {**space.uniform(4), "bits:c": 16}
+    assert space.by_key["equalize", "*"].choices == ("activations", "none")
+    values = {**space.uniform(4), ("bits", "c"): 16}
     plan = space.decode(values)
     check_plan(table, plan, space.profile)
     assert {site: step.args.get("equalize") for site, step in plan.find("quantize").items()} == {
         "a": None, "b": "activations", "c": None, "fc": "activations"}
-    assert not any("equalize" in step.args for step in space.decode({**values, "equalize:*": "none"}).steps)
+    assert not any("equalize" in step.args for step in space.decode({**values, ("equalize", "*"): "none"}).steps)
     alone = msgspec.structs.replace(
         table, layers=tuple(msgspec.structs.replace(layer, scales_with="") for layer in table.layers))
     without = build_space(alone, parse_space(text, "m.toml"), load_profile("host"))
-    assert "equalize:*" not in without.by_name
+    assert ("equalize", "*") not in without.by_key
     assert not any("equalize" in step.args for step in without.decode(without.uniform(4)).steps)
     with pytest.raises(InputError, match=r"`equalize` at c must be left out.*it cannot at any layer"):
         check_plan(alone, Plan((Step("c", "quantize", {"weight_bits": 4, "activation_bits": 8,
@@ -128,27 +129,28 @@ skip = ["fc"]
 
 def test_sparsity_is_offered_where_it_fits_and_taken_where_it_saves(table: LayerTable) -> None:
     space = build_space(table, parse_space(SPARSE, "mine.toml"), load_profile("host"))
-    knobs = space.by_name
-    assert knobs["pattern:a"].choices == knobs["pattern:b"].choices == ("none", "unstructured")  # 3 and 1 inputs
-    assert knobs["pattern:c"].choices == ("none", "unstructured", "2:4")
-    assert (knobs["density:c"].low, knobs["density:c"].high) == (0.05, 0.9)
-    assert "pattern:fc" not in knobs
+    knobs = space.by_key
+    assert knobs[("pattern", "a")].choices == knobs[("pattern", "b")].choices == ("none", "unstructured")  # few inputs
+    assert knobs[("pattern", "c")].choices == ("none", "unstructured", "2:4")
+    assert (knobs[("density", "c")].low, knobs[("density", "c")].high) == (0.05, 0.9)
+    assert ("pattern", "fc") not in knobs
     plain = space.uniform(4)
     assert not space.decode(plain).find("sparsify")
-    loose = {**plain, "pattern:c": "unstructured", "density:c": 0.4, "sparse-criterion:*": "wanda"}
+    loose = {**plain, ("pattern", "c"): "unstructured", ("density", "c"): 0.4, ("sparse-criterion", "*"): "wanda"}
     assert space.decode(loose).find("sparsify") == {
         "c": Step("c", "sparsify", {"pattern": "unstructured", "density": 0.4, "criterion": "wanda"})}
     assert space.decode(loose, 0.5).find("sparsify")["c"].args["density"] == pytest.approx(0.225)
     assert space.decode(loose, 1.0).find("sparsify")["c"].args["density"] == 0.05
     assert not space.decode(loose, bits_cap=1).find("sparsify"), "a mask of one bit saves nothing there"
-    fixed = {**plain, "pattern:c": "2:4", "sparse-criterion:*": "magnitude"}
+    fixed = {**plain, ("pattern", "c"): "2:4", ("sparse-criterion", "*"): "magnitude"}
     assert space.decode(fixed, 0.3).find("sparsify")["c"].args["pattern"] == "2:4"
-    odd = {**fixed, "method:c": "tucker2", "share:c": 0.02}
+    odd = {**fixed, ("method", "c"): "tucker2", ("share", "c"): 0.02}
     plan = space.decode(odd)
     channels = {part.in_channels for part in resolve(table, plan)["c"]}
     assert ("sparsify" in {step.technique for step in plan.steps}) == all(c % 4 == 0 for c in channels)
     alone = parse_space('schema = 1\nname = "m"\n[sparsify]\npatterns = ["2:4"]\n', "m.toml")
-    assert {knob.name for knob in build_space(table, alone, load_profile("host")).knobs} == {"pattern:c", "pattern:fc"}
+    assert {knob.key for knob in build_space(table, alone, load_profile("host")).knobs} == {
+        ("pattern", "c"), ("pattern", "fc")}
 
 
 @settings(deadline=None, max_examples=60)
@@ -157,7 +159,7 @@ def test_every_sparse_setting_is_a_legal_plan(table: LayerTable, data: st.DataOb
     device = load_profile("host")
     space = build_space(table, parse_space(SPARSE, "mine.toml"), device)
     values: dict[str, Any] = {
-        knob.name: data.draw(st.sampled_from(knob.choices) if knob.choices else st.floats(knob.low, knob.high))
+        knob.key: data.draw(st.sampled_from(knob.choices) if knob.choices else st.floats(knob.low, knob.high))
         for knob in space.knobs}
     squeeze, cap = data.draw(st.floats(0, 1)), data.draw(st.sampled_from([2, 4, 8, 32]))
     plan = space.decode(values, squeeze, cap)

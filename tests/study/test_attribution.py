@@ -50,8 +50,8 @@ class Scene:
         self.chosen = Candidate(
             trial=7, status="complete", plan=self.plan, evaluations=(bench.evaluator.evaluate(self.plan, 0),)
         )
-        self.sensitivity_table = SensitivityTable(prune={group.name: {8: 0.25}},
-                               bits={layer.name: {4: 0.5} for layer in bench.network.table.layers})
+        self.sensitivity_table = SensitivityTable.read({"prune": {group.name: {8: 0.25}},
+                               "bits": {layer.name: {4: 0.5} for layer in bench.network.table.layers}})
 
     def attribute(
         self,

@@ -31,6 +31,7 @@ from autocompress.space.spec import load_space
 from autocompress.study import open_study
 from autocompress.study.folder import Description, write_description
 from autocompress.tasks.classification.metric import ACCURACY
+from autocompress.techniques.knobs import from_stored
 from autocompress.testing.facts import small_table
 
 BUDGET = Budget(size_bytes=20_000)
@@ -55,7 +56,7 @@ def _filled(folder: Path, trials: int) -> tuple[optuna.Study, Projection]:
     for number in range(trials):
         if number < 20:
             params = drawn.ask(knobs).params
-            plans.append((params, projection.project(params).plan))
+            plans.append((params, projection.project(from_stored(params)).plan))
         params, plan = plans[number % len(plans)]
         receipts = tuple(Receipt(step.site, step.technique, {"kept": list(range(16))}) for step in plan.steps)
         metrics = _metrics(rng)

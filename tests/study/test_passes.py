@@ -83,4 +83,4 @@ def test_the_table_costs_thirty_passes_at_most(bench: Workbench, monkeypatch: py
     sensitivity_table = sensitivity(
         bench, build_space(bench.network.table, load_space("default"), bench.evaluator.profile)
     )
-    assert sensitivity_table.bits and 0 < counter.samples <= 30 * len(bench.network.calibration)
+    assert sensitivity_table.entries and 0 < counter.samples <= 30 * len(bench.network.calibration)

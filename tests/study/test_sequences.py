@@ -24,7 +24,7 @@ from autocompress.study.workbench import Workbench
 from autocompress.tasks.arrays import from_memory
 from autocompress.tasks.input_forms import fitted
 from autocompress.tasks.splits import Split, checked
-from autocompress.techniques.base import check_plan
+from autocompress.techniques.apply import check_plan
 from autocompress.testing.networks import CLASSES, NETWORKS, task_data
 from autocompress.testing.techniques import outputs, workbench
 
@@ -53,7 +53,7 @@ def test_an_embedding_has_no_8_bit_activations() -> None:
     with pytest.raises(InputError, match="tokens has float activations"):
         check_plan(bench.network.table, plan, bench.evaluator.profile)
     space = build_space(bench.network.table, load_space("default"), bench.evaluator.profile)
-    steps = space.decode(space.uniform(4) | {"act:*": 8}).find("quantize")
+    steps = space.decode(space.uniform(4) | {("act", "*"): 8}).find("quantize")
     assert steps["tokens"].args == {"weight_bits": 4, "activation_bits": 32}
     assert steps["query"].args == {"weight_bits": 4, "activation_bits": 8}
 

@@ -15,7 +15,7 @@ from autocompress.hardware.profile import load_profile
 from autocompress.space.space import build_space
 from autocompress.space.spec import load_space
 from autocompress.techniques import resolve, untouched
-from autocompress.techniques.base import check_plan
+from autocompress.techniques.apply import check_plan
 from autocompress.techniques.decompose import METHODS, rank_args, split
 from autocompress.testing.facts import small_table
 
@@ -129,5 +129,5 @@ def test_channels_come_in_the_multiple_of_the_widths_of_the_layers_that_share_th
             with pytest.raises(InputError, match=rf"channel multiple of nvidia-t4 at .*{bits}.*-bit .* got {illegal}"):
                 check_plan(TABLE, plan, card)
     space = build_space(TABLE, load_space("default"), card)
-    values = {**space.uniform(32), "prune:c": 1 - illegal / 48, "bits:c": bits}
+    values = {**space.uniform(32), ("prune", "c"): 1 - illegal / 48, ("bits", "c"): bits}
     check_plan(TABLE, space.decode(values), card)

@@ -8,7 +8,7 @@ import optuna
 
 from autocompress.search import fidelity
 from autocompress.space.projection import Projection
-from autocompress.space.space import Value, Values
+from autocompress.space.space import KnobKey, Value, Values
 
 UNIFORM_BITS = (4, 8, 3, 2)
 ALWAYS_SOLVED = 3
@@ -18,7 +18,7 @@ WARM = "warm start"
 
 
 def initial_trials(sampler: optuna.samplers.BaseSampler, projection: Projection, trials: int,
-                 seeds: Sequence[Values]) -> list[tuple[str, dict[str, Value]]]:
+                 seeds: Sequence[Values]) -> list[tuple[str, dict[KnobKey, Value]]]:
     """Return the seeds, a solver's solutions and uniform plans of one ratio and width, each with its origin and each
     plan once; a seed that is one of the others counts as that. A short search tries other things too.
 
@@ -44,7 +44,7 @@ def initial_trials(sampler: optuna.samplers.BaseSampler, projection: Projection,
 
     known = {plan(values) for _, values in first}
     warm = [(WARM, dict(values)) for values in seeds if plan(values) not in known]
-    chosen: dict[str, tuple[str, dict[str, Value]]] = {}
+    chosen: dict[str, tuple[str, dict[KnobKey, Value]]] = {}
     for origin, values in [*warm[:max(1, trials // 4)], *first]:
         chosen.setdefault(plan(values), (origin, values))
     return [*chosen.values()]

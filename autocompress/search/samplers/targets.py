@@ -20,7 +20,8 @@ from autocompress.core.hypervolume import hypervolume_contribution
 from autocompress.core.metric import Reference
 from autocompress.search.samplers.surrogate import rising_line, sample_gp
 from autocompress.space.solver.solver import Solver
-from autocompress.space.space import Value
+from autocompress.space.space import KnobKey, Value
+from autocompress.techniques.knobs import from_stored
 
 STEP = math.sqrt(0.5)
 """From one share of the size that solutions may have to the next, from all down to the least that can be reached."""
@@ -57,7 +58,7 @@ class SizeLatencyTargets:
     def __init__(self, solver: Solver, reference: Reference) -> None:
         self._solver, self._reference = solver, reference
         plain = solver.estimate(solver.space.uniform())
-        self.knobs = tuple(solver.sensitivities(solver.space.uniform()))
+        self.decisions = tuple(solver.sensitivities(solver.space.uniform()))
         reached = math.log(solver.least_bytes / solver.size_bytes) / math.log(STEP)
         self._rooms = tuple(STEP**step for step in range(1 + max(0, math.floor(reached))))
         self._speed = "latency_ms" if "latency_ms" in plain else "macs"
@@ -65,7 +66,7 @@ class SizeLatencyTargets:
         self._costs: dict[int, np.ndarray] = {}
         self._known: dict[tuple[float, float], SizeLatencyTarget] = {}
 
-    def solution(self, room: float, speed: float) -> tuple[dict[str, float], dict[str, Value]]:
+    def solution(self, room: float, speed: float) -> tuple[dict[str, float], dict[KnobKey, Value]]:
         """The bounds of a share of the size, and of the time of the plain solution of that size, beside those of the
         budget; and the plain solution inside them."""
         bounds = {"size_bytes": room * self._solver.size_bytes} if room < 1 else {}
@@ -88,7 +89,7 @@ class SizeLatencyTargets:
 
     def weights(self, kinds: Mapping[str, float]) -> np.ndarray:
         """Of the kinds, one for each knob: `(knobs,)`."""
-        return np.array([kinds[knob.split(":")[0]] for knob in self.knobs])
+        return np.array([kinds[technique] for technique, _ in self.decisions])
 
     def draw(self, done: Sequence[FrozenTrial], weights: Mapping[str, float],
              rng: np.random.Generator) -> dict[str, float]:
@@ -126,23 +127,23 @@ class SizeLatencyTargets:
             )
         return self._known[room, speed]
 
-    def _sensitivities_of(self, values: Mapping[str, Value]) -> np.ndarray:
+    def _sensitivities_of(self, values: Mapping[KnobKey, Value]) -> np.ndarray:
         found = self._solver.sensitivities(values)
-        return np.array([found[knob] for knob in self.knobs])
+        return np.array([found[decision] for decision in self.decisions])
 
     def _costs_of(self, trial: FrozenTrial) -> np.ndarray:
         if trial.number not in self._costs:
             self._costs[trial.number] = self._logs(setting(trial))
         return self._costs[trial.number]
 
-    def _logs(self, values: Mapping[str, Value]) -> np.ndarray:
+    def _logs(self, values: Mapping[KnobKey, Value]) -> np.ndarray:
         metrics = self._solver.estimate(values)
         return np.log([metrics["size_bytes"], metrics[self._speed]])
 
 
-def setting(trial: FrozenTrial) -> dict[str, Value]:
+def setting(trial: FrozenTrial) -> dict[KnobKey, Value]:
     """The knobs of what a trial measured."""
-    return {**trial.params, **trial.user_attrs.get(SETTING, {})}
+    return from_stored({**trial.params, **trial.user_attrs.get(SETTING, {})})
 
 
 def log_lost(qualities: np.ndarray) -> np.ndarray:

@@ -18,11 +18,12 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from autocompress.core.metric import Reference
+from autocompress.core.sensitivity import Decision
 from autocompress.search.samplers.surrogate import draw_weights
 from autocompress.search.samplers.targets import LEAST_TRIALS, SizeLatencyTargets, log_lost, setting
-from autocompress.space.solver.problem import HARMS
-from autocompress.space.solver.solver import DECIDED, Solver
-from autocompress.space.space import Space, Value
+from autocompress.space.solver.solver import Solver
+from autocompress.space.space import KnobKey, Space, Value
+from autocompress.techniques.knobs import stored, stored_name
 
 EXPLORE = 0.2
 """Share of proposals that cross two good trials and redraw some knobs, whatever the table says."""
@@ -47,7 +48,7 @@ class SolverSampler(optuna.samplers.BaseSampler):
         self._aims = SizeLatencyTargets(solver, reference)
         self._sign = -1 if reference.metric.higher_is_better else 1
 
-    def solutions(self) -> list[dict[str, Value]]:
+    def solutions(self) -> list[dict[KnobKey, Value]]:
         """What to try first, the most telling before: the plain solution, smaller ones and faster ones, so that there
         is a front from the start."""
         return [self._aims.solution(room, speed)[1] for room, speed in FIRST]
@@ -65,13 +66,16 @@ class SolverSampler(optuna.samplers.BaseSampler):
         done = [t for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
                 if t.params.keys() >= search_space.keys()]
         done = telling(done, self._sign)
-        weights = self._kinds(done)
+        weights = self._of_techniques(done)
         bounds = self._aims.draw(done, weights, self._rng)
         if len(done) >= 2 and self._rng.random() < EXPLORE:
             values = self._solver.fit(self._crossed(done), bounds)
         else:
-            values = self._solver.propose(weights | self._of_knobs(done, weights), bounds, self._others())
-        return {name: values[name] for name in search_space}
+            drawn: dict[str | Decision, float] = dict(weights.items())
+            drawn |= dict(self._of_decisions(done, weights).items())
+            values = self._solver.propose(drawn, bounds, self._others())
+        by_name = stored(values)
+        return {name: by_name[name] for name in search_space}
 
     def sample_independent(self, study: optuna.Study, trial: FrozenTrial, param_name: str,
                            param_distribution: BaseDistribution) -> Any:
@@ -79,45 +83,49 @@ class SolverSampler(optuna.samplers.BaseSampler):
         return optuna.samplers.RandomSampler(int(self._rng.integers(2**31))).sample_independent(
             study, trial, param_name, param_distribution)
 
-    def _of_knobs(self, done: Sequence[FrozenTrial], kinds: dict[str, float]) -> dict[str, float]:
-        """A weight for each knob too, drawn around one."""
-        knobs = self._aims.knobs
+    def _of_decisions(self, done: Sequence[FrozenTrial], of_techniques: dict[str, float]) -> dict[Decision, float]:
+        """A weight for each decision too, drawn around one."""
+        decisions = self._aims.decisions
         if len(done) >= LEAST_TRIALS:
-            sensitivities = np.array([self._aims.sensitivities(t) for t in done]) * self._aims.weights(kinds)
+            sensitivities = np.array([self._aims.sensitivities(t) for t in done]) * self._aims.weights(of_techniques)
             logs = draw_weights(sensitivities, log_lost(self._aims.qualities(done)), SPREAD, self._rng)
         else:
-            logs = self._rng.normal(0.0, SPREAD, len(knobs))
-        return dict(zip(knobs, np.exp(logs).tolist(), strict=True))
+            logs = self._rng.normal(0.0, SPREAD, len(decisions))
+        return dict(zip(decisions, np.exp(logs).tolist(), strict=True))
 
-    def _others(self) -> dict[str, Value]:
+    def _others(self) -> dict[KnobKey, Value]:
         """A few of the knobs that no table knows, drawn."""
-        return {name: self._drawn(distribution) for name, distribution in self._search_space.items()
-                if name.split(":")[0] not in (*DECIDED, "act") and self._rng.random() < REDRAWN}
+        solved = self._solver.space.solved_kinds
+        return {knob.key: self._drawn(self._search_space[stored_name(knob.key)]) for knob in self._solver.space.knobs
+                if knob.kind not in solved and not knob.unit and self._rng.random() < REDRAWN}
 
-    def _kinds(self, done: Sequence[FrozenTrial]) -> dict[str, float]:
-        """Weights of the kinds, drawn: a pair of `SCALES` is as likely as the logarithm of the lost quality follows,
-        in a line, from the logarithm of the sensitivity that the pair predicts."""
-        pairs = np.array(list(itertools.product(SCALES, SCALES)))
-        likelihood = -0.5 * np.square(np.log(pairs) / np.log(4.0)).sum(1)  # prior: factors of four are one deviation
+    def _of_techniques(self, done: Sequence[FrozenTrial]) -> dict[str, float]:
+        """A weight for each technique, drawn, relative to the one that sets widths: weights of `SCALES` are as likely
+        as the logarithm of the lost quality follows, in a line, from the logarithm of the sensitivity that they
+        predict."""
+        first, reference, *others = self._solver.techniques
+        drawn = np.array(list(itertools.product(SCALES, repeat=1 + len(others))))
+        likelihood = -0.5 * np.square(np.log(drawn) / np.log(4.0)).sum(1)  # prior: factors of four are one deviation
         if len(done) >= LEAST_TRIALS:
-            kinds = np.array([self._aims.weights({other: float(other == kind) for other in HARMS}) for kind in HARMS])
-            sensitivities = np.array([self._aims.sensitivities(t) for t in done]) @ kinds.T
+            names = self._solver.techniques
+            shares = np.array([self._aims.weights({other: float(other == name) for other in names}) for name in names])
+            sensitivities = np.array([self._aims.sensitivities(t) for t in done]) @ shares.T
             lost = log_lost(self._aims.qualities(done))
-            for i, (prune, share) in enumerate(pairs):
-                sensitivity = np.log(sensitivities @ (prune, 1.0, share) + 1e-12)
+            for i, (of_first, *of_others) in enumerate(drawn):
+                sensitivity = np.log(sensitivities @ (of_first, 1.0, *of_others) + 1e-12)
                 likelihood[i] -= 0.5 * len(done) * np.log(_unexplained(sensitivity, lost) + 1e-3)
         chances = np.exp(likelihood - likelihood.max())
-        prune, share = pairs[self._rng.choice(len(pairs), p=chances / chances.sum())]
-        return {"prune": float(prune), "bits": 1.0, "share": float(share)}
+        of_first, *of_others = drawn[self._rng.choice(len(drawn), p=chances / chances.sum())].tolist()
+        return {first: of_first, reference: 1.0, **dict(zip(others, of_others, strict=True))}
 
-    def _crossed(self, done: Sequence[FrozenTrial]) -> dict[str, Value]:
+    def _crossed(self, done: Sequence[FrozenTrial]) -> dict[KnobKey, Value]:
         best = sorted(done, key=lambda t: (self._sign * t.values[0], t.number))[:max(2, len(done) // 3)]
         first, second = (setting(best[int(i)]) for i in self._rng.choice(len(best), 2, replace=False))
-        values: dict[str, Value] = {}
-        for name, distribution in self._search_space.items():
-            values[name] = (first if self._rng.random() < 0.5 else second)[name]
+        values: dict[KnobKey, Value] = {}
+        for knob in self._solver.space.knobs:
+            values[knob.key] = (first if self._rng.random() < 0.5 else second)[knob.key]
             if self._rng.random() < REDRAWN:
-                values[name] = self._drawn(distribution)
+                values[knob.key] = self._drawn(self._search_space[stored_name(knob.key)])
         return values
 
     def _drawn(self, distribution: BaseDistribution) -> Any:
@@ -146,5 +154,5 @@ def _unexplained(x: np.ndarray, y: np.ndarray) -> float:
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
     """The knobs of a space as Optuna knows them."""
-    return {knob.name: CategoricalDistribution(list(knob.choices)) if knob.choices
+    return {stored_name(knob.key): CategoricalDistribution(list(knob.choices)) if knob.choices
             else FloatDistribution(knob.low, knob.high) for knob in space.knobs}

@@ -10,12 +10,12 @@ import numpy as np
 from autocompress.core.evaluation import LATENCY
 from autocompress.core.format_facts import FormatFacts
 from autocompress.core.layer import Layer, Operation, Part
+from autocompress.core.sparsity import stored_bits
 from autocompress.formats.table import facts_of
 from autocompress.hardware.latency import Executed, operation_ms, part_ms
 from autocompress.hardware.profile import HardwareProfile
-from autocompress.space.space import WHOLE
-from autocompress.techniques.base import whole
-from autocompress.techniques.decompose import rank_args, split
+from autocompress.space.space import Space
+from autocompress.techniques.base import Option, whole
 
 METRICS = ("size_bytes", "macs", LATENCY)
 """Metrics that are sums over layers, in the order of the columns; behind them come latencies on further devices."""
@@ -23,12 +23,15 @@ ILLEGAL = 1e30
 """Instead of infinity, which a price of zero would make nothing of."""
 
 
-class Option(msgspec.Struct, frozen=True):
-    """One way to store a layer: bits, and the method and share of its factors."""
+Shape = tuple[tuple[str, Option], ...]
+"""Options by technique that decide the shapes of a layer's parts."""
 
-    bits: int
-    method: str = WHOLE
-    share: float = 1.0
+
+class Stored(msgspec.Struct, frozen=True):
+    """One way to store a layer: an option of each technique that has some, by name, and the weight width in bits."""
+
+    options: tuple[tuple[str, Option], ...]
+    bits: int = 32
 
 
 def summed(profile: HardwareProfile) -> tuple[str, ...]:
@@ -41,23 +44,25 @@ class LayerCosts:
     weights and with channels is counted, the rest is that of the whole layer. `beside`: the operations that scale with
     its output channels, of which each of several such layers is charged an equal share."""
 
-    def __init__(self, layer: Layer, options: Sequence[Option], profile: HardwareProfile, activation_bits: int,
-                 beside: Sequence[Operation] = (), file_format: FormatFacts | None = None) -> None:
-        size_model = facts_of(file_format, profile.format)
+    def __init__(self, layer: Layer, options: Sequence[Stored], space: Space, activation_bits: int,
+                 beside: Sequence[Operation] = ()) -> None:
+        size_model = facts_of(space.file_format, space.profile.format)
         self.options = list(options)
-        self._layer, self._profile, self._activation_bits = layer, profile, activation_bits
+        self._layer, self._space, self._activation_bits = layer, space, activation_bits
+        self._profile = space.profile
         self._part = whole(layer)
         self._depthwise = layer.groups > 1 and layer.groups == layer.in_channels == layer.out_channels
         self._bits = np.array([option.bits for option in options])
-        self._shapes = list(dict.fromkeys((option.method, option.share) for option in options))
-        self._shape_of = np.array([self._shapes.index((option.method, option.share)) for option in options])
+        shapes = [self._shape(option) for option in options]
+        self._shapes = list(dict.fromkeys(shapes))
+        self._shape_of = np.array([self._shapes.index(shape) for shape in shapes])
         self._rest = np.zeros(len(options))
         self._known: dict[tuple[int, int], np.ndarray] = {}
         self._beside = np.array([self._charged(beside, option.bits) for option in options])
         counted = self.at(layer.in_channels, layer.out_channels)[:, 0]
         self._known.clear()
         for i, option in enumerate(options):
-            parts = self._parts(self._part, option.method, option.share)
+            parts = self._parts(self._part, shapes[i])
             if parts:
                 exact = size_model.size([self._stored(part, option.bits) for part in parts]) \
                     - fixed_bytes(option.bits, size_model)
@@ -73,11 +78,13 @@ class LayerCosts:
     def _counted(self, n_in: int, n_out: int) -> np.ndarray:
         part = msgspec.structs.replace(self._part, out_channels=n_out, in_channels=n_out if self._depthwise else n_in,
                                        groups=n_out if self._depthwise else self._layer.groups)
-        every = [self._parts(part, method, share) for method, share in self._shapes]
+        every = [self._parts(part, shape) for shape in self._shapes]
         weights, channels, macs = np.array([[sum(p.weights for p in parts), sum(p.out_channels for p in parts),
                                              sum(p.macs for p in parts)] for parts in every], float)[self._shape_of].T
         costs = np.zeros((len(self.options), len(summed(self._profile))))
         costs[:, 0] = weights * self._bits / 8 + 4 * (channels * (self._bits <= 8) + n_out) + self._rest
+        if any(part.pattern for parts in every for part in parts):
+            costs[:, 0] -= self._zeros(every)
         costs[:, 1] = macs + self._beside[:, 0] * n_out / max(1, self._layer.out_channels)
         for column, device in enumerate(self._profile.latencies.values(), METRICS.index(LATENCY)):
             if device.latency == "estimated":
@@ -87,6 +94,15 @@ class LayerCosts:
         costs[np.array([not parts for parts in every])[self._shape_of]] = ILLEGAL
         return costs
 
+    def _zeros(self, every: Sequence[tuple[Part, ...]]) -> np.ndarray:
+        """Bytes `(options,)` that sparse parts need not store."""
+        saved = np.zeros(len(self.options))
+        for i, (shape, bits) in enumerate(zip(self._shape_of, self._bits.tolist(), strict=True)):
+            for part in every[shape]:
+                if part.pattern:
+                    saved[i] += (part.weights * bits - stored_bits(part.pattern, part.weights, part.kept, bits)) / 8
+        return saved
+
     def _charged(self, beside: Sequence[Operation], bits: int) -> list[float]:
         """MACs of the operations `beside` the whole layer, and their milliseconds on each device but for the start."""
         width = self._activation_bits if bits <= 8 else 32
@@ -95,11 +111,18 @@ class LayerCosts:
                 *(sum((operation_ms(x, device) - device.layer_overhead_ms) / shares for x, shares in done)
                   for device in self._profile.latencies.values())]
 
-    def _parts(self, part: Part, method: str, share: float) -> tuple[Part, ...]:
-        if method == WHOLE:
-            return (part,)
-        args = rank_args(part, method, share, self._profile.rank_multiple)
-        return () if args is None else split(part, method, args)
+    def _shape(self, option: Stored) -> Shape:
+        """The options that decide shapes: all but those that are widths."""
+        return tuple((name, choice) for name, choice in option.options
+                     if self._space.techniques[name].weight_bits(choice) is None)
+
+    def _parts(self, part: Part, shape: Shape) -> tuple[Part, ...]:
+        """What the layer's part becomes, technique by technique; nothing where one of them saves nothing."""
+        parts: tuple[Part, ...] = (part,)
+        for name, choice in shape:
+            if parts:
+                parts = self._space.techniques[name].narrowed(self._space, part.layer, choice, parts)
+        return parts
 
     def _stored(self, part: Part, bits: int) -> Part:
         integer = bits <= 8 and not part.float_activations

@@ -10,7 +10,7 @@ from autocompress.core.evaluation import Metrics
 from autocompress.core.plan import Plan
 from autocompress.space.projection import Projection
 from autocompress.space.solver.problem import Problem, State
-from autocompress.space.space import Value
+from autocompress.space.space import KnobKey, Value
 
 LEAST_SHARE = 1e-4
 """Of the price of a whole bound, relative to the highest: a bound that is far from tight must be able to come back."""
@@ -21,7 +21,7 @@ class FeasibilityCheck:
     of knobs that are not decided."""
 
     def __init__(self, projection: Projection, problem: Problem, bounds: Mapping[str, float],
-                 fixed: Mapping[str, Value]) -> None:
+                 fixed: Mapping[KnobKey, Value]) -> None:
         self._projection, self._problem, self.bounds, self._fixed = projection, problem, dict(bounds), fixed
         self.countable = projection.bounds.keys() <= set(problem.metrics)
         """Whether nothing is bounded that cannot be counted."""
@@ -35,7 +35,7 @@ class FeasibilityCheck:
         """What another one of the same bounds has learned."""
         self.multipliers, self._rest = other.multipliers, other._rest
 
-    def values(self, state: State) -> dict[str, Value]:
+    def values(self, state: State) -> dict[KnobKey, Value]:
         """All knobs."""
         return {**self._problem.values(state), **self._fixed}
 

@@ -1,21 +1,27 @@
-"""What a solver decides: a level for every group, an option for every layer, and what each does and costs."""
+"""The discrete problem that a solver decides: a level for every group, an option for every layer, and what each costs.
+
+Levels are numbers of channels of a coupling group. An option of a layer is one choice of each technique that acts on
+layers and has options: how it is factored, and in how many bits it is stored.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import product
 
 import msgspec
 import numpy as np
 
 from autocompress.core.layer import Layer
-from autocompress.core.sensitivity import SensitivityTable
+from autocompress.core.sensitivity import Decision, SensitivityTable
 from autocompress.formats.table import facts_of
-from autocompress.space.solver.costs import LayerCosts, Option, fixed_bytes, summed
-from autocompress.space.space import ALL_LAYERS, WHOLE, Space, Value
-from autocompress.techniques.quantize import KINDS
+from autocompress.space.solver.costs import LayerCosts, Stored, fixed_bytes, summed
+from autocompress.space.space import Knob, KnobKey, Space, Value
+from autocompress.techniques.base import Option, Technique
+from autocompress.techniques.quantize import KINDS, activation_bits
 
-HARMS = ("prune", "bits", "share")
-"""Kinds of sensitivity in a sensitivity table."""
+Weights = Mapping[str | Decision, float]
+"""Factors of predicted sensitivities: of all of a technique, by its name, or of one decision."""
 
 
 class State(msgspec.Struct):
@@ -26,37 +32,48 @@ class State(msgspec.Struct):
 
 
 class Problem:
-    """The choices of one space. `keeps`: channels that a group can keep, all first. `costs`, `sensitivities`: of the
-    options of
-    a layer; `group_sensitivities`: of the levels of a group; sensitivities as last weighed. `touching`: layers that a
-    group narrows,
-    `beside`: groups that share one of them with it. `metrics`: what the columns of costs are.
+    """The choices of one space.
+
+    Args:
+        space: the knobs, the network and the device.
+        sensitivity_table: the predicted cost of each option alone, in nats.
+
+    Attributes:
+        metrics: what the columns of costs are.
+        techniques: names of those that are decided here: the one on groups, the one that sets widths, then others.
+        keeps: channels that each group can keep, all of them first.
+        costs: of the options of each layer.
+        sensitivities, group_sensitivities: of the options of a layer and the levels of a group, in nats, as last
+            weighed.
+        touching: the layers that a group narrows; `beside`: the groups that share one of them with it.
     """
 
     def __init__(self, space: Space, sensitivity_table: SensitivityTable) -> None:
         self._space, self.metrics = space, summed(space.profile)
-        table, knobs = self._space.table, self._space.by_name
-        groups = [g for g in table.groups if f"prune:{g.name}" in knobs and g.name in sensitivity_table.prune]
-        self.keeps = {
-            g.name: np.array([g.channels, *sorted(sensitivity_table.prune[g.name], reverse=True)]) for g in groups
-        }
-        self._prune_sensitivity = {
-            g.name: np.array([0.0, *(sensitivity_table.prune[g.name][int(k)] for k in self.keeps[g.name][1:])])
-            for g in groups
-        }
-        activation_bits = min((int(c) for k in knobs.values() if k.name == f"act:{ALL_LAYERS}" for c in k.choices),
-                              default=32)
+        table = space.table
+        solved = [row for row in space.techniques.values() if row.solved]
+        (self._cutting,) = (row for row in solved if row.acts_on == "group")
+        self._of_layers: list[Technique] = [row for row in solved if row.acts_on == "layer"]
+        self.techniques = (self._cutting.name, *(row.name for row in reversed(self._of_layers)))
+        groups = [group for group in table.groups if sensitivity_table.costs(self._cutting.name, group.name)
+                  and any((kind, group.name) in space.by_key for kind in self._cutting.solved)]
+        levels = {group.name: self._cutting.alternatives(
+            space, group.name, sensitivity_table.costs(self._cutting.name, group.name)) for group in groups}
+        self.keeps = {name: np.array([int(option[-1]) for option, _ in choices]) for name, choices in levels.items()}
+        self._level_options = {name: [option for option, _ in choices] for name, choices in levels.items()}
+        self._level_sensitivity = {name: np.array([nats for _, nats in choices]) for name, choices in levels.items()}
         self.layers = {layer.name: layer for layer in table.layers if layer.kind in KINDS}
         self.costs: dict[str, LayerCosts] = {}
         self._option_sensitivity: dict[str, dict[str, np.ndarray]] = {}
+        least_activation_bits = activation_bits(space)
         for layer in self.layers.values():
-            offers = list(self._offers(layer, sensitivity_table))
+            offers = self._offers(layer, sensitivity_table)
             beside = [operation for operation in table.operations if layer.name in operation.sources]
-            self.costs[layer.name] = LayerCosts(layer, [option for option, _, _ in offers], self._space.profile,
-                                                 32 if layer.name in space.unpaying else activation_bits, beside,
-                                                 space.file_format)
-            self._option_sensitivity[layer.name] = {"bits": np.array([sensitivity for _, sensitivity, _ in offers]),
-                                             "share": np.array([sensitivity for _, _, sensitivity in offers])}
+            self.costs[layer.name] = LayerCosts(layer, [self._stored(options) for options, _ in offers], space,
+                                                32 if layer.name in space.unpaying else least_activation_bits, beside)
+            nats = np.array([of_each for _, of_each in offers])
+            self._option_sensitivity[layer.name] = {row.name: nats[:, column]
+                                                    for column, row in reversed([*enumerate(self._of_layers)])}
         self.touching = {g.name: [x for x in self.layers if any(m.layer == x for m in g.members)] for g in groups}
         self._hangs = {x: [(g.name, m.side, m.per_channel) for g in groups for m in g.members if m.layer == x]
                        for x in self.layers}
@@ -64,41 +81,51 @@ class Problem:
                         for g in groups for x in self.touching[g.name]}
         self.beside = {g.name: {other for x in self.touching[g.name] for other in self._others[x, g.name]}
                        for g in groups}
-        self._offered = {name: (np.array([o.bits for o in costs.options]), np.array([o.method for o in costs.options]),
-                                np.array([o.share for o in costs.options])) for name, costs in self.costs.items()}
+        self._option_values = {name: [self._values_of(name, option) for option in costs.options]
+                               for name, costs in self.costs.items()}
+        self._widths = {name: np.array([option.bits for option in costs.options])
+                        for name, costs in self.costs.items()}
+        self._distances = {name: list(self._columns(name)) for name in self.layers}
         self._along: dict[tuple[str, str, tuple[int, ...]], np.ndarray] = {}
         self.sensitivities: dict[str, np.ndarray] = {}
         self.group_sensitivities: dict[str, np.ndarray] = {}
         size_model = facts_of(space.file_format, space.profile.format)
-        self.fixed_bytes = {bits: fixed_bytes(bits, size_model) for bits in (*self._space.weight_bits, 32)}
+        self.fixed_bytes = {bits: fixed_bytes(bits, size_model) for bits in (*space.weight_bits, 32)}
 
-    def _offers(self, layer: Layer, sensitivity_table: SensitivityTable) -> Iterator[tuple[Option, float, float]]:
-        """Options of a layer with the sensitivity of its bits and of its factors."""
-        knobs = self._space.by_name
-        bits, method = knobs.get(f"bits:{layer.name}"), knobs.get(f"method:{layer.name}")
-        known = sensitivity_table.bits.get(layer.name, {})
-        choices = [int(choice) for choice in bits.choices] if bits else [32]
-        widths = [b for b in choices if b >= 16 or b in known] or [max(choices)]
-        shapes = [(WHOLE, 1.0, 0.0)]
-        for name in (str(choice) for choice in (method.choices if method else ())):
-            shapes += [
-                (name, share, sensitivity)
-                for share, sensitivity in sensitivity_table.share.get(layer.name, {}).get(name, {}).items()
-            ]
-        for name, share, sensitivity in shapes:
-            yield from ((Option(b, name, share), known.get(b, 0.0), sensitivity) for b in widths)
+    def _offers(self, layer: Layer, sensitivity_table: SensitivityTable) -> list[tuple[dict[str, Option], list[float]]]:
+        """Options of a layer, each with the nats that the choice of each technique costs."""
+        choices = [row.alternatives(self._space, layer.name, sensitivity_table.costs(row.name, layer.name))
+                   for row in self._of_layers]
+        return [({row.name: option for row, (option, _) in zip(self._of_layers, combined, strict=True)},
+                 [nats for _, nats in combined]) for combined in product(*choices)]
 
-    def weigh(self, weights: Mapping[str, float], widths: Collection[int]) -> None:
-        """Set the sensitivities that are solved for; widths that are not open do infinite sensitivity."""
-        def weight(kind: str, site: str) -> float:
-            return weights.get(kind, 1.0) * weights.get(f"{kind}:{site}", 1.0)
+    def _stored(self, options: Mapping[str, Option]) -> Stored:
+        widths = (row.weight_bits(options[row.name]) for row in self._of_layers)
+        return Stored(tuple(options.items()), next((bits for bits in widths if bits is not None), 32))
 
-        self.group_sensitivities = {
-            name: weight("prune", name) * sensitivity for name, sensitivity in self._prune_sensitivity.items()
-        }
-        for name, sensitivity in self._option_sensitivity.items():
-            total = weight("bits", name) * sensitivity["bits"] + weight("share", name) * sensitivity["share"]
-            shut = np.array([option.bits not in widths for option in self.costs[name].options])
+    def _values_of(self, name: str, option: Stored) -> dict[str, Value]:
+        """Values of a layer's knobs, by kind, that mean an option."""
+        return {kind: value for technique, choice in option.options
+                for kind, value in self._space.techniques[technique].values(self._space, name, choice).items()}
+
+    def _columns(self, name: str) -> Iterator[tuple[Technique, list[tuple[Knob, np.ndarray]]]]:
+        """For each technique its knobs at a layer, with the value that each option of the layer gives them."""
+        for row in self._of_layers:
+            keys = [KnobKey(kind, name) for kind in row.solved]
+            knobs = [self._space.by_key[key] for key in keys if key in self._space.by_key]
+            yield row, [(knob, np.array([values.get(knob.kind, knob.plain if knob.choices else 1.0)
+                                         for values in self._option_values[name]])) for knob in knobs]
+
+    def weigh(self, weights: Weights, widths: Collection[int]) -> None:
+        """Set the sensitivities that are solved for, in nats; widths that are not open cost infinitely much."""
+        def weight(technique: str, site: str) -> float:
+            return weights.get(technique, 1.0) * weights.get((technique, site), 1.0)
+
+        self.group_sensitivities = {name: weight(self._cutting.name, name) * nats
+                                    for name, nats in self._level_sensitivity.items()}
+        for name, by_technique in self._option_sensitivity.items():
+            total = sum((weight(technique, name) * nats for technique, nats in by_technique.items()), np.zeros(1))
+            shut = np.array([bits not in widths for bits in self._widths[name].tolist()])
             self.sensitivities[name] = np.where(shut, np.inf, total)
 
     def restrict(self, state: State, columns: Sequence[int], grow: bool) -> None:
@@ -113,28 +140,34 @@ class Problem:
             moved = costs >= costs[chosen] if grow else costs <= costs[chosen]
             self.sensitivities[name] = np.where(moved.all(1), self.sensitivities[name], np.inf)
 
-    def nearest(self, values: Mapping[str, Value]) -> State:
+    def nearest(self, values: Mapping[KnobKey, Value]) -> State:
         """The state of a setting, its numbers moved to the nearest ones of the table."""
-        levels = {name: int(np.abs(keeps - keeps[0] * (1 - float(values[f"prune:{name}"]))).argmin())
+        (kind,) = self._cutting.solved
+        levels = {name: int(np.abs(keeps - keeps[0] * (1 - float(values[KnobKey(kind, name)]))).argmin())
                   for name, keeps in self.keeps.items()}
-        options = {}
-        for name, (widths, methods, shares) in self._offered.items():
-            bits, method = int(values.get(f"bits:{name}", 32)), str(values.get(f"method:{name}", WHOLE))
-            share = float(values.get(f"share:{name}", 1.0)) if method != WHOLE else 1.0
-            options[name] = int((4 * (widths != bits) + 2 * (methods != method) + abs(shares - share)).argmin())
-        return State(levels, options)
+        return State(levels, {name: int(self._distance(name, values).argmin()) for name in self.layers})
 
-    def harms_of(self, values: Mapping[str, Value]) -> dict[str, float]:
-        """Harm of a setting by knob, unweighed, its numbers moved to the nearest ones of the table."""
+    def _distance(self, name: str, values: Mapping[KnobKey, Value]) -> np.ndarray:
+        """How far each option of a layer is from a setting: 4 for another width, 2 for another choice, and the
+        difference of numbers, which count where the setting does not leave the layer whole."""
+        distance = np.zeros(len(self.costs[name].options))
+        for _, columns in self._distances[name]:
+            choices = [(knob, column) for knob, column in columns if knob.choices]
+            for knob, column in choices:
+                distance = distance + (4 if knob.unit else 2) * (column != values[knob.key])
+            whole = bool(choices) and all(values[knob.key] == knob.plain for knob, _ in choices)
+            for knob, column in columns:
+                if not knob.choices:
+                    distance = distance + np.abs(column - (1.0 if whole else float(values[knob.key])))
+        return distance
+
+    def sensitivities_of(self, values: Mapping[KnobKey, Value]) -> dict[Decision, float]:
+        """Sensitivity of a setting by decision, in nats, unweighed, its numbers moved to the nearest of the table."""
         state = self.nearest(values)
-        return {
-            **{f"prune:{group}": float(self._prune_sensitivity[group][level]) for group, level in state.levels.items()},
-            **{
-                f"{kind}:{name}": float(sensitivity[chosen])
-                for name, chosen in state.options.items()
-                for kind, sensitivity in self._option_sensitivity[name].items()
-            },
-        }
+        return {(self._cutting.name, group): float(self._level_sensitivity[group][level])
+                for group, level in state.levels.items()} | {
+            (technique, name): float(nats[option]) for name, option in state.options.items()
+            for technique, nats in self._option_sensitivity[name].items()}
 
     def sensitivity(self, state: State) -> float:
         """The weighted sensitivity of all its choices."""
@@ -144,8 +177,12 @@ class Problem:
     def untouched(self) -> State:
         """Nothing cut, the widest bits that are open."""
         def widest(name: str) -> int:
-            widths, methods, _ = self._offered[name]
-            return int(np.where(np.isfinite(self.sensitivities[name]), widths + 1000 * (methods == WHOLE), -1).argmax())
+            whole = np.ones(len(self._widths[name]), dtype=bool)
+            for row, columns in self._distances[name]:
+                if row is not self._of_layers[-1]:
+                    for knob, column in columns:
+                        whole &= (column == knob.plain) if knob.choices else True
+            return int(np.where(np.isfinite(self.sensitivities[name]), self._widths[name] + 1000 * whole, -1).argmax())
 
         return State(dict.fromkeys(self.keeps, 0), {name: widest(name) for name in self.layers})
 
@@ -185,18 +222,14 @@ class Problem:
             n_in, n_out = (n_in - gone, n_out) if side == "in" else (n_in, n_out - gone)
         return n_in, n_out
 
-    def values(self, state: State) -> dict[str, Value]:
+    def values(self, state: State) -> dict[KnobKey, Value]:
         """The knobs of a state; those that no table knows stay plain."""
         values = self._space.uniform()
         for group, level in state.levels.items():
-            keeps = self.keeps[group]
-            values[f"prune:{group}"] = min(1 - int(keeps[level]) / int(keeps[0]), self._space.max_ratio)
-        for name, chosen in state.options.items():
-            option = self.costs[name].options[chosen]
-            if f"bits:{name}" in values:
-                values[f"bits:{name}"] = option.bits
-            if f"method:{name}" in values:
-                values[f"method:{name}"] = option.method
-                if option.method != WHOLE:
-                    values[f"share:{name}"] = option.share
+            of_group = self._cutting.values(self._space, group, self._level_options[group][level])
+            values |= {KnobKey(kind, group): value for kind, value in of_group.items()}
+        for name, option in state.options.items():
+            for kind, value in self._option_values[name][option].items():
+                if (kind, name) in values:
+                    values[KnobKey(kind, name)] = value
         return values

@@ -9,20 +9,18 @@ import math
 from collections.abc import Mapping
 
 from autocompress.core.plan import Plan
-from autocompress.core.sensitivity import SensitivityTable
+from autocompress.core.sensitivity import Decision, SensitivityTable
 from autocompress.space.projection import Projection
 from autocompress.space.solver.feasibility import FeasibilityCheck
 from autocompress.space.solver.lagrangian import coordinate_descent, lagrangian_relaxation
 from autocompress.space.solver.local_search import swap_moves
-from autocompress.space.solver.problem import Problem, State
-from autocompress.space.space import Space, Value
+from autocompress.space.solver.problem import Problem, State, Weights
+from autocompress.space.space import KnobKey, Space, Value
 
 FIXED_SHARE, MUCH_SHARE = 0.02, 0.2
 """Of a size bound, above which the cost of unpacking widths counts, and above which plans of one width may be best."""
 QUICK_MOVES = 2
 """Improving moves of a proposal."""
-DECIDED = ("prune", "bits", "method", "share")
-"""Kinds of knobs that are decided here; of the others the plain value is taken, or what is given."""
 
 
 class Solver:
@@ -35,7 +33,7 @@ class Solver:
         self.size_bytes = known.get("size_bytes", self._original)
         """The bound of the size; where there is none, the original's."""
         self._bounds = known or {"size_bytes": self.size_bytes}
-        self._plain: dict[float | None, dict[str, Value]] = {}
+        self._plain: dict[float | None, dict[KnobKey, Value]] = {}
         self._known: dict[tuple[tuple[str, float], ...], FeasibilityCheck] = {}
 
     @property
@@ -48,19 +46,18 @@ class Solver:
         """Of the smallest plan."""
         return self._projection.estimate(self._projection.smallest())["size_bytes"]
 
-    def estimate(self, values: Mapping[str, Value]) -> dict[str, float]:
+    def estimate(self, values: Mapping[KnobKey, Value]) -> dict[str, float]:
         """Estimated metrics of a setting, as it is."""
         return self._projection.estimate(self.space.decode(values))
 
-    def solve(self, weights: Mapping[str, float] | None = None, bounds: Mapping[str, float] | None = None,
-              fixed: Mapping[str, Value] | None = None) -> dict[str, Value]:
+    def solve(self, weights: Weights | None = None, bounds: Mapping[str, float] | None = None,
+              fixed: Mapping[KnobKey, Value] | None = None) -> dict[KnobKey, Value]:
         """Knob values of the plan of least sensitivity inside the projection's budget and further `bounds` (see
         `costs.summed`).
 
-        `weights` scale sensitivities, by kind (`prune`, `bits`, `share`), by knob (`prune:SITE`), or both: what
-        training mends
-        counts less. `fixed`: values of knobs that are not `DECIDED`. The untouched plan when it fits; when nothing
-        does, the smallest.
+        `weights` scale sensitivities, by technique, by decision, or both: what training mends counts less. `fixed`:
+        values of knobs that are not of `Space.solved_kinds`. The untouched plan when it fits; when nothing does, the
+        smallest.
         """
         inside, problem = self._inside(bounds, fixed), self._problem
         problem.weigh(weights or {}, set(problem.fixed_bytes))
@@ -72,14 +69,14 @@ class Solver:
             return inside.values(coordinate_descent(problem, dict.fromkeys(inside.bounds, 1e12), untouched))
         return inside.values(swap_moves(problem, inside, best))
 
-    def plain(self, size_bytes: float | None = None) -> dict[str, Value]:
+    def plain(self, size_bytes: float | None = None) -> dict[KnobKey, Value]:
         """`solve` as the table has it, inside a size too where one is given; remembered."""
         if size_bytes not in self._plain:
             self._plain[size_bytes] = self.solve({}, {} if size_bytes is None else {"size_bytes": size_bytes})
         return self._plain[size_bytes]
 
-    def propose(self, weights: Mapping[str, float], bounds: Mapping[str, float] | None = None,
-                fixed: Mapping[str, Value] | None = None) -> dict[str, Value]:
+    def propose(self, weights: Weights, bounds: Mapping[str, float] | None = None,
+                fixed: Mapping[KnobKey, Value] | None = None) -> dict[KnobKey, Value]:
         """As `solve`, in a tenth of the time: of the widths alone that the plain solution of that size uses, and with
         few moves behind the prices."""
         inside = self._inside(bounds, fixed)
@@ -91,11 +88,11 @@ class Solver:
         self._known[key] = inside
         return self.solve(weights, bounds, fixed) if state is None else inside.values(state)
 
-    def fit(self, values: Mapping[str, Value], bounds: Mapping[str, float] | None = None) -> dict[str, Value]:
+    def fit(self, values: Mapping[KnobKey, Value], bounds: Mapping[str, float] | None = None) -> dict[KnobKey, Value]:
         """A setting moved into the budget along the least harmful moves: no site grows where it is too large, none
         shrinks where it leaves room; where no bound makes size matter, it stays what it was. Numbers move to the
         nearest ones of the table. Where no smaller choice of its sites does, `propose`."""
-        fixed = {name: value for name, value in values.items() if name.split(":")[0] not in DECIDED}
+        fixed = {key: value for key, value in values.items() if key.kind not in self.space.solved_kinds}
         problem = self._problem
         problem.weigh({}, set(problem.fixed_bytes))
         state, bounds = problem.nearest(values), dict(bounds or {})
@@ -118,13 +115,17 @@ class Solver:
         best = min((state for state in found if state is not None), key=problem.sensitivity, default=None)
         return self.propose({}, bounds, fixed) if best is None else inside.values(best)
 
-    def sensitivities(self, values: Mapping[str, Value]) -> dict[str, float]:
-        """Predicted sensitivity of a setting by knob (`prune:SITE`, `bits:SITE`, `share:SITE`), its numbers moved to
-        the
-        nearest ones in the table."""
-        return self._problem.harms_of(values)
+    @property
+    def techniques(self) -> tuple[str, ...]:
+        """Names of the techniques whose options it chooses: the one on groups, the one that sets widths, then others.
+        """
+        return self._problem.techniques
 
-    def _inside(self, bounds: Mapping[str, float] | None, fixed: Mapping[str, Value] | None) -> FeasibilityCheck:
+    def sensitivities(self, values: Mapping[KnobKey, Value]) -> dict[Decision, float]:
+        """Predicted sensitivity of a setting by decision, in nats, its numbers moved to the nearest of the table."""
+        return self._problem.sensitivities_of(values)
+
+    def _inside(self, bounds: Mapping[str, float] | None, fixed: Mapping[KnobKey, Value] | None) -> FeasibilityCheck:
         tighter = {metric: min(bound, self._bounds.get(metric, math.inf)) for metric, bound in (bounds or {}).items()}
         return FeasibilityCheck(self._projection, self._problem, {**self._bounds, **tighter}, fixed or {})
 
@@ -153,7 +154,7 @@ class Solver:
         sets = [free | used - {bits} for bits in sorted(used)]
         return sets + [free | {bits} for bits in sorted(costly) if total > MUCH_SHARE * size_bytes]
 
-    def _best(self, inside: FeasibilityCheck, weights: Mapping[str, float]) -> State | None:
+    def _best(self, inside: FeasibilityCheck, weights: Weights) -> State | None:
         """The best plan on the hull; widths are given up as long as that helps."""
         best = lagrangian_relaxation(self._problem, inside, self._problem.untouched())
         for _ in range(len(self._problem.fixed_bytes)):
@@ -167,7 +168,7 @@ class Solver:
             best = state
         return best
 
-    def _restricted(self, inside: FeasibilityCheck, weights: Mapping[str, float], widths: set[int],
+    def _restricted(self, inside: FeasibilityCheck, weights: Weights, widths: set[int],
                     quick: bool = False) -> State | None:
         """The best plan on the hull with these widths alone; when `quick`, a few moves from one near it."""
         self._problem.weigh(weights, widths)
