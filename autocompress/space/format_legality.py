@@ -12,12 +12,15 @@ from autocompress.core.layer import Layer, LayerTable
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError
 from autocompress.hardware.profile import HardwareProfile
-from autocompress.space.space import Knob, Space, Value, Values, build_space
+from autocompress.space.space import KnobKey, Space, Value, Values, build_space
 from autocompress.space.spec import SpaceSpec
+from autocompress.techniques.apply import Techniques
+from autocompress.techniques.quantize import ACTIVATIONS, BITS
+from autocompress.techniques.table import TECHNIQUES
 
 log = logging.getLogger(__name__)
 
-WIDTHS = ("bits", "act")
+WIDTHS = (BITS, ACTIVATIONS)
 """Kinds of knobs that choose a width; a step of one technique has both."""
 
 
@@ -41,7 +44,7 @@ def refusal(step: Step, table: LayerTable, file_format: FormatFacts) -> str:
 
 
 def space_of(table: LayerTable, spec: SpaceSpec, profile: HardwareProfile, file_format: FormatFacts,
-             unpaying: frozenset[str] = frozenset()) -> Space:
+             unpaying: frozenset[str] = frozenset(), techniques: Techniques = TECHNIQUES) -> Space:
     """Build the space of a network on a device, with the choices alone that the format can hold.
 
     Widths that the space leaves to the profile are those of the device and of the format.
@@ -49,8 +52,8 @@ def space_of(table: LayerTable, spec: SpaceSpec, profile: HardwareProfile, file_
     Raises:
         InputError: as `build_space`, and when the space lists a choice that the format can hold at no site.
     """
-    space = build_space(table, spec, profile, unpaying, file_format)
-    left = {"bits": spec.quantize.weight_bits, "act": spec.quantize.activation_bits} if spec.quantize else {}
+    space = build_space(table, spec, profile, unpaying, file_format, techniques)
+    left = {BITS: spec.quantize.weight_bits, ACTIVATIONS: spec.quantize.activation_bits} if spec.quantize else {}
     return inside_format(space, file_format, [kind for kind, widths in left.items() if widths == "profile"])
 
 
@@ -68,28 +71,27 @@ def inside_format(space: Space, file_format: FormatFacts, left_open: Collection[
     Raises:
         InputError: when a choice of another kind can be held at no site.
     """
-    kept = {knob.name: list(knob.choices) for knob in space.knobs}
-    for kind in dict.fromkeys(_kind(knob) for knob in space.knobs if knob.choices):
-        knobs = [knob for knob in space.knobs if _kind(knob) == kind]
+    kept = {knob.key: list(knob.choices) for knob in space.knobs}
+    for kind in dict.fromkeys(knob.kind for knob in space.knobs if knob.choices):
+        knobs = [knob for knob in space.knobs if knob.kind == kind]
         for choice in dict.fromkeys(choice for knob in knobs for choice in knob.choices):
-            chosen: dict[str, Value] = {knob.name: choice for knob in knobs if choice in knob.choices}
+            chosen: dict[KnobKey, Value] = {knob.key: choice for knob in knobs if choice in knob.choices}
             reasons = _reasons(space, kind, chosen, file_format)
-            refused = {name: reasons[site] for name in chosen if (site := name.partition(":")[2]) in reasons}
-            for name in refused:
-                kept[name].remove(choice)
+            refused = {key: reasons[key.site] for key in chosen if key.site in reasons}
+            for key in refused:
+                kept[key].remove(choice)
             if refused and len(refused) == len(chosen):
                 _say(file_format, kind, choice, next(iter(refused.values())), kind not in left_open)
     return msgspec.structs.replace(space, knobs=tuple(
-        msgspec.structs.replace(knob, choices=tuple(kept[knob.name])) for knob in space.knobs
-        if kept[knob.name] or not knob.choices))
+        knob.among(kept[knob.key]) for knob in space.knobs if kept[knob.key] or not knob.choices))
 
 
 def _reasons(space: Space, kind: str, chosen: Values, file_format: FormatFacts) -> dict[str, str]:
     """The format's reasons by site against what `chosen` makes of a plain plan, beside any width of the other kind."""
     plain, held, refused = space.uniform(), set[str](), dict[str, str]()
-    others = [knob for knob in space.knobs if _kind(knob) in WIDTHS and kind in WIDTHS and _kind(knob) != kind]
+    others = [knob for knob in space.knobs if knob.kind in WIDTHS and kind in WIDTHS and knob.kind != kind]
     for width in dict.fromkeys(choice for knob in others for choice in knob.choices) or (None,):
-        beside = {knob.name: width for knob in others if width in knob.choices and width is not None}
+        beside = {knob.key: width for knob in others if width in knob.choices and width is not None}
         for step in space.decode({**plain, **beside, **chosen}).steps:
             reason = refusal(step, space.table, file_format)
             if reason:
@@ -112,7 +114,3 @@ def _layer_at(site: str, table: LayerTable) -> Layer | None:
         return table.by_name[site]
     block = next((block for block in table.blocks if block.name == site), None)
     return table.by_name.get(block.layers[-1] if block is not None else site.partition("/")[0])
-
-
-def _kind(knob: Knob) -> str:
-    return knob.name.partition(":")[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -65,6 +65,15 @@ class Knob(msgspec.Struct, frozen=True, kw_only=True):
     def squeezed_end(self) -> float:
         """The end of the range at which a plan is smallest."""
         return self.high if self.plain == self.low else self.low
+
+    def among(self, choices: Iterable[Value]) -> Knob:
+        """The knob with these of its choices alone; a plain value that is not among them gives way to the widest of
+        weights, the narrowest of activations, or the first."""
+        left = tuple(choices)
+        plain = self.plain
+        if left and plain not in left:
+            plain = left[0] if not self.unit else (max if self.unit == WEIGHT_BITS else min)(left, key=float)
+        return msgspec.structs.replace(self, choices=left, plain=plain)
 
     def legal(self, value: Value) -> Value:
         """The legal value nearest to `value`; the plain one where no choice is near."""
