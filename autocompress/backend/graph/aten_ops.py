@@ -1,4 +1,4 @@
-"""Torch's operators in a traced graph: by what they do to the elements that they read, and how to read a call."""
+"""Torch's operators in a traced graph, classed by what they do to the elements that they read."""
 
 from __future__ import annotations
 
@@ -15,26 +15,31 @@ MOVES = {
     "unbind", "roll", "flip", "rot90", "index", "index_select", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
     "unfold", "diagonal",
 }
+"""Operators that move elements and compute nothing."""
 SPLITS = {"chunk", "split", "split_with_sizes", "tensor_split"}
+"""Operators that cut a tensor into several of equal shape."""
 RESHAPES = {"view", "reshape", "_unsafe_view", "unflatten"}
+"""Operators that may split one dimension into several."""
 SAME = {
     "dropout", "feature_dropout", "alpha_dropout", "contiguous", "clone", "detach", "alias", "to", "_to_copy",
     "type_as", "lift_fresh_copy", "lift_fresh", "zeros_like", "ones_like", "full_like", "hardswish", "hardtanh",
     "relu6", "selu", "celu", "silu", "mish", "gelu", "hardsigmoid", "softplus", "softsign", "tanhshrink", "logsigmoid",
     "log_sigmoid",
 }
-"""The result has the labels of the first operand. More are known by torch's own tag for elementwise operators."""
+"""Operators whose result has the labels of the first operand. Torch's tag for elementwise operators tells of more."""
 FREE = {"new_zeros", "new_ones", "new_full", "new_empty"}
-"""They take no value from their operand."""
+"""Operators that take the shape but no value of their operand."""
 SUMS = {"mean", "sum", "amax", "amin", "max", "min", "prod", "std", "var", "std_mean", "var_mean", "logsumexp", "norm",
         "linalg_vector_norm", "argmax", "argmin"}
+"""Operators that reduce some dimensions."""
 ALONG = {"softmax", "_softmax", "log_softmax", "_log_softmax", "cumsum", "cumprod"}
+"""Operators that combine the elements along one dimension and keep it."""
 WINDOWS = re.compile(r"(?:adaptive_)?(?:max|avg)_pool(\d)d.*|_?upsample_\w+?(\d)d.*")
-"""Pooling and resizing over that many last dimensions."""
+"""Names of operators that pool or resize; the digit is the number of last dimensions that they work on."""
 
 
 def op_name(node: fx.Node) -> str:
-    """The operator, the same for its in-place form; nothing for an operator that is not torch's own."""
+    """Name the operator, alike for its in-place form; an operator that is not torch's own has no name."""
     if node.op == "call_function" and getattr(node.target, "namespace", "aten") != "aten":
         return ""
     name = str(getattr(node.target, "_opname", getattr(node.target, "__name__", node.target)))
@@ -42,28 +47,29 @@ def op_name(node: fx.Node) -> str:
 
 
 def name_of(node: object) -> str:
-    """Of an operand that is a node."""
+    """Return the name of an operand that is a node, or nothing."""
     return node.name if isinstance(node, fx.Node) else ""
 
 
 def argument(node: fx.Node, name: str) -> Any:
-    """The operand called `name`, or its default; None where the operator has none such."""
+    """Return the operand called `name`, or its default; None where the operator has no such operand."""
     if name in node.kwargs:
         return node.kwargs[name]
-    for place, known in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
-        if known.name == name:
-            return node.args[place] if place < len(node.args) else known.default_value if known.has_default_value() \
-                else None
+    for place, declared in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if declared.name == name:
+            default = declared.default_value if declared.has_default_value() else None
+            return node.args[place] if place < len(node.args) else default
     return None
 
 
 def shape_of(node: object) -> tuple[int, ...]:
+    """Return the shape of a node's tensor; `()` for anything else."""
     value = node.meta["val"] if isinstance(node, fx.Node) else None
     return tuple(value.shape) if isinstance(value, Tensor) else ()
 
 
 def place_of(node: fx.Node) -> str:
-    """The operator and the module that calls it, for a message."""
+    """Name the module that calls the operator, or else the operator, for a message."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
     path, kind = stack[-1] if stack else ("", "")
     kind = str(kind).rpartition(".")[2]
@@ -71,14 +77,20 @@ def place_of(node: fx.Node) -> str:
 
 
 def origin_of(node: fx.Node, parameters: Mapping[str, str], constants: Mapping[str, Tensor]) -> str:
-    """What a tensor without labels is made from: names of placeholders that hold `parameters` and `constants`."""
-    seen, stack, found = set(), [node], []
+    """Say what a tensor without labels is computed from, for a message.
+
+    Args:
+        node: The node that makes the tensor.
+        parameters: The names of parameters, by placeholder.
+        constants: The values of buffers and constants, by placeholder.
+    """
+    seen, stack, names = set(), [node], []
     while stack:
         step = stack.pop()
         if step.op == "placeholder" and step.name not in parameters and step.name not in constants:
             return "a tensor made from the network's input" if step is not node else "the network's input"
         if step.op == "placeholder" and step.name in parameters:
-            found.append(parameters[step.name])
+            names.append(parameters[step.name])
         stack += [source for source in step.all_input_nodes if source not in seen]
         seen.update(step.all_input_nodes)
-    return f"the bare parameter {min(found)}" if found else "a constant"
+    return f"the bare parameter {min(names)}" if names else "a constant"

@@ -1,8 +1,8 @@
-"""Labels of channels: which element of a tensor belongs to which output channel of which layer.
+"""Channel labels, united by union-find: which element of a tensor belongs to which output channel of which layer.
 
-A tensor of a network is accompanied by an int64 array of its shape. Each element holds the label of the channel that
-it was made from, or 0 where no cut can reach it. Along dimensions in which nothing changes the array has stride 0,
-so that a feature map costs as much as its channels.
+A tensor of a network is accompanied by an int64 tensor of its shape. Each element holds the label of the channel that
+the element was computed from, or 0 where no cut can reach it. Along dimensions in which nothing changes the labels have
+stride 0, so that a feature map costs as much memory as its channels.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ MEETS_CONSTANT = "its channels meet positions that no layer's channel stands for
 
 
 def varying(labels: Tensor) -> list[int]:
-    """Dimensions along which the labels change."""
+    """Return the dimensions along which the labels change."""
     return [dim for dim in range(labels.dim()) if labels.shape[dim] > 1 and labels.stride(dim)]
 
 
 def core(labels: Tensor) -> Tensor:
-    """The labels with every dimension in which nothing changes cut down to one element."""
+    """Narrow every dimension along which nothing changes to one element."""
     for dim in range(labels.dim()):
         if labels.shape[dim] > 1 and not labels.stride(dim):
             labels = labels.narrow(dim, 0, 1)
@@ -29,7 +29,7 @@ def core(labels: Tensor) -> Tensor:
 
 
 def compact(labels: Tensor) -> Tensor:
-    """Equal labels, with stride 0 wherever nothing changes."""
+    """Return equal labels with stride 0 wherever nothing changes."""
     small = core(labels)
     for dim in sorted(range(small.dim()), key=lambda d: -small.shape[d]):
         if small.shape[dim] > 1:
@@ -39,12 +39,15 @@ def compact(labels: Tensor) -> Tensor:
 
 
 def _distinct(labels: Tensor) -> Tensor:
-    found: Tensor = labels[labels != 0].unique()  # type: ignore[no-untyped-call]
-    return found
+    distinct: Tensor = labels[labels != 0].unique()  # type: ignore[no-untyped-call]
+    return distinct
 
 
 class Labels:
-    """Gives labels out, unites those that can only be cut together, and remembers which may not be cut and why."""
+    """A union-find forest of labels, with the reasons against cutting some of them.
+
+    Labels that can only be cut together are united; the least label of each set is its root.
+    """
 
     def __init__(self) -> None:
         self._root = torch.zeros(1, dtype=torch.long)
@@ -53,17 +56,17 @@ class Labels:
         self._heads: list[Tensor] = []
 
     def fresh(self, count: int) -> Tensor:
-        """`count` labels that nothing has yet."""
+        """Give out `count` new labels `(count,)`."""
         new = torch.arange(len(self._root), len(self._root) + count)
         self._root = torch.cat([self._root, new])
         return new
 
     def find(self, labels: Tensor) -> Tensor:
-        """The least label that each is united with."""
+        """Replace each label by its root."""
         return compact(self._root[core(labels)].expand(labels.shape))
 
     def unite(self, a: Tensor, b: Tensor) -> None:
-        """Element by element; where only one of two has a label, that one is fixed."""
+        """Unite two tensors of labels element by element; a label that meets 0 is fixed."""
         a, b = torch.broadcast_tensors(core(a), core(b))  # type: ignore[no-untyped-call]
         self.fix(torch.where(b == 0, a, torch.where(a == 0, b, 0)), MEETS_CONSTANT)
         both = (a != 0) & (b != 0)
@@ -79,7 +82,13 @@ class Labels:
                 self._root = further
 
     def unite_along(self, labels: Tensor, dim: int, why: str = "") -> Tensor:
-        """Make the labels equal along `dim`. `why` is told of a layer all of whose channels become one by it."""
+        """Unite the labels along `dim`, and return them all.
+
+        Args:
+            labels: Labels of any shape.
+            dim: The dimension along which they become equal.
+            why: The reason to give for a layer all of whose channels become one by this.
+        """
         small = core(labels)
         if small.shape[dim] > 1:
             if why:
@@ -88,34 +97,34 @@ class Labels:
         return self.find(labels)
 
     def fix(self, labels: Tensor, reason: str) -> None:
-        """These channels cannot be cut."""
-        found = _distinct(core(labels))
-        if len(found):
-            self._fixed.append((found, reason))
+        """Record that the channels of these labels cannot be cut, and why."""
+        distinct = _distinct(core(labels))
+        if len(distinct):
+            self._fixed.append((distinct, reason))
 
     def mark_heads(self, labels: Tensor) -> None:
-        """These channels belong to attention heads."""
+        """Record that the channels of these labels belong to attention heads."""
         self._heads.append(_distinct(core(labels)))
 
     def reasons(self) -> dict[int, str]:
-        """Why the channels of a root cannot be cut, for those that cannot."""
+        """Return the reason why channels cannot be cut, by root, for those that cannot."""
         return dict(self._first(self._fixed))
 
     def mixers(self) -> dict[int, str]:
-        """What made several channels one, by root."""
+        """Return what united several channels of one layer, by root."""
         return dict(self._first(self._mixed))
 
     def heads(self) -> set[int]:
-        """Roots that are attention heads."""
+        """Return the roots that are attention heads."""
         return {root for labels in self._heads for root in self._root[labels].tolist()}
 
-    def _first(self, told: list[tuple[Tensor, str]]) -> Iterator[tuple[int, str]]:
-        """Reversed, so that in a dict the first reason given stays."""
-        for labels, reason in reversed(told):
+    def _first(self, records: list[tuple[Tensor, str]]) -> Iterator[tuple[int, str]]:
+        """Yield roots and reasons in reverse, so that in a dict the first reason recorded stays."""
+        for labels, reason in reversed(records):
             for root in _distinct(self._root[labels]).tolist():
                 yield root, reason
 
 
 def along_axis(row: Tensor, axis: int, shape: tuple[int, ...]) -> Tensor:
-    """One label a channel, everywhere on a tensor of `shape`."""
+    """Spread one label a channel, `row` `(C,)`, over a tensor of `shape` whose channels lie along `axis`."""
     return row.reshape([-1 if dim == axis else 1 for dim in range(len(shape))]).expand(shape)

@@ -1,6 +1,7 @@
-"""Coupling groups of a network: found on its traced graph, and each proved by cutting it.
+"""Coupling groups of a network, read from the labels of its traced graph and each proved by a cut.
 
-Channels that the labels tie together are an atom; atoms that take as much of the same layers are a group.
+An atom is a set of channels that the labels tie together. Atoms that take equally many indices of the same layers form
+a group.
 """
 
 from __future__ import annotations
@@ -18,12 +19,17 @@ from autocompress.backend.graph.label_propagation import Propagation
 from autocompress.core.layer import Group, LayerTable, Member
 
 Side = tuple[str, str]
-"""A layer and "in" or "out"."""
+"""The name of a layer, and `"in"` or `"out"`."""
 
 
 @dataclass
 class _Atom:
-    """Channels that can only be cut together: the indices of each layer's side that they take."""
+    """Channels that can only be cut together.
+
+    Attributes:
+        root: The label that all of them are united under.
+        indices: The indices that they take on each side of each layer.
+    """
 
     root: int
     indices: dict[Side, list[int]] = field(default_factory=dict)
@@ -33,47 +39,60 @@ class _Atom:
         return tuple((side, len(indices)) for side, indices in self.indices.items())
 
 
-def record_coupling(model: nn.Module, example: Tensor, table: LayerTable, found: Propagation) -> Coupling:
-    """All groups that can really be cut: a cut copy computes what a network with those channels unread computes."""
-    atoms = _atoms(found)
-    reasons, mixers, heads = found.labels.reasons(), found.labels.mixers(), found.labels.heads()
-    alike: dict[tuple[tuple[Side, int], ...], list[_Atom]] = {}
+def record_coupling(model: nn.Module, example: Tensor, table: LayerTable, propagation: Propagation) -> Coupling:
+    """Collect the coupling groups that can be cut.
+
+    A group counts as proved when a copy of the network without its channels computes what a copy computes that has
+    the channels but does not read them.
+
+    Args:
+        model: The network, in eval mode.
+        example: An input `(N, …)`.
+        table: The layer table of the network.
+        propagation: The labels of channels, carried through the traced graph.
+
+    Returns:
+        The proved groups with the channels behind them, and the reason why the channels of other layers stay.
+    """
+    atoms = _atoms(propagation)
+    reasons, mixers, heads = propagation.labels.reasons(), propagation.labels.mixers(), propagation.labels.heads()
+    by_signature: dict[tuple[tuple[Side, int], ...], list[_Atom]] = {}
     for atom in atoms.values():
         if atom.root not in reasons:
-            alike.setdefault(atom.signature, []).append(atom)
-    producer = {int(label): name for name, labels in found.producers for label in labels}
+            by_signature.setdefault(atom.signature, []).append(atom)
+    producer = {int(label): name for name, labels in propagation.producers for label in labels}
     names, recorded, refused = Counter[str](), dict[str, tuple[Group, tuple[Item, ...]]](), dict[str, str]()
-    why = {atom.root: reasons[atom.root] for atom in atoms.values() if atom.root in reasons}
-    for same in sorted(alike.values(), key=lambda group: group[0].root):
-        layer = producer[same[0].root]
+    reason_of = {atom.root: reasons[atom.root] for atom in atoms.values() if atom.root in reasons}
+    for group_atoms in sorted(by_signature.values(), key=lambda group: group[0].root):
+        layer = producer[group_atoms[0].root]
         names[layer] += 1
         name = layer if names[layer] == 1 else f"{layer}/{names[layer]}"
         try:
-            recorded[name] = _group(name, same, table, all(atom.root in heads for atom in same), mixers)
+            recorded[name] = _group(name, group_atoms, table, all(atom.root in heads for atom in group_atoms), mixers)
         except _Refused as error:
             names[layer] -= 1
-            why.update(dict.fromkeys((atom.root for atom in same), str(error)))
+            reason_of.update(dict.fromkeys((atom.root for atom in group_atoms), str(error)))
     failed = unsafe_groups(model, example, recorded)
-    kept = {name: both for name, both in recorded.items() if name not in failed}
-    cut = {(item.module, int(index)) for _, items in kept.values() for item in items if item.side == "out"
+    proved = {name: group_and_items for name, group_and_items in recorded.items() if name not in failed}
+    cut = {(item.module, int(index)) for _, items in proved.values() for item in items if item.side == "out"
            for index in item.indices}
-    for name, labels in found.producers:
-        roots = found.labels.find(labels).tolist()
+    for name, labels in propagation.producers:
+        roots = propagation.labels.find(labels).tolist()
         if any((name, index) in cut for index in range(len(roots))):
             continue
         groups = [group for group, (_, items) in recorded.items() if any(item.module == name and item.side == "out"
                                                                          for item in items)]
         refused[name] = next((failed[group] for group in groups if group in failed),
-                             next((why[root] for root in roots if root in why), "no layer reads its channels"))
-    return Coupling(tuple(group for group, _ in kept.values()), {name: items for name, (_, items) in kept.items()},
+                             next((reason_of[root] for root in roots if root in reason_of), "no layer reads its channels"))
+    return Coupling(tuple(group for group, _ in proved.values()), {name: items for name, (_, items) in proved.items()},
                     refused)
 
 
-def _atoms(found: Propagation) -> dict[int, _Atom]:
-    """By root, in the order in which layers make them."""
+def _atoms(propagation: Propagation) -> dict[int, _Atom]:
+    """Collect the atoms by their root, in the order in which layers write their channels."""
     atoms: dict[int, _Atom] = {}
-    for use in found.uses:
-        for index, root in enumerate(found.labels.find(use.labels).tolist()):
+    for use in propagation.uses:
+        for index, root in enumerate(propagation.labels.find(use.labels).tolist()):
             if root:
                 if root not in atoms:
                     atoms[root] = _Atom(root)
@@ -82,11 +101,12 @@ def _atoms(found: Propagation) -> dict[int, _Atom]:
 
 
 class _Refused(Exception):
-    """Channels that are left alone, with the reason."""
+    """Channels cannot be cut; the message says why."""
 
 
 def _group(name: str, atoms: list[_Atom], table: LayerTable, heads: bool,
            mixers: Mapping[int, str]) -> tuple[Group, tuple[Item, ...]]:
+    """Build the group of equal atoms and its items, or raise `_Refused`. `mixers`: what tied channels, by root."""
     if len(atoms) == 1:
         raise _Refused(mixers.get(atoms[0].root, "it has one channel alone, or all of its channels are tied"))
     if not any(side == "in" for _, side in atoms[0].indices):
@@ -101,7 +121,7 @@ def _group(name: str, atoms: list[_Atom], table: LayerTable, heads: bool,
 
 
 def _in_blocks(atoms: list[_Atom], table: LayerTable) -> tuple[list[_Atom], int]:
-    """Atoms ordered by the blocks of the grouped convolutions that they touch, and the number of equal cells."""
+    """Order atoms by the blocks of the grouped convolutions that they touch, and count the equally full cells."""
     grouped = {}
     for name, side in atoms[0].indices:
         layer = table.by_name[name]
@@ -120,7 +140,7 @@ def _in_blocks(atoms: list[_Atom], table: LayerTable) -> tuple[list[_Atom], int]
 
 
 def _block(indices: Iterable[int], size: int, groups: int, name: str) -> int:
-    """The block that all indices are in, or -1 when they are spread over all blocks alike."""
+    """Return the block that holds all indices, or -1 where every block holds equally many of them."""
     counts = Counter(index // size for index in indices)
     if len(counts) == 1 and groups > 1:
         return next(iter(counts))

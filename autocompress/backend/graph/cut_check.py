@@ -1,9 +1,8 @@
-"""Whether cutting channels means what it should: a cut network computes what one computes in which those channels
-are there, but read by nobody.
+"""Proof by execution that a coupling group can be cut: the network must compute the same without its channels.
 
-This catches what shapes cannot: sizes written into a forward that still fit, but then mean other channels. Weights
-are drawn afresh for it, so that no dead branch or vanishing scale hides a difference, and every layer is compared,
-not only the last.
+A cut network must compute what the network computes when the channels are there but no layer reads them. This catches
+what shapes cannot: sizes written into a forward that still fit, but then mean other channels. The weights are random,
+so that no dead branch or vanishing scale hides a difference, and every layer's output is compared, not only the last.
 """
 
 from __future__ import annotations
@@ -20,20 +19,33 @@ from autocompress.backend.layers.kinds import Conv, Norm
 from autocompress.core.layer import Group
 
 TOLERANCE = 1e-4
+"""Largest difference between two outputs that count as equal, relative to the largest value."""
 Recorded = Mapping[str, tuple[Group, tuple[Item, ...]]]
+"""Coupling groups and the items behind them, by the group's name."""
 
 
 def unsafe_groups(model: nn.Module, example: Tensor, recorded: Recorded) -> dict[str, str]:
-    """Groups that must be left alone, with the reason. All are cut at once; only if that fails, each by itself."""
+    """Check coupling groups on a copy of the network with random weights.
+
+    All are cut at once, and each by itself only where that fails.
+
+    Args:
+        model: The network; it stays as it is.
+        example: An input `(N, …)`, for its shape and its type.
+        recorded: The groups to check.
+
+    Returns:
+        The reason against each group that must be left alone.
+    """
     check = _CutCheck(model, example)
     groups = dict(recorded)
     failed: dict[str, str] = {}
     while groups and check.problem(groups):
-        alone = {name: why for name, both in groups.items() if (why := check.problem({name: both}))}
+        alone = {name: why for name, pair in groups.items() if (why := check.problem({name: pair}))}
         if not alone:  # each by itself works, but not together
             return failed | dict.fromkeys(groups, "its channels cannot be cut together with those of other layers")
         failed |= alone
-        groups = {name: both for name, both in groups.items() if name not in alone}
+        groups = {name: group_and_items for name, group_and_items in groups.items() if name not in alone}
     return failed
 
 
@@ -44,13 +56,13 @@ class _CutCheck:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self._model = randomised(copy.deepcopy(model).eval())
-            self._input = (2 * torch.rand(example.shape)).to(example.dtype)  # 0 and 1 where tokens are asked for
+            self._input = (2 * torch.rand(example.shape)).to(example.dtype)  # 0 and 1 where the network reads tokens
         self._whole = layer_outputs(self._model, self._input)
 
     def problem(self, recorded: Recorded) -> str:
-        """Why cutting these groups would change more than it should, or nothing."""
+        """Say why cutting half of each of these groups changes more than it should, or return nothing."""
         generator = np.random.default_rng(0)
-        items = {name: own for name, (_, own) in recorded.items()}
+        items = {name: group_items for name, (_, group_items) in recorded.items()}
         kept = {name: _half(group, generator) for name, (group, _) in recorded.items()}
         removed = removed_indices(items, kept)
         unread, cut = copy.deepcopy(self._model), copy.deepcopy(self._model)
@@ -84,30 +96,31 @@ _COMPARED = _CHANNELS_FIRST | nn.Linear
 
 
 def close(got: Tensor, expected: Tensor) -> bool:
+    """Tell whether two tensors of one shape differ by no more than `TOLERANCE` of the largest expected value."""
     return bool((got - expected).abs().max() <= TOLERANCE * expected.abs().max())
 
 
 def layer_outputs(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
-    """Of every layer that can be cut, and of the network itself, under an empty name."""
-    found: dict[str, Tensor] = {}
+    """Return the output of every layer that can be cut, by name, and that of the network under the empty name."""
+    outputs: dict[str, Tensor] = {}
 
     def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
         def hook(_: nn.Module, __: object, output: Tensor) -> None:
-            found[name] = output.clone()  # an in-place activation may follow
+            outputs[name] = output.clone()  # an in-place activation may follow
         return module.register_forward_hook(hook)
 
     handles = [watch(name, module) for name, module in model.named_modules() if isinstance(module, _COMPARED)]
     try:
         with torch.no_grad():
-            found[""] = model(inputs)
+            outputs[""] = model(inputs)
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return outputs
 
 
 def randomised(model: nn.Module) -> nn.Module:
-    """Signals of about one everywhere; every scale and shift matters."""
+    """Draw parameters and statistics anew, in place: signals become about one, and every scale and shift counts."""
     with torch.no_grad():
         for module in model.modules():
             for name, tensor in module.named_parameters(recurse=False):
@@ -123,16 +136,18 @@ def randomised(model: nn.Module) -> nn.Module:
 
 
 def _half(group: Group, generator: np.random.Generator) -> np.ndarray:
-    """Half of the channels of each block, drawn at random, but not the first and the last: those move most when an
-    order is written into a forward."""
+    """Draw half of the channels of each block, without the first and the last.
+
+    Those two move most when an order of channels is written into a forward.
+    """
     per_block = group.channels // group.blocks
-    drawn = [1 + np.sort(generator.permutation(per_block - 2)[:per_block // 2]) if per_block > 2 else np.arange(1)
+    by_block = [1 + np.sort(generator.permutation(per_block - 2)[:per_block // 2]) if per_block > 2 else np.arange(1)
              for _ in range(group.blocks)]
-    return np.concatenate([kept + block * per_block for block, kept in enumerate(drawn)])
+    return np.concatenate([block_channels + block * per_block for block, block_channels in enumerate(by_block)])
 
 
 def _stop_reading(module: nn.Module, gone: list[int]) -> None:
-    """Zero the weights on input channels `gone`."""
+    """Set the weights on the input channels `gone` to zero, in place."""
     assert isinstance(module.weight, Tensor)
     with torch.no_grad():
         groups, width = getattr(module, "groups", 1), module.weight.shape[1]

@@ -1,11 +1,11 @@
-"""Labels of channels, carried through the graph of a network operator by operator.
+"""Propagation of channel labels through the graph of a network, operator by operator.
 
 Operators that only move elements run on the labels themselves, so any reshape, shuffle, slice or concatenation is
 followed exactly. Elementwise operators unite the labels that meet; sums and means unite those along the summed
-dimension; what no rule knows fixes what it reads, with a reason that names it.
+dimension. An operator without a rule fixes the labels that it reads, with a reason that names the operator.
 
-The relation that is found is the one of Fang et al., "DepGraph: Towards Any Structural Pruning" (CVPR 2023), by
-element instead of by layer.
+Source: Fang et al., "DepGraph: Towards Any Structural Pruning" (CVPR 2023), for the relation between channels, which
+is computed here by element instead of by layer.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from autocompress.core.layer import LayerTable
 
 LAYERS = {*CONV_OPS, "linear", "batch_norm"}
 Value = Tensor | Sequence[Tensor | None] | None
-"""Labels, one or several tensors; None for a tensor without a label."""
+"""The labels of one result or of several; None stands for a tensor without a label."""
 Operand = tuple[Tensor | None, tuple[int, ...], fx.Node]
-"""Labels, shape, and the node that makes the tensor."""
+"""The labels and the shape of an operand, and the node that makes it."""
 
 
 @dataclass(frozen=True)
 class Use:
-    """The layer `layer` has label `labels[i]` at index `i` of its `side`; 0 where nothing can be cut."""
+    """The labels on one side (`"in"` or `"out"`) of a layer: `labels[i]` at index `i`, 0 where nothing can be cut."""
 
     layer: str
     side: str
@@ -40,10 +40,19 @@ class Use:
 
 
 class Propagation:
-    """Runs over a graph from `torch.export` once; then `labels` and `uses` say what hangs together.
+    """The labels of all tensors of a graph from `torch.export`, computed in one pass when it is constructed.
 
-    `owner`: placeholder of a weight → layer. `constants`: placeholder of a buffer or constant → its value.
-    `parameters`: placeholder of a parameter → its name.
+    Args:
+        nodes: The nodes of the graph, in order.
+        table: The layer table of the network.
+        owner: The layer that owns a weight, by the weight's placeholder.
+        constants: The values of buffers and constants, by placeholder.
+        parameters: The names of parameters, by placeholder.
+
+    Attributes:
+        labels: The labels given out, united and fixed.
+        uses: The labels on each side of each layer, in the order of the graph.
+        producers: The layers that give out new labels, with these labels.
     """
 
     def __init__(self, nodes: Iterable[fx.Node], table: LayerTable, owner: dict[str, str],
@@ -63,8 +72,11 @@ class Propagation:
         self._settle()
 
     def _settle(self) -> None:
-        """Only whole slabs can be cut from a tensor: where labels change along two dimensions, all but the longest
-        stay whole (two halves of a channel shuffle), unless something else already decided it (attention heads)."""
+        """Unite labels until every reshaped tensor changes along one dimension alone, the longest.
+
+        Only whole slices can be cut from a tensor, so that the other dimensions stay whole (the two halves of a channel
+        shuffle), unless an operator has united them already (attention heads).
+        """
         changed = True
         while changed:
             changed = False
@@ -108,7 +120,7 @@ class Propagation:
                 "constant_pad_nd": self._pad}.get(name)
 
     def _of(self, node: object) -> Tensor | None:
-        """Labels of a node's tensor."""
+        """Return the labels of a node's tensor; None where it has none."""
         value = self._values.get(node) if isinstance(node, fx.Node) else None
         return self.labels.find(value) if isinstance(value, Tensor) else None
 
@@ -126,7 +138,7 @@ class Propagation:
         return None
 
     def _layer(self, node: fx.Node, name: str) -> Tensor | None:
-        """A convolution, linear layer or norm: it reads one label a channel and, but for norms, writes new ones."""
+        """Label a convolution, linear layer or norm, which reads one label a channel; norms alone write no new ones."""
         layer, inputs = self._table.by_name[name], self._of(node.args[0])
         axis = len(ops.shape_of(node)) - 1 if layer.kind == "linear" else 1
         if layer.not_compressible_reason:
@@ -134,7 +146,7 @@ class Propagation:
             return None
         depthwise = layer.groups > 1 and layer.groups == layer.in_channels == layer.out_channels
         if layer.kind == "norm" and inputs is not None and inputs.shape[axis] > 1 and axis not in varying(inputs):
-            return inputs  # it works on another axis than the one that the channels are on
+            return inputs  # the norm works on another axis than the channels lie along
         read = None if inputs is None else self._channels(inputs, axis)
         if layer.kind == "norm" or depthwise:
             if read is None:
@@ -144,14 +156,14 @@ class Propagation:
         if read is not None:
             self.uses.append(Use(name, "in", read))
         if layer.out_channels == 1:
-            return None  # nothing to choose from, and it may be spread over the channels of others
+            return None  # there is nothing to choose from, and broadcasting may spread it over other channels
         written = self.labels.fresh(layer.out_channels)
         self.producers.append((name, written))
         self.uses.append(Use(name, "out", written))
         return along_axis(written, axis, ops.shape_of(node))
 
     def _channels(self, labels: Tensor, axis: int) -> Tensor:
-        """The one label of each channel, whatever its position."""
+        """Unite the labels of each channel over all positions, and return one label a channel."""
         for dim in varying(labels):
             if dim != axis:
                 labels = self.labels.unite_along(labels, dim)
@@ -194,12 +206,15 @@ class Propagation:
         return self._join([self._operand(source) for source in node.all_input_nodes], ops.shape_of(node))
 
     def _join(self, operands: Sequence[Operand], shape: tuple[int, ...]) -> Tensor | None:
-        """Labels that meet under broadcasting become one; a tensor without labels that has one value for each
-        channel fixes them."""
+        """Unite the labels that meet under broadcasting.
+
+        A tensor without labels fixes the labels where it has a value for each channel: it would have to be cut as well.
+        """
         joined: Tensor | None = None
-        for labels, own, _ in operands:
+        for labels, operand_shape, _ in operands:
             if labels is not None:
-                labels = labels.reshape((1,) * (len(shape) - len(own)) + own) if len(own) < len(shape) else labels
+                if len(operand_shape) < len(shape):
+                    labels = labels.reshape((1,) * (len(shape) - len(operand_shape)) + operand_shape)
                 if joined is None:
                     joined = labels.expand(shape)
                 else:
@@ -208,8 +223,8 @@ class Propagation:
         if joined is None:
             return None
         joined = self.labels.find(joined)
-        for labels, own, node in operands:
-            padded = (1,) * (len(shape) - len(own)) + own
+        for labels, operand_shape, node in operands:
+            padded = (1,) * (len(shape) - len(operand_shape)) + operand_shape
             if labels is None and any(padded[dim] > 1 for dim in varying(joined)):
                 source = ops.origin_of(node, self._parameters, self._constants)
                 self.labels.fix(joined, f"{source} has a value for each of its channels")
@@ -219,12 +234,12 @@ class Propagation:
         value = node.meta["val"]
         if ops.op_name(node) in ("max", "min") and isinstance(node.args[1] if len(node.args) > 1 else None, fx.Node):
             return self._pointwise(node)  # of two tensors
-        asked = ops.argument(node, "dim")
+        dim_argument = ops.argument(node, "dim")
         labels = self._of(node.args[0])
         if labels is None:
             return None
-        whole = asked is None or asked == []
-        dims = range(labels.dim()) if whole else [asked] if isinstance(asked, int) else asked
+        whole = dim_argument is None or dim_argument == []
+        dims = range(labels.dim()) if whole else [dim_argument] if isinstance(dim_argument, int) else dim_argument
         summed = self._summed(labels, dims, f"{ops.place_of(node)} mixes its channels",
                               keep=bool(ops.argument(node, "keepdim")))
         return summed if isinstance(value, Tensor) else [summed] * len(value)
@@ -252,7 +267,7 @@ class Propagation:
         return labels.expand(value.shape) if isinstance(value, Tensor) else [labels.expand(v.shape) for v in value]
 
     def _pad(self, node: fx.Node) -> Tensor | None:
-        """New positions have the labels of their channel, and new channels none."""
+        """Label a padded tensor: new positions have the labels of their channel, new channels have none."""
         labels, pads = self._of(node.args[0]), ops.argument(node, "pad")
         changing = varying(labels) if labels is not None else []
         if labels is None:
@@ -277,7 +292,7 @@ class Propagation:
         return self._of(node), ops.shape_of(node), node
 
     def _product(self, left: Operand, right: Operand, node: fx.Node) -> Tensor | None:
-        """`(…, m, k)` times `(…, k, n)`: as the sum over k of an elementwise product of `(…, m, n, k)`."""
+        """Label `(…, m, k)` times `(…, k, n)` as the sum over k of an elementwise product `(…, m, n, k)`."""
         (a, shape_a, node_a), (b, shape_b, node_b) = left, right
         if len(shape_a) < 2 or len(shape_b) < 2:
             return self._unknown(node)
@@ -290,7 +305,7 @@ class Propagation:
         return None if whole is None else self._summed(whole, [-1], f"{ops.place_of(node)} mixes its channels")
 
     def _attention(self, node: fx.Node) -> Tensor | None:
-        """Softmax(q kᵀ + mask) v: heads do not see one another, so each is one thing to cut."""
+        """Label softmax(q kᵀ + mask) v. Heads do not read one another, so that each can be cut by itself."""
         (query, key, value), mask = map(self._operand, node.args[:3]), ops.argument(node, "attn_mask")
         labels, shape, source = key
         turned = None if labels is None else labels.transpose(-1, -2), (*shape[:-2], shape[-1], shape[-2]), source

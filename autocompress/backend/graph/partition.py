@@ -1,8 +1,8 @@
-"""A network as a chain of units: the shortest stretches of its graph between places where one tensor is alive.
+"""Partition of a network into a chain of units: the shortest stretches of its graph between single live tensors.
 
-Found by tracing, not by class names: a residual block is one unit because its shortcut is alive beside the branch, and
-a chain of layers has a unit for each. A unit ends at a tensor that a layer reads, by whose name it is found again in
-another version of the network.
+The traced graph decides, not class names: a residual block is one unit because its shortcut is alive beside the branch,
+and a chain of layers has a unit for each. A unit ends at a tensor that a layer reads; the name of that layer identifies
+the same place in another version of the network.
 """
 
 from __future__ import annotations
@@ -20,8 +20,13 @@ from autocompress.core.layer import LayerTable
 
 @dataclass(frozen=True)
 class Unit:
-    """A stretch of the student and the same of the original, each from one tensor to one. They hold the networks' own
-    modules, not copies. `reader`: the original layer that reads what the unit makes; nothing for the last one."""
+    """A stretch of the student and the same stretch of the original, each from one tensor to one tensor.
+
+    Attributes:
+        student: The stretch of the student, on the student's modules themselves, not on copies.
+        original: The stretch of the original, likewise.
+        reader: The original's layer that reads the unit's output; nothing for the last unit.
+    """
 
     student: nn.Module
     original: nn.Module
@@ -29,23 +34,30 @@ class Unit:
 
 
 def find_units(student: nn.Module, original: nn.Module, table: LayerTable) -> tuple[Unit, ...]:
-    """All units in order. One, the whole network, where torch.fx cannot trace it or no place cuts it in two.
+    """Partition both networks at the places that they share.
 
-    Both networks must be in eval mode and stay so: what depends on the mode may have been written into the graph.
+    Args:
+        student: The compressed network, in eval mode; it must stay so, since the mode may be written into the graph.
+        original: The original, likewise.
+        table: The layer table of the original.
+
+    Returns:
+        The units in order; one, the whole network, where torch.fx cannot trace it or no place cuts it in two.
     """
-    # Traced as copies: some networks keep what they computed, and would keep the tracer's.
-    own, whole = symbolic(copy.deepcopy(student)), symbolic(copy.deepcopy(original))
-    if own is None or whole is None:
+    # Copies are traced: some networks keep what they computed, and would keep the tracer's values.
+    student_graph, original_graph = symbolic(copy.deepcopy(student)), symbolic(copy.deepcopy(original))
+    if student_graph is None or original_graph is None:
         return (Unit(student, original, ""),)
-    cuts, others = _cuts(own, table), _cuts(whole, table)
-    shared = list({cuts[name]: name for name in cuts if name in others}.values())  # one for each tensor
+    student_cuts, original_cuts = _cuts(student_graph, table), _cuts(original_graph, table)
+    # One name for each tensor, of the layers that read it.
+    shared = list({student_cuts[name]: name for name in student_cuts if name in original_cuts}.values())
     return tuple(Unit(part, same, name) for part, same, name in zip(
-        _parts(student, own, [cuts[name] for name in shared]),
-        _parts(original, whole, [others[name] for name in shared]), (*shared, ""), strict=True))
+        _parts(student, student_graph, [student_cuts[name] for name in shared]),
+        _parts(original, original_graph, [original_cuts[name] for name in shared]), (*shared, ""), strict=True))
 
 
 def _cuts(graph: fx.GraphModule, table: LayerTable) -> dict[str, fx.Node]:
-    """Tensors that are alone alive once they are made, by the layer that reads them; not the network's own input."""
+    """Find the tensors that are alone alive once they are computed, by the layer that reads them; not the input."""
     order = {node: i for i, node in enumerate(graph.graph.nodes)}
     last = {node: max((order[user] for user in node.users), default=-1) for node in order}
     called = [node.target for node in order if node.op == "call_module"]
@@ -53,7 +65,7 @@ def _cuts(graph: fx.GraphModule, table: LayerTable) -> dict[str, fx.Node]:
     alive: list[fx.Node] = []
     for node in order:
         if node.op != "get_attr":
-            alive = [known for known in (*alive, node) if last[known] > order[node]]
+            alive = [tensor for tensor in (*alive, node) if last[tensor] > order[node]]
         if alive != [node] or node.op == "placeholder":
             continue
         for user in node.users:
@@ -64,15 +76,18 @@ def _cuts(graph: fx.GraphModule, table: LayerTable) -> dict[str, fx.Node]:
 
 
 def _layer(module: str, table: LayerTable) -> str | None:
-    """The original layer that a module is, or whose first factor it is. Not a norm that folds into the layer before
-    it: the two are one. Nor one that reads a tensor which is not cut into samples by its first axis."""
+    """Name the original layer that a module is, or whose first factor it is; None where no unit may end before it.
+
+    That holds for a norm that folds into the layer before it, because the two are one, and for a layer that reads a
+    tensor whose first axis is not the samples.
+    """
     return next((name for name in (module, module.removesuffix(".0"))
                  if name in table.by_name and not table.by_name[name].folds_into
                  and table.by_name[name].samples_first and table.by_name[name].frames == 1), None)
 
 
 def _parts(model: nn.Module, graph: fx.GraphModule, ends: Sequence[fx.Node]) -> list[nn.Module]:
-    """The stretches of `graph` that end at `ends`, and the rest, on the modules of `model`."""
+    """Cut `graph` behind each node of `ends` into graph modules on the modules of `model`."""
     nodes = list(graph.graph.nodes)
     (result,) = nodes[-1].all_input_nodes
     parts: list[nn.Module] = []
@@ -97,7 +112,7 @@ def _parts(model: nn.Module, graph: fx.GraphModule, ends: Sequence[fx.Node]) -> 
 
 
 def widest_elements(units: Sequence[Unit], example: Tensor) -> int:
-    """Elements of the largest tensor between units for one sample, from an `example` `(1, …)`."""
+    """Count the elements of the largest tensor between units for one sample, from an `example` `(1, …)`."""
     most, student, original = example.numel(), example, example
     with torch.no_grad():
         for unit in units:

@@ -1,9 +1,9 @@
-"""Where channels can be rescaled without a change of what the network computes: written times a factor, read by the
-layers behind divided by it.
+"""Search for rescalable pairs: a layer whose output channels can be multiplied by factors that its readers divide by.
 
-That needs operations between them that let a positive factor through, channel by channel: ReLU and its relatives,
-pooling, reshaping. They are found in the traced graph, and each find is proved on the network itself, with weights
-drawn afresh: scaled by one side alone the readers must answer differently, by both sides the same.
+Such a rescaling leaves the network's function as it is. It needs operations in between that let a positive factor
+through, channel by channel: ReLU and its relatives, pooling, reshaping. The search reads the traced graph, and each
+result is proved on the network itself with random weights: the readers' outputs must change when the source alone is
+scaled, and must not change when source and readers are.
 """
 
 from __future__ import annotations
@@ -26,18 +26,25 @@ from autocompress.core.layer import LayerTable
 
 ELEMENTWISE = {"relu", "leaky_relu", "prelu", "abs", "dropout", "feature_dropout", "alpha_dropout", "contiguous",
                "clone", "detach", "alias"}
-"""Operators that let a positive factor through; those of `_CLIPS` do below their upper end."""
+"""Operators that let a positive factor through. Those of `_CLIPS` let it through below their upper end only."""
 _CLIPS = {"hardtanh", "relu6", "clamp", "clamp_max", "clamp_min"}
-_SUMS = {"mean", "sum", "amax", "amin"}
+_REDUCTIONS = {"mean", "sum", "amax", "amin"}
 _MOVES = {"view", "reshape", "_unsafe_view", "flatten", "unflatten", "permute", "transpose", "movedim", "squeeze",
           "unsqueeze"}
 _SOURCES = dict.fromkeys((*CONV_OPS, "linear", "batch_norm"), 1) | {"layer_norm": 2}
-"""Operators whose result can be scaled by their weight and bias, and the operand that is the weight."""
+"""Operators whose result can be scaled by their weight and bias, with the position of the weight among the operands."""
 
 
 @dataclass
-class _Path:
-    """A tensor that holds channels of a source: `index` (M,) says which along its `axis`."""
+class _FollowedChannels:
+    """A tensor that holds the channels of a source.
+
+    Attributes:
+        node: The node that makes the tensor.
+        axis: The axis that the channels lie along.
+        index: The source's channel at each position of that axis, `(M,)`.
+        cap: The least value at which an operation on the way clips the tensor; None where none does.
+    """
 
     node: fx.Node
     axis: int
@@ -45,105 +52,114 @@ class _Path:
     cap: float | None = None
 
 
-class _Stop(Exception):
-    """Why a tensor cannot be followed further."""
+class _NotRescalable(Exception):
+    """Channels cannot be rescaled; the message says why."""
 
 
 def find_scalings(nodes: Iterable[fx.Node], table: LayerTable,
                   owner: Mapping[str, str]) -> tuple[dict[str, Scaling], dict[str, str]]:
-    """By the name of the source; and why there is none, for the other layers that read.
+    """Find every `Scaling` that the graph allows; none of them is proved yet.
 
-    `owner`: placeholder of a weight → module.
+    Args:
+        nodes: The nodes of the traced graph, in order.
+        table: The layer table of the network.
+        owner: The module that owns a weight, by the weight's placeholder.
+
+    Returns:
+        The scalings by the name of their source, and for every other layer the reason why its input cannot be rescaled.
     """
     nodes = list(nodes)
-    search = _Search(table, owner, nodes)
-    found: dict[str, Scaling] = {}
+    search = _ScalingSearch(table, owner, nodes)
+    scalings: dict[str, Scaling] = {}
     refused: dict[str, str] = {}
     for node in nodes:
         name = search.layer_of(node)
         if name is not None and table.by_name[name].kind in ("conv", "linear") and table.by_name[name].compressible:
             try:
                 scaling = search.scaling(node)
-                found[scaling.source] = scaling
-            except _Stop as why:
+                scalings[scaling.source] = scaling
+            except _NotRescalable as why:
                 refused[name] = str(why)
-    return found, refused
+    return scalings, refused
 
 
-class _Search:
+class _ScalingSearch:
+    """Walks from a reader back to the source of its channels, and from there to all of their readers."""
+
     def __init__(self, table: LayerTable, owner: Mapping[str, str], nodes: Iterable[fx.Node]) -> None:
         self._table, self._owner = table, owner
         self._called = Counter(filter(None, map(self.layer_of, nodes)))
 
     def layer_of(self, node: fx.Node) -> str | None:
-        """The module whose weight an operator multiplies with."""
-        place = _SOURCES.get(ops.op_name(node)) if node.op == "call_function" else None
-        return None if place is None or len(node.args) <= place else self._owner.get(ops.name_of(node.args[place]))
+        """Name the module whose weight the operator multiplies with; None where it is no layer."""
+        at = _SOURCES.get(ops.op_name(node)) if node.op == "call_function" else None
+        return None if at is None or len(node.args) <= at else self._owner.get(ops.name_of(node.args[at]))
 
     def scaling(self, reader: fx.Node) -> Scaling:
-        """Of what `reader` reads."""
+        """Return the scaling of the channels that the layer at node `reader` reads, or raise `_NotRescalable`."""
         node = reader.args[0]
         assert isinstance(node, fx.Node)
-        while not (known := self.layer_of(node)):
+        while not (source := self.layer_of(node)):
             if node.op == "placeholder":
-                raise _Stop("it reads the network's input")
-            if not _passes(node):
-                raise _Stop(f"it reads the result of {ops.place_of(node)}")
+                raise _NotRescalable("it reads the network's input")
+            if not _passes_factors(node):
+                raise _NotRescalable(f"it reads the result of {ops.place_of(node)}")
             node = node.all_input_nodes[0]
         name = ops.op_name(node)
-        layer = self._table.by_name.get(known)
-        if layer is None or self._called[known] > 1 or (layer.not_compressible_reason and name != "layer_norm"):
-            raise _Stop(f"it reads what {known} writes, and that cannot be changed")
+        layer = self._table.by_name.get(source)
+        if layer is None or self._called[source] > 1 or (layer.not_compressible_reason and name != "layer_norm"):
+            raise _NotRescalable(f"it reads what {source} writes, and that cannot be changed")
         shape = ops.shape_of(node)
         if name == "layer_norm" and (len(node.args[1]) != 1 or not shape):  # type: ignore[arg-type]
-            raise _Stop(f"it reads what {known} writes, which is a norm over more than channels")
+            raise _NotRescalable(f"it reads what {source} writes, which is a norm over more than channels")
         axis = len(shape) - 1 if name in ("linear", "layer_norm") else 1
         readers: dict[str, int] = {}
-        caps = [cap for cap in self._follow(_Path(node, axis, torch.arange(shape[axis])), known, readers)
+        caps = [cap for cap in self._follow(_FollowedChannels(node, axis, torch.arange(shape[axis])), source, readers)
                 if cap is not None]
-        return Scaling(known, readers, min(caps, default=None))
+        return Scaling(source, readers, min(caps, default=None))
 
-    def _follow(self, path: _Path, source: str, readers: dict[str, int]) -> list[float | None]:
-        """Fill `readers` with all that read it; the values at which it is clipped before each."""
+    def _follow(self, path: _FollowedChannels, source: str, readers: dict[str, int]) -> list[float | None]:
+        """Enter every layer that reads the channels in `readers`, and return the cap in front of each of them."""
         caps = []
         for user in path.node.users:
             name = self.layer_of(user)
             if user.op == "output":
-                raise _Stop(f"what {source} writes is the network's output")
+                raise _NotRescalable(f"what {source} writes is the network's output")
             if name is not None and ops.op_name(user) in (*CONV_OPS, "linear"):
                 readers[name] = self._read(path, user, name, source)
                 caps.append(path.cap)
-            elif _passes(user):
-                caps += self._follow(_moved(path, user), source, readers)
+            elif _passes_factors(user):
+                caps += self._follow(_behind(path, user), source, readers)
             else:
-                raise _Stop(f"what {source} writes also reaches {ops.place_of(user)}")
+                raise _NotRescalable(f"what {source} writes also reaches {ops.place_of(user)}")
         return caps
 
-    def _read(self, path: _Path, user: fx.Node, name: str, source: str) -> int:
+    def _read(self, path: _FollowedChannels, user: fx.Node, name: str, source: str) -> int:
+        """Count how often in a row the reader `name` has each channel, or raise `_NotRescalable`."""
         layer = self._table.by_name.get(name)
         if layer is None or layer.not_compressible_reason or self._called[name] > 1 or user.args.count(path.node) != 1 \
                 or user.args[0] is not path.node:
-            raise _Stop(f"what {source} writes also reaches {name}, which cannot be changed")
+            raise _NotRescalable(f"what {source} writes also reaches {name}, which cannot be changed")
         axis = len(ops.shape_of(path.node)) - 1 if layer.kind == "linear" else 1
         channels = int(path.index.max()) + 1
         repeat = len(path.index) // channels
         if path.axis != axis or not torch.equal(path.index, torch.arange(channels).repeat_interleave(repeat)):
-            raise _Stop(f"what {source} writes reaches {name} in another order")
+            raise _NotRescalable(f"what {source} writes reaches {name} in another order")
         return repeat
 
 
-def _passes(node: fx.Node) -> bool:
-    """Whether a positive factor on a channel goes through the operator."""
+def _passes_factors(node: fx.Node) -> bool:
+    """Tell whether the operator lets a positive factor on a channel through."""
     name = ops.op_name(node)
     if name in _CLIPS:
         low, _ = _clip(node)
         return low in (None, 0)
-    return bool(name in ELEMENTWISE | _SUMS | _MOVES or ops.WINDOWS.fullmatch(name)) \
+    return bool(name in ELEMENTWISE | _REDUCTIONS | _MOVES or ops.WINDOWS.fullmatch(name)) \
         and isinstance(node.meta.get("val"), Tensor)
 
 
 def _clip(node: fx.Node) -> tuple[Any, Any]:
-    """Lower and upper end, None where there is none."""
+    """Return the lower and the upper end of a clipping operator; None for an end that it does not have."""
     name = ops.op_name(node)
     if name == "relu6":
         return 0, 6.0
@@ -152,72 +168,85 @@ def _clip(node: fx.Node) -> tuple[Any, Any]:
     return ops.argument(node, "min"), ops.argument(node, "max")
 
 
-def _moved(path: _Path, user: fx.Node) -> _Path:
-    """The same channels behind an operator."""
+def _behind(path: _FollowedChannels, user: fx.Node) -> _FollowedChannels:
+    """Return where the channels lie in the result of an operator, or raise `_NotRescalable`."""
     name, shape = ops.op_name(user), ops.shape_of(path.node)
     axis, index, cap = path.axis, path.index, path.cap
     if name in _CLIPS:
         high = _clip(user)[1]
         if isinstance(high, fx.Node) or (high is not None and high <= 0):
-            raise _Stop(f"{ops.place_of(user)} clips")
+            raise _NotRescalable(f"{ops.place_of(user)} clips")
         cap = cap if high is None else min(float(high), cap if cap is not None else float(high))
-    elif name in _SUMS:
-        asked = ops.argument(user, "dim")
-        dims = {dim % len(shape) for dim in ([asked] if isinstance(asked, int) else asked or range(len(shape)))}
+    elif name in _REDUCTIONS:
+        dim_argument = ops.argument(user, "dim")
+        given = [dim_argument] if isinstance(dim_argument, int) else dim_argument or range(len(shape))
+        dims = {dim % len(shape) for dim in given}
         if axis in dims:
-            raise _Stop(f"{ops.place_of(user)} mixes its channels")
+            raise _NotRescalable(f"{ops.place_of(user)} mixes its channels")
         axis -= 0 if ops.argument(user, "keepdim") else sum(dim < axis for dim in dims)
     elif window := ops.WINDOWS.fullmatch(name):
         if axis >= len(shape) - int(next(filter(None, window.groups()))):
-            raise _Stop(f"{ops.place_of(user)} mixes its channels")
+            raise _NotRescalable(f"{ops.place_of(user)} mixes its channels")
     elif name in _MOVES:
-        labels = along_axis(index + 1, axis, shape)  # 0 would not do for labels
+        labels = along_axis(index + 1, axis, shape)  # from 1, since label 0 means "no channel"
         operator: Any = torch.reshape if name in ("view", "_unsafe_view") else user.target
-        moved = compact(operator(labels, *user.args[1:], **user.kwargs))
-        axes = varying(moved)
+        labels_behind = compact(operator(labels, *user.args[1:], **user.kwargs))
+        axes = varying(labels_behind)
         if len(axes) != 1:
-            raise _Stop(f"{ops.place_of(user)} mixes its channels")
-        axis, index = axes[0], core(moved).flatten() - 1
-    return _Path(user, axis, index, cap)
+            raise _NotRescalable(f"{ops.place_of(user)} mixes its channels")
+        axis, index = axes[0], core(labels_behind).flatten() - 1
+    return _FollowedChannels(user, axis, index, cap)
 
 
-_SHRINK = 1 / 16
-"""What clipped channels are made smaller by for the proof: nothing is to reach the clip."""
+_CLIP_MARGIN = 1 / 16
+"""Share of the clip's value that clipped channels are scaled down to for the proof: no value may reach the clip."""
 
 
-def unsafe_rescalings(model: nn.Module, example: Tensor, found: Mapping[str, Scaling]) -> dict[str, str]:
-    """Those that change what the network computes after all, with the reason. All are tried at once; only if that
-    fails, each by itself."""
+def unsafe_rescalings(model: nn.Module, example: Tensor, scalings: Mapping[str, Scaling]) -> dict[str, str]:
+    """Check scalings on a copy of the network with random weights.
+
+    All are tried at once, and each by itself only where that fails.
+
+    Args:
+        model: The network; it stays as it is.
+        example: An input `(N, …)`, for its shape and its type.
+        scalings: The scalings to check, by source.
+
+    Returns:
+        The reason against each source whose rescaling changes what the network computes.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        drawn = randomised(copy.deepcopy(model).eval())
-        inputs = (2 * torch.rand(example.shape)).to(example.dtype)  # 0 and 1 where tokens are asked for
+        redrawn = randomised(copy.deepcopy(model).eval())
+        inputs = (2 * torch.rand(example.shape)).to(example.dtype)  # 0 and 1 where the network reads tokens
         factors: dict[str, Tensor] = {}
-        for source in found:
-            weight = drawn.get_submodule(source).weight
+        for source in scalings:
+            weight = redrawn.get_submodule(source).weight
             assert isinstance(weight, Tensor)
-            factors[source] = 2.0 ** torch.randint(-2, 3, (len(weight),))  # powers of two round nothing
-    for source, scaling in found.items():
+            factors[source] = 2.0 ** torch.randint(-2, 3, (len(weight),))  # powers of two are exact in floating point
+    for source, scaling in scalings.items():
         if scaling.cap is not None:
-            scale_output(drawn, source, torch.full_like(factors[source], _SHRINK * scaling.cap / 6))
-    before = layer_outputs(drawn, inputs)
+            scale_output(redrawn, source, torch.full_like(factors[source], _CLIP_MARGIN * scaling.cap / 6))
+    before = layer_outputs(redrawn, inputs)
 
-    def problem(chosen: Mapping[str, Scaling]) -> str:
-        one_sided, both = copy.deepcopy(drawn), copy.deepcopy(drawn)
-        for source, scaling in chosen.items():
+    def problem(tried: Mapping[str, Scaling]) -> str:
+        """Say what goes wrong when these sources are rescaled, or return nothing."""
+        one_sided, both = copy.deepcopy(redrawn), copy.deepcopy(redrawn)
+        for source, scaling in tried.items():
             scale_output(one_sided, source, factors[source])
             rescale(both, scaling, factors[source])
         changed, after = layer_outputs(one_sided, inputs), layer_outputs(both, inputs)
         for name, expected in before.items():
-            if name in chosen:
-                axis = -1 if isinstance(drawn.get_submodule(name), nn.Linear) else 1
+            if name in tried:
+                axis = -1 if isinstance(redrawn.get_submodule(name), nn.Linear) else 1
                 expected = expected * along_axis(factors[name], axis % expected.dim(), tuple(expected.shape))
             if not close(after[name], expected):
                 return f"{name or 'the network'} answers differently when its input is rescaled"
-        deaf = [name for scaling in chosen.values() for name in scaling.readers if close(changed[name], before[name])]
-        return f"{deaf[0]} does not react to its input" if deaf else ""
+        unaffected = [name for scaling in tried.values() for name in scaling.readers
+                      if close(changed[name], before[name])]
+        return f"{unaffected[0]} does not react to its input" if unaffected else ""
 
-    if not found or not problem(found):
+    if not scalings or not problem(scalings):
         return {}
-    alone = {source: why for source, scaling in found.items() if (why := problem({source: scaling}))}
-    return alone or dict.fromkeys(found, "it cannot be rescaled together with other layers")
+    alone = {source: why for source, scaling in scalings.items() if (why := problem({source: scaling}))}
+    return alone or dict.fromkeys(scalings, "it cannot be rescaled together with other layers")
