@@ -82,8 +82,9 @@ def record_coupling(model: nn.Module, example: Tensor, table: LayerTable, propag
             continue
         groups = [group for group, (_, items) in recorded.items() if any(item.module == name and item.side == "out"
                                                                          for item in items)]
+        unread = "no layer reads its channels"
         refused[name] = next((failed[group] for group in groups if group in failed),
-                             next((reason_of[root] for root in roots if root in reason_of), "no layer reads its channels"))
+                             next((reason_of[root] for root in roots if root in reason_of), unread))
     return Coupling(tuple(group for group, _ in proved.values()), {name: items for name, (_, items) in proved.items()},
                     refused)
 

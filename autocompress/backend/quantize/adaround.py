@@ -1,4 +1,4 @@
-"""Rounding up or down, learned.
+"""AdaRound: each weight rounded up or down as a learned variable says.
 
 Source: Nagel et al., "Up or Down? Adaptive Rounding for Post-Training Quantization" (ICML 2020). The error of a layer's
 output is tr(E H Eᵀ), so the second moments H of its input take the place of data, and the gradient is a product.
@@ -17,22 +17,30 @@ from autocompress.backend.statistics.reconstruct import damped
 from autocompress.errors import TrialError
 
 STEPS, RATE, BETAS = 200, 1.0, (0.9, 0.99)
-"""Of Adam, whose rate falls to zero by a cosine. Five hundred steps at a third of the rate come nearer,
-at that price."""
+"""Steps, learning rate and betas of Adam; the rate falls to zero along a cosine. Five hundred steps at a third of the
+rate end with a smaller error, at two and a half times the cost."""
 WARM, PRESSURE, SHARPEST, BLUNTEST = 0.2, 20.0, 20.0, 2.0
-"""Share of the steps without a regulariser; its weight where an input has power 1; its exponent at last and at
-first."""
+"""Share of the steps without the regulariser, the regulariser's weight for inputs of second moment 1, and its exponent
+at first and at last."""
 STRETCH = 0.1
-"""How far the sigmoid reaches beyond 0 and 1 before it is cut."""
+"""Length by which the rectified sigmoid reaches beyond 0 and beyond 1 before it is clipped."""
 
 
 def round_up_or_down(weight: Tensor, start: QuantizedWeight, second: Tensor, what: str = "a layer",
                      kept: Tensor | None = None) -> QuantizedWeight:
-    """`weight` `(C, …)` on the grid of `start`, each at one of the two levels beside it, or at zero where `kept` (bool,
-    of its shape) is False. No channel is farther from the outputs of `weight` than with the levels of `start`.
+    """Round each weight to one of the two levels beside it by AdaRound.
 
-    `second` moments `(groups, d, d)` of the input, in columns or (wide convolutions) in channels. TrialError when they
-    are not finite.
+    A channel whose outputs would be farther from those of `weight` than with the levels of `start` keeps these.
+
+    Args:
+        weight: The weight `(C, …)`.
+        start: The same weight on its grid, rounded in another way.
+        second: Second moments `(groups, d, d)` of the input, in columns or (wide convolutions) in channels.
+        what: The layer, for an error.
+        kept: A mask (bool, of the weight's shape); where it is False the level is zero.
+
+    Raises:
+        TrialError: The moments are not finite.
     """
     if not torch.isfinite(second).all():
         raise TrialError(f"the moments of the input of {what} must be finite, but are not: look for NaN or infinite "
@@ -43,7 +51,7 @@ def round_up_or_down(weight: Tensor, start: QuantizedWeight, second: Tensor, wha
     table = level_table(start)
     ratio = weight / start.steps()
     below = torch.bucketize(ratio, table).sub_(1).clamp_(0, len(table) - 2)
-    low, high = (found if kept is None else found * kept for found in (table[below], table[below + 1]))
+    low, high = (level if kept is None else level * kept for level in (table[below], table[below + 1]))
     factor = torch.ones_like(weight) if start.factors is None else spread(start.factors, start.group, weight)
     gap = as_columns((high - low) * factor, groups, d)
     unit = gap.mean(1, keepdim=True).clamp_min(1e-6)  # a gap is about 1: rows are alike to the regulariser
@@ -56,14 +64,14 @@ def round_up_or_down(weight: Tensor, start: QuantizedWeight, second: Tensor, wha
 
 
 def output_error(weight: Tensor, rounded: QuantizedWeight, hessian: Tensor) -> Tensor:
-    """tr(E H Eᵀ) of each output channel `(C,)`."""
+    """Compute tr(E H Eᵀ) of each output channel `(C,)` from rounding errors E and the `hessian` H `(groups, d, d)`."""
     errors = as_columns(rounded.dequantized() - weight, *hessian.shape[:2])
     each = torch.bmm(hessian, errors).mul_(errors).sum(1)  # (groups, rows)
     return each.reshape(len(weight), -1).sum(1)
 
 
 def _learned(aim: Tensor, gap: Tensor, hessian: Tensor) -> Tensor:
-    """Where to round up: bool `(groups, d, rows)`, for `gap` times 0 or 1 to come near to `aim`."""
+    """Learn where to round up, bool `(groups, d, rows)`, so that `gap` times 0 or 1 comes near to `aim` under H."""
     share = (aim / gap.clamp_min(1e-6)).clamp_(0.0, 1.0)
     variable = torch.logit((share + STRETCH) / (1 + 2 * STRETCH))
     variable.requires_grad_(True)

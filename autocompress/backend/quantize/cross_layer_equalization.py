@@ -1,4 +1,4 @@
-"""Channels made more alike before they are quantised, by rescaling them between one layer and those that read it.
+"""Cross-layer equalisation: channels rescaled between a layer and its readers, so that their ranges are more alike.
 
 Every weight has a scale for each of its rows, every activation one scale for all its channels. So rescaling what is
 written costs nothing, and unevenness can be moved between the columns of a reader's weight and the channels of the
@@ -23,107 +23,129 @@ from autocompress.core.batch_sizes import rows_at_once
 from autocompress.core.cancellation import checkpoint
 
 SWEEPS, SETTLED = 20, 1e-3
-"""Most rounds over the network, and the relative change of all factors at which they end: what a layer reads and what
-it writes are rescaled, and each moves the ranges of the other side."""
+"""Largest number of sweeps over the network, and the relative change of the factors below which they end. Several are
+needed, because a layer's inputs and its outputs are both rescaled, and either changes the ranges of the other side."""
 FLOOR = 1e-4
-"""A channel of a smaller range than this share of the largest counts as having it: little is known of one so quiet."""
+"""Share of the largest range that every channel's range counts as having at least: calibration data say little about
+channels of smaller values."""
 HEADROOM = 0.8
-"""Share of the value at which an activation is clipped that a channel may reach on calibration data, before and after:
-one that reaches further stays as it is, since clipped it would be another function."""
+"""Share of an activation's upper clip that a channel may reach on calibration data, before and after it is rescaled. A
+channel that reaches further stays as it is: with its values clipped the network would compute another function."""
 
 
-def equalize(model: nn.Module, scalings: Mapping[str, Scaling], asked: Mapping[str, str], folds: Mapping[str, str],
+def equalize(model: nn.Module, scalings: Mapping[str, Scaling], methods: Mapping[str, str], folds: Mapping[str, str],
              calibration: Tensor) -> dict[str, Tensor]:
-    """Rescale the output channels of the sources `asked`, by name "weights" or "activations", in place.
+    """Equalise the channels between sources and their readers, in place.
 
-    `scalings` are those of the network, in the order of its graph; `folds`: the layer that a norm folds into.
-    Returns the factors `(C,)` by source. The network computes what it did, unless data drive a clipped activation
-    `1 / HEADROOM` times as far as `calibration` (N, …) does.
+    The network computes what it did, unless data drive a clipped activation `1 / HEADROOM` times as far as the
+    calibration data do.
+
+    Args:
+        model: The network, in eval mode.
+        scalings: The network's rescalable pairs by source, in the order of its graph.
+        methods: `"weights"` or `"activations"` for each source that is to be equalised.
+        folds: The layer that a norm folds into, by the norm.
+        calibration: Normalised inputs `(N, …)`.
+
+    Returns:
+        The factors `(C,)` that the outputs of each source were multiplied by.
     """
-    chosen = {source: scaling for source, scaling in scalings.items() if source in asked}
-    seen, reached = _ranges(model, chosen, calibration)
-    factors = {source: torch.ones_like(values) for source, values in seen.items()}
+    to_equalize = {source: scaling for source, scaling in scalings.items() if source in methods}
+    read_ranges, written_maxima = _ranges(model, to_equalize, calibration)
+    factors = {source: torch.ones_like(values) for source, values in read_ranges.items()}
     for _ in range(SWEEPS):
-        moved = 0.0
-        for source, scaling in chosen.items():
-            known = factors[source]
-            rows = _rows(model, source, folds.get(source, "")) / known
-            columns, own_scales = _columns(model, scaling)
-            written = seen[source] if asked[source] == "activations" else rows
-            room = None if scaling.cap is None else HEADROOM * scaling.cap / reached[source].clamp_min(1e-12)
-            factor = _halfway(written, columns * known, own_scales, room)
-            rescale(model, scaling, factor / known)
+        change = 0.0
+        for source, scaling in to_equalize.items():
+            present = factors[source]
+            rows = _rows(model, source, folds.get(source, "")) / present
+            columns, channel_scales = _columns(model, scaling)
+            written = read_ranges[source] if methods[source] == "activations" else rows
+            limits = None if scaling.cap is None else HEADROOM * scaling.cap / written_maxima[source].clamp_min(1e-12)
+            factor = _halfway(written, columns * present, channel_scales, limits)
+            rescale(model, scaling, factor / present)
             factors[source] = factor
-            moved = max(moved, float((factor / known - 1).abs().max()))
-        if moved < SETTLED:
+            change = max(change, float((factor / present - 1).abs().max()))
+        if change < SETTLED:
             break
-    return {source: factors[source] for source in chosen}
+    return {source: factors[source] for source in to_equalize}
 
 
-def _halfway(written: Tensor, read: Tensor, own_scales: bool, room: Tensor | None) -> Tensor:
-    """Factors `(C,)` by which the ranges of channels as `written` and as `read` become alike. Where each channel has a
-    scale of its own at the reader, those written are all made equal.
+def _halfway(written: Tensor, read: Tensor, channel_scales: bool, limits: Tensor | None) -> Tensor:
+    """Compute the factors `(C,)` under which the ranges of channels as written and as read become alike.
 
-    `room`: the largest factor of each channel; one of less than 1 stays as it is. The others follow those that stay,
-    or else have a geometric mean of 1. A channel that is not used, or not finite, stays too.
+    A channel that is not used, or not finite, stays as it is. Factors follow the channels that cannot be rescaled, or
+    else have a geometric mean of 1.
+
+    Args:
+        written: The range of each channel where it is written, `(C,)`.
+        read: The range of the weights that read it, `(C,)`.
+        channel_scales: Whether the reader has a scale for each channel; then the written ranges are made equal.
+        limits: The largest factor of each channel `(C,)`; a channel whose limit is below 1 stays as it is.
     """
     usable = (written > 0) & (read > 0) & written.isfinite() & read.isfinite()
-    free = usable if room is None else usable & (room > 1)
+    free = usable if limits is None else usable & (limits > 1)
     if not free.any():
         return torch.ones_like(written)
     written, read = (ranges.clamp_min(FLOOR * float(ranges[usable].max())) for ranges in (written, read))
-    balance = 1 / written if own_scales else (read / written).sqrt()
+    balance = 1 / written if channel_scales else (read / written).sqrt()
     leading = usable & ~free if (usable & ~free).any() else free
     factor = balance / balance[leading].log().mean().exp()
-    return torch.where(free, factor if room is None else torch.minimum(factor, room), 1.0)
+    return torch.where(free, factor if limits is None else torch.minimum(factor, limits), 1.0)
 
 
 def _columns(model: nn.Module, scaling: Scaling) -> tuple[Tensor, bool]:
-    """Largest weight on each channel at any reader `(C,)`, and whether every channel has a row of its own there."""
-    ranges, own = [], True
+    """Return the largest weight on each channel at any reader `(C,)`, and whether each channel has a row to itself."""
+    ranges, one_row_each = [], True
     for name, repeat in scaling.readers.items():
         columns = input_columns(first_leaf(model, name))
-        own &= len(columns) > 1 and columns.shape[2] == 1
+        one_row_each &= len(columns) > 1 and columns.shape[2] == 1
         ranges.append(columns.abs().amax((1, 3)).flatten().reshape(-1, repeat).amax(1))
-    return torch.stack(ranges).amax(0), own
+    return torch.stack(ranges).amax(0), one_row_each
 
 
 def _rows(model: nn.Module, source: str, folds_into: str) -> Tensor:
-    """Largest weight that writes each channel `(C,)`, with the norm behind folded in; of a norm alone its factors."""
+    """Return the largest weight that writes each channel `(C,)`.
+
+    A norm behind the layer counts as folded in; a norm that folds nowhere has its factors alone.
+    """
     module: Any = model.get_submodule(leaves(model, source)[-1])
-    own: Tensor = module.weight.detach().reshape(len(module.weight), -1).abs().amax(1)
+    norm_or_row_maxima: Tensor = module.weight.detach().reshape(len(module.weight), -1).abs().amax(1)
     if not folds_into:
-        return own
+        return norm_or_row_maxima
     layer: Any = model.get_submodule(leaves(model, folds_into)[-1])
     rows: Tensor = layer.weight.detach().flatten(1).abs().amax(1)
-    spread: Tensor = (module.running_var + module.eps).sqrt()
-    return own * rows / spread
+    deviation: Tensor = (module.running_var + module.eps).sqrt()
+    return norm_or_row_maxima * rows / deviation
 
 
-def _ranges(model: nn.Module, chosen: Mapping[str, Scaling],
+def _ranges(model: nn.Module, scalings: Mapping[str, Scaling],
             calibration: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Largest magnitude of each source's channels where they are read, and largest value where they are written,
-    `(C,)`, the latter for those that are clipped in between."""
-    seen: dict[str, Tensor] = {}
-    reached: dict[str, Tensor] = {}
+    """Measure each source's channels on calibration data.
 
-    def keep(found: dict[str, Tensor], source: str, values: Tensor, axis: int, repeat: int = 1) -> None:
+    Returns:
+        The largest magnitude of each channel where it is read, `(C,)` by source, and the largest value of each channel
+        where it is written, for the sources that are clipped in between.
+    """
+    read_ranges: dict[str, Tensor] = {}
+    written_maxima: dict[str, Tensor] = {}
+
+    def record(maxima: dict[str, Tensor], source: str, values: Tensor, axis: int, repeat: int = 1) -> None:
         top = values.detach().movedim(axis, -1).flatten(0, -2).amax(0).reshape(-1, repeat).amax(1)
-        found[source] = torch.maximum(found[source], top) if source in found else top
+        maxima[source] = torch.maximum(maxima[source], top) if source in maxima else top
 
     def before(source: str, name: str, repeat: int) -> RemovableHandle:
         module: nn.Module = first_leaf(model, name)
         axis = -1 if isinstance(module, nn.Linear) else 1
-        return module.register_forward_pre_hook(lambda _, args: keep(seen, source, args[0].abs(), axis, repeat))
+        return module.register_forward_pre_hook(lambda _, args: record(read_ranges, source, args[0].abs(), axis, repeat))
 
     def behind(source: str) -> RemovableHandle:
         module = model.get_submodule(leaves(model, source)[-1])
         axis = -1 if isinstance(module, nn.Linear | nn.LayerNorm) else 1
-        return module.register_forward_hook(lambda _, __, output: keep(reached, source, output, axis))
+        return module.register_forward_hook(lambda _, __, output: record(written_maxima, source, output, axis))
 
-    handles = [before(source, name, repeat) for source, scaling in chosen.items()
+    handles = [before(source, name, repeat) for source, scaling in scalings.items()
                for name, repeat in scaling.readers.items()]
-    handles += [behind(source) for source, scaling in chosen.items() if scaling.cap is not None]
+    handles += [behind(source) for source, scaling in scalings.items() if scaling.cap is not None]
     try:
         with torch.no_grad():
             for batch in torch.split(calibration, rows_at_once(tuple(calibration.shape[1:]), BATCH)):
@@ -132,4 +154,4 @@ def _ranges(model: nn.Module, chosen: Mapping[str, Scaling],
     finally:
         for handle in handles:
             handle.remove()
-    return seen, reached
+    return read_ranges, written_maxima

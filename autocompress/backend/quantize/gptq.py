@@ -1,4 +1,4 @@
-"""Rounding that makes up for what was rounded.
+"""GPTQ: weights rounded column by column, each error made up for by the columns that follow.
 
 Source: Frantar et al., "GPTQ" (ICLR 2023), after Hassibi & Stork's optimal brain surgeon, in the form of Babai's
 nearest plane (Chen et al., "The Geometry of LLM Quantization", 2025): with covariance = RᵀR the columns are rounded
@@ -24,16 +24,18 @@ from autocompress.backend.network.quantized_weight import (
 from autocompress.backend.statistics.reconstruct import cholesky, damped
 
 BLOCK, STRIP = 128, 16
-"""Columns rounded before what they owe to the next ones is made up for in one product: among those of a strip one by
-one, among the strips of a block strip by strip."""
+"""Columns of a block and of a strip within it (lazy batch updates). Errors are passed on column by column inside a
+strip, in one product for each strip inside a block, and in one product for each block."""
 
 
 @dataclass(frozen=True)
 class Factor:
-    """Of the second moments of a layer's input; whatever the width, the same.
+    """The Cholesky factor of the second moments of a layer's input, which serves every width of its weights.
 
-    `order` (groups, d): columns by loudness, the loudest last. `pull` (groups, d, d): in that order, what the error of
-    a column (last axis) adds to the wish of another one; zero on the diagonal and below.
+    Attributes:
+        order: The columns by their second moment, ascending, `(groups, d)` (GPTQ's act-order, from the end).
+        pull: In that order, what the rounding error of a column (last axis) adds to the target of another column,
+            `(groups, d, d)`; zero on the diagonal and below.
     """
 
     order: Tensor
@@ -41,7 +43,11 @@ class Factor:
 
 
 def factored(second: Tensor, what: str = "a layer") -> Factor:
-    """Of moments `(groups, d, d)`. TrialError when they are not finite or not definite."""
+    """Factor second moments `(groups, d, d)`; `what` names the layer in an error.
+
+    Raises:
+        TrialError: The moments are not finite or not definite.
+    """
     hessian = damped(second)
     order = hessian.diagonal(dim1=1, dim2=2).argsort(dim=1)
     flat = _flat(order, order.shape[1])
@@ -54,30 +60,38 @@ def factored(second: Tensor, what: str = "a layer") -> Factor:
 
 
 def _flat(order: Tensor, d: int) -> Tensor:
-    """Columns `(groups, n)` as indices into `groups * d` rows."""
+    """Return columns `(groups, n)` as indices `(groups * n,)` into `groups * d` rows."""
     return (order + d * torch.arange(len(order))[:, None]).flatten()
 
 
 def as_columns(weight: Tensor, groups: int, d: int) -> Tensor:
-    """A weight `(C, in / groups, …)` as `(groups, d, rows)`: a row for each output, and for each tap of the kernel
-    where `d` counts channels alone."""
+    """Reshape a weight `(C, in / groups, …)` to `(groups, d, rows)`.
+
+    A row is one output, or one output at one tap of the kernel where `d` counts channels alone.
+    """
     return weight.reshape(groups, len(weight) // groups, d, -1).transpose(1, 2).reshape(groups, d, -1).contiguous()
 
 
 def from_columns(columns: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The inverse of `as_columns`: a weight of `shape` `(C, in / groups, …)`."""
+    """Invert `as_columns`: return a weight of `shape` `(C, in / groups, …)`."""
     groups, d = columns.shape[:2]
     return columns.reshape(groups, d, shape[0] // groups, -1).transpose(1, 2).reshape(shape).contiguous()
 
 
 def round_gptq(weight: Tensor, start: QuantizedWeight, second: Tensor, what: str = "a layer",
                         kept: Tensor | None = None, factor: Factor | None = None) -> QuantizedWeight:
-    """`weight` `(C, …)` on the grid of `start` (its scales; its levels are not read), each column's rounding error
-    made up for by the columns after it.
+    """Round a weight by GPTQ, the columns of the largest input first, and refit its scales at the end.
 
-    `second` moments `(groups, d, d)` of the input, in columns or (wide convolutions) in channels; `factor` is theirs
-    where it is known already. Loudest columns first; scales are refitted at the end. Where `kept` (bool, of the
-    weight's shape) is False the level is zero.
+    Args:
+        weight: The weight `(C, …)`.
+        start: A quantised weight whose grid and scales are taken; its levels are not read.
+        second: Second moments `(groups, d, d)` of the input, in columns or (wide convolutions) in channels.
+        what: The layer, for an error.
+        kept: A mask (bool, of the weight's shape); where it is False the level is zero.
+        factor: The factor of `second`, where it has been computed already.
+
+    Raises:
+        TrialError: The moments are not finite or not definite.
     """
     shared = factored(second, what) if factor is None else factor
     columns = as_columns(weight, *shared.order.shape)
@@ -93,13 +107,13 @@ def round_gptq(weight: Tensor, start: QuantizedWeight, second: Tensor, what: str
 
 
 def _evenly(columns: Tensor, steps: Tensor, factor: Factor, grid: QuantizedWeight, inside: Tensor | None) -> Tensor:
-    """On evenly spaced levels, counted for that so that they are consecutive integers."""
+    """Round to evenly spaced levels, which are numbered by consecutive integers for it."""
     top, apart = top_level(grid), spacing(grid.bits)
     low, high, none = (level / apart - 0.5 * (apart - 1) for level in (-top, top, 0))
 
-    def nearest(wish: Tensor, *inside: Tensor) -> Tensor:
-        wish.round_().clamp_(low, high)
-        return torch.where(inside[0], wish, none) if inside else wish
+    def nearest(target: Tensor, *inside: Tensor) -> Tensor:
+        target.round_().clamp_(low, high)
+        return torch.where(inside[0], target, none) if inside else target
 
     counts = _nearest_plane((columns / (apart * steps)).sub_(0.5 * (apart - 1)), factor, nearest,
                             () if inside is None else (inside,))
@@ -108,66 +122,76 @@ def _evenly(columns: Tensor, steps: Tensor, factor: Factor, grid: QuantizedWeigh
 
 def _on_grid(columns: Tensor, factor: Factor, grid: QuantizedWeight, factors: Tensor | None,
              inside: Tensor | None) -> Tensor:
-    """On any grid."""
+    """Round to the levels of any grid; `factors` are those of runs of weights, of the shape of `columns`."""
     each = factors if inside is None else inside.float() if factors is None else factors * inside
 
-    def nearest(wish: Tensor, *each: Tensor) -> Tensor:
+    def nearest(target: Tensor, *each: Tensor) -> Tensor:
         if not each:
-            return round_to_levels(wish, grid.bits, grid.table, grid.limit)
-        return round_to_levels(wish / each[0].clamp_min(1e-12), grid.bits, grid.table, grid.limit) * each[0]
+            return round_to_levels(target, grid.bits, grid.table, grid.limit)
+        return round_to_levels(target / each[0].clamp_min(1e-12), grid.bits, grid.table, grid.limit) * each[0]
 
     values = _nearest_plane(columns, factor, nearest, () if each is None else (each,))
     return (values if factors is None else values / factors).round_().to(torch.int8)
 
 
 def _nearest_plane(columns: Tensor, factor: Factor, nearest: Callable[..., Tensor], each: Sequence[Tensor]) -> Tensor:
-    """`columns` `(groups, d, rows)` on a grid, in place: `nearest` puts some `(groups, 1, rows)` on it, given those of
-    `each`, of the shape of `columns`.
+    """Round `columns` `(groups, d, rows)` in place by Babai's nearest plane, the last column of the order first.
 
-    What a strip needs is copied to one place: views of single columns are made once, and fit the cache.
+    Args:
+        columns: The columns of the weight, in units of the grid.
+        factor: The factor of the input's moments.
+        nearest: Rounds targets `(groups, 1, rows)`, given the same columns of every tensor of `each`.
+        each: Further operands of the rounding, of the shape of `columns`.
     """
+    # What a strip needs is copied to one place: the views of single columns are made once, and fit the cache.
     groups, d, rows = columns.shape
     errors = torch.empty_like(columns)  # in the factor's order
-    wishes, aims, owed = (columns.new_zeros(groups, STRIP, rows) for _ in range(3))
-    near = columns.new_zeros(groups, STRIP, STRIP)
-    wish, aim, owe, row = (torch.split(whole, 1, 1) for whole in (wishes, aims, owed, near))
+    targets, originals, strip_errors = (columns.new_zeros(groups, STRIP, rows) for _ in range(3))
+    pulls = columns.new_zeros(groups, STRIP, STRIP)
+    target, original, error, pull = (torch.split(whole, 1, 1) for whole in (targets, originals, strip_errors, pulls))
     for begin in range((d - 1) // BLOCK * BLOCK, -1, -BLOCK):
         end = min(begin + BLOCK, d)
         flat = _flat(factor.order[:, begin:end], d)
-        target, *others = (whole.flatten(0, 1).index_select(0, flat).reshape(groups, -1, rows)
-                           for whole in (columns, *each))
-        block = torch.baddbmm(target, factor.pull[:, begin:end, end:], errors[:, end:])
+        block_columns, *others = (whole.flatten(0, 1).index_select(0, flat).reshape(groups, -1, rows)
+                                  for whole in (columns, *each))
+        block = torch.baddbmm(block_columns, factor.pull[:, begin:end, end:], errors[:, end:])
         for low in range((end - begin - 1) // STRIP * STRIP, -1, -STRIP):
             high = min(low + STRIP, end - begin)
             here, after = slice(begin + low, begin + high), slice(begin + high, end)
             used = slice(STRIP - high + low, STRIP)
-            wishes[:, used] = torch.baddbmm(block[:, low:high], factor.pull[:, here, after], errors[:, after])
-            aims[:, used], near[:, used, used] = target[:, low:high], factor.pull[:, here, here]
-            own = [torch.split(other[:, low:high], 1, 1) for other in others]
+            targets[:, used] = torch.baddbmm(block[:, low:high], factor.pull[:, here, after], errors[:, after])
+            originals[:, used], pulls[:, used, used] = block_columns[:, low:high], factor.pull[:, here, here]
+            operands = [torch.split(other[:, low:high], 1, 1) for other in others]
             for i in range(STRIP - 1, used.start - 1, -1):
-                value = nearest(wish[i].baddbmm_(row[i], owed), *(of[i - used.start] for of in own))
-                torch.sub(aim[i], value, out=owe[i])
-            errors[:, here] = owed[:, used]
-        columns.flatten(0, 1).index_copy_(0, flat, target.sub_(errors[:, begin:end]).flatten(0, 1))
+                corrected = target[i].baddbmm_(pull[i], strip_errors)
+                value = nearest(corrected, *(operand[i - used.start] for operand in operands))
+                torch.sub(original[i], value, out=error[i])
+            errors[:, here] = strip_errors[:, used]
+        columns.flatten(0, 1).index_copy_(0, flat, block_columns.sub_(errors[:, begin:end]).flatten(0, 1))
     return columns
 
 
 def refitted(weight: Tensor, rounded: QuantizedWeight, second: Tensor) -> QuantizedWeight:
-    """With the scales that bring the outputs of `rounded` nearest to those of `weight`, its levels being what they are.
+    """Refit the scales by least squares on the layer's outputs; the levels stay.
 
-    Of the taps of a kernel two or three speak for all: they change from one output to the next.
+    Two or three taps of a kernel stand for all of them, other ones from one output to the next.
+
+    Args:
+        weight: The weight `(C, …)` before it was rounded.
+        rounded: The rounded weight.
+        second: Second moments `(groups, d, d)` of the input.
     """
     groups, d = second.shape[:2]
     taps = weight[0].numel() // d
     unit = rounded.levels if rounded.factors is None else \
         rounded.levels * spread(rounded.factors, rounded.group, rounded.levels)
-    chosen = torch.arange(0, len(weight) // groups * taps, max(1, (taps - 1) // 2))
-    size = 2.0 ** rounded.scale.clamp_min(1e-37).log2().round()  # rounds nothing, and keeps products in range
-    target, values = (as_columns(matrix, groups, d).index_select(2, chosen).float()
+    sample = torch.arange(0, len(weight) // groups * taps, max(1, (taps - 1) // 2))
+    size = 2.0 ** rounded.scale.clamp_min(1e-37).log2().round()  # exact in floating point, and keeps products in range
+    target, values = (as_columns(matrix, groups, d).index_select(2, sample).float()
                       for matrix in (weight / per_channel(size, weight), unit))
-    seen = torch.bmm(damped(second), values)
-    channel = (chosen // taps + len(weight) // groups * torch.arange(groups)[:, None]).flatten()
-    along, power = (torch.zeros(len(weight)).index_add_(0, channel, (seen * other).sum(1).flatten())
+    weighted = torch.bmm(damped(second), values)
+    channel = (sample // taps + len(weight) // groups * torch.arange(groups)[:, None]).flatten()
+    along, power = (torch.zeros(len(weight)).index_add_(0, channel, (weighted * other).sum(1).flatten())
                     for other in (target, values))
     fitted = along / power.clamp_min(1e-12) * size
     usable = (fitted > 0.5 * rounded.scale) & fitted.isfinite()

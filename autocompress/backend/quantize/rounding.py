@@ -1,4 +1,4 @@
-"""From float weights to the integers that a plan asks for, and what that shifts made good."""
+"""Quantisation of weights as a plan says, and correction of the biases and norms that it shifts."""
 
 from __future__ import annotations
 
@@ -17,16 +17,21 @@ from autocompress.core.plan import Receipt, Scalar
 from autocompress.techniques.quantize import DEFAULTS, LARGEST_LEVEL, level_limit
 
 SCALE_SAMPLE = 256
-"""About so many weights of a row are those from which its scale is chosen: at 8 bits together with the largest, which
-must not be cut off; below, feedback refits the scale."""
+"""Approximate number of weights of a row that its scale is chosen from. At 8 bits the largest weight is added, which
+must not be clipped; below 8 bits GPTQ refits the scale."""
 
 
 def rounded_weight(weight: Tensor, args: Mapping[str, Scalar], second: Tensor | None, kept: Tensor | None,
                    what: str, factor: Callable[[], Factor] | None = None) -> QuantizedWeight:
-    """`weight` `(C, …)` rounded as the arguments of a quantize step say.
+    """Round a weight as the arguments of a quantize step say.
 
-    `second`: moments `(groups, d, d)` of the input that weigh an error, where they are known. `kept`: see
-    `quantize_weight`. `what` names the layer in an error. `factor` gives that of the moments, where it is shared.
+    Args:
+        weight: The weight `(C, …)`.
+        args: The arguments of the step.
+        second: Second moments `(groups, d, d)` of the input, which weigh an error; None where there are none.
+        kept: A mask (bool, of the weight's shape); see `quantize_weight`.
+        what: The layer, for an error.
+        factor: Returns the factor of the moments, where several widths share it.
     """
     bits, plain = int(args["weight_bits"]), not args.keys() & {"grid", "group"}
     fine = bits == 8 and level_limit(args) == LARGEST_LEVEL  # rounds well by itself
@@ -36,29 +41,29 @@ def rounded_weight(weight: Tensor, args: Mapping[str, Scalar], second: Tensor | 
         return start_weight(weight, args, second, kept)
     if args.get("rounding") == "adaround":
         return round_up_or_down(weight, start_weight(weight, args, second, kept), second, what, kept)
-    every = _every(weight) if plain else 1  # a codebook asks for more than scales
-    start = start_weight(weight.flatten(1)[:, ::every], args, second,
-                         None if kept is None else kept.flatten(1)[:, ::every])
+    stride = _sample_stride(weight) if plain else 1  # a codebook asks for more than scales
+    start = start_weight(weight.flatten(1)[:, ::stride], args, second,
+                         None if kept is None else kept.flatten(1)[:, ::stride])
     return round_gptq(weight, start, second, what, kept, None if factor is None else factor())
 
 
 def start_weight(weight: Tensor, args: Mapping[str, Scalar], importance: Tensor | None = None,
                  kept: Tensor | None = None) -> QuantizedWeight:
-    """`weight` on the grid that the arguments of a quantize step give it; see `quantize_weight`."""
+    """Round a weight to the nearest levels of the grid of a quantize step; see `quantize_weight`."""
     return quantize_weight(weight, int(args["weight_bits"]), str(args.get("grid", DEFAULTS["grid"])),
                            int(args.get("group", 0)), importance, kept, level_limit(args))
 
 
-def _every(weight: Tensor) -> int:
-    """The step of a sample of a row that meets every tap of the kernel: their weights differ in size."""
+def _sample_stride(weight: Tensor) -> int:
+    """Return a stride over a row that meets every tap of the kernel, because their weights differ in size."""
     row, taps = weight[0].numel(), weight[0, 0].numel()
-    return next(every for every in range(max(1, row // SCALE_SAMPLE), row + 1) if gcd(every, taps) == 1)
+    return next(stride for stride in range(max(1, row // SCALE_SAMPLE), row + 1) if gcd(stride, taps) == 1)
 
 
 def _in_eight_bits(weight: Tensor, kept: Tensor | None, limit: int) -> QuantizedWeight:
-    """Linear levels, nearest, with scales chosen from a sample of each row."""
+    """Round to the nearest of evenly spaced 8-bit levels, with scales chosen from a sample of each row."""
     rows = weight.flatten(1)
-    sample = torch.cat([rows[:, ::_every(weight)],
+    sample = torch.cat([rows[:, ::_sample_stride(weight)],
                         rows.take_along_dim(rows.abs().argmax(1, keepdim=True), 1)], 1)
     scale = quantize_weight(sample, 8, limit=limit).scale
     levels = round_to_levels(weight / per_channel(scale, weight), 8, limit=limit)
@@ -66,18 +71,25 @@ def _in_eight_bits(weight: Tensor, kept: Tensor | None, limit: int) -> Quantized
 
 
 def quantize(result: Compressed, calibration: Tensor, weights: dict[str, QuantizedWeight]) -> None:
-    """Put weights on their integer grids, in place, and repair what that shifts.
+    """Put weights on their integer grids, in place, and correct the shifts that this causes.
 
-    Norms are re-estimated behind the quantised weights, towards `result.norms`; layers without a norm behind them
-    get their bias corrected by the mean shift (Nagel et al., "Data-Free Quantization", ICCV 2019, section 4.2, from
-    calibration data). `weights` are the integers.
+    Norms are re-estimated behind the quantised weights, towards `result.norms`. Layers without a norm behind them have
+    the mean shift of their outputs subtracted from their bias.
+
+    Args:
+        result: The network with the other steps of its plan applied.
+        calibration: Normalised inputs `(N, …)`.
+        weights: The quantised weights, by module name.
+
+    Source: Nagel et al., "Data-Free Quantization" (ICCV 2019), section 4.2, for the bias correction, here from
+    calibration data.
     """
     widths = weight_bits(result.model, result.plan)
     integer = [name for name, bits in widths.items() if bits <= 8]
-    early = runs_before_a_norm(result.model, calibration[:1], integer)
+    before_norms = runs_before_a_norm(result.model, calibration[:1], integer)
     means = {}
-    if early:  # a shift that a later norm sees must be gone before that norm is re-estimated
-        means = reestimate_norms(result.model, calibration, early, result.norms)
+    if before_norms:  # a shift that a later norm sees must be corrected before that norm is re-estimated
+        means = reestimate_norms(result.model, calibration, before_norms, result.norms)
     shifts = {}
     with torch.no_grad():
         for name, bits in widths.items():
@@ -87,15 +99,15 @@ def quantize(result: Compressed, calibration: Tensor, weights: dict[str, Quantiz
             if bits == 16:
                 weight.copy_(weight.half().float())
             elif bits <= 8:
-                chosen = weights[name]
+                rounded = weights[name]
                 if getattr(module, "bias", None) is not None:
-                    shifts[name] = chosen.dequantized() - weight
-                weight.copy_(chosen.dequantized())
-                result.weights[name] = chosen
+                    shifts[name] = rounded.dequantized() - weight
+                weight.copy_(rounded.dequantized())
+                result.weights[name] = rounded
     correct_biases(result.model, shifts, means)
     if result.plan.steps:
-        late = [name for name in shifts if name not in means]
-        correct_biases(result.model, shifts, reestimate_norms(result.model, calibration, late, result.norms))
+        uncorrected = [name for name in shifts if name not in means]
+        correct_biases(result.model, shifts, reestimate_norms(result.model, calibration, uncorrected, result.norms))
     for site, step in result.plan.find("quantize").items():
         result.receipts.append(Receipt(site, "quantize", {
             "weight_bits": step.args["weight_bits"],
