@@ -126,8 +126,8 @@ def _ranges(model: nn.Module, scalings: Mapping[str, Scaling],
         The largest magnitude of each channel where it is read, `(C,)` by source, and the largest value of each channel
         where it is written, for the sources that are clipped in between.
     """
-    read_ranges: dict[str, Tensor] = {}
-    written_maxima: dict[str, Tensor] = {}
+    at_readers: dict[str, Tensor] = {}
+    at_sources: dict[str, Tensor] = {}
 
     def record(maxima: dict[str, Tensor], source: str, values: Tensor, axis: int, repeat: int = 1) -> None:
         top = values.detach().movedim(axis, -1).flatten(0, -2).amax(0).reshape(-1, repeat).amax(1)
@@ -136,12 +136,12 @@ def _ranges(model: nn.Module, scalings: Mapping[str, Scaling],
     def before(source: str, name: str, repeat: int) -> RemovableHandle:
         module: nn.Module = first_leaf(model, name)
         axis = -1 if isinstance(module, nn.Linear) else 1
-        return module.register_forward_pre_hook(lambda _, args: record(read_ranges, source, args[0].abs(), axis, repeat))
+        return module.register_forward_pre_hook(lambda _, args: record(at_readers, source, args[0].abs(), axis, repeat))
 
     def behind(source: str) -> RemovableHandle:
         module = model.get_submodule(leaves(model, source)[-1])
         axis = -1 if isinstance(module, nn.Linear | nn.LayerNorm) else 1
-        return module.register_forward_hook(lambda _, __, output: record(written_maxima, source, output, axis))
+        return module.register_forward_hook(lambda _, __, output: record(at_sources, source, output, axis))
 
     handles = [before(source, name, repeat) for source, scaling in scalings.items()
                for name, repeat in scaling.readers.items()]
@@ -154,4 +154,4 @@ def _ranges(model: nn.Module, scalings: Mapping[str, Scaling],
     finally:
         for handle in handles:
             handle.remove()
-    return read_ranges, written_maxima
+    return at_readers, at_sources
