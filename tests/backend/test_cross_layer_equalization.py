@@ -227,11 +227,11 @@ def test_rescaled_inputs_are_no_taps_of_attention() -> None:
 
 @pytest.mark.parametrize("network", ["chain", "separable"])
 def test_channels_made_uneven_by_hand_are_rescued(network: str) -> None:
-    known = workbench(network)
-    even = copy.deepcopy(known.model)
-    reestimate_norms(even, known.calibration)  # as after training: compressing it finds the statistics that it has
+    traced = workbench(network).network
+    even = copy.deepcopy(traced.model)
+    reestimate_norms(even, traced.calibration)  # as after training: compressing it finds the statistics that it has
     spoilt = copy.deepcopy(even)
-    for seed, scaling in enumerate(known.compressor.coupling.scalings.values()):
+    for seed, scaling in enumerate(traced.compressor.coupling.scalings.values()):
         weight: Any = spoilt.get_submodule(scaling.source).weight
         rescale(spoilt, scaling, _spread(len(weight), seed))
     bench = Workbench(spoilt, NETWORKS[network].data(), load_profile("host"), seed=0, folder=Path("unused"), epochs=1)

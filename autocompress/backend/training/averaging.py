@@ -1,7 +1,7 @@
-"""Averages of weights: along one training, and over trainings of one structure.
+"""Averages of weights: the moving average of one training, and the soup of several trainings of one structure.
 
-Polyak & Juditsky, "Acceleration of Stochastic Approximation by Averaging" (1992), as a moving average; Wortsman et
-al., "Model Soups" (ICML 2022).
+Sources: Polyak & Juditsky, "Acceleration of Stochastic Approximation by Averaging" (1992), as a moving average;
+Wortsman et al., "Model Soups" (ICML 2022).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _STRUCTURE = ("drop", "prune", "decompose")
 
 
 class MovingAverage:
-    """Exponential moving average of `parameters`, in step with them.
+    """The exponential moving average of parameters that are being trained.
 
     The decay rises from 0.1 as (1 + n) / (10 + n) up to `decay`, so that the average of a short training is not
     that of its beginning.
@@ -34,22 +34,28 @@ class MovingAverage:
         self._decay, self._updates = decay, 0
 
     def update(self) -> None:
-        """Take in the parameters as they are now."""
+        """Add the present parameters to the average."""
         decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
         self._updates += 1
         torch._foreach_lerp_(self._average, self._parameters, 1 - decay)
 
     def apply(self) -> None:
-        """Give the parameters, in place, their averages."""
+        """Overwrite the parameters, in place, by their averages."""
         torch._foreach_copy_(self._parameters, self._average)
 
 
 def soup(members: Sequence[Compressed], calibration: Tensor) -> Compressed:
-    """One network with the mean weights of `members`, of the first one's plan: rounded again where that has integer
-    weights, norms re-estimated on `calibration` `(N, …)`. Members are left alone.
+    """Average networks to one: the model soup of `members`, under the first member's plan.
 
-    ValueError unless all were dropped, pruned and decomposed alike: only then is a weight of one the same weight in
-    another.
+    Integer weights are rounded again, and norms are re-estimated.
+
+    Args:
+        members: Trained networks; they stay as they are.
+        calibration: Normalised inputs `(N, …)`.
+
+    Raises:
+        ValueError: The members were not dropped, pruned, decomposed and sparsified alike, so that a weight of one is
+            not the same weight in another.
     """
     first = members[0]
     if any(_structure(member) != _structure(first) or not _same_masks(first, member) for member in members):
@@ -57,11 +63,11 @@ def soup(members: Sequence[Compressed], calibration: Tensor) -> Compressed:
     receipts = [receipt for receipt in first.receipts if receipt.technique != "quantize"]
     result = Compressed(copy.deepcopy(first.model), first.plan, receipts, masks=first.masks)
     for name, parameter in result.model.named_parameters():
-        parameter.data.copy_(_mean([_value(member, name) for member in members]))
+        parameter.data.copy_(_mean([_latent_parameter(member, name) for member in members]))
     integers = {}
     for layer in integer_layers(result):
-        known = [member.weights[layer.name] for member in members if layer.name in member.weights]
-        integers[layer.name] = _rounded(layer, known, len(members))
+        weights = [member.weights[layer.name] for member in members if layer.name in member.weights]
+        integers[layer.name] = _rounded(layer, weights, len(members))
         result.latent[layer.name] = layer.weight.detach().clone()
         layer.weight.data.copy_(integers[layer.name].dequantized())
     quantize(result, calibration, integers)
@@ -79,8 +85,8 @@ def _same_masks(one: Compressed, other: Compressed) -> bool:
         torch.equal(mask.kept, other.masks[name].kept) for name, mask in one.masks.items())
 
 
-def _value(member: Compressed, name: str) -> Tensor:
-    """A parameter before it was rounded, where that is known."""
+def _latent_parameter(member: Compressed, name: str) -> Tensor:
+    """Return a parameter as it was before it was rounded, where the member has it, or else as it is."""
     module, _, kind = name.rpartition(".")
     if kind == "weight" and module in member.latent:
         return member.latent[module]
@@ -88,27 +94,27 @@ def _value(member: Compressed, name: str) -> Tensor:
 
 
 def _mean(values: Sequence[Tensor]) -> Tensor:
-    """Running, so that the mean of equal tensors is exactly they."""
+    """Compute a running mean, which for equal tensors is exactly these."""
     mean = values[0].clone()
     for count, value in enumerate(values[1:], start=2):
         mean.lerp_(value, 1 / count)
     return mean
 
 
-def _rounded(layer: IntegerLayer, known: Sequence[QuantizedWeight], count: int) -> QuantizedWeight:
-    """On the grid of mean scales where all `count` members have the same levels, else on a new one."""
+def _rounded(layer: IntegerLayer, weights: Sequence[QuantizedWeight], count: int) -> QuantizedWeight:
+    """Round a weight on the grid with the members' mean scales where all `count` have one grid, else on a new grid."""
     weight = layer.weight.detach()
-    if len(known) < count or not all(_on_one_grid(known[0], other) for other in known):
+    if len(weights) < count or not all(_on_one_grid(weights[0], other) for other in weights):
         return start_weight(weight, layer.args, kept=layer.kept)
-    mean = replace(known[0], scale=_mean([q.scale for q in known]))
+    mean = replace(weights[0], scale=_mean([q.scale for q in weights]))
     levels = round_to_levels(weight / mean.steps(), mean.bits, mean.table, mean.limit)
     return replace(mean, levels=(levels if layer.kept is None else levels * layer.kept).to(torch.int8))
 
 
 def _on_one_grid(one: QuantizedWeight, other: QuantizedWeight) -> bool:
-    return (one.bits, one.limit) == (other.bits, other.limit) and _same(one.table, other.table) \
-        and _same(one.factors, other.factors)
+    return (one.bits, one.limit) == (other.bits, other.limit) and _equal(one.table, other.table) \
+        and _equal(one.factors, other.factors)
 
 
-def _same(one: Tensor | None, other: Tensor | None) -> bool:
+def _equal(one: Tensor | None, other: Tensor | None) -> bool:
     return one is other or (one is not None and other is not None and torch.equal(one, other))

@@ -1,9 +1,12 @@
-"""Accuracy won back unit by unit from a few inputs without labels: no training set is needed.
+"""Block-wise reconstruction (BRECQ): units of a network fitted one after another to the original's outputs.
 
-Li et al., "BRECQ: Pushing the Limit of Post-Training Quantization by Block Reconstruction" (ICLR 2021), with the
-learned steps of Esser et al. (ICLR 2020) in place of learned rounding and the plain squared error; and Li et al.,
+A few inputs without labels suffice; no training set is needed. Each unit reads the outputs of the student's units
+before it, so that it learns to undo their errors too.
+
+Sources: Li et al., "BRECQ: Pushing the Limit of Post-Training Quantization by Block Reconstruction" (ICLR 2021), with
+the learned steps of Esser et al. (ICLR 2020) in place of learned rounding and the plain squared error; Li et al.,
 "Blockwisely Supervised Neural Architecture Search with Knowledge Distillation" (CVPR 2020) for students whose units
-are narrower. Each unit reads what the student's units before it make, so that it learns to undo their errors too.
+are narrower.
 """
 
 from __future__ import annotations
@@ -26,85 +29,103 @@ from autocompress.core.plan import Receipt
 from autocompress.errors import TrialError
 
 BATCH = 32
-PASS = 128
-"""Samples at a time where nothing is learned."""
+"""Samples of one training step."""
+INFERENCE_BATCH = 128
+"""Samples of one forward pass without gradients."""
 LEARNING_RATE = 0.01
-"""Of a parameter's own root mean square, a step."""
+"""Learning rate of a parameter, as a share of the parameter's root mean square."""
 NEGLIGIBLE = 1e-6
-"""Relative squared error below which there is nothing to mend, and gradients are noise."""
+"""Relative squared error below which a unit is not trained, because its gradients are noise."""
 MOST_BYTES = 2**29
-"""Of the widest tensor between units, for all samples that are used: fewer are where it would be larger."""
+"""Largest size of the widest tensor between units, over all samples; wider networks are fitted to fewer samples."""
 
 
 def reconstruct_blocks(start: Compressed, original: Original, calibration: Tensor, steps: int, seed: int,
                        device: str = "cpu", seconds: float | None = None,
                        should_stop: Callable[[], bool] | None = None) -> Compressed:
-    """Train `start` (changed in place and returned) until each unit gives what the original's gives, on `calibration`
-    inputs `(N, …)`; quantised at the end.
+    """Fit each unit of a compressed network to the same unit of the original, then quantise.
 
-    At most `steps` optimiser steps a unit; `seconds` (if given) bound all of them, and what a unit leaves goes to
-    those after it. A unit that did not get nearer keeps its parameters. TrialError when an error is not finite or
-    `should_stop` says so. Deterministic for given inputs without `seconds`.
+    A unit whose error does not fall keeps its parameters. Deterministic for given inputs without `seconds`.
+
+    Args:
+        start: The network to fit; it is changed in place.
+        original: The network that it was compressed from.
+        calibration: Normalised inputs `(N, …)`.
+        steps: The largest number of optimiser steps a unit.
+        seed: The seed of the order of samples.
+        device: The device to train on.
+        seconds: Time for all units; what one unit leaves goes to the units after it.
+        should_stop: Asked before each step.
+
+    Returns:
+        `start`.
+
+    Raises:
+        TrialError: An error is not finite, or `should_stop` said so.
     """
     began = time.perf_counter()
     model = channels_last(start.model.to(device)).eval()
     units = find_units(model, original.model, original.table)
-    learned = learn_steps(start)
-    rows = _affordable(units, calibration, device)
-    student = wanted = calibration[torch.randperm(
+    lsq_steps = learn_steps(start)
+    rows = _sample_count(units, calibration, device)
+    inputs = targets = calibration[torch.randperm(
         len(calibration), generator=torch.Generator().manual_seed(seed))[:rows]].to(device)
     errors: dict[str, tuple[float, float]] = {}
     seen: set[int] = set()
     for i, unit in enumerate(units):
-        wanted = _passed(unit.original, wanted)
-        fit = _Fit(unit, student, _remaining(wanted, unit, start, original), seen)
+        targets = _outputs(unit.original, targets)
+        fit = _UnitFit(unit, inputs, _channels_left(targets, unit, start, original), seen)
         until = math.inf
         if seconds is not None:
             now = time.perf_counter()
             until = now + (began + seconds - now) / (len(units) - i)
         errors[unit.reader or "output"] = fit.run(steps, seed + i, until, should_stop)
-        student = fit.made
+        inputs = fit.outputs
     model.zero_grad(set_to_none=True)
     model = model.cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     start.model, start.weights = model, {}
-    integers, start.latent = freeze_steps(model, learned, start.masks)
+    integers, start.latent = freeze_steps(model, lsq_steps, start.masks)
     start.receipts = [receipt for receipt in start.receipts if receipt.technique != "quantize"]
     start.receipts.append(Receipt("", "blockwise", {
         "steps": steps, "samples": rows,
         "errors": {name: [float(f"{value:.3g}") for value in pair] for name, pair in errors.items()}}))
-    start.norms = norm_inputs(model, calibration)  # they stay as they were trained
+    start.norms = norm_inputs(model, calibration)  # the norms keep their trained statistics
     quantize(start, calibration, integers)
     return start
 
 
-class _Fit:
-    """One unit on its way to `wanted`, from the inputs `given`. `made` is what it makes of them."""
+class _UnitFit:
+    """The fit of one unit, by Adam on the squared error.
 
-    def __init__(self, unit: Unit, given: Tensor, wanted: Tensor, seen: set[int]) -> None:
-        self._unit, self._given, self._wanted = unit.student, given, wanted
-        energy = float(wanted.square().mean())
+    Attributes:
+        outputs: The unit's outputs for the inputs, under the parameters that it has.
+    """
+
+    def __init__(self, unit: Unit, inputs: Tensor, targets: Tensor, seen: set[int]) -> None:
+        self._unit, self._inputs, self._targets = unit.student, inputs, targets
+        energy = float(targets.square().mean())
         self._energy = energy if energy > 0 else 1.0
-        # What two units share is the first one's: a later one would spoil it.
+        # Parameters that two units share are fitted with the first: a later fit would undo it.
         self._parameters = [p for p in unit.student.parameters() if p.requires_grad and id(p) not in seen]
         seen.update(id(p) for p in self._parameters)
-        self.made = _passed(self._unit, given)
+        self.outputs = _outputs(self._unit, inputs)
 
     def run(self, steps: int, seed: int, until: float, should_stop: Callable[[], bool] | None) -> tuple[float, float]:
-        """Train; relative squared errors before and after."""
-        before = self._error(self.made, self._wanted)
+        """Train, and return the relative squared errors before and after."""
+        before = self._error(self.outputs, self._targets)
         if not math.isfinite(before):
             raise TrialError("nan: what a unit of the network makes is not finite")
         if before < NEGLIGIBLE or not self._parameters:
             return before, before
-        kept = [p.detach().clone() for p in self._parameters]
+        initial = [p.detach().clone() for p in self._parameters]
         self._train(steps, torch.Generator().manual_seed(seed), until, should_stop)
-        made = _passed(self._unit, self._given)
-        after = self._error(made, self._wanted)
+        outputs = _outputs(self._unit, self._inputs)
+        after = self._error(outputs, self._targets)
         if after < before:
-            self.made = made
+            self.outputs = outputs
             return before, after
         with torch.no_grad():
-            for parameter, value in zip(self._parameters, kept, strict=True):
+            for parameter, value in zip(self._parameters, initial, strict=True):
                 parameter.copy_(value)
         return before, before
 
@@ -125,35 +146,35 @@ class _Fit:
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * done))
             if not len(order):
-                order = torch.randperm(len(self._given), generator=generator)
-            rows, order = order[:BATCH].to(self._given.device), order[BATCH:]
-            loss = (self._unit(self._given[rows]) - self._wanted[rows]).square().mean() / self._energy
+                order = torch.randperm(len(self._inputs), generator=generator)
+            rows, order = order[:BATCH].to(self._inputs.device), order[BATCH:]
+            loss = (self._unit(self._inputs[rows]) - self._targets[rows]).square().mean() / self._energy
             if not torch.isfinite(loss):
                 raise TrialError("nan: the error of a unit of the network is not finite")
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
 
-    def _error(self, made: Tensor, wanted: Tensor) -> float:
-        return float((made - wanted).square().mean()) / self._energy
+    def _error(self, outputs: Tensor, targets: Tensor) -> float:
+        return float((outputs - targets).square().mean()) / self._energy
 
 
-def _passed(unit: nn.Module, given: Tensor) -> Tensor:
-    """All that a unit makes. It gets copies: some add to what they read in place."""
+def _outputs(unit: nn.Module, inputs: Tensor) -> Tensor:
+    """Return a unit's outputs. It reads copies, because some units add to their input in place."""
     with torch.no_grad():
-        return torch.cat([unit(batch.clone()) for batch in torch.split(given, PASS)])
+        return torch.cat([unit(batch.clone()) for batch in torch.split(inputs, INFERENCE_BATCH)])
 
 
-def _affordable(units: tuple[Unit, ...], calibration: Tensor, device: str) -> int:
-    """Number of samples whose widest tensor stays below `MOST_BYTES`, but a batch in any case."""
+def _sample_count(units: tuple[Unit, ...], calibration: Tensor, device: str) -> int:
+    """Count the samples whose widest tensors stay below `MOST_BYTES` together; a batch at least."""
     widest = widest_elements(units, calibration[:1].to(device))
     return min(len(calibration), max(BATCH, MOST_BYTES // (4 * widest)))
 
 
-def _remaining(wanted: Tensor, unit: Unit, start: Compressed, original: Original) -> Tensor:
-    """The channels of what the original makes that the student still has."""
+def _channels_left(targets: Tensor, unit: Unit, start: Compressed, original: Original) -> Tensor:
+    """Select the channels of the original's outputs that the student still has."""
     if not unit.reader:
-        return wanted
+        return targets
     layer = original.table.by_name[unit.reader]
-    left = inputs_left(layer, start, original)
-    return wanted if left is None else wanted.index_select(channel_axis(layer), left.to(wanted.device))
+    channels = inputs_left(layer, start, original)
+    return targets if channels is None else targets.index_select(channel_axis(layer), channels.to(targets.device))

@@ -1,8 +1,9 @@
-"""Convolutions over small maps as matrix products, for training on a CPU.
+"""Convolutions as matrix products (im2col) over small maps, for training on a CPU.
 
-oneDNN takes the gradient of a 3 x 3 kernel between 512 channels from maps of 2 x 2 at a twentieth of the speed of the
-product that it is. Chellapilla et al., "High Performance Convolutional Neural Networks for Document Processing"
-(2006), unrolled convolutions so for CPUs; above a few positions the copies cost more than they save.
+oneDNN computes the gradient of a 3 x 3 kernel between 512 channels from maps of 2 x 2 at a twentieth of the speed of
+the equivalent product. Above a few positions the copies cost more than they save.
+
+Source: Chellapilla et al., "High Performance Convolutional Neural Networks for Document Processing" (2006).
 """
 
 from __future__ import annotations
@@ -18,17 +19,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 MOST_POSITIONS = {torch.bfloat16: 16, torch.float32: 4}
-"""Positions of an output map up to which the product was faster, by type of the input."""
+"""Largest number of positions of an output map at which the product was faster, by type of the input."""
 LEAST_WEIGHTS = 2 ** 14
-"""Weights of a layer below which the calls that a product needs cost what it saves."""
+"""Number of weights of a layer below which the calls that a product needs cost what it saves."""
 
 Pair = tuple[int, int]
 
 
 @contextmanager
 def products_on_small_maps(model: nn.Module) -> Iterator[None]:
-    """Within, the convolutions of `model` are computed as products where their maps are small: the same values but
-    for rounding. Elsewhere than on a CPU nothing changes."""
+    """Compute the convolutions of `model` as products over small maps while the context is open.
+
+    The values are the same but for rounding. Nothing changes on other devices than a CPU.
+    """
     plain = [module for module in model.modules() if isinstance(module, nn.Conv2d) and _is_plain(module)]
     for module in plain:
         module._conv_forward = MethodType(_convolve, module)  # type: ignore[method-assign]
@@ -53,8 +56,8 @@ def _convolve(self: nn.Conv2d, inputs: Tensor, weight: Tensor, bias: Tensor | No
                   for size, p, k, s in zip(inputs.shape[-2:], padding, kernel, stride, strict=True))
     few = 0 < high * wide <= MOST_POSITIONS.get(inputs.dtype, 0)
     if inputs.dim() != 4 or inputs.device.type != "cpu" or not few:
-        made: Tensor = nn.Conv2d._conv_forward(self, inputs, weight, bias)
-        return made
+        result: Tensor = nn.Conv2d._conv_forward(self, inputs, weight, bias)
+        return result
     windows: Tensor = _Windows.apply(inputs, kernel, stride, padding)  # type: ignore[no-untyped-call]
     return F.linear(windows, weight.permute(0, 2, 3, 1).reshape(len(weight), -1), bias).permute(0, 3, 1, 2)
 
@@ -65,7 +68,7 @@ def _pair(of: tuple[int, ...]) -> Pair:
 
 
 class _Windows(torch.autograd.Function):
-    """Inputs `(N, C, H, W)` → what the kernel sees at each position, `(N, H', W', kernel height * width * C)`."""
+    """im2col: inputs `(N, C, H, W)` to the windows of the kernel, `(N, H', W', kernel height * width * C)`."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
@@ -74,7 +77,7 @@ class _Windows(torch.autograd.Function):
         samples, high, wide, channels = padded.shape
         shape = (samples, (high - kernel[0]) // stride[0] + 1, (wide - kernel[1]) // stride[1] + 1, kernel[0])
         by_sample, by_row, by_column, _ = padded.stride()
-        # What a row of the kernel sees lies in one piece.
+        # The values under one row of the kernel are contiguous.
         windows = padded.as_strided((*shape, kernel[1] * channels),
                                     (by_sample, by_row * stride[0], by_column * stride[1], by_row, 1))
         return windows.flatten(3)
@@ -88,5 +91,5 @@ class _Windows(torch.autograd.Function):
         for i in range(kernel[0]):
             for j in range(kernel[1]):
                 padded[:, i:i + spans[0]:stride[0], j:j + spans[1]:stride[1]] += windows[:, :, :, i, j]
-        made = padded[:, padding[0]:padding[0] + high, padding[1]:padding[1] + wide]
-        return made.permute(0, 3, 1, 2), None, None, None
+        inner = padded[:, padding[0]:padding[0] + high, padding[1]:padding[1] + wide]
+        return inner.permute(0, 3, 1, 2), None, None, None

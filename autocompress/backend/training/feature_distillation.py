@@ -1,8 +1,8 @@
-"""What a student can learn of its teacher besides the answer: its features, or where in them it is active.
+"""Feature distillation: training towards the original's feature maps, or its attention maps, at hook points.
 
-Zagoruyko & Komodakis, "Paying More Attention to Attention" (ICLR 2017), activation-based. A map is taken over the
-channels, so that it has the same shape however many of them a student still has: no projection is to be learned. For
-the features themselves one is, see `Projections`.
+Sources: Zagoruyko & Komodakis, "Paying More Attention to Attention" (ICLR 2017), activation-based. An attention
+map sums over the channels, so that it has the same shape however many of them a student still has. The features
+themselves need a learned projection (Romero et al., "FitNets", ICLR 2015; see `Projections`).
 """
 
 from __future__ import annotations
@@ -26,12 +26,18 @@ from autocompress.errors import InputError
 from autocompress.techniques.quantize import equalized
 
 MOST_HOOK_POINTS = 4
+"""Largest number of layers whose inputs are compared."""
 
 
 @dataclass(frozen=True)
 class Original:
-    """The network that a student was made from: `model` in eval mode on the device of the training, its facts, and
-    which channels hang together."""
+    """The network that a student was compressed from.
+
+    Attributes:
+        model: The network in eval mode, on the device of the training.
+        table: Its layer table.
+        coupling: Its coupling groups.
+    """
 
     model: nn.Module
     table: LayerTable
@@ -39,29 +45,34 @@ class Original:
 
 
 def find_hook_points(table: LayerTable, plan: Plan) -> tuple[Layer, ...]:
-    """Layers whose input is compared: at each resolution the last one to read it, so that sums and activations
-    before it are seen; of more than `MOST_HOOK_POINTS` resolutions the last ones. Blocks that the plan drops are
-    passed over,
-    and inputs that it rescales, whose channels count for more or less than the original's: where those were all, there
-    is nothing to compare.
+    """Choose the layers whose inputs are compared: the last reader at each resolution.
 
-    InputError where no layer reads a map: `(C, …)` before a convolution, `(…, C)` before a linear layer, of more than
-    one place, and not the network's own input, which is the same for every student.
+    The last reader sees the sums and activations before it. Of more than `MOST_HOOK_POINTS` resolutions the last ones
+    are taken. Blocks that the plan drops are passed over, and so are inputs that it rescales, whose channels have other
+    sizes than the original's; where nothing else is left the result is empty.
+
+    Args:
+        table: The layer table of the original.
+        plan: The plan of the student.
+
+    Raises:
+        InputError: No layer reads a feature map, `(C, …)` before a convolution or `(…, C)` before a linear layer, of
+            more than one place. The network's input does not count: it is the same for every student.
     """
     gone, rescaled = table.gone(plan.find("drop")), equalized(table, plan)
     last: dict[tuple[int, ...], Layer] = {}
-    found = False
+    has_maps = False
     for layer in table.layers:
         places = layer.in_shape[1:] if layer.kind == "conv" else layer.in_shape[:-1]
         first = bool(layer.reads) and layer.reads == table.layers[0].reads
         if layer.kind not in ("conv", "linear") or layer.not_compressible_reason or first or prod(places) == 1 \
                 or not layer.samples_first:
             continue
-        found = True
+        has_maps = True
         if layer.name not in gone and layer.scales_with not in rescaled:
             last.pop(places, None)  # in the order of the layers that stay
             last[places] = layer
-    if not found:
+    if not has_maps:
         raise InputError("attention_weight and feature_weight must be 0 for a network without feature maps, but one is "
                          f"not, and none of the layers {', '.join(layer.name for layer in table.layers)} reads a map "
                          "of more than one place that an earlier layer made")
@@ -69,31 +80,34 @@ def find_hook_points(table: LayerTable, plan: Plan) -> tuple[Layer, ...]:
 
 
 def channel_axis(layer: Layer) -> int:
-    """Where the channels lie of what a layer reads."""
+    """Return the axis of the channels in a layer's input."""
     return -1 if layer.kind == "linear" else 1
 
 
 def inputs_left(layer: Layer, student: Compressed, original: Original) -> Tensor | None:
-    """Indices `(C,)` of the original's channels that `layer` still reads in a student, as its receipts tell; None where
-    it lost none."""
+    """Return the indices `(C,)` of the original's channels that a layer still reads in a student.
+
+    They follow from the student's receipts; None where the layer lost none.
+    """
     kept = {receipt.site: np.array(receipt.facts["kept"]) for receipt in student.receipts
             if receipt.technique == "prune"}
     depthwise = layer.groups > 1 and layer.groups == layer.in_channels == layer.out_channels
-    side = "out" if layer.kind == "norm" or depthwise else "in"  # the same channels, recorded once
+    side = "out" if layer.kind == "norm" or depthwise else "in"  # both sides are the same channels here, recorded once
     gone = removed_indices(original.coupling.items, kept).get((layer.name, side))
     channels = layer.in_channels or layer.out_channels
     return torch.tensor([i for i in range(channels) if i not in gone]) if gone else None
 
 
 @contextmanager
-def recorded(model: nn.Module, taps: Sequence[Layer]) -> Iterator[dict[str, Tensor]]:
-    """What the layers `taps` of `model` read while this is open, by their names, `(N, C, …)` or `(N, …, C)`."""
+def recorded(model: nn.Module, hook_points: Sequence[Layer]) -> Iterator[dict[str, Tensor]]:
+    """Record the inputs of layers while the context is open, by layer name, `(N, C, …)` or `(N, …, C)`."""
     features: dict[str, Tensor] = {}
 
     def hook(layer: Layer, _: nn.Module, args: tuple[Tensor, ...]) -> None:
         features[layer.name] = args[0].clone()  # a shortcut may be added to it in place
 
-    handles = [model.get_submodule(layer.name).register_forward_pre_hook(partial(hook, layer)) for layer in taps]
+    handles = [model.get_submodule(layer.name).register_forward_pre_hook(partial(hook, layer))
+               for layer in hook_points]
     try:
         yield features
     finally:
@@ -101,49 +115,53 @@ def recorded(model: nn.Module, taps: Sequence[Layer]) -> Iterator[dict[str, Tens
             handle.remove()
 
 
-def wanted_features(original: Original, taps: Sequence[Layer], inputs: Tensor) -> dict[str, Tensor]:
-    """What the layers `taps` of the original read when it is given `inputs` `(N, …)`."""
-    with torch.no_grad(), recorded(original.model, taps) as wanted:
+def wanted_features(original: Original, hook_points: Sequence[Layer], inputs: Tensor) -> dict[str, Tensor]:
+    """Return the original's features at the hook points for `inputs` `(N, …)`, by layer name."""
+    with torch.no_grad(), recorded(original.model, hook_points) as features:
         original.model(inputs)
-    return wanted
+    return features
 
 
 def attention_map(features: Tensor, axis: int) -> Tensor:
-    """Mean square over the channels, which lie on `axis`, as vectors `(N, places)` of length 1."""
+    """Compute the mean square over the channels, which lie along `axis`, as vectors `(N, places)` of length 1."""
     return F.normalize(features.float().square().mean(axis).flatten(1), dim=1)
 
 
-def attention_loss(student: dict[str, Tensor], wanted: dict[str, Tensor], taps: Sequence[Layer]) -> Tensor:
-    """Squared distance, 0 to 2, of the student's attention maps from those of the original: mean over taps and
-    samples."""
-    axes = {layer.name: channel_axis(layer) for layer in taps}
-    distances = [(attention_map(student[name], axis) - attention_map(wanted[name], axis)).square().sum(1).mean()
+def attention_loss(student: dict[str, Tensor], teacher: dict[str, Tensor], hook_points: Sequence[Layer]) -> Tensor:
+    """Compute the squared distance, 0 to 2, of the student's attention maps from the original's.
+
+    The mean is taken over hook points and samples.
+    """
+    axes = {layer.name: channel_axis(layer) for layer in hook_points}
+    distances = [(attention_map(student[name], axis) - attention_map(teacher[name], axis)).square().sum(1).mean()
                  for name, axis in axes.items()]
     return torch.stack(distances).mean()
 
 
 class Projections(nn.Module):
-    """For each of `taps` a learned map, the same at every place, from the channels of a student to the original's.
+    """Learned linear maps, alike at every place, from the channels of a student to the original's, one a hook point.
 
-    Romero et al., "FitNets: Hints for Thin Deep Nets" (ICLR 2015). Each begins as the selection of the channels that
-    the student kept, so that where nothing was changed there is nothing to learn. Thrown away after the training.
+    Each begins as the selection of the channels that the student kept, so that an unchanged student has no loss. They
+    serve the training alone.
+
+    Source: Romero et al., "FitNets: Hints for Thin Deep Nets" (ICLR 2015).
     """
 
-    def __init__(self, taps: Sequence[Layer], student: Compressed, original: Original) -> None:
+    def __init__(self, hook_points: Sequence[Layer], student: Compressed, original: Original) -> None:
         super().__init__()
-        self._taps = taps
+        self._taps = hook_points
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for layer in taps:
-            whole, left = torch.eye(layer.in_channels), inputs_left(layer, student, original)
-            self.weights.append(nn.Parameter(whole if left is None else whole[:, left]))
+        for layer in hook_points:
+            whole, channels = torch.eye(layer.in_channels), inputs_left(layer, student, original)
+            self.weights.append(nn.Parameter(whole if channels is None else whole[:, channels]))
             self.biases.append(nn.Parameter(torch.zeros(layer.in_channels)))
 
-    def loss(self, student: dict[str, Tensor], wanted: dict[str, Tensor]) -> Tensor:
-        """Squared error of the projected features as a share of the original's energy: mean over taps."""
+    def loss(self, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
+        """Compute the mean over hook points of the projected features' squared error over the original's energy."""
         errors = []
         for layer, weight, bias in zip(self._taps, self.weights, self.biases, strict=True):
             axis, name = channel_axis(layer), layer.name
             projected = F.linear(student[name].float().movedim(axis, -1), weight, bias).movedim(-1, axis)
-            aim = wanted[name].float()
-            errors.append((projected - aim).square().mean() / aim.square().mean().clamp_min(1e-12))
+            target = teacher[name].float()
+            errors.append((projected - target).square().mean() / target.square().mean().clamp_min(1e-12))
         return torch.stack(errors).mean()

@@ -1,6 +1,6 @@
-"""Weights that are trained as they will be stored: rounded to a grid whose scale is learned.
+"""LSQ: quantisers with learned step sizes, so that weights are trained as they will be stored.
 
-Esser et al., "Learned Step Size Quantization" (ICLR 2020).
+Source: Esser et al., "Learned Step Size Quantization" (ICLR 2020).
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from autocompress.backend.network.quantized_weight import (
 from autocompress.backend.quantize.rounding import start_weight
 
 
-class _Round(torch.autograd.Function):
-    """Nearest level times scale, in few passes over memory: at a few samples a step, memory is what costs.
+class _RoundToGrid(torch.autograd.Function):
+    """Fake quantisation with the gradients of LSQ: the nearest level times the scale.
 
-    Backward: rounding is passed over inside the grid, clipped weights get no gradient; the scale gets
-    level - ratio inside and the top level outside (LSQ, equation 3), times `damping`. `factors` on the scale are
-    of the weight's shape, or 1.
+    Backward, weights inside the grid get the gradient straight through, and clipped weights get none. The scale gets
+    level - ratio inside the grid and the top level outside (LSQ, equation 3), times `damping`. `factors` multiply the
+    scale; they have the weight's shape, or are a single 1. All this takes few passes over memory, which is what costs
+    at a few samples a step.
     """
 
     @staticmethod
@@ -55,11 +56,11 @@ class _Round(torch.autograd.Function):
 
 
 class LsqStep(nn.Module):
-    """Parametrisation of a weight: rounded to its grid with a learned scale per output channel (LSQ).
+    """A parametrisation that rounds a weight to its grid with a learned scale per output channel (LSQ).
 
-    The grid itself stays: a codebook as it was fitted, and the factors of runs on the channel's scale. What is learned
-    is the scale in units in which the levels are about as large as evenly spaced ones: a power of two, so exact.
-    Its gradient is divided by the root of the number of weights it serves times the top level.
+    The rest of the grid stays: a codebook as it was fitted, and the factors of runs of weights. The parameter is the
+    scale in a unit in which the levels are about as large as evenly spaced ones; the unit is a power of two, which is
+    exact. The scale's gradient is divided by the root of the number of its weights times the top level.
     """
 
     def __init__(self, start: QuantizedWeight) -> None:
@@ -76,31 +77,35 @@ class LsqStep(nn.Module):
         self.factors: Tensor
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Float weight → the value it has in the file."""
-        value: Tensor = _Round.apply(  # type: ignore[no-untyped-call]
+        """Round a float weight to the values that it has in the file."""
+        value: Tensor = _RoundToGrid.apply(  # type: ignore[no-untyped-call]
             weight, self._scale(), self._start, self.factors, self._damping)
         return value
 
     @torch.no_grad()
     def quantized(self, weight: Tensor) -> QuantizedWeight:
-        """The integers of the trained weight."""
-        found = replace(self._start, scale=self._scale().cpu())
-        levels = round_to_levels(weight.detach().cpu() / found.steps(), found.bits, found.table, found.limit)
-        return replace(found, levels=levels.to(torch.int8))
+        """Return the trained weight as integers."""
+        grid = replace(self._start, scale=self._scale().cpu())
+        levels = round_to_levels(weight.detach().cpu() / grid.steps(), grid.bits, grid.table, grid.limit)
+        return replace(grid, levels=levels.to(torch.int8))
 
     def _scale(self) -> Tensor:
         return self.scale.abs().clamp_min(1e-8) / self._unit
 
 
 def learn_steps(start: Compressed) -> dict[str, LsqStep]:
-    """Let every integer weight of `start`, in place, be trained on its grid, and sparse ones keep their zeros."""
+    """Parametrise the weights of a network for training, in place: integer weights by LSQ, sparse weights by masks.
+
+    Returns:
+        The parametrisations of the integer weights, by module name.
+    """
     model = start.model
     steps = {}
     for layer in integer_layers(start):
-        known = start.weights.get(layer.name) or start_weight(layer.weight.detach().cpu(), layer.args, kept=layer.kept)
+        weight = start.weights.get(layer.name) or start_weight(layer.weight.detach().cpu(), layer.args, kept=layer.kept)
         if layer.name in start.latent:
             layer.weight.data.copy_(start.latent[layer.name])
-        steps[layer.name] = LsqStep(known).to(layer.weight.device)
+        steps[layer.name] = LsqStep(weight).to(layer.weight.device)
         parametrize.register_parametrization(model.get_submodule(layer.name), "weight", steps[layer.name], unsafe=True)
     for name, mask in start.masks.items():  # behind the rounding, whose grid may have no zero
         module = model.get_submodule(name)
@@ -111,7 +116,7 @@ def learn_steps(start: Compressed) -> dict[str, LsqStep]:
 
 def freeze_steps(model: nn.Module, steps: dict[str, LsqStep],
                  masks: dict[str, Mask]) -> tuple[dict[str, QuantizedWeight], dict[str, Tensor]]:
-    """Integers, and the float weights that they were rounded from, by module name."""
+    """Remove the parametrisations, in place; return integers and the float weights behind them, by module name."""
     learned, latent = {}, {}
     for name, step in steps.items():
         module = model.get_submodule(name)

@@ -1,6 +1,6 @@
-"""The course of a training: learning rate up, down along half a cosine, and an early end where nothing is learned.
+"""Schedule of a training: linear warm-up, cosine decay, and an early end on a plateau of the loss.
 
-Loshchilov & Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts" (ICLR 2017), without restarts.
+Source: Loshchilov & Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts" (ICLR 2017), without restarts.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 
 PLATEAU = 0.01
-"""Share by which a loss must fall to count as lower."""
+"""Relative fall of the mean loss below which it counts as a plateau."""
 LEAST_WINDOW = 50
 """Fewest steps over which losses are averaged before they are compared."""
 COOL_DOWN = 0.1
-"""Steps in which a training that learns no more is brought to its end, as a share of those it took."""
+"""Steps over which a training ends after a plateau, as a share of the steps before it."""
 
 
 class Schedule:
@@ -32,20 +32,20 @@ class Schedule:
         """The step after which the early end began."""
 
     def done(self, step: int) -> float:
-        """Share of the training that lies before `step`, counted from 0."""
+        """Return the share of the training that lies before `step`, counted from 0."""
         if self.plateau is None or step <= self.plateau:
             return step / self._total
         before = self.plateau / self._total
         return before + (1 - before) * (step - self.plateau) / max(1.0, COOL_DOWN * self.plateau)
 
     def factor(self, done: float) -> float:
-        """Of the learning rate: a linear rise, then half a cosine to zero."""
+        """Return the factor on the learning rate: a linear rise, then half a cosine to zero."""
         if done < self._warm_up:
             return (done + 1e-3) / self._warm_up
         return 0.5 * (1 + math.cos(math.pi * (done - self._warm_up) / (1 - self._warm_up)))
 
     def see(self, step: int, loss: float) -> None:
-        """Take in the loss of a step. What comes before the learning rate has risen says nothing."""
+        """Record the loss of a step. Losses of the warm-up say nothing, and are left out."""
         if step < self._warm_up * self._total:
             return
         self._losses.append(loss)

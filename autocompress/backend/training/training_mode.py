@@ -1,8 +1,8 @@
-"""Whether a network in training mode is still the network that is shipped, and how it is trained where it is not.
+"""Training in eval mode with live norms, for networks that compute something else in training mode.
 
-Some networks answer otherwise in training: with a second head beside the first (GoogLeNet, Inception), with features,
-or with a loss of labels that they ask for. What is exported is the network in eval mode, so that is what is trained:
-in eval mode, with live norms, whose statistics follow the batches.
+Some networks return more in training mode: a second head beside the first (GoogLeNet, Inception), features, or a loss
+that needs labels. The exported network is the one in eval mode, so such a network is trained in eval mode, with norms
+whose statistics follow the batches.
 """
 
 from __future__ import annotations
@@ -13,12 +13,19 @@ import torch
 from torch import Tensor, nn
 
 LIVE = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
-"""Norms that keep statistics of what they see."""
+"""Norms that keep running statistics."""
 
 
 def difference(model: nn.Module, inputs: Tensor) -> str:
-    """What `model` (eval mode) does otherwise in training mode on `inputs` `(N, …)`, at least two; empty where it
-    returns one tensor of the same shape. The network is left alone."""
+    """Describe what a network does otherwise in training mode.
+
+    Args:
+        model: The network in eval mode; it stays as it is.
+        inputs: At least two inputs `(N, …)`.
+
+    Returns:
+        The difference, for a message; nothing where the network returns one tensor of the same shape.
+    """
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         expected = model(inputs)
         try:
