@@ -41,6 +41,12 @@ def _steps(bench: Workbench) -> list[Step]:
     return steps
 
 
+def _compressor(bench: Workbench, kept: Path) -> Compressor:
+    """One that keeps what it measures in a folder."""
+    network = bench.network
+    return Compressor(network.model, network.table, network.compressor.coupling, network.calibration, kept)
+
+
 def _measured(bench: Workbench, step: Step) -> float:
     expected = outputs(bench.network.model, bench.network.calibration).double() / TEMPERATURE
     got = (
@@ -76,7 +82,7 @@ def test_they_are_settled_and_leave_the_network_alone() -> None:
 
 def test_they_are_kept_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = workbench("mlp")
-    compressor = Compressor(made.model, made.table, made.compressor.coupling, made.calibration, tmp_path)
+    compressor = _compressor(made, tmp_path)
     steps = _steps(made)
     asked: list[int] = []
     real = sensitivity._measured
@@ -87,7 +93,7 @@ def test_they_are_kept_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert asked == [3, len(steps) - 3] and first[2:5] == early, "each step is asked about once"
     assert [path.name for path in tmp_path.glob("sensitivities-*")]
     monkeypatch.setattr(sensitivity, "_measured", lambda *_: pytest.fail("what is known is read"))
-    again = Compressor(made.model, made.table, made.compressor.coupling, made.calibration, tmp_path)
+    again = _compressor(made, tmp_path)
     assert sensitivities(again, steps) == first
     assert sensitivities(again, steps[:0:-1]) == first[:0:-1]
 
@@ -106,7 +112,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_where_time_is_short_fewer_samples_are_asked(each: float, samples: int, tmp_path: Path,
                                                      monkeypatch: pytest.MonkeyPatch) -> None:
     made = workbench("mlp")
-    compressor = Compressor(made.model, made.table, made.compressor.coupling, made.calibration, tmp_path)
+    compressor = _compressor(made, tmp_path)
     monkeypatch.setattr(sensitivity, "_forward_seconds", lambda compressor: each)
     assert sensitivity._affordable(compressor, _steps(made), 10.0)[0] == samples
 
@@ -115,17 +121,17 @@ def test_a_table_is_not_begun_that_would_take_too_long(monkeypatch: pytest.Monke
     made = workbench("mlp")
     monkeypatch.setattr(sensitivity, "_forward_seconds", lambda compressor: 1.0)
     with pytest.raises(TrialError, match=r"24 samples would take 96 of 10 s"):
-        sensitivities(made.compressor, _steps(made), 10.0)
+        sensitivities(made.network.compressor, _steps(made), 10.0)
 
 
 def test_it_takes_a_bounded_number_of_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     made = workbench("mlp")
-    calibration = len(made.calibration)
+    calibration = len(made.network.calibration)
     for chunk_bytes in (2**29, 2**12, 2**10):
         monkeypatch.setattr(sensitivity, "CHUNK_BYTES", chunk_bytes)
         steps = _steps(made)
-        chunks = -(-sum(sensitivity._bytes(made.compressor, step) for step in steps) // chunk_bytes)
-        samples, _ = sensitivity._affordable(made.compressor, steps, math.inf)
+        chunks = -(-sum(sensitivity._bytes(made.network.compressor, step) for step in steps) // chunk_bytes)
+        samples, _ = sensitivity._affordable(made.network.compressor, steps, math.inf)
         fits = samples * sensitivity.PASSES * chunks <= sensitivity.MOST_PASSES * calibration
         assert fits or samples == min(sensitivity.SAMPLES)
 
@@ -135,11 +141,11 @@ def test_what_time_left_out_is_not_kept_and_asked_again(tmp_path: Path, monkeypa
     steps = _steps(made)
     widths = sum(step.technique == "quantize" for step in steps)
     assert 0 < widths < len(steps) - 1
-    compressor = Compressor(made.model, made.table, made.compressor.coupling, made.calibration, tmp_path)
+    compressor = _compressor(made, tmp_path)
     whole = sensitivities(compressor, steps)
     clock = iter(range(10**6))
     monkeypatch.setattr(sensitivity, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
-    other = Compressor(made.model, made.table, made.compressor.coupling, made.calibration, tmp_path / "other")
+    other = _compressor(made, tmp_path / "other")
     costs = sensitivity._measured(other, steps, 96, until=widths + 0.5)
     monkeypatch.undo()
     left_out = costs.isnan()
