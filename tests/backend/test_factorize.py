@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autocompress.backend.decompose import factorize as factorizing
-from autocompress.backend.decompose.cp import canonical
+from autocompress.backend.decompose.cp import cp_factors
 from autocompress.backend.decompose.factorize import factorize
 from autocompress.backend.statistics import moments as statistics
 from autocompress.backend.statistics.moments import Moments, Statistics
@@ -123,7 +123,7 @@ def test_canonical_factors_of_a_sum_of_products() -> None:
     truth = [torch.randn(size, 3, generator=generator) for size in (8, 6, 9)]
     kernel = torch.einsum("or,ir,tr->oit", *truth)
     for rank, most in ((3, 0.02), (6, 0.01), (40, 0.001)):
-        found = torch.einsum("or,ir,tr->oit", *canonical(kernel, rank, "conv7"))
+        found = torch.einsum("or,ir,tr->oit", *cp_factors(kernel, rank, "conv7"))
         assert float((found - kernel).square().sum() / kernel.square().sum()) < most
 
 
@@ -153,7 +153,7 @@ def test_a_weight_of_zeros_has_factors_of_zero_output(method: str, args: dict[st
 
 def test_cp_that_comes_to_nothing_is_named() -> None:
     with pytest.raises(TrialError, match="CP factors of conv7 must come nearer to its weight than nothing"):
-        canonical(torch.zeros(4, 3, 9), 2, "conv7")
+        cp_factors(torch.zeros(4, 3, 9), 2, "conv7")
 
 
 def test_a_network_may_ask_a_factored_layer_for_the_type_of_its_weight() -> None:

@@ -1,6 +1,7 @@
-"""Canonical polyadic factors of a convolution: a sum of `rank` products of an output, an input and a kernel vector.
+"""CP decomposition of a convolution: a sum of `rank` products of an output, an input and a kernel vector.
 
-Lebedev et al. (ICLR 2015), with the kernel's axes as one, as Astrid and Lee (BigComp 2017): 1×1, depthwise k×k, 1×1.
+Source: Lebedev et al. (ICLR 2015), with the kernel's axes as one, as Astrid and Lee (BigComp 2017): 1×1, depthwise k×k,
+1×1.
 """
 
 from __future__ import annotations
@@ -12,25 +13,34 @@ from autocompress.backend.statistics.reconstruct import damped
 from autocompress.errors import TrialError
 
 SWEEPS = 12
+"""Largest number of sweeps of alternating least squares."""
 TOLERANCE = 1e-3
-"""Gain of a sweep, as a share of the weight's square, below which it is the last."""
+"""Fall of the squared error in one sweep, as a share of the weight's square, below which the sweeps end."""
 RIDGE = 1e-4
-"""Keeps components from growing against one another without end, the known illness of this decomposition."""
+"""Ridge of the least squares. It keeps components from growing against one another (CP degeneracy)."""
 
 
-def canonical(kernel: Tensor, rank: int, what: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Factors `(out, rank)`, `(in, rank)`, `(taps, rank)` whose products sum to about `kernel` (out, in, taps).
+def cp_factors(kernel: Tensor, rank: int, what: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Decompose a kernel by alternating least squares, from the leading singular vectors of the taps' matrices.
 
-    Alternating least squares from the leading singular vectors of the taps' matrices. TrialError when it ends with
-    numbers that are not finite or no better than nothing.
+    Args:
+        kernel: The weight `(out, in, taps)`.
+        rank: The number of products.
+        what: The layer, for an error.
+
+    Returns:
+        Factors `(out, rank)`, `(in, rank)` and `(taps, rank)` whose products sum to about `kernel`.
+
+    Raises:
+        TrialError: The factors are not finite, or no nearer to the kernel than zero is.
     """
     total = float(kernel.square().sum())
     n_in, taps = kernel.shape[1:]
     squares = torch.einsum("oit,ojt->tij", kernel, kernel)
     values, vectors = torch.linalg.eigh(squares)  # (taps, in), (taps, in, in)
-    chosen = values.flatten().topk(min(rank, values.numel())).indices
-    by_tap = torch.nn.functional.one_hot(chosen // n_in, taps).T.to(kernel)  # (taps, rank)
-    inner = vectors.transpose(1, 2).flatten(0, 1)[chosen].T  # (in, rank)
+    leading = values.flatten().topk(min(rank, values.numel())).indices
+    by_tap = torch.nn.functional.one_hot(leading // n_in, taps).T.to(kernel)  # (taps, rank)
+    inner = vectors.transpose(1, 2).flatten(0, 1)[leading].T  # (in, rank)
     factors = [torch.empty(0), inner, by_tap]
     unfolded = [kernel.movedim(axis, 0).flatten(1) for axis in range(3)]
     error = total

@@ -1,7 +1,7 @@
-"""Which channels of a coupling group matter: one score a channel, by the criteria that practitioners know.
+"""Importance of the channels of a coupling group, by the criteria of the pruning literature.
 
 A group cuts rows and columns of several layers at once. Each layer's scores are scaled to a mean of one before they
-are added, so that no tensor drowns the others (group importance, Fang et al., "DepGraph", CVPR 2023, section 3.3).
+are added, so that no tensor dominates the others (group importance, Fang et al., "DepGraph", CVPR 2023, section 3.3).
 """
 
 from __future__ import annotations
@@ -19,33 +19,43 @@ from autocompress.backend.statistics.moments import Statistics
 from autocompress.backend.statistics.reconstruct import as_matrix, removal_damage
 
 Score = Callable[[nn.Module, Item, Statistics], Tensor | None]
-"""Scores by index of an item's side, or None where the criterion has nothing to say about it."""
+"""A criterion: scores by index of an item's side, or None where the criterion does not apply to the module."""
 
 
 def channel_scores(criterion: str, model: nn.Module, items: tuple[Item, ...], channels: int,
                    statistics: Statistics) -> np.ndarray:
-    """Importance of each channel of a group `(channels,)`, larger is more important.
+    """Score the channels of a group; the larger, the more important.
 
-    Where a criterion says nothing about any layer of the group (no norm for `bn-scale`, no reader for the
-    activation ones), the L2 norm decides.
+    Where a criterion applies to no layer of the group (no norm for `bn-scale`, no reader for the activation ones), the
+    L2 norm decides.
+
+    Args:
+        criterion: A criterion of `techniques.prune.CRITERIA`.
+        model: The network.
+        items: The items of the group.
+        channels: The number of channels of the group.
+        statistics: Statistics of the network on calibration data.
+
+    Returns:
+        The scores `(channels,)`.
     """
     if criterion == "random":
         return np.random.default_rng(zlib.crc32(items[0].module.encode())).random(channels)
     modules = dict(model.named_modules())
-    total, spoken = np.zeros(channels), False
+    total, scored = np.zeros(channels), False
     for item in items:
         values = _CRITERIA[criterion](modules[item.module], item, statistics)
         if values is None:
             continue
-        spoken = True
+        scored = True
         scores = np.bincount(item.roots, weights=values.double().numpy()[item.indices % len(values)],
                              minlength=channels)
         total += scores / max(float(scores.mean()), 1e-30)
-    return total if spoken else channel_scores("l2", model, items, channels, statistics)
+    return total if scored else channel_scores("l2", model, items, channels, statistics)
 
 
 def _by_index(module: nn.Module, item: Item) -> Tensor | None:
-    """The weight as `(indices of the item's side, rest)`; None for norms, which have no matrix."""
+    """Reshape the weight to `(indices of the item's side, rest)`; None for norms, which have no matrix."""
     if not isinstance(module, Conv | nn.Linear):
         return None
     weight = module.weight.detach()
@@ -64,7 +74,7 @@ def _l1(module: nn.Module, item: Item, _: Statistics) -> Tensor | None:
 
 
 def _lamp(module: nn.Module, item: Item, statistics: Statistics) -> Tensor | None:
-    """Lee et al., "Layer-adaptive Sparsity for the Magnitude-based Pruning" (ICLR 2021), for whole channels."""
+    """LAMP: squared norm over those of all channels at least as large (Lee et al., ICLR 2021, for whole channels)."""
     squares = _l2(module, item, statistics)
     if squares is None:
         return None
@@ -74,13 +84,13 @@ def _lamp(module: nn.Module, item: Item, statistics: Statistics) -> Tensor | Non
 
 
 def _fpgm(module: nn.Module, item: Item, _: Statistics) -> Tensor | None:
-    """He et al., "Filter Pruning via Geometric Median" (CVPR 2019): distance to all the others."""
+    """FPGM: the sum of distances to all other channels (He et al., CVPR 2019)."""
     rows = _by_index(module, item)
     return None if rows is None else torch.cdist(rows, rows).sum(1)
 
 
 def _bn_scale(module: nn.Module, item: Item, _: Statistics) -> Tensor | None:
-    """Liu et al., "Network Slimming" (ICCV 2017)."""
+    """Network slimming: the factor of the norm (Liu et al., ICCV 2017)."""
     if isinstance(module, Norm) and module.weight is not None:
         return module.weight.detach().abs()
     return None
@@ -92,13 +102,13 @@ def _activation(module: nn.Module, item: Item, statistics: Statistics) -> Tensor
 
 
 def _apoz(module: nn.Module, item: Item, statistics: Statistics) -> Tensor | None:
-    """Hu et al., "Network Trimming" (2016): the share of values that are not zero."""
+    """APoZ: the share of values that are not zero (Hu et al., "Network Trimming", 2016)."""
     moments = statistics.moments(item.module) if item.side == "in" else None
     return None if moments is None else moments.active
 
 
 def _taylor(module: nn.Module, item: Item, statistics: Statistics) -> Tensor | None:
-    """Molchanov et al., "Importance Estimation for Neural Network Pruning" (CVPR 2019): (gradient · weight)²."""
+    """First-order Taylor importance: (gradient · weight)² (Molchanov et al., CVPR 2019)."""
     sensitivity = statistics.sensitivity(item.module)
     return None if sensitivity is None else sensitivity.taylor(item.side == "out")
 
@@ -110,7 +120,7 @@ def _fisher(module: nn.Module, item: Item, statistics: Statistics) -> Tensor | N
 
 
 def _reconstruction(module: nn.Module, item: Item, statistics: Statistics) -> Tensor | None:
-    """What is lost for good when the readers are refitted on the channels that stay."""
+    """The output variance that is lost when a channel goes and its reader is refitted on the others."""
     moments = statistics.moments(item.module) if item.side == "in" else None
     if moments is None or len(moments.mean) > 1:
         return None

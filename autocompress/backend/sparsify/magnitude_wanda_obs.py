@@ -1,4 +1,4 @@
-"""Which weights of a layer stay, and what the others' going does to them.
+"""Sparsification by magnitude, by Wanda's score, or by the optimal brain surgeon (OBS).
 
 * `magnitude`: the largest (Janowsky, "Pruning versus clipping in neural networks", Phys. Rev. A 39, 1989).
 * `wanda`: the largest times the root mean square of the input they meet (Sun et al., ICLR 2024), compared within the
@@ -22,15 +22,28 @@ from autocompress.core.sparsity import UNSTRUCTURED, group_of, kept_weights
 from autocompress.errors import TrialError
 
 ROUNDS, FIT_STEPS = 6, 3
-"""Rounds of the surgery, and steps of conjugate gradients in each: the error changes little beyond."""
+"""Rounds of OBS, and steps of conjugate gradients in each. More of either change the error little."""
 
 
 def sparsify(weight: Tensor, pattern: str, density: float, criterion: str, second: Tensor | None,
              what: str = "a layer") -> tuple[Tensor, Mask]:
-    """`weight` `(out, in / groups, …)` with zeros, and where they are.
+    """Set weights of a layer to zero.
 
-    `second` `(groups, d, d)`: moments of the input in columns or (wide convolutions) in channels, None where unknown.
-    ValueError for weights that are not finite, TrialError for moments that are not.
+    Args:
+        weight: The weight `(out, in / groups, …)`.
+        pattern: `"unstructured"`, or `"N:M"` along input channels.
+        density: The share of weights that stay, for the unstructured pattern.
+        criterion: `"magnitude"`, `"wanda"` or `"obs"`.
+        second: Second moments `(groups, d, d)` of the input, in columns or (wide convolutions) in channels; None where
+            they were not measured.
+        what: The layer, for an error.
+
+    Returns:
+        The sparse weight, and the mask of the weights that stay.
+
+    Raises:
+        ValueError: The weight is not finite.
+        TrialError: The moments are not finite.
     """
     if not torch.isfinite(weight).all():
         raise ValueError(f"nan: weights that are not finite cannot be made sparse, but those of {what} are not")
@@ -45,17 +58,25 @@ def sparsify(weight: Tensor, pattern: str, density: float, criterion: str, secon
     hessian, shape, unit = damped(second), tuple(weight.shape), ordinary_unit(weight)
     rows = as_matrix(weight / unit, d).reshape(groups, -1, d)
     if criterion == "wanda":
-        loud = rows.abs() * hessian.diagonal(dim1=1, dim2=2).sqrt()[:, None]
-        kept = largest(from_matrix(loud.flatten(0, 1), shape), keep, of)
+        score = rows.abs() * hessian.diagonal(dim1=1, dim2=2).sqrt()[:, None]
+        kept = largest(from_matrix(score.flatten(0, 1), shape), keep, of)
         return weight * kept, Mask(pattern, kept)
-    fitted, places = surgery(rows, hessian, shape, keep, of)
+    fitted, mask = surgery(rows, hessian, shape, keep, of)
     return (from_matrix(fitted.flatten(0, 1), shape).contiguous() * unit,
-            Mask(pattern, from_matrix(places.flatten(0, 1), shape).contiguous()))
+            Mask(pattern, from_matrix(mask.flatten(0, 1), shape).contiguous()))
 
 
 def largest(score: Tensor, keep: int, of: int = 0) -> Tensor:
-    """Where the `keep` largest are, of each `of` consecutive input channels or, at 0, of all: bool, of the shape of
-    `score` `(out, in, …)`. Of equal ones the first stays."""
+    """Mark the largest scores.
+
+    Args:
+        score: Scores `(out, in, …)`.
+        keep: The number of scores to mark in each group.
+        of: The number of consecutive input channels that form a group; all scores form one at 0.
+
+    Returns:
+        A mask (bool, of the shape of `score`). Among equal scores the first is marked.
+    """
     if not of:
         least = score.flatten().kthvalue(score.numel() - keep + 1).values  # no sorting: layers have millions
         above, equal = score > least, score == least
@@ -68,27 +89,41 @@ def largest(score: Tensor, keep: int, of: int = 0) -> Tensor:
 
 
 def surgery(target: Tensor, hessian: Tensor, shape: tuple[int, ...], keep: int, of: int) -> tuple[Tensor, Tensor]:
-    """`target` `(groups, rows, d)` of a weight of `shape` with zeros, and the places that stay, as in `largest`.
+    """Prune by OBS in rounds: the weights of least score are set to zero, and the others fitted to the outputs.
 
-    In each of `ROUNDS` rounds the weights that are then worth least go, and the others are fitted to the outputs of
-    `target`; the share that stays shrinks by equal factors.
+    The share of weights that stay shrinks by an equal factor in each of `ROUNDS` rounds.
+
+    Args:
+        target: The weight as `(groups, rows, d)`.
+        hessian: Damped second moments `(groups, d, d)` of the input.
+        shape: The shape of the weight as the layer has it.
+        keep: See `largest`.
+        of: See `largest`.
+
+    Returns:
+        The sparse weight, and the mask of the weights that stay, both of the shape of `target`.
     """
-    loudness = hessian.diagonal(dim1=1, dim2=2).sqrt()[:, None]
+    input_scale = hessian.diagonal(dim1=1, dim2=2).sqrt()[:, None]
     weight, kept = target, torch.ones_like(target, dtype=torch.bool)
     whole = of or target.numel()
-    for turn in range(1, ROUNDS + 1):
-        worth = (weight.abs() * loudness).masked_fill(~kept, -1)
-        so_many = max(keep, round(whole * (keep / whole) ** (turn / ROUNDS)))
-        chosen = largest(from_matrix(worth.flatten(0, 1), shape), so_many, of)
-        kept = as_matrix(chosen, target.shape[2]).reshape(kept.shape)
+    for round_number in range(1, ROUNDS + 1):
+        score = (weight.abs() * input_scale).masked_fill(~kept, -1)
+        count = max(keep, round(whole * (keep / whole) ** (round_number / ROUNDS)))
+        stay = largest(from_matrix(score.flatten(0, 1), shape), count, of)
+        kept = as_matrix(stay, target.shape[2]).reshape(kept.shape)
         weight = fit(weight, target, hessian, kept, FIT_STEPS)
     return weight, kept
 
 
 def fit(start: Tensor, target: Tensor, hessian: Tensor, kept: Tensor, steps: int) -> Tensor:
-    """The weights on the places `kept` whose outputs come near to those of `target`; all `(groups, rows, d)`.
+    """Fit the weights inside a mask to the outputs of `target` by conjugate gradients with a diagonal preconditioner.
 
-    Conjugate gradients from `start`, each row scaled by the diagonal of `hessian` `(groups, d, d)`.
+    Args:
+        start: The first weights `(groups, rows, d)`.
+        target: The weights whose outputs are approached, of the same shape.
+        hessian: Damped second moments `(groups, d, d)` of the input.
+        kept: The mask (bool, of the same shape).
+        steps: The number of steps.
     """
     inside = kept.float()
     weight = start * inside
@@ -97,10 +132,10 @@ def fit(start: Tensor, target: Tensor, hessian: Tensor, kept: Tensor, steps: int
     direction = scale * residual
     power = (residual * direction).sum(2, keepdim=True)
     for _ in range(steps):
-        seen = inside * (direction @ hessian)
-        step = power / (direction * seen).sum(2, keepdim=True).clamp_min(1e-30)
+        product = inside * (direction @ hessian)
+        step = power / (direction * product).sum(2, keepdim=True).clamp_min(1e-30)
         weight = weight + step * direction
-        residual = residual - step * seen
+        residual = residual - step * product
         scaled = scale * residual
         before, power = power, (residual * scaled).sum(2, keepdim=True)
         direction = scaled + power / before.clamp_min(1e-30) * direction

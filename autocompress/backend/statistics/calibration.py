@@ -1,4 +1,4 @@
-"""What a compressed network learns from a few unlabelled batches, without training."""
+"""Calibration: norms re-estimated and biases corrected on a few unlabelled batches, without training."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ from autocompress.core.batch_sizes import rows_at_once
 from autocompress.core.cancellation import checkpoint
 
 BATCH = 256
-"""Samples of one pass at most: fewer of large inputs (`rows_at_once`)."""
+"""Largest number of samples of one pass; large inputs come in smaller batches (`rows_at_once`)."""
 
 
 @dataclass(frozen=True)
 class NormInputs:
-    """What one BatchNorm of the original sees on the calibration data, and how it was trained to normalise it.
+    """The inputs of one BatchNorm of the original on calibration data, and the statistics that it normalises them by.
 
-    `means`, `variances` (calls, C): of its input, call by call as the batches come. `running_mean`, `running_var`
-    (C,): the statistics it came with, which are those of its training data and need not be near.
+    Attributes:
+        means: The mean of each channel of its input, by batch, `(calls, C)`.
+        variances: The variance of each channel, likewise.
+        running_mean: The mean that the norm subtracts, `(C,)`. It stems from the training data, and may be far off.
+        running_var: The variance that it divides by, likewise.
     """
 
     means: Tensor
@@ -36,13 +39,13 @@ class NormInputs:
     running_var: Tensor
 
     def channels(self, stay: Tensor) -> NormInputs:
-        """Of the channels that stay, by index."""
+        """Select the channels with the indices `stay` `(M,)`."""
         return NormInputs(self.means[:, stay], self.variances[:, stay], self.running_mean[stay],
                           self.running_var[stay])
 
 
 def norm_inputs(model: nn.Module, inputs: Tensor) -> dict[str, NormInputs]:
-    """`NormInputs` of every BatchNorm of `model` that is called on `inputs` `(N, …)`, by module name."""
+    """Measure `NormInputs` of every BatchNorm of `model` that is called on `inputs` `(N, …)`, by module name."""
     seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
     norms = _norms(model)
 
@@ -50,26 +53,36 @@ def norm_inputs(model: nn.Module, inputs: Tensor) -> dict[str, NormInputs]:
         seen.setdefault(name, []).append(_mean_and_variance(args[0]))
 
     _forward(model, inputs, [norm.register_forward_pre_hook(partial(see, name)) for name, norm in norms.items()])
-    found = {}
+    inputs_of = {}
     for name, calls in seen.items():
         means, variances = zip(*calls, strict=True)
         running_mean, running_var = _running(norms[name])
-        found[name] = NormInputs(torch.stack(means), torch.stack(variances), running_mean.clone(), running_var.clone())
-    return found
+        inputs_of[name] = NormInputs(torch.stack(means), torch.stack(variances), running_mean.clone(),
+                                     running_var.clone())
+    return inputs_of
 
 
 def reestimate_norms(model: nn.Module, inputs: Tensor, watched: Iterable[str] = (),
                      originals: Mapping[str, NormInputs] | None = None) -> dict[str, Tensor]:
-    """Make the running statistics of every BatchNorm, in place, suit what it now sees of `inputs` `(N, …)`.
+    """Re-estimate the running statistics of every BatchNorm, in place, from its present inputs.
 
-    Cheapest repair there is after pruning or quantising (Li et al., "EagleEye", ECCV 2020), with one difference: a
-    norm in `originals` gets the statistics under which its output has, channel by channel, the mean and the variance
-    that the original's has on these inputs, and so keeps what the original learned from more data, or from other
-    data. The others get those of the inputs themselves. A norm's own batch is made good before the layers behind see
-    it. Returns what the same pass shows: the mean input of each `watched` Conv or Linear layer per input channel
-    `(C_in,)`, over samples and positions.
+    A norm in `originals` gets the statistics under which its output has, channel by channel, the mean and the variance
+    that the original's output has on these inputs, and so keeps what the original learned from more data, or from other
+    data. Other norms get the statistics of their inputs. Each norm is updated before the layers behind it read its
+    output.
+
+    Args:
+        model: The compressed network, in eval mode.
+        inputs: Normalised inputs `(N, …)`.
+        watched: Convolutions and linear layers whose mean inputs are returned.
+        originals: The inputs of the original's norms, by module name.
+
+    Returns:
+        The mean input of each watched layer by input channel, `(C_in,)`, over samples and positions.
+
+    Source: Li et al., "EagleEye" (ECCV 2020), for norms that are not in `originals`.
     """
-    norms, known, watched = _norms(model), originals or {}, list(watched)
+    norms, targets, watched = _norms(model), originals or {}, list(watched)
     calls: dict[str, int] = {}
     totals: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
@@ -77,19 +90,19 @@ def reestimate_norms(model: nn.Module, inputs: Tensor, watched: Iterable[str] = 
 
     def suit(name: str, norm: Norm, args: tuple[Tensor, ...]) -> None:
         statistics = _mean_and_variance(args[0])
-        if name in known:
-            statistics = _alike(known[name], calls.get(name, 0), *statistics, norm.eps)
+        if name in targets:
+            statistics = _matched_running(targets[name], calls.get(name, 0), *statistics, norm.eps)
         norm.running_mean, norm.running_var = statistics
         calls[name] = calls.get(name, 0) + 1
         before = averages.setdefault(name, (statistics[0].clone(), statistics[1].clone()))
         for average, new in zip(before, statistics, strict=True):
-            average.lerp_(new, 1 / calls[name])  # running, so that the mean of equal ones is exactly they
+            average.lerp_(new, 1 / calls[name])  # a running mean: of equal tensors it is exactly these
 
     def watch(name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         axis = 1 if isinstance(module, Conv) else -1
         x = args[0].detach().movedim(axis, -1).flatten(0, -2)
         totals[name] = totals.get(name, 0) + x.sum(0, dtype=torch.float64)
-        # Of the zeros between positions of a transposed convolution's input, its weights see most.
+        # The weights of a transposed convolution also read the zeros between the positions of its input.
         spread = math.prod(module.stride) if isinstance(module, TransposedConv) else 1
         counts[name] = counts.get(name, 0) + spread * len(x)
 
@@ -104,10 +117,10 @@ def reestimate_norms(model: nn.Module, inputs: Tensor, watched: Iterable[str] = 
 
 
 def rebase_norms(model: nn.Module, inputs: Tensor) -> None:
-    """Give every BatchNorm, in place, the statistics of `inputs` `(N, …)`, and its factors what keeps its output.
+    """Move every BatchNorm to the statistics of `inputs` `(N, …)`, in place, and adapt its factors to keep its output.
 
-    A norm that is trained normalises by its batch: where its statistics are not those of the data (frozen ones of
-    another domain), training would begin with another network. Norms without factors are left alone.
+    A norm in training normalises by its batch. Where its running statistics are not those of the data (frozen ones of
+    another domain), training would begin with another network. Norms without factors stay as they are.
     """
     norms = _norms(model)
     with torch.no_grad():
@@ -131,17 +144,20 @@ def _running(norm: Norm) -> tuple[Tensor, Tensor]:
 
 
 def _mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each channel `(C,)` of `(N, C, …)`. In two passes, a quarter of the time that `torch.var_mean` takes here."""
+    """Compute mean and variance of each channel, `(C,)`, of `(N, C, …)`, four times as fast as `var_mean`."""
     axes = [axis for axis in range(x.dim()) if axis != 1]
     mean = x.mean(axes, keepdim=True)
     return mean.flatten(), (x - mean).square_().mean(axes)
 
 
-def _alike(original: NormInputs, call: int, mean: Tensor, variance: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Statistics under which an input of this `mean` and `variance` leaves the norm as the original's does. Exactly
-    the original's where the input is the same."""
+def _matched_running(original: NormInputs, call: int, mean: Tensor, variance: Tensor,
+                     eps: float) -> tuple[Tensor, Tensor]:
+    """Compute the running statistics under which a norm's output has the mean and variance of the original's output.
+
+    They are exactly the original's where the input has the original's mean and variance.
+    """
     ratio = (variance + eps) / (original.variances[call] + eps)
-    # Not below zero, where rounding may take it for a channel that has died.
+    # For a channel that is always zero rounding may give less than zero.
     running_var = (original.running_var * ratio + eps * (ratio - 1)).clamp_min(0)
     growth = ((running_var + eps) / (original.running_var + eps)).sqrt()
     off_centre = original.running_mean - original.means[call]
@@ -149,13 +165,15 @@ def _alike(original: NormInputs, call: int, mean: Tensor, variance: Tensor, eps:
 
 
 def _batches(inputs: Tensor) -> Sequence[Tensor]:
-    """Of one size, or nearly: all count alike."""
+    """Split inputs into batches of nearly one size, so that all count alike."""
     return torch.tensor_split(inputs, math.ceil(len(inputs) / rows_at_once(tuple(inputs.shape[1:]), BATCH)))
 
 
 def _forward(model: nn.Module, inputs: Tensor, handles: Iterable[RemovableHandle], by_steps: bool = False) -> None:
-    """All of `inputs`, in eval mode, with hooks that are gone afterwards; `by_steps` through recurrent layers, whose
-    weights hooks see there alone."""
+    """Run `inputs` through the network and remove the hooks `handles` afterwards.
+
+    `by_steps` runs recurrent layers step by step; only then do hooks see their weights' inputs.
+    """
     batches = _batches(inputs)
     try:
         with torch.no_grad(), stepwise(model) if by_steps else nullcontext():
@@ -168,14 +186,14 @@ def _forward(model: nn.Module, inputs: Tensor, handles: Iterable[RemovableHandle
 
 
 def runs_before_a_norm(model: nn.Module, example: Tensor, names: Iterable[str]) -> list[str]:
-    """Those of the layers `names` that have a bias and are called before the network's last BatchNorm is."""
+    """Select the layers that have a bias and are called before the network's last BatchNorm is."""
     called: list[str] = []
-    kinds = {name: model.get_submodule(name) for name in names}
-    chosen = [name for name, module in kinds.items() if getattr(module, "bias", None) is not None]
+    modules = {name: model.get_submodule(name) for name in names}
+    with_bias = [name for name, module in modules.items() if getattr(module, "bias", None) is not None]
     norms = _norms(model).values()
-    if not chosen or not norms:
+    if not with_bias or not norms:
         return []
-    handles = [kinds[name].register_forward_pre_hook(lambda *_, name=name: called.append(name)) for name in chosen]
+    handles = [modules[name].register_forward_pre_hook(lambda *_, name=name: called.append(name)) for name in with_bias]
     handles += [norm.register_forward_pre_hook(lambda *_: called.append("")) for norm in norms]
     _forward(model, example, handles, by_steps=True)
     before = called[:len(called) - called[::-1].index("")] if "" in called else []
@@ -183,14 +201,19 @@ def runs_before_a_norm(model: nn.Module, example: Tensor, names: Iterable[str]) 
 
 
 def correct_biases(model: nn.Module, shifts: dict[str, Tensor], means: dict[str, Tensor]) -> None:
-    """Subtract from the bias of each layer in `means`, in place, the mean output shift that changing its weight by
-    `shifts` causes."""
+    """Subtract from biases, in place, the mean output shift that a change of the weights causes.
+
+    Args:
+        model: The network.
+        shifts: The change of each layer's weight, of the weight's shape.
+        means: The mean input `(C_in,)` of each layer whose bias is corrected.
+    """
     with torch.no_grad():
         for name, mean_input in means.items():
             shift, module = shifts[name], model.get_submodule(name)
             per_input = shift.flatten(2).sum(2) if shift.dim() > 2 else shift  # (out, in / groups)
             groups = int(getattr(module, "groups", 1))
             mean = mean_input.reshape(groups, 1, -1)
-            moved = (per_input.reshape(groups, -1, per_input.shape[1]) * mean).sum(2).reshape(-1)
+            mean_shift = (per_input.reshape(groups, -1, per_input.shape[1]) * mean).sum(2).reshape(-1)
             assert isinstance(module.bias, Tensor)
-            module.bias.sub_(moved)
+            module.bias.sub_(mean_shift)

@@ -1,4 +1,4 @@
-"""Results of one study kept by content, the latest first out of reach last: candidates share layers."""
+"""An LRU cache of tensors: the candidates of one study share layers, and so the results that belong to them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 LIMIT_BYTES = 256 * 2**20
+"""Largest size of all tensors of a cache."""
 
 T = TypeVar("T")
 
 
 class LruTensorCache:
-    """The most recently used results, at most `limit_bytes` of tensors. What is put in must not be changed."""
+    """The most recently used results, at most `limit_bytes` of tensors together. Callers must not change a result."""
 
     def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
         self._limit = limit_bytes
@@ -24,7 +25,7 @@ class LruTensorCache:
         self.bytes = 0
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """The result under `key`, made where there is none. What `make` raises is raised each time."""
+        """Return the result under `key`, computed by `make` where there is none. Errors of `make` are not kept."""
         if key in self._kept:
             self._kept.move_to_end(key)
             kept: T = self._kept[key]
@@ -38,7 +39,7 @@ class LruTensorCache:
 
 
 def content(tensor: Tensor | None) -> str:
-    """Content hash of shape, type and values."""
+    """Hash the shape, type and values of a tensor."""
     if tensor is None:
         return ""
     digest = hashlib.sha256(f"{tuple(tensor.shape)} {tensor.dtype}".encode())

@@ -1,7 +1,7 @@
-"""What each layer of the original reads on calibration data: computed once, on first use, and shared by all plans.
+"""Moments of every layer's input on calibration data, and gradients of its weight, computed once for all plans.
 
-Least-squares reconstruction, whitened factors and rounding with feedback all ask the same question, how much an
-error of the weights shows in the output, and the second moments of the input answer it.
+Least-squares reconstruction, whitened factors and GPTQ all weigh an error of the weights by how much it changes the
+output, and the second moments of the input tell that.
 """
 
 from __future__ import annotations
@@ -27,28 +27,36 @@ from autocompress.core.batch_sizes import EVERY_TENSOR_BYTES, GRADIENT_BYTES, ro
 from autocompress.core.cancellation import checkpoint
 
 VERSION = 1
-"""Of how the facts below are measured: a change makes what was kept void."""
+"""Version of these measurements. A change of it makes stored results void."""
 PROBES = 8
+"""Samples whose outputs identify the network's code in the key of stored results."""
 BATCH = 64
+"""Largest number of samples of one pass without gradients."""
 GRADIENT_BATCH = 8
+"""Largest number of samples of one pass with gradients."""
 POSITIONS = 48
-"""Positions of a feature map, or tokens, drawn from each sample: neighbours tell nearly the same."""
+"""Positions of a feature map, or tokens, drawn from each sample. Neighbouring positions are nearly alike."""
 FULL_WIDTH = 1152
-"""Columns of the weight up to which all of them are related to one another; in wider convolutions only channels are,
-alike at every tap of the kernel. Inverting costs the cube."""
+"""Largest number of columns of a weight whose full covariance is measured. In wider convolutions it is that of
+channels, taken as equal at every tap of the kernel, because an inverse costs the cube of the width."""
 PLAIN = (nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward, nn.Linear.forward, TransposedConv.forward)
-"""What a layer must compute for its rows to be known: not one that pads or scales by itself."""
+"""Forward methods of the layers whose inputs are measured. A subclass that pads or scales by itself is left out."""
 MAX_WIDTH = 8192
-"""Widest input whose moments are kept: 256 MiB of covariance."""
+"""Largest width of an input whose moments are measured, at 256 MiB of covariance."""
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Of one layer's input, in columns of its weight as a matrix, `(channels / groups) * prod(kernel)` a group, or, for
-    convolutions wider than `FULL_WIDTH`, in channels.
+    """First and second moments of one layer's input.
 
-    `mean` (groups, d); `covariance` (groups, d, d), of the input less its mean. `magnitude` and `active`
-    (channels,): mean absolute value, and share of values that are not zero.
+    They are in columns of the weight as a matrix, d = `(channels / groups) * prod(kernel)` a group, or in channels for
+    convolutions wider than `FULL_WIDTH`.
+
+    Attributes:
+        mean: The mean, `(groups, d)`.
+        covariance: The second moments of the input less its mean, `(groups, d, d)`.
+        magnitude: The mean absolute value of each channel, `(channels,)`.
+        active: The share of each channel's values that are not zero, `(channels,)`.
     """
 
     mean: Tensor
@@ -58,32 +66,38 @@ class Moments:
 
     @property
     def second(self) -> Tensor:
-        """Moments about zero `(groups, d, d)`: where nothing behind the layer absorbs a shift of the mean."""
+        """Second moments about zero, `(groups, d, d)`, for layers behind which nothing absorbs a shift of the mean."""
         return self.covariance + self.mean[:, :, None] * self.mean[:, None, :]
 
     @property
     def channel_mean(self) -> Tensor:
-        """Mean input of each channel `(channels,)`, over the taps of the kernel."""
+        """The mean input of each channel, `(channels,)`, over the taps of the kernel."""
         return self.mean.reshape(len(self.magnitude), -1).mean(1)
 
     def channels(self, kept: Tensor) -> Moments:
-        """Those of the input channels `kept` (M,) of an ungrouped layer."""
+        """Select the moments of the input channels `kept` `(M,)` of an ungrouped layer."""
         area = self.mean.shape[1] // len(self.magnitude)
-        chosen = (kept[:, None] * area + torch.arange(area)).flatten()
-        return Moments(self.mean[:, chosen], self.covariance.index_select(1, chosen).index_select(2, chosen),
+        columns_kept = (kept[:, None] * area + torch.arange(area)).flatten()
+        covariance = self.covariance.index_select(1, columns_kept).index_select(2, columns_kept)
+        return Moments(self.mean[:, columns_kept], covariance,
                        self.magnitude[kept], self.active[kept])
 
     def rescaled(self, factor: Tensor) -> Moments:
-        """Those of the input with each channel times `factor` (channels,), all above 0."""
-        own = factor.repeat_interleave(self.mean.numel() // len(factor)).reshape(self.mean.shape)
-        return Moments(self.mean * own, self.covariance * own[:, :, None] * own[:, None, :],
+        """Return the moments of the input with each channel times `factor` `(channels,)`, all above 0."""
+        by_column = factor.repeat_interleave(self.mean.numel() // len(factor)).reshape(self.mean.shape)
+        return Moments(self.mean * by_column, self.covariance * by_column[:, :, None] * by_column[:, None, :],
                        self.magnitude * factor, self.active)
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """How the loss hangs on a layer's weight, mean over batches. Each has one value a row, or a column, of channels:
-    `(out,)` and `(in / groups,)`. `taylor_*`: (sum of gradient · weight)²; `fisher_*`: sum of (gradient · weight)².
+    """First-order importance of a layer's channels from gradients of the loss, mean over batches.
+
+    Attributes:
+        taylor_out: (sum of gradient · weight)² over each output channel, `(out,)`.
+        taylor_in: The same over each input channel, `(in / groups,)`.
+        fisher_out: Sum of (gradient · weight)² over each output channel, `(out,)`.
+        fisher_in: The same over each input channel, `(in / groups,)`.
     """
 
     taylor_out: Tensor
@@ -144,8 +158,8 @@ class Statistics:
 
     @cached_property
     def _sensitivities(self) -> dict[str, Sensitivity]:
-        kept = self._store.get("sensitivity", lambda: _flat(self._measured_sensitivities()))
-        return {name: Sensitivity(**facts) for name, facts in _nested(kept).items()}
+        tensors = self._store.get("sensitivity", lambda: _flat(self._measured_sensitivities()))
+        return {name: Sensitivity(**facts) for name, facts in _nested(tensors).items()}
 
     def _measured_sensitivities(self) -> dict[str, Sensitivity]:
         weights = {name: module.weight for name, module in self._model.named_modules()
@@ -182,8 +196,8 @@ class Statistics:
 
     @cached_property
     def _moments(self) -> dict[str, Moments]:
-        kept = self._store.get("moments", lambda: _flat(self._measured_moments()))
-        return {name: Moments(**facts) for name, facts in _nested(kept).items()}
+        tensors = self._store.get("moments", lambda: _flat(self._measured_moments()))
+        return {name: Moments(**facts) for name, facts in _nested(tensors).items()}
 
     def _measured_moments(self) -> dict[str, Moments]:
         sums: dict[str, _Sums] = {}
@@ -223,20 +237,22 @@ def _nested(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def width(module: nn.Module) -> int:
-    """Columns of a layer's weight as a matrix, of one group."""
+    """Count the columns of one group of a layer's weight as a matrix."""
     assert isinstance(module.weight, Tensor)
     return module.weight[0].numel()
 
 
 def columns(module: nn.Module) -> int:
-    """Columns that moments have: those of the weight, or the channels of one group where that is too many."""
+    """Count the columns of a layer's moments: of its weight, or the channels of a group where those are too many."""
     assert isinstance(module.weight, Tensor)
     return module.weight.shape[1] if width(module) > FULL_WIDTH else width(module)
 
 
 def layer_patches(module: nn.Module, inputs: Tensor, generator: torch.Generator) -> Tensor:
-    """Rows that the weight matrix is multiplied with, `(groups, rows, d)`, at `POSITIONS` random positions a sample;
-    just the channels of a wide convolution."""
+    """Return the inputs of the weight as a matrix, `(groups, rows, d)`, at `POSITIONS` random positions a sample.
+
+    For a wide convolution they are the channels at these positions.
+    """
     if isinstance(module, nn.Linear):
         rows = inputs.flatten(1, -2) if inputs.dim() > 2 else inputs.reshape(-1, 1, inputs.shape[-1])
         return rows[:, _positions(rows.shape[1], generator)].flatten(0, 1)[None]
@@ -248,17 +264,19 @@ def layer_patches(module: nn.Module, inputs: Tensor, generator: torch.Generator)
     view = windows(module, inputs)
     axes = len(module.kernel_size)
     sizes = view.shape[2:2 + axes]
-    chosen = _positions(int(torch.tensor(sizes).prod()), generator)
-    index = torch.unravel_index(chosen, sizes)
+    positions = _positions(int(torch.tensor(sizes).prod()), generator)
+    index = torch.unravel_index(positions, sizes)
     patches: Tensor = view[(slice(None), slice(None), *index)]  # type: ignore[index]  # (N, C, P, *kernel)
     rows = patches.movedim(2, 1).flatten(0, 1).reshape(-1, module.groups, width(module))
     return rows.transpose(0, 1)
 
 
 def windows(module: Conv, inputs: Tensor) -> Tensor:
-    """What the kernel of a convolution sees at each position of its output, `(N, C, *positions, *kernel)`, with taps in
-    the order of its weight: a view. Positions of a transposed convolution come in reverse, because its kernel is turned
-    about."""
+    """Return the windows of a convolution's kernel as a view, `(N, C, *positions, *kernel)`.
+
+    Taps are in the order of the weight. Positions of a transposed convolution come in reverse, because its kernel is
+    reversed.
+    """
     axes = len(module.kernel_size)
     if isinstance(module, TransposedConv):
         view, strides = module.spread(inputs).flip(tuple(range(2, 2 + axes))), (1,) * axes
@@ -275,8 +293,11 @@ def _positions(count: int, generator: torch.Generator) -> Tensor:
 
 
 class _Sums:
-    """Running totals over batches, of rows less the first batch's mean: where the mean is large against the spread,
-    the difference of two large numbers would be noise."""
+    """Running totals over batches, of rows less the first batch's mean.
+
+    Without that shift the covariance would be a difference of two large numbers where the mean is large against the
+    deviation.
+    """
 
     def __init__(self) -> None:
         self.rows = 0
