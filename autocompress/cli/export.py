@@ -19,13 +19,13 @@ Examples:
 """
 
 
-@click.command(cls=Command, epilog=_EXAMPLES, short_help="Write the verified ONNX file of a trial.")
+@click.command(cls=Command, epilog=_EXAMPLES, short_help="Write the verified file of a trial.")
 @click.argument("study", metavar="STUDY")
 @click.option("--trial", metavar="N|best", default="best", help="Which trial. Default: best.")
-@click.option("--out", metavar="DIR", required=True, help="Folder for model.onnx, manifest.json and README.md.")
+@click.option("--out", metavar="DIR", required=True, help="Folder for the file, manifest.json and README.md.")
 @click.option("--trust-code", is_flag=True, help="Run the Python files that the study was made from.")
 def export(study: str, trial: str, out: str, trust_code: bool) -> None:
-    """Write the verified ONNX file of one trial of STUDY, the folder of a search.
+    """Write the verified file of one trial of STUDY, the folder of a search.
 
     The network is rebuilt, written, and the file is run on the test split before the command says that it is done.
     """

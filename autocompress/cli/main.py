@@ -43,7 +43,7 @@ Exit codes: 0 done, 1 a bug of ours, 2 bad input, 3 nothing fits the limits,
 @click.version_option(__version__, message="autocompress %(version)s")
 @click.pass_context
 def cli(context: click.Context) -> None:
-    """Turn a trained PyTorch network into verified ONNX files that fit a budget."""
+    """Turn a trained PyTorch network into verified files that fit a budget."""
     help_alone(context)
 
 

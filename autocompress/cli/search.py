@@ -109,7 +109,7 @@ def search(config: str | None, trust_code: bool, as_json: bool, quiet: bool, **f
     """Search for the best compressed versions of a network inside a budget, and export the best.
 
     Channels are pruned, layers decomposed and weights quantised in proportions found by the search; the most
-    promising candidates are distilled from the original. The best one is exported to ONNX, run and verified.
+    promising candidates are distilled from the original. The best one is exported, run and verified.
     """
     given = {name: value for name, value in flags.items() if value not in (None, ())}
     settings = {**(read_config(Path(config)) if config is not None else {}), **given}

@@ -109,7 +109,8 @@ class SearchResult:
         return chosen
 
     def export(self, path: Path | str | None = None, trial: int | str = "best") -> Path:
-        """Write the artefact of a trial into folder `path` (default: the study's), run it, and return `model.onnx`.
+        """Write the artefact of a trial into folder `path` (default: the study's), run it, and return the
+        path of its file.
 
         InputError for a trial that has nothing to export, StorageError where a run is at work on the study,
         AutocompressError when the file does not do what the trial promised.

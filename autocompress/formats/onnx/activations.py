@@ -19,8 +19,7 @@ from autocompress.formats.onnx.graph import FloatGraph
 from autocompress.formats.onnx.ranges import Range, choose_range
 from autocompress.formats.onnx.runtime import Runtime
 
-MOST_ROWS = 64
-"""Samples that are run at once, at most."""
+MOST_ROWS = 64  # samples that are run at once, at most
 VALUES = 2**18
 """Values of a tensor that a range is chosen from, drawn at random: a stride would meet the same places of every
 picture. A percentile leaves about thirteen of them outside at either end."""
@@ -32,23 +31,23 @@ WEIGHTED = ("Conv", "ConvTranspose", "Gemm")
 
 
 def reads_float(graph: FloatGraph, quantised: Collection[str]) -> set[int]:
-    """`id` of the nodes that must read float tensors: weighted ones that are not among the `quantised` layers, and
-    those that move values on to them."""
+    """Return `id` of the nodes that must read float tensors: weighted ones that are not among the `quantised` layers,
+    and those that move values on to them."""
     integer = {id(leaf.node) for name, leaf in graph.leaves.items() if name in quantised}
     leaves = {id(leaf.node) for leaf in graph.leaves.values()}
-    found: set[int] = set()
-    wanted: set[str] = set()
+    float_readers: set[int] = set()
+    float_tensors: set[str] = set()
     for node in reversed(graph.nodes):  # readers come behind
         weighted = id(node) in leaves or node.op_type in WEIGHTED
-        if (weighted and id(node) not in integer) or (node.op_type in MOVES and wanted & set(node.output)):
-            found.add(id(node))
-            wanted.update(node.input)
-    return found
+        if (weighted and id(node) not in integer) or (node.op_type in MOVES and float_tensors & set(node.output)):
+            float_readers.add(id(node))
+            float_tensors.update(node.input)
+    return float_readers
 
 
 def quantised_tensors(graph: FloatGraph, leaves: Mapping[str, int]) -> dict[str, int]:
-    """Tensors that get a Q/DQ pair when `leaves` have activations of so many bits, and theirs, in order of production.
-    One that layers of two widths share takes the narrower, which integer kernels need."""
+    """Return the width of each tensor that gets a Q/DQ pair when `leaves` have activations of so many bits, in order of
+    production. A tensor that layers of two widths share takes the narrower, which integer kernels need."""
     readers: dict[str, list[int]] = {}
     for index, node in enumerate(graph.nodes):
         for name in node.input:
@@ -73,14 +72,14 @@ def quantised_tensors(graph: FloatGraph, leaves: Mapping[str, int]) -> dict[str,
 
 
 def _adds_bias(graph: FloatGraph, index: int) -> bool:
-    """Whether a node is the sum of a product and a vector of the network's: a linear layer at several positions."""
+    """Whether a node adds a vector of the network to a product: the bias of a linear layer at several positions."""
     node = graph.nodes[index]
     return node.op_type == "Add" and any(name in graph.tensors and graph.tensors[name].ndim == 1 for name in node.input)
 
 
 def calibrate(graph: FloatGraph, tensors: Mapping[str, int], inputs: Arrays, threads: int,
               method: str) -> dict[str, Range]:
-    """Ranges for `tensors` of so many bits, chosen by `method` from running the float graph on `inputs`."""
+    """Choose ranges for `tensors` of so many bits by `method` from running the float graph on `inputs`."""
     if not tensors:
         return {}
     model = graph.to_model(list(tensors))

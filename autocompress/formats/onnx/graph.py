@@ -19,9 +19,9 @@ from autocompress.formats.onnx.template import WEIGHT_INPUT, Template, state_arr
 
 @dataclass
 class Leaf:
-    """One weighted node. `weight` is the initialiser's name, `axis` its output-channel axis, `at` its place among the
-    node's inputs. With `arranged` the node only arranges the weight, and may not be the only one to read it: what takes
-    its place must take its name."""
+    """A node with a weight. `weight` is the initialiser's name, `axis` its output-channel axis, `at` its place among
+    the node's inputs. `arranged`: the node only arranges the weight, and others may read it too, so that a replacement must
+    take its name."""
 
     name: str
     node: onnx.NodeProto
@@ -42,16 +42,16 @@ class FloatGraph:
     leaves: dict[str, Leaf] = field(default_factory=dict)
 
     def to_model(self, extra_outputs: list[str] | None = None) -> onnx.ModelProto:
-        """A model proto; `extra_outputs` are intermediate tensors to put out beside the result."""
+        """Build a model proto; `extra_outputs` are intermediate tensors to put out beside the result."""
         model = onnx.ModelProto()
         model.CopyFrom(self.source)
         del model.graph.node[:]
         del model.graph.initializer[:]
         model.graph.node.extend(self.nodes)
         model.graph.initializer.extend(numpy_helper.from_array(np.asarray(v), k) for k, v in self.tensors.items())
-        known = {value.name for value in (*model.graph.output, *model.graph.input)}
+        named = {value.name for value in (*model.graph.output, *model.graph.input)}
         for name in extra_outputs or []:
-            if name not in known:
+            if name not in named:
                 model.graph.output.append(onnx.ValueInfoProto(name=name))
         return model
 
@@ -101,12 +101,12 @@ def fill(template: Template, model: nn.Module) -> FloatGraph:
 
 
 def _axis(transposed: bool) -> int:
-    """Output channels are the first axis, but the second of a weight whose first two are swapped."""
+    """Return the output-channel axis: the first, but the second of a weight whose first two are swapped."""
     return 1 if transposed else 0
 
 
 def swapped(weight: np.ndarray) -> np.ndarray:
-    """With the first two axes in each other's place."""
+    """Swap the first two axes of a weight."""
     return np.ascontiguousarray(weight.swapaxes(0, 1))
 
 
@@ -121,7 +121,7 @@ def _tensor(key: str, state: dict[str, np.ndarray], model: nn.Module) -> np.ndar
 
 
 def _chain(graph: FloatGraph, node: onnx.NodeProto, layer: str, factors: nn.Sequential, transposed: bool) -> None:
-    """The factors of one layer in place of its node."""
+    """Add the nodes of a layer's factors in place of its node."""
     source, weight_name = node.input[0], node.input[1]
     for i, factor in enumerate(factors):
         assert isinstance(factor.weight, Tensor)
@@ -137,12 +137,13 @@ def _chain(graph: FloatGraph, node: onnx.NodeProto, layer: str, factors: nn.Sequ
             inputs.append(bias)
         target = node.output[0] if last else f"{node.output[0]}_{i}"
         if isinstance(factor, nn.Linear):
-            made = _linear(node.op_type, inputs, target)
+            factor_node = _linear(node.op_type, inputs, target)
         else:
-            made = helper.make_node("Conv" if plain else "ConvTranspose", inputs, [target], **_conv_attributes(factor))
+            op = "Conv" if plain else "ConvTranspose"
+            factor_node = helper.make_node(op, inputs, [target], **_conv_attributes(factor))
         graph.tensors[name] = swapped(value) if flip else value
-        graph.nodes.append(made)
-        graph.leaves[f"{layer}.{i}"] = Leaf(f"{layer}.{i}", made, name, bias, _axis(flip))
+        graph.nodes.append(factor_node)
+        graph.leaves[f"{layer}.{i}"] = Leaf(f"{layer}.{i}", factor_node, name, bias, _axis(flip))
         source = target
 
 
@@ -153,7 +154,7 @@ def _linear(op: str, inputs: list[str], target: str) -> onnx.NodeProto:
 
 
 def _conv_attributes(conv: Any) -> dict[str, Any]:
-    """Only what differs from ONNX's defaults: attributes cost bytes."""
+    """Attributes of a Conv that differ from ONNX's defaults: each costs bytes."""
     attributes: dict[str, Any] = {}
     if any(p != 0 for p in conv.padding):
         attributes["pads"] = [*map(int, conv.padding)] * 2

@@ -15,18 +15,17 @@ import numpy as np
 PLANES: dict[int, tuple[int, ...]] = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}
 """Bits of each plane, least significant first, by bit-width."""
 
-ALIGN = 8
-"""Codes are padded to a multiple of this, so that every plane has the same number of them."""
+ALIGN = 8  # codes are padded to a multiple of this, so that every plane has the same number of them
 
 
 def integers(bits: int) -> np.ndarray:
-    """What the codes 0 to 2**bits - 1 stand for: ascending, int8 `(2**bits,)`."""
+    """Return the integers for which codes 0 to 2**bits - 1 stand: ascending, int8 `(2**bits,)`."""
     odd: np.ndarray = np.arange(1 - 2**bits, 2**bits, 2)
     return (odd if bits < 7 else (odd - 1) // 2).astype(np.int8)
 
 
 def pack(levels: np.ndarray, bits: int) -> list[np.ndarray]:
-    """Of `integers(bits)` → one uint8 array per plane of `PLANES[bits]`."""
+    """Pack levels, each one of `integers(bits)`, into one uint8 array for each plane of `PLANES[bits]`."""
     first, second = integers(bits)[:2].astype(np.int32)
     codes = (levels.astype(np.int32).reshape(-1) - first) // (second - first)
     codes = np.pad(codes, (0, -len(codes) % ALIGN)).astype(np.uint8)
@@ -41,7 +40,7 @@ def pack(levels: np.ndarray, bits: int) -> list[np.ndarray]:
 
 
 def tables(bits: int) -> list[np.ndarray]:
-    """For each plane an INT8 table (256, 8 / width): a byte → its codes' shares of the integers."""
+    """Build for each plane an INT8 table `(256, 8 / width)` from a byte to its codes' shares of the integers."""
     first, second = integers(bits)[:2].astype(np.int32)
     result, shift = [], 0
     for index, width in enumerate(PLANES[bits]):
@@ -54,14 +53,14 @@ def tables(bits: int) -> list[np.ndarray]:
 
 
 def index_in(levels: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Levels of an ascending int8 `table` (2**bits,) → the integers that stand for them, int8."""
-    found: np.ndarray = integers(len(table).bit_length() - 1)[np.searchsorted(table, levels)]
-    return found
+    """Replace levels of an ascending int8 `table` `(2**bits,)` by the integers that stand for them, int8."""
+    stand_ins: np.ndarray = integers(len(table).bit_length() - 1)[np.searchsorted(table, levels)]
+    return stand_ins
 
 
 def lookup(table: np.ndarray, bits: int) -> np.ndarray:
-    """What `table` `(at most 2**bits, …)` has for each code, by the integers that stand for codes: negative indices
-    count from the end, in ONNX as here, and odd integers leave every second row empty."""
+    """Reorder `table` `(at most 2**bits, …)` so that the integers that stand for codes index it: negative indices count
+    from the end, in ONNX as here, and odd integers leave every second row empty."""
     places = integers(bits).astype(np.int64)
     rows = np.zeros(((places[1] - places[0]) * 2**bits, *table.shape[1:]), table.dtype)
     rows[places[:len(table)]] = table
@@ -69,7 +68,7 @@ def lookup(table: np.ndarray, bits: int) -> np.ndarray:
 
 
 def unpack(packed: list[np.ndarray], bits: int, count: int) -> np.ndarray:
-    """The inverse of `pack`: `count` integers as int8, by the same tables the file carries."""
+    """Invert `pack`: `count` integers as int8, by the same tables as the file's."""
     planes = [table[plane].reshape(-1) for table, plane in zip(tables(bits), packed, strict=True)]
     total: np.ndarray = np.stack(planes).sum(axis=0, dtype=np.int32)
     return total[:count].astype(np.int8)

@@ -16,11 +16,11 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 KEPT = np.array(-0.0, np.float32)
-"""Zero, but not the zero that ONNX Runtime looks for before it folds a Pad into a convolution when it loads."""
+"""Negative zero, which ONNX Runtime does not take for the zero with which it folds a Pad into a convolution."""
 
 
 def unfold_pads(proto: onnx.ModelProto, layers: Mapping[str, nn.Module]) -> None:
-    """Give what a convolution pads beyond its own layer's padding back to a Pad node. `layers`: by the name of the
+    """Move what a convolution pads beyond its layer's padding into a Pad node. `layers`: modules by the name of the
     weight's initialiser."""
     shapes = {value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim]
               for value in (*proto.graph.value_info, *proto.graph.input)}
@@ -37,8 +37,8 @@ def unfold_pads(proto: onnx.ModelProto, layers: Mapping[str, nn.Module]) -> None
 
 def fold_pads(nodes: list[onnx.NodeProto], tensors: dict[str, np.ndarray],
               convolutions: Iterable[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """The nodes of a graph in which these convolutions do their padding themselves: integer kernels do it for nothing,
-    and a node between them would end their chain. `tensors` lose what nobody reads any more."""
+    """Fold Pad nodes into `convolutions` and return the nodes that are left: integer kernels pad for nothing, and a
+    node between them would end their chain. `tensors` lose what no node reads any more."""
     makers = {node.output[0]: node for node in nodes if node.op_type == "Pad"}
     for node in convolutions:
         pad = makers.get(node.input[0])
@@ -62,7 +62,7 @@ def fold_pads(nodes: list[onnx.NodeProto], tensors: dict[str, np.ndarray],
 
 
 def _beyond(node: onnx.NodeProto, layer: nn.Module | None) -> list[int] | None:
-    """What a node pads more than its layer, before all axes and behind them; None where that is nothing."""
+    """Return the padding of a node beyond its layer's, before all axes and behind them; None where there is none."""
     if not isinstance(layer, nn.Conv1d | nn.Conv2d) or isinstance(layer.padding, str) or layer.padding_mode != "zeros":
         return None
     extra = [a - b for a, b in zip(_pads(node, len(layer.padding)), (*layer.padding, *layer.padding), strict=True)]
@@ -70,7 +70,7 @@ def _beyond(node: onnx.NodeProto, layer: nn.Module | None) -> list[int] | None:
 
 
 def _pad(proto: onnx.ModelProto, node: onnx.NodeProto, extra: list[int], kept: bool) -> onnx.NodeProto:
-    """A Pad before `node`, which pads so much less; `kept`: as its own node in the runtime too."""
+    """Make a Pad before `node`, which then pads so much less; `kept`: the runtime must not fold it back."""
     rank = len(extra) // 2
     source, name = node.input[0], f"{node.output[0]}_padded"
     constants: dict[str, np.ndarray] = {f"{name}_by": np.array([0, 0, *extra[:rank], 0, 0, *extra[rank:]], np.int64)}

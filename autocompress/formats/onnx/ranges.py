@@ -18,11 +18,8 @@ CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
 """Ranges tried for the least squared error, as shares of the observed one."""
 OUTSIDE = 1e-4
 """Share of the values that a percentile leaves outside, half of it at either end."""
-BINS = 2048
-LEAST_BINS = 256
-"""Histogram of the entropy method, and the narrowest range that it tries."""
-STRIDE = 32
-"""Bins between one range that it tries and the next."""
+BINS, LEAST_BINS, STRIDE = 2048, 256, 32
+"""Bins of the entropy method's histogram, of the narrowest range that it tries, and between one range and the next."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,7 @@ class Range:
 
 
 def choose_range(sample: np.ndarray, low: float, high: float, bits: int = 8, method: str = "minmax") -> Range:
-    """The range inside [low, high], the observed one widened to hold 0, that `method` chooses for `sample`."""
+    """Choose a range for `sample` by `method` inside [low, high], the observed range widened to hold 0."""
     if method == "percentile":
         ends = np.quantile(sample, (OUTSIDE / 2, 1 - OUTSIDE / 2))
         return _covering(max(low, min(0.0, float(ends[0]))), min(high, max(0.0, float(ends[1]))), bits)
@@ -60,7 +57,7 @@ def _squared_error(sample: np.ndarray, chosen: Range) -> float:
 
 
 def _least_divergence(sample: np.ndarray, low: float, high: float, levels: int) -> float:
-    """The share of [low, high] that `entropy` keeps. Zeros are left out: they are exact in any range."""
+    """Return the share of [low, high] that `entropy` keeps. Zeros are left out: they are exact in any range."""
     values = sample[sample != 0]
     if not len(values) or high - low < 1e-12:
         return 1.0
@@ -81,7 +78,7 @@ def _least_divergence(sample: np.ndarray, low: float, high: float, levels: int) 
 
 
 def _quantised(counts: np.ndarray, levels: int) -> np.ndarray:
-    """A histogram in which the bins of one level share its values evenly, but empty bins stay empty."""
+    """Quantise a histogram: the bins of one level share its values evenly, but empty bins stay empty."""
     level = np.arange(len(counts)) * levels // len(counts)
     used = counts > 0
     total = np.bincount(level, counts, levels)
@@ -90,7 +87,7 @@ def _quantised(counts: np.ndarray, levels: int) -> np.ndarray:
 
 
 def _divergence(of: np.ndarray, by: np.ndarray) -> float:
-    """Kullback-Leibler divergence of two histograms; a little mass everywhere keeps it finite."""
+    """Return the Kullback-Leibler divergence of two histograms; a little mass everywhere keeps it finite."""
     p, q = of / of.sum(), (by + 1e-9) / (by.sum() + 1e-9 * len(by))
     some = p > 0
     return float((p[some] * np.log(p[some] / q[some])).sum())

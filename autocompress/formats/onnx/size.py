@@ -27,16 +27,14 @@ from autocompress.formats.onnx.protobuf import (
 )
 from autocompress.formats.onnx.sparse_choice import stored_sparse
 
-SKELETON_NAME = 3
-"""Typical length of a tensor's name in the skeleton: `p10` to `t99`."""
-READERS = 1.3
-"""Typical number of nodes that read an activation: more than one where a residual branches off."""
+SKELETON_NAME = 3  # typical length of a tensor's name in the skeleton: `p10` to `t99`
+READERS = 1.3  # typical number of nodes that read an activation: more than one where a residual branches off
 Sparse = dict[tuple[int, str], list[Part]]
 """Parts that the file stores sparse, by width and pattern."""
 
 
 def file_bytes(parts: Iterable[Part], skeleton_bytes: int, absent: Iterable[Part] = ()) -> int:
-    """Predicted bytes of `model.onnx` for a whole network, given in order of execution. `absent`: convolutions and
+    """Predict the bytes of the ONNX file of a whole network, given in order of execution. `absent`: convolutions and
     linear layers of the original that are gone, with the activation behind each."""
     layers: dict[str, list[Part]] = defaultdict(list)
     for part in parts:
@@ -80,7 +78,7 @@ def _shape(part: Part) -> tuple[int, ...]:
 
 
 def _factor_nodes(factors: list[Part]) -> float:
-    """Nodes of a layer's factors, less the node whose place they take."""
+    """Bytes of the nodes of a layer's factors, less the node whose place they take."""
     total, previous = 0.0, SKELETON_NAME
     for i, factor in enumerate(factors):
         last = i == len(factors) - 1

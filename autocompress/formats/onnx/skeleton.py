@@ -1,4 +1,4 @@
-"""What the exported graph says about the layers of a network, and what else is in its file."""
+"""The layer table completed by the exported graph: layers that it does not show, and bytes beside parameters."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from autocompress.techniques.quantize import KINDS
 
 def as_exported(table: LayerTable, template: Template, folded: nn.Module) -> LayerTable:
     """Lock layers that the exported graph does not show as one node, or, of those with float activations, as one
-    weight: they could not be stored compressed. The skeleton
-    makes up for layers of several tensors, and for those that the file does not hold because they are never run."""
-    seen, arranged = set(template.anchors.values()), set(template.arranged.values())
+    weight: they could not be stored compressed. The bytes of the skeleton make up for layers of several tensors, and
+    for those that the file does not hold because they are never run."""
+    anchored, arranged = set(template.anchors.values()), set(template.arranged.values())
     layers = tuple(
         msgspec.structs.replace(layer, not_compressible_reason="the exported graph does not show it as one node")
-        if layer.kind in KINDS and layer.compressible and layer.name not in seen
+        if layer.kind in KINDS and layer.compressible and layer.name not in anchored
         and not (layer.float_activations and layer.name in arranged) else layer
         for layer in table.layers)
     state, stored = folded.state_dict(), dict.fromkeys(table.by_name, 0)

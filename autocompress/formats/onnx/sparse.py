@@ -23,7 +23,7 @@ from autocompress.formats.onnx.sparse_choice import stored_sparse
 
 @dataclass(frozen=True)
 class Writer:
-    """Adds to the head of a graph; all three answer with names."""
+    """What adds constants and nodes to the head of a graph; each returns names of tensors."""
 
     constant: Callable[[np.ndarray], str]
     """Stores a tensor."""
@@ -48,7 +48,7 @@ class Packed:
 
 
 def to_store(masks: Mapping[str, Mask], bits: Mapping[str, int]) -> dict[tuple[int, str], list[str]]:
-    """Names of the layers to store sparse by width and pattern, sorted; the others are smaller dense."""
+    """Return the names of the layers to store sparse by width and pattern, sorted; the others are smaller dense."""
     groups: dict[tuple[int, str], list[str]] = {}
     for name in sorted(masks):
         groups.setdefault((bits[name], masks[name].pattern), []).append(name)
@@ -63,7 +63,8 @@ def to_store(masks: Mapping[str, Mask], bits: Mapping[str, int]) -> dict[tuple[i
 
 def pack_sparse(pattern: str, weights: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray],
                 inputs: Mapping[str, int]) -> Packed:
-    """Weights and masks in the file's axes; `inputs` is the axis of the input channels of each."""
+    """Pack the kept values and the codes of masks; weights and masks are in the file's axes, `inputs` is the axis of
+    the input channels of each."""
     shapes, orders, values, flags = {}, {}, [], []
     for name, weight in weights.items():
         axes = list(range(weight.ndim))
@@ -84,7 +85,7 @@ def pack_sparse(pattern: str, weights: Mapping[str, np.ndarray], kept: Mapping[s
 
 
 def _padded(mask: np.ndarray, pattern: str) -> tuple[np.ndarray, int]:
-    """Up to whole groups, and `ALIGN` codes of n:m; a group added is like any other."""
+    """Pad a mask to whole groups, and to a multiple of `ALIGN` codes of n:m; a group added is like any other."""
     size = group_size(pattern)
     if pattern == UNSTRUCTURED:
         padding = -len(mask) % size
@@ -94,7 +95,7 @@ def _padded(mask: np.ndarray, pattern: str) -> tuple[np.ndarray, int]:
 
 
 def arrangements(pattern: str) -> np.ndarray:
-    """The masks that codes stand for, bool `(codes, group)`."""
+    """Return the masks for which codes stand, bool `(codes, group)`."""
     size = group_size(pattern)
     if pattern == UNSTRUCTURED:
         return (np.arange(2**size)[:, None] >> np.arange(size) & 1).astype(bool)
@@ -115,7 +116,7 @@ def _codes(mask: np.ndarray, pattern: str) -> np.ndarray:
 
 
 def expand(writer: Writer, values: str, packed: Packed) -> dict[str, str]:
-    """Add what restores whole weights from the tensor `values`; their names by layer."""
+    """Add the nodes that restore whole weights from the tensor `values`, and return their names by layer."""
     mask = _mask(writer, packed)
     (places,) = writer.node("CumSum", [mask, writer.constant(np.array(0, np.int32))])
     (index,) = writer.node("Mul", [places, mask])
@@ -132,7 +133,7 @@ def expand(writer: Writer, values: str, packed: Packed) -> dict[str, str]:
 
 
 def _mask(writer: Writer, packed: Packed) -> str:
-    """Flat INT32 zeros and ones."""
+    """Add the nodes of a flat INT32 mask of zeros and ones, and return its name."""
     bits, table = code_bits(packed.pattern), arrangements(packed.pattern).astype(np.int8)
     if bits == 8:
         stored = writer.constant(packed.codes.astype(np.uint8))

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
+import onnx_ir
 import torch
 from onnx import numpy_helper
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import Tensor, nn
 
 from autocompress.errors import InputError
@@ -23,15 +25,14 @@ from autocompress.formats.onnx.pads import unfold_pads
 from autocompress.formats.onnx.torch_onnx import Example, exporting, free_samples, input_names
 
 OPSET = 20
-LARGEST_BYTES = 2**31 - 1
-"""Of one protobuf message; tensors beside the file are not written."""
+LARGEST_BYTES = 2**31 - 1  # of one protobuf message; tensors beside the file are not written
 WEIGHT_INPUT = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "Gather": 0}
-"""Which input of a node is the weight of a layer."""
+"""Index of the input of a node that is the weight of a layer, by operator."""
 
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a tensor of the state dict sits in the graph; `transposed` when its first two axes are swapped."""
+    """The state-dict key of an initialiser; `transposed` when its first two axes are swapped."""
 
     key: str
     transposed: bool = False
@@ -100,7 +101,7 @@ def export_template(model: nn.Module, example: Example) -> Template:
 
 
 def _randomised(model: nn.Module) -> nn.Module:
-    """A copy with distinct, positive, moderate values: BatchNorm variances stay legal."""
+    """Copy a network with distinct, positive, moderate values: variances of BatchNorm stay legal."""
     generator = torch.Generator().manual_seed(1)
     model = copy.deepcopy(model).eval()
     with torch.no_grad():
@@ -128,7 +129,7 @@ def _export(model: nn.Module, example: Example) -> onnx.ModelProto:
 
 
 def _name_batch(proto: onnx.ModelProto) -> None:
-    """Call the free dimension what it is, for whoever looks at the file."""
+    """Name the free dimension `batch`."""
     free = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param
     for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
         for dim in value.type.tensor_type.shape.dim:
@@ -137,8 +138,8 @@ def _name_batch(proto: onnx.ModelProto) -> None:
 
 
 def _simplify(exported: torch.onnx.ONNXProgram, program: torch.export.ExportedProgram) -> None:
-    """The exporter's own clean-up, but for arithmetic on the network's tensors: it would be done once and for all with
-    the values at hand, which are not those of any candidate. A graph input has no value to compute with."""
+    """Run the exporter's optimisations, but fold no arithmetic on the network's tensors: it would be folded with the
+    values at hand, which are not those of any candidate. A graph input has no value to compute with."""
     graph = exported.model.graph
     tensors = [graph.initializers[name] for name in program.state_dict if name in graph.initializers]
     graph.inputs.extend(tensors)
@@ -148,8 +149,8 @@ def _simplify(exported: torch.onnx.ONNXProgram, program: torch.export.ExportedPr
 
 
 def _free_flattens(proto: onnx.ModelProto) -> None:
-    """Let a flatten infer its width: the exporter writes the original's channel count into the graph. Only where both
-    sides begin with the samples: frames may be folded into them on one."""
+    """Replace a reshape to `(N, width)` by a Flatten, which infers the width: the exporter writes the original's
+    channel count into the graph. Both sides must begin with the samples: frames may be folded into them on one."""
     batch = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param
     shapes = {v.name: v.type.tensor_type.shape.dim
               for v in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output)}
@@ -167,9 +168,9 @@ def _free_flattens(proto: onnx.ModelProto) -> None:
 
 
 def _free_reshapes(proto: onnx.ModelProto) -> None:
-    """Let other reshapes that keep the batch infer one axis too: the one made of several, the longer of two, or, of
-    three, the middle one (attention heads, between queries, keys, values and the size of a head). Another one may be
-    cut all the same; then the file does not compute what the network computes, and a check says so."""
+    """Replace one axis of other reshapes that keep the batch by -1, so that it is inferred: the one made of several,
+    the longer of two, or, of three, the middle one (attention heads, between queries, keys, values and head sizes).
+    Where another axis is cut, the file does not compute what the network computes, and the parity check finds it."""
     shapes = {value.name: [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
               for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output)}
     constants = {i.name: numpy_helper.to_array(i) for i in proto.graph.initializer}
@@ -189,8 +190,8 @@ def _free_reshapes(proto: onnx.ModelProto) -> None:
 
 
 def _freed(before: list[int | str], after: list[int | str]) -> list[int] | None:
-    """The target of a reshape from `before` to `after` (names are free sizes) with 0 for every leading axis that
-    stays and -1 for one that is inferred; None where it is not of that kind."""
+    """Return the target of a reshape from `before` to `after` (names are free sizes) with 0 for every leading axis that
+    stays and -1 for the one that is inferred; None where the reshape does not keep the batch."""
     stay = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), 0)
     same = 0
     while same < min(len(before), len(after)) - stay and before[-1 - same] == after[-1 - same]:
@@ -205,26 +206,27 @@ def _freed(before: list[int | str], after: list[int | str]) -> list[int] | None:
 
 
 def _drop_unused(proto: onnx.ModelProto) -> None:
-    used = {name for node in proto.graph.node for name in node.input}
-    for unused in [i for i in proto.graph.initializer if i.name not in used]:
-        proto.graph.initializer.remove(unused)
+    """Remove nodes and initialisers that no output needs, those of subgraphs counted."""
+    model = onnx_ir.from_proto(proto)
+    RemoveUnusedNodesPass()(model)
+    proto.CopyFrom(onnx_ir.to_proto(model))
 
 
 def _recognise(value: np.ndarray, name: str, values: dict[str, np.ndarray]) -> Slot | None:
     if value.dtype != np.float32 or value.size == 0:
         return None
     for key in (name, *values):
-        known = values.get(key)
-        if known is not None and known.shape == value.shape and np.array_equal(known, value):
+        tensor = values.get(key)
+        if tensor is not None and tensor.shape == value.shape and np.array_equal(tensor, value):
             return Slot(key)
-    for key, known in values.items():
-        if known.ndim == 2 and known.T.shape == value.shape and np.array_equal(known.T, value):
+    for key, tensor in values.items():
+        if tensor.ndim == 2 and tensor.T.shape == value.shape and np.array_equal(tensor.T, value):
             return Slot(key, transposed=True)
     return None
 
 
 def _fold_transposes(proto: onnx.ModelProto, slots: dict[str, Slot]) -> None:
-    """Let a weight whose first two axes are swapped before one node reads it be stored so."""
+    """Store a weight with its first two axes swapped where a Transpose swaps them before one node reads it."""
     graph = proto.graph
     readers = Counter(name for node in graph.node for name in node.input)
     for node in [n for n in graph.node if n.op_type == "Transpose" and n.input[0] in slots]:
@@ -239,8 +241,8 @@ def _fold_transposes(proto: onnx.ModelProto, slots: dict[str, Slot]) -> None:
 
 
 def _shorten(proto: onnx.ModelProto, slots: dict[str, Slot]) -> dict[str, Slot]:
-    """Short names for every tensor, none for nodes, no metadata, no attribute that says what holds without it:
-    all this is a tenth of a small file."""
+    """Shorten every tensor's name and remove names of nodes, metadata and attributes at their defaults: together they
+    are a tenth of a small file. onnx_ir has passes for metadata, but none for names of nodes or for defaults."""
     graph = proto.graph
     names: dict[str, str] = {name: name for name in (*(value.name for value in (*graph.input, *graph.output)), "")}
     kept = len(names)
@@ -255,9 +257,9 @@ def _shorten(proto: onnx.ModelProto, slots: dict[str, Slot]) -> dict[str, Slot]:
         node.output[:] = [short(name) for name in node.output]
         for unused in ("name", "doc_string", "metadata_props"):
             node.ClearField(unused)
-        told = [attribute for attribute in node.attribute if not _is_default(node, attribute)]
+        needed = [attribute for attribute in node.attribute if not _is_default(node, attribute)]
         del node.attribute[:]
-        node.attribute.extend(told)
+        node.attribute.extend(needed)
     for value in (*graph.input, *graph.output):
         del value.metadata_props[:]
     del graph.value_info[:]
@@ -275,11 +277,11 @@ def _is_default(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> bool:
         return all(size == 1 for size in attribute.ints)
     if attribute.name == "pads":
         return not any(attribute.ints)
-    known = onnx.defs.get_schema(node.op_type, OPSET, node.domain).attributes.get(attribute.name)
-    if known is None or known.default_value.type != attribute.type:
+    declared = onnx.defs.get_schema(node.op_type, OPSET, node.domain).attributes.get(attribute.name)
+    if declared is None or declared.default_value.type != attribute.type:
         return False
     value = onnx.helper.get_attribute_value
-    return bool(value(known.default_value) == value(attribute))
+    return bool(value(declared.default_value) == value(attribute))
 
 
 def state_arrays(model: nn.Module) -> dict[str, np.ndarray]:

@@ -35,8 +35,9 @@ def plain_export(model: nn.Module, example: Example) -> bytes:
     Raises:
         TrialError: when the exporter fails.
     """
+    given = (example, {}) if isinstance(example, Mapping) else (example,)  # a last mapping is taken for keywords
     with exporting():
-        exported = torch.onnx.export(model, (example,), dynamo=True, verbose=False,
+        exported = torch.onnx.export(model, given, dynamo=True, verbose=False,
                                      dynamic_shapes=(free_samples(example),), input_names=input_names(example),
                                      output_names=[OUTPUT])
         assert exported is not None
@@ -57,7 +58,7 @@ def input_names(example: Example) -> list[str]:
 
 @contextmanager
 def exporting() -> Iterator[None]:
-    """No gradients, nothing on the screen, and whatever fails is a TrialError with its cause."""
+    """Run the exporter without gradients and silently; a failure is a TrialError with its cause."""
     levels = {name: logging.getLogger(name).level for name in LOGGERS}
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)

@@ -22,13 +22,12 @@ from autocompress.formats.onnx.ranges import Range
 from autocompress.formats.onnx.sparse import Packed, Writer, expand, pack_sparse, to_store
 from autocompress.formats.onnx.template import Template
 
-OPSET_16 = 21
-"""The first in which 16-bit activations can be written."""
+OPSET_16 = 21  # the first in which 16-bit activations can be written
 
 
 @dataclass(frozen=True)
 class Built:
-    """The bytes of the file, and the range of what each layer with quantised activations reads, by `NAME:input`."""
+    """The bytes of a file, and the range of the input of each layer with quantised activations, by `NAME:input`."""
 
     data: bytes
     ranges: dict[str, Range]
@@ -87,7 +86,7 @@ class _Writer:
         return names
 
     def _put(self, leaf: Leaf, op: str, inputs: list[str], **attributes: Any) -> None:
-        """Add the node that restores a weight, and let it be read in place of the stored one."""
+        """Add the node that restores a weight, and let its readers read that in place of the stored one."""
         if leaf.arranged:
             self._head.append(helper.make_node(op, inputs, [leaf.weight], **attributes))
         else:
@@ -148,7 +147,8 @@ class _Writer:
         return swapped(levels) if self._graph.leaves[name].axis == 1 else levels
 
     def _restore(self, bits: int, levels: Mapping[str, np.ndarray]) -> dict[str, str]:
-        """Names of INT8 tensors; below 8 bits all layers of one width share one packed stream."""
+        """Restore weights as INT8 tensors and return their names; below 8 bits all layers of one width share one packed
+        stream."""
         if bits == 8:
             return {name: self._constant(value) for name, value in levels.items()}
         stream = np.concatenate([value.reshape(-1) for value in levels.values()])
@@ -162,7 +162,7 @@ class _Writer:
         return shaped
 
     def _unpack(self, stream: np.ndarray, bits: int) -> str:
-        """Flat INT8 of `integers(bits)`, a multiple of `ALIGN` of them."""
+        """Store `integers(bits)`, a multiple of `ALIGN` of them, and restore them as flat INT8."""
         planes = []
         flat = self._constant(np.array([-1], np.int64))
         for plane, table in zip(pack(stream, bits), tables(bits), strict=True):
@@ -180,7 +180,7 @@ class _Writer:
         return self._node("Cast", [total], to=TensorProto.INT8)[0]
 
     def _looked_up(self, restored: str, weight: IntegerWeight) -> str:
-        """The levels that unpacked integers stand for in the weight's table."""
+        """Replace unpacked integers by the levels for which they stand in the weight's table."""
         if weight.table is None:
             return restored
         (index,) = self._node("Cast", [restored], to=TensorProto.INT32)
@@ -202,7 +202,7 @@ class _Writer:
             self._put(leaf, "Mul", [wide, steps])
 
     def _steps(self, leaf: Leaf, scale: np.ndarray, factors: np.ndarray, group: int, shape: tuple[int, ...]) -> str:
-        """A step for each weight from a factor for each run; the last run of a row may be cut short."""
+        """Compute a step for each weight from a factor for each run; the last run of a row may be cut short."""
         (wide,) = self._node("Cast", [self._constant(factors[:, :, None])], to=TensorProto.FLOAT)
         (steps,) = self._node("Mul", [wide, self._constant(scale.reshape(-1, 1, 1))])
         (steps,) = self._node("Expand", [steps, self._constant(np.array([1, 1, group], np.int64))])
@@ -214,8 +214,8 @@ class _Writer:
         if leaf.axis == 1 and len(shape) == 2:
             return self._node("Transpose", [steps])[0]
         if len(shape) > 2:
-            own = (shape[1], shape[0], *shape[2:]) if leaf.axis == 1 else shape
-            (steps,) = self._node("Reshape", [steps, self._constant(np.array(own, np.int64))])
+            by_output = (shape[1], shape[0], *shape[2:]) if leaf.axis == 1 else shape
+            (steps,) = self._node("Reshape", [steps, self._constant(np.array(by_output, np.int64))])
         if leaf.axis == 1:
             (steps,) = self._node("Transpose", [steps], perm=[1, 0, *range(2, len(shape))])
         return steps
@@ -250,7 +250,7 @@ class _Writer:
         self._graph.nodes = nodes
 
     def finish(self) -> bytes:
-        """The serialised model, checked."""
+        """Check the model and serialise it."""
         graph = FloatGraph(self._graph.source, [*self._head, *self._graph.nodes], self._tensors)
         model = graph.to_model()
         if any(chosen.bits == 16 for chosen in self._ranges.values()):
@@ -267,6 +267,6 @@ def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
 
 
 def float_bytes(template: Template, model: nn.Module) -> bytes:
-    """The folded network as a plain float32 file: the baseline that everything is compared with."""
+    """Write the folded network as a plain float32 file."""
     data: bytes = fill(template, model).to_model().SerializeToString()
     return data
