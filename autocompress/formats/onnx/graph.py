@@ -19,9 +19,11 @@ from autocompress.formats.onnx.template import WEIGHT_INPUT, Template, state_arr
 
 @dataclass
 class Leaf:
-    """A node with a weight. `weight` is the initialiser's name, `axis` its output-channel axis, `at` its place among
-    the node's inputs. `arranged`: the node only arranges the weight, and others may read it too, so that a replacement must
-    take its name."""
+    """A node with a weight.
+
+    `weight` is the initialiser's name, `axis` its output-channel axis, `at` its place among the node's inputs.
+    `arranged`: the node only arranges the weight, and others may read it too, so that a replacement must take its name.
+    """
 
     name: str
     node: onnx.NodeProto
