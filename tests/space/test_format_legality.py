@@ -33,19 +33,20 @@ class _Narrow(FormatFacts):
 
 def test_widths_left_to_the_profile_are_those_that_the_format_holds() -> None:
     space = space_of(TABLE, load_space("default"), HOST, _Narrow())
-    choices = {knob.name: knob.choices for knob in space.knobs}
-    assert choices["bits:a"] == (4, 8, 32) and choices["bits:b"] == (8, 32), "b is depthwise"
-    assert choices["act:*"] == (8, 32), "legal beside 8 bits"
+    choices = {knob.key: knob.choices for knob in space.knobs}
+    assert choices["bits", "a"] == (4, 8, 32) and choices["bits", "b"] == (8, 32), "b is depthwise"
+    assert choices["act", "*"] == (8, 32), "legal beside 8 bits"
     whole = build_space(TABLE, load_space("default"), HOST)
-    assert {name: chosen for name, chosen in choices.items() if not name.startswith("bits:")} == {
-        knob.name: knob.choices for knob in whole.knobs if not knob.name.startswith("bits:")}
+    assert {key: chosen for key, chosen in choices.items() if key.kind != "bits"} == {
+        knob.key: knob.choices for knob in whole.knobs if knob.kind != "bits"}
 
 
 def test_a_listed_width_that_the_format_holds_nowhere_is_refused() -> None:
     with pytest.raises(InputError, match=r"narrow files can hold, but of bits it lists 3: 3 bits have no operator"):
         space_of(TABLE, parse_space(LISTED.format("3, 8"), "a.toml"), HOST, _Narrow())
     space = space_of(TABLE, parse_space(LISTED.format("4, 8"), "a.toml"), HOST, _Narrow())
-    assert space.by_name["bits:b"].choices == (8,) and space.by_name["bits:c"].choices == (4, 8)
+    choices = {knob.key: knob.choices for knob in space.knobs}
+    assert choices["bits", "b"] == (8,) and choices["bits", "c"] == (4, 8)
 
 
 def test_a_format_that_holds_everything_changes_nothing() -> None:
