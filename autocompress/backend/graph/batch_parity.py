@@ -81,9 +81,9 @@ def _mixer(model: nn.Module, together: Tensor, place: int) -> str:
              if reads[one.name] and not _agree(one.outputs, other.outputs, place)]
     inside = next((name for name in mixes if not any(_within(other, name) for other in mixes)), "")
     kind = type(model.get_submodule(inside)).__name__
-    late = next((one.name for one, _ in pairs if _within(one.name, inside) and not reads[one.name]), "")
-    if late:
-        return f"the code of {kind} before the layer {late}"
+    first_differing = next((one.name for one, _ in pairs if _within(one.name, inside) and not reads[one.name]), "")
+    if first_differing:
+        return f"the code of {kind} before the layer {first_differing}"
     return f"the layer {inside} ({kind})" if inside else f"the code of {kind}"
 
 

@@ -1,6 +1,6 @@
-"""Multiply-accumulates: of a network as it is, and of single nodes of a traced graph.
+"""Counts of multiply-accumulates, of a network or of single nodes of a traced graph.
 
-What is counted are products that are summed: convolutions, linear layers, recurrent cells, and products of two
+Products that are summed count: convolutions, linear layers, recurrent cells, and products of two
 activations, in attention or bare. Norms, sums, pooling and activation functions count nothing.
 """
 
@@ -19,17 +19,24 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from autocompress.backend.canonical.attention import plain_attention
 
-KNOWN_TO_THOP = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+COUNTED_BY_THOP = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 """Modules of which thop counts exactly the products, where they are these very classes. It does not see what is no
 module, overcounts transposed convolutions, and counts biases, norms and pooling."""
 
 
 def count_macs(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> int:
-    """Multiply-accumulates of one sample: thop's count of plain convolutions and linear layers, and of everything else
-    the count of the operators that run. `model` stays as it is."""
-    own = copy.deepcopy(model).eval()
+    """Count the multiply-accumulates of one sample.
+
+    Plain convolutions and linear layers are counted by thop, everything else by the operators that run.
+
+    Args:
+        model: The network; it stays as it is.
+        input_shape: The shape of one sample, without the batch axis.
+        dtype: The type of the input.
+    """
+    copied = copy.deepcopy(model).eval()
     try:  # without data, where the network can run without
-        return _counted(own.to("meta"), torch.zeros(1, *input_shape, dtype=dtype, device="meta"))
+        return _counted(copied.to("meta"), torch.zeros(1, *input_shape, dtype=dtype, device="meta"))
     except Exception:  # the user's forward: it may read values, or hold tensors that stay where they were
         return _counted(copy.deepcopy(model).eval(), torch.zeros(1, *input_shape, dtype=dtype))
 
@@ -40,14 +47,14 @@ def _counted(model: nn.Module, example: Tensor) -> int:
     operators = {name: sum(flops.values()) // 2 for name, flops in counter.get_flop_counts().items()}
     root = type(model).__name__
     plain = {f"{root}.{name}": name for name, module in model.named_modules() if name
-             and type(module) in KNOWN_TO_THOP and f"{root}.{name}" in operators}
+             and type(module) in COUNTED_BY_THOP and f"{root}.{name}" in operators}
     _, _, layers = thop.profile(model, inputs=(example,), verbose=False, ret_layer_info=True)
     by_thop = sum(_of_layer(layers, name) for name in plain.values())
     return operators["Global"] - sum(operators[name] for name in plain) + by_thop
 
 
 def _of_layer(layers: dict[str, Any], name: str) -> int:
-    """What thop's nested table says of one module."""
+    """Look up the count of one module in thop's nested table."""
     *parents, child = name.split(".")
     for parent in parents:
         layers = layers[parent][2]

@@ -1,4 +1,4 @@
-"""Residual blocks that can be left out: found in the network's graph, not by class names.
+"""Search for residual blocks that can be dropped, in the network's graph instead of by class names.
 
 A sum of two tensors of one shape, where one is made from the other alone, still has its shape when only the older
 one is passed on. Dropping replaces the sum by that shortcut and removes what then has no reader.
@@ -26,14 +26,19 @@ _SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Candidate:
     block: Block
     total: fx.Node
     shortcut: fx.Node
 
 
 def find_blocks(model: nn.Module, example: Tensor) -> tuple[Block, ...]:
-    """All blocks that can be dropped, in order. None where torch.fx cannot trace the network symbolically."""
+    """Find all blocks that can be dropped, in order; there are none where torch.fx cannot trace the network.
+
+    Args:
+        model: The network, in eval mode.
+        example: An input `(N, …)`.
+    """
     graph = symbolic(copy.deepcopy(model))  # some networks keep what they computed, and would keep the tracer's
     if graph is None:
         return ()
@@ -43,23 +48,24 @@ def find_blocks(model: nn.Module, example: Tensor) -> tuple[Block, ...]:
             _Shapes(graph).run(example)
     except Exception:  # a user's forward may fail in many ways when it is interpreted; then there are no blocks
         return ()
-    return tuple(found.block for found in _found(graph, check_shapes=True))
+    return tuple(candidate.block for candidate in _candidates(graph, check_shapes=True))
 
 
 def drop_blocks(model: nn.Module, names: Collection[str]) -> nn.Module:
-    """A network of the modules of `model` without the blocks `names`. Submodules that stay keep their names.
+    """Build a network on the modules of `model` without the blocks `names`; the other submodules keep their names.
 
-    ValueError when a name is no block of this network.
+    Raises:
+        ValueError: A name is no block of this network.
     """
     graph = symbolic(model)
-    by_name = {} if graph is None else {found.block.name: found for found in _found(graph)}
+    by_name = {} if graph is None else {candidate.block.name: candidate for candidate in _candidates(graph)}
     missing = sorted(set(names) - set(by_name))
     if graph is None or missing:
         raise ValueError(f"a drop step must name a residual block, but {missing[0]!r} is none of "
                          f"{', '.join(by_name) or '(this network has none)'}")
     for name in names:
-        found = by_name[name]
-        found.total.replace_all_uses_with(_standing(found.shortcut, by_name, names))
+        candidate = by_name[name]
+        candidate.total.replace_all_uses_with(_surviving_shortcut(candidate.shortcut, by_name, names))
     graph.graph.eliminate_dead_code()
     graph.delete_all_unused_submodules()
     graph.recompile()
@@ -67,16 +73,16 @@ def drop_blocks(model: nn.Module, names: Collection[str]) -> nn.Module:
     return graph
 
 
-def _standing(node: fx.Node, by_name: dict[str, _Found], dropped: Collection[str]) -> fx.Node:
-    """What takes a shortcut's place when the block that makes it is dropped as well."""
+def _surviving_shortcut(node: fx.Node, by_name: dict[str, _Candidate], dropped: Collection[str]) -> fx.Node:
+    """Return the node that replaces a shortcut whose own block is dropped as well."""
     for name in dropped:
         if by_name[name].total is node:
-            return _standing(by_name[name].shortcut, by_name, dropped)
+            return _surviving_shortcut(by_name[name].shortcut, by_name, dropped)
     return node
 
 
 def symbolic(model: nn.Module) -> fx.GraphModule | None:
-    """The network as torch.fx traces it, or as it is where it came from there; None where it cannot be traced."""
+    """Trace the network by torch.fx; a graph module stays as it is, and None means that it cannot be traced."""
     if isinstance(model, fx.GraphModule):
         return model
     try:
@@ -89,7 +95,7 @@ def symbolic(model: nn.Module) -> fx.GraphModule | None:
 
 
 class _Tracer(fx.Tracer):
-    """Keeps layers whole that techniques name, subclasses as well: traced into, they would be bare tensors."""
+    """A tracer that keeps the layers whole that techniques name, and their subclasses."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         layers = Conv | nn.Linear | nn.Embedding | Norm | Recurrent
@@ -97,7 +103,7 @@ class _Tracer(fx.Tracer):
 
 
 class _Shapes(fx.Interpreter):
-    """Remembers the shape of every tensor in its node."""
+    """An interpreter that stores the shape of every tensor in its node."""
 
     def run_node(self, n: fx.Node) -> object:
         result = super().run_node(n)
@@ -105,17 +111,17 @@ class _Shapes(fx.Interpreter):
         return result
 
 
-def _found(graph: fx.GraphModule, check_shapes: bool = False) -> Iterator[_Found]:
+def _candidates(graph: fx.GraphModule, check_shapes: bool = False) -> Iterator[_Candidate]:
     """Blocks in order. One is named by the module that holds it; where two would share a name (a transformer's
     attention and its MLP), each by its last layer."""
     sums = list(_sums(graph, check_shapes))
     held = [_common(layers) for layers, _, _ in sums]
     for (layers, total, shortcut), name in zip(sums, held, strict=True):
-        yield _Found(Block(name=name if held.count(name) == 1 else layers[-1], layers=layers), total, shortcut)
+        yield _Candidate(Block(name=name if held.count(name) == 1 else layers[-1], layers=layers), total, shortcut)
 
 
 def _sums(graph: fx.GraphModule, check_shapes: bool) -> Iterator[tuple[tuple[str, ...], fx.Node, fx.Node]]:
-    """Layers of a branch, the sum that ends it, and its shortcut."""
+    """Yield the layers of each branch, the sum that ends it, and its shortcut."""
     order = {node: i for i, node in enumerate(graph.graph.nodes)}
     called = [str(step.target) for step in graph.graph.nodes if step.op == "call_module"]
     for node in graph.graph.nodes:
@@ -135,13 +141,13 @@ def _sums(graph: fx.GraphModule, check_shapes: bool) -> Iterator[tuple[tuple[str
 
 
 def _weighted(graph: fx.GraphModule, module: str) -> list[str]:
-    """The module and those inside it that hold parameters of their own."""
+    """Name the module and the modules inside it that hold parameters directly."""
     return [f"{module}.{name}".rstrip(".") for name, inner in graph.get_submodule(module).named_modules()
             if list(inner.parameters(recurse=False))]
 
 
 def _between(start: fx.Node, end: fx.Node) -> set[fx.Node] | None:
-    """Nodes from `start` (left out) to `end`, when nothing else feeds them and nothing else reads them."""
+    """Return the nodes after `start` up to `end`; None where other nodes feed them or read them."""
     region: set[fx.Node] = set()
     stack = [end]
     while stack:
@@ -157,7 +163,7 @@ def _between(start: fx.Node, end: fx.Node) -> set[fx.Node] | None:
 
 
 def _common(layers: tuple[str, ...]) -> str:
-    """The module that holds all of `layers`, or the last of them where there is none but the network itself."""
+    """Name the module that holds all of `layers`, or the last layer where only the network itself holds them."""
     parts = [layer.split(".") for layer in layers]
     shared = []
     for level in zip(*parts, strict=False):

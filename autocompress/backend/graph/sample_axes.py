@@ -1,4 +1,4 @@
-"""Which axis of a tensor inside a network is the samples: found with batches of two sizes, proved by shuffling one.
+"""Detection of the axis of the samples in tensors inside a network, by batches of two sizes and a shuffled batch.
 
 Most layers see the samples along their first axis. Some networks fold windows, frames or steps into it, put the
 sequence first, or call a layer once for the whole batch; a shape alone cannot tell, since sizes may coincide.
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 FEWER, MORE = 5, 7
-"""Batch sizes that are compared: an axis of the samples is a multiple of each, of the same number of times."""
+"""Batch sizes that are compared. An axis of the samples has the same multiple of both as its size."""
 TOLERANCE = 1e-3
-"""Of the largest value: shuffled samples must be found again in their places to this."""
+"""Largest difference, relative to the largest value, between a sample before and after the batch is shuffled."""
 
 
 @dataclass(frozen=True)
@@ -89,14 +89,14 @@ class _Tensor:
 
 def _recorded(model: nn.Module, inputs: Tensor, names: Iterable[str],
               axes: dict[str, tuple[tuple[int, ...], ...]]) -> dict[str, tuple[_Tensor, _Tensor]]:
-    """What the modules read and write at their first calls, in the order of the calls."""
-    found: dict[str, tuple[_Tensor, _Tensor]] = {}
+    """Summarise what the modules read and write at their first calls, in the order of the calls."""
+    summaries: dict[str, tuple[_Tensor, _Tensor]] = {}
 
     def hook(name: str, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         result = output[0] if isinstance(output, tuple) and output else output
-        if name not in found and args and isinstance(args[0], Tensor) and isinstance(result, Tensor):
+        if name not in summaries and args and isinstance(args[0], Tensor) and isinstance(result, Tensor):
             reads, writes = axes.get(name, ((), ()))
-            found[name] = _summary(args[0], reads), _summary(result, writes)
+            summaries[name] = _summary(args[0], reads), _summary(result, writes)
 
     handles = [model.get_submodule(name).register_forward_hook(partial(hook, name)) for name in names]
     try:
@@ -105,11 +105,11 @@ def _recorded(model: nn.Module, inputs: Tensor, names: Iterable[str],
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return summaries
 
 
 def _summary(tensor: Tensor, axes: Iterable[int]) -> _Tensor:
-    """Each entry of an axis is summed up in one number, under weights that tell its elements apart."""
+    """Sum each entry of each axis up to one number, under weights that tell its elements apart."""
     entries = {}
     for axis in axes:
         rows = tensor.detach().movedim(axis, 0).flatten(1).double() if tensor.dim() > 1 else tensor[:, None].double()
@@ -138,7 +138,7 @@ def _seen(small: _Tensor, whole: _Tensor, shuffled: _Tensor, order: Tensor) -> S
 
 
 def _follows(layout: SampleAxis, whole: Tensor, shuffled: Tensor, order: Tensor) -> bool:
-    """Whether entries, one number each, move with the samples that are shuffled."""
+    """Tell whether entries, given by one number each, move with the samples when these are shuffled."""
     alone = SampleAxis(0, layout.each, layout.fastest)
     difference = alone.split(whole)[order] - alone.split(shuffled)
     return bool(difference.abs().max() <= TOLERANCE * whole.abs().max())

@@ -1,4 +1,4 @@
-"""Keeping a trained candidate: its tensors and integers in one safetensors file."""
+"""Checkpoints of trained candidates: tensors and integers in one safetensors file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TABLE, _FACTORS = "quantized.table.", "quantized.factors."
 _STRUCTURE, _FORMAT = "structure.", "format."
 """Beside the widths by module name in the file's header: no module has a name that ends in a point."""
 FORMAT = "2"
-"""Of files written before there was a number, the levels of 7 and 8 bits and of codebooks reach 127 whatever the
+"""Version of the file format. In files without one, the levels of 7 and 8 bits and of codebooks reach 127 for any
 activations."""
 
 
@@ -46,14 +46,17 @@ class Trained(msgspec.Struct, frozen=True):
 
 
 def structure_of(compressed: Compressed) -> Structure:
-    """That of a network with a plan applied."""
+    """Return the structure of a network with a plan applied."""
     return Structure(compressed.plan, {receipt.site: tuple(receipt.facts["kept"]) for receipt in compressed.receipts
                                        if receipt.technique == "prune"})
 
 
 def save_weights(compressed: Compressed, path: Path) -> str:
-    """Write whole or not at all (temporary file, fsync, rename), and return the file's hash. StorageError when it
-    cannot be written."""
+    """Write a checkpoint, whole or not at all (temporary file, fsync, rename), and return the file's hash.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
     # What integers were rounded from takes the place of their values, which follow from levels and scales.
     state = compressed.model.state_dict() | {f"{name}.weight": value for name, value in compressed.latent.items()}
     tensors: dict[str, Tensor] = {f"model.{k}": v.contiguous() for k, v in state.items()}
@@ -79,10 +82,10 @@ def save_weights(compressed: Compressed, path: Path) -> str:
 def require_weights(path: Path, expected: str) -> None:
     """StorageError unless the file is there and, where a hash is `expected`, has it: what was trained cannot be made
     again from its plan."""
-    found = sha256_of(path) if path.is_file() else None
-    if found is None or (expected and found != expected):
-        came = "are gone" if found is None else "have changed since they were scored"
-        raise StorageError(f"the weights of a trained candidate must be in {path} as written, but they {came}: bring "
+    actual = sha256_of(path) if path.is_file() else None
+    if actual is None or (expected and actual != expected):
+        state = "are gone" if actual is None else "have changed since they were scored"
+        raise StorageError(f"the weights of a trained candidate must be in {path} as written, but they {state}: bring "
                            "that file back, export another trial, or search anew with --force-new-study")
 
 
@@ -103,10 +106,10 @@ def load_weights(structure: Compressed, path: Path) -> Compressed:
                                 for name in leaves(structure.model, site) if f"{_KEPT}{name}" in tensors})
         structure.receipts.append(Receipt(site, "sparsify", dict(step.args)))
     structure.latent = {name: tensors[f"model.{name}.weight"] for name in structure.weights}
-    for name, chosen in structure.weights.items():
+    for name, integer_weight in structure.weights.items():
         weight = structure.model.get_submodule(name).weight
         assert isinstance(weight, Tensor)
-        weight.data.copy_(chosen.dequantized())
+        weight.data.copy_(integer_weight.dequantized())
     for site, step in structure.plan.find("quantize").items():
         structure.receipts.append(Receipt(site, "quantize", dict(step.args)))
     structure.model.eval()
@@ -147,14 +150,14 @@ def _of_network(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _integers(plan: Plan, tensors: Mapping[str, Tensor], bits: Mapping[str, str]) -> dict[str, QuantizedWeight]:
-    found = {}
+    integers = {}
     for name, width in bits.items():
         if f"{_LEVELS}{name}" in tensors:
             args = step_of(name, plan).args
-            found[name] = QuantizedWeight(
+            integers[name] = QuantizedWeight(
                 int(width), tensors[f"{_LEVELS}{name}"], tensors[f"{_SCALE}{name}"], tensors.get(f"{_TABLE}{name}"),
                 int(args.get("group", 0)), tensors.get(f"{_FACTORS}{name}"), level_limit(args))
             if _FORMAT not in bits:
                 kept = tensors.get(f"{_KEPT}{name}")
-                found[name] = within_limit(found[name], tensors[f"model.{name}.weight"], kept)
-    return found
+                integers[name] = within_limit(integers[name], tensors[f"model.{name}.weight"], kept)
+    return integers

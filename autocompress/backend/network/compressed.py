@@ -83,14 +83,14 @@ class IntegerLayer:
 
 def integer_layers(result: Compressed) -> list[IntegerLayer]:
     """All of them, in the order of the plan."""
-    found = []
+    layers = []
     for name, bits in weight_bits(result.model, result.plan).items():
         if bits <= 8:
             weight = result.model.get_submodule(name).weight
             assert isinstance(weight, Tensor)
             kept = result.masks[name].kept if name in result.masks else None
-            found.append(IntegerLayer(name, weight, step_of(name, result.plan).args, kept))
-    return found
+            layers.append(IntegerLayer(name, weight, step_of(name, result.plan).args, kept))
+    return layers
 
 
 def step_of(name: str, plan: Plan) -> Step:
