@@ -1,4 +1,4 @@
-"""Modules of a network replaced by others that compute the same: recorded calls, and the proof on the whole network."""
+"""Replacement of modules by equivalents, with recorded calls and a proof on the whole network."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from autocompress.backend.network.compressed import replace_module
 
 MODULE_TOLERANCE = 1e-5
 NETWORK_TOLERANCE = 1e-4
-"""Relative to the largest output: of one module, and of the whole network behind all of them."""
+"""Largest difference, relative to the largest output, of one module and of the whole network."""
 
 Calls = dict[str, list[tuple[Any, Any, Any]]]
-"""Arguments, options and output of every call of a module, by its name."""
+"""The arguments, keyword arguments and output of every call of a module, by its name."""
 
 
 def record_calls(model: nn.Module, names: Iterable[str], inputs: Tensor) -> tuple[Calls, Tensor]:
-    """Every call of the modules `names` when `model` is given `inputs` `(N, …)`, and the network's output."""
+    """Record every call of the modules `names` in one pass over `inputs` `(N, …)`; return it with the output."""
     calls: Calls = {}
 
     def hook(name: str, _: nn.Module, args: Any, options: Any, output: Any) -> None:
@@ -34,24 +34,36 @@ def record_calls(model: nn.Module, names: Iterable[str], inputs: Tensor) -> tupl
             handle.remove()
 
 
-def put_equivalents(model: nn.Module, made: Mapping[str, nn.Module], inputs: Tensor, expected: Tensor) -> set[str]:
-    """Put the modules `made` in their places in `model`, in place, all together or else those that can be by
-    themselves, where the network still answers `inputs` with `expected`. Returns the names of those put."""
-    chosen = dict(made)
-    if not _computes(model, chosen, inputs, expected):
-        chosen = {name: module for name, module in made.items() if _computes(model, {name: module}, inputs, expected)}
-        if not _computes(model, chosen, inputs, expected):
+def put_equivalents(model: nn.Module, new: Mapping[str, nn.Module], inputs: Tensor, expected: Tensor) -> set[str]:
+    """Replace modules by equivalents, in place, where the network's output stays the same.
+
+    All are replaced together, or else those that keep the output each by itself.
+
+    Args:
+        model: The network.
+        new: The new modules, by the name of the module that each replaces.
+        inputs: Inputs `(N, …)`.
+        expected: The network's output for them.
+
+    Returns:
+        The names of the modules that were replaced.
+    """
+    accepted = dict(new)
+    if not _equivalent(model, accepted, inputs, expected):
+        accepted = {name: module for name, module in new.items()
+                    if _equivalent(model, {name: module}, inputs, expected)}
+        if not _equivalent(model, accepted, inputs, expected):
             return set()
-    for name, module in chosen.items():
+    for name, module in accepted.items():
         replace_module(model, name, module)
-    return set(chosen)
+    return set(accepted)
 
 
-def _computes(model: nn.Module, made: Mapping[str, nn.Module], inputs: Tensor, expected: Tensor) -> bool:
-    """Whether the network gives the same output with the modules `made` in their places; it is left as it was."""
-    before = {name: model.get_submodule(name) for name in made}
+def _equivalent(model: nn.Module, equivalents: Mapping[str, nn.Module], inputs: Tensor, expected: Tensor) -> bool:
+    """Tell whether the network's output stays the same with equivalents in place; the network is left as it was."""
+    before = {name: model.get_submodule(name) for name in equivalents}
     try:
-        for name, module in made.items():
+        for name, module in equivalents.items():
             replace_module(model, name, module)
         return alike(model(inputs), expected, NETWORK_TOLERANCE)
     except Exception:  # the user's forward: anything can come

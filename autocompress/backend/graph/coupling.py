@@ -110,5 +110,5 @@ def _select(module: nn.Module, name: str, keep: Tensor, dim: int) -> None:
     tensor = getattr(module, name, None)
     if tensor is None:
         return
-    chosen = tensor.detach().index_select(dim, keep).contiguous()
-    setattr(module, name, nn.Parameter(chosen) if isinstance(tensor, nn.Parameter) else chosen)
+    selected = tensor.detach().index_select(dim, keep).contiguous()
+    setattr(module, name, nn.Parameter(selected) if isinstance(tensor, nn.Parameter) else selected)

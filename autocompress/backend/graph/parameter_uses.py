@@ -56,7 +56,7 @@ class ParameterUses:
         alone, with channels on the norm's axis."""
         layers = {id(node): name for name, module in self._model.named_modules()
                   if isinstance(module, FOLDABLE) and (node := self.node(name)) is not None}
-        found = {}
+        folded = {}
         for name in norms:
             norm, node = self._model.get_submodule(name), self.node(name)
             if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or norm.running_mean is None or node is None \
@@ -65,8 +65,8 @@ class ParameterUses:
             source = node.args[0]
             if isinstance(source, fx.Node) and id(source) in layers and len(source.users) == 1 \
                     and _channels_second(self._model.get_submodule(layers[id(source)]), source):
-                found[name] = layers[id(source)]
-        return found
+                folded[name] = layers[id(source)]
+        return folded
 
 
 def _reader(node: fx.Node) -> fx.Node:

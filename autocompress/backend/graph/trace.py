@@ -95,18 +95,18 @@ def trace(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = t
 def _scalings(model: nn.Module, example: Tensor, nodes: list[fx.Node], table: LayerTable,
               owner: dict[str, str]) -> tuple[dict[str, Scaling], dict[str, str]]:
     """Proved ones by source, and why the other readers have none."""
-    found, refused = find_scalings(nodes, table, owner)
-    failed = unsafe_rescalings(model, example, found)
-    refused |= {reader: why for source, why in failed.items() for reader in found[source].readers}
-    return {source: scaling for source, scaling in found.items() if source not in failed}, refused
+    scalings, refused = find_scalings(nodes, table, owner)
+    failed = unsafe_rescalings(model, example, scalings)
+    refused |= {reader: why for source, why in failed.items() for reader in scalings[source].readers}
+    return {source: scaling for source, scaling in scalings.items() if source not in failed}, refused
 
 
 def _propagate(program: torch.export.ExportedProgram, table: LayerTable, owner: dict[str, str]) -> Propagation:
     """Labels of channels carried through the traced graph."""
     signature = program.graph_signature
     stored = {**signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants}
-    known = {**program.state_dict, **program.constants}
-    constants = {placeholder: known[name] for placeholder, name in stored.items() if isinstance(known[name], Tensor)}
+    values = {**program.state_dict, **program.constants}
+    constants = {placeholder: values[name] for placeholder, name in stored.items() if isinstance(values[name], Tensor)}
     return Propagation(program.graph.nodes, table, owner, constants, dict(signature.inputs_to_parameters))
 
 
@@ -244,7 +244,7 @@ def _departs(module: nn.Module, in_shape: tuple[int, ...]) -> bool:
     inputs = torch.zeros(2, *in_shape, dtype=torch.int64) if tokens else torch.ones(2, *in_shape)
     with torch.no_grad():
         try:
-            own, plain = module(inputs), base.forward(module, inputs)  # type: ignore[arg-type]
+            actual, plain = module(inputs), base.forward(module, inputs)  # type: ignore[arg-type]
         except RuntimeError:  # one that pads by itself takes inputs that are smaller than its kernel
             return True
-    return own.shape != plain.shape or not torch.allclose(own, plain, rtol=1e-4, atol=1e-6)
+    return actual.shape != plain.shape or not torch.allclose(actual, plain, rtol=1e-4, atol=1e-6)

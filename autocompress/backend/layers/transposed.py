@@ -39,12 +39,12 @@ class TransposedConv(nn.Module):
     def of(cls, module: nn.Module) -> TransposedConv:
         """The same layer as one of torch's."""
         assert isinstance(module, _ConvTransposeNd) and not isinstance(module.padding, str)
-        made = cls(module.in_channels, module.out_channels, module.kernel_size, module.stride, module.padding,
+        layer = cls(module.in_channels, module.out_channels, module.kernel_size, module.stride, module.padding,
                    module.output_padding, module.dilation, module.groups, module.bias is not None)
         weight = _swapped(module.weight.detach(), module.groups)
-        made.weight = nn.Parameter(weight.contiguous(), requires_grad=module.weight.requires_grad)
-        made.bias = module.bias  # type: ignore[assignment]
-        return made.train(module.training)
+        layer.weight = nn.Parameter(weight.contiguous(), requires_grad=module.weight.requires_grad)
+        layer.bias = module.bias  # type: ignore[assignment]
+        return layer.train(module.training)
 
     def forward(self, inputs: Tensor, output_size: list[int] | None = None) -> Tensor:
         """`(N, in, …)` → `(N, out, …)`."""
@@ -53,10 +53,10 @@ class TransposedConv(nn.Module):
             extra = _ConvTransposeNd._output_padding(  # type: ignore[misc]
                 self, inputs, output_size, list(self.stride), list(self.padding),  # type: ignore[arg-type]
                 list(self.kernel_size), len(self.kernel_size), list(self.dilation))
-        made: Tensor = _FUNCTIONS[len(self.kernel_size)](
+        result: Tensor = _FUNCTIONS[len(self.kernel_size)](
             inputs, _swapped(self.weight, self.groups), self.bias, self.stride, self.padding, extra, self.groups,
             self.dilation)
-        return made
+        return result
 
     def extra_repr(self) -> str:
         """As torch's own layers print themselves."""
