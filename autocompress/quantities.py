@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from decimal import Decimal
 
 from autocompress.errors import InputError
 
@@ -73,6 +74,13 @@ def format_bytes(count: float) -> str:
         if count >= factor:
             return f"{count / factor:.2f} {unit}"
     return f"{count:.0f} B"
+
+
+def exact_bytes(count: int) -> str:
+    """2,000,000 → `"2MB"`, 524,288 → `"512KiB"`: the shortest text that `parse_bytes` reads as the same number."""
+    units = ("GB", "GiB", "MB", "MiB", "kB", "KiB", "B")
+    texts = [f"{Decimal(count) / _BYTES[unit]:f}{unit}" for unit in units]
+    return min((text for text in texts if parse_bytes(text) == count), key=lambda text: (len(text), "." in text))
 
 
 def format_count(count: float) -> str:

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from pathlib import Path
 from typing import Any
 
 from autocompress.errors import InputError
+from autocompress.study.setting_kinds import Kind, nearest
+from autocompress.study.settings import SETTINGS, flag_name
 
-TEXTS = ("model", "weights_key", "data", "inputs", "profile", "space", "task", "format", "techniques", "executor",
-         "sampler", "effort", "name", "storage", "device")
-PATHS = ("weights", "data_root", "out")
-PREPARATION = ("mean", "std", "crop")
-WHOLE_NUMBERS = ("image_size", "resize", "trials", "epochs", "seed", "jobs")
-QUANTITIES = ("budget", "latency", "macs", "peak_memory", "max_drop", "timeout", "trial_timeout")
-KEYS = (*TEXTS, *PATHS, *WHOLE_NUMBERS, *QUANTITIES, *PREPARATION)
-_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
-    **dict.fromkeys((*TEXTS, *PATHS), ((str,), "text")),
-    **dict.fromkeys(WHOLE_NUMBERS, ((int,), "a whole number")),
-    **dict.fromkeys(PREPARATION, ((str, int, float), "a number, or a list of numbers")),
-    **dict.fromkeys(QUANTITIES, ((str, int, float), 'a number, or text with a unit such as "2MB"')),
-}
-CODE = ("model", "data", "task", "format", "techniques", "executor", "sampler")
-"""What may name an object in a Python file, which is run."""
-SEVERAL = ("profile", "techniques", "latency", "mean", "std")
-"""What may be a list of such values."""
-COMMAND_LINE_ONLY = ("from", "from_study", "resume", "force_new_study", "trust_code", "config", "json", "quiet",
-                     "debug")
+KEYS = {flag_name(name).replace("-", "_"): name for name, setting in SETTINGS.items() if setting.in_config}
+"""Names of settings by the key of a config file, which is that of the flag with underscores."""
+COMMAND_LINE_ONLY = {*(each for name, setting in SETTINGS.items() if not setting.in_config
+                       for each in (name, flag_name(name).replace("-", "_"))), "config", "json", "quiet", "debug"}
 """What decides about one run, or about trust, is not for a file to say."""
 
 
@@ -43,49 +29,31 @@ def read_config(file: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # ValueError: TOML, UTF-8, a path or number beyond limits
         raise InputError(f"{file} must be valid TOML, but: {error}") from None
     settings: dict[str, Any] = {}
-    for key, value in document.items():
-        name = key.replace("-", "_")
-        if name in COMMAND_LINE_ONLY:
-            raise InputError(f"{file}: `{key}` must be given on the command line, not in a file")
-        if name not in KEYS:
-            close = difflib.get_close_matches(name, KEYS, n=1)
-            hint = f"did you mean `{close[0]}`?" if close else f"known are {', '.join(sorted(KEYS))}"
-            raise InputError(f"{file}: `{key}` is not a known setting; {hint}")
-        if name in settings:
-            raise InputError(f"{file}: `{name}` must be given once, but is there with a dash and an underscore")
-        settings[name] = _located(name, _checked(name, value, file), file.parent)
+    for given, value in document.items():
+        key = given.replace("-", "_")
+        if key in COMMAND_LINE_ONLY:
+            raise InputError(f"{file}: `{given}` must be given on the command line, not in a file")
+        if key not in KEYS:
+            hint = nearest(key, KEYS).replace("'", "`") or f"known are {', '.join(sorted(KEYS))}"
+            raise InputError(f"{file}: `{given}` is not a known setting; {hint}")
+        if KEYS[key] in settings:
+            raise InputError(f"{file}: `{key}` must be given once, but is there with a dash and an underscore")
+        kind = SETTINGS[KEYS[key]].kind
+        settings[KEYS[key]] = _located(_checked(key, value, kind, file), kind, file.parent)
     return settings
 
 
-def _checked(name: str, value: Any, file: Path) -> Any:
-    kinds, what = _KINDS[name]
-    if name in SEVERAL and isinstance(value, list) and value:
-        return [_checked(name, each, file) for each in value]
-    if name == "latency" and isinstance(value, dict) and value:
-        return {device: _checked(name, each, file) for device, each in value.items()}
-    if not isinstance(value, kinds) or isinstance(value, bool):
-        raise InputError(f"{file}: `{name}` must be {what}, but got {value!r}")
+def _checked(key: str, value: Any, kind: Kind, file: Path) -> Any:
+    if kind.lists and isinstance(value, list) and value:
+        return [_checked(key, each, kind, file) for each in value]
+    if kind.table and isinstance(value, dict) and value:
+        return {device: _checked(key, each, kind, file) for device, each in value.items()}
+    if not isinstance(value, kind.toml) or isinstance(value, bool):
+        raise InputError(f"{file}: `{key}` must be {kind.words}, but got {value!r}")
     return value
 
 
-def _located(name: str, value: Any, folder: Path) -> Any:
-    if name in ("profile", "techniques") and isinstance(value, list):
-        return [_located(name, each, folder) for each in value]
-    if name in PATHS:
-        return _beside(folder, value) if value else value
-    if name in CODE:
-        kind, colon, place = value.partition(":")
-        if kind in ("npz", "imagefolder") and place:
-            return f"{kind}{colon}{_beside(folder, place)}"
-        path, colon, factory = value.rpartition(":")
-        return f"{_beside(folder, path)}:{factory}" if path.endswith(".py") else value
-    if name in ("profile", "space") and value.endswith(".toml"):
-        return _beside(folder, value)
-    return value
-
-
-def _beside(folder: Path, place: str) -> str:
-    try:
-        return str(folder / Path(place).expanduser())
-    except RuntimeError as error:  # ~nobody
-        raise InputError(f"{place!r} must be a path, but: {error}") from None
+def _located(value: Any, kind: Kind, folder: Path) -> Any:
+    if isinstance(value, list):
+        return [_located(each, kind, folder) for each in value]
+    return kind.locate(value, folder) if isinstance(value, str) else value

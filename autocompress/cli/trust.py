@@ -8,20 +8,19 @@ from typing import Any
 
 from autocompress.cli.console import say
 from autocompress.errors import InputError
+from autocompress.study.settings import SETTINGS
 
 
 def check_stored(study: Path, trust_code: bool, doing: str, given: Collection[str] = ()) -> None:
     """InputError when `doing` something with a study would run a Python file that only the study names, unless the
-    user trusts it. `given`: which of model and data are named by other means."""
+    user trusts it. `given`: which settings are named by other means."""
     from autocompress.study.folder import read_description
-    from autocompress.tasks.factory import is_factory
 
-    stored = read_description(study).given
-    for what in ("model", "data"):
-        spec = stored.get(what)
-        if what not in given and isinstance(spec, str) and is_factory(spec):
+    stored = read_description(study).settings
+    for name, setting in SETTINGS.items():
+        for spec in setting.kind.specs(getattr(stored, name)) if name not in given else ():
             if not trust_code:
-                raise InputError(f"{study} was made with {what} {spec}: {doing} would run code from that file. "
+                raise InputError(f"{study} was made with {name} {spec}: {doing} would run code from that file. "
                                  "Add --trust-code if you trust it")
             say(f"running code from {spec}")
 
@@ -34,4 +33,4 @@ def check_source(settings: dict[str, Any], trust_code: bool) -> None:
     from autocompress.study.folder import is_described
 
     if is_described(Path(source)):
-        check_stored(Path(source), trust_code, "searching on", [name for name in ("model", "data") if name in settings])
+        check_stored(Path(source), trust_code, "searching on", settings)

@@ -6,6 +6,8 @@ values have equal bytes. Reading names the place of a fault, `$.data.steps[3].ar
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -63,27 +65,47 @@ def decode(text: str | bytes, kind: type[T], origin: str = "document") -> T:
 
 def encode_flat(value: msgspec.Struct, schema: str) -> bytes:
     """A document for people to read, whose fields stand beside `schema`; the struct has a field `version`."""
-    return msgspec.json.format(msgspec.json.encode({"schema": schema} | msgspec.to_builtins(value)), indent=1)
+    return msgspec.json.format(msgspec.json.encode({"schema": schema} | _builtins(value)), indent=1)
 
 
-def decode_flat(text: bytes, kind: type[T], schema: str, version: int, origin: str) -> T:
-    """Read what `encode_flat` wrote. InputError, which begins with `origin`, for another schema, a newer version, and
-    for fields that this release does not know: reading on would drop them."""
+def decode_flat(text: bytes, kind: type[T], schema: str, version: int, origin: str,
+                upgrade: Callable[[dict[str, Any]], dict[str, Any]] | None = None) -> T:
+    """Read what `encode_flat` wrote. `upgrade` makes a document of this version of one of the version before, if there
+    was one.
+
+    InputError, which begins with `origin`, for another schema, a newer version, and for fields that this release does
+    not know: reading on would drop them.
+    """
     try:
         document = msgspec.json.decode(text)
         if not isinstance(document, dict) or document.pop("schema", schema) != schema:
             raise InputError(f"{origin} must be a {schema!r} document, but is something else")
-        if isinstance(written := document.get("version"), int) and written > version:
+        written = document.get("version", 1)
+        if isinstance(written, int) and written > version:
             raise InputError(f"{origin} was written by a newer autocompress (version {written}, known is {version}): "
                              "update autocompress to use it")
-        value = msgspec.convert(document, kind, strict=True, str_keys=True)
+        if isinstance(written, int) and written < version and upgrade is not None:
+            document = upgrade(document)
+        value = msgspec.convert(document, kind, strict=True, str_keys=True, dec_hook=_from_text)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise InputError(f"{origin} is damaged: {error}") from None
-    unknown = _unknown(document, msgspec.to_builtins(value, str_keys=True), "$")
+    unknown = _unknown(document, _builtins(value, str_keys=True), "$")
     if unknown:
         raise InputError(f"{origin} says what this autocompress does not know ({', '.join(unknown[:3])}), and would "
                          "lose it: update autocompress to use it")
     return value
+
+
+def _builtins(value: Any, str_keys: bool = False) -> dict[str, Any]:
+    built: dict[str, Any] = msgspec.to_builtins(value, str_keys=str_keys, enc_hook=str)  # paths as text
+    return built
+
+
+def _from_text(kind: type, text: Any) -> Any:
+    """Fields that JSON has no type for: paths."""
+    if kind is Path and isinstance(text, str):
+        return Path(text)
+    raise NotImplementedError(kind)
 
 
 def _unknown(document: Any, known: Any, place: str) -> list[str]:

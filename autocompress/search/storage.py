@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -131,13 +131,14 @@ def delete_study(storage: optuna.storages.BaseStorage, name: str) -> None:
 
 
 def require_same(study: optuna.Study, identity: Mapping[str, Any],
-                 objectives: Mapping[str, Direction], older: Mapping[str, Any] | None = None) -> None:
-    """StudyMismatchError that lists what differs between the stored study and what was asked. `older`: how an earlier
-    release would have stored the same identity."""
-    stored = study.user_attrs.get(IDENTITY, {})
-    identity = older if older is not None and stored == older else identity
+                 objectives: Mapping[str, Direction],
+                 former: Mapping[str, Collection[Any]] | None = None) -> None:
+    """StudyMismatchError that lists what differs between the stored study and what was asked. `former`: by field,
+    further values that stand for the same in what earlier releases stored."""
+    stored, former = study.user_attrs.get(IDENTITY, {}), former or {}
     differences = [f"{key}: stored {stored.get(key)!r}, now {identity.get(key)!r}"
-                   for key in sorted({*stored, *identity}) if stored.get(key) != identity.get(key)]
+                   for key in sorted({*stored, *identity})
+                   if stored.get(key) != identity.get(key) and stored.get(key) not in former.get(key, ())]
     if [d.name.lower() for d in study.directions] != list(objectives.values()):
         differences.append(f"directions: stored {[d.name.lower() for d in study.directions]}, "
                            f"now {list(objectives.values())}")

@@ -89,8 +89,8 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
         "verified": {k: v for k, v in facts.items() if k not in (
             "path", f"promised_{metric.name}", "outputs", "warnings", "rarest")},
         **proved, "format": file_format.name, "model": model,
-        "profile": description.profile, "metric": msgspec.to_builtins(metric),
-        "budget": msgspec.to_builtins(description.budget), "seed": description.seed,
+        "profile": description.settings.profile, "metric": msgspec.to_builtins(metric),
+        "budget": msgspec.to_builtins(description.budget), "seed": description.settings.seed,
         "fingerprints": description.fingerprints,
         "versions": versions(("autocompress", "torch", "optuna", "numpy", *file_format.packages)),
         "input": {"name": INPUT, "shape": ["N", *bench.network.data.input_shape],

@@ -18,12 +18,13 @@ from autocompress.core.layer import LayerTable
 from autocompress.core.metric import Metric, Reference
 from autocompress.core.warnings import Warned
 from autocompress.errors import EnvironmentFault, InputError
-from autocompress.search.fidelity import DEFAULT_EFFORT
 from autocompress.search.storage import DATABASE
+from autocompress.study.former_layout import from_version_1
+from autocompress.study.settings import SearchSettings
 from autocompress.tasks.classification.metric import ACCURACY
 
 DESCRIPTION = "study.json"
-SCHEMA, VERSION = "autocompress/study", 1
+SCHEMA, VERSION = "autocompress/study", 2
 """Of the description. A field that changes what older ones mean makes the version rise."""
 ARTIFACT, REPORT, TEACHER = "artifact", "report", "teacher"
 
@@ -31,60 +32,37 @@ ARTIFACT, REPORT, TEACHER = "artifact", "report", "teacher"
 class Description(msgspec.Struct, frozen=True, kw_only=True):
     """What is needed to show a study without its network, and to load that network again.
 
-    `given` holds the specs as given: model, weights, weights_key, data, data_root, image_size … A spec is None when a
-    Python object was given. `targets` are the ids of the profiles where there are several, the primary first.
-    `attribution` is of the plan that was the best when a search ended; `sensitivities` are predicted, in nats by
-    trial, where
-    there was a sensitivity table.
+    `settings` are those of the search, as values; what concerns one run alone has its default there. `objects` names
+    the settings that were Python objects, which no file can hold. `budget` are the bounds by device, `targets` the ids
+    of the profiles where there are several, the primary first. `attribution` is of the plan that was the best when a
+    search ended; `sensitivities` are predicted, in nats by trial, where there was a sensitivity table. `unpaying` are
+    layers whose activations stay float because 8 bits do not make them faster on the machine of the search. `warnings`
+    are of the last run that came to its end, but for those of the exported file, which stand with it.
     """
 
     version: int = VERSION
     name: str
-    storage: str
-    seed: int
-    space: str
-    profile: str | tuple[str, ...]
-    epochs: int
+    settings: SearchSettings
+    objects: tuple[str, ...] = ()
     budget: Budget
     metric: Metric = ACCURACY
     baseline: Metrics
     sources: dict[str, str]
     table: LayerTable
     refused: dict[str, str]
-    given: dict[str, Any]
     fingerprints: dict[str, str]
     timings: dict[str, float] = {}
     artifact: dict[str, Any] | None = None
     targets: tuple[str, ...] = ()
     attribution: Attribution | None = None
     sensitivities: dict[int, float] = msgspec.field(default_factory=dict, name="harms")
-    sampler: str = "auto"
-    effort: str = DEFAULT_EFFORT
-    trials: int = 0
-    """Asked for; 0 in files that do not say."""
     unpaying: tuple[str, ...] = ()
-    """Layers whose activations stay float because 8 bits do not make them faster on the machine of the search."""
     warnings: tuple[Warned, ...] = ()
-    """Of the last run that came to its end, but those of the exported file, which stand with it."""
-    from_study: str = ""
-    """The folder of the study where this one started, if it did."""
 
     @property
     def reference(self) -> Reference:
         """The task's metric with the original's value on the validation split."""
         return Reference(self.metric, self.baseline[self.metric.name])
-
-
-def absolute(spec: str) -> str:
-    """A spec of a model, data, space or profile; where it names a file, by its absolute path, so that the study can
-    be exported from any working folder."""
-    kind, _, place = spec.partition(":")
-    if kind in ("npz", "imagefolder") and place:
-        return f"{kind}:{Path(place).absolute()}"
-    path, _, factory = spec.rpartition(":")
-    if path.endswith(".py"):
-        return f"{Path(path).absolute()}:{factory}"
-    return str(Path(spec).absolute()) if spec.endswith(".toml") else spec
 
 
 def choose_folder(out: Path | None, name: str, resume: bool) -> Path:
@@ -155,4 +133,4 @@ def read_description(folder: Path) -> Description:
     except OSError:
         raise InputError(f"STUDY must be the folder of a study, with a {DESCRIPTION} in it, but {folder} has none; "
                          "see studies/ for yours") from None
-    return wire.decode_flat(text, Description, SCHEMA, VERSION, str(path))
+    return wire.decode_flat(text, Description, SCHEMA, VERSION, str(path), from_version_1)

@@ -2,132 +2,101 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Metrics
 from autocompress.errors import InputError
-from autocompress.search.storage_urls import shown_url
-from autocompress.space.spec import SpaceSpec
-from autocompress.study.folder import (
-    DESCRIPTION,
-    Description,
-    absolute,
-    is_described,
-    read_description,
-    write_description,
-)
-from autocompress.study.options import PREPARATION, Options
-from autocompress.study.workbench import Workbench
-from autocompress.tasks.classification.metric import ACCURACY
+from autocompress.quantities import exact_bytes
+from autocompress.study.folder import DESCRIPTION, Description, is_described, read_description
+from autocompress.study.former_layout import former_identities, space_hash
+from autocompress.study.request import Request
+from autocompress.study.settings import LIMITS, SETTINGS, SearchSettings, listed
 from autocompress.tasks.models import LoadedModel
 from autocompress.tasks.splits import TaskData
 
+if TYPE_CHECKING:
+    from autocompress.study.workbench import Workbench
 
-def default_name(loaded: LoadedModel, task: TaskData, asked: Options) -> str:
+BY_CONTENT = ("model", "data", "profile", "space")
+"""Settings that are known by a hash of what they name."""
+
+
+def default_name(loaded: LoadedModel, task: TaskData, settings: SearchSettings) -> str:
     """Made of the network, the data and the size."""
     stem = loaded.name if loaded.name.endswith(task.name) else f"{loaded.name}-{task.name}"
-    return f"{stem}-{asked.budget}" if asked.budget is not None else stem
+    return f"{stem}-{exact_bytes(settings.budget)}" if settings.budget is not None else stem
 
 
-def identity_of(loaded: LoadedModel, task: TaskData, spec: SpaceSpec, profile: str, seed: int,
-                budget: Budget) -> dict[str, Any]:
-    """What must be the same to go on with a study."""
+def identity_of(loaded: LoadedModel, task: TaskData, request: Request) -> dict[str, Any]:
+    """Values of what must be the same to go on with a study: hashes of the network, the data, the space and the
+    profile, the bounds, the seed, and names of what is the user's own."""
+    settings = request.settings
+    budget = msgspec.to_builtins(request.budget)
+    others = [name for name, setting in SETTINGS.items()
+              if setting.identity and name not in BY_CONTENT and setting.section != LIMITS]
+    values = {name: getattr(settings, name) for name in others}
     return {
-        "model": loaded.fingerprint, "data": task.fingerprint, "profile": profile, "seed": seed,
-        "space": hashlib.sha256(msgspec.json.encode(spec, order="sorted")).hexdigest()[:16],
-        "budget": _exact(budget),
+        **fingerprints(loaded, task, request),
+        "budget": {metric: bound for metric, bound in budget.items() if bound is not None},
+        **{name: value if isinstance(value, int) else [label(each) for each in listed(value)]
+           for name, value in values.items() if isinstance(value, int) or listed(value)},
     }
 
 
-def _exact(budget: Budget) -> str:
-    """Every bound with all its digits: what people read is rounded, and two budgets may read alike."""
-    bounds = budget.bounds | ({} if budget.max_drop is None else {"max_drop": budget.max_drop})
-    return ", ".join(f"{name} ≤ {bound!r}" for name, bound in bounds.items()) or "no bound"
+def fingerprints(loaded: LoadedModel, task: TaskData, request: Request) -> dict[str, str]:
+    """Hashes of what the settings of `BY_CONTENT` name."""
+    return {"model": loaded.fingerprint, "data": task.fingerprint, "profile": request.profile.fingerprint,
+            "space": space_hash(request.space)}
 
 
-def older_identity(identity: dict[str, Any], folder: Path, budget: Budget) -> dict[str, Any] | None:
-    """The identity as earlier releases stored it, with the budget as rounded text; only where `study.json`, which has
-    the exact values, has the same budget."""
-    same = is_described(folder) and read_description(folder).budget == budget
-    return {**identity, "budget": budget.describe(ACCURACY)} if same else None
+def label(own: Any) -> str:
+    """What an object of the user's own is called: the name behind its file, its `name`, or that of its class."""
+    if isinstance(own, str):
+        return own.rpartition(":")[2]
+    name = getattr(own, "name", None)
+    return name if isinstance(name, str) else getattr(own, "__qualname__", type(own).__qualname__)
 
 
-def stored_name(asked: Options, folder: Path, name: str) -> str:
+def former_identity(request: Request, folder: Path) -> Mapping[str, list[str]]:
+    """Further values of an identity's fields that stand for the same in what earlier releases stored."""
+    stored = read_description(folder).budget if is_described(folder) else None
+    return former_identities(request.space, request.budget, stored)
+
+
+def stored_name(settings: SearchSettings, folder: Path, name: str) -> str:
     """The name under which a study to be resumed is stored. InputError when another is asked for."""
-    if not asked.resume or not (folder / DESCRIPTION).exists():
+    if not settings.resume or not (folder / DESCRIPTION).exists():
         return name
     stored = read_description(folder).name
-    if asked.name is not None and name != stored:
+    if settings.name is not None and name != stored:
         raise InputError(f"{folder} holds study {stored!r}: resume it without --name, or choose another --out")
     return stored
 
 
-def describe(folder: Path, name: str, asked: Options, constraints: Budget, bench: Workbench, baseline: Metrics,
-             identity: dict[str, Any], timings: dict[str, float],
-             unpaying: frozenset[str] = frozenset()) -> Description:
-    """Write `study.json`; a resumed study keeps what it exported."""
-    before = read_description(folder) if (folder / DESCRIPTION).exists() else None
-    description = Description(
-        name=name,
-        storage=shown_url(asked.storage or ""),
-        seed=asked.seed,
-        space=absolute(asked.space),
-        profile=absolute(asked.profile) if isinstance(asked.profile, str) else tuple(map(absolute, asked.profile)),
-        targets=tuple(device.id for device in bench.evaluator.profile.targets),
-        epochs=asked.epochs,
-        effort=asked.effort,
-        sampler=asked.sampler if isinstance(asked.sampler, str) else "auto",
-        trials=asked.trials,
-        budget=constraints,
-        metric=bench.network.data.metric,
-        baseline=before.baseline if before else baseline,
-        sources=dict(bench.evaluator.sources),
-        table=bench.network.table,
-        refused=bench.network.refused,
-        given=_given(asked),
-        timings=timings,
-        fingerprints={k: str(identity[k]) for k in ("model", "data", "space", "profile")},
-        artifact=before.artifact if before else None,
-        attribution=before.attribution if before else None,
-        sensitivities=before.sensitivities if before else {},
-        from_study=_start(asked, before),
-        unpaying=tuple(sorted(unpaying)),
-    )
-    write_description(folder, description)
-    return description
+def described(name: str, request: Request, hashes: Mapping[str, str], bench: Workbench, baseline: Metrics, *,
+              timings: Mapping[str, float], unpaying: frozenset[str] = frozenset(),
+              before: Description | None = None) -> Description:
+    """The description of a study; one that is resumed, described `before`, keeps what it exported and found."""
+    settings = request.settings.kept()
+    if settings.from_study is None and before is not None:
+        settings = msgspec.structs.replace(settings, from_study=before.settings.from_study)
+    made = Description(
+        name=name, settings=settings, objects=request.settings.objects, budget=request.budget, baseline=baseline,
+        sources=dict(bench.evaluator.sources), table=bench.network.table, refused=bench.network.refused,
+        fingerprints=dict(hashes), timings=dict(timings), unpaying=tuple(sorted(unpaying)),
+        targets=tuple(device.id for device in request.profile.targets), metric=bench.network.data.metric)
+    if before is None:
+        return made
+    return msgspec.structs.replace(made, baseline=before.baseline, artifact=before.artifact,
+                                   attribution=before.attribution, sensitivities=before.sensitivities)
 
 
-def kept_float(asked: Options, folder: Path, measure: Callable[[], frozenset[str]]) -> frozenset[str]:
+def kept_float(settings: SearchSettings, folder: Path, measure: Callable[[], frozenset[str]]) -> frozenset[str]:
     """Layers whose activations stay float: those of the study that is resumed, whose space has them, or as measured."""
-    if asked.resume and is_described(folder):
+    if settings.resume and is_described(folder):
         return frozenset(read_description(folder).unpaying)
     return measure()
-
-
-def _start(asked: Options, before: Description | None) -> str:
-    if asked.from_study is not None:
-        return str(asked.from_study.absolute())
-    return before.from_study if before else ""
-
-
-def _given(asked: Options) -> dict[str, Any]:
-    def spec(value: Any) -> str | None:
-        return absolute(value) if isinstance(value, str) else None
-
-    def plain(value: Any) -> Any:
-        return value if value is None or isinstance(value, str | int | float) else [float(v) for v in value]
-
-    def path(value: os.PathLike[str] | None) -> str | None:
-        return None if value is None else str(Path(value).absolute())
-
-    return {"default": asked.model is None, "model": spec(asked.model), "data": spec(asked.data),
-            "weights": path(asked.weights),
-            "weights_key": asked.weights_key, "data_root": path(asked.data_root),
-            **{name: plain(getattr(asked, name)) for name in PREPARATION}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,13 +15,11 @@ from autocompress.backend.training.distill import Recipe
 from autocompress.errors import EnvironmentFault, InputError
 from autocompress.hardware.targets import load_targets
 from autocompress.search.executors.base import Evaluate, Executor, Place, Workplace
-from autocompress.search.executors.inline import Inline
-from autocompress.search.executors.processes import Processes
 from autocompress.space.spec import load_space
 from autocompress.study.allocator import reuse_memory
-from autocompress.study.chosen_format import chosen_format
 from autocompress.study.folder import Description
-from autocompress.study.options import PREPARATION, Options
+from autocompress.study.request import Request
+from autocompress.study.settings import SearchSettings, read
 from autocompress.study.workbench import Workbench
 from autocompress.tasks.cache import cache_dir
 from autocompress.tasks.data import load_data
@@ -31,94 +29,103 @@ from autocompress.tasks.models import LoadedModel, built_network, load_model, mo
 from autocompress.tasks.preparation import asked_preparation, preparation_of
 from autocompress.tasks.splits import TaskData
 
+REOPENED = ("model", "data", "task", "format", "techniques")
+"""Settings without which a stored study cannot be made a bench of again."""
 
-def load_task(asked: Options) -> tuple[LoadedModel, TaskData]:
-    """The network and data that the options name."""
+
+def load_task(settings: SearchSettings) -> tuple[LoadedModel, TaskData]:
+    """The network and data that the settings name."""
     reuse_memory()
-    if asked.model is None:
+    if settings.model is None:
         net, task = default_task()
         return LoadedModel(net, "resnet18-digits", model_fingerprint(net), task), task
     built = None
-    if isinstance(asked.model, str) and is_factory(asked.model):
-        built = built_network(asked.model, trust_code=asked.trust_code)
-    known = preparation_of(built if built is not None else asked.model, asked.weights)
-    wished = asked_preparation(asked.image_size, asked.resize, asked.crop, asked.mean, asked.std)
-    task = load_data(asked.data, root=asked.data_root, seed=asked.seed, trust_code=asked.trust_code,
-                     preparation=wished.completed(known), reading=asked.inputs)
-    loaded = load_model(asked.model, weights=asked.weights, weights_key=asked.weights_key, data=task,
-                        trust_code=asked.trust_code, built=built)
+    if isinstance(settings.model, str) and is_factory(settings.model):
+        built = built_network(settings.model, trust_code=settings.trust_code)
+    known = preparation_of(built if built is not None else settings.model, settings.weights)
+    wished = asked_preparation(settings.image_size, settings.resize, settings.crop, settings.mean, settings.std)
+    task = load_data(settings.data, root=settings.data_root, seed=settings.seed, trust_code=settings.trust_code,
+                     preparation=wished.completed(known), reading=settings.inputs)
+    loaded = load_model(settings.model, weights=settings.weights, weights_key=settings.weights_key, data=task,
+                        trust_code=settings.trust_code, built=built)
     return loaded, loaded.data or task
 
 
-def make_bench(loaded: LoadedModel, task: TaskData, asked: Options, folder: Path) -> Workbench:
+def make_bench(loaded: LoadedModel, task: TaskData, request: Request, folder: Path) -> Workbench:
     """The workbench in this process."""
     reuse_memory()
-    device, present = asked.device, torch.cuda.is_available()
+    settings, recovery = request.settings, request.space.recovery
+    device, present = settings.device, torch.cuda.is_available()
     if device == "auto":
         device = "cuda" if present else "cpu"
     if device != "cpu" and not present:
         raise EnvironmentFault(f"--device {device} needs a GPU that torch can use, but there is none here: use cpu")
-    wished = load_space(asked.space).recovery
-    return Workbench(loaded.model, task, load_targets(asked.profile), seed=asked.seed, folder=folder,
-                     epochs=asked.epochs, device=device, threads=torch.get_num_threads(),
-                     statistics=cache_dir() / "statistics", earlier=asked.from_study,
-                     recovery=Recipe(**msgspec.structs.asdict(wished)) if wished else None,
-                     file_format=chosen_format(asked.format, load_targets(asked.profile), asked.trust_code))
+    return Workbench(loaded.model, task, request.profile, seed=settings.seed, folder=folder, epochs=settings.epochs,
+                     device=device, threads=torch.get_num_threads(), statistics=cache_dir() / "statistics",
+                     earlier=settings.from_study,
+                     recovery=Recipe(**msgspec.structs.asdict(recovery)) if recovery else None,
+                     file_format=request.file_format)
 
 
-def reopen_bench(folder: Path, description: Description, model: Any, data: Any, trust_code: bool,
+def reopen_bench(folder: Path, description: Description, given: Mapping[str, Any], trust_code: bool,
                  device: str) -> Workbench:
-    """The workbench of a stored study. InputError when its network or data are not those of the study."""
-    given = description.given
-    if model is None and not given["default"] and None in (given["model"], given["data"]):
+    """The workbench of a stored study, whose Python objects are `given` again. InputError when its network or data are
+    not those of the study."""
+    said = read(given)
+    if "model" not in said and {"model", "data"} & set(description.objects):
         raise InputError("this study was made from Python objects: use open_study(folder, model=…, data=…)")
-    weights = Path(given["weights"]) if given["weights"] and model is None else None
-    preparation: dict[str, Any] = {name: given.get(name) for name in PREPARATION}
-    asked = Options(
-        model=model or given["model"], data=data if data is not None else given["data"], trust_code=trust_code,
-        weights=weights, weights_key=given.get("weights_key") if weights else None, seed=description.seed,
-        data_root=Path(given["data_root"]) if given["data_root"] else None, **preparation,
-        profile=description.profile, epochs=description.epochs, device=device)
-    loaded, task = load_task(asked)
+    missing = [name for name in description.objects if name not in said and name in REOPENED]
+    if missing:
+        raise InputError(f"this study was made from Python objects: use open_study(folder, {missing[0]}=…) with the "
+                         "same ones")
+    without = {"weights": None, "weights_key": None} if "model" in said else {}
+    settings = msgspec.structs.replace(description.settings, trust_code=trust_code, device=device, **without, **said)
+    profile = load_targets(settings.profile)
+    request = Request(settings, load_space("default"), profile, description.budget)  # nothing is searched
+    loaded, task = load_task(settings)
     require_same_task(description, loaded, task)
-    return make_bench(loaded, task, asked, folder)
+    return make_bench(loaded, task, request, folder)
 
 
 def require_same_task(description: Description, loaded: LoadedModel, task: TaskData) -> None:
     """InputError when network or data are not those of the study."""
     for what, now in (("model", loaded.fingerprint), ("data", task.fingerprint)):
         if now != description.fingerprints[what]:
-            split = f", split with its seed {description.seed}" if what == "data" else ""
+            split = f", split with its seed {description.settings.seed}" if what == "data" else ""
             raise InputError(f"the {what} must be the one that the study was made from (fingerprint "
                              f"{description.fingerprints[what]}), but is another ({now}): give the same one{split}")
 
 
-def open_executor(bench: Workbench, loaded: LoadedModel, task: TaskData, asked: Options, folder: Path,
+def open_executor(bench: Workbench, loaded: LoadedModel, task: TaskData, request: Request, folder: Path,
                   should_stop: Callable[[], bool]) -> Executor:
-    """Where evaluations run: here, or in `jobs` processes that load the networks again."""
-    executor: Executor = Inline() if asked.jobs == 1 else Processes(asked.jobs)
-    if asked.model is None or isinstance(asked.model, str):
+    """Where evaluations run: where the user's own executor says, else here, or in `jobs` processes that load the
+    networks again."""
+    model, executor = request.settings.model, request.executor
+    if model is None or isinstance(model, str):
         # A class from a user's file cannot be unpickled elsewhere; the specs can be loaded again.
-        make = partial(_reloaded, asked, folder)
+        make = partial(_reloaded, _portable(request), folder)
     else:
-        make = partial(_rebuilt, loaded, task, _without_objects(asked), folder)
+        portable = _portable(request, model="given as an object", data="given as an object")
+        make = partial(_rebuilt, loaded, task, portable, folder)
     executor.open(Workplace(bench.evaluator.outcome, make, should_stop=should_stop))
     return executor
 
 
-def _reloaded(asked: Options, folder: Path, place: Place) -> Evaluate:
+def _reloaded(request: Request, folder: Path, place: Place) -> Evaluate:
     """The evaluation in a worker that loads network and data by their specs."""
-    return _rebuilt(*load_task(asked), asked, folder, place)
+    return _rebuilt(*load_task(request.settings), request, folder, place)
 
 
-def _rebuilt(loaded: LoadedModel, task: TaskData, asked: Options, folder: Path, place: Place) -> Evaluate:
+def _rebuilt(loaded: LoadedModel, task: TaskData, request: Request, folder: Path, place: Place) -> Evaluate:
     """The evaluation in a worker that was sent network and data."""
     if place.threads is not None:
         torch.set_num_threads(place.threads)
-    asked = asked if place.device is None else replace(asked, device=place.device)
-    return make_bench(loaded, task, asked, folder).evaluator.outcome_in_worker
+    if place.device is not None:
+        request = replace(request, settings=msgspec.structs.replace(request.settings, device=place.device))
+    return make_bench(loaded, task, request, folder).evaluator.outcome_in_worker
 
 
-def _without_objects(asked: Options) -> Options:
-    """Options without the objects that travel beside them."""
-    return replace(asked, model="given as an object", data="given as an object")
+def _portable(request: Request, **without: Any) -> Request:
+    """The request without the objects that travel beside it, or stay where the search runs."""
+    settings = msgspec.structs.replace(request.settings, executor=None, sampler="auto", **without)
+    return replace(request, settings=settings)

@@ -31,7 +31,7 @@ def is_own(folder: Path) -> bool:
     """Whether a study of ours was begun in `folder`: its description says so, or a lock that a run left behind."""
     try:
         document = json.loads((folder / DESCRIPTION).read_bytes())
-        if document.get("schema", SCHEMA) == SCHEMA and {"name", "storage", "fingerprints", "budget"} <= set(document):
+        if document.get("schema", SCHEMA) == SCHEMA and {"name", "fingerprints", "budget"} <= set(document):
             return True
     except (OSError, ValueError, AttributeError):
         pass

@@ -201,8 +201,8 @@ class SearchResult:
         d, everyone, chosen = self._description, self.candidates, self.best
         members = front(everyone, d.budget, d.reference)
         return StudyView(
-            name=d.name, profile=", ".join(d.targets) or str(d.profile), budget=d.budget, metric=d.metric, seed=d.seed,
-            space=d.space,
+            name=d.name, profile=", ".join(d.targets) or str(d.settings.profile), budget=d.budget,
+            metric=d.metric, seed=d.settings.seed, space=d.settings.space,
             baseline=d.baseline, sources=d.sources, candidates=tuple(everyone),
             front=tuple(c.trial for c in members), best=chosen.trial if chosen else None, layers=d.table,
             parts=tuple(flatten(resolve(d.table, chosen.plan))) if chosen and chosen.plan else (),
@@ -233,8 +233,8 @@ class SearchResult:
         keys = ("path", "size_bytes", d.metric.name, "latency_ms", "latency_wall_ms", "latency_spread",
                 "baseline_latency_ms", "baseline_latency_wall_ms", "speedup", "original", "verified")
         return {
-            "study": {"name": d.name, "storage": storage_url(self.folder, d.storage or None), "seed": d.seed,
-                      "profile": msgspec.to_builtins(d.profile), "budget": msgspec.to_builtins(d.budget),
+            "study": {"name": d.name, "storage": storage_url(self.folder, d.settings.storage), "seed": d.settings.seed,
+                      "profile": msgspec.to_builtins(d.settings.profile), "budget": msgspec.to_builtins(d.budget),
                       "metric": msgspec.to_builtins(d.metric)},
             "baseline": baseline,
             "best": {"trial": chosen.trial, "metrics": chosen.metrics,
@@ -257,14 +257,15 @@ class SearchResult:
 
 
 def open_study(folder: Path | str, *, model: Any = None, data: Any = None, load_network: bool = False,
-               trust_code: bool = True, device: str = "auto") -> SearchResult:
-    """A stored study. With `load_network`, or a `model` and `data` given, trials can be exported too.
+               trust_code: bool = True, device: str = "auto", **own: Any) -> SearchResult:
+    """A stored study. With `load_network`, or a `model` and `data` given, trials can be exported too. `own`: objects
+    of `task`, `format` or `techniques` with which the search was made.
 
     InputError when the folder holds none, StorageError when its database cannot be used.
     """
     folder = Path(folder)
     description = read_description(folder)
-    url = storage_url(folder, description.storage or None)
+    url = storage_url(folder, description.settings.storage)
     database = sqlite_path(url)
     if database is not None and not database.exists():
         raise StorageError(f"{folder} must hold the study's database, but {database} is gone")
@@ -276,5 +277,6 @@ def open_study(folder: Path | str, *, model: Any = None, data: Any = None, load_
         from autocompress.study.loading import reopen_bench
 
         with kept_surroundings():
-            bench = reopen_bench(folder, description, model, data, trust_code, device)
+            given = {"model": model, "data": data, **own}
+            bench = reopen_bench(folder, description, given, trust_code, device)
     return SearchResult(folder, description, study=study, bench=bench)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -23,7 +23,7 @@ from autocompress.space.encode import encode
 from autocompress.space.projection import Projection
 from autocompress.space.space import KnobKey, Value
 from autocompress.study.folder import TEACHER, Description, is_described, is_study, read_description
-from autocompress.study.options import PREPARATION
+from autocompress.study.settings import SETTINGS, Owner
 
 log = logging.getLogger(__name__)
 
@@ -41,34 +41,31 @@ class PriorStudy:
     candidates: tuple[Candidate, ...]
 
 
-def with_stored_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a search, those not given taken from the study to be resumed in `out`, bounds and all, or from
-    `from_study`: its network, data, seed, space, profile, effort and epochs. An effort that is asked for brings its own
-    epochs and trials.
+def with_stored(said: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a search's settings, those not said taken from the study to be resumed in `out`, bounds and all,
+    or from `from_study`: its network, data, seed, space, profile, effort and epochs. An effort that is said brings its
+    own epochs and trials.
 
     InputError when there is no such study, or its network and data were Python objects and are not given.
     """
-    asked = {name: value for name, value in given.items() if value is not None}
-    source, out = asked.get("from_study"), asked.get("out")
-    if source is not None and asked.get("resume"):
+    source, out = said.get("from_study"), said.get("out")
+    if source is not None and said.get("resume"):
         raise InputError("--from (from_study) must be left out with --resume (resume): a study knows where it started; "
                          "to start another one from that study, leave out resume and choose another --out")
     if source is not None:
-        if out is not None and Path(out).resolve() == Path(source).resolve():
+        if out is not None and out.resolve() == source.resolve():
             raise InputError(f"--out must be another folder than that of the study to start from, but both are {out}; "
                              "to go on with that study, use --resume --out instead")
-        return _stored(_description(Path(source)), asked, Path(source)) | asked
-    if asked.get("resume") and out is not None and is_described(Path(out)):
-        description = read_description(Path(out))
-        trials = description.trials if "effort" not in asked else 0
-        return _stored(description, asked, Path(out)) | _bounds(description) | {
-            "storage": description.storage or None, "from_study": description.from_study or None,
-            "sampler": description.sampler} | ({"trials": trials} if trials else {}) | asked
-    alone = not asked.keys() & {"model", "budget", "latency", "macs", "peak_memory", "max_drop"}
-    if asked.get("resume") and out is not None and not is_study(Path(out)) and alone:
+        return _taken(_description(source), said, ("start", "network", "data"), source) | dict(said)
+    if not said.get("resume") or out is None:
+        return dict(said)
+    if is_described(out):
+        return _taken(read_description(out), said, ("study", "start", "network", "data"), out) | dict(said)
+    alone = not said.keys() & {"model", "budget", "latency", "macs", "peak_memory", "max_drop"}
+    if not is_study(out) and alone:
         raise InputError(f"--resume must find a study in --out, but {out} holds none; see studies/ for yours. To begin "
                          "one there, say what to compress or how small")
-    return asked
+    return dict(said)
 
 
 def _description(folder: Path) -> Description:
@@ -84,35 +81,22 @@ def unreadable(error: Exception) -> InputError:
                       "without --from")
 
 
-def _stored(description: Description, asked: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Of the network and data only what belongs together: the weights of the stored model are not those of another."""
-    stored = description.given
-    taken: dict[str, Any] = {name: getattr(description, name) for name in ("seed", "space", "profile", "effort")}
-    if "effort" not in asked:
-        taken["epochs"] = description.epochs
-    if "model" not in asked:
-        taken |= {name: stored.get(name) for name in ("model", "weights")}
-        if "weights" not in asked:
-            taken["weights_key"] = stored.get("weights_key")
-    if "data" not in asked:
-        taken |= {name: stored.get(name) for name in ("data", "data_root", *PREPARATION)}
-    known = {**taken, **asked}
-    for name in ("model", "data"):
-        if known.get(name) is None and not stored["default"]:
+def _taken(description: Description, said: Mapping[str, Any], owners: Sequence[Owner],
+           folder: Path) -> dict[str, Any]:
+    """Values of a stored study's settings that `owners` have. Of the network and data only what belongs together: the
+    weights of the stored model are not those of another."""
+    others = {owner for owner, name in (("network", "model"), ("data", "data")) if name in said}
+    names = [name for name, setting in SETTINGS.items() if setting.owner in owners and setting.owner not in others]
+    if "effort" in said:
+        names = [name for name in names if name not in ("epochs", "trials")]
+    if "weights" in said:
+        names = [name for name in names if name != "weights_key"]
+    for name in description.objects:
+        if name in names and name not in said:
             raise InputError(f"{name} must be given, because {folder} was made from a Python object: "
                              "search(model, data, …) with the same ones")
-    return taken
-
-
-def _bounds(description: Description) -> dict[str, Any]:
-    budget = description.budget
-    by_device = dict(budget.further_latency_ms or {})
-    if budget.latency_ms is not None:
-        by_device |= {next(iter(description.targets), ""): budget.latency_ms}
-    bounds = {device: f"{bound!r}ms" for device, bound in by_device.items()}
-    latency = bounds.get("") or bounds or None
-    return {"budget": budget.size_bytes, "latency": latency, "macs": budget.macs,
-            "peak_memory": budget.peak_memory_bytes, "max_drop": budget.max_drop}
+    values = {name: getattr(description.settings, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def read_prior_study(folder: Path | None, resumed: bool) -> PriorStudy | None:
@@ -131,7 +115,7 @@ def read_prior_study(folder: Path | None, resumed: bool) -> PriorStudy | None:
 
 
 def _candidates(folder: Path, description: Description) -> list[Candidate]:
-    url = storage_url(folder, description.storage or None)
+    url = storage_url(folder, description.settings.storage)
     database = sqlite_path(url)
     if database is None:
         return _of(url, description, folder)
@@ -169,7 +153,7 @@ def seeds(earlier: PriorStudy | None, projection: Projection) -> list[dict[KnobK
 def take_answers(earlier: PriorStudy | None, folder: Path, seed: int) -> None:
     """Copy what the original answered to the views of the training data, which are the same for the same seed. What
     cannot be copied is asked for again."""
-    if earlier is None or earlier.description.seed != seed or (folder / TEACHER).exists():
+    if earlier is None or earlier.description.settings.seed != seed or (folder / TEACHER).exists():
         return
     for source in sorted((earlier.folder / TEACHER).glob("*.safetensors")):
         try:

@@ -11,7 +11,7 @@ import torch
 
 from autocompress.cli.config import read_config
 from autocompress.errors import InputError
-from autocompress.study.options import Options
+from autocompress.study.settings import SearchSettings
 from autocompress.tasks.factory import call_factory
 
 Cli = Callable[..., Any]
@@ -33,7 +33,7 @@ def test_several_profiles_with_bounds(tmp_path: Path) -> None:
     assert read_config(tmp_path / "c.toml") == {
         "profile": ["host", f"{tmp_path}/mine.toml"], "latency": {"host": "2ms", "board": "80ms"}}
     (tmp_path / "c.toml").write_text('latency = ["5ms", "board=80ms"]\n')
-    budget = Options(**read_config(tmp_path / "c.toml")).constraints(["host", "board", "other"])
+    budget = SearchSettings.of(**read_config(tmp_path / "c.toml")).bounds(["host", "board", "other"])
     assert budget.bounds == {"latency_ms": 5.0, "latency_ms@board": 80.0, "latency_ms@other": 5.0}
     assert budget.describe() == "latency ≤ 5 ms, latency on board ≤ 80 ms, latency on other ≤ 5 ms"
 
@@ -99,7 +99,7 @@ def test_path_that_cannot_be(cli: Cli, tmp_path: Path) -> None:
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_recipes_are_legal(recipe: Path) -> None:
     settings = read_config(recipe)
-    assert Options(**settings).constraints(["host"]).size_bytes == 2_000_000
+    assert SearchSettings.of(**settings).bounds(["host"]).size_bytes == 2_000_000
     assert settings["name"] == recipe.stem
 
 
@@ -115,11 +115,12 @@ def test_model_of_the_fashion_recipe() -> None:
         call_factory(read_config(recipe)["model"], what="model", trust_code=False)
 
 
-@pytest.mark.parametrize("line", ['task = "own.py:Mine"', 'format = "own.py:Mine"', 'techniques = ["own.py:Mine"]',
+@pytest.mark.parametrize("line", ['task = "own.py:Mine"', 'format = "own.py:Mine"', 'technique = ["own.py:Mine"]',
                                   'executor = "own.py:Mine"', 'sampler = "own.py:Mine"'])
 def test_what_is_the_users_own_is_named_beside_the_file_and_needs_trust(cli: Cli, tmp_path: Path, line: str) -> None:
     (tmp_path / "c.toml").write_text(line + "\n")
     name, _, _ = line.partition(" ")
-    assert read_config(tmp_path / "c.toml")[name] in (f"{tmp_path}/own.py:Mine", [f"{tmp_path}/own.py:Mine"])
+    (value,) = read_config(tmp_path / "c.toml").values()
+    assert value in (f"{tmp_path}/own.py:Mine", [f"{tmp_path}/own.py:Mine"])
     out = cli("search", "--config", str(tmp_path / "c.toml"))
     assert out.code == 2 and f"`{name}` would run code from {tmp_path}/own.py:Mine" in out.err

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from autocompress.study.folder import read_description
-from autocompress.study.resume import with_stored_arguments
+from autocompress.study.folder import Description, read_description
+from autocompress.study.resume import with_stored
+from autocompress.study.settings import SETTINGS, read
 
 Cli = Callable[..., Any]
 
@@ -26,20 +27,27 @@ def test_what_is_not_given_is_taken_from_the_study(cli: Cli, finished: Any, tmp_
     assert "running code from" in done.err
     assert done.document["study"]["budget"]["size_bytes"] == 2600
     begun, stored = read_description(finished.folder), read_description(second)
-    assert stored.given == begun.given and stored.fingerprints["data"] == begun.fingerprints["data"]
-    assert (stored.epochs, stored.from_study, stored.trials) == (1, str(finished.folder), 2)
+    assert _of_the_task(stored) == _of_the_task(begun) and stored.fingerprints["data"] == begun.fingerprints["data"]
+    assert (stored.settings.epochs, stored.settings.from_study, stored.settings.trials) == (1, finished.folder, 2)
+    assert stored.settings.budget == 2600 and begun.settings.budget == 2800
     resumed = {"resume": True, "out": second}
     taken = {"effort": "normal", "trials": 2, "epochs": 1, "sampler": "auto"}
-    assert taken.items() <= with_stored_arguments(resumed).items()
-    own = with_stored_arguments(resumed | {"effort": "thorough"})
+    assert taken.items() <= with_stored(resumed).items()
+    own = with_stored(resumed | {"effort": "thorough"})
     assert not own.keys() & {"trials", "epochs"}, "that effort's own"
-    assert "epochs" not in with_stored_arguments({"from_study": finished.folder, "effort": "fast", "budget": "1kB"})
+    assert "epochs" not in with_stored(read({"from_study": finished.folder, "effort": "fast", "budget": "1kB"}))
 
     refused = cli("search", "--resume", "--out", str(second))
     assert refused.code == 2 and "Add --trust-code" in refused.err
     again = cli("search", "--resume", "--out", str(second), "--trials", "2", "--trust-code", "--json")
     assert again.code == 0, again.err
     assert again.document["study"] == done.document["study"] and again.document["trials"] == done.document["trials"]
+
+
+def _of_the_task(description: Description) -> dict[str, Any]:
+    """Settings of the network and of the data."""
+    return {name: getattr(description.settings, name) for name, setting in SETTINGS.items()
+            if setting.owner in ("network", "data")}
 
 
 def test_a_file_that_the_user_names_needs_no_further_word(cli: Cli, finished: Any, task: Any, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autocompress.search.fidelity import EFFORTS
+from autocompress.search.efforts import EFFORTS
 from autocompress.study import open_study
 
 Cli = Callable[..., Any]

@@ -20,7 +20,7 @@ from torch.nn.utils import weight_norm
 import autocompress
 from autocompress.artifact.folder import read_manifest
 from autocompress.errors import AutocompressError, InfeasibleError, InputError
-from autocompress.study import run
+from autocompress.study import stages
 from autocompress.study.export_candidate import ship
 from autocompress.study.result import SearchResult
 
@@ -52,8 +52,8 @@ def test_front_is_a_table_inside_the_budget(result: SearchResult) -> None:
 def test_without_time_for_predictions_the_search_goes_on(
         trained: nn.Module, arrays: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(run, "SENSITIVITY_SHARE", 0.0)
-    monkeypatch.setattr(run, "_late", lambda settings, started: False)  # however slow this machine is
+    monkeypatch.setattr(stages, "SENSITIVITY_SHARE", 0.0)
+    monkeypatch.setattr(stages, "is_late", lambda run, limit: False)  # however slow this machine is
     found = autocompress.search(model=trained, data=arrays, budget="9kB", trials=3, timeout="6s", out=tmp_path / "s",
                                 seed=5)  # with another seed no prediction of an earlier search is kept
     assert "searching with TPE" in caplog.text
@@ -69,7 +69,7 @@ def test_a_table_that_fails_is_gone_without_and_the_process_is_left_as_it_was(
     def broken(*_: object) -> None:
         raise KeyError("layer1.conv")
 
-    monkeypatch.setattr(run, "sensitivity", broken)
+    monkeypatch.setattr(stages, "sensitivity", broken)
     own = copy.deepcopy(trained)
     weight_norm(next(module for module in own.modules() if isinstance(module, nn.Conv2d)))
     own(torch.from_numpy(arrays[0][:2])).sum().backward()

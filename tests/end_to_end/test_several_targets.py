@@ -18,9 +18,10 @@ from autocompress.artifact.folder import read_manifest
 from autocompress.core.plan import Plan
 from autocompress.errors import InfeasibleError, InputError, StudyMismatchError
 from autocompress.study.folder import read_description
-from autocompress.study.loading import _bench_in_child, _without_objects
-from autocompress.study.options import Options
+from autocompress.study.loading import _bench_in_child, _portable
+from autocompress.study.request import Request
 from autocompress.study.result import SearchResult
+from autocompress.study.settings import SearchSettings
 from autocompress.tasks.models import LoadedModel
 from autocompress.tasks.splits import TaskData
 from autocompress.testing.networks import NETWORKS, task_data
@@ -133,7 +134,8 @@ def test_two_estimated(data: TaskData, tmp_path: Path) -> None:
 
 def test_a_worker_process_evaluates_for_both(data: TaskData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
-    asked = _without_objects(Options(model=CHAIN.make(), data=data, profile=list(BOTH), jobs=2))
+    settings = SearchSettings.of(model=CHAIN.make(), data=data, profile=list(BOTH), jobs=2, sampler=object())
+    asked = _portable(Request.of(settings), model="an object", data="an object")
     model = LoadedModel(CHAIN.make(), "chain", "fingerprint")
     sent = pickle.dumps(partial(_bench_in_child, model, data, asked, tmp_path))
     evaluation = pickle.loads(sent)()(Plan(), 0)
@@ -148,9 +150,9 @@ def test_a_bound_that_cannot_be_met_on_one_is_named(data: TaskData, tmp_path: Pa
 
 
 def test_one_profile_in_a_list_is_that_profile(result: SearchResult, tmp_path: Path) -> None:
-    assert Options(profile=["host"]).profile == "host"
+    assert SearchSettings.of(profile=["host"]).profile == "host"
     raw = json.loads((result.folder.parent / "first" / "study.json").read_bytes())
-    assert raw["profile"] == "stm32h743" and "further_latency_ms" not in raw["budget"]
+    assert raw["settings"]["profile"] == "stm32h743" and "further_latency_ms" not in raw["budget"]
     old = {key: value for key, value in raw.items() if key != "targets"}
     (tmp_path / "study.json").write_bytes(msgspec.json.encode(old))
     assert read_description(tmp_path).targets == ()

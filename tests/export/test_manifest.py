@@ -17,6 +17,7 @@ from autocompress.formats.onnx.runtime import Runtime
 from autocompress.hardware.profile import load_profile
 from autocompress.study.export_candidate import ship
 from autocompress.study.folder import Description
+from autocompress.study.settings import SearchSettings
 from autocompress.study.workbench import Workbench
 from autocompress.testing.exporters import sites
 from autocompress.testing.networks import NETWORKS
@@ -35,17 +36,12 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     candidate = Candidate(trial=3, status="complete", plan=plan, evaluations=(bench.evaluator.evaluate(plan, 0),))
     description = Description(
         name="golden",
-        storage="",
-        seed=0,
-        space="default",
-        profile="host",
-        epochs=1,
+        settings=SearchSettings(),
         budget=Budget(size_bytes=9000),
         baseline=bench.evaluator.baseline(),
         sources=dict(bench.evaluator.sources),
         table=bench.network.table,
         refused=bench.network.refused,
-        given={},
         fingerprints={"model": "m", "data": "d", "space": "s", "profile": "p"},
     )
     folder = tmp_path_factory.mktemp("artifact")
@@ -80,17 +76,12 @@ def test_one_estimated_device_stands_in_manifest_and_card_by_name_and_class(tmp_
         tmp_path,
         Description(
             name="board",
-            storage="",
-            seed=0,
-            space="default",
-            profile="stm32h743",
-            epochs=1,
+            settings=SearchSettings(profile="stm32h743"),
             budget=Budget(),
             baseline=bench.evaluator.baseline(),
             sources=dict(bench.evaluator.sources),
             table=bench.network.table,
             refused=bench.network.refused,
-            given={},
             fingerprints={"model": "m", "data": "d", "space": "s", "profile": "p"},
         ),
     )

@@ -7,7 +7,7 @@ from engine_bench import SIZE, Bench
 
 from autocompress.core.layer import LayerTable
 from autocompress.errors import InputError
-from autocompress.search.fidelity import Schedule
+from autocompress.search.efforts import Schedule
 from autocompress.search.samplers.make import make_sampler
 
 

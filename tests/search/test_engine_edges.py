@@ -19,10 +19,10 @@ from autocompress.core.front import objectives
 from autocompress.core.layer import LayerTable
 from autocompress.core.sensitivity import SensitivityTable
 from autocompress.errors import EnvironmentFault, InputError, TrialError
+from autocompress.search.efforts import Schedule
 from autocompress.search.engine import MAX_REPEATS
 from autocompress.search.executors.base import Executor, Job, Outcome
 from autocompress.search.executors.inline import Inline
-from autocompress.search.fidelity import Schedule
 from autocompress.search.samplers.make import SAMPLERS, make_sampler
 from autocompress.search.samplers.thompson_sampler import SolverSampler
 from autocompress.search.storage import create_study, failures

@@ -11,7 +11,7 @@ from engine_bench import Bench
 from autocompress.core.front import objectives
 from autocompress.core.layer import LayerTable
 from autocompress.errors import EnvironmentFault, InfeasibleError, InputError, TrialError
-from autocompress.search.fidelity import Schedule
+from autocompress.search.efforts import Schedule
 from autocompress.search.samplers.make import make_sampler
 from autocompress.search.storage import create_study, load_study, open_storage, queue_interrupted
 from autocompress.search.trial_status import describe_failure

@@ -30,6 +30,7 @@ from autocompress.space.space import build_space
 from autocompress.space.spec import load_space
 from autocompress.study import open_study
 from autocompress.study.folder import Description, write_description
+from autocompress.study.settings import SearchSettings
 from autocompress.tasks.classification.metric import ACCURACY
 from autocompress.techniques.knobs import from_stored
 from autocompress.testing.facts import small_table
@@ -66,10 +67,9 @@ def _filled(folder: Path, trials: int) -> tuple[optuna.Study, Projection]:
         study.add_trial(create_trial(params=params, distributions=knobs, values=values,
                                      user_attrs={CANDIDATE: wire.encode(candidate)}))
     sources = dict.fromkeys(BASELINE, "measured")
-    given = {"default": True, "model": None, "data": None, "weights": None, "data_root": None, "image_size": 224}
     write_description(folder, Description(
-        name="large", storage="", seed=0, space="default", profile="host", epochs=1, budget=BUDGET, baseline=BASELINE,
-        sources=sources, table=table, refused={}, given=given,
+        name="large", settings=SearchSettings(image_size=224), budget=BUDGET, baseline=BASELINE, sources=sources,
+        table=table, refused={},
         fingerprints=dict.fromkeys(("model", "data", "space", "profile"), "x")))
     return study, projection
 

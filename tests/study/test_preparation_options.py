@@ -11,9 +11,8 @@ from torch import nn
 
 from autocompress.cli.config import read_config
 from autocompress.errors import InputError
-from autocompress.study.identity import _given
 from autocompress.study.loading import load_task
-from autocompress.study.options import PREPARATION, Options
+from autocompress.study.settings import SETTINGS, SearchSettings
 
 NETWORK = '''
 import torch
@@ -37,9 +36,9 @@ def folder(tmp_path: Path) -> Path:
     return place
 
 
-def _options(folder: Path, **more: object) -> Options:
-    return Options.of(model=f"{folder / 'net.py'}:make", data=f"npz:{folder / 'd.npz'}", weights=folder / "w.ckpt",
-                      **more)
+def _options(folder: Path, **more: object) -> SearchSettings:
+    return SearchSettings.of(model=f"{folder / 'net.py'}:make", data=f"npz:{folder / 'd.npz'}",
+                             weights=folder / "w.ckpt", **more)
 
 
 def test_the_users_numbers_go_before_the_networks(folder: Path) -> None:
@@ -54,8 +53,8 @@ def test_the_users_numbers_go_before_the_networks(folder: Path) -> None:
 
 def test_what_was_said_is_kept_with_the_study(folder: Path) -> None:
     asked = _options(folder, mean=(0.5, 0.5, 0.5), crop=0.5, image_size=8, inputs="pixels")
-    given = _given(asked)
-    again = _options(folder, **{name: given[name] for name in PREPARATION})
+    kept = asked.kept()
+    again = _options(folder, **{name: getattr(kept, name) for name, s in SETTINGS.items() if s.owner == "data"})
     assert load_task(again)[1].fingerprint == load_task(asked)[1].fingerprint
 
 
@@ -70,7 +69,7 @@ def test_a_config_file_says_it_too_and_may_begin_with_a_byte_order_mark(folder: 
 
 def test_paths_below_home_are_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(folder))
-    asked = Options.of(model="~/net.py:make", data="npz:~/d.npz", weights="~/w.ckpt")
+    asked = SearchSettings.of(model="~/net.py:make", data="npz:~/d.npz", weights="~/w.ckpt")
     assert len(load_task(asked)[1].train) == 32
 
 

@@ -19,8 +19,8 @@ from autocompress.space.space import build_space
 from autocompress.space.spec import load_space, parse_space
 from autocompress.study import quantization_payoff as paying
 from autocompress.study.identity import kept_float
-from autocompress.study.options import Options
 from autocompress.study.quantization_payoff import unpaying_layers
+from autocompress.study.settings import SearchSettings
 from autocompress.testing.techniques import workbench
 
 DEFAULT = load_space("default")
@@ -110,5 +110,5 @@ def test_plans_keep_those_activations_float_and_their_weights_small(machine: Cal
 
 def test_a_resumed_study_keeps_what_was_measured(tmp_path: Path) -> None:
     measured = frozenset({"a"})
-    assert kept_float(Options(), tmp_path, lambda: measured) == measured
-    assert kept_float(Options(resume=True), tmp_path, lambda: measured) == measured
+    assert kept_float(SearchSettings(), tmp_path, lambda: measured) == measured
+    assert kept_float(SearchSettings(resume=True), tmp_path, lambda: measured) == measured

@@ -1,43 +1,72 @@
-"""What makes two searches one study: exact values, however they read."""
+"""What makes two searches one study: exact values, however they read, and what earlier releases stored of them."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from autocompress.core.budget import Budget
-from autocompress.space.spec import load_space
+from autocompress.hardware.profile import load_profile
+from autocompress.space.spec import load_space, parse_space
 from autocompress.study.folder import Description, write_description
-from autocompress.study.identity import identity_of, older_identity
+from autocompress.study.identity import former_identity, identity_of
+from autocompress.study.request import Request
+from autocompress.study.settings import SETTINGS, SearchSettings
+from autocompress.tasks.classification.metric import ACCURACY
 from autocompress.testing.techniques import workbench
 
+BOUNDS = {"budget": ("2500", "2504"), "latency": ("5ms", "5.001ms"), "macs": ("50M", "50000001"),
+          "peak_memory": ("1kB", "1001B"), "max_drop": ("1%", "0.01004")}
+OWN = {"task": ("a.py:One", "a.py:Two"), "format": ("a.py:One", "a.py:Two"), "seed": (0, 1),
+       "techniques": (["a.py:One"], ["a.py:One", "a.py:Two"])}
 
-def _identity(budget: Budget) -> dict[str, Any]:
+
+def _identity(**given: Any) -> dict[str, Any]:
     source: Any = SimpleNamespace(fingerprint="abc")
-    return identity_of(source, source, load_space("default"), "p", 0, budget)
+    return identity_of(source, source, Request.of(SearchSettings.of(**given)))
 
 
-@pytest.mark.parametrize(("one", "other"), [
-    ({"size_bytes": 2500}, {"size_bytes": 2504}), ({"size_bytes": 2_000_000}, {"size_bytes": 2_004_999}),
-    ({"max_drop": 0.01}, {"max_drop": 0.01004}), ({"max_drop": 0.0}, {}), ({"latency_ms": 5.0}, {"latency_ms": 5.001}),
-    ({"macs": 50_000_000}, {"macs": 50_000_001}), ({"peak_memory_bytes": 1000}, {"size_bytes": 1000}),
-    ({"further_latency_ms": {"a": 1.0}}, {"further_latency_ms": {"a": 1.0001}}),
-])
-def test_budgets_that_differ_are_two_studies(one: dict[str, Any], other: dict[str, Any]) -> None:
-    assert _identity(Budget(**one)) != _identity(Budget(**other))
-    assert _identity(Budget(**one)) == _identity(Budget(**one))
+@pytest.mark.parametrize("name", [name for name, setting in SETTINGS.items() if setting.identity
+                                  and name not in ("model", "data", "profile", "space")])
+def test_values_that_differ_are_two_studies(name: str) -> None:
+    one, other = (BOUNDS | OWN)[name]
+    assert _identity(**{name: one}) != _identity(**{name: other})
+    assert _identity(**{name: one}) == _identity(**{name: one})
 
 
-def test_rounded_text_of_earlier_releases_counts_where_the_exact_budget_is_the_same(tmp_path: Path) -> None:
-    budget, near = Budget(size_bytes=2500), Budget(size_bytes=2504)
-    assert budget.describe() == near.describe()
-    assert older_identity(_identity(budget), tmp_path, budget) is None
+def test_values_count_and_not_how_they_are_said() -> None:
+    assert _identity(budget="2MB", latency="5ms") == _identity(budget=2_000_000, latency={"host": "0.005s"})
+    assert _identity(budget="2MB") != _identity(budget="2004999B") and _identity(max_drop=0) != _identity()
+    assert _identity(trials=3, jobs=2, device="cpu", timeout="5m") == _identity()
+
+
+def _request(budget: Budget, space: str = "default") -> Request:
+    return Request(SearchSettings(), load_space(space), load_profile("host"), budget)
+
+
+def test_budgets_of_earlier_releases_were_text(tmp_path: Path) -> None:
+    """Rounded text counts where the exact budget of `study.json` is the same."""
+    budget, near = Budget(size_bytes=2500, max_drop=0.01), Budget(size_bytes=2504, max_drop=0.01)
+    exact, rounded = "size_bytes ≤ 2500, max_drop ≤ 0.01", budget.describe(ACCURACY)
+    assert rounded == near.describe(ACCURACY)
+    assert former_identity(_request(budget), tmp_path)["budget"] == [exact]
     (tmp_path / "study.db").write_bytes(b"")
     write_description(tmp_path, Description(
-        name="s", storage="", seed=0, space="default", profile="host", epochs=1, budget=budget, baseline={}, sources={},
-        table=workbench("mlp").network.table, refused={}, given={}, fingerprints={}))
-    assert older_identity(_identity(budget), tmp_path, budget) == {**_identity(budget), "budget": budget.describe()}
-    assert older_identity(_identity(near), tmp_path, near) is None
+        name="s", settings=SearchSettings(), budget=budget, baseline={}, sources={},
+        table=workbench("mlp").network.table, refused={}, fingerprints={}))
+    assert former_identity(_request(budget), tmp_path)["budget"] == [exact, rounded]
+    assert rounded not in former_identity(_request(near), tmp_path)["budget"]
+
+
+def test_spaces_of_earlier_releases_were_hashed_with_the_former_name_of_gptq(tmp_path: Path) -> None:
+    spec = parse_space('schema = 1\nname = "m"\n[quantize]\n', "m.toml")
+    assert spec.quantize is not None
+    former = msgspec.structs.replace(spec, quantize=msgspec.structs.replace(spec.quantize, roundings=("feedback",)))
+    hashed = hashlib.sha256(msgspec.json.encode(former, order="sorted")).hexdigest()[:16]
+    request = Request(SearchSettings(), spec, load_profile("host"), Budget())
+    assert former_identity(request, tmp_path)["space"] == [hashed]

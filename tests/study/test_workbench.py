@@ -11,7 +11,6 @@ import torch
 
 from autocompress.backend.training.distill import Recipe
 from autocompress.backend.training.teacher import Teacher
-from autocompress.core.budget import Budget
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError
 from autocompress.hardware.profile import load_profile
@@ -19,7 +18,8 @@ from autocompress.space.spec import load_space
 from autocompress.study import int8_teacher as answering
 from autocompress.study.identity import identity_of
 from autocompress.study.loading import make_bench
-from autocompress.study.options import Options
+from autocompress.study.request import Request
+from autocompress.study.settings import SearchSettings
 from autocompress.study.workbench import Workbench
 from autocompress.tasks.models import LoadedModel
 from autocompress.testing.networks import NETWORKS, task_data
@@ -73,9 +73,9 @@ def test_the_space_file_reaches_the_bench_and_the_studys_identity(tmp_path: Path
     for i, table in enumerate(("", "[recovery]\nblock_steps = 7\nmixup = 0.2\n")):
         file = tmp_path / f"{i}.toml"
         file.write_text(f'schema = 1\nname = "m"\n[quantize]\n{table}')
-        asked = Options(model=loaded.model, data=data, space=str(file), device="cpu")
+        asked = Request.of(SearchSettings.of(model=loaded.model, data=data, space=str(file), device="cpu"))
         made.append(make_bench(loaded, data, asked, tmp_path).trainer._recipe(1, None))
-        hashes.append(identity_of(loaded, data, load_space(file), "p", 0, Budget())["space"])
+        hashes.append(identity_of(loaded, data, asked)["space"])
         assert ("recovery" in msgspec.json.encode(load_space(file)).decode()) == bool(table), \
             "a study made before there was such a table resumes"
     assert (made[0].block_steps, made[0].mixup) == (0, 0.0) and (made[1].block_steps, made[1].mixup) == (7, 0.2)

@@ -1,0 +1,69 @@
+"""What one search is asked to do, with the files that its settings name read once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from autocompress.core.budget import Budget
+from autocompress.core.calling import call_with
+from autocompress.formats.base import Format
+from autocompress.hardware.profile import HardwareProfile
+from autocompress.hardware.targets import load_targets
+from autocompress.search.executors.base import Executor
+from autocompress.search.executors.inline import Inline
+from autocompress.search.executors.processes import Processes
+from autocompress.search.samplers.make import check_sampler
+from autocompress.space.spec import SpaceSpec, load_space
+from autocompress.study.chosen_format import chosen_format
+from autocompress.study.settings import SearchSettings
+from autocompress.tasks.factory import is_factory, load_object, makes_objects
+
+
+@dataclass(frozen=True)
+class Request:
+    """Settings, the space and the profile that they name, and the bounds on the devices of the profile."""
+
+    settings: SearchSettings
+    space: SpaceSpec
+    profile: HardwareProfile
+    budget: Budget
+
+    @classmethod
+    def of(cls, settings: SearchSettings) -> Request:
+        """Read the files. InputError for a space or a profile that cannot be read, for what is no sampler or format, and
+        for a latency bound on a device that is not searched for."""
+        profile = load_targets(settings.profile)
+        devices = [device.id for device in profile.latencies.values()]
+        request = cls(settings, load_space(settings.space), profile, settings.bounds(devices))
+        check_sampler(request.sampler)
+        assert request.file_format is not None  # what is no format is said before anything is loaded
+        return request
+
+    @cached_property
+    def sampler(self) -> Any:
+        """The name of a sampler, the user's own, or what makes it."""
+        return _named(self.settings, "sampler")
+
+    @cached_property
+    def file_format(self) -> Format:
+        """The format of the files: the user's own, or the one that the profile names."""
+        return chosen_format(self.settings.format, self.profile, self.settings.trust_code)
+
+    @cached_property
+    def executor(self) -> Executor:
+        """The user's own executor, or `jobs` processes, or this one."""
+        jobs, own = self.settings.jobs, _named(self.settings, "executor")
+        if own is None:
+            return Inline() if jobs == 1 else Processes(jobs)
+        made: Executor = call_with(own, {"jobs": jobs}, "an executor") if makes_objects(own) else own
+        return made
+
+
+def _named(settings: SearchSettings, name: str) -> Any:
+    """An object of the user's own, or the function or class that makes it; a name that names no file as it is."""
+    value = getattr(settings, name)
+    if isinstance(value, str) and not is_factory(value):
+        return value
+    return load_object(value, what=f"--{name}", trust_code=settings.trust_code, call=False)

@@ -1,0 +1,206 @@
+"""Kinds of settings: what each may be in Python, on the command line and in a config file, and its value once read."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from autocompress.errors import InputError
+from autocompress.quantities import parse_bytes, parse_count, parse_fraction, parse_milliseconds, parse_seconds
+from autocompress.search.efforts import EFFORTS
+from autocompress.tasks.cache import from_home
+
+ANY_DEVICE = ""
+"""Key of a latency that is bounded on every device without a bound of its own."""
+
+
+def _unmoved(text: str, folder: Path) -> str:
+    return text
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of setting.
+
+    `parse` makes the value of what was given for the setting of that name, or raises InputError. `toml` are the types
+    that a config file may hold, described by `words`; `lists` and `table`: lists and tables of them too; `repeatable`:
+    the flag can be given several times. `locate` makes a relative path in a text one below a folder. `runs_code`: a
+    text may name a Python file, which is run.
+    """
+
+    parse: Callable[[Any, str], Any]
+    toml: tuple[type, ...] = (str,)
+    words: str = "text"
+    lists: bool = False
+    table: bool = False
+    repeatable: bool = False
+    locate: Callable[[str, Path], str] = _unmoved
+    runs_code: bool = False
+    flag_type: type | None = None
+
+    def specs(self, value: Any) -> list[str]:
+        """The texts in a value that name Python files, which would be run."""
+        from autocompress.tasks.factory import is_factory
+
+        values = value if isinstance(value, list | tuple) else [value]
+        return [text for text in values if isinstance(text, str) and is_factory(text)] if self.runs_code else []
+
+
+# -- values ----------------------------------------------------------------------------------------------
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str | os.PathLike):
+        raise InputError(f"{name} must be text, but got {value!r}")
+    return str(value)
+
+
+def _path(value: Any, name: str) -> Path:
+    return Path(from_home(_text(value, name)))
+
+
+def _object(value: Any, name: str) -> Any:
+    return from_home(value) if isinstance(value, str) else value
+
+
+def _objects(value: Any, name: str) -> tuple[Any, ...]:
+    return tuple(_object(each, name) for each in (value if isinstance(value, list | tuple) else (value,)))
+
+
+def _profiles(value: Any, name: str) -> str | tuple[str, ...]:
+    if isinstance(value, str):
+        return value
+    names = tuple(value) if isinstance(value, list | tuple) else ()
+    if not names or not all(isinstance(name, str) for name in names):
+        raise InputError(f"profile must be a name or a .toml file, or a list of them, but got {value!r}")
+    return names[0] if len(names) == 1 else names
+
+
+def _count(value: Any, name: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InputError(f"{name} must be a whole number of at least 1, but got {value!r}")
+    return value
+
+
+def _seed(value: Any, name: str) -> int:
+    if not isinstance(value, int) or not 0 <= value < 2**32:
+        raise InputError(f"seed must be a whole number from 0 to 2**32 - 1, but got {value!r}")
+    return int(value)
+
+
+def _number(value: Any, name: str) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise InputError(f"{name} must be a number, but got {value!r}")
+    return float(value)
+
+
+def _channel_numbers(value: Any, name: str) -> tuple[float, ...] | None:
+    from autocompress.tasks.preparation import channel_numbers  # loads torch
+
+    return channel_numbers(value, name)
+
+
+def _effort(value: Any, name: str) -> str:
+    if not isinstance(value, str) or value not in EFFORTS:
+        raise InputError(f"effort must be one of {', '.join(EFFORTS)}, but got {value!r}"
+                         f"{nearest(str(value), EFFORTS, '; ')}")
+    return value
+
+
+def _device(value: Any, name: str) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        raise InputError(f"device must be auto, cpu or cuda, but got {value!r}")
+    return value
+
+
+def _flag(value: Any, name: str) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"{name} must be True or False, but got {value!r}")
+    return value
+
+
+def _latencies(given: Any, name: str) -> dict[str, float]:
+    """Bounds in milliseconds by device. `given` is one for all devices, a dict of some, or a list of `TIME`, for all
+    that have none of their own, and `ID=TIME`."""
+    bounds: dict[str, float] = {}
+    for device, time in given.items() if isinstance(given, Mapping) else (
+            map(_named, given if isinstance(given, list | tuple) else [given])):
+        if time == "" or (device == "" and not isinstance(given, Mapping)):
+            raise InputError(f"latency must be a time such as 5ms, or host=5ms, but got {given!r}")
+        device = device or ANY_DEVICE
+        if device in bounds:
+            raise InputError(f"latency must be bounded once {f'on {device}' if device else 'on all profiles'}, but is "
+                             f"bounded by {bounds[device]:g} ms and by {time!r}")
+        bounds[device] = parse_milliseconds(time, "latency")
+    return bounds
+
+
+def _named(entry: Any) -> tuple[str | None, Any]:
+    device, named, time = str(entry).rpartition("=")
+    return (device.strip(), time) if named else (None, entry)
+
+
+def nearest(name: str, legal: Any, lead: str = "") -> str:
+    """`did you mean 'x'?` behind `lead` where one of the legal names is near, else empty."""
+    import difflib
+
+    close = difflib.get_close_matches(name, list(legal), n=1)
+    return f"{lead}did you mean {close[0]!r}?" if close else ""
+
+
+# -- places ----------------------------------------------------------------------------------------------
+
+
+def _beside(text: str, folder: Path) -> str:
+    try:
+        return str(folder / Path(text).expanduser()) if text else text
+    except RuntimeError as error:  # ~nobody
+        raise InputError(f"{text!r} must be a path, but: {error}") from None
+
+
+def _spec_beside(text: str, folder: Path) -> str:
+    kind, _, place = text.partition(":")
+    if kind in ("npz", "imagefolder") and place:
+        return f"{kind}:{_beside(place, folder)}"
+    path, _, name = text.rpartition(":")
+    return f"{_beside(path, folder)}:{name}" if path.endswith(".py") else text
+
+
+def _toml_beside(text: str, folder: Path) -> str:
+    return _beside(text, folder) if text.endswith(".toml") else text
+
+
+# -- the kinds -------------------------------------------------------------------------------------------
+
+
+def _whole(parse: Callable[[Any, str], Any]) -> Kind:
+    return Kind(parse, (int,), "a whole number", flag_type=int)
+
+
+def _quantity(parse: Callable[[Any, str], Any]) -> Kind:
+    return Kind(lambda value, name: parse(value, name.replace("_", " ")), (str, int, float),
+                'a number, or text with a unit such as "2MB"')
+
+
+TEXT = Kind(_text)
+PATH = Kind(_path, locate=_beside)
+SOURCE = Kind(_object, locate=_spec_beside, runs_code=True)
+SOURCES = Kind(_objects, locate=_spec_beside, runs_code=True, lists=True, repeatable=True)
+PROFILES = Kind(_profiles, locate=_toml_beside, lists=True, repeatable=True)
+SPACE = Kind(_text, locate=_toml_beside)
+EFFORT = Kind(_effort)
+DEVICE = Kind(_device)
+COUNT = _whole(_count)
+SEED = _whole(_seed)
+NUMBER = Kind(_number, (int, float), "a number", flag_type=float)
+NUMBERS = Kind(_channel_numbers, (str, int, float), "a number, or a list of numbers", lists=True)
+SIZE = _quantity(parse_bytes)
+AMOUNT = _quantity(parse_count)
+SHARE = _quantity(parse_fraction)
+DURATION = _quantity(parse_seconds)
+LATENCIES = replace(_quantity(_latencies), lists=True, repeatable=True, table=True)
+FLAG = Kind(_flag, flag_type=bool)

@@ -1,0 +1,275 @@
+"""What a search is asked to do: every setting once, with its type, default, help and where it may be said.
+
+From `SearchSettings` come the flags of `autocompress search`, the keys of a config file, the arguments of
+`autocompress.search`, what `study.json` holds, what a study that goes on takes over, and the identity of a study.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import msgspec
+
+from autocompress.core.budget import Budget
+from autocompress.errors import InputError
+from autocompress.hardware.fields import meant
+from autocompress.search.efforts import DEFAULT_EFFORT, EFFORTS
+from autocompress.search.storage_urls import shown_url
+from autocompress.study import setting_kinds as kinds
+from autocompress.study.setting_kinds import ANY_DEVICE, Kind, nearest
+
+WHAT, LIMITS, HOW, WHERE = "What to compress", "Limits", "How to search", "Where results go"
+GENERAL = "General"
+_TRIALS, _EPOCHS = ("{}, {} or {}".format(*(getattr(effort, name) for effort in EFFORTS.values()))
+                    for name in ("trials", "epochs"))
+
+Owner = Literal["run", "study", "start", "network", "data"]
+"""Whose a setting is. Of one run: never taken from a stored study. Of the study: taken when that study goes on. Of the
+start: also when another study starts from it; of the network and of the data, also then, as long as no other network or
+data are given."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a search beside its type and default: its kind, its help, and who it concerns.
+
+    `flag` is the name on the command line and in config files where it is not that of the field. `in_config`: whether
+    a config file may say it. `identity`: whether a study is another one where it differs.
+    """
+
+    section: str
+    kind: Kind
+    help: str
+    metavar: str = ""
+    owner: Owner = "run"
+    flag: str = ""
+    in_config: bool = True
+    identity: bool = False
+
+
+class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of one search, as values: sizes in bytes, latencies in milliseconds by device, durations in seconds.
+
+    `SearchSettings.of` makes them of what a user gave, with units, and checks them. `model`, `data`, `task`, `format`,
+    `techniques`, `executor` and `sampler` may hold objects of the user's own.
+    """
+
+    model: Annotated[Any, Setting(
+        WHAT, kinds.SOURCE, "torchvision:NAME, timm:NAME or path/to/file.py:factory, which is run. Default: the "
+        "embedded ResNet-18.", "SPEC", "network", identity=True)] = None
+    weights: Annotated[Path | None, Setting(
+        WHAT, kinds.PATH, "Trained weights: .safetensors, or a checkpoint of torch.save (read without running code).",
+        "FILE", "network")] = None
+    weights_key: Annotated[str | None, Setting(
+        WHAT, kinds.TEXT, "Which state dict of the checkpoint, where several fit, such as state_dict. Default: the "
+        "averaged one (EMA), else the only one.", "KEY", "network")] = None
+    data: Annotated[Any, Setting(
+        WHAT, kinds.SOURCE, "digits, fashion-mnist, cifar10, imagefolder:DIR, npz:FILE or path/to/file.py:factory, "
+        "which is run.", "SPEC", "data", identity=True)] = None
+    data_root: Annotated[Path | None, Setting(
+        WHAT, kinds.PATH, "Folder of the files of fashion-mnist or cifar10.", "DIR", "data")] = None
+    image_size: Annotated[int | None, Setting(
+        WHAT, kinds.COUNT, "Side of the square pictures of imagefolder that the network is fed. Default: that of the "
+        "network's weights where timm or torchvision says it, else 224.", "PIXELS", "data")] = None
+    resize: Annotated[int | None, Setting(
+        WHAT, kinds.COUNT, "Shorter side of a picture before the middle square is cut out. Default: as the weights "
+        "say, else the image size.", "PIXELS", "data")] = None
+    crop: Annotated[float | None, Setting(
+        WHAT, kinds.NUMBER, "The same said as the share that the square keeps, such as 0.875; above 1, the image size.",
+        "SHARE|PIXELS", "data")] = None
+    mean: Annotated[tuple[float, ...] | None, Setting(
+        WHAT, kinds.NUMBERS, "Subtracted after pixels were divided by 255, for each channel or for all: "
+        "0.485,0.456,0.406. Default: as the weights or the data say, for imagefolder else ImageNet's.", "NUMBERS",
+        "data")] = None
+    std: Annotated[tuple[float, ...] | None, Setting(
+        WHAT, kinds.NUMBERS, "Divided by after that: 0.229,0.224,0.225.", "NUMBERS", "data")] = None
+    inputs: Annotated[str | None, Setting(
+        WHAT, kinds.TEXT, "What the stored numbers are: pixels (divided by 255), values or tokens. Default: bytes of "
+        "pictures are pixels, and the network decides between the others.", "KIND", "data")] = None
+    task: Annotated[Any, Setting(
+        WHAT, kinds.SOURCE, "What the network is for, where that is not classification: a task of your own. Its file "
+        "is run.", "FILE.py:NAME", "start", identity=True)] = None
+    from_study: Annotated[Path | None, Setting(
+        WHAT, kinds.PATH, "Start where another study of the same network and data ended. Network, data, seed, space, "
+        "profile, effort and epochs that are not given are taken from it.", "STUDY", "study", flag="from",
+        in_config=False)] = None
+    budget: Annotated[int | None, Setting(
+        LIMITS, kinds.SIZE, "Bytes of the exported file, such as 2MB or 512KiB.", "SIZE", "study",
+        identity=True)] = None
+    latency: Annotated[dict[str, float] | None, Setting(
+        LIMITS, kinds.LATENCIES, "Of one sample on one thread, such as 5ms or 800us, on every device; stm32h743=80ms "
+        "is for that profile alone. Can be repeated.", "[ID=]TIME", "study", identity=True)] = None
+    macs: Annotated[int | None, Setting(
+        LIMITS, kinds.AMOUNT, "Multiply-accumulates of one sample, such as 50M.", "COUNT", "study",
+        identity=True)] = None
+    peak_memory: Annotated[int | None, Setting(
+        LIMITS, kinds.SIZE, "Largest activations alive at once, such as 256KiB.", "SIZE", "study",
+        identity=True)] = None
+    max_drop: Annotated[float | None, Setting(
+        LIMITS, kinds.SHARE, "Largest loss of the task's metric against the original, such as 1%.", "SHARE", "study",
+        identity=True)] = None
+    profile: Annotated[str | tuple[str, ...], Setting(
+        HOW, kinds.PROFILES, "The device: see `autocompress profiles list`. Repeated, for several devices at once: "
+        "plans are legal on all of them, and the front is of the latency on each. Default: host, measured on this "
+        "machine.", "NAME|FILE", "start", identity=True)] = "host"
+    space: Annotated[str, Setting(
+        HOW, kinds.SPACE, "What may be done: see `autocompress spaces list`. Default: default.", "NAME|FILE", "start",
+        identity=True)] = "default"
+    format: Annotated[Any, Setting(
+        HOW, kinds.SOURCE, "A file format of your own, instead of that of the profile.", "FILE.py:NAME", "start",
+        identity=True)] = None
+    techniques: Annotated[tuple[Any, ...], Setting(
+        HOW, kinds.SOURCES, "A technique of your own, beside those of the space. Can be repeated.", "FILE.py:NAME",
+        "start", flag="technique", identity=True)] = ()
+    executor: Annotated[Any, Setting(
+        HOW, kinds.SOURCE, "Where candidates are evaluated, where that is not in processes of this machine: an "
+        "executor of your own.", "FILE.py:NAME", "run")] = None
+    sampler: Annotated[Any, Setting(
+        HOW, kinds.SOURCE, "auto, tpe, nsga2, random, gp, or one of your own. Default: auto.", "NAME|FILE.py:NAME",
+        "study")] = "auto"
+    effort: Annotated[str, Setting(
+        HOW, kinds.EFFORT, "fast, normal or thorough: how many candidates are tried and trained. Default: normal.",
+        "NAME", "start")] = DEFAULT_EFFORT
+    trials: Annotated[int, Setting(
+        HOW, kinds.COUNT, f"Candidates to try. Default: {_TRIALS}, by --effort.", "N", "study",
+        )] = EFFORTS[DEFAULT_EFFORT].trials
+    epochs: Annotated[int, Setting(
+        HOW, kinds.COUNT, f"Length of the long distillation, without --timeout. Default: {_EPOCHS}, by --effort.", "N",
+        "start")] = EFFORTS[DEFAULT_EFFORT].epochs
+    timeout: Annotated[float | None, Setting(
+        HOW, kinds.DURATION, "Wall clock of the whole search, such as 15m. Default: none.", "TIME")] = None
+    trial_timeout: Annotated[float | None, Setting(
+        HOW, kinds.DURATION, "Longest that one evaluation of a candidate may take, such as 10m; it fails then. "
+        "Default: none, but what is left of --timeout.", "TIME")] = None
+    seed: Annotated[int, Setting(HOW, kinds.SEED, "Default: 0.", "N", "start", identity=True)] = 0
+    jobs: Annotated[int, Setting(
+        HOW, kinds.COUNT, "Processes that evaluate candidates. Default: 1.", "N")] = 1
+    device: Annotated[str, Setting(
+        HOW, kinds.DEVICE, "Where networks are trained: auto, cpu or cuda. Default: auto.", "NAME")] = "auto"
+    out: Annotated[Path | None, Setting(
+        WHERE, kinds.PATH, "Folder of the study. Default: studies/NAME.", "DIR")] = None
+    name: Annotated[str | None, Setting(
+        WHERE, kinds.TEXT, "Name of the study. Default: made of model, data and budget.", "NAME")] = None
+    storage: Annotated[str | None, Setting(
+        WHERE, kinds.TEXT, "Any storage of Optuna. Default: SQLite in the study's folder.", "URL", "study")] = None
+    resume: Annotated[bool, Setting(
+        WHERE, kinds.FLAG, "Go on with the study that is there. With --out, what is not given is taken from it, except "
+        "--timeout, --trial-timeout, --jobs and --device.", in_config=False)] = False
+    force_new_study: Annotated[bool, Setting(
+        WHERE, kinds.FLAG, "Replace the study that is there.", in_config=False)] = False
+    trust_code: Annotated[bool, Setting(
+        GENERAL, kinds.FLAG, "Run Python files that only the --config file, or the study of --from or --resume, names.",
+        in_config=False)] = True
+
+    @classmethod
+    def of(cls, **given: Any) -> SearchSettings:
+        """The settings that a user gave, checked; what is None is not given. InputError, with the nearest name there
+        is for one that there is not."""
+        return cls.completed(read(given))
+
+    @classmethod
+    def completed(cls, values: Mapping[str, Any]) -> SearchSettings:
+        """Settings of values that were read; `trials` and `epochs` that are missing are those of the `effort`.
+        InputError where settings do not go together."""
+        effort = EFFORTS[values.get("effort", DEFAULT_EFFORT)]
+        settings = cls(**{"trials": effort.trials, "epochs": effort.epochs, **values})
+        settings._check()
+        return settings
+
+    def _check(self) -> None:
+        if self.resume and self.force_new_study:
+            raise InputError("resume and force_new_study exclude each other: go on with a study, or start afresh")
+        if self.model is None and self.data is not None and not _is_text(self.data, "digits"):
+            raise InputError(f"data {self.data!r} needs a model: give one such as torchvision:resnet18 with its "
+                             "weights, or path/to/file.py:factory")
+        if self.model is None and self.weights is not None:
+            raise InputError(f"weights {str(self.weights)!r} need the model that they belong to: give one such as "
+                             "torchvision:resnet18 or path/to/file.py:factory")
+        if self.weights_key is not None and self.weights is None:
+            raise InputError(f"weights_key {self.weights_key!r} needs the weights file in which it is a key")
+        if self.model is not None and self.data is None:
+            raise InputError("a model needs its data: give digits, fashion-mnist, cifar10, imagefolder:DIR, npz:FILE "
+                             "or path/to/file.py:factory")
+        if any(value is not None for value in (self.image_size, self.resize, self.crop)):
+            from autocompress.tasks.preparation import asked_preparation  # loads torch
+
+            asked_preparation(self.image_size, self.resize, self.crop, self.mean, self.std)
+
+    def bounds(self, devices: Sequence[str]) -> Budget:
+        """The bounds as a Budget; `devices` are the ids of the profiles, the primary first. InputError for a latency
+        on another device."""
+        given = self.latency or {}
+        for device in given:
+            if device not in (ANY_DEVICE, *devices):
+                raise InputError(f"latency must be bounded on a profile that is searched for, {', '.join(devices)}, "
+                                 f"but got {device!r}{meant(device, devices)}")
+        latencies = {device: given.get(device, given.get(ANY_DEVICE)) for device in devices}
+        further = {device: bound for device, bound in latencies.items() if device != devices[0] and bound is not None}
+        return Budget(size_bytes=self.budget, latency_ms=latencies[devices[0]],
+                      further_latency_ms=further or msgspec.UNSET, macs=self.macs, peak_memory_bytes=self.peak_memory,
+                      max_drop=self.max_drop)
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """Names of the settings that hold objects, which no file can keep."""
+        return tuple(name for name, setting in SETTINGS.items() if setting.kind.runs_code
+                     and any(not isinstance(each, str) for each in listed(getattr(self, name))))
+
+
+    def kept(self) -> SearchSettings:
+        """The settings as a file can keep them for later searches: specs of files with their absolute places, the
+        storage without its password, nothing of one run, and no objects."""
+        kept = {name: _kept(getattr(self, name), setting.kind) for name, setting in SETTINGS.items()
+                if setting.owner != "run"}
+        if self.storage is not None:
+            kept["storage"] = shown_url(self.storage)
+        return SearchSettings(**{name: value for name, value in kept.items() if value is not None})
+
+
+def _kept(value: Any, kind: Kind) -> Any:
+    if isinstance(value, Path):
+        return Path(kind.locate(str(value), Path.cwd()))
+    if isinstance(value, str):
+        return kind.locate(value, Path.cwd())
+    if kind.repeatable and isinstance(value, tuple):
+        return tuple(_kept(each, kind) for each in value if isinstance(each, str))
+    return None if kind.runs_code else value
+
+
+def _is_text(value: Any, text: str) -> bool:
+    return isinstance(value, str) and value == text
+
+
+def listed(value: Any) -> list[Any]:
+    """What a setting of one or of several holds."""
+    return [] if value is None else list(value) if isinstance(value, tuple | list) else [value]
+
+
+SETTINGS: dict[str, Setting] = {
+    field.name: next(each for each in get_args(field.type) if isinstance(each, Setting))
+    for field in msgspec.structs.fields(SearchSettings)}
+"""Every setting by the name of its field."""
+
+
+def flag_name(name: str) -> str:
+    """`data_root` → `data-root`, `from_study` → `from`: the flag, and with underscores the key of a config file."""
+    return (SETTINGS[name].flag or name).replace("_", "-")
+
+
+def read(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of settings that a user gave, by name; None means that one is not given. InputError for a name or a
+    value that cannot be."""
+    for name in given:
+        if name not in SETTINGS:
+            hint = nearest(name, SETTINGS) or f"there are {', '.join(SETTINGS)}"
+            raise InputError(f"search() has no argument {name!r}; {hint}")
+    return {name: SETTINGS[name].kind.parse(value, name) for name, value in given.items() if value is not None}
+
+
+def python_table() -> str:
+    """The arguments of `autocompress.search` with their defaults, a line or two for each."""
+    defaults = SearchSettings()
+    return "\n".join(f"    {name} = {getattr(defaults, name)!r}: {setting.help}" for name, setting in SETTINGS.items())

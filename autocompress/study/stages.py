@@ -1,0 +1,351 @@
+"""The stages of a search, in the order in which `study/run.py` calls them: each takes what the ones before it made."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autocompress.core.cancellation import controlled
+from autocompress.core.front import objectives
+from autocompress.core.metric import Reference
+from autocompress.core.sensitivity import SensitivityTable
+from autocompress.core.warnings import Warned, warn
+from autocompress.errors import InfeasibleError, InputError, TrialError
+from autocompress.search.efforts import EFFORTS
+from autocompress.search.engine import Engine, Event, Settings
+from autocompress.search.samplers.make import AUTO, asks_solver, make_sampler
+from autocompress.search.storage import (
+    create_study,
+    delete_study,
+    failures,
+    load_study,
+    open_storage,
+    require_same,
+    storage_errors,
+    storage_url,
+    store_rung,
+)
+from autocompress.search.storage_urls import shown_url
+from autocompress.space.format_legality import space_of
+from autocompress.space.projection import Projection
+from autocompress.space.solver.solver import Solver
+from autocompress.study.built_files import Trimmer
+from autocompress.study.folder import choose_folder, is_described, read_description, write_description
+from autocompress.study.folder_claim import claimed
+from autocompress.study.identity import (
+    default_name,
+    described,
+    fingerprints,
+    former_identity,
+    identity_of,
+    kept_float,
+    stored_name,
+)
+from autocompress.study.latency_prediction import predicted_metrics, predicting
+from autocompress.study.loading import load_task, make_bench, open_executor, require_same_task
+from autocompress.study.model_soup import blend
+from autocompress.study.ownership import discard
+from autocompress.study.quantization_payoff import unpaying_layers
+from autocompress.study.request import Request
+from autocompress.study.result import SearchResult
+from autocompress.study.resume import PriorStudy, read_prior_study, seeds, take_answers
+from autocompress.study.sanity_checks import original_doubts
+from autocompress.study.sensitivity import sensitivity
+from autocompress.study.shortfalls import shortfalls, slower
+from autocompress.study.signals import HANG_SECONDS, Stop
+from autocompress.study.workbench import Workbench
+from autocompress.tasks.models import LoadedModel, safe_name
+from autocompress.tasks.splits import TaskData
+
+if TYPE_CHECKING:
+    import optuna
+
+log = logging.getLogger(__name__)
+
+SENSITIVITY_SHARE, MOST_OF_THE_REST = 0.3, 0.6
+"""Shares of a time limit, and of what is left of it when the table begins, that the sensitivity table may take: where
+that is too short, it is taken on fewer samples and then of fewer options."""
+AVERAGING_SHARE, ATTRIBUTION_SHARE = 0.01, 0.01
+"""Shares of a time limit that are left to averaging trained candidates, and to what the best plan's techniques buy."""
+REPORT_SECONDS = 2.0
+"""About what writing the report takes."""
+LATE_SECONDS = 10.0
+"""What it may take where the time for trials is up before the first one, which should be the one that it finds."""
+
+
+@dataclass
+class Run:
+    """One run of a search: what is asked, whom to tell, and its time.
+
+    `stop` is asked now and then whether to go on, `stack` holds the claim on the study's folder; `started` is a
+    `time.perf_counter()`, `timings` are seconds by stage.
+    """
+
+    request: Request
+    notify: Callable[[Event], None]
+    stop: Stop
+    stack: ExitStack
+    started: float
+    timings: dict[str, float] = field(default_factory=dict)
+
+    def phase(self, text: str) -> None:
+        """Tell what begins."""
+        self.notify(Event(kind="phase", text=text))
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Note how long a stage takes."""
+        before = time.perf_counter()
+        yield
+        self.timings[stage] = time.perf_counter() - before
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the search was called."""
+        return time.perf_counter() - self.started
+
+    def seconds_left(self, reserve: float) -> float:
+        """Seconds of the time limit that are left when `reserve` is kept; infinite without a limit."""
+        limit = self.request.settings.timeout
+        return math.inf if limit is None else limit - reserve - self.elapsed
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The network and its data, the study's name and folder, and the study to start from, if any."""
+
+    network: LoadedModel
+    data: TaskData
+    name: str
+    folder: Path
+    prior: PriorStudy | None
+
+
+@dataclass(frozen=True)
+class Traced:
+    """The network on its bench, the layers whose activations stay float, and what may be done within the bounds."""
+
+    bench: Workbench
+    unpaying: frozenset[str]
+    projection: Projection
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the original reaches in the task's metric, what may be done with latencies predicted from its own, and the
+    study that was opened."""
+
+    reference: Reference
+    projection: Projection
+    study: optuna.Study
+    result: SearchResult
+    reserve: float
+    """Seconds that verifying and attribution take at the end."""
+
+
+def load(run: Run) -> Loaded:
+    """Load the network and its data, and claim the study's folder."""
+    settings = run.request.settings
+    prior = read_prior_study(settings.from_study, settings.resume)
+    run.phase("loading the network and its data")
+    network, data = load_task(settings)
+    run.request = replace(run.request, budget=run.request.budget.of_metric(data.metric))
+    if prior is not None:
+        require_same_task(prior.description, network, data)
+    asked = settings.name or (settings.out.resolve().name if settings.out else default_name(network, data, settings))
+    name = safe_name(asked)
+    folder = choose_folder(settings.out, name, settings.resume)
+    if settings.out is None:
+        run.stack.enter_context(claimed(folder, resume=settings.resume, replace=settings.force_new_study))
+    if settings.resume and is_described(folder):
+        run.stop.folder = folder
+    return Loaded(network, data, stored_name(settings, folder, name), folder, prior)
+
+
+def trace(run: Run, loaded: Loaded) -> Traced:
+    """Trace the network and build the space of what may be done. InfeasibleError where nothing fits the bounds."""
+    request = run.request
+    run.phase("tracing and measuring the original")
+    bench = make_bench(loaded.network, loaded.data, request, loaded.folder)
+    for note in bench.network.notes:
+        log.warning(note)
+    unpaying = kept_float(request.settings, loaded.folder, lambda: unpaying_layers(bench, request.space))
+    space = space_of(bench.network.table, request.space, request.profile, bench.network.writer.format, unpaying)
+    projection = Projection(space, request.budget)
+    projection.require_feasible()
+    return Traced(bench, unpaying, projection)
+
+
+def measure(run: Run, loaded: Loaded, traced: Traced) -> Measured:
+    """Measure the original, open the study, and describe it in `study.json`."""
+    request, bench, folder = run.request, traced.bench, loaded.folder
+    bench.evaluator.prepare()
+    run.timings["set-up"] = run.elapsed
+    with run.timed("original"):
+        baseline = bench.evaluator.baseline()
+    projection, predicted = traced.projection, predicted_metrics(request.profile, request.budget)
+    if predicted:
+        device = predicting(bench, baseline, request.budget)
+        space = space_of(bench.network.table, request.space, device, bench.network.writer.format, traced.unpaying)
+        projection = Projection(space, request.budget, predicted)
+    if bench.evaluator.original_answers is not None:
+        for doubt in original_doubts(bench.evaluator.original_answers, loaded.network.claimed, loaded.data.described):
+            warn(log, doubt)
+    if request.settings.force_new_study:
+        discard(folder)
+    reference = Reference(loaded.data.metric, baseline[loaded.data.metric.name])
+    study = _open_study(request, loaded)
+    before = read_description(folder) if is_described(folder) else None
+    description = described(loaded.name, request, fingerprints(loaded.network, loaded.data, request), bench, baseline,
+                            timings=run.timings, unpaying=traced.unpaying, before=before)
+    write_description(folder, description)
+    result = SearchResult(folder, description, study=study, bench=bench)
+    run.stop.folder = folder
+    limit = request.settings.timeout
+    if limit is not None:
+        run.stop.end_after(2 * limit + HANG_SECONDS - run.elapsed)
+    take_answers(loaded.prior, folder, request.settings.seed)
+    # At the end the original runs on the test split, the file on both: a bound from what was just measured.
+    reserve = 5 + run.timings["original"] * (0.5 + len(loaded.data.test) / len(loaded.data.validation))
+    return Measured(reference, projection, study, result, reserve + ATTRIBUTION_SHARE * (limit or 0.0))
+
+
+def _open_study(request: Request, loaded: Loaded) -> optuna.Study:
+    """The stored study to go on with, or a new one. StudyMismatchError when what is stored is of something else."""
+    settings, name = request.settings, loaded.name
+    storage = open_storage(storage_url(loaded.folder, settings.storage))
+    identity = identity_of(loaded.network, loaded.data, request)
+    aims = objectives(loaded.data.metric, request.profile.latencies)
+    if settings.force_new_study:
+        delete_study(storage, name)
+    study = load_study(storage, name)
+    if study is None:
+        return create_study(storage, name, make_sampler(AUTO, settings.seed), identity, aims)
+    require_same(study, identity, aims, former_identity(request, loaded.folder))
+    if not settings.resume:
+        place = shown_url(settings.storage or str(loaded.folder))
+        raise InputError(f"study {name!r} is already in {place}: add --resume to go on with it, or choose another "
+                         "--out")
+    return study
+
+
+def limits(run: Run, measured: Measured) -> Settings:
+    """How long and how to search."""
+    settings = run.request.settings
+    averaging = AVERAGING_SHARE * (settings.timeout or 0.0)
+    return Settings(trials=settings.trials, seconds=settings.timeout, reserve_seconds=measured.reserve + averaging,
+                    trial_seconds=settings.trial_timeout, schedule=EFFORTS[settings.effort].schedule)
+
+
+def predict(run: Run, traced: Traced, measured: Measured, limit: Settings) -> SensitivityTable | None:
+    """The sensitivity table, where the sampler or a bound asks for one. None, with a warning, where it cannot be
+    measured or takes too long."""
+    auto = asks_solver(run.request.sampler)
+    if not auto and not measured.projection.bounds:
+        return None
+    run.phase("predicting what each option would cost")
+    without = "searching with TPE" if auto else "moving every layer of a plan alike into the budget"
+    with run.timed("sensitivity"):
+        try:
+            return sensitivity(traced.bench, measured.projection.space, _table_seconds(run, limit))
+        except Exception as error:  # a table is a help, not a condition
+            cause = next(iter(str(error).strip().splitlines()), "") or "no message"
+            log.warning("%s, because what options would cost could not be predicted: %s", without,
+                        cause if isinstance(error, TrialError) else f"{type(error).__name__}: {cause}")
+            log.debug("the cause", exc_info=error)
+            return None
+
+
+def _table_seconds(run: Run, limit: Settings) -> float:
+    """Seconds that the sensitivity table may take."""
+    if limit.seconds is None:
+        return math.inf
+    if is_late(run, limit):
+        return LATE_SECONDS if asks_solver(run.request.sampler) else 0.0  # other first plans need no table
+    return min(SENSITIVITY_SHARE * limit.seconds, MOST_OF_THE_REST * run.seconds_left(limit.reserve_seconds))
+
+
+def is_late(run: Run, limit: Settings) -> bool:
+    """Whether the time for trials is up."""
+    return run.seconds_left(limit.reserve_seconds) <= 0
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What the trials ended with: the files that are kept, and the error where nothing is feasible."""
+
+    trimmer: Trimmer
+    failure: InfeasibleError | None
+
+
+def try_candidates(run: Run, loaded: Loaded, traced: Traced, measured: Measured, limit: Settings,
+                   table: SensitivityTable | None) -> Searched:
+    """Run the trials; that nothing is feasible is raised only after the report was written."""
+    request, study, projection = run.request, measured.study, measured.projection
+    solver = Solver(projection, table) if table else None
+    study.sampler = make_sampler(request.sampler, request.settings.seed, solver, measured.reference, projection,
+                                 trials=len(study.get_trials(deepcopy=False)))
+    trimmer = Trimmer(loaded.folder, request.budget, measured.reference)
+
+    def told(event: Event) -> None:
+        run.notify(event)
+        if event.kind == "result":
+            trimmer.look(engine.candidates)
+
+    fit = None if solver is None or asks_solver(request.sampler) else solver.fit
+    engine = Engine(study, projection, request.budget, measured.reference, limit, run.started, told, run.stop,
+                    seeds(loaded.prior, projection), fit)
+    executor = open_executor(traced.bench, loaded.network, loaded.data, request, loaded.folder, run.stop)
+    failure: InfeasibleError | None = None
+    try:
+        with storage_errors("the study's storage"):
+            engine.run(executor, lambda outcome: traced.bench.evaluator.completed(outcome, executor.quiet))
+    except InfeasibleError as error:
+        failure = error
+    finally:
+        executor.close()
+    run.timings["sampling and storage"] = engine.overhead_seconds
+    if failure is None and not run.stop():
+        for sentence in shortfalls(engine.candidates(), failures(study), is_late(run, limit)):
+            warn(log, Warned("search-fell-short", sentence))
+    return Searched(trimmer, failure)
+
+
+def average(run: Run, traced: Traced, measured: Measured) -> None:
+    """Average trained relatives of the best candidate, and keep the average where it is better."""
+    result, best, left = measured.result, measured.result.best, run.seconds_left(measured.reserve)
+    if best is None:
+        return
+    with run.timed("averaging"), controlled(deadline=time.perf_counter() + left):
+        evaluation = blend(traced.bench, result.candidates, best, run.request.budget, measured.reference, left,
+                           run.stop)
+    if evaluation is not None:
+        store_rung(measured.study, best.trial, evaluation)
+        result.refresh()
+
+
+def ship(run: Run, measured: Measured) -> None:
+    """Export the best candidate and verify its file, unless that was done."""
+    result = measured.result
+    if result.best is None or result.is_exported:
+        return
+    run.phase(f"exporting and verifying trial {result.best.trial}")
+    with run.timed("verify"):
+        if result.artifact_fault:
+            log.warning("%s: it is exported anew", result.artifact_fault)
+        result.ship()
+        for sentence in slower(result.artifact):
+            log.warning(sentence)
+
+
+def explain(run: Run, measured: Measured, table: SensitivityTable | None) -> None:
+    """Find out what each technique of the best plan bought and cost."""
+    left = run.seconds_left(REPORT_SECONDS)
+    with run.timed("attribution"), controlled(deadline=time.perf_counter() + left):
+        measured.result.explain(measured.projection, table, left, run.stop)
