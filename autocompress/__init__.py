@@ -4,6 +4,14 @@
     result = autocompress.search(model=net, data=(images, labels), budget="2MB")
     print(result.front)
     result.export("artifact")
+
+The stages of a search one by one, with a plan of one's own:
+
+    traced = autocompress.trace(model=net, data=(images, labels))
+    traced.sensitivity()
+    plan = autocompress.Plan.of([autocompress.Step("layer1.0.conv1", "quantize", {"weight_bits": 4})])
+    traced.evaluate(plan).metrics
+    traced.export(plan, "artifact")
 """
 
 from __future__ import annotations
@@ -26,6 +34,7 @@ if TYPE_CHECKING:
     )
     from autocompress.hardware.profile import HardwareProfile, list_profiles, load_profile
     from autocompress.study import SearchResult, open_study
+    from autocompress.study.traced_model import TracedModel, compress, evaluate, export, sensitivity, trace
 
 __version__ = "0.1.0"
 
@@ -35,11 +44,12 @@ _HOMES = {
     "InfeasibleError": "errors", "InputError": "errors", "Interrupted": "errors", "Plan": "core.plan",
     "SearchResult": "study", "Step": "core.plan", "list_profiles": "hardware.profile",
     "load_profile": "hardware.profile", "open_study": "study",
+    **dict.fromkeys(("TracedModel", "compress", "evaluate", "export", "sensitivity", "trace"), "study.traced_model"),
 }
 __all__ = [
     "AutocompressError", "Budget", "Candidate", "EnvironmentFault", "Evaluation", "HardwareProfile",
-    "InfeasibleError", "InputError", "Interrupted", "Plan", "SearchResult", "Step", "list_profiles",
-    "load_profile", "open_study", "search",
+    "InfeasibleError", "InputError", "Interrupted", "Plan", "SearchResult", "Step", "TracedModel", "compress",
+    "evaluate", "export", "list_profiles", "load_profile", "open_study", "search", "sensitivity", "trace",
 ]
 
 

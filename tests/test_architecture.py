@@ -14,6 +14,7 @@ import pytest
 import autocompress
 from autocompress.hardware.profile import list_profiles, load_profile
 from autocompress.space.spec import SpaceSpec, list_spaces, load_space
+from autocompress.study.settings import markdown_table
 from autocompress.techniques import TECHNIQUES, sparsify
 from autocompress.techniques.decompose import METHODS
 from autocompress.techniques.prune import CRITERIA
@@ -34,12 +35,29 @@ def test_every_room_uses_only_the_floors_under_it() -> None:
 
 
 def test_the_public_names_are_few_and_resolve() -> None:
-    assert len(autocompress.__all__) <= 20
+    assert len(autocompress.__all__) <= 24
+    assert set(autocompress.__all__) == {"search", *autocompress._HOMES}, "each is loaded from its home, and no other"
     assert list(autocompress.__all__) == sorted(set(autocompress.__all__))
     for name in autocompress.__all__:
         assert getattr(autocompress, name).__doc__
     with pytest.raises(AttributeError, match="nothing"):
         _ = autocompress.nothing
+
+
+def test_nothing_else_of_the_package_looks_public() -> None:
+    """What `vars()` shows after every public name was asked for is listed, or a module, or private."""
+    code = ("import autocompress, types\nfor name in autocompress.__all__: getattr(autocompress, name)\n"
+            "own = {name for name, value in vars(autocompress).items() if not name.startswith('_')\n"
+            "       and not isinstance(value, types.ModuleType)} - set(autocompress.__all__)\n"
+            "print(sorted(own))")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() in ("['Any', 'TYPE_CHECKING', 'ModuleType', 'annotations', 'import_module']",
+                                   "['Any', 'ModuleType', 'TYPE_CHECKING', 'annotations', 'import_module']")
+
+
+def test_every_setting_stands_in_the_guide() -> None:
+    text = (ROOT / "docs" / "settings.md").read_text("utf-8")
+    assert markdown_table() in text, "docs/settings.md must hold what study.settings.markdown_table gives"
 
 
 def test_importing_the_package_does_not_wait_for_torch() -> None:

@@ -23,6 +23,7 @@ from autocompress.cli.option_groups import Group, help_alone
 from autocompress.cli.profiles import profiles
 from autocompress.cli.report import report
 from autocompress.cli.search import search
+from autocompress.cli.sensitivity import sensitivity
 from autocompress.cli.show import show
 from autocompress.cli.spaces import spaces
 
@@ -47,7 +48,7 @@ def cli(context: click.Context) -> None:
     help_alone(context)
 
 
-for command in (search, show, report, export, profiles, spaces):
+for command in (search, show, report, export, sensitivity, profiles, spaces):
     cli.add_command(command)
 
 

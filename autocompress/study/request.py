@@ -32,8 +32,8 @@ class Request:
 
     @classmethod
     def of(cls, settings: SearchSettings) -> Request:
-        """Read the files. InputError for a space or a profile that cannot be read, for what is no sampler or format, and
-        for a latency bound on a device that is not searched for."""
+        """Read the files. InputError for a space or a profile that cannot be read, for what is no sampler or no format,
+        and for a latency bound on a device that is not searched for."""
         profile = load_targets(settings.profile)
         devices = [device.id for device in profile.latencies.values()]
         request = cls(settings, load_space(settings.space), profile, settings.bounds(devices))

@@ -269,6 +269,18 @@ def read(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: SETTINGS[name].kind.parse(value, name) for name, value in given.items() if value is not None}
 
 
+def markdown_table() -> str:
+    """Every setting with its flag, its place in a config file, who it concerns and its help, for the guide."""
+    lines = ["| argument | flag | config | taken over | help |", "|---|---|---|---|---|"]
+    for name, setting in SETTINGS.items():
+        flag = f"`--{flag_name(name)}`"
+        key = f"`{flag_name(name).replace('-', '_')}`" if setting.in_config else "no"
+        taken = {"run": "no", "study": "resume"}.get(setting.owner, "resume, from")
+        text = setting.help.replace("|", "\\|")
+        lines.append(f"| `{name}` | {flag} | {key} | {taken}{', identity' if setting.identity else ''} | {text} |")
+    return "\n".join(lines)
+
+
 def python_table() -> str:
     """The arguments of `autocompress.search` with their defaults, a line or two for each."""
     defaults = SearchSettings()
