@@ -20,8 +20,7 @@ from autocompress.core.evaluation import CALIBRATED, LONG, RUNG_NAMES, SHORT, Ca
 from autocompress.core.front import objectives
 from autocompress.core.metric import Reference
 from autocompress.errors import AutocompressError, EnvironmentFault, InfeasibleError, OutOfTime
-from autocompress.search import fidelity
-from autocompress.search.efforts import Schedule
+from autocompress.search import efforts, fidelity
 from autocompress.search.executors.base import POLL_SECONDS, Executor, Job, Outcome, WorkerLost
 from autocompress.search.jobs import Assignment, Rung
 from autocompress.search.ledger import Ledger
@@ -73,7 +72,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     reserve_seconds: float = 0.0
     trial_seconds: float | None = None
     """Longest that one evaluation may take."""
-    schedule: Schedule = Schedule()
+    schedule: efforts.Schedule = efforts.Schedule()
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
