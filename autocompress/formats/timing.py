@@ -19,9 +19,9 @@ from autocompress.formats.base import Arrays, Runtime
 WARM_UP = 3
 LEAST_ROUNDS = 5
 SLICE_SECONDS = 0.002
-"""CPU time that one reading takes at least: a file that is faster is run several times for it."""
+"""Least CPU time of one reading: a file that is faster is run several times for it."""
 CLOCK_STEPS = 20
-"""Steps of the clock, where it is coarse, that one reading takes at least."""
+"""Least steps of a coarse clock that one reading takes."""
 CLOCK = "CPU time of the one thread, medians of readings taken in turn"
 
 
@@ -61,8 +61,9 @@ def time_files(files: Mapping[str, Runtime], example: Arrays, rounds: int = 30,
 
 
 def speedup(before: Timing, after: Timing) -> dict[str, float | int | str]:
-    """How many times faster `after` is than `before`, both from one call of `time_files`: `factor`, the ratio of the
-    medians; `low` and `high`, the 10th and the 90th percentile of the ratio over the rounds; `rounds`; `clock`."""
+    """Return how many times faster `after` is than `before`, both from one call of `time_files`: `factor`, the ratio
+    of the medians; `low` and `high`, the 10th and the 90th percentile of the ratio over the rounds; `rounds`;
+    `clock`."""
     low, high = np.quantile(before.cpu_ms / after.cpu_ms, (0.1, 0.9))
     factor = np.median(before.cpu_ms) / np.median(after.cpu_ms)
     return {"factor": float(factor), "low": min(float(low), float(factor)), "high": max(float(high), float(factor)),
@@ -70,7 +71,7 @@ def speedup(before: Timing, after: Timing) -> dict[str, float | int | str]:
 
 
 def _runs(runtime: Runtime, example: Arrays) -> int:
-    """How many inferences one reading takes; the file is warm afterwards."""
+    """Return how many inferences one reading takes; the file is warm afterwards."""
     for _ in range(WARM_UP):
         runtime.run(example)
     least = max(SLICE_SECONDS, CLOCK_STEPS * time.get_clock_info("thread_time").resolution)
@@ -81,6 +82,6 @@ def _runs(runtime: Runtime, example: Arrays) -> int:
 
 
 def _reading(runtime: Runtime, example: Arrays, runs: int) -> tuple[float, float]:
-    """Seconds of CPU time and of wall time that one of `runs` inferences takes."""
+    """Return seconds of CPU time and of wall time of one of `runs` inferences."""
     reading = runtime.time(example, runs)
     return reading.cpu_seconds, reading.wall_seconds

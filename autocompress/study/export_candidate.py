@@ -118,11 +118,11 @@ def artifact_fault(folder: Path, facts: dict[str, Any] | None) -> str:
     where it is as it was written, or where there is none."""
     if facts is None:
         return ""
-    known: dict[str, str] = facts.get("sha256") or {}  # what earlier releases wrote is held to its own manifest
-    for name in [name for name in known if name != CARD] or [Path(facts["path"]).name, MANIFEST]:
+    hashes: dict[str, str] = facts.get("sha256") or {}  # what earlier releases wrote is held to its own manifest
+    for name in [name for name in hashes if name != CARD] or [Path(facts["path"]).name, MANIFEST]:
         if not (folder / name).is_file():
             return f"{folder / name} is gone since it was verified"
-        if name in known and sha256_of(folder / name) != known[name]:
+        if name in hashes and sha256_of(folder / name) != hashes[name]:
             return f"{folder / name} was changed since it was verified"
     return next((f"{folder / name} was changed since it was verified" for name in changed_files(folder)
                  if name != CARD), "")

@@ -1,4 +1,4 @@
-"""The original as its user has it without us: what a plain export makes of the untouched network.
+"""The original as its user has it without autocompress: what a plain export makes of the untouched network.
 
 Everything that is compared with the original is compared with that file. Where our own graph of the same network, with
 nothing compressed, is faster or smaller than the plain export, its time or size is the original's, so that no gain is
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 OWN = "own graph"
 TOLERANCE = 1e-3
-"""Relative to the largest answer: what a plain export may differ by from our own graph of the network."""
+"""Largest difference between a plain export and our own graph of the network, relative to the largest answer."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def original_of(file_format: Format, model: nn.Module, own: bytes, inputs: Tenso
     return OriginalFile(plain, {f"plain {file_format.converter}": loaded, OWN: runtime}, min(len(plain), len(own)))
 
 
-def _require_same(plain: Runtime, own: Runtime, batch: Arrays) -> None:
-    got, expected = the_one(plain.run(batch)), the_one(own.run(batch))
-    if got.shape != expected.shape or not np.abs(got - expected).max() <= TOLERANCE * np.abs(expected).max():
+def _require_same(plain: Runtime, ours: Runtime, batch: Arrays) -> None:
+    answers, expected = the_one(plain.run(batch)), the_one(ours.run(batch))
+    if answers.shape != expected.shape or not np.abs(answers - expected).max() <= TOLERANCE * np.abs(expected).max():
         raise TrialError(f"it answers {len(expected)} inputs otherwise than the network")

@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MARGIN = 0.97
-"""Of the time of the file that is timed beside it, a file takes at most so much to be called faster."""
+"""Largest share of the time of the file beside it that a file takes to be called faster."""
 IMAGE = 4
-"""Channels of an image: few for an integer kernel to be fast with."""
+"""Most input channels of a layer that reads an image: too few for an integer kernel to be fast."""
 SAMPLES = 8
-"""From which the ranges of these files are taken: only their speed matters."""
+"""Calibration inputs from which ranges of these files are taken: only their speed matters."""
 ROUNDS, SECONDS = 15, 0.6
-"""Of one comparison of two files, at most."""
+"""Most rounds and seconds of one comparison of two files."""
 HOPELESS = 1.5
-"""Times that 8 bits everywhere are slower than float, where no choice of layers is looked for."""
+"""Ratio of the times of 8 bits everywhere and of float above which no choice of layers is looked for."""
 LONGEST_MS = 200.0
 """An inference that takes longer has layers so large that classes of them are not told apart: time is short."""
 
@@ -100,8 +100,8 @@ class _Comparison:
         classes: dict[str, list[Layer]] = {}
         for layer in self._layers:
             classes.setdefault(_kernel(layer), []).append(layer)
-        ordered = sorted(classes.values(), key=lambda own: np.mean([_macs(layer) for layer in own]))
-        return [{layer.name for layer in own} for own in ordered] if len(ordered) > 1 else []
+        ordered = sorted(classes.values(), key=lambda layers: np.mean([_macs(layer) for layer in layers]))
+        return [{layer.name for layer in layers} for layers in ordered] if len(ordered) > 1 else []
 
     def _file(self, quantised: Collection[str]) -> Runtime:
         writer = self._bench.network.writer

@@ -57,7 +57,7 @@ class _Graph:
 
     def values(self, names: set[str]) -> dict[str, np.ndarray]:
         """The constant tensors `names`; what the file computes is computed."""
-        found = {name: numpy_helper.to_array(self.stored[name]) for name in names & set(self.stored)}
+        tensors = {name: numpy_helper.to_array(self.stored[name]) for name in names & set(self.stored)}
         computed = sorted(names - set(self.stored))
         if computed:
             head = onnx.ModelProto()
@@ -68,8 +68,8 @@ class _Graph:
             del head.graph.initializer[:]
             head.graph.initializer.extend(value for name, value in self.stored.items() if name in needed)
             head.graph.output.extend(onnx.ValueInfoProto(name=name) for name in computed)
-            found |= dict(zip(computed, Runtime(head.SerializeToString(), literal=True).constants(), strict=True))
-        return found
+            tensors |= dict(zip(computed, Runtime(head.SerializeToString(), literal=True).constants(), strict=True))
+        return tensors
 
     def _ancestors(self, names: list[str]) -> list[onnx.NodeProto]:
         needed = set(names)
@@ -159,10 +159,10 @@ def _refuse_signed(graph: _Graph, name: str, node: onnx.NodeProto) -> None:
 
 def _output_axis(node: onnx.NodeProto, left: bool = False) -> int:
     """The axis of the weight that counts output channels."""
-    given: Mapping[str, int] = {a.name: helper.get_attribute_value(a) for a in node.attribute
+    flags: Mapping[str, int] = {a.name: helper.get_attribute_value(a) for a in node.attribute
                                 if a.name in ("transA", "transB")}
     if node.op_type in ("Gemm", "QGemm"):
-        return 0 if given.get("transB", 0) else -1
+        return 0 if flags.get("transB", 0) else -1
     if node.op_type == "ConvTranspose":
         return 1
     if "Conv" in node.op_type:

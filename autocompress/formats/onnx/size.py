@@ -39,19 +39,19 @@ def file_bytes(parts: Iterable[Part], skeleton_bytes: int, absent: Iterable[Part
     layers: dict[str, list[Part]] = defaultdict(list)
     for part in parts:
         layers[part.layer].append(part)
-    everything = [part for own in layers.values() for part in own]
+    everything = [part for members in layers.values() for part in members]
     names = _Names()
     total = float(skeleton_bytes) - sum(_bare_node(part) for part in absent)
-    total += sum(_factor_nodes(own) for own in layers.values() if len(own) > 1)
+    total += sum(_factor_nodes(members) for members in layers.values() if len(members) > 1)
     sparse = _sparse(everything)
-    masked = {part.name for own in sparse.values() for part in own}
+    masked = {part.name for members in sparse.values() for part in members}
     for bits in sorted({part.weight_bits for part in everything if part.weight_bits < 8}):
         shapes = [_shape(part) for part in everything if part.weight_bits == bits and part.name not in masked]
-        shapes += [(_kept(pattern, own),) for (width, pattern), own in sparse.items() if width == bits]
+        shapes += [(_kept(pattern, members),) for (width, pattern), members in sparse.items() if width == bits]
         total += _unpacking(bits, shapes, names)
-    products = {part.name for own in layers.values() for part in own if part.kind != "recurrent" and (
-                    _op(own[-1]) == "MatMul" or not (own[-1].kernel or own[-1].bias))}
-    total += sum(_expansion(bits, pattern, own, names, products) for (bits, pattern), own in sparse.items())
+    products = {part.name for members in layers.values() for part in members if part.kind != "recurrent" and (
+                    _op(members[-1]) == "MatMul" or not (members[-1].kernel or members[-1].bias))}
+    total += sum(_expansion(bits, pattern, members, names, products) for (bits, pattern), members in sparse.items())
     total += sum(_stored(part, names, part.name in products, part.name in masked) for part in everything)
     activations: dict[str, int] = {}
     for part in everything:
@@ -137,10 +137,10 @@ def _sparse(parts: list[Part]) -> Sparse:
         if part.pattern:
             groups[part.weight_bits, part.pattern].append(part)
     chosen = {}
-    for (bits, pattern), own in sorted(groups.items()):
-        sparse = stored_sparse(pattern, bits, [(part.weights, part.kept) for part in own])
-        chosen[bits, pattern] = [part for part, take in zip(own, sparse, strict=True) if take]
-    return {key: own for key, own in chosen.items() if own}
+    for (bits, pattern), members in sorted(groups.items()):
+        sparse = stored_sparse(pattern, bits, [(part.weights, part.kept) for part in members])
+        chosen[bits, pattern] = [part for part, take in zip(members, sparse, strict=True) if take]
+    return {key: members for key, members in chosen.items() if members}
 
 
 def _padding(pattern: str, parts: list[Part]) -> int:
@@ -197,8 +197,8 @@ def _unpacking(bits: int, shapes: list[tuple[int, ...]], names: _Names) -> float
     amount = len(shapes) + (codes > weights)
     padding = [pieces[-1]] if codes > weights else []
     total += tensor_bytes(sizes, (amount,), 8 * amount) + node_bytes("Split", [sizes, sizes, *pieces, *padding])
-    for own, piece in zip(shapes, pieces, strict=True):
-        shape, rank = names.take(), len(own)
+    for weight_shape, piece in zip(shapes, pieces, strict=True):
+        shape, rank = names.take(), len(weight_shape)
         total += tensor_bytes(shape, (rank,), 8 * rank) + node_bytes("Reshape", [piece, shape, names.take()])
     return total
 
