@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import shutil
+import weakref
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any
 
 from autocompress.backend.network.compressed import Compressed
@@ -41,8 +43,9 @@ class TracedModel:
 
     def __init__(self, settings: SearchSettings) -> None:
         request = Request.of(settings)
-        self._temporary = TemporaryDirectory(prefix="autocompress-") if settings.out is None else None
-        folder = Path(self._temporary.name) if self._temporary else Path(str(settings.out))
+        folder = settings.out or Path(mkdtemp(prefix="autocompress-"))
+        if settings.out is None:
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         prepare_folder(folder)
         with kept_surroundings():
             self._network, self._data = load_task(settings)

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from autocompress.core.budget import Budget
+from autocompress.formats.onnx.format import OnnxFormat
 from autocompress.hardware.profile import load_profile
 from autocompress.space.spec import load_space, parse_space
 from autocompress.study.folder import Description, write_description
@@ -20,9 +21,17 @@ from autocompress.study.settings import SETTINGS, SearchSettings
 from autocompress.tasks.classification.metric import ACCURACY
 from autocompress.testing.techniques import workbench
 
+
+class _Other(OnnxFormat):
+    """A format of another name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
 BOUNDS = {"budget": ("2500", "2504"), "latency": ("5ms", "5.001ms"), "macs": ("50M", "50000001"),
           "peak_memory": ("1kB", "1001B"), "max_drop": ("1%", "0.01004")}
-OWN = {"task": ("a.py:One", "a.py:Two"), "format": ("a.py:One", "a.py:Two"), "seed": (0, 1),
+OWN = {"task": ("a.py:One", "a.py:Two"), "format": (_Other("one"), _Other("two")), "seed": (0, 1),
        "techniques": (["a.py:One"], ["a.py:One", "a.py:Two"])}
 
 
