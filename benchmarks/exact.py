@@ -155,8 +155,8 @@ def files(bench: Workbench, share: float) -> dict[str, bytes]:
 
 def table(bench: Workbench, limit: int, share: float) -> str:
     """Everything as Markdown."""
-    chosen = bench.network.data.test.take(torch.arange(limit))
-    inputs, labels = {"input": bench.network.data.normalise(chosen.inputs).numpy()}, chosen.targets.numpy()
+    chosen = bench.network.task.test.take(torch.arange(limit))
+    inputs, labels = {"input": bench.network.task.normalise(chosen.inputs).numpy()}, chosen.targets.numpy()
     original = the_one(in_batches(Runtime(bench.network.writer.original_file), inputs))
     made = files(bench, share)
     runtimes = {"original": Runtime(bench.network.writer.original_file)} | {

@@ -57,7 +57,7 @@ def measure(network: str, base: Path, steps: int, images: int, scratch: Path) ->
     sensitivities = predicted.sensitivity_table(bench.network.compressor, options)
     table_s = time.process_time() - began
     chosen = random.Random(SEED).sample(range(len(options)), min(steps, len(options)))
-    inputs = bench.network.data.normalise(on.split.inputs)
+    inputs = bench.network.task.normalise(on.split.inputs)
     with torch.no_grad():
         original = bench.network.model(inputs).double()
     rows = []

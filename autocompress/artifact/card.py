@@ -28,7 +28,7 @@ def model_card(manifest: dict[str, Any], data: str, running: Running, metric: Me
         running: how the file is run.
         metric: of the task.
     """
-    facts, given = manifest["verified"], manifest["input"]
+    facts, inputs = manifest["verified"], manifest.get("inputs") or [manifest["input"]]
     model = manifest["model"]
     steps = manifest["plan"]["steps"]
     bits = Counter(step["args"]["weight_bits"] for step in steps if step["technique"] == "quantize")
@@ -42,17 +42,12 @@ def model_card(manifest: dict[str, Any], data: str, running: Running, metric: Me
     done += [f"{sparse} layers with single weights taken out"] if sparse else []
     done += [f"{n} layers with {b}-bit weights" for b, n in sorted(bits.items())]
     meaning = manifest["output"]["meaning"]
-    answers = "scores" if meaning.startswith(("class scores", "logarithms")) else "probabilities"
-    shape = ", ".join(str(size) for size in given["shape"][1:])
-    scaled = "pixels.astype(np.float32) / 255" if given["scale"] == "pixels / 255" else "pixels.astype(np.float32)"
-    axes = ", ".join(["1", "-1", *["1"] * (len(given["shape"]) - 2)])
-    brought = given.get("prepared") or "your input"
-    prepared = f"""pixels = np.zeros((1, {shape}))  # {brought}
-mean = np.array({given["mean"]}, np.float32).reshape({axes})
-std = np.array({given["std"]}, np.float32).reshape({axes})
-inputs = (({scaled} - mean) / std).astype(np.float32)"""
-    if given["dtype"] == "int64":
-        prepared = f"inputs = np.zeros((1, {shape}), np.int64)  # your tokens"
+    answers = "scores" if meaning.startswith(("class scores", "logarithms")) else \
+        "probabilities" if "probabilit" in meaning else "outputs"
+    feed = {one["name"]: one["name"] if len(inputs) > 1 else "inputs" for one in inputs}
+    prepared = "\n".join(_prepared(one, feed[one["name"]]) for one in inputs)
+    answer = f"print({answers}.argmax(axis=1))" if answers != "outputs" else f"print({answers})"
+    size = ", ".join(map(str, manifest["output"]["shape"]))
     rows = [
         f"| {what} | {show(facts[f'baseline_{key}'])} | {show(facts[key])} |" for what, key, show in (
             (f"{metric.name} on the test split of {data}", metric.name, metric.format),
@@ -87,10 +82,25 @@ import numpy as np
 
 {prepared}
 
-{running.snippet(model, {given["name"]: "inputs"}, answers)}  # {meaning}, (N, {manifest["output"]["shape"][1]})
-print({answers}.argmax(axis=1))
+{running.snippet(model, feed, answers)}  # {meaning}, ({size})
+{answer}
 ```
 """
+
+
+def _prepared(given: dict[str, Any], variable: str) -> str:
+    """Python lines that make an input of the file, from pixels or values where it is known how they were normalised."""
+    shape = ", ".join(str(size) for size in given["shape"][1:])
+    if given["dtype"] == "int64":
+        return f"{variable} = np.zeros((1, {shape}), np.int64)  # your tokens"
+    if "mean" not in given:
+        return f"{variable} = np.zeros((1, {shape}), np.{given['dtype']})  # your input"
+    scaled = "pixels.astype(np.float32) / 255" if given["scale"] == "pixels / 255" else "pixels.astype(np.float32)"
+    axes = ", ".join(["1", "-1", *["1"] * (len(given["shape"]) - 2)])
+    return f"""pixels = np.zeros((1, {shape}))  # {given.get("prepared") or "your input"}
+mean = np.array({given["mean"]}, np.float32).reshape({axes})
+std = np.array({given["std"]}, np.float32).reshape({axes})
+{variable} = (({scaled} - mean) / std).astype(np.float32)"""
 
 
 def _speed(facts: dict[str, Any]) -> str:

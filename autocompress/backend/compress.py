@@ -41,7 +41,6 @@ from autocompress.backend.sparsify.magnitude_wanda_obs import sparsify
 from autocompress.backend.statistics.calibration import NormInputs, correct_biases, norm_inputs
 from autocompress.backend.statistics.lru_cache import LruTensorCache, content
 from autocompress.backend.statistics.moments import Moments, Statistics, width
-from autocompress.backend.statistics.outputs import AS_SCORES, Answers
 from autocompress.backend.statistics.reconstruct import as_matrix, from_matrix, on_remaining
 from autocompress.core.cancellation import checkpoint
 from autocompress.core.layer import Group, LayerTable
@@ -50,6 +49,8 @@ from autocompress.techniques import resolve
 from autocompress.techniques import sparsify as sparsity
 from autocompress.techniques.prune import DEFAULT_CRITERION
 from autocompress.techniques.quantize import KINDS, equalized
+from autocompress.tensors.likelihood import CATEGORICAL, Likelihood
+from autocompress.tensors.named import Inputs
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,14 @@ class Compressor:
     """Applies plans to one original (eval mode, CPU, float32); the original is never changed.
 
     `calibration`: normalised inputs `(N, …)`. `kept`: folder for what it measures on them, shared by processes.
-    `answers` makes logits of what the network puts out.
+    `likelihood`: what the network's outputs stand for.
     """
 
-    def __init__(self, model: nn.Module, table: LayerTable, coupling: Coupling, calibration: Tensor,
-                 kept: Path | None = None, answers: Answers = AS_SCORES) -> None:
+    def __init__(self, model: nn.Module, table: LayerTable, coupling: Coupling, calibration: Inputs,
+                 kept: Path | None = None, likelihood: Likelihood = CATEGORICAL) -> None:
         self.original, self._table, self.coupling = model, table, coupling
-        self.calibration, self.answers = calibration, answers
-        self.statistics = Statistics(model, calibration, kept, answers)
+        self.calibration, self.likelihood = calibration, likelihood
+        self.statistics = Statistics(model, calibration, kept, likelihood)
         self._groups = {group.name: group for group in table.groups}
         self._order: dict[tuple[str, str], np.ndarray] = {}
         self._memo = LruTensorCache()

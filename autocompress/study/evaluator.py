@@ -8,20 +8,18 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
 from msgspec.structs import replace
 
 from autocompress.backend.graph.macs import count_macs
 from autocompress.backend.network.compressed import Compressed
-from autocompress.core.answers import as_scores
 from autocompress.core.batch_sizes import rows_at_once
 from autocompress.core.cancellation import checkpoint
 from autocompress.core.evaluation import Evaluation, Metrics, Source
+from autocompress.core.metric import DIVERGENCE
 from autocompress.core.plan import Plan
 from autocompress.estimate import estimate, peak_memory_bytes
 from autocompress.formats.base import Arrays, Runtime
-from autocompress.formats.onnx.scores import scores
 from autocompress.formats.running import MOST_ROWS, answered, the_one
 from autocompress.formats.timing import Timing, time_files
 from autocompress.hardware.profile import HardwareProfile
@@ -31,10 +29,9 @@ from autocompress.study.built_files import keep_file, kept_file
 from autocompress.study.file_writer import PARITY_SAMPLES, about_the_original, as_arrays
 from autocompress.study.original import OriginalFile, original_of
 from autocompress.study.process_state import own_randomness
-from autocompress.study.sanity_checks import Answers
 from autocompress.study.traced import TracedNetwork
 from autocompress.study.trainer import Trainer
-from autocompress.tasks.splits import Split
+from autocompress.tasks.base import Outputs, SplitName
 from autocompress.techniques import resolve
 from autocompress.techniques.apply import check_plan
 
@@ -56,7 +53,6 @@ class Evaluator:
         self._folder = folder
         self._example = as_arrays(network.example)
         self._format = network.writer.format
-        self.original_answers: Answers | None = None
 
     # -- metrics -----------------------------------------------------------------------------------------
 
@@ -73,50 +69,56 @@ class Evaluator:
         assert self.original.file
 
     def baseline(self) -> Metrics:
-        """The original's metrics: size and latency of its plain export, what the network answers on the validation
-        split, which is kept as `original_answers`. InputError where its answers are not finite."""
-        network, validation = self.network, self.network.data.validation
+        """The original's metrics: size and latency of its plain export, and the task's metric of its float file on the
+        validation split. InputError where its outputs are not finite."""
+        network = self.network
         runtime = self.open(network.writer.original_file)
-        with about_the_original(self._format.runtime):
-            outputs = the_one(answered(runtime, self._batches(validation)))
-        metrics = self._static(network.original(), self.original.size_bytes, runtime)
-        metrics |= scores(as_scores(outputs, network.answers.meaning), validation.targets.numpy())
-        self.original_answers = self._answers(outputs, validation)
+        metrics = self._scored(self.original_outputs, "validation")
+        metrics = self._static(network.original(), self.original.size_bytes, runtime) | metrics
         return metrics | self._latency(Plan(), lambda: self.original.time_beside({}, self._example)[1])
 
-    def accuracy(self, runtime: Runtime, split: Split) -> float:
-        """Accuracy of a file on one split, 0 to 1."""
-        return self.answers_of(runtime, split).accuracy
+    @cached_property
+    def original_outputs(self) -> Outputs:
+        """What the original's float file puts out for the validation split. InputError where that is not finite."""
+        with about_the_original(self._format.runtime):
+            return self.outputs_of(self.open(self.network.writer.original_file), "validation")
 
-    def answers_of(self, runtime: Runtime, split: Split) -> Answers:
-        """The classes that a file answers on one split, beside the labels. TrialError when an output is not finite."""
-        return self._answers(the_one(answered(runtime, self._batches(split))), split)
+    def outputs_of(self, runtime: Runtime, split: SplitName) -> Outputs:
+        """What a file puts out for one split. TrialError where that is not finite."""
+        return answered(runtime, self._batches(split))
 
-    def _answers(self, outputs: np.ndarray, split: Split) -> Answers:
-        data = self.network.data
-        return Answers(split.targets.numpy(), outputs.argmax(axis=1), data.classes, data.class_names)
+    def score(self, runtime: Runtime, split: SplitName) -> Metrics:
+        """The task's metric of a file on one split, with its standard error."""
+        return self.network.task.score(self.outputs_of(runtime, split), split, self.network.likelihood)
 
-    def _scored(self, runtime: Runtime, split: Split) -> Metrics:
-        outputs = the_one(answered(runtime, self._batches(split)))
-        return scores(as_scores(outputs, self.network.answers.meaning), split.targets.numpy())
+    def _scored(self, outputs: Outputs, split: SplitName) -> Metrics:
+        """The task's metric, and what tells files of equal value apart: where the task has no finer metric of its own,
+        the divergence from the original."""
+        task, likelihood = self.network.task, self.network.likelihood
+        metrics = task.score(outputs, split, likelihood)
+        if task.metric.finer == DIVERGENCE:
+            ours, original = (likelihood.canonical(torch.from_numpy(the_one(of)))
+                              for of in (outputs, self.original_outputs))
+            metrics[DIVERGENCE] = likelihood.divergence(ours, original)
+        return metrics
 
     def open(self, data: bytes) -> Runtime:
         """Load a file for scoring, with all threads. TrialError when its runtime refuses it."""
         return self._format.open(data, self.threads)
 
-    def _batches(self, split: Split) -> Iterator[Arrays]:
-        """Normalised inputs as they are needed."""
-        data = self.network.data
-        rows = rows_at_once(data.input_shape, MOST_ROWS)
-        for done in range(0, len(split), rows):
-            checkpoint("scoring", done, len(split))
-            yield as_arrays(data.normalise(split.inputs[done:done + rows]))
+    def _batches(self, split: SplitName) -> Iterator[Arrays]:
+        """Inputs as they are needed."""
+        task, samples = self.network.task, self.network.task.samples(split)
+        rows = rows_at_once(self.network.sample_shape, MOST_ROWS)
+        for done in range(0, samples, rows):
+            checkpoint("scoring", done, samples)
+            yield as_arrays(task.inputs(split, slice(done, done + rows)))
 
     def _static(self, compressed: Compressed, size: int, runtime: Runtime) -> Metrics:
-        table, data = self.network.table, self.network.data
+        table = self.network.table
         executed = self.network.executed(compressed)
         return {
-            "size_bytes": size, "macs": count_macs(executed, data.input_shape, data.dtype),
+            "size_bytes": size, "macs": count_macs(executed, self.network.example),
             "params": sum(p.numel() for p in executed.parameters()),
             "peak_memory_bytes": runtime.peak_memory_bytes
             or peak_memory_bytes(table, resolve(table, compressed.plan), self.profile),
@@ -133,7 +135,7 @@ class Evaluator:
     @property
     def sources(self) -> dict[str, Source]:
         """Which metrics are measured on the file, which estimated."""
-        metric = self.network.data.metric
+        metric = self.network.task.metric
         measured = (metric.name, metric.error, metric.finer, "size_bytes", "macs", "params")
         return {**dict.fromkeys(measured, "measured"), "peak_memory_bytes": "estimated",
                 **{name: device.latency for name, device in self.profile.latencies.items()}}
@@ -205,7 +207,7 @@ class Evaluator:
             built = self.network.write(compressed)
         sources = self.sources
         with _timed(timings, "score"), closing(self.open(built.data)) as runtime:
-            metrics = self._scored(runtime, self.network.data.validation)
+            metrics = self._scored(self.outputs_of(runtime, "validation"), "validation")
             metrics = self._static(compressed, len(built.data), runtime) | metrics
             if runtime.peak_memory_bytes:
                 sources |= {"peak_memory_bytes": "measured"}

@@ -14,7 +14,6 @@ from torch import Tensor
 from autocompress.artifact.card import Running, model_card
 from autocompress.artifact.folder import CARD, MANIFEST, SCHEMA, changed_files, versions, write_artifact
 from autocompress.backend.graph.batch_parity import BATCH
-from autocompress.core.answers import DESCRIPTIONS
 from autocompress.core.evaluation import Candidate, Metrics
 from autocompress.core.files import sha256_of
 from autocompress.core.warnings import warn
@@ -23,8 +22,7 @@ from autocompress.formats.base import INPUT, OUTPUT, Runtime
 from autocompress.formats.running import the_one
 from autocompress.formats.timing import speedup
 from autocompress.study.file_writer import as_arrays
-from autocompress.study.sanity_checks import rarest, result_doubts
-from autocompress.tasks.splits import PIXELS
+from autocompress.tensors.named import Inputs
 
 if TYPE_CHECKING:
     from autocompress.study.folder import Description
@@ -55,7 +53,8 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
     runtime = bench.evaluator.open(data)
     metric = description.metric
     _check_batches(runtime, bench.network.calibration[:BATCH])
-    validation = bench.evaluator.accuracy(runtime, bench.network.data.validation)
+    task, likelihood = bench.network.task, bench.network.likelihood
+    validation = bench.evaluator.score(runtime, "validation")[metric.name]
     promised = candidate.metrics[metric.name]
     if abs(validation - promised) > MAX_DEVIATION * description.reference.scale:
         raise AutocompressError(
@@ -66,20 +65,19 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
     graph, before, after = bench.evaluator.original.time_beside(
         {"file": file_format.open(data)}, as_arrays(bench.network.example), 100, 5.0
     )
-    own, originals = (bench.evaluator.answers_of(file, bench.network.data.test) for file in (runtime, original))
-    trained = np.bincount(bench.network.data.train.targets.numpy(), minlength=bench.network.data.classes).tolist()
-    doubts = result_doubts(originals, own, trained)
+    outputs, originals = (bench.evaluator.outputs_of(file, "test") for file in (runtime, original))
+    value, baseline = (task.score(of, "test", likelihood)[metric.name] for of in (outputs, originals))
+    doubts, further = task.losses(originals, outputs)
     facts: dict[str, Any] = {
         "path": str(folder / model), "trial": candidate.trial, "rung": candidate.best.rung,
         "size_bytes": len(data),
-        metric.name: own.accuracy, **after["file"].metrics(),
-        f"baseline_{metric.name}": originals.accuracy,
+        metric.name: value, **after["file"].metrics(),
+        f"baseline_{metric.name}": baseline,
         "baseline_size_bytes": bench.evaluator.original.size_bytes, **_of_baseline(before.metrics()),
         "speedup": speedup(before, after["file"]),
         "original": {"graph": graph, "note": bench.evaluator.original.note},
         f"validation_{metric.name}": validation, f"promised_{metric.name}": promised, "verified": True,
-        "outputs": bench.network.answers.meaning, "warnings": [msgspec.to_builtins(doubt) for doubt in doubts],
-        "rarest": rarest(originals, own, trained),
+        "warnings": [msgspec.to_builtins(doubt) for doubt in doubts], **further,
     }
     manifest = {
         "schema": SCHEMA, "version": 1, "study": description.name, "trial": candidate.trial,
@@ -87,23 +85,17 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
         "plan": msgspec.to_builtins(candidate.plan), "receipts": msgspec.to_builtins(candidate.receipts),
         "metrics": candidate.metrics, "sources": candidate.best.sources,
         "verified": {k: v for k, v in facts.items() if k not in (
-            "path", f"promised_{metric.name}", "outputs", "warnings", "rarest")},
+            "path", f"promised_{metric.name}", "warnings", *further)},
         **proved, "format": file_format.name, "model": model,
         "profile": description.settings.profile, "metric": msgspec.to_builtins(metric),
         "budget": msgspec.to_builtins(description.budget), "seed": description.settings.seed,
         "fingerprints": description.fingerprints,
         "versions": versions(("autocompress", "torch", "optuna", "numpy", *file_format.packages)),
-        "input": {"name": INPUT, "shape": ["N", *bench.network.data.input_shape],
-                  "dtype": str(bench.network.data.dtype).removeprefix("torch."),
-                  "scale": "pixels / 255" if bench.network.data.kind == PIXELS else "as given",
-                  "mean": list(bench.network.data.mean), "std": list(bench.network.data.std),
-                  **({"prepared": bench.network.data.prepared} if bench.network.data.prepared else {})},
-        "output": {"name": OUTPUT, "shape": ["N", bench.network.data.classes],
-                   "meaning": DESCRIPTIONS[bench.network.answers.meaning],
-                   **({"classes": list(bench.network.data.class_names)} if bench.network.data.class_names else {})},
+        **_inputs(bench), "output": {"name": OUTPUT, "shape": ["N", *the_one(outputs).shape[1:]],
+                                     **task.output_facts(likelihood)},
     }
     manifest["latencies"] = _by_device(bench, candidate, description, facts)
-    write_artifact(folder, files, manifest, model_card(manifest, bench.network.data.name, Running(
+    write_artifact(folder, files, manifest, model_card(manifest, task.name, Running(
         file_format.runtime, file_format.converter, file_format.snippet), metric))
     for name, content in files.items():
         if (folder / name).read_bytes() != content:
@@ -128,11 +120,20 @@ def artifact_fault(folder: Path, facts: dict[str, Any] | None) -> str:
                  if name != CARD), "")
 
 
-def _check_batches(runtime: Runtime, inputs: Tensor) -> None:
+def _inputs(bench: Workbench) -> dict[str, Any]:
+    """Under `input` what the network reads, under `inputs` each of several, by name."""
+    example, facts = bench.network.example, bench.network.task.input_facts()
+    tensors = {INPUT: example} if isinstance(example, Tensor) else dict(example.items())
+    every = [{"name": name, "shape": ["N", *tensor.shape[1:]], "dtype": str(tensor.dtype).removeprefix("torch."),
+              **facts} for name, tensor in tensors.items()]
+    return {"input": every[0]} if len(every) == 1 else {"inputs": every}
+
+
+def _check_batches(runtime: Runtime, inputs: Inputs) -> None:
     """AutocompressError where the file answers samples together and one by one differently. Integers may round
     otherwise where sums of floats differ in their last bits."""
     together = the_one(runtime.run(as_arrays(inputs)))
-    alone = np.concatenate([the_one(runtime.run(as_arrays(one))) for one in torch.split(inputs, 1)])
+    alone = np.concatenate([the_one(runtime.run(as_arrays(one))) for one in torch.split(inputs, 1)])  # type: ignore[no-untyped-call]
     difference = float(np.abs(alone - together).mean() / max(float(np.abs(together).max()), 1e-12))
     if not difference <= BATCH_DEVIATION:
         raise AutocompressError(

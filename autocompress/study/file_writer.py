@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,7 @@ from autocompress.formats.base import INPUT, Arrays, Format, WritableNetwork, Wr
 from autocompress.formats.running import the_one
 from autocompress.techniques import resolve
 from autocompress.techniques.quantize import range_method
+from autocompress.tensors.named import Inputs, zeros
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class FileWriter:
         InputError: when the format cannot hold the network.
     """
 
-    def __init__(self, model: nn.Module, table: LayerTable, calibration: Tensor, file_format: Format,
+    def __init__(self, model: nn.Module, table: LayerTable, calibration: Inputs, file_format: Format,
                  threads: int) -> None:
         self._model, self._calibration, self.format, self.threads = model, calibration, file_format, threads
         self._shape = tuple(calibration.shape[1:])
@@ -60,9 +61,10 @@ class FileWriter:
         self.table = file_format.described(table, self.prepared, original)
 
     @property
-    def example(self) -> Tensor:
+    def example(self) -> Inputs:
         """Two samples of zeros, with which a network is traced: one is taken for a size that never changes."""
-        return torch.zeros(2, *self._shape, dtype=self._calibration.dtype)
+        both: Inputs = zeros(self._calibration, 2)
+        return both
 
     def check_original(self) -> None:
         """InputError unless the original's file computes what the original computes."""
@@ -143,9 +145,9 @@ class FileWriter:
                              f"{error}. Replace that operation in its forward, or choose another format") from error
 
 
-def as_arrays(inputs: Tensor | Mapping[str, Tensor]) -> Arrays:
+def as_arrays(inputs: Inputs) -> Arrays:
     """Inputs of a network as a runtime takes them: by name."""
-    named = inputs if isinstance(inputs, Mapping) else {INPUT: inputs}
+    named = {INPUT: inputs} if isinstance(inputs, Tensor) else dict(inputs.items())
     return {name: tensor.numpy() for name, tensor in named.items()}
 
 

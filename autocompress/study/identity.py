@@ -15,8 +15,8 @@ from autocompress.study.folder import DESCRIPTION, Description, is_described, re
 from autocompress.study.former_layout import former_identities, space_hash
 from autocompress.study.request import Request
 from autocompress.study.settings import LIMITS, SETTINGS, SearchSettings, listed
+from autocompress.tasks.base import Task
 from autocompress.tasks.models import LoadedModel
-from autocompress.tasks.splits import TaskData
 
 if TYPE_CHECKING:
     from autocompress.study.workbench import Workbench
@@ -25,13 +25,13 @@ BY_CONTENT = ("model", "data", "profile", "space")
 """Settings that are known by a hash of what they name."""
 
 
-def default_name(loaded: LoadedModel, task: TaskData, settings: SearchSettings) -> str:
+def default_name(loaded: LoadedModel, task: Task, settings: SearchSettings) -> str:
     """Made of the network, the data and the size."""
     stem = loaded.name if loaded.name.endswith(task.name) else f"{loaded.name}-{task.name}"
     return f"{stem}-{exact_bytes(settings.budget)}" if settings.budget is not None else stem
 
 
-def identity_of(loaded: LoadedModel, task: TaskData, request: Request) -> dict[str, Any]:
+def identity_of(loaded: LoadedModel, task: Task, request: Request) -> dict[str, Any]:
     """Values of what must be the same to go on with a study: hashes of the network, the data, the space and the
     profile, the bounds, the seed, and names of what is the user's own."""
     settings = request.settings
@@ -47,7 +47,7 @@ def identity_of(loaded: LoadedModel, task: TaskData, request: Request) -> dict[s
     }
 
 
-def fingerprints(loaded: LoadedModel, task: TaskData, request: Request) -> dict[str, str]:
+def fingerprints(loaded: LoadedModel, task: Task, request: Request) -> dict[str, str]:
     """Hashes of what the settings of `BY_CONTENT` name."""
     return {"model": loaded.fingerprint, "data": task.fingerprint, "profile": request.profile.fingerprint,
             "space": space_hash(request.space)}
@@ -88,7 +88,7 @@ def described(name: str, request: Request, hashes: Mapping[str, str], bench: Wor
         name=name, settings=settings, objects=request.settings.objects, budget=request.budget, baseline=baseline,
         sources=dict(bench.evaluator.sources), table=bench.network.table, refused=bench.network.refused,
         fingerprints=dict(hashes), timings=dict(timings), unpaying=tuple(sorted(unpaying)),
-        targets=tuple(device.id for device in request.profile.targets), metric=bench.network.data.metric)
+        targets=tuple(device.id for device in request.profile.targets), metric=bench.network.task.metric)
     if before is None:
         return made
     return msgspec.structs.replace(made, baseline=before.baseline, artifact=before.artifact,

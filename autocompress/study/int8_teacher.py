@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import torch
+
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import TrialError
 from autocompress.formats.running import in_batches, the_one
@@ -16,7 +18,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LEAST_AGREEMENT = 0.98
-"""Share of calibration samples to which the 8-bit file gives the original's class before it may teach in its place."""
+"""How far the 8-bit file must agree with the original on calibration samples (`Likelihood.agreement`) before it may
+teach in its place: of classes, the share that are the same."""
 
 
 def integer_plan(network: TracedNetwork) -> Plan:
@@ -37,6 +40,8 @@ def int8_file(network: TracedNetwork, threads: int) -> bytes | None:
     except TrialError as error:
         log.info("the original has no 8-bit file to learn from: %s", error)
         return None
-    integer, original = (the_one(in_batches(file_format.open(data, threads), as_arrays(network.calibration))).argmax(1)
-                         for data in (file, network.writer.original_file))
-    return file if (integer == original).mean() >= LEAST_AGREEMENT else None
+    integer, original = (
+        network.likelihood.canonical(torch.from_numpy(
+            the_one(in_batches(file_format.open(data, threads), as_arrays(network.calibration)))))
+        for data in (file, network.writer.original_file))
+    return file if network.likelihood.agreement(integer, original) >= LEAST_AGREEMENT else None

@@ -21,21 +21,25 @@ from autocompress.study.folder import Description
 from autocompress.study.request import Request
 from autocompress.study.settings import SearchSettings, read
 from autocompress.study.workbench import Workbench
+from autocompress.tasks.base import Task
 from autocompress.tasks.cache import cache_dir
 from autocompress.tasks.data import load_data
 from autocompress.tasks.default import default_task
-from autocompress.tasks.factory import is_factory
-from autocompress.tasks.models import LoadedModel, built_network, load_model, model_fingerprint
+from autocompress.tasks.factory import is_factory, load_object
+from autocompress.tasks.models import LoadedModel, built_network, load_model, load_network, model_fingerprint
 from autocompress.tasks.preparation import asked_preparation, preparation_of
-from autocompress.tasks.splits import TaskData
 
 REOPENED = ("model", "data", "task", "format", "techniques")
 """Settings without which a stored study cannot be made a bench of again."""
 
 
-def load_task(settings: SearchSettings) -> tuple[LoadedModel, TaskData]:
-    """The network and data that the settings name."""
+def load_task(settings: SearchSettings) -> tuple[LoadedModel, Task]:
+    """The network and the task that the settings name: a user's own, or classification of the data."""
     reuse_memory()
+    if settings.task is not None:
+        own: Task = load_object(settings.task, what="task", trust_code=settings.trust_code)
+        return load_network(settings.model, own, weights=settings.weights, weights_key=settings.weights_key,
+                            trust_code=settings.trust_code), own
     if settings.model is None:
         net, task = default_task()
         return LoadedModel(net, "resnet18-digits", model_fingerprint(net), task), task
@@ -51,7 +55,7 @@ def load_task(settings: SearchSettings) -> tuple[LoadedModel, TaskData]:
     return loaded, loaded.data or task
 
 
-def make_bench(loaded: LoadedModel, task: TaskData, request: Request, folder: Path) -> Workbench:
+def make_bench(loaded: LoadedModel, task: Task, request: Request, folder: Path) -> Workbench:
     """The workbench in this process."""
     reuse_memory()
     settings, recovery = request.settings, request.space.recovery
@@ -87,7 +91,7 @@ def reopen_bench(folder: Path, description: Description, given: Mapping[str, Any
     return make_bench(loaded, task, request, folder)
 
 
-def require_same_task(description: Description, loaded: LoadedModel, task: TaskData) -> None:
+def require_same_task(description: Description, loaded: LoadedModel, task: Task) -> None:
     """InputError when network or data are not those of the study."""
     for what, now in (("model", loaded.fingerprint), ("data", task.fingerprint)):
         if now != description.fingerprints[what]:
@@ -96,7 +100,7 @@ def require_same_task(description: Description, loaded: LoadedModel, task: TaskD
                              f"{description.fingerprints[what]}), but is another ({now}): give the same one{split}")
 
 
-def open_executor(bench: Workbench, loaded: LoadedModel, task: TaskData, request: Request, folder: Path,
+def open_executor(bench: Workbench, loaded: LoadedModel, task: Task, request: Request, folder: Path,
                   should_stop: Callable[[], bool]) -> Executor:
     """Where evaluations run: where the user's own executor says, else here, or in `jobs` processes that load the
     networks again."""
@@ -116,7 +120,7 @@ def _reloaded(request: Request, folder: Path, place: Place) -> Evaluate:
     return _rebuilt(*load_task(request.settings), request, folder, place)
 
 
-def _rebuilt(loaded: LoadedModel, task: TaskData, request: Request, folder: Path, place: Place) -> Evaluate:
+def _rebuilt(loaded: LoadedModel, task: Task, request: Request, folder: Path, place: Place) -> Evaluate:
     """The evaluation in a worker that was sent network and data."""
     if place.threads is not None:
         torch.set_num_threads(place.threads)

@@ -11,13 +11,14 @@ import logging
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from autocompress.errors import TrialError
 from autocompress.formats.base import Arrays, Format, Runtime
 from autocompress.formats.running import the_one
 from autocompress.formats.timing import Timing, time_files
 from autocompress.study.file_writer import as_arrays
+from autocompress.tensors.named import Inputs
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class OriginalFile:
         return fastest, timed[fastest], {name: timed[name] for name in files}
 
 
-def original_of(file_format: Format, model: nn.Module, own: bytes, inputs: Tensor, example: Tensor) -> OriginalFile:
+def original_of(file_format: Format, model: nn.Module, own: bytes, inputs: Inputs, example: Inputs) -> OriginalFile:
     """Convert the untouched network as its user would, and check that file against our own.
 
     Args:

@@ -190,7 +190,9 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
                              "torchvision:resnet18 or path/to/file.py:factory")
         if self.weights_key is not None and self.weights is None:
             raise InputError(f"weights_key {self.weights_key!r} needs the weights file in which it is a key")
-        if self.model is not None and self.data is None:
+        if self.task is not None and self.model is None:
+            raise InputError("a task of your own needs its model: give an nn.Module or path/to/file.py:factory")
+        if self.model is not None and self.data is None and self.task is None:
             raise InputError("a model needs its data: give digits, fashion-mnist, cifar10, imagefolder:DIR, npz:FILE "
                              "or path/to/file.py:factory")
         if any(value is not None for value in (self.image_size, self.resize, self.crop)):

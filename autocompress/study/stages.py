@@ -55,13 +55,12 @@ from autocompress.study.quantization_payoff import unpaying_layers
 from autocompress.study.request import Request
 from autocompress.study.result import SearchResult
 from autocompress.study.resume import PriorStudy, read_prior_study, seeds, take_answers
-from autocompress.study.sanity_checks import original_doubts
 from autocompress.study.sensitivity import sensitivity
 from autocompress.study.shortfalls import shortfalls, slower
 from autocompress.study.signals import HANG_SECONDS, Stop
 from autocompress.study.workbench import Workbench
+from autocompress.tasks.base import Task
 from autocompress.tasks.models import LoadedModel, safe_name
-from autocompress.tasks.splits import TaskData
 
 if TYPE_CHECKING:
     import optuna
@@ -121,7 +120,7 @@ class Loaded:
     """The network and its data, the study's name and folder, and the study to start from, if any."""
 
     network: LoadedModel
-    data: TaskData
+    data: Task
     name: str
     folder: Path
     prior: PriorStudy | None
@@ -194,9 +193,8 @@ def measure(run: Run, loaded: Loaded, traced: Traced) -> Measured:
         device = predicting(bench, baseline, request.budget)
         space = space_of(bench.network.table, request.space, device, bench.network.writer.format, traced.unpaying)
         projection = Projection(space, request.budget, predicted)
-    if bench.evaluator.original_answers is not None:
-        for doubt in original_doubts(bench.evaluator.original_answers, loaded.network.claimed, loaded.data.described):
-            warn(log, doubt)
+    for doubt in loaded.data.doubts(bench.evaluator.original_outputs, loaded.network.claimed):
+        warn(log, doubt)
     if request.settings.force_new_study:
         discard(folder)
     reference = Reference(loaded.data.metric, baseline[loaded.data.metric.name])
@@ -212,7 +210,7 @@ def measure(run: Run, loaded: Loaded, traced: Traced) -> Measured:
         run.stop.end_after(2 * limit + HANG_SECONDS - run.elapsed)
     take_answers(loaded.prior, folder, request.settings.seed)
     # At the end the original runs on the test split, the file on both: a bound from what was just measured.
-    reserve = 5 + run.timings["original"] * (0.5 + len(loaded.data.test) / len(loaded.data.validation))
+    reserve = 5 + run.timings["original"] * (0.5 + loaded.data.samples("test") / loaded.data.samples("validation"))
     return Measured(reference, projection, study, result, reserve + ATTRIBUTION_SHARE * (limit or 0.0))
 
 

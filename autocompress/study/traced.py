@@ -16,15 +16,14 @@ from autocompress.backend.graph.batch_parity import check_batch_parity
 from autocompress.backend.graph.trace import trace
 from autocompress.backend.network.compressed import Compressed
 from autocompress.backend.network.fold import fold_norms
-from autocompress.backend.statistics.outputs import recognised
+from autocompress.backend.statistics.outputs import ends_in_sigmoid, outputs_of
 from autocompress.backend.training.training_mode import difference
-from autocompress.core.answers import explanation
 from autocompress.core.batch_sizes import calibration_rows
 from autocompress.core.plan import Plan
-from autocompress.errors import InputError
 from autocompress.formats.base import Format, Written
 from autocompress.study.file_writer import FileWriter
-from autocompress.tasks.splits import Split, TaskData
+from autocompress.tasks.base import Task
+from autocompress.tensors.named import Inputs
 
 CALIBRATION_SAMPLES = 512
 """Most samples that statistics, the sensitivity table and ranges are measured on; fewer where inputs are large."""
@@ -36,12 +35,13 @@ class TracedNetwork:
     """A trained network that plans can be applied to.
 
     `given` is the network as the user passed it, `model` its canonical form. `table` holds the facts about its layers,
-    `calibration` normalised inputs `(N, …)` of the training split. `writer` makes files of the compressed networks that
+    `calibration` inputs `(N, …)` of the training split as the network reads them, `likelihood` what
+    its outputs stand for. `writer` makes files of the compressed networks that
     `compressor` makes of plans.
 
     Args:
         model: the trained network, in eval mode.
-        data: splits of the task's data.
+        task: what the network is for, with its data.
         seed: draws the calibration samples.
         threads: CPU threads for checks.
         file_format: the format of the files.
@@ -51,38 +51,38 @@ class TracedNetwork:
         InputError: for a network that cannot be traced, exported or used with these data.
     """
 
-    def __init__(self, model: nn.Module, data: TaskData, *, seed: int, file_format: Format, threads: int = 1,
+    def __init__(self, model: nn.Module, task: Task, *, seed: int, file_format: Format, threads: int = 1,
                  statistics: Path | None = None) -> None:
-        self.given, self.data, self.seed = model, data, seed
-        count = calibration_rows(data.input_shape, CALIBRATION_SAMPLES)
-        self.calibration = data.normalise(random_subset(data.train, count, seed).inputs)
+        self.given, self.task, self.seed = model, task, seed
+        self.sample_shape = tuple(task.inputs("train", slice(0, 1)).shape[1:])
+        count = calibration_rows(self.sample_shape, CALIBRATION_SAMPLES)
+        self.calibration = task.inputs("train", random_rows(task.samples("train"), count, seed))
         example = self.calibration[:CANONICAL_SAMPLES]
         check_batch_parity(model, self.calibration)
         model = with_plain_layers(model, example)
         model, attention_left_whole = with_open_heads(model, example)
         self.model, layers_left_whole = in_one_form(model, example)
-        table, coupling = trace(self.model, data.input_shape, data.dtype, self.calibration)
-        if table.outputs != data.classes:
-            raise InputError(f"the network must have one output for each of the {data.classes} classes of "
-                             f"{data.name}, but it has {table.outputs}")
+        table, coupling = trace(self.model, self.sample_shape, inputs=self.calibration)
         self.refused = attention_left_whole | layers_left_whole | coupling.refused
-        self.answers = recognised(self.model, self.calibration)
+        self.likelihood = task.likelihood(outputs_of(self.model, self.calibration),
+                                          ends_in_sigmoid(self.model, self.calibration))
         self.training_difference = difference(self.model, example)
         self.writer = FileWriter(self.model, table, self.calibration, file_format, threads)
         self.table = self.writer.table
-        self.compressor = Compressor(self.model, self.table, coupling, self.calibration, statistics, self.answers)
+        self.compressor = Compressor(self.model, self.table, coupling, self.calibration, statistics, self.likelihood)
         self.writer.check_original()
 
     @property
     def notes(self) -> list[str]:
         """Sentences for the user about how this network is treated."""
         mode = f"the network {self.training_difference}: it is trained as it is shipped, in eval mode, with live norms"
-        return [note for note in (explanation(self.answers.meaning), mode if self.training_difference else "") if note]
+        return [note for note in (self.likelihood.note, mode if self.training_difference else "") if note]
 
     @property
-    def example(self) -> Tensor:
+    def example(self) -> Inputs:
         """One calibration input `(1, …)`."""
-        return self.calibration[:1]
+        one: Inputs = self.calibration[:1]
+        return one
 
     def write(self, compressed: Compressed) -> Written:
         """The file of a compressed network, checked against it. TrialError when it cannot be exported."""
@@ -97,7 +97,6 @@ class TracedNetwork:
         return Compressed(self.model, Plan())
 
 
-def random_subset(split: Split, count: int, seed: int) -> Split:
-    """`count` samples of a split, drawn by `seed` without repetition."""
-    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
-    return split.take(order[:count])
+def random_rows(samples: int, count: int, seed: int) -> Tensor:
+    """`count` of the numbers of `samples`, drawn by `seed` without repetition."""
+    return torch.randperm(samples, generator=torch.Generator().manual_seed(seed))[:count]

@@ -16,7 +16,6 @@ from autocompress.backend.network.compressed import Compressed
 from autocompress.backend.training.distill import Recipe, autocast, check_recipe, distill
 from autocompress.backend.training.feature_distillation import Original
 from autocompress.backend.training.teacher import Teacher
-from autocompress.core.answers import as_scores
 from autocompress.core.batch_sizes import TRAINING_BYTES, rows_at_once
 from autocompress.core.plan import Plan
 from autocompress.formats.base import Runtime
@@ -26,6 +25,7 @@ from autocompress.study.folder import TEACHER
 from autocompress.study.int8_teacher import int8_file
 from autocompress.study.traced import TracedNetwork
 from autocompress.study.warm_start import weights_path, with_relative
+from autocompress.tensors.named import Inputs
 
 LEAST_BATCH = 8
 """Samples of an optimiser step at least, whatever their bytes: norms need some."""
@@ -54,7 +54,7 @@ class Trainer:
         self._recovery = recovery or Recipe()
         check_recipe(self._recovery, network.table, network.calibration)
         self._int8_runtimes: dict[int, Runtime] = {}  # by threads
-        self.teacher = Teacher(self.answer, network.data, network.seed, folder / TEACHER)
+        self.teacher = Teacher(self.answer, network.task, network.seed, folder / TEACHER)
 
     def is_trained(self, plan: Plan, rung: int) -> bool:
         """Whether the weights of a plan after a rung are kept."""
@@ -64,7 +64,7 @@ class Trainer:
         """The network with weights of its nearest trained relative where that answers more like the original, and
         whether it has them."""
         network = self._network
-        return with_relative(compressed, network.compressor, network.table, self._folders, self._original_scores)
+        return with_relative(compressed, network.compressor, network.table, self._folders, self._original_outputs)
 
     def train(self, compressed: Compressed, rung: int, seconds: float | None, trained: bool,
               should_stop: Callable[[], bool] | None) -> str:
@@ -75,8 +75,8 @@ class Trainer:
         """
         network = self._network
         original = Original(self._original, network.table, network.compressor.coupling)
-        distill(compressed, self.teacher, network.data, self._recipe(rung, seconds, trained), network.calibration,
-                network.seed, self._device, should_stop, original, network.answers,
+        distill(compressed, self.teacher, network.task, self._recipe(rung, seconds, trained), network.calibration,
+                network.seed, self._device, should_stop, original, network.likelihood,
                 as_shipped=bool(network.training_difference))
         return save_weights(compressed, self.weights_path(compressed.plan, rung))
 
@@ -96,17 +96,17 @@ class Trainer:
         """Where the weights of a distilled candidate are."""
         return weights_path(self._folder, plan, rung)
 
-    def answer(self, inputs: Tensor) -> Tensor:
-        """The original's scores `(N, classes)` for the teacher to give. On a CPU they come from its own 8-bit file
-        where that gives the same classes: it is several times faster there."""
-        answers = self._network.answers
+    def answer(self, inputs: Inputs) -> Tensor:
+        """The original's outputs in canonical form for the teacher to give. On a CPU they come from its own 8-bit file
+        where that puts out the same: it is several times faster there."""
+        likelihood = self._network.likelihood
         if self._int8_file is not None:
             if self.threads not in self._int8_runtimes:
                 self._int8_runtimes[self.threads] = self._network.writer.format.open(self._int8_file, self.threads)
             outputs = the_one(self._int8_runtimes[self.threads].run(as_arrays(inputs)))
-            return answers.scores(torch.from_numpy(outputs))
+            return likelihood.canonical(torch.from_numpy(outputs))
         with torch.inference_mode(), autocast(self._device):
-            return answers.scores(self._original(inputs.to(self._device)))
+            return likelihood.canonical(self._original(inputs.to(self._device)))
 
     @cached_property
     def _int8_file(self) -> bytes | None:
@@ -118,22 +118,22 @@ class Trainer:
         return model.eval() if self._device == "cpu" else copy.deepcopy(model).to(self._device).eval()
 
     @cached_property
-    def _original_scores(self) -> Tensor:
-        """The original's scores `(N, classes)` for the calibration data."""
+    def _original_outputs(self) -> Tensor:
+        """The original's outputs for the calibration data, in canonical form."""
         network = self._network
         runtime = network.writer.format.open(network.writer.original_file, self.threads)
         outputs = the_one(in_batches(runtime, as_arrays(network.calibration)))
-        return torch.from_numpy(as_scores(outputs, network.answers.meaning))
+        return network.likelihood.canonical(torch.from_numpy(outputs))
 
     def _recipe(self, rung: int, seconds: float | None, trained: bool = False) -> Recipe:
-        data = self._network.data
-        batch = rows_at_once(data.input_shape, self._recovery.batch, TRAINING_BYTES)
+        network = self._network
+        batch = rows_at_once(network.sample_shape, self._recovery.batch, TRAINING_BYTES)
         recipe = replace(self._recovery, batch=max(min(LEAST_BATCH, self._recovery.batch), batch))
         if trained:
             recipe = replace(recipe, block_steps=0)
         if rung == 1 and recipe.block_steps:  # a short distillation behind it only did harm
             return replace(recipe, epochs=0.0, seconds=seconds)
-        per_epoch = max(1, len(data.train) // recipe.batch)
+        per_epoch = max(1, network.task.samples("train") // recipe.batch)
         if seconds is not None:
             # The clock ends it; the count only has to be out of reach.
             return replace(recipe, epochs=1000.0, seconds=seconds, charge_teacher=rung > 1)

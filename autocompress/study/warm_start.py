@@ -62,7 +62,7 @@ def nearest(table: LayerTable, items: Mapping[str, tuple[Item, ...]], own: Struc
 def with_relative(own: Compressed, compressor: Compressor, table: LayerTable, folders: Sequence[Path],
                   wanted: Tensor) -> tuple[Compressed, bool]:
     """What a candidate's first training starts from: `own`, or with weights of its nearest trained relative where that
-    answers more like the original, whose logits for the calibration data are `wanted` `(N, classes)`; and whether it
+    answers more like the original, whose outputs for the calibration data are `wanted`; and whether it
     has them. `folders`: see `nearest`."""
     near = nearest(table, compressor.coupling.items, structure_of(own), folders)
     if near is None:

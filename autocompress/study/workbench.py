@@ -13,23 +13,23 @@ from autocompress.hardware.profile import HardwareProfile
 from autocompress.study.evaluator import Evaluator
 from autocompress.study.traced import TracedNetwork
 from autocompress.study.trainer import Trainer
-from autocompress.tasks.splits import TaskData
+from autocompress.tasks.base import Task
 
 
 class Workbench:
     """Composes what compresses (`network`), what trains (`trainer`) and what evaluates (`evaluator`).
 
     `folder` keeps the weights of distilled candidates and the teacher's answers, `statistics` (if given) what is
-    measured of the original, for other studies too. `threads` is for accuracy and training.
+    measured of the original, for other studies too. `threads` is for scoring and training.
     `file_format`: the format of the files, where it is not the one that the profile names. See `TracedNetwork`,
     `Trainer` and `Evaluator` for the other arguments and for errors.
     """
 
-    def __init__(self, model: nn.Module, data: TaskData, profile: HardwareProfile, *, seed: int, folder: Path,
+    def __init__(self, model: nn.Module, task: Task, profile: HardwareProfile, *, seed: int, folder: Path,
                  epochs: int, device: str = "cpu", threads: int = 1, statistics: Path | None = None,
                  recovery: Recipe | None = None, earlier: Path | None = None,
                  file_format: Format | None = None) -> None:
-        self.network = TracedNetwork(model, data, seed=seed, threads=threads, statistics=statistics,
+        self.network = TracedNetwork(model, task, seed=seed, threads=threads, statistics=statistics,
                                      file_format=file_format or format_named(profile.format))
         self.trainer = Trainer(self.network, folder=folder, epochs=epochs, device=device, threads=threads,
                                recovery=recovery, earlier=earlier)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.errors import EnvironmentFault, InputError
+from autocompress.tasks.base import Task
 from autocompress.tasks.cache import downloading
 from autocompress.tasks.factory import call_factory, is_factory
 from autocompress.tasks.input_forms import evaluating, fitted
@@ -22,6 +23,7 @@ from autocompress.tasks.splits import TaskData, check_normalisation
 from autocompress.tasks.vision import import_torchvision
 from autocompress.tasks.weights import check_float32, load_weights_file
 from autocompress.tasks.wrapped import copied, unwrapped, with_plain_weights
+from autocompress.tensors.named import Inputs, NamedTensors, taking_named
 
 MODEL_SPECS = ("torchvision:NAME", "timm:NAME", "path/to/file.py:factory")
 _NAME_LENGTH = 80
@@ -37,7 +39,7 @@ class LoadedModel:
     """Content hash of the structure and every tensor of the state dict."""
     data: TaskData | None = None
     claimed: tuple[str, float] | None = None
-    """The accuracy that the weights' file says of itself, and under which key."""
+    """The value of the metric that the weights' file says of itself, and under which key."""
 
 
 def load_model(
@@ -78,6 +80,48 @@ def load_model(
     check_normalisation(data)
     check_fits(model, data)
     return LoadedModel(model, safe_name(name), fingerprint, data, claimed)
+
+
+def load_network(spec: str | nn.Module, task: Task, *, weights: Path | None = None, trust_code: bool = True,
+                 weights_key: str | None = None) -> LoadedModel:
+    """The network of a user's own task: an nn.Module (copied), or that of a factory, with `weights` from a file.
+
+    A network that reads several tensors is called with them by the names of its `forward`. InputError when network and
+    task do not belong together.
+    """
+    if isinstance(spec, str) and not is_factory(spec):
+        raise InputError(f"model must be an nn.Module or path/to/file.py:factory where a task is given, but got {spec!r}")
+    given = built_network(spec, trust_code=trust_code) if isinstance(spec, str) else spec
+    inner = unwrapped(given)
+    name = Path(spec.rpartition(":")[0]).stem if isinstance(spec, str) else type(inner).__name__
+    model = check_float32(copied(inner), f"model {name}")
+    claimed = None if weights is None else load_weights_file(model, weights, 0, weights_key)
+    model.eval()
+    fingerprint = model_fingerprint(model)
+    model = with_plain_weights(model)
+    inputs = task.inputs("train", slice(0, 2))
+    if isinstance(inputs, NamedTensors):
+        model = taking_named(model, [*inputs])
+    _check_answers(model, inputs, task.name)
+    return LoadedModel(model, safe_name(name), fingerprint, claimed=claimed)
+
+
+def _check_answers(model: nn.Module, inputs: Inputs, name: str) -> None:
+    """InputError when a network refuses two samples of a task, or answers other than one finite tensor of two rows."""
+    try:
+        with torch.no_grad():
+            outputs = model(inputs)
+    except Exception as error:  # the user's code: anything can come
+        cause = next(iter(str(error).splitlines()), "no message")
+        raise InputError(f"the model must take the inputs of {name}, but said: {type(error).__name__}: {cause[:300]}. "
+                         "Give the task's inputs the names and shapes that its forward takes") from error
+    if not isinstance(outputs, Tensor) or not outputs.dim() or len(outputs) != len(inputs):
+        shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise InputError(f"the model must answer {len(inputs)} samples of {name} with one tensor whose first axis is the "
+                         f"samples, but answered {shape}")
+    if not bool(torch.isfinite(outputs).all()):
+        raise InputError(f"the model must answer samples of {name} with finite numbers, but some are NaN or infinite: "
+                         "check its weights")
 
 
 def built_network(spec: str, *, trust_code: bool) -> nn.Module:

@@ -7,15 +7,22 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from autocompress.core.metric import Metric
+from autocompress.core.metric import Metric, Metrics
+from autocompress.core.warnings import Warned
 from autocompress.errors import InputError
 from autocompress.tasks.classification.metric import ACCURACY
+from autocompress.tasks.classification.outputs import DESCRIPTIONS, ClassOutputs, Meaning, as_scores, recognise
+from autocompress.tasks.classification.sanity_checks import Answers, original_doubts, rarest, result_doubts
+from autocompress.tasks.classification.scores import scores
 from autocompress.tasks.identity import callable_fingerprint
+from autocompress.tensors.likelihood import Likelihood
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +37,13 @@ PIECE_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """`inputs` (N, …) pixels, values or tokens, of any real number type; `targets` (N,) int64 labels from 0."""
+    """Samples and what they should give.
 
-    inputs: Tensor
+    `inputs` (N, …): of classification pixels, values or tokens, of any real number type; of other tasks what the
+    network reads, several tensors by name too. `targets` (N, …): of classification int64 labels from 0.
+    """
+
+    inputs: Any
     targets: Tensor
 
     def __len__(self) -> int:
@@ -145,6 +156,52 @@ class TaskData:
         std = torch.tensor(self.std, device=inputs.device).view(shape)
         return (values - mean) / std
 
+    def samples(self, split: str) -> int:
+        """Number of samples of a split."""
+        return len(getattr(self, split))
+
+    def inputs(self, split: str, rows: slice | Tensor) -> Tensor:
+        """Normalised samples of a split."""
+        return self.normalise(getattr(self, split).inputs[rows])
+
+    def likelihood(self, outputs: Tensor, ends_in_sigmoid: bool) -> Likelihood:
+        """The distribution over classes that outputs `(N, classes)` stand for."""
+        if outputs.dim() != 2 or outputs.shape[1] != self.classes:
+            raise InputError(f"the network must have one output for each of the {self.classes} classes of "
+                             f"{self.name}, but it has {outputs.shape[-1] if outputs.dim() > 1 else 1}")
+        return ClassOutputs(recognise(outputs.float().numpy(), ends_in_sigmoid))
+
+    def score(self, outputs: Mapping[str, np.ndarray], split: str, likelihood: Likelihood) -> Metrics:
+        """See `classification.scores`."""
+        (answers,) = outputs.values()
+        return scores(as_scores(answers, _meaning(likelihood)), getattr(self, split).targets.numpy())
+
+    def answers(self, outputs: Mapping[str, np.ndarray], split: str) -> Answers:
+        """The classes that a network answers on one split, beside the labels."""
+        (answers,) = outputs.values()
+        return Answers(getattr(self, split).targets.numpy(), answers.argmax(axis=1), self.classes, self.class_names)
+
+    def doubts(self, original: Mapping[str, np.ndarray], claimed: tuple[str, float] | None) -> list[Warned]:
+        """See `classification.sanity_checks`."""
+        return original_doubts(self.answers(original, "validation"), claimed, self.described)
+
+    def losses(self, original: Mapping[str, np.ndarray],
+               outputs: Mapping[str, np.ndarray]) -> tuple[list[Warned], dict[str, Any]]:
+        """See `classification.sanity_checks`; the facts tell of the rarest classes."""
+        before, after = self.answers(original, "test"), self.answers(outputs, "test")
+        trained = np.bincount(self.train.targets.numpy(), minlength=self.classes).tolist()
+        return result_doubts(before, after, trained), {"rarest": rarest(before, after, trained)}
+
+    def input_facts(self) -> dict[str, Any]:
+        """How pixels or values are scaled."""
+        return {"scale": "pixels / 255" if self.kind == PIXELS else "as given", "mean": list(self.mean),
+                "std": list(self.std), **({"prepared": self.prepared} if self.prepared else {})}
+
+    def output_facts(self, likelihood: Likelihood) -> dict[str, Any]:
+        """What the scores mean, and of which classes they are."""
+        classes = {"classes": list(self.class_names)} if self.class_names else {}
+        return {"meaning": DESCRIPTIONS[_meaning(likelihood)], **classes}
+
     @property
     def train_targets(self) -> Tensor:
         """Labels of the training split (N,)."""
@@ -189,6 +246,11 @@ class TaskData:
         samples = torch.arange(count, device=device).view(-1, 1, 1, 1)
         planes = torch.arange(channels, device=device).view(1, -1, 1, 1)
         return padded[samples, planes, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def _meaning(likelihood: Likelihood) -> Meaning:
+    meaning: Meaning = getattr(likelihood, "meaning", "scores")
+    return meaning
 
 
 def phases(targets: Tensor, period: int, seed: int) -> Tensor:

@@ -26,7 +26,7 @@ def load_weights_file(model: nn.Module, path: Path, classes: int,
     Where several dicts of the file fit the network, `key` chooses one; without it an average of weights (EMA, SWA) goes
     before the raw weights, as in timm's and torchvision's own scripts, and what was taken is logged. InputError when
     none fits, with what each lacks, and when two fit equally well. `classes` words the commonest misfit: weights
-    trained for another number of classes. Returns the accuracy that the checkpoint says of itself, under its key.
+    trained for another number of classes. Returns the score that the checkpoint says of itself, under its key.
     """
     content = read_checkpoint(path)
     fitting = candidates(content, model.state_dict())

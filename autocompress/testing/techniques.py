@@ -143,7 +143,7 @@ class TechniqueContract:
                 continue  # thop has rules of its own for recurrent cells and norms of layers
             pools = [module for module in folded.model.modules() if type(module).__name__.startswith("AdaptiveAvgPool")]
             pooled = len(pools) * max(p.out_channels * (p.positions + 1) for p in parts)
-            macs = count_macs(folded.model, bench.network.data.input_shape, bench.network.data.dtype)
+            macs = count_macs(folded.model, bench.network.example)
             assert 0 <= macs - sum(counted.values()) <= pooled
 
 

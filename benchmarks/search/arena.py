@@ -186,9 +186,7 @@ class Run:
     def test_accuracy(self, plan: Plan, rung: int = 0) -> float:
         """Of the file of a plan, on the test split."""
         built = self.bench.network.write(self.bench.trainer.rebuild(plan, rung))
-        return self.bench.evaluator.accuracy(
-            Runtime(built.data, self.bench.evaluator.threads), self.bench.network.data.test
-        )
+        return self.bench.evaluator.score(Runtime(built.data, self.bench.evaluator.threads), "test")["accuracy"]
 
     def trained(self, plan: Plan, seconds: float) -> float:
         """Test accuracy after so many processor seconds of distillation."""

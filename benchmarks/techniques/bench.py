@@ -105,7 +105,7 @@ class Bench:
         """Distil for one epoch of the training split, then score."""
         began = time.perf_counter()
         bench = self.bench
-        distill(start, bench.trainer.teacher, bench.network.data, Recipe(epochs=1.0), bench.network.calibration, seed=0)
+        distill(start, bench.trainer.teacher, bench.network.task, Recipe(epochs=1.0), bench.network.calibration, seed=0)
         self.score(group, name, start, time.perf_counter() - began)
 
     def score(self, group: str, name: str, compressed: Compressed, seconds: float) -> None:
@@ -114,7 +114,9 @@ class Bench:
 
     def score_file(self, group: str, name: str, file: bytes, seconds: float) -> None:
         """Accuracy of a file on the split."""
-        accuracy = self.bench.evaluator.accuracy(Runtime(file, self.bench.evaluator.threads), self.split)
+        task, runtime = self.bench.network.task, Runtime(file, self.bench.evaluator.threads)
+        outputs = in_batches(runtime, as_arrays(task.normalise(self.split.inputs)))
+        accuracy = replace(task, test=self.split).score(outputs, "test", self.bench.network.likelihood)["accuracy"]
         self.add(Row(group, name, len(file), accuracy, seconds))
 
     def add(self, found: Row | Cost) -> None:

@@ -34,11 +34,11 @@ def test_a_moving_average_is_the_one_by_hand() -> None:
 
 def _trained(plan: Plan, seed: int, average: float = 0.0) -> Compressed:
     bench = workbench("chain")
-    teacher = Teacher(lambda inputs: outputs(bench.network.model, inputs), bench.network.data, 0, None)
+    teacher = Teacher(lambda inputs: outputs(bench.network.model, inputs), bench.network.task, 0, None)
     return distill(
         bench.network.compressor.compress(plan),
         teacher,
-        bench.network.data,
+        bench.network.task,
         Recipe(epochs=4, batch=16, average=average),
         bench.network.calibration,
         seed,

@@ -168,8 +168,8 @@ def _recovered(bench: Workbench, recipe: Recipe, plan: Plan, seed: int = 0) -> C
 
     return distill(
         bench.network.compressor.compress(plan),
-        Teacher(answer, bench.network.data, 0, None),
-        bench.network.data,
+        Teacher(answer, bench.network.task, 0, None),
+        bench.network.task,
         recipe,
         bench.network.calibration,
         seed,
@@ -190,7 +190,7 @@ def test_without_epochs_no_training_data_are_touched() -> None:
             raise AssertionError("not the training set")
 
     bench = workbench("residual")
-    data = Locked(**vars(bench.network.data))
+    data = Locked(**vars(bench.network.task))
     done = distill(bench.network.compressor.compress(_everything(bench)), Teacher(outputs, data, 0, None),  # type: ignore[arg-type]
                    data, Recipe(epochs=0, block_steps=5), bench.network.calibration, 0, original=original(bench))
     assert [r.technique for r in done.receipts if r.site == ""] == ["blockwise"]
@@ -294,23 +294,23 @@ def test_mixed_inputs_are_answered_anew_and_tokens_are_refused() -> None:
         asked.append(inputs)
         return outputs(bench.network.model, inputs)
 
-    teacher = Teacher(answer, bench.network.data, 0, None)
-    hashes = [state_hash(distill(bench.network.compressor.compress(_everything(bench)), teacher, bench.network.data,
+    teacher = Teacher(answer, bench.network.task, 0, None)
+    hashes = [state_hash(distill(bench.network.compressor.compress(_everything(bench)), teacher, bench.network.task,
                                  Recipe(epochs=2, batch=16, mixup=mixup), bench.network.calibration, 0).model)
               for mixup in (0.4, 0.4, 0.0)]
     assert hashes[0] == hashes[1] != hashes[2]
-    views = torch.cat([bench.network.data.normalise(bench.network.data.train_view(view, 0)) for view in (1, 2)])
+    views = torch.cat([bench.network.task.normalise(bench.network.task.train_view(view, 0)) for view in (1, 2)])
     new = [not any(torch.equal(row, known) for known in views) for batch in asked[:8] for row in batch]
     assert sum(new) > 0.5 * len(new), "mixtures of two"
     inputs, logits = teacher.mixed(0, torch.arange(4), torch.arange(4), 0.3)
-    torch.testing.assert_close(inputs, bench.network.data.normalise(bench.network.data.train_view(1, 0))[:4])
+    torch.testing.assert_close(inputs, bench.network.task.normalise(bench.network.task.train_view(1, 0))[:4])
     torch.testing.assert_close(logits, outputs(bench.network.model, inputs))
     bench = workbench("encoder")
     with pytest.raises(InputError, match="mixup must be 0"):
         distill(
             bench.network.compressor.compress(Plan()),
             teacher,
-            bench.network.data,
+            bench.network.task,
             Recipe(mixup=0.2),
             bench.network.calibration,
             0,

@@ -128,12 +128,12 @@ def test_nothing_stays_hooked() -> None:
 def _trained(weight: float, seed: int = 0, kind: str = "attention_weight", epochs: int = 10) -> Compressed:
     bench = workbench("residual")
     plan = Plan.of((*structure(bench).steps, *integers(bench, (3, 4), 8).steps))
-    teacher = Teacher(lambda inputs: outputs(bench.network.model, inputs), bench.network.data, 0, None)
+    teacher = Teacher(lambda inputs: outputs(bench.network.model, inputs), bench.network.task, 0, None)
     recipe = Recipe(epochs=epochs, batch=16, **{kind: weight})  # type: ignore[arg-type]
     return distill(
         bench.network.compressor.compress(plan),
         teacher,
-        bench.network.data,
+        bench.network.task,
         recipe,
         bench.network.calibration,
         seed,
@@ -244,8 +244,8 @@ def test_both_kinds_share_one_pass_of_the_original() -> None:
 
     bench = workbench("residual")
     counting = Counting(bench.network.model)
-    teacher = Teacher(lambda inputs: outputs(bench.network.model, inputs), bench.network.data, 0, None)
-    done = distill(bench.network.compressor.compress(Plan()), teacher, bench.network.data,
+    teacher = Teacher(lambda inputs: outputs(bench.network.model, inputs), bench.network.task, 0, None)
+    done = distill(bench.network.compressor.compress(Plan()), teacher, bench.network.task,
                    Recipe(epochs=1, batch=16, attention_weight=1.0, feature_weight=1.0), bench.network.calibration, 0,
                    original=Original(counting, bench.network.table, bench.network.compressor.coupling))
     facts = next(r for r in done.receipts if r.technique == "distill").facts
@@ -262,8 +262,8 @@ def test_without_a_weight_the_original_is_not_asked_and_nothing_changes() -> Non
     plan = integers(bench, (4,), 8)
     hashes = set()
     for given in (None, Original(Deaf(), bench.network.table, bench.network.compressor.coupling)):
-        teacher = Teacher(lambda inputs: outputs(bench.network.model, inputs), bench.network.data, 0, None)
-        done = distill(bench.network.compressor.compress(plan), teacher, bench.network.data, Recipe(epochs=2, batch=16),
+        teacher = Teacher(lambda inputs: outputs(bench.network.model, inputs), bench.network.task, 0, None)
+        done = distill(bench.network.compressor.compress(plan), teacher, bench.network.task, Recipe(epochs=2, batch=16),
                        bench.network.calibration, 0, original=given)
         hashes.add(state_hash(done.model))
         assert "attention_of" not in next(r for r in done.receipts if r.technique == "distill").facts
@@ -274,11 +274,11 @@ def test_without_a_weight_the_original_is_not_asked_and_nothing_changes() -> Non
 @pytest.mark.parametrize("network", ["mlp", "lstm"])
 def test_networks_without_maps_are_refused_before_training(network: str) -> None:
     bench = workbench(network)
-    teacher = Teacher(lambda inputs: outputs(bench.network.model, inputs), bench.network.data, 0, None)
+    teacher = Teacher(lambda inputs: outputs(bench.network.model, inputs), bench.network.task, 0, None)
     start = bench.network.compressor.compress(Plan())
     before = state_hash(start.model)
     with pytest.raises(InputError, match="attention_weight and feature_weight must be 0"):
-        distill(start, teacher, bench.network.data, Recipe(attention_weight=1.0), bench.network.calibration, 0,
+        distill(start, teacher, bench.network.task, Recipe(attention_weight=1.0), bench.network.calibration, 0,
                 original=original(bench))
     assert state_hash(start.model) == before
 
@@ -286,9 +286,9 @@ def test_networks_without_maps_are_refused_before_training(network: str) -> None
 @pytest.mark.parametrize("given", [{"attention_weight": 1.0}, {"feature_weight": 1.0}, {"block_steps": 1}], ids=str)
 def test_what_needs_the_original_is_refused_without(given: dict[str, float]) -> None:
     bench = workbench("chain")
-    teacher = Teacher(lambda inputs: outputs(bench.network.model, inputs), bench.network.data, 0, None)
+    teacher = Teacher(lambda inputs: outputs(bench.network.model, inputs), bench.network.task, 0, None)
     with pytest.raises(InputError, match="must be 0 without the original"):
-        distill(bench.network.compressor.compress(Plan()), teacher, bench.network.data, Recipe(**given),  # type: ignore[arg-type]
+        distill(bench.network.compressor.compress(Plan()), teacher, bench.network.task, Recipe(**given),  # type: ignore[arg-type]
                 bench.network.calibration, 0)
 
 

@@ -222,12 +222,12 @@ def test_distillation_keeps_the_grid_and_comes_nearer_to_the_teacher(settings: d
         Plan.of((*structure(bench).steps, *integers(bench, (2,), 32, **settings).steps))
     )
     tables = {name: weight.table for name, weight in start.weights.items()}
-    inputs = bench.network.data.normalise(bench.network.data.train.inputs)
+    inputs = bench.network.task.normalise(bench.network.task.train.inputs)
     expected = outputs(bench.network.model, inputs)
     before = float((outputs(start.model, inputs) - expected).square().mean())
-    teacher = Teacher(partial(outputs, bench.network.model), bench.network.data, 0, None)
+    teacher = Teacher(partial(outputs, bench.network.model), bench.network.task, 0, None)
     done = distill(
-        start, teacher, bench.network.data, Recipe(epochs=30, batch=32, label_weight=0), bench.network.calibration, 0
+        start, teacher, bench.network.task, Recipe(epochs=30, batch=32, label_weight=0), bench.network.calibration, 0
     )
     assert float((outputs(done.model, inputs) - expected).square().mean()) < 0.85 * before
     for name, weight in done.weights.items():

@@ -115,10 +115,10 @@ def test_training_begins_with_the_same_network() -> None:
 def test_training_a_network_with_frozen_statistics_stays_near_its_teacher() -> None:
     bench = workbench("chain")
     start = bench.network.compressor.compress(integers(bench, (8,), 32))
-    teacher = Teacher(partial(outputs, bench.network.model), bench.network.data, 0, None)
-    inputs = bench.network.data.normalise(bench.network.data.train.inputs)
+    teacher = Teacher(partial(outputs, bench.network.model), bench.network.task, 0, None)
+    inputs = bench.network.task.normalise(bench.network.task.train.inputs)
     done = distill(
-        start, teacher, bench.network.data, Recipe(epochs=1, batch=32, learning_rate=1e-5), bench.network.calibration, 0
+        start, teacher, bench.network.task, Recipe(epochs=1, batch=32, learning_rate=1e-5), bench.network.calibration, 0
     )
     far = copy.deepcopy(bench.network.model)
     reestimate_norms(far, inputs)

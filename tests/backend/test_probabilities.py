@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from autocompress.backend.sensitivity.fisher import sensitivities
 from autocompress.backend.statistics.calibration import reestimate_norms
-from autocompress.backend.statistics.outputs import recognised
+from autocompress.backend.statistics.outputs import ends_in_sigmoid
 from autocompress.backend.training.distill import Recipe, distill
 from autocompress.core.plan import Step
 from autocompress.formats.onnx.runtime import Runtime
@@ -39,16 +39,16 @@ def _bench(end: str) -> Workbench:
 @pytest.mark.parametrize("end", sorted(ENDS))
 def test_outputs_are_recognised_and_said(end: str) -> None:
     bench = _bench(end)
-    assert bench.network.answers.meaning == end
+    assert bench.network.likelihood.meaning == end
     assert any("probabilities" in note for note in bench.network.notes) == (end != "scores")
 
 
 def test_a_sigmoid_for_each_class_is_seen_in_the_graph() -> None:
     inputs = torch.randn(8, 3, 12, 12)
     body = NETWORKS["chain"].make()
-    assert recognised(nn.Sequential(body, nn.Sigmoid()), inputs).meaning == "independent probabilities"
-    assert recognised(nn.Sequential(body, nn.Sigmoid(), nn.Unflatten(1, (5, 1)), nn.Flatten()),
-                      inputs).meaning == "independent probabilities"
+    assert ends_in_sigmoid(nn.Sequential(body, nn.Sigmoid()), inputs)
+    assert ends_in_sigmoid(nn.Sequential(body, nn.Sigmoid(), nn.Unflatten(1, (5, 1)), nn.Flatten()), inputs)
+    assert not ends_in_sigmoid(body, inputs)
 
 
 @pytest.mark.parametrize("end", ["probabilities", "log-probabilities"])
@@ -72,11 +72,11 @@ def test_training_is_that_of_the_scores(end: str) -> None:
         done = distill(
             bench.network.compressor.compress(plan),
             bench.trainer.teacher,
-            bench.network.data,
+            bench.network.task,
             Recipe(epochs=2, batch=16),
             bench.network.calibration,
             0,
-            answers=bench.network.answers,
+            likelihood=bench.network.likelihood,
         )
         trained.append(done.model.state_dict())
     assert entropies[1] == pytest.approx(entropies[0], rel=0.02)

@@ -96,7 +96,7 @@ def test_bias_correction_removes_the_mean_error(groups: int) -> None:
 def _start() -> tuple[Compressed, Teacher]:
     bench = trained_workbench("chain")
     plan = Plan.of((*structure(bench).steps, *integers(bench, (2, 3), 8).steps))
-    teacher = Teacher(partial(outputs, bench.network.model), bench.network.data, 0, None)
+    teacher = Teacher(partial(outputs, bench.network.model), bench.network.task, 0, None)
     return bench.network.compressor.compress(plan), teacher
 
 
@@ -106,7 +106,7 @@ def _distilled(seed: int, epochs: int = 30) -> Compressed:
     return distill(
         start,
         teacher,
-        bench.network.data,
+        bench.network.task,
         Recipe(epochs=epochs, batch=32, label_weight=0),
         bench.network.calibration,
         seed,
@@ -116,7 +116,7 @@ def _distilled(seed: int, epochs: int = 30) -> Compressed:
 def test_distillation_comes_nearer_to_the_teacher_and_ships_integers() -> None:
     bench = trained_workbench("chain")
     start, _ = _start()
-    inputs = bench.network.data.normalise(bench.network.data.train.inputs)
+    inputs = bench.network.task.normalise(bench.network.task.train.inputs)
     teacher = outputs(bench.network.model, inputs)
     before = float((outputs(start.model, inputs) - teacher).square().mean())
     done = _distilled(0)
@@ -138,7 +138,7 @@ def test_distillation_is_settled_by_its_seed() -> None:
 def test_training_steps_are_in_proportion_to_what_they_change() -> None:
     """Weights in front of a norm can be of any size and do the same: then they are trained the same."""
     bench = trained_workbench("chain")
-    inputs = bench.network.data.normalise(bench.network.data.train.inputs)
+    inputs = bench.network.task.normalise(bench.network.task.train.inputs)
     trained = []
     for factor in (1.0, 64.0):
         start = bench.network.compressor.compress(Plan())
@@ -148,9 +148,9 @@ def test_training_steps_are_in_proportion_to_what_they_change() -> None:
                 parameter *= factor
             norm.running_mean *= factor
             norm.running_var *= factor**2
-        teacher = Teacher(lambda x: 2 * outputs(bench.network.model, x), bench.network.data, 0, None)
+        teacher = Teacher(lambda x: 2 * outputs(bench.network.model, x), bench.network.task, 0, None)
         done = distill(
-            start, teacher, bench.network.data, Recipe(epochs=4, batch=16, label_weight=0), bench.network.calibration, 0
+            start, teacher, bench.network.task, Recipe(epochs=4, batch=16, label_weight=0), bench.network.calibration, 0
         )
         assert set(done.model.state_dict()) == set(bench.network.model.state_dict())
         trained.append(outputs(done.model, inputs))
@@ -166,11 +166,11 @@ def test_distillation_fails_on_nan_and_stops_when_asked() -> None:
         assert isinstance(norm.bias, Tensor)
         norm.bias[0] = float("nan")
     with pytest.raises(TrialError, match="nan"):
-        distill(start, teacher, bench.network.data, Recipe(epochs=1), bench.network.calibration, 0)
+        distill(start, teacher, bench.network.task, Recipe(epochs=1), bench.network.calibration, 0)
     start, teacher = _start()
     with pytest.raises(TrialError, match="stopped when the search was"):
         distill(
-            start, teacher, bench.network.data, Recipe(epochs=1), bench.network.calibration, 0, should_stop=lambda: True
+            start, teacher, bench.network.task, Recipe(epochs=1), bench.network.calibration, 0, should_stop=lambda: True
         )
 
 
@@ -204,8 +204,8 @@ def test_what_was_taken_out_stays_out_in_training(tmp_path: Path, bits: int) -> 
     start = bench.network.compressor.compress(plan)
     before = {name: mask.kept.clone() for name, mask in start.masks.items()}
     untrained = {name: start.model.get_submodule(name).weight.detach().clone() for name in before}  # type: ignore[operator]
-    teacher = Teacher(partial(outputs, bench.network.model), bench.network.data, 0, None)
-    done = distill(start, teacher, bench.network.data, Recipe(epochs=3, batch=16), bench.network.calibration, 0)
+    teacher = Teacher(partial(outputs, bench.network.model), bench.network.task, 0, None)
+    done = distill(start, teacher, bench.network.task, Recipe(epochs=3, batch=16), bench.network.calibration, 0)
     for name, kept in before.items():
         module = done.model.get_submodule(name)
         assert isinstance(module.weight, Tensor)
@@ -274,12 +274,12 @@ def test_a_student_that_begins_near_its_teacher_takes_smaller_steps_and_asks_the
     bench = trained_workbench("chain")
 
     def trained(bits: int, sharper: float, label_weight: float = 0.1) -> dict[str, Any]:
-        teacher = Teacher(lambda inputs: sharper * outputs(bench.network.model, inputs), bench.network.data, 0, None)
+        teacher = Teacher(lambda inputs: sharper * outputs(bench.network.model, inputs), bench.network.task, 0, None)
         recipe = Recipe(epochs=1, batch=64, label_weight=label_weight)
         done = distill(
             bench.network.compressor.compress(integers(bench, (bits,), 8)),
             teacher,
-            bench.network.data,
+            bench.network.task,
             recipe,
             bench.network.calibration,
             0,

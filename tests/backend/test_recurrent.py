@@ -133,7 +133,7 @@ def test_integers_of_recurrent_weights_are_trained() -> None:
     bench = workbench("lstm")
     plan = integers(bench, (2,), 32)
     start = bench.network.compressor.compress(plan)
-    inputs = bench.network.data.normalise(bench.network.data.train.inputs)
+    inputs = bench.network.task.normalise(bench.network.task.train.inputs)
 
     def distance(model: nn.Module) -> float:
         return float((outputs(model, inputs) - outputs(bench.network.model, inputs)).square().mean())
@@ -142,7 +142,7 @@ def test_integers_of_recurrent_weights_are_trained() -> None:
     done = distill(
         start,
         bench.trainer.teacher,
-        bench.network.data,
+        bench.network.task,
         Recipe(epochs=10, batch=16, label_weight=0.0),
         bench.network.calibration,
         0,

@@ -56,10 +56,10 @@ def test_near_its_end_a_training_is_left_alone() -> None:
 @pytest.mark.parametrize("patience", [0, 1])
 def test_the_receipt_says_when_a_training_stopped(patience: int) -> None:
     bench = workbench("chain")
-    teacher = Teacher(lambda inputs: outputs(bench.network.model, inputs), bench.network.data, 0, None)
+    teacher = Teacher(lambda inputs: outputs(bench.network.model, inputs), bench.network.task, 0, None)
     still = Recipe(epochs=60, batch=16, learning_rate=1e-9, patience=patience)
     start = bench.network.compressor.compress(integers(bench, (8,), 8))
-    done = distill(start, teacher, bench.network.data, still, bench.network.calibration, 0)
+    done = distill(start, teacher, bench.network.task, still, bench.network.calibration, 0)
     facts = next(r.facts for r in done.receipts if r.technique == "distill")
     if patience:
         assert facts["plateau_at_step"] == 12 + 2 * W - 1 and facts["steps"] < 3 * W
@@ -71,15 +71,15 @@ def test_without_a_weight_labels_are_not_looked_at() -> None:
     bench = workbench("chain")
 
     class Unlabelled:
-        train_targets = torch.full_like(bench.network.data.train_targets, -1)
-        train_view, normalise = bench.network.data.train_view, bench.network.data.normalise
+        train_targets = torch.full_like(bench.network.task.train_targets, -1)
+        train_view, normalise = bench.network.task.train_view, bench.network.task.normalise
 
     def trained(data: object, label_weight: float) -> torch.Tensor:
-        teacher = Teacher(lambda inputs: outputs(bench.network.model, inputs), bench.network.data, 0, None)
+        teacher = Teacher(lambda inputs: outputs(bench.network.model, inputs), bench.network.task, 0, None)
         recipe = Recipe(epochs=2, batch=16, label_weight=label_weight)
         start = bench.network.compressor.compress(integers(bench, (3,), 8))
         done = distill(start, teacher, data, recipe, bench.network.calibration, 0)  # type: ignore[arg-type]
         return outputs(done.model, bench.network.calibration)
 
-    assert torch.equal(trained(Unlabelled(), 0.0), trained(bench.network.data, 0.0))
-    assert not torch.equal(trained(bench.network.data, 0.1), trained(bench.network.data, 0.0))
+    assert torch.equal(trained(Unlabelled(), 0.0), trained(bench.network.task, 0.0))
+    assert not torch.equal(trained(bench.network.task, 0.1), trained(bench.network.task, 0.0))

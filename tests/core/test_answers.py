@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from autocompress.core.answers import Meaning, as_scores, explanation, recognise
+from autocompress.tasks.classification.outputs import Meaning, as_scores, explanation, recognise
 
 RAW = np.random.default_rng(0).normal(0, 3, (64, 5)).astype(np.float32)
 SHARE = np.exp(RAW) / np.exp(RAW).sum(1, keepdims=True)

@@ -96,7 +96,7 @@ def test_reported_figures_are_those_of_the_file(result: SearchResult, arrays: Ar
     path = Path(facts["path"])
     assert path.stat().st_size == facts["size_bytes"] <= 9_000
     session = onnxruntime.InferenceSession(str(path))
-    test = result._require_bench().network.data.test
+    test = result._require_bench().network.task.test
     (scores,) = session.run(None, {"input": test.inputs.numpy()})
     assert (scores.argmax(1) == test.targets.numpy()).mean() == pytest.approx(facts["accuracy"])
     manifest = read_manifest(path.parent)

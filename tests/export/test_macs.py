@@ -141,8 +141,8 @@ def test_what_modules_do_not_show_is_counted(make: type[nn.Module], shape: tuple
 def test_network_file_and_facts_agree(network: str) -> None:
     bench = workbench(network)
     folded = fold_norms(bench.network.compressor.restructure(Plan()), bench.network.table).model
-    counted = count_macs(folded, bench.network.data.input_shape, bench.network.data.dtype)
-    assert file_macs(bench.network.writer.original_file, bench.network.data.input_shape) == counted
+    counted = count_macs(folded, bench.network.task.input_shape, bench.network.task.dtype)
+    assert file_macs(bench.network.writer.original_file, bench.network.task.input_shape) == counted
     assert estimate(bench.network.table, Plan(), bench.evaluator.profile)["macs"] == counted
 
 
@@ -191,7 +191,7 @@ def test_resnet() -> None:
 def test_counting_leaves_the_model_alone() -> None:
     bench = workbench("chain")
     before = state_hash(bench.network.model)
-    count_macs(bench.network.model, bench.network.data.input_shape)
+    count_macs(bench.network.model, bench.network.task.input_shape)
     assert state_hash(bench.network.model) == before
     assert not [name for name, _ in bench.network.model.named_buffers() if "total_" in name]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from autocompress.formats.onnx.scores import scores
+from autocompress.tasks.classification.scores import scores
 
 
 def test_cross_entropy_is_that_of_the_best_temperature() -> None:

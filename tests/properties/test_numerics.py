@@ -22,7 +22,7 @@ from autocompress.backend.statistics.moments import Moments, Statistics
 from autocompress.backend.statistics.reconstruct import on_remaining, removal_damage
 from autocompress.backend.training.distill import LEAST_PACE, NEAR_LABEL_WEIGHT, Recipe, _adapt_to_student, _divergence
 from autocompress.backend.training.lsq import LsqStep
-from autocompress.formats.onnx.scores import scores
+from autocompress.tasks.classification.scores import scores
 from autocompress.techniques.quantize import GRIDS
 from autocompress.techniques.sparsify import CRITERIA
 

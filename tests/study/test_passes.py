@@ -74,7 +74,7 @@ def test_calibrating_and_measuring_a_plan_costs_three_passes(bench: Workbench, m
     bench.evaluator.evaluate(plan(4), 0)  # measures the original once
     counter = _counter(bench, monkeypatch)
     bench.evaluator.evaluate(plan(3), 0)
-    scored = len(bench.network.data.validation)
+    scored = len(bench.network.task.validation)
     assert 0 < counter.samples - scored <= 2 * len(bench.network.calibration)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from autocompress.core.warnings import Warned, collecting, warn
-from autocompress.study.sanity_checks import Answers, original_doubts, rarest, result_doubts
+from autocompress.tasks.classification.sanity_checks import Answers, original_doubts, rarest, result_doubts
 
 CLASSES = 10
 TARGETS = np.arange(400) % CLASSES

@@ -107,7 +107,7 @@ def test_a_network_of_tokens_can_be_distilled(tmp_path: Path) -> None:
     bench = Workbench(encoder.make(), encoder.data(), load_profile("host"), seed=0, folder=tmp_path, epochs=1)
     plan = Plan.of([Step(name, "quantize", {"weight_bits": 4, "activation_bits": 32}) for name in ("tokens", "up")])
     compressed = bench.network.compressor.compress(plan)
-    distill(compressed, bench.trainer.teacher, bench.network.data, Recipe(epochs=1), bench.network.calibration, 0)
+    distill(compressed, bench.trainer.teacher, bench.network.task, Recipe(epochs=1), bench.network.calibration, 0)
     got = Runtime(bench.network.write(compressed).data).run(bench.network.calibration.numpy())
     np.testing.assert_allclose(got, outputs(compressed.model, bench.network.calibration).numpy(), rtol=0, atol=1e-4)
 

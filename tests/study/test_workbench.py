@@ -114,7 +114,7 @@ def test_answers_that_cannot_be_kept_or_read_cost_time_alone(tmp_path: Path) -> 
     bench.trainer.teacher.save()
     kept = next((tmp_path / "teacher").iterdir())
     kept.write_bytes(kept.read_bytes()[:100])
-    again = Teacher(bench.trainer.answer, bench.network.data, 0, tmp_path / "teacher")
+    again = Teacher(bench.trainer.answer, bench.network.task, 0, tmp_path / "teacher")
     assert torch.equal(again.batch(0, rows)[1], first)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.errors import InputError
+from autocompress.tensors.named import Inputs
 
 BATCH = 16
 """Samples that are answered together and, the first and the last, alone."""
@@ -31,7 +32,7 @@ class _Call:
     outputs: list[Tensor] = field(default_factory=list)
 
 
-def check_batch_parity(model: nn.Module, samples: Tensor) -> None:
+def check_batch_parity(model: nn.Module, samples: Inputs) -> None:
     """Let `model` (eval mode) answer up to `BATCH` of `samples` `(N, …)` together, and the first and the last alone.
 
     InputError, naming the layer that mixes samples, where the answers differ. A network that cannot be run, or answers
@@ -58,7 +59,7 @@ def check_batch_parity(model: nn.Module, samples: Tensor) -> None:
                          f"{ADVICE}") from cause
 
 
-def _outputs(model: nn.Module, inputs: Tensor) -> list[Tensor]:
+def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     with torch.no_grad():
         return _tensors(model(inputs))
 
@@ -72,7 +73,7 @@ def _tensors(value: Any) -> list[Tensor]:
     return [tensor for entry in value for tensor in _tensors(entry)] if isinstance(value, tuple | list) else []
 
 
-def _mixer(model: nn.Module, together: Tensor, place: int) -> str:
+def _mixer(model: nn.Module, together: Inputs, place: int) -> str:
     """What mixes samples: the innermost module whose input agrees and whose output differs, and in the code of one with
     children, the layer before which they differ."""
     pairs = list(zip(_calls(model, together[place:place + 1]), _calls(model, together), strict=False))
@@ -92,7 +93,7 @@ def _within(name: str, owner: str) -> bool:
     return name != owner and (not owner or name.startswith(f"{owner}."))
 
 
-def _calls(model: nn.Module, inputs: Tensor) -> list[_Call]:
+def _calls(model: nn.Module, inputs: Inputs) -> list[_Call]:
     """Every run of a module, in the order in which they begin, as far as the network comes."""
     calls: list[_Call] = []
     hooks = []

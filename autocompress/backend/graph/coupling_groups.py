@@ -11,12 +11,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from autocompress.backend.graph.coupling import Coupling, Item
 from autocompress.backend.graph.cut_check import unsafe_groups
 from autocompress.backend.graph.label_propagation import Propagation
 from autocompress.core.layer import Group, LayerTable, Member
+from autocompress.tensors.named import Inputs
 
 Side = tuple[str, str]
 """The name of a layer, and `"in"` or `"out"`."""
@@ -39,7 +40,7 @@ class _Atom:
         return tuple((side, len(indices)) for side, indices in self.indices.items())
 
 
-def record_coupling(model: nn.Module, example: Tensor, table: LayerTable, propagation: Propagation) -> Coupling:
+def record_coupling(model: nn.Module, example: Inputs, table: LayerTable, propagation: Propagation) -> Coupling:
     """Collect the coupling groups that can be cut.
 
     A group counts as proved when a copy of the network without its channels computes what a copy computes that has

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from autocompress.backend.graph.coupling import Item, cut_channels, removed_indices
 from autocompress.backend.layers.kinds import Conv, Norm
 from autocompress.core.layer import Group
+from autocompress.tensors.named import Inputs, uniform
 
 TOLERANCE = 1e-4
 """Largest difference between two outputs that count as equal, relative to the largest value."""
@@ -24,7 +25,7 @@ Recorded = Mapping[str, tuple[Group, tuple[Item, ...]]]
 """Coupling groups and the items behind them, by the group's name."""
 
 
-def unsafe_groups(model: nn.Module, example: Tensor, recorded: Recorded) -> dict[str, str]:
+def unsafe_groups(model: nn.Module, example: Inputs, recorded: Recorded) -> dict[str, str]:
     """Check coupling groups on a copy of the network with random weights.
 
     All are cut at once, and each by itself only where that fails.
@@ -52,11 +53,11 @@ def unsafe_groups(model: nn.Module, example: Tensor, recorded: Recorded) -> dict
 class _CutCheck:
     """One network with random weights and one random input."""
 
-    def __init__(self, model: nn.Module, example: Tensor) -> None:
+    def __init__(self, model: nn.Module, example: Inputs) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self._model = randomised(copy.deepcopy(model).eval())
-            self._input = (2 * torch.rand(example.shape)).to(example.dtype)  # 0 and 1 where the network reads tokens
+            self._input = uniform(example)
         self._whole = layer_outputs(self._model, self._input)
 
     def problem(self, recorded: Recorded) -> str:
@@ -100,7 +101,7 @@ def close(got: Tensor, expected: Tensor) -> bool:
     return bool((got - expected).abs().max() <= TOLERANCE * expected.abs().max())
 
 
-def layer_outputs(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
+def layer_outputs(model: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
     """Return the output of every layer that can be cut, by name, and that of the network under the empty name."""
     outputs: dict[str, Tensor] = {}
 

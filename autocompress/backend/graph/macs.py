@@ -13,35 +13,37 @@ from typing import Any
 
 import thop
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from autocompress.backend.canonical.attention import plain_attention
+from autocompress.tensors.named import Inputs, zeros
 
 COUNTED_BY_THOP = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 """Modules of which thop counts exactly the products, where they are these very classes. It does not see what is no
 module, overcounts transposed convolutions, and counts biases, norms and pooling."""
 
 
-def count_macs(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> int:
+def count_macs(model: nn.Module, inputs: tuple[int, ...] | Inputs, dtype: torch.dtype = torch.float32) -> int:
     """Count the multiply-accumulates of one sample.
 
     Plain convolutions and linear layers are counted by thop, everything else by the operators that run.
 
     Args:
         model: The network; it stays as it is.
-        input_shape: The shape of one sample, without the batch axis.
-        dtype: The type of the input.
+        inputs: A batch, or the shape of one sample without the batch axis.
+        dtype: The type of an input that is given by its shape.
     """
+    example = torch.zeros(1, *inputs, dtype=dtype) if isinstance(inputs, tuple) else zeros(inputs, 1)
     copied = copy.deepcopy(model).eval()
     try:  # without data, where the network can run without
-        return _counted(copied.to("meta"), torch.zeros(1, *input_shape, dtype=dtype, device="meta"))
+        return _counted(copied.to("meta"), example.to("meta"))
     except Exception:  # the user's forward: it may read values, or hold tensors that stay where they were
-        return _counted(copy.deepcopy(model).eval(), torch.zeros(1, *input_shape, dtype=dtype))
+        return _counted(copy.deepcopy(model).eval(), example)
 
 
-def _counted(model: nn.Module, example: Tensor) -> int:
+def _counted(model: nn.Module, example: Inputs) -> int:
     with counting() as counter:
         model(example)
     operators = {name: sum(flops.values()) // 2 for name, flops in counter.get_flop_counts().items()}

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from autocompress.backend.graph.residual_blocks import symbolic
 from autocompress.core.layer import LayerTable
+from autocompress.tensors.named import Inputs
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def _parts(model: nn.Module, graph: fx.GraphModule, ends: Sequence[fx.Node]) -> 
     return parts
 
 
-def widest_elements(units: Sequence[Unit], example: Tensor) -> int:
+def widest_elements(units: Sequence[Unit], example: Inputs) -> int:
     """Count the elements of the largest tensor between units for one sample, from an `example` `(1, …)`."""
     most, student, original = example.numel(), example, example
     with torch.no_grad():

@@ -23,6 +23,7 @@ from autocompress.backend.graph.cut_check import close, layer_outputs, randomise
 from autocompress.backend.graph.rescale import Scaling, rescale, scale_output
 from autocompress.backend.layers.kinds import CONV_OPS
 from autocompress.core.layer import LayerTable
+from autocompress.tensors.named import Inputs, uniform
 
 ELEMENTWISE = {"relu", "leaky_relu", "prelu", "abs", "dropout", "feature_dropout", "alpha_dropout", "contiguous",
                "clone", "detach", "alias"}
@@ -202,7 +203,7 @@ _CLIP_MARGIN = 1 / 16
 """Share of the clip's value that clipped channels are scaled down to for the proof: no value may reach the clip."""
 
 
-def unsafe_rescalings(model: nn.Module, example: Tensor, scalings: Mapping[str, Scaling]) -> dict[str, str]:
+def unsafe_rescalings(model: nn.Module, example: Inputs, scalings: Mapping[str, Scaling]) -> dict[str, str]:
     """Check scalings on a copy of the network with random weights.
 
     All are tried at once, and each by itself only where that fails.
@@ -218,7 +219,7 @@ def unsafe_rescalings(model: nn.Module, example: Tensor, scalings: Mapping[str, 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         redrawn = randomised(copy.deepcopy(model).eval())
-        inputs = (2 * torch.rand(example.shape)).to(example.dtype)  # 0 and 1 where the network reads tokens
+        inputs = uniform(example)
         factors: dict[str, Tensor] = {}
         for source in scalings:
             weight = redrawn.get_submodule(source).weight

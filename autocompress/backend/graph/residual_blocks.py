@@ -21,6 +21,7 @@ from torch import Tensor, fx, nn
 from autocompress.backend.layers.kinds import Conv, Norm
 from autocompress.backend.layers.recurrent import Recurrent
 from autocompress.core.layer import Block
+from autocompress.tensors.named import Inputs
 
 _SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 
@@ -32,7 +33,7 @@ class _Candidate:
     shortcut: fx.Node
 
 
-def find_blocks(model: nn.Module, example: Tensor) -> tuple[Block, ...]:
+def find_blocks(model: nn.Module, example: Inputs) -> tuple[Block, ...]:
     """Find all blocks that can be dropped, in order; there are none where torch.fx cannot trace the network.
 
     Args:

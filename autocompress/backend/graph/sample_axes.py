@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autocompress.tensors.named import Inputs
+
 FEWER, MORE = 5, 7
 """Batch sizes that are compared. An axis of the samples has the same multiple of both as its size."""
 TOLERANCE = 1e-3
@@ -59,7 +61,7 @@ class Call:
     writes: Seen
 
 
-def observe_calls(model: nn.Module, inputs: Tensor, names: Iterable[str]) -> dict[str, Call]:
+def observe_calls(model: nn.Module, inputs: Inputs, names: Iterable[str]) -> dict[str, Call]:
     """A `Call` of each of the modules `names` that is called, in the order of the calls.
 
     `inputs` `(N, …)`: real ones, of which up to `MORE` are used, by three passes in eval mode.
@@ -87,7 +89,7 @@ class _Tensor:
     entries: dict[int, Tensor]
 
 
-def _recorded(model: nn.Module, inputs: Tensor, names: Iterable[str],
+def _recorded(model: nn.Module, inputs: Inputs, names: Iterable[str],
               axes: dict[str, tuple[tuple[int, ...], ...]]) -> dict[str, tuple[_Tensor, _Tensor]]:
     """Summarise what the modules read and write at their first calls, in the order of the calls."""
     summaries: dict[str, tuple[_Tensor, _Tensor]] = {}

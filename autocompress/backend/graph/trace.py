@@ -31,6 +31,7 @@ from autocompress.backend.layers.recurrent import Gates, count_steps, stepwise
 from autocompress.backend.layers.transposed import TransposedConv
 from autocompress.core.layer import Layer, LayerTable
 from autocompress.errors import InputError
+from autocompress.tensors.named import Inputs, zeros
 
 _FUSED = {"relu", "relu_", "relu6", "relu6_", "hardtanh", "hardtanh_", "clamp", "clamp_"}
 """Operators that are one Relu or Clip in the exported file."""
@@ -39,13 +40,13 @@ _VANISH = {"dropout", "dropout_", "feature_dropout", "contiguous", "alias", "det
 
 
 def trace(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = torch.float32,
-          inputs: Tensor | None = None) -> tuple[LayerTable, Coupling]:
+          inputs: Inputs | None = None) -> tuple[LayerTable, Coupling]:
     """The layer table of `model` (eval mode; input `(N, *input_shape)` of `dtype`) and its recorded coupling.
 
     `inputs` `(M, …)`: real ones to tell in which axis the samples are; random ones where there are none. InputError
     when the network cannot be traced.
     """
-    example = torch.zeros(2, *input_shape, dtype=dtype)
+    example = torch.zeros(2, *input_shape, dtype=dtype) if inputs is None else zeros(inputs, 2)
     program = exported(copy.deepcopy(model), example)  # tracing leaves marks in some
     nodes = [n for n in program.graph.nodes if n.op == "call_function"]
     owner, uses = _owners(program), ParameterUses(model, program)
@@ -92,7 +93,7 @@ def trace(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = t
         replace(coupling, scalings=scalings)
 
 
-def _scalings(model: nn.Module, example: Tensor, nodes: list[fx.Node], table: LayerTable,
+def _scalings(model: nn.Module, example: Inputs, nodes: list[fx.Node], table: LayerTable,
               owner: dict[str, str]) -> tuple[dict[str, Scaling], dict[str, str]]:
     """Proved ones by source, and why the other readers have none."""
     scalings, refused = find_scalings(nodes, table, owner)
@@ -140,9 +141,9 @@ def _outputs(program: torch.export.ExportedProgram) -> int:
     (output,) = [n for n in program.graph.nodes if n.op == "output"]
     results = output.args[0]
     if len(results) != 1 or not hasattr(results[0], "meta") or not isinstance(results[0].meta.get("val"), Tensor):
-        raise InputError("the network must return one tensor of class scores (N, classes), "
-                         f"but it returns {len(results)} values")
-    return int(results[0].meta["val"].shape[-1])
+        raise InputError(f"the network must return one tensor (N, …), but it returns {len(results)} values")
+    shape = results[0].meta["val"].shape
+    return int(shape[-1]) if len(shape) > 1 else 1
 
 
 def _in_order(model: nn.Module, shapes: Mapping[str, Call]) -> list[tuple[str, nn.Module]]:

@@ -11,10 +11,11 @@ from contextlib import redirect_stderr
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autocompress.core.quiet import quiet
 from autocompress.errors import InputError
+from autocompress.tensors.named import Inputs
 
 _NOISY = "torch.fx.experimental.symbolic_shapes"
 """The logger that complains where tracing fails."""
@@ -23,7 +24,7 @@ _FOREIGN = (Path(torch.__file__).parent, Path(__file__).parents[1], Path(sys.bas
 """Folders of code that is not the user's."""
 
 
-def exported(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+def exported(model: nn.Module, example: Inputs) -> torch.export.ExportedProgram:
     """What `torch.export` makes of `model` (eval mode) for `example` `(N, …)`. InputError where it cannot be traced."""
     with warnings.catch_warnings(), torch.no_grad(), quiet(_NOISY, logging.CRITICAL), \
             redirect_stderr(io.StringIO()):  # where it fails, torch prints its graph

@@ -1,4 +1,4 @@
-"""What each step alone would cost in accuracy, from a handful of passes for all of them.
+"""What each step alone would cost, from a handful of passes for all of them.
 
 To second order, changing weights by Δ costs, in Kullback-Leibler divergence from the original's answers, half the
 mean of ⟨g, Δ⟩², where g is the gradient of the logarithm of an answer that is drawn from them: the Fisher form, which
@@ -36,6 +36,7 @@ from autocompress.core.batch_sizes import GRADIENT_BYTES, rows_at_once
 from autocompress.core.cancellation import checkpoint
 from autocompress.core.plan import Step
 from autocompress.errors import TrialError
+from autocompress.tensors.named import Inputs
 
 VERSION = 2
 """Of how costs are predicted: a change makes what was kept void."""
@@ -50,7 +51,6 @@ TIMED = 4
 BATCH = 32
 DRAWS = 1
 """Answers drawn for each sample, each for one backward pass."""
-TEMPERATURE = 4.0
 CHUNK_BYTES = 512 * 2**20
 """Of changes held at once; each chunk costs its own passes."""
 PRODUCT_BYTES = 320 * 2**20
@@ -68,7 +68,7 @@ def sensitivities(compressor: Compressor, steps: Sequence[Step], seconds: float 
     last: NaN for those left out. TrialError where even the widths of layers with the fewest samples take longer.
     """
     samples, until = _affordable(compressor, steps, seconds)
-    kind = _kind(samples)
+    kind = _kind(compressor, samples)
     nats = compressor.statistics.gathered(
         kind, _names(steps), lambda missing: _measured(compressor, [steps[place] for place in missing], samples, until))
     return [float(cost) for cost in nats]
@@ -122,11 +122,11 @@ def _nbytes(model: nn.Module, name: str) -> int:
 
 def unknown(compressor: Compressor, steps: Sequence[Step], samples: int = 0) -> list[int]:
     """Places of the steps whose costs are not kept, of so many `samples`, by default the most."""
-    return compressor.statistics.missing(_kind(samples or SAMPLES[0]), _names(steps))
+    return compressor.statistics.missing(_kind(compressor, samples or SAMPLES[0]), _names(steps))
 
 
-def _kind(samples: int) -> str:
-    asked = f"{VERSION} {samples} {DRAWS} {TEMPERATURE}"
+def _kind(compressor: Compressor, samples: int) -> str:
+    asked = f"{VERSION} {samples} {DRAWS} {compressor.likelihood.fingerprint}"
     return f"sensitivities-{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
 
 
@@ -142,7 +142,7 @@ def _measured(compressor: Compressor, steps: Sequence[Step], samples: int, until
         for change, by_answer in _products(compressor, inputs, chunk):
             felt[change] += by_answer
     felt[sorted(left)] = torch.nan
-    return felt.square().mean(1) / (2 * TEMPERATURE**2)
+    return felt.square().mean(1) / 2
 
 
 def _chunks(compressor: Compressor, steps: Sequence[Step], until: float,
@@ -213,7 +213,7 @@ def _without_norm_compensation(compressor: Compressor, name: str, change: Tensor
     return change - made_good
 
 
-def _products(compressor: Compressor, inputs: Tensor,
+def _products(compressor: Compressor, inputs: Inputs,
               chunk: dict[str, list[Change]]) -> Iterator[tuple[int, Tensor]]:
     """For each change its products `(samples * DRAWS,)` with the gradients of single answers. The chunk is used up.
 
@@ -230,11 +230,12 @@ def _products(compressor: Compressor, inputs: Tensor,
         yield from _of_layers(compressor, inputs, chunk, layouts, means, 1)
 
 
-def _of_layers(compressor: Compressor, inputs: Tensor, chunk: dict[str, list[Change]],
+def _of_layers(compressor: Compressor, inputs: Inputs, chunk: dict[str, list[Change]],
                layouts: Mapping[str, SampleAxis | None], means: Mapping[str, Tensor | None],
                size: int) -> Iterator[tuple[int, Tensor]]:
     """`means`: of what is read, for layers of which one batch does not tell it; the others' follow from the batch."""
     model, generator = compressor.original, torch.Generator().manual_seed(0)
+    likelihood = compressor.likelihood
     numbers = {name: [number for number, _ in changes] for name, changes in chunk.items()}
     matrices = {name: torch.stack([change for _, change in chunk.pop(name)]) for name in numbers}  # not held twice
     found: dict[str, list[Tensor]] = {name: [] for name in numbers}
@@ -243,12 +244,10 @@ def _of_layers(compressor: Compressor, inputs: Tensor, chunk: dict[str, list[Cha
         checkpoint("what options cost", done, len(batches))
         reads, writes, outputs = _watched(model, batch, list(numbers))
         with torch.enable_grad():
-            logits = compressor.answers.scores(outputs)
-        share = (logits.detach() / TEMPERATURE).softmax(1)
+            answers = likelihood.canonical(outputs)
         for draw in range(DRAWS):
-            answer = torch.multinomial(share, 1, generator=generator)[:, 0]
-            gradients = iter(torch.autograd.grad(logits, [write for calls in writes.values() for write in calls],
-                                                 F.one_hot(answer, share.shape[1]) - share,
+            gradients = iter(torch.autograd.grad(answers, [write for calls in writes.values() for write in calls],
+                                                 likelihood.drawn_gradient(answers, generator),
                                                  retain_graph=draw + 1 < DRAWS, allow_unused=True))
             for name, calls in writes.items():
                 own = [next(gradients) for _ in calls]
@@ -280,7 +279,7 @@ def _by_sample(layout: SampleAxis | None, tensor: Tensor) -> Tensor:
     return tensor[None] if layout is None else layout.split(tensor)
 
 
-def _watched(model: nn.Module, batch: Tensor,
+def _watched(model: nn.Module, batch: Inputs,
              names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, list[Tensor]], Tensor]:
     """What the named layers read and, call by call, write, and the outputs; the writes can be differentiated."""
     reads: dict[str, list[Tensor]] = {}

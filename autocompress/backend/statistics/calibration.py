@@ -17,6 +17,7 @@ from autocompress.backend.layers.recurrent import Gates, stepwise
 from autocompress.backend.layers.transposed import TransposedConv
 from autocompress.core.batch_sizes import rows_at_once
 from autocompress.core.cancellation import checkpoint
+from autocompress.tensors.named import Inputs
 
 BATCH = 256
 """Largest number of samples of one pass; large inputs come in smaller batches (`rows_at_once`)."""
@@ -44,7 +45,7 @@ class NormInputs:
                           self.running_var[stay])
 
 
-def norm_inputs(model: nn.Module, inputs: Tensor) -> dict[str, NormInputs]:
+def norm_inputs(model: nn.Module, inputs: Inputs) -> dict[str, NormInputs]:
     """Measure `NormInputs` of every BatchNorm of `model` that is called on `inputs` `(N, …)`, by module name."""
     seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
     norms = _norms(model)
@@ -62,7 +63,7 @@ def norm_inputs(model: nn.Module, inputs: Tensor) -> dict[str, NormInputs]:
     return inputs_of
 
 
-def reestimate_norms(model: nn.Module, inputs: Tensor, watched: Iterable[str] = (),
+def reestimate_norms(model: nn.Module, inputs: Inputs, watched: Iterable[str] = (),
                      originals: Mapping[str, NormInputs] | None = None) -> dict[str, Tensor]:
     """Re-estimate the running statistics of every BatchNorm, in place, from its present inputs.
 
@@ -116,7 +117,7 @@ def reestimate_norms(model: nn.Module, inputs: Tensor, watched: Iterable[str] = 
     return {name: (totals[name] / counts[name]).float() for name in totals}
 
 
-def rebase_norms(model: nn.Module, inputs: Tensor) -> None:
+def rebase_norms(model: nn.Module, inputs: Inputs) -> None:
     """Move every BatchNorm to the statistics of `inputs` `(N, …)`, in place, and adapt its factors to keep its output.
 
     A norm in training normalises by its batch. Where its running statistics are not those of the data (frozen ones of
@@ -164,12 +165,12 @@ def _matched_running(original: NormInputs, call: int, mean: Tensor, variance: Te
     return original.running_mean + (mean - original.means[call]) + off_centre * (growth - 1), running_var
 
 
-def _batches(inputs: Tensor) -> Sequence[Tensor]:
+def _batches(inputs: Inputs) -> Sequence[Inputs]:
     """Split inputs into batches of nearly one size, so that all count alike."""
     return torch.tensor_split(inputs, math.ceil(len(inputs) / rows_at_once(tuple(inputs.shape[1:]), BATCH)))
 
 
-def _forward(model: nn.Module, inputs: Tensor, handles: Iterable[RemovableHandle], by_steps: bool = False) -> None:
+def _forward(model: nn.Module, inputs: Inputs, handles: Iterable[RemovableHandle], by_steps: bool = False) -> None:
     """Run `inputs` through the network and remove the hooks `handles` afterwards.
 
     `by_steps` runs recurrent layers step by step; only then do hooks see their weights' inputs.
@@ -185,7 +186,7 @@ def _forward(model: nn.Module, inputs: Tensor, handles: Iterable[RemovableHandle
             handle.remove()
 
 
-def runs_before_a_norm(model: nn.Module, example: Tensor, names: Iterable[str]) -> list[str]:
+def runs_before_a_norm(model: nn.Module, example: Inputs, names: Iterable[str]) -> list[str]:
     """Select the layers that have a bias and are called before the network's last BatchNorm is."""
     called: list[str] = []
     modules = {name: model.get_submodule(name) for name in names}

@@ -21,10 +21,11 @@ from autocompress.backend.layers.kinds import Conv
 from autocompress.backend.layers.recurrent import stepwise
 from autocompress.backend.layers.transposed import TransposedConv
 from autocompress.backend.statistics.lru_cache import content
-from autocompress.backend.statistics.outputs import AS_SCORES, Answers
 from autocompress.backend.statistics.tensor_cache import TensorCache
 from autocompress.core.batch_sizes import EVERY_TENSOR_BYTES, GRADIENT_BYTES, rows_at_once
 from autocompress.core.cancellation import checkpoint
+from autocompress.tensors.likelihood import CATEGORICAL, Likelihood
+from autocompress.tensors.named import Inputs
 
 VERSION = 1
 """Version of these measurements. A change of it makes stored results void."""
@@ -120,23 +121,25 @@ class Statistics:
 
     Labels for gradients are drawn from the network's own answers, seeded: no labels of the user's are needed, and
     the gradient is not zero where the network is right and sure (that makes the Fisher information the true one).
-    `answers` makes logits of what the network puts out.
+    `likelihood`: what the network's outputs stand for.
     """
 
-    def __init__(self, model: nn.Module, calibration: Tensor, folder: Path | None = None,
-                 answers: Answers = AS_SCORES) -> None:
-        self._model, self._calibration, self._answers = model, calibration, answers
+    def __init__(self, model: nn.Module, calibration: Inputs, folder: Path | None = None,
+                 likelihood: Likelihood = CATEGORICAL) -> None:
+        self._model, self._calibration, self._likelihood = model, calibration, likelihood
         self._store = TensorCache(folder, self._key)
 
     def _key(self) -> str:
         """A hash of all that the facts follow from. The network's code shows in its answers, of which two digits
         are compared: the last ones depend on the number of threads."""
         digest = hashlib.sha256(f"{VERSION} {torch.__version__} {BATCH} {GRADIENT_BATCH} {POSITIONS} {FULL_WIDTH} "
-                                f"{MAX_WIDTH} {self._answers.meaning} {self._model}".encode())
+                                f"{MAX_WIDTH} {self._likelihood.fingerprint} {self._model}".encode())
         with torch.no_grad():
             answers = self._model(self._calibration[:PROBES])
         digits = (answers / answers.abs().max().clamp_min(1e-20) * 100).round().nan_to_num(101)
-        for name, tensor in (*self._model.state_dict().items(), ("inputs", self._calibration), ("", digits)):
+        read = self._calibration
+        inputs = [("inputs", read)] if isinstance(read, Tensor) else [*read.items()]
+        for name, tensor in (*self._model.state_dict().items(), *inputs, ("", digits)):
             digest.update(f"{name} {content(tensor)}".encode())
         return digest.hexdigest()
 
@@ -174,9 +177,7 @@ class Statistics:
             for done, batch in enumerate(batches):
                 checkpoint("gradients of the original", done, len(batches))
                 with torch.enable_grad():
-                    logits = self._answers.scores(self._model(batch))
-                    drawn = torch.multinomial(logits.detach().softmax(1), 1, generator=generator)[:, 0]
-                    loss = F.cross_entropy(logits, drawn)
+                    loss = self._likelihood.drawn_loss(self._likelihood.canonical(self._model(batch)), generator)
                 gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
                 for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
                     if gradient is not None:

@@ -27,6 +27,7 @@ from autocompress.backend.training.feature_distillation import Original, channel
 from autocompress.backend.training.lsq import freeze_steps, learn_steps
 from autocompress.core.plan import Receipt
 from autocompress.errors import TrialError
+from autocompress.tensors.named import Inputs
 
 BATCH = 32
 """Samples of one training step."""
@@ -40,7 +41,7 @@ MOST_BYTES = 2**29
 """Largest size of the widest tensor between units, over all samples; wider networks are fitted to fewer samples."""
 
 
-def reconstruct_blocks(start: Compressed, original: Original, calibration: Tensor, steps: int, seed: int,
+def reconstruct_blocks(start: Compressed, original: Original, calibration: Inputs, steps: int, seed: int,
                        device: str = "cpu", seconds: float | None = None,
                        should_stop: Callable[[], bool] | None = None) -> Compressed:
     """Fit each unit of a compressed network to the same unit of the original, then quantise.
@@ -165,7 +166,7 @@ def _outputs(unit: nn.Module, inputs: Tensor) -> Tensor:
         return torch.cat([unit(batch.clone()) for batch in torch.split(inputs, INFERENCE_BATCH)])
 
 
-def _sample_count(units: tuple[Unit, ...], calibration: Tensor, device: str) -> int:
+def _sample_count(units: tuple[Unit, ...], calibration: Inputs, device: str) -> int:
     """Count the samples whose widest tensors stay below `MOST_BYTES` together; a batch at least."""
     widest = widest_elements(units, calibration[:1].to(device))
     return min(len(calibration), max(BATCH, MOST_BYTES // (4 * widest)))

@@ -1,4 +1,4 @@
-"""Recovering accuracy by distillation from the original, quantisation-aware where weights are integers.
+"""Recovery by distillation from the original, quantisation-aware where weights are integers.
 
 Hinton et al., "Distilling the Knowledge in a Neural Network" (2015), with the learned quantisation steps of
 Esser et al., "Learned Step Size Quantization" (ICLR 2020). Norms stay live: a per-channel factor behind a
@@ -23,13 +23,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autocompress.backend.network.compressed import Compressed
 from autocompress.backend.quantize.rounding import quantize
 from autocompress.backend.statistics.calibration import rebase_norms
-from autocompress.backend.statistics.outputs import AS_SCORES, Answers
 from autocompress.backend.training.averaging import MovingAverage
 from autocompress.backend.training.blockwise import reconstruct_blocks
 from autocompress.backend.training.channels_last import channels_last
@@ -50,9 +48,11 @@ from autocompress.core.cancellation import checkpoint
 from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan, Receipt
 from autocompress.errors import AutocompressError, InputError, TrialError
+from autocompress.tensors.likelihood import CATEGORICAL, Likelihood
+from autocompress.tensors.named import Inputs
 
 FAR = 0.25
-"""Divergence from the teacher, as a share of the entropy of its answers, from which a student counts as far."""
+"""Divergence from the teacher, as a share of the spread of its answers, from which a student counts as far."""
 NEAR_LABEL_WEIGHT, LEAST_PACE = 0.5, 0.25
 """Share of labels in the loss of a student that answers as its teacher does, and the share of the learning rate that it
 is trained at."""
@@ -62,7 +62,7 @@ LEAST_WEIGHT, LEAST_VECTOR = 1e-3, 0.05
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to win accuracy back. `epochs` counts passes over the training set, `seconds` ends it earlier if given.
+    """How to train a compressed network. `epochs` counts passes over the training set, `seconds` ends it earlier.
 
     InputError when a number is out of its range.
     """
@@ -123,7 +123,7 @@ def autocast(device: str) -> torch.autocast:
     return torch.autocast(kind, dtype=torch.bfloat16, enabled=fast)
 
 
-def check_recipe(recipe: Recipe, original: LayerTable | None, inputs: Tensor) -> None:
+def check_recipe(recipe: Recipe, original: LayerTable | None, inputs: Inputs) -> None:
     """InputError when a network of these facts, or one without an original at hand, cannot be trained so on `inputs`
     `(N, …)`."""
     if recipe.mixup and not inputs.is_floating_point():
@@ -135,12 +135,13 @@ def check_recipe(recipe: Recipe, original: LayerTable | None, inputs: Tensor) ->
         find_hook_points(original, Plan())
 
 
-def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Recipe, calibration: Tensor,
+def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Recipe, calibration: Inputs,
             seed: int, device: str = "cpu", should_stop: Callable[[], bool] | None = None,
-            original: Original | None = None, answers: Answers = AS_SCORES, as_shipped: bool = False) -> Compressed:
-    """Train `start` (changed in place and returned) towards the teacher's logits; quantised at the end.
+            original: Original | None = None, likelihood: Likelihood = CATEGORICAL,
+            as_shipped: bool = False) -> Compressed:
+    """Train `start` (changed in place and returned) towards the teacher's outputs; quantised at the end.
 
-    `answers` makes logits of what the network puts out. With `as_shipped` it is trained in eval mode with live norms,
+    `likelihood`: what outputs stand for. With `as_shipped` it is trained in eval mode with live norms,
     because in training mode it would be another network (see `training_mode`).
 
     `original` is needed where the recipe asks for more than its answers, and InputError says so; and that tokens
@@ -204,12 +205,12 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
                 teacher.batch(step // per_epoch, rows)
         inputs = inputs.to(device)
         with autocast(device), products_on_small_maps(model), recorded(model, taps) as features:
-            out = answers.scores(model(inputs))
+            out = likelihood.canonical(model(inputs))
         labels = [(share, targets[rows].to(device)), (1 - share, targets[partners].to(device))]
-        soft = _divergence(out, logits.to(device), recipe.temperature)
+        soft = likelihood.distillation_loss(out, logits.to(device), recipe.temperature)
         if not steps_done and not recipe.compares_features:  # how far those are, answers do not say
-            recipe, pace = _adapt_to_student(recipe, float(soft.detach()), logits)
-        loss = _with_labels(soft, out, labels, recipe.label_weight)
+            recipe, pace = _adapt_to_student(recipe, float(soft.detach()), likelihood.spread(logits))
+        loss = _with_targets(soft, out, labels, recipe.label_weight, likelihood)
         if original is not None and taps:
             with autocast(device):
                 wanted = wanted_features(original, taps, inputs)
@@ -257,29 +258,24 @@ def _of_the_data() -> Iterator[None]:
         raise TrialError(f"training data could not be made or answered: {type(error).__name__}: {first}") from error
 
 
-def _divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Of the answers `(B, classes)`, in nats, times the square of the temperature that softens both."""
-    return F.kl_div(F.log_softmax(student / temperature, 1), F.log_softmax(teacher / temperature, 1), log_target=True,
-                    reduction="batchmean") * temperature**2
-
-
-def _with_labels(soft: Tensor, student: Tensor, labels: Sequence[tuple[float, Tensor]], weight: float) -> Tensor:
-    """`labels`: those of what was mixed, and their shares."""
+def _with_targets(soft: Tensor, student: Tensor, labels: Sequence[tuple[float, Tensor]], weight: float,
+                  likelihood: Likelihood) -> Tensor:
+    """The loss of distillation mixed with that of the data's targets; `labels`: those of what was mixed, and their
+    shares."""
     if not weight:
         return soft  # whatever stands in place of labels is not looked at
-    hard = sum(share * F.cross_entropy(student, targets) for share, targets in labels if share)
+    hard = sum(share * likelihood.target_loss(student, targets) for share, targets in labels if share)
     return (1 - weight) * soft + weight * hard
 
 
-def _adapt_to_student(recipe: Recipe, divergence: float, teacher: Tensor) -> tuple[Recipe, float]:
+def _adapt_to_student(recipe: Recipe, divergence: float, spread: float) -> tuple[Recipe, float]:
     """The recipe for a student that begins at this `divergence`, and the pace at which it is trained, at most 1.
 
     Steps are in proportion to the distance that is to be gone, the root of the divergence: longer ones would first
     throw back a student that has lost next to nothing. What it can still learn, the labels have to say.
     """
-    entropy = float(-(teacher.softmax(1) * teacher.log_softmax(1)).sum(1).mean())
     # Of equal answers the divergence is zero but for rounding, which on some processors leaves it below.
-    far = min(1.0, max(0.0, divergence) / max(FAR * entropy, 1e-9))
+    far = min(1.0, max(0.0, divergence) / max(FAR * spread, 1e-9))
     weight = recipe.label_weight
     if weight:
         weight += max(0.0, NEAR_LABEL_WEIGHT - weight) * (1 - far)

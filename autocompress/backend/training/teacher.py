@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from autocompress.core.files import replacing
+from autocompress.tensors.named import Inputs
 
 log = logging.getLogger(__name__)
 
@@ -22,11 +23,11 @@ log = logging.getLogger(__name__)
 class TrainingData(Protocol):
     """What distillation needs of the user's data."""
 
-    def train_view(self, view: int, seed: int) -> Tensor:
+    def train_view(self, view: int, seed: int) -> Inputs:
         """All training inputs as stored, augmented the way view number `view` is; view 0 is plain."""
 
-    def normalise(self, inputs: Tensor) -> Tensor:
-        """Stored inputs → float32 network inputs."""
+    def normalise(self, inputs: Any) -> Inputs:
+        """Stored inputs → network inputs."""
 
     @property
     def views_fingerprint(self) -> str | None:
@@ -34,49 +35,50 @@ class TrainingData(Protocol):
 
     @property
     def train_targets(self) -> Tensor:
-        """Labels `(N,)`."""
+        """Targets `(N, …)`, such as labels."""
 
 
 class Teacher:
-    """The original's logits for augmented views of the training set, kept in `folder` between processes.
+    """The original's outputs for augmented views of the training set, kept in `folder` between processes.
 
     A kept file says of which views it is; another augmentation, seed or data set has others, and asks anew. Where the
     augmentation cannot be told by its content, nothing is kept.
 
-    `answer` maps normalised inputs `(N, …)` to logits `(N, classes)`. Rows are asked for when a student first needs
-    them: a short training never waits for a whole pass of the original.
+    `answer` maps normalised inputs `(N, …)` to outputs in canonical form `(N, …)`. Rows are asked for when a
+    student first needs them: a short training never waits for a whole pass of the original.
     """
 
     VIEWS = 2
 
-    def __init__(self, answer: Callable[[Tensor], Tensor], data: TrainingData, seed: int,
+    def __init__(self, answer: Callable[[Any], Tensor], data: TrainingData, seed: int,
                  folder: Path | None) -> None:
         self._answer, self._data, self._seed, self._folder = answer, data, seed, folder
-        self._inputs: dict[int, Tensor] = {}
+        self._inputs: dict[int, Inputs] = {}
         self._logits: dict[int, Tensor] = {}  # NaN where not known yet
         self.seconds = 0.0
         """Time spent on answers so far."""
 
-    def batch(self, epoch: int, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised inputs `(B, …)` and teacher logits `(B, classes)` of `rows` `(B,)` in the view of `epoch`."""
+    def batch(self, epoch: int, rows: Tensor) -> tuple[Inputs, Tensor]:
+        """Normalised inputs `(B, …)` and the teacher's outputs of `rows` `(B,)` in the view of `epoch`."""
         began = time.perf_counter()
         index = 1 + epoch % self.VIEWS
         inputs = self._data.normalise(self._view(index)[rows])
         known = self._logits[index]
-        missing = known[rows, 0].isnan() if len(known) else torch.ones(len(rows), dtype=torch.bool)
+        missing = known[rows].reshape(len(rows), -1)[:, 0].isnan() if len(known) else \
+            torch.ones(len(rows), dtype=torch.bool)
         if missing.any():
             answers = self._answer(inputs[missing]).float().cpu()
             if not len(known):
-                known = self._logits[index] = torch.full((len(self._inputs[index]), answers.shape[1]), torch.nan)
+                known = self._logits[index] = torch.full((len(self._inputs[index]), *answers.shape[1:]), torch.nan)
             known[rows[missing]] = answers
             self.seconds += time.perf_counter() - began
         return inputs, known[rows]
 
-    def mixed(self, epoch: int, rows: Tensor, partners: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    def mixed(self, epoch: int, rows: Tensor, partners: Tensor, share: float) -> tuple[Inputs, Tensor]:
         """As `batch`, each input `share` of that of `rows` and the rest of that of `partners`. The answers, asked for
         anew, are not kept, nor their time counted as the teacher's: each student pays for its own."""
         stored = self._view(1 + epoch % self.VIEWS)
-        inputs = torch.lerp(self._data.normalise(stored[partners]), self._data.normalise(stored[rows]), share)
+        inputs: Any = torch.lerp(self._data.normalise(stored[partners]), self._data.normalise(stored[rows]), share)
         return inputs, self._answer(inputs).float().cpu()
 
     def save(self) -> None:
@@ -95,7 +97,7 @@ class Teacher:
             except (OSError, SafetensorError) as error:
                 log.info("%s cannot be kept: %s", path, error)
 
-    def _view(self, index: int) -> Tensor:
+    def _view(self, index: int) -> Inputs:
         if index not in self._inputs:
             self._inputs[index] = self._data.train_view(index, self._seed)
             self._logits[index] = self._stored(index)

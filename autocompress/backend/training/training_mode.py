@@ -12,11 +12,13 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from autocompress.tensors.named import Inputs
+
 LIVE = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 """Norms that keep running statistics."""
 
 
-def difference(model: nn.Module, inputs: Tensor) -> str:
+def difference(model: nn.Module, inputs: Inputs) -> str:
     """Describe what a network does otherwise in training mode.
 
     Args:

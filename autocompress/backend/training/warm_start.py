@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autocompress.backend.compress import Compressor
@@ -27,16 +26,15 @@ from autocompress.backend.network.compressed import Compressed, integer_layers, 
 from autocompress.backend.network.quantized_weight import QuantizedWeight, round_to_levels
 from autocompress.backend.quantize.rounding import quantize, start_weight
 from autocompress.backend.statistics.calibration import BATCH
-from autocompress.backend.statistics.outputs import AS_SCORES, Answers
 from autocompress.backend.statistics.reconstruct import as_matrix, from_matrix, on_remaining
 from autocompress.core.batch_sizes import rows_at_once
 from autocompress.core.layer import Layer, LayerTable
 from autocompress.core.plan import Plan, Receipt
 from autocompress.techniques import resolve
 from autocompress.techniques.quantize import level_limit
+from autocompress.tensors.likelihood import CATEGORICAL, Likelihood
+from autocompress.tensors.named import Inputs
 
-TEMPERATURE = 4.0
-"""At which answers are compared, as in distillation: a network that is sure of everything would hide what differs."""
 _GRID = ("weight_bits", "grid", "group")
 """What must be the same in two quantize steps for the levels of one to be those of the other."""
 
@@ -218,23 +216,24 @@ def _rounded(known: QuantizedWeight, latent: Tensor, kept: Tensor | None) -> Qua
 
 
 @torch.no_grad()
-def divergence(model: nn.Module, inputs: Tensor, wanted: Tensor, answers: Answers = AS_SCORES) -> float:
-    """Mean Kullback-Leibler divergence, in nats, of a network's softened answers to `inputs` `(N, …)` from the logits
-    `wanted` `(N, classes)`. Infinite where it is not a number. `answers` makes logits of what the network puts out."""
+def divergence(model: nn.Module, inputs: Inputs, original: Tensor, likelihood: Likelihood = CATEGORICAL) -> float:
+    """Mean divergence (`Likelihood.divergence`) of a network's outputs for `inputs` `(N, …)` from the `original`'s, in
+    canonical form. Infinite where it is not a number."""
     rows = rows_at_once(tuple(inputs.shape[1:]), BATCH)
-    logits = torch.cat([answers.scores(model(batch)) for batch in torch.split(inputs, rows)])
-    value = float(F.kl_div((logits / TEMPERATURE).log_softmax(1), (wanted / TEMPERATURE).log_softmax(1),
-                           log_target=True, reduction="batchmean"))
+    outputs = torch.cat([likelihood.canonical(model(batch))
+                         for batch in torch.split(inputs, rows)])  # type: ignore[no-untyped-call]
+    value = likelihood.divergence(outputs, original)
     return value if math.isfinite(value) else math.inf
 
 
 def better_start(own: Compressed, relative: Trained, agreed: Mapping[str, Places], compressor: Compressor,
                  wanted: Tensor) -> tuple[Compressed, bool]:
-    """The one of `own` and the network that inherits whose answers to calibration data are nearer to the logits
-    `wanted` `(N, classes)`, and whether it inherits. Either has a receipt "inherit" with both divergences, in that of
-    `own` there are no layers."""
+    """The one of `own` and the network that inherits whose answers to calibration data are nearer to the original's
+    outputs `wanted` in canonical form, and whether it inherits. Either has a receipt "inherit" with both divergences,
+    in that of `own` there are no layers."""
     heir = inherited(own, relative, agreed, compressor)
-    before, after = (divergence(one.model, compressor.calibration, wanted, compressor.answers) for one in (own, heir))
+    before, after = (divergence(one.model, compressor.calibration, wanted, compressor.likelihood)
+                     for one in (own, heir))
     *receipts, receipt = heir.receipts
     facts = receipt.facts | {"own_divergence": round(before, 6), "inherited_divergence": round(after, 6)}
     if after < before:

@@ -48,7 +48,9 @@ def plain_export(model: nn.Module, example: Example) -> bytes:
 def free_samples(example: Example) -> Any:
     """The dynamic shapes that leave the number of samples free in every input of `example`."""
     free = {0: torch.export.Dim("batch")}
-    return dict.fromkeys(example, free) if isinstance(example, Mapping) else free
+    if type(example) is dict:
+        return dict.fromkeys(example, free)
+    return [free for _ in example] if isinstance(example, Mapping) else free  # a type of its own: leaf by leaf
 
 
 def input_names(example: Example) -> list[str]:

@@ -9,6 +9,9 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+from torch import Tensor
+
+from autocompress.tensors.likelihood import TEMPERATURE, Categorical
 
 Meaning = Literal["scores", "log-probabilities", "probabilities", "independent probabilities"]
 DESCRIPTIONS: dict[Meaning, str] = {
@@ -60,3 +63,20 @@ def explanation(meaning: Meaning) -> str:
     how = "as they are" if meaning == "log-probabilities" else "by their logarithms"
     return f"the network puts out {DESCRIPTIONS[meaning]}: candidates are trained and compared {how}, and files put " \
            "out the same as the network"
+
+
+class ClassOutputs(Categorical):
+    """The distribution over classes of a network whose outputs `(N, classes)` have some meaning."""
+
+    def __init__(self, meaning: Meaning) -> None:
+        self.meaning: Meaning = meaning
+        self.note, self.fingerprint = explanation(meaning), f"{TEMPERATURE} {meaning}"
+
+    def canonical(self, outputs: Tensor) -> Tensor:
+        """Outputs as scores, float32; differentiable."""
+        outputs = outputs.float()
+        if self.meaning == "probabilities":
+            return outputs.clamp_min(LEAST).log()
+        if self.meaning == "independent probabilities":
+            return outputs.clamp(LEAST_INDEPENDENT, 1 - LEAST_INDEPENDENT).logit()
+        return outputs

@@ -1,0 +1,131 @@
+"""A base class for tasks whose samples are tensors in memory and whose outputs are numbers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from autocompress.core.metric import Metric, Metrics
+from autocompress.core.warnings import Warned
+from autocompress.errors import InputError
+from autocompress.tasks.identity import callable_fingerprint
+from autocompress.tasks.splits import SPLITS, Split
+from autocompress.tensors.likelihood import Gaussian, Likelihood
+from autocompress.tensors.named import Inputs
+
+
+class ArrayTask:
+    """A regression on samples in memory: implement `measure`, and name the data and the `metric`.
+
+    Training distils by squared error over the variance of the original's outputs. There is no augmentation. Every
+    method of the protocol may be overridden.
+
+    Args:
+        splits: `train`, `validation` and `test`; inputs as the network reads them, targets `(N, …)` of its outputs'
+            shape.
+
+    Raises:
+        InputError: where a split is missing, or has no sample.
+    """
+
+    name: ClassVar[str] = "data"
+    metric: ClassVar[Metric] = Metric("mse", higher_is_better=False)
+
+    def __init__(self, splits: Mapping[str, Split]) -> None:
+        missing = [split for split in SPLITS if split not in splits or not len(splits[split])]
+        if missing:
+            raise InputError(f"a task needs samples in its splits {', '.join(SPLITS)}, but {', '.join(missing)} has "
+                             "none")
+        self.splits = dict(splits)
+
+    def measure(self, outputs: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
+        """The metric of outputs `(N, …)` against targets `(N, …)`, and its standard error."""
+        return standard_error(np.square(outputs - targets))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Content hash of all samples, the metric, and the code of `measure`."""
+        digest = hashlib.sha256(f"{self.metric} {callable_fingerprint(type(self).measure)}".encode())
+        for split in SPLITS:
+            inputs, targets = self.splits[split].inputs, self.splits[split].targets
+            named = {"input": inputs} if isinstance(inputs, Tensor) else dict(inputs.items())
+            for name, tensor in (*named.items(), ("", targets)):
+                digest.update(f"{split} {name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()[:16]
+
+    @property
+    def views_fingerprint(self) -> str | None:
+        """That of the samples: views are not augmented."""
+        return self.fingerprint
+
+    @property
+    def described(self) -> str:
+        """Inputs are not changed."""
+        return "as given"
+
+    def samples(self, split: str) -> int:
+        """Number of samples of a split."""
+        return len(self.splits[split])
+
+    def inputs(self, split: str, rows: Any) -> Inputs:
+        """Samples as the network reads them."""
+        chosen: Inputs = self.splits[split].inputs[rows]
+        return chosen
+
+    @property
+    def train_targets(self) -> Tensor:
+        """Targets of the training split."""
+        return self.splits["train"].targets
+
+    def train_view(self, view: int, seed: int) -> Inputs:
+        """All training samples."""
+        samples: Inputs = self.splits["train"].inputs
+        return samples
+
+    def normalise(self, inputs: Any) -> Inputs:
+        """Inputs as they are."""
+        unchanged: Inputs = inputs
+        return unchanged
+
+    def likelihood(self, outputs: Tensor, ends_in_sigmoid: bool) -> Likelihood:
+        """Numbers with the variance of the original's outputs."""
+        if outputs.shape[1:] != self.train_targets.shape[1:]:
+            raise InputError(f"{self.name}: targets must have the shape of the network's outputs, "
+                             f"{tuple(outputs.shape[1:])} without the samples, but have "
+                             f"{tuple(self.train_targets.shape[1:])}")
+        return Gaussian(outputs)
+
+    def score(self, outputs: Mapping[str, np.ndarray], split: str, likelihood: Likelihood) -> Metrics:
+        """`measure` of the one output."""
+        (only,) = outputs.values()
+        value, error = self.measure(only, self.splits[split].targets.numpy())
+        return {self.metric.name: float(value), self.metric.error: float(error)}
+
+    def doubts(self, original: Mapping[str, np.ndarray], claimed: tuple[str, float] | None) -> list[Warned]:
+        """None."""
+        return []
+
+    def losses(self, original: Mapping[str, np.ndarray],
+               outputs: Mapping[str, np.ndarray]) -> tuple[list[Warned], dict[str, Any]]:
+        """None."""
+        return [], {}
+
+    def input_facts(self) -> dict[str, Any]:
+        """Inputs are not changed."""
+        return {"scale": "as given"}
+
+    def output_facts(self, likelihood: Likelihood) -> dict[str, Any]:
+        """Outputs are numbers."""
+        return {"meaning": "numbers"}
+
+
+def standard_error(values: np.ndarray) -> tuple[float, float]:
+    """The mean of one value a sample `(N, …)`, and its standard error."""
+    by_sample = np.asarray(values, np.float64).reshape(len(values), -1).mean(1)
+    return float(by_sample.mean()), float(by_sample.std(ddof=min(1, len(values) - 1)) / len(values) ** 0.5)

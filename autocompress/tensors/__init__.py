@@ -1,0 +1,1 @@
+"""What networks read and put out, as tensors: shared by tasks, backend and formats."""
