@@ -90,7 +90,8 @@ def load_network(spec: str | nn.Module, task: Task, *, weights: Path | None = No
     task do not belong together.
     """
     if isinstance(spec, str) and not is_factory(spec):
-        raise InputError(f"model must be an nn.Module or path/to/file.py:factory where a task is given, but got {spec!r}")
+        raise InputError("model must be an nn.Module or path/to/file.py:factory where a task is given, but got "
+                         f"{spec!r}")
     given = built_network(spec, trust_code=trust_code) if isinstance(spec, str) else spec
     inner = unwrapped(given)
     name = Path(spec.rpartition(":")[0]).stem if isinstance(spec, str) else type(inner).__name__
@@ -117,8 +118,8 @@ def _check_answers(model: nn.Module, inputs: Inputs, name: str) -> None:
                          "Give the task's inputs the names and shapes that its forward takes") from error
     if not isinstance(outputs, Tensor) or not outputs.dim() or len(outputs) != len(inputs):
         shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise InputError(f"the model must answer {len(inputs)} samples of {name} with one tensor whose first axis is the "
-                         f"samples, but answered {shape}")
+        raise InputError(f"the model must answer {len(inputs)} samples of {name} with one tensor whose first axis is "
+                         f"the samples, but answered {shape}")
     if not bool(torch.isfinite(outputs).all()):
         raise InputError(f"the model must answer samples of {name} with finite numbers, but some are NaN or infinite: "
                          "check its weights")

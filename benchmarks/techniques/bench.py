@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from autocompress.backend.statistics.calibration import reestimate_norms
 from autocompress.backend.training.distill import Recipe, distill
 from autocompress.core.plan import Plan
 from autocompress.formats.onnx.runtime import Runtime
+from autocompress.formats.running import in_batches
 from autocompress.hardware.profile import load_profile
+from autocompress.study.file_writer import as_arrays
 from autocompress.study.workbench import Workbench
 from autocompress.tasks.data import load_data
 from autocompress.tasks.models import load_model

@@ -1,0 +1,135 @@
+"""What every task owes: inherit `TaskContract`, say which task and a network for it, and pytest runs it all.
+
+    class TestMine(TaskContract):
+        def task(self):
+            return MyTask()
+
+        def network(self):
+            return trained_network()
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+from functools import cached_property
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from autocompress.backend.statistics.outputs import outputs_of
+from autocompress.tasks.base import Outputs, SplitName, Task
+from autocompress.tasks.models import load_network
+from autocompress.tensors.likelihood import Likelihood
+
+SPLITS: tuple[SplitName, ...] = get_args(SplitName)
+
+
+class TaskContract:
+    """Inherit, and implement `task` and `network`."""
+
+    def task(self) -> Task:
+        """The task, made afresh."""
+        raise NotImplementedError
+
+    def network(self) -> nn.Module:
+        """A trained network for it, that takes its inputs by the names of `forward`."""
+        raise NotImplementedError
+
+    @cached_property
+    def _task(self) -> Task:
+        return self.task()
+
+    @cached_property
+    def _model(self) -> nn.Module:
+        return load_network(self.network(), self._task).model
+
+    @cached_property
+    def _likelihood(self) -> Likelihood:
+        return self._task.likelihood(outputs_of(self._model, self._task.inputs("train", slice(0, 64))), False)
+
+    def _answered(self, split: SplitName) -> Outputs:
+        return {"output": outputs_of(self._model, self._task.inputs(split, slice(None))).numpy()}
+
+    def _canonical(self) -> Tensor:
+        return self._likelihood.canonical(torch.from_numpy(self._answered("validation")["output"]))
+
+    @pytest.mark.parametrize("split", SPLITS)
+    def test_a_split_has_the_same_samples_whenever_it_is_asked(self, split: SplitName) -> None:
+        """Rows by number are those of the whole, and a task made afresh has the same."""
+        task, again, rows = self._task, self.task(), torch.tensor([1, 0])
+        whole = task.inputs(split, slice(None))
+        assert len(whole) == task.samples(split) >= 2
+        for one, other in ((task.inputs(split, rows), whole[rows]), (again.inputs(split, slice(0, 2)), whole[:2])):
+            assert _same(one, other)
+        assert (again.fingerprint, again.metric) == (task.fingerprint, task.metric)
+
+    def test_the_score_is_of_the_outputs_alone(self) -> None:
+        """Finite, the same twice, with a standard error that is not negative; worse where outputs are shuffled."""
+        task, metric = self._task, self._task.metric
+        outputs = self._answered("validation")
+        scored = task.score(outputs, "validation", self._likelihood)
+        assert scored == task.score({name: values.copy() for name, values in outputs.items()}, "validation",
+                                    self._likelihood)
+        assert math.isfinite(scored[metric.name]) and scored[metric.error] >= 0
+        order = np.random.default_rng(0).permutation(task.samples("validation"))
+        shuffled = task.score({name: values[order] for name, values in outputs.items()}, "validation",
+                              self._likelihood)
+        assert metric.drop(scored[metric.name], shuffled[metric.name]) > 0, "a trained network is better than chance"
+
+    def test_losses_vanish_where_outputs_are_equal(self) -> None:
+        """The distillation loss and the divergence are 0 for equal outputs, and above it for others."""
+        likelihood, outputs = self._likelihood, self._canonical()
+        other = outputs.roll(1, 0)
+        for loss in (lambda one: float(likelihood.distillation_loss(one, outputs, 4.0)),
+                     lambda one: likelihood.divergence(one, outputs)):
+            assert abs(loss(outputs)) < 1e-5 < loss(other)
+        assert likelihood.agreement(outputs, outputs) == pytest.approx(1)
+        assert likelihood.agreement(other, outputs) < 1
+        assert likelihood.spread(outputs) > 0
+
+    def test_the_student_can_be_trained(self) -> None:
+        """Losses have gradients in the outputs, which lead towards the teacher."""
+        likelihood, teacher = self._likelihood, self._canonical()[:32]
+        student = teacher.roll(1, 0).clone().requires_grad_()
+        for loss in (likelihood.distillation_loss(student, teacher, 4.0),
+                     likelihood.target_loss(student, self._task.train_targets[:32])):
+            (gradient,) = torch.autograd.grad(loss, student)
+            assert gradient.isfinite().all() and gradient.abs().max() > 0
+
+    def test_the_gradient_of_drawn_targets_has_no_mean(self) -> None:
+        """The score of a likelihood is zero on average over targets that are drawn from it."""
+        likelihood, outputs = self._likelihood, self._canonical()[:16]
+        generator = torch.Generator().manual_seed(0)
+        drawn = torch.stack([likelihood.drawn_gradient(outputs, generator) for _ in range(2000)])
+        error = drawn.std(0) / len(drawn) ** 0.5
+        assert drawn.shape[1:] == outputs.shape
+        assert (drawn.mean(0).abs() <= 5 * error + 1e-6).all()
+        assert float(likelihood.drawn_loss(outputs, generator)) >= 0
+
+    def test_views_are_settled_by_their_number_and_the_seed(self) -> None:
+        """The same view is the same, and as the network reads them views have the shape of inputs."""
+        task = self._task
+        view = task.train_view(1, 0)
+        assert _same(view, task.train_view(1, 0)) and len(view) == task.samples("train") == len(task.train_targets)
+        assert task.normalise(view[:2]).shape == task.inputs("train", slice(0, 2)).shape
+
+    def test_task_and_likelihood_travel_to_other_processes(self) -> None:
+        """Both can be pickled."""
+        assert pickle.loads(pickle.dumps(self._task)).fingerprint == self._task.fingerprint
+        assert pickle.loads(pickle.dumps(self._likelihood)).fingerprint == self._likelihood.fingerprint
+
+    def test_values_are_shown_with_their_unit(self) -> None:
+        """A value and a change are text for people."""
+        metric = self._task.metric
+        assert metric.unit in metric.format(0.5) and metric.format_change(0.5).startswith("+")
+
+
+def _same(one: object, other: object) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return torch.equal(one, other)
+    return dict(one.items()).keys() == dict(other.items()).keys() and all(  # type: ignore[attr-defined]
+        torch.equal(tensor, other[name]) for name, tensor in one.items())  # type: ignore[attr-defined, index]
