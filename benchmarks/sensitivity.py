@@ -34,6 +34,7 @@ from autocompress.core.plan import Plan, Step
 from autocompress.space.space import build_space
 from autocompress.space.spec import load_space
 from autocompress.study import sensitivity as study
+from autocompress.tensors.likelihood import TEMPERATURE
 
 RESULT = Path(__file__).with_suffix(".json")
 SEED = 0
@@ -69,7 +70,7 @@ def measure(network: str, base: Path, steps: int, images: int, scratch: Path) ->
                 "technique": options[number].technique,
                 "step": describe(options[number]),
                 "predicted": sensitivities[number],
-                "softened": divergence(answers, original, predicted.TEMPERATURE),
+                "softened": divergence(answers, original, TEMPERATURE),
                 "plain": divergence(answers, original, 1.0),
             }
         )

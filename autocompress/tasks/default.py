@@ -68,10 +68,10 @@ def default_task(cache: Path | None = None) -> tuple[nn.Module, TaskData]:
     start = time.perf_counter()
     train(model, data, RECIPE)
     log.info(
-        "trained the default model in %.0f s: accuracy %.2f%% on the validation, %.2f%% on the test split",
+        "trained the default model in %.0f s: %.2f%% right on the validation, %.2f%% on the test split",
         time.perf_counter() - start,
-        100 * accuracy(model, data, data.validation),
-        100 * accuracy(model, data, data.test),
+        100 * right_share(model, data, data.validation),
+        100 * right_share(model, data, data.test),
     )
     try:
         _store(model, path)
@@ -104,7 +104,7 @@ def train(model: nn.Module, data: TaskData, recipe: Recipe) -> None:
     model.eval()
 
 
-def accuracy(model: nn.Module, data: TaskData, split: Split, batch: int = 256) -> float:
+def right_share(model: nn.Module, data: TaskData, split: Split, batch: int = 256) -> float:
     """Share of `split` that the model, in eval mode, labels rightly."""
     model.eval()
     right = 0

@@ -41,7 +41,7 @@ REFERENCE = Reference(ACCURACY, 0.95)
 
 
 class _Search:
-    """A search over a formula: accuracy rises with the parameters that are left."""
+    """A search over a formula: quality rises with the parameters that are left."""
 
     def __init__(self, given: Any, space: str, fails: Callable[[int], bool] = lambda call: False) -> None:
         self._given, self._fails, self._calls = given, fails, 0
@@ -69,9 +69,9 @@ class _Search:
         if self._fails(self._calls):
             raise TrialError("the evaluation failed")
         metrics = self.projection.estimate(plan)
-        accuracy = min(0.94, 0.3 + metrics["params"] / 40_000 + 0.01 * rung)
+        quality = min(0.94, 0.3 + metrics["params"] / 40_000 + 0.01 * rung)
         return Evaluation(rung=rung, sources={}, metrics={
-            "accuracy": accuracy, "size_bytes": metrics["size_bytes"], "macs": metrics["macs"],
+            ACCURACY.name: quality, "size_bytes": metrics["size_bytes"], "macs": metrics["macs"],
             "latency_ms": metrics["macs"] / 1e6})
 
 

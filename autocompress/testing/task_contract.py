@@ -84,9 +84,10 @@ class TaskContract:
         """The distillation loss and the divergence are 0 for equal outputs, and above it for others."""
         likelihood, outputs = self._likelihood, self._canonical()
         other = outputs.roll(1, 0)
-        for loss in (lambda one: float(likelihood.distillation_loss(one, outputs, 4.0)),
-                     lambda one: likelihood.divergence(one, outputs)):
-            assert abs(loss(outputs)) < 1e-5 < loss(other)
+        losses = [(float(likelihood.distillation_loss(one, outputs, 4.0)), likelihood.divergence(one, outputs))
+                  for one in (outputs, other)]
+        for same, different in zip(*losses, strict=True):
+            assert abs(same) < 1e-5 < different
         assert likelihood.agreement(outputs, outputs) == pytest.approx(1)
         assert likelihood.agreement(other, outputs) < 1
         assert likelihood.spread(outputs) > 0
@@ -107,7 +108,7 @@ class TaskContract:
         drawn = torch.stack([likelihood.drawn_gradient(outputs, generator) for _ in range(2000)])
         error = drawn.std(0) / len(drawn) ** 0.5
         assert drawn.shape[1:] == outputs.shape
-        assert (drawn.mean(0).abs() <= 5 * error + 1e-6).all()
+        assert (drawn.mean(0).abs() <= 5 * error + 0.01 * drawn.std()).all()  # rare classes may never be drawn
         assert float(likelihood.drawn_loss(outputs, generator)) >= 0
 
     def test_views_are_settled_by_their_number_and_the_seed(self) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from autocompress.backend.compress import Compressor
 from autocompress.backend.decompose.factorize import factorize
 from autocompress.backend.sensitivity import fisher as sensitivity
-from autocompress.backend.sensitivity.fisher import TEMPERATURE, sensitivities
+from autocompress.backend.sensitivity.fisher import sensitivities
 from autocompress.backend.sensitivity.weight_deltas import composed, weight_changes
 from autocompress.core.layer import Layer
 from autocompress.core.plan import Plan, Step
@@ -24,6 +24,7 @@ from autocompress.errors import InputError, TrialError
 from autocompress.study.workbench import Workbench
 from autocompress.techniques.base import whole
 from autocompress.techniques.decompose import methods_for, rank_args
+from autocompress.tensors.likelihood import TEMPERATURE
 from autocompress.testing.networks import NETWORKS
 from autocompress.testing.techniques import outputs, state_hash, trained_workbench, workbench
 
