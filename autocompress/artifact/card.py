@@ -8,6 +8,12 @@ from typing import Any, NamedTuple
 
 from autocompress.core.metric import Metric
 from autocompress.quantities import format_bytes, format_milliseconds
+from autocompress.techniques.decompose import DECOMPOSE
+from autocompress.techniques.drop import DROP
+from autocompress.techniques.prune import PRUNE
+from autocompress.techniques.quantize import QUANTIZE
+from autocompress.techniques.sparsify import SPARSIFY
+from autocompress.techniques.table import TECHNIQUES
 
 
 class Running(NamedTuple):
@@ -31,13 +37,15 @@ def model_card(manifest: dict[str, Any], data: str, running: Running, metric: Me
     facts, inputs = manifest["verified"], manifest.get("inputs") or [manifest["input"]]
     model = manifest["model"]
     steps = manifest["plan"]["steps"]
-    bits = Counter(step["args"]["weight_bits"] for step in steps if step["technique"] == "quantize")
-    pruned = sum(step["technique"] == "prune" for step in steps)
-    factored = Counter(step["args"]["method"] for step in steps if step["technique"] == "decompose")
-    sparse = sum(step["technique"] == "sparsify" for step in steps)
-    dropped = sum(step["technique"] == "drop" for step in steps)
+    bits = Counter(step["args"]["weight_bits"] for step in steps if step["technique"] == QUANTIZE.name)
+    pruned = sum(step["technique"] == PRUNE.name for step in steps)
+    factored = Counter(step["args"]["method"] for step in steps if step["technique"] == DECOMPOSE.name)
+    sparse = sum(step["technique"] == SPARSIFY.name for step in steps)
+    dropped = sum(step["technique"] == DROP.name for step in steps)
+    others = Counter(step["technique"] for step in steps if step["technique"] not in TECHNIQUES)
     done = [f"{dropped} residual blocks dropped"] if dropped else []
     done += [f"{pruned} channel groups pruned"] if pruned else []
+    done += [f"{name} at {count} sites" for name, count in others.items()]
     done += [f"{n} layers factored by {method}" for method, n in sorted(factored.items())]
     done += [f"{sparse} layers with single weights taken out"] if sparse else []
     done += [f"{n} layers with {b}-bit weights" for b, n in sorted(bits.items())]

@@ -45,10 +45,14 @@ from autocompress.backend.statistics.reconstruct import as_matrix, from_matrix, 
 from autocompress.core.cancellation import checkpoint
 from autocompress.core.layer import Group, LayerTable
 from autocompress.core.plan import Plan, Receipt, Step
-from autocompress.techniques import resolve
 from autocompress.techniques import sparsify as sparsity
-from autocompress.techniques.prune import DEFAULT_CRITERION
-from autocompress.techniques.quantize import KINDS, equalized
+from autocompress.techniques.apply import Techniques, resolve, technique_of
+from autocompress.techniques.decompose import DECOMPOSE
+from autocompress.techniques.drop import DROP, dropped_layers
+from autocompress.techniques.prune import DEFAULT_CRITERION, PRUNE
+from autocompress.techniques.quantize import KINDS, equalized, steps_of
+from autocompress.techniques.sparsify import SPARSIFY
+from autocompress.techniques.table import TECHNIQUES
 from autocompress.tensors.likelihood import CATEGORICAL, Likelihood
 from autocompress.tensors.named import Inputs
 
@@ -66,11 +70,13 @@ class Compressor:
     """Applies plans to one original (eval mode, CPU, float32); the original is never changed.
 
     `calibration`: normalised inputs `(N, …)`. `kept`: folder for what it measures on them, shared by processes.
-    `likelihood`: what the network's outputs stand for.
+    `likelihood`: what the network's outputs stand for. `techniques`: by name, in the order of application.
     """
 
     def __init__(self, model: nn.Module, table: LayerTable, coupling: Coupling, calibration: Inputs,
-                 kept: Path | None = None, likelihood: Likelihood = CATEGORICAL) -> None:
+                 kept: Path | None = None, likelihood: Likelihood = CATEGORICAL,
+                 techniques: Techniques = TECHNIQUES) -> None:
+        self.techniques = techniques
         self.original, self._table, self.coupling = model, table, coupling
         self.calibration, self.likelihood = calibration, likelihood
         self.statistics = Statistics(model, calibration, kept, likelihood)
@@ -84,20 +90,24 @@ class Compressor:
     def restructure(self, plan: Plan, fit: bool = True) -> Compressed:
         """Drop, prune and decompose; weights stay float. Without `fit` for the shapes alone: weights that will be
         replaced by trained ones are not made to suit. InputError or ValueError when a step cannot be carried out."""
-        resolve(self._table, plan)
+        resolve(self._table, plan, self.techniques)
         return self._restructured(Compressed(copy.deepcopy(self.original), plan), fit)
 
     def restructure_alone(self, step: Step) -> Compressed:
         """The same for one step that drops nothing, on the modules that it touches and no others."""
-        touched = {item.module for item in self.coupling.items[step.site]} if step.technique == "prune" else {step.site}
+        on_group = technique_of(step, self.techniques).acts_on == "group"
+        touched = {item.module for item in self.coupling.items[step.site]} if on_group else {step.site}
         return self._restructured(Compressed(only_modules(self.original, touched), Plan.of([step])), fit=True)
 
     def _restructured(self, result: Compressed, fit: bool) -> Compressed:
         plan = result.plan
         result.norms = dict(self._norms) if fit else {}
-        for technique, apply in _STRUCTURE.items():
-            steps = list(plan.find(technique).values())
-            result.receipts += apply(self, result, steps, fit)
+        for name, row in self.techniques.items():
+            steps = list(plan.find(name).values())
+            if name in _STRUCTURE:
+                result.receipts += _STRUCTURE[name](self, result, steps, fit)
+            elif steps and not row.after_training:
+                result.receipts += row.apply(result, steps)
         return result
 
     def compress(self, plan: Plan) -> Compressed:
@@ -128,7 +138,7 @@ class Compressor:
             return []
         gone = {step.site: self._table.gone([step.site]) for step in steps}
         result.model = drop_blocks(result.model, list(gone))
-        return [Receipt(site, "drop", {"layers": sorted(layers)}) for site, layers in gone.items()]
+        return [Receipt(site, DROP.name, {"layers": sorted(layers)}) for site, layers in gone.items()]
 
     def _prune(self, result: Compressed, steps: list[Step], fit: bool) -> list[Receipt]:
         kept = {step.site: self.kept_channels(self._groups[step.site], int(step.args["keep"]),
@@ -137,7 +147,7 @@ class Compressor:
         if fit:
             self._cut_norms(result, kept)
             self._refit(result, kept)
-        return [Receipt(site, "prune", {"kept": channels.tolist()}) for site, channels in kept.items()]
+        return [Receipt(site, PRUNE.name, {"kept": channels.tolist()}) for site, channels in kept.items()]
 
     @cached_property
     def sample_axes(self) -> dict[str, SampleAxis]:
@@ -168,7 +178,7 @@ class Compressor:
     def _refit(self, result: Compressed, kept: dict[str, np.ndarray]) -> None:
         """Let every layer that lost inputs make up for them with those it still has."""
         removed = removed_indices(self.coupling.items, kept)
-        absent = self._table.gone(result.plan.find("drop"))
+        absent = dropped_layers(self._table, result.plan)
         for (name, side), gone in removed.items():
             original = self.original.get_submodule(name)
             moments = self.statistics.moments(name)
@@ -220,7 +230,7 @@ class Compressor:
             result.receipts += [Receipt(name, "equalize", {
                 "against": source, "rescaled": int((factor != 1).sum()), "channels": len(factor),
                 "least": round(float(factor.min()), 6), "largest": round(float(factor.max()), 6),
-            }) for name in scalings[source].readers if name in result.plan.find("quantize")]
+            }) for name in scalings[source].readers if name in steps_of(result.plan)]
 
     def _moments(self, result: Compressed, name: str) -> Moments | None:
         """Of the input that a layer, or the first factor of one, still has; None where its groups were cut, and where
@@ -281,7 +291,7 @@ class Compressor:
                 made, _ = self._memo.get(key, partial(self._factors, module, step, args, moments))
                 factors = copy.deepcopy(made)
             replace_module(result.model, step.site, factors)
-            receipts.append(Receipt(step.site, "decompose", {
+            receipts.append(Receipt(step.site, DECOMPOSE.name, {
                 "method": step.args["method"], **args, "weights_before": sum(p.numel() for p in module.parameters()),
                 "weights_after": sum(p.numel() for p in factors.parameters())}))
         return receipts
@@ -308,7 +318,8 @@ class Compressor:
                 if moments is not None and module.bias is not None:
                     correct_biases(result.model, {name: weight - before}, {name: moments.channel_mean})
                 kept[name] = int(result.masks[name].kept.sum())
-            receipts.append(Receipt(step.site, "sparsify", {"pattern": pattern, "criterion": criterion, "kept": kept}))
+            facts = {"pattern": pattern, "criterion": criterion, "kept": kept}
+            receipts.append(Receipt(step.site, SPARSIFY.name, facts))
         return receipts
 
 
@@ -318,7 +329,7 @@ def _rescaled(moments: Moments, factor: Tensor) -> tuple[Moments, Moments]:
 
 
 _STRUCTURE: dict[str, Callable[[Compressor, Compressed, list[Step], bool], list[Receipt]]] = {
-    "drop": Compressor._drop, "prune": Compressor._prune, "decompose": Compressor._decompose,
-    "sparsify": Compressor._sparsify,
+    DROP.name: Compressor._drop, PRUNE.name: Compressor._prune, DECOMPOSE.name: Compressor._decompose,
+    SPARSIFY.name: Compressor._sparsify,
 }
 """The techniques that change structure or take weights out, in their order; quantisation follows recovery."""

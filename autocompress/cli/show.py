@@ -64,11 +64,12 @@ def layer_rows(view: StudyView, candidate: Candidate) -> list[dict[str, Any]]:
     """One row for each layer of the original; none when the trial has no plan."""
     from autocompress.estimate import flatten
     from autocompress.report.tables import plan_rows
-    from autocompress.techniques import resolve
+    from autocompress.techniques.apply import at_hand, resolve
 
     if candidate.plan is None:
         return []
-    return plan_rows(view.layers, candidate.plan, tuple(flatten(resolve(view.layers, candidate.plan))))
+    parts = resolve(view.layers, at_hand(candidate.plan, view.techniques), view.techniques)
+    return plan_rows(view.layers, candidate.plan, tuple(flatten(parts)), view.techniques)
 
 
 def summarise(receipts: tuple[Receipt, ...]) -> str:
@@ -107,7 +108,7 @@ def _print(view: StudyView, candidate: Candidate) -> None:
     line(f"limits   {view.budget.describe(view.metric)}")
     for warned in view.warnings:
         line(f"warning  {warned.message}")
-    line(f"plan     {describe_plan(view.layers, candidate.plan)}")
+    line(f"plan     {describe_plan(view.layers, candidate.plan, view.techniques)}")
     if candidate.best is not None:
         line(f"applied  {summarise(candidate.receipts) or 'nothing'}")
         line("")
@@ -127,7 +128,7 @@ def _print(view: StudyView, candidate: Candidate) -> None:
         line("")
         print_table(technique_heads(view.metric), technique_rows(found, view.metric))
         line("")
-        print_table(STEP_HEADS, step_rows(found, candidate.plan, view.layers))
+        print_table(STEP_HEADS, step_rows(found, candidate.plan, view.layers, view.techniques))
         line("")
         line(HINT)
     levels = agreement(view)

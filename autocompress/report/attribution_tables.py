@@ -7,8 +7,10 @@ from autocompress.core.layer import LayerTable
 from autocompress.core.metric import Metric
 from autocompress.core.plan import Plan, Step
 from autocompress.report.markup import text_table
-from autocompress.report.text import format_metric, rank_text, sparsity_text
+from autocompress.report.text import format_metric
 from autocompress.report.view import StudyView
+from autocompress.techniques.apply import Techniques
+from autocompress.techniques.table import TECHNIQUES
 
 SHOWN = 8
 """Steps of each kind in the table: those that save most, and those of the largest predicted sensitivity."""
@@ -35,10 +37,14 @@ def technique_rows(found: Attribution, metric: Metric) -> list[tuple[str, ...]]:
     return rows
 
 
-def step_rows(found: Attribution, plan: Plan, layers: LayerTable) -> list[tuple[str, ...]]:
+def step_rows(found: Attribution, plan: Plan, layers: LayerTable,
+              techniques: Techniques = TECHNIQUES) -> list[tuple[str, ...]]:
     """One row for each step that saves most or has the largest sensitivity, under `STEP_HEADS`, in order of size."""
     steps = {(step.technique, step.site): step for step in plan.steps}
-    channels = {group.name: group.channels for group in layers.groups}
+
+    def does(step: Step) -> str:
+        row = techniques.get(step.technique)
+        return "–" if row is None else row.describe(step, layers)
 
     def saved(share: StepShare) -> float:
         return -1.0 if share.saved_bytes is None else share.saved_bytes
@@ -52,7 +58,7 @@ def step_rows(found: Attribution, plan: Plan, layers: LayerTable) -> list[tuple[
         (
             share.technique,
             share.site,
-            _does(steps[share.technique, share.site], channels),
+            does(steps[share.technique, share.site]),
             _saved("size_bytes", None if share.saved_bytes is None else (size + share.saved_bytes, size)),
             "–"
             if share.sensitivity is None
@@ -70,7 +76,7 @@ def attribution_tables(view: StudyView) -> str:
     techniques = [([(row[0], ""), *((cell, "n") for cell in row[1:-1]), (row[-1], "say" if row[-1] else "")], "")
                   for row in technique_rows(found, view.metric)]
     steps = [([(row[0], ""), (row[1], "name"), (row[2], ""), (row[3], "n"), (row[4], "n")], "")
-             for row in step_rows(found, best.plan, view.layers)]
+             for row in step_rows(found, best.plan, view.layers, view.techniques)]
     return "".join(text_table([head[0].upper() + head[1:] for head in heads], rows, numeric=0)
                    for heads, rows in ((technique_heads(view.metric), techniques), (STEP_HEADS, steps)))
 
@@ -88,13 +94,3 @@ def _saved(metric: str, pair: tuple[float, float] | None) -> str:
 def _cost(found: Attribution, share: TechniqueShare, metric: Metric) -> str:
     cost = found.cost(share, metric)
     return "–" if cost is None else metric.format_change(-cost + 0.0).replace("-", "−")
-
-
-def _does(step: Step, channels: dict[str, int]) -> str:
-    if step.technique == "prune":
-        return f"{step.args['keep']} of {channels.get(step.site, '?')} channels"
-    if step.technique == "decompose":
-        return f"{step.args.get('method', '?')} {rank_text(step)}"
-    if step.technique == "quantize":
-        return f"{step.args.get('weight_bits', '?')}w/{step.args.get('activation_bits', '?')}a bits"
-    return sparsity_text(step) if step.technique == "sparsify" else "left out"

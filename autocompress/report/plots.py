@@ -25,7 +25,8 @@ def plan_figure(view: StudyView) -> go.Figure:
     best = view.trial(view.best)
     rows = []
     if best is not None and best.plan is not None:
-        rows = [r for r in plan_rows(view.layers, best.plan, view.parts) if r["kind"] in ("conv", "linear")]
+        rows = [r for r in plan_rows(view.layers, best.plan, view.parts, view.techniques)
+                if r["kind"] in ("conv", "linear")]
     titles = ("Channels kept", "Weight bits", "Rank share", "Bytes, before and after")
     figure = make_subplots(rows=4, cols=1, shared_xaxes=True, vertical_spacing=0.07, row_heights=[1, 1, 1, 1.4],
                            subplot_titles=titles)

@@ -135,7 +135,7 @@ def front_table(view: StudyView) -> str:
                 format_metric(name, _number(row[name])), _times(row[name.replace(LATENCY, "latency_factor")]))),
             (format_metric("macs", _number(row["macs"])), "n"),
             (format_rung(candidate.rung if candidate else None), "one"), (str(row["origin"]), ""),
-            (describe_plan(view.layers, candidate.plan if candidate else None), "say"),
+            (describe_plan(view.layers, candidate.plan if candidate else None, view.techniques), "say"),
         ]
         rows.append((cells, "best" if row["is_best"] else ""))
     times = [head for name in _latencies(view) for head in (escape(title_of(name, view.targets)), "")]
@@ -150,7 +150,7 @@ def plan_table(view: StudyView) -> str:
     if best is None or best.plan is None:
         return '<p class="hint">There is no best plan to show.</p>'
     lines = []
-    for row in plan_rows(view.layers, best.plan, view.parts):
+    for row in plan_rows(view.layers, best.plan, view.parts, view.techniques):
         if row["kind"] == "norm" and row["note"].startswith("folds"):
             continue
         cut = f"{row['removed']:.0%}" if row["removed"] else "–"

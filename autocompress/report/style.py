@@ -72,7 +72,8 @@ def _hover(view: StudyView, candidate: Candidate) -> str:
         return "<br>".join(line for line in (head, html.escape(brief, quote=False)) if line)
     lines = [head, metric_lines(view, view.metrics_of(candidate), candidate),
              html.escape(f"from {shorten(candidate.origin, 40)}", quote=False)]
-    lines += [html.escape(phrase, quote=False) for phrase in describe_plan(view.layers, candidate.plan).split(" · ")]
+    described = describe_plan(view.layers, candidate.plan, view.techniques)
+    lines += [html.escape(phrase, quote=False) for phrase in described.split(" · ")]
     if candidate.duplicate_of is not None:
         lines.append(f"repeats trial {candidate.duplicate_of}")
     if candidate.reason:

@@ -14,8 +14,15 @@ from autocompress.core.evaluation import LATENCY, further_latencies
 from autocompress.core.layer import Group, Layer, LayerTable, Part
 from autocompress.core.plan import Plan, Step
 from autocompress.core.sparsity import stored_bits
-from autocompress.report.text import factor, rank_text, sparsity_text, titles
+from autocompress.report.text import factor, titles
 from autocompress.report.view import StudyView
+from autocompress.techniques.apply import Techniques
+from autocompress.techniques.decompose import DECOMPOSE, rank_text
+from autocompress.techniques.drop import dropped_layers
+from autocompress.techniques.prune import PRUNE
+from autocompress.techniques.quantize import QUANTIZE
+from autocompress.techniques.sparsify import SPARSIFY, sparsity_text
+from autocompress.techniques.table import TECHNIQUES
 
 _LEADING = ["trial", "status", "rung", "origin"]
 _TRAILING = ["seconds", "plan_fingerprint", "reason"]
@@ -71,7 +78,8 @@ def as_json(frame: pd.DataFrame) -> str:
     return json.dumps(rows, indent=1, allow_nan=False) + "\n"
 
 
-def plan_rows(layers: LayerTable, plan: Plan, parts: tuple[Part, ...] = ()) -> list[dict[str, Any]]:
+def plan_rows(layers: LayerTable, plan: Plan, parts: tuple[Part, ...] = (),
+              techniques: Techniques = TECHNIQUES) -> list[dict[str, Any]]:
     """What a plan makes of each layer of the original, in order.
 
     Channels come from `parts` where the layer has some, else from the kept channels of its groups.
@@ -79,8 +87,8 @@ def plan_rows(layers: LayerTable, plan: Plan, parts: tuple[Part, ...] = ()) -> l
     decomposed. `bytes` counts packed weights, masks and biases, not scales or the graph; it is None without parts.
     """
     pruned, decomposed, sparse, quantized = (
-        plan.find(name) for name in ("prune", "decompose", "sparsify", "quantize"))
-    gone = layers.gone(plan.find("drop"))
+        plan.find(row.name) for row in (PRUNE, DECOMPOSE, SPARSIFY, QUANTIZE))
+    gone, own_steps = dropped_layers(layers, plan), _own_steps(layers, plan, techniques)
     rows = []
     for layer in layers.layers:
         own = [part for part in parts if part.layer == layer.name]
@@ -100,10 +108,21 @@ def plan_rows(layers: LayerTable, plan: Plan, parts: tuple[Part, ...] = ()) -> l
             "rank_share": _rank_share(layer, in_after, out_after, decompose),
             "bytes_before": 0 if layer.folds_into else 4 * layer.params,
             "bytes": round(sum(map(_part_bytes, own))) if parts else None,
-            "note": ("its block is dropped" if dropped
-                     else _note(layer, in_after, out_after, bool(quantize or decompose or layer.name in sparse))),
+            "note": ("its block is dropped" if dropped else own_steps.get(layer.name)
+                     or _note(layer, in_after, out_after, bool(quantize or decompose or layer.name in sparse))),
         })
     return rows
+
+
+def _own_steps(layers: LayerTable, plan: Plan, techniques: Techniques) -> dict[str, str]:
+    """What the steps of a user's own techniques do, by site."""
+    texts: dict[str, list[str]] = {}
+    for step in plan.steps:
+        if step.technique not in TECHNIQUES:
+            row = techniques.get(step.technique)
+            texts.setdefault(step.site, []).append(
+                f"{step.technique}: {row.describe(step, layers)}" if row else step.technique)
+    return {site: "; ".join(of_site) for site, of_site in texts.items()}
 
 
 def _channels_after(

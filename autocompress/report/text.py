@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import LATENCY, LATENCY_SPREAD, LATENCY_WALL, RUNG_NAMES, Metrics, further_latencies
 from autocompress.core.layer import LayerTable
 from autocompress.core.metric import Metric, Reference
-from autocompress.core.plan import Plan, Step
+from autocompress.core.plan import Plan
 from autocompress.quantities import format_bytes, format_count, format_milliseconds
+from autocompress.techniques.apply import Techniques
+from autocompress.techniques.base import plural
+from autocompress.techniques.table import TECHNIQUES
 
 TITLES = {"size_bytes": "Size", "latency_ms": "Latency", "macs": "MACs", "params": "Parameters",
           "peak_memory_bytes": "Peak memory"}
@@ -123,47 +125,15 @@ def shorten(name: str, limit: int = 28) -> str:
     return name if len(name) <= limit else f"{name[:head]}…{name[head + 1 - limit:]}"
 
 
-def rank_text(step: Step | None) -> str:
-    """`16`, or `16 × 24` for the two ranks of Tucker-2."""
-    if step is None:
-        return ""
-    ranks = [step.args[key] for key in ("rank", "rank_in", "rank_out") if key in step.args]
-    return " × ".join(str(rank) for rank in ranks)
-
-
-def sparsity_text(step: Step | None) -> str:
-    """Share of weights kept, or n:m."""
-    if step is None:
-        return ""
-    return f"{float(step.args['density']):.0%}" if "density" in step.args else str(step.args.get("pattern", "?"))
-
-
-def describe_plan(layers: LayerTable, plan: Plan | None) -> str:
+def describe_plan(layers: LayerTable, plan: Plan | None, techniques: Techniques = TECHNIQUES) -> str:
     """A line for people: `prune 8 groups to 61% of their channels · quantize 20 layers (8 bit 12, 4 bit 8)`."""
     if plan is None:
         return "no plan"
     phrases = []
-    for technique in dict.fromkeys(step.technique for step in plan.steps):
-        steps = plan.find(technique)
-        count = len(steps)
-        if technique == "prune":
-            channels = {group.name: group.channels for group in layers.groups}
-            known = [(int(s.args["keep"]), channels[name]) for name, s in steps.items()
-                     if name in channels and "keep" in s.args]
-            total = sum(size for _, size in known)
-            share = f" to {sum(keep for keep, _ in known) / total:.0%} of their channels" if total else ""
-            phrases.append(f"prune {_plural(count, 'group')}{share}")
-        elif technique == "decompose":
-            methods = Counter(str(s.args.get("method", "?")) for s in steps.values())
-            phrases.append(f"decompose {_plural(count, 'layer')} ({_tally(methods)})")
-        elif technique == "quantize":
-            bits = Counter(f"{s.args.get('weight_bits', '?')} bit" for s in steps.values())
-            phrases.append(f"quantize {_plural(count, 'layer')} ({_tally(bits)})")
-        elif technique == "sparsify":
-            patterns = Counter(sparsity_text(step) for step in steps.values())
-            phrases.append(f"sparsify {_plural(count, 'layer')} ({_tally(patterns)})")
-        else:
-            phrases.append(f"{technique} {_plural(count, 'site')}")
+    for name in dict.fromkeys(step.technique for step in plan.steps):
+        steps = plan.find(name).values()
+        phrases.append(techniques[name].summary(steps, layers) if name in techniques
+                       else f"{name} {plural(len(steps), 'site')}")
     return " · ".join(phrases) or "unchanged"
 
 
@@ -183,11 +153,3 @@ def nearest_miss(budget: Budget, rows: list[tuple[int, Metrics]], reference: Ref
     if name == "max_drop" and reference is not None:
         what, by = f"the allowed {reference.metric.name} drop", reference.metric.format_excess(value)
     return f"Nearest: trial {trial} misses {what} by {by}."
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _tally(counts: Counter[str]) -> str:
-    return ", ".join(f"{name} × {count}" for name, count in counts.most_common())

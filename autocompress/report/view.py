@@ -14,6 +14,8 @@ from autocompress.core.evaluation import Candidate, Metrics
 from autocompress.core.layer import LayerTable, Part
 from autocompress.core.metric import Metric, Reference
 from autocompress.core.warnings import Warned
+from autocompress.techniques.apply import Techniques
+from autocompress.techniques.table import TECHNIQUES
 
 MOST_IN_DETAIL = 300
 """Trials of which figures tell all: of thousands that would be most of the page."""
@@ -55,6 +57,8 @@ class StudyView(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     sensitivities: dict[int, float] = {}
     """Predicted, in nats, by trial."""
     warnings: tuple[Warned, ...] = ()
+    techniques: Techniques = msgspec.field(default_factory=lambda: TECHNIQUES)
+    """Those that are at hand, which describe their steps."""
     """What was warned of in the run, and what is wrong with the exported file."""
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,8 +17,8 @@ from autocompress.errors import AutocompressError, InputError, OutOfTime
 from autocompress.search.trial_status import describe_failure, not_finite
 from autocompress.space.plan_sensitivity import step_sensitivities
 from autocompress.space.projection import Projection
-from autocompress.techniques import TECHNIQUES
 from autocompress.techniques.apply import check_plan
+from autocompress.techniques.quantize import QUANTIZE, steps_of
 
 if TYPE_CHECKING:
     from autocompress.study.workbench import Workbench
@@ -50,7 +50,7 @@ def attribute(
     end = time.perf_counter() + seconds
     plan, calibrated = chosen.plan, chosen.evaluations[0]
     original, estimated = projection.estimate(Plan()), projection.estimate(plan)
-    shares = {name: _share(projection, plan, name) for name in _techniques(plan)}
+    shares = {name: _share(projection, plan, name) for name in _techniques(plan, projection.space.techniques)}
     known = {c.plan.fingerprint: c.evaluations[0].metrics for c in everyone if c.plan and c.evaluations}
     sensitivities = (
         step_sensitivities(projection.space, plan, sensitivity_table) if sensitivity_table is not None else {}
@@ -74,15 +74,15 @@ def attribute(
         finished=not any(share.note in (NO_TIME, STOPPED) for share in shares.values()))
 
 
-def _techniques(plan: Plan) -> list[str]:
+def _techniques(plan: Plan, techniques: Iterable[str]) -> list[str]:
     """Those of a plan in the order of application, activation bits behind the rest of their technique."""
-    names = [name for name in TECHNIQUES if plan.find(name)]
+    names = [name for name in techniques if plan.find(name)]
     return [*names, ACTIVATIONS] if _sites(plan, ACTIVATIONS) else names
 
 
 def _sites(plan: Plan, name: str) -> int:
     if name == ACTIVATIONS:
-        return sum(step.args["activation_bits"] != 32 for step in plan.find("quantize").values())
+        return sum(step.args["activation_bits"] != 32 for step in steps_of(plan).values())
     return len(plan.find(name))
 
 
@@ -93,7 +93,7 @@ def _without(plan: Plan, name: str) -> Plan:
 
 
 def _float_activations(step: Step) -> Step:
-    if step.technique != "quantize":
+    if step.technique != QUANTIZE.name:
         return step
     kept = {key: value for key, value in step.args.items() if key != "range"}
     return msgspec.structs.replace(step, args={**kept, "activation_bits": 32})
@@ -113,7 +113,7 @@ def _share(projection: Projection, plan: Plan, name: str) -> TechniqueShare:
 
 def _estimate(projection: Projection, plan: Plan) -> Metrics:
     """InputError for a plan that is not legal: the steps of others may rely on those that it leaves out."""
-    check_plan(projection.space.table, plan, projection.space.profile)
+    check_plan(projection.space.table, plan, projection.space.profile, projection.space.techniques)
     return projection.estimate(plan)
 
 

@@ -121,13 +121,14 @@ class Evaluator:
             "size_bytes": size, "macs": count_macs(executed, self.network.example),
             "params": sum(p.numel() for p in executed.parameters()),
             "peak_memory_bytes": runtime.peak_memory_bytes
-            or peak_memory_bytes(table, resolve(table, compressed.plan), self.profile),
+            or peak_memory_bytes(table, resolve(table, compressed.plan, self.network.techniques), self.profile),
         }
 
     def _latency(self, plan: Plan, timed: Callable[[], Timing]) -> Metrics:
         """Latency on each device: what `timed` returns, beside wall time and its spread, where it is measured; the
         estimate elsewhere."""
-        estimated, metrics = estimate(self.network.table, plan, self.profile, self._format), Metrics()
+        estimated = estimate(self.network.table, plan, self.profile, self._format, self.network.techniques)
+        metrics = Metrics()
         for name in self.profile.latencies:
             metrics |= {name: estimated[name]} if name in estimated else timed().metrics(name)
         return metrics
@@ -178,7 +179,7 @@ class Evaluator:
         if threads is not None and threads != self.threads:
             self.threads = self.trainer.threads = self.network.writer.threads = threads
             torch.set_num_threads(threads)
-        check_plan(self.network.table, plan, self.profile)
+        check_plan(self.network.table, plan, self.profile, self.network.techniques)
         check_format(plan, self.network.table, self._format)
         with own_randomness(self.network.seed):  # what a candidate becomes does not hang on those before it
             return self._evaluated(plan, rung, seconds, should_stop)
@@ -211,7 +212,8 @@ class Evaluator:
             metrics = self._static(compressed, len(built.data), runtime) | metrics
             if runtime.peak_memory_bytes:
                 sources |= {"peak_memory_bytes": "measured"}
-            estimated = estimate(self.network.table, compressed.plan, self.profile, self._format)
+            estimated = estimate(self.network.table, compressed.plan, self.profile, self._format,
+                                 self.network.techniques)
             metrics |= {name: estimated[name] for name in self.profile.latencies if name in estimated}
         evaluation = Evaluation(rung=rung, metrics=metrics, sources=sources, timings=timings, weights=weights,
                                 receipts=(*compressed.receipts, *built.receipts))

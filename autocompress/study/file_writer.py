@@ -20,7 +20,10 @@ from autocompress.errors import InputError, TrialError
 from autocompress.formats.base import INPUT, Arrays, Format, WritableNetwork, Written
 from autocompress.formats.running import the_one
 from autocompress.techniques import resolve
+from autocompress.techniques.apply import Techniques
+from autocompress.techniques.drop import DROP
 from autocompress.techniques.quantize import range_method
+from autocompress.techniques.table import TECHNIQUES
 from autocompress.tensors.named import Inputs, zeros
 
 log = logging.getLogger(__name__)
@@ -44,13 +47,15 @@ class FileWriter:
         calibration: normalised inputs `(N, …)`.
         file_format: the format of the files.
         threads: CPU threads for checks and for measuring ranges.
+        techniques: by name, in the order of application.
 
     Raises:
         InputError: when the format cannot hold the network.
     """
 
     def __init__(self, model: nn.Module, table: LayerTable, calibration: Inputs, file_format: Format,
-                 threads: int) -> None:
+                 threads: int, techniques: Techniques = TECHNIQUES) -> None:
+        self.techniques = techniques
         self._model, self._calibration, self.format, self.threads = model, calibration, file_format, threads
         self._shape = tuple(calibration.shape[1:])
         original = WritableNetwork(fold_norms(Compressed(model, Plan()), table).model, resolve(table, Plan()))
@@ -92,7 +97,7 @@ class FileWriter:
                        for name, bits in widths.items() if bits <= 8}
         count = calibration_rows(self._shape, RANGE_SAMPLES, RANGE_BYTES)
         return WritableNetwork(
-            folded.model, resolve(self.table, compressed.plan), folded.weights,
+            folded.model, resolve(self.table, compressed.plan, self.techniques), folded.weights,
             frozenset(name for name, bits in widths.items() if bits == 16),
             {name: bits for name, bits in activations.items() if bits <= 16}, folded.masks,
             as_arrays(self._calibration[:count]), range_method(compressed.plan))
@@ -108,7 +113,7 @@ class FileWriter:
     def prepared_for(self, plan: Plan, restructure: Callable[[Plan], Compressed]) -> Any:
         """What the format made of the original without the blocks that `plan` drops: once for all plans that drop the
         same."""
-        drops = tuple(plan.find("drop").values())
+        drops = tuple(plan.find(DROP.name).values())
         key = frozenset(step.site for step in drops)
         if key not in self._prepared_without:
             bare = fold_norms(restructure(Plan.of(drops)), self.table).model

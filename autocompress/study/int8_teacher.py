@@ -11,6 +11,7 @@ from autocompress.core.plan import Plan, Step
 from autocompress.errors import TrialError
 from autocompress.formats.running import in_batches, the_one
 from autocompress.study.file_writer import as_arrays
+from autocompress.techniques.quantize import QUANTIZE
 
 if TYPE_CHECKING:
     from autocompress.study.traced import TracedNetwork
@@ -24,7 +25,7 @@ teach in its place: of classes, the share that are the same."""
 
 def integer_plan(network: TracedNetwork) -> Plan:
     """8-bit weights and activations wherever a layer can have them, in the format of the files."""
-    steps = [(layer, Step(layer.name, "quantize", {"weight_bits": 8, "activation_bits": 8}))
+    steps = [(layer, Step(layer.name, QUANTIZE.name, {"weight_bits": 8, "activation_bits": 8}))
              for layer in network.table.layers if layer.kind in ("conv", "linear")
              and not (layer.not_compressible_reason or layer.float_activations)]
     return Plan.of([step for layer, step in steps if not network.writer.format.legal(step, layer)])

@@ -68,7 +68,7 @@ def make_bench(loaded: LoadedModel, task: Task, request: Request, folder: Path) 
                      device=device, threads=torch.get_num_threads(), statistics=cache_dir() / "statistics",
                      earlier=settings.from_study,
                      recovery=Recipe(**msgspec.structs.asdict(recovery)) if recovery else None,
-                     file_format=request.file_format)
+                     file_format=request.file_format, techniques=request.techniques)
 
 
 def reopen_bench(folder: Path, description: Description, given: Mapping[str, Any], trust_code: bool,

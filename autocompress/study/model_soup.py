@@ -17,6 +17,7 @@ from autocompress.core.plan import Plan, Scalar
 from autocompress.errors import TrialError
 from autocompress.study.warm_start import rescaled
 from autocompress.study.workbench import Workbench
+from autocompress.techniques.apply import before_training
 
 RELATIVES = 5
 """How many relatives are tried, the best in the task's metric first."""
@@ -71,4 +72,4 @@ def _relatives(bench: Workbench, everyone: Sequence[Candidate], chosen: Candidat
 
 def _structure(plan: Plan) -> tuple[Plan, dict[str, Scalar]]:
     """What must be the same in plans whose weights are averaged: other than that they may differ in widths."""
-    return Plan(tuple(step for step in plan.steps if step.technique != "quantize")), rescaled(plan)
+    return before_training(plan), rescaled(plan)

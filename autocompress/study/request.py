@@ -19,6 +19,14 @@ from autocompress.space.spec import SpaceSpec, load_space
 from autocompress.study.chosen_format import chosen_format
 from autocompress.study.settings import SearchSettings
 from autocompress.tasks.factory import is_factory, load_object, makes_objects
+from autocompress.techniques.apply import with_own
+from autocompress.techniques.base import Technique
+
+
+def own_techniques(settings: SearchSettings) -> dict[str, Technique]:
+    """The table of techniques with those of the user's own; a class is called. InputError for what is no technique."""
+    rows = [load_object(given, what="--technique", trust_code=settings.trust_code) for given in settings.techniques]
+    return with_own([row() if isinstance(row, type) else row for row in rows])
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,8 @@ class Request:
         and for a latency bound on a device that is not searched for."""
         profile = load_targets(settings.profile)
         devices = [device.id for device in profile.latencies.values()]
-        request = cls(settings, load_space(settings.space), profile, settings.bounds(devices))
+        space = load_space(settings.space, own_techniques(settings))
+        request = cls(settings, space, profile, settings.bounds(devices))
         check_sampler(request.sampler)
         assert request.file_format is not None  # what is no format is said before anything is loaded
         return request
@@ -45,6 +54,11 @@ class Request:
     def sampler(self) -> Any:
         """The name of a sampler, the user's own, or what makes it."""
         return _named(self.settings, "sampler")
+
+    @cached_property
+    def techniques(self) -> dict[str, Technique]:
+        """The techniques by name, in the order of application: those that ship, and the user's own."""
+        return own_techniques(self.settings)
 
     @cached_property
     def file_format(self) -> Format:

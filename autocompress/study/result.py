@@ -12,7 +12,9 @@ import pandas as pd
 from autocompress.core.attribution import Attribution
 from autocompress.core.evaluation import LATENCY, Candidate
 from autocompress.core.front import best, front
+from autocompress.core.layer import Part
 from autocompress.core.metric import Metric
+from autocompress.core.plan import Plan
 from autocompress.core.sensitivity import SensitivityTable
 from autocompress.core.warnings import Warned, merged
 from autocompress.errors import InputError, StorageError
@@ -35,7 +37,8 @@ from autocompress.study.folder import (
 )
 from autocompress.study.lock import locked
 from autocompress.study.process_state import kept_surroundings
-from autocompress.techniques import resolve, untouched
+from autocompress.techniques.apply import at_hand, resolve, untouched
+from autocompress.techniques.table import TECHNIQUES
 
 if TYPE_CHECKING:
     import optuna
@@ -51,6 +54,7 @@ class SearchResult:
     def __init__(self, folder: Path, description: Description, *, study: optuna.Study,
                  bench: Workbench | None = None) -> None:
         self.folder, self._description, self._study, self._bench = Path(folder), description, study, bench
+        self._techniques = TECHNIQUES if bench is None else bench.network.techniques
         self._candidates: list[Candidate] | None = None
         self.seconds = description.timings.get("search", 0.0)
 
@@ -205,10 +209,16 @@ class SearchResult:
             metric=d.metric, seed=d.settings.seed, space=d.settings.space,
             baseline=d.baseline, sources=d.sources, candidates=tuple(everyone),
             front=tuple(c.trial for c in members), best=chosen.trial if chosen else None, layers=d.table,
-            parts=tuple(flatten(resolve(d.table, chosen.plan))) if chosen and chosen.plan else (),
+            parts=self._parts(chosen.plan) if chosen and chosen.plan else (),
             untouched=untouched(d.table), artifact=d.artifact, timings=self._timings(everyone), targets=d.targets,
             attribution=self.attribution, sensitivities=d.sensitivities, warnings=tuple(self.warnings),
+            techniques=self._techniques,
         )
+
+    def _parts(self, plan: Plan) -> tuple[Part, ...]:
+        """The parts that a plan makes, as far as its techniques are at hand."""
+        plan = at_hand(plan, self._techniques)
+        return tuple(flatten(resolve(self._description.table, plan, self._techniques)))
 
     def _timings(self, everyone: list[Candidate]) -> dict[str, float]:
         totals: dict[str, float] = {}

@@ -175,7 +175,8 @@ def trace(run: Run, loaded: Loaded) -> Traced:
     for note in bench.network.notes:
         log.warning(note)
     unpaying = kept_float(request.settings, loaded.folder, lambda: unpaying_layers(bench, request.space))
-    space = space_of(bench.network.table, request.space, request.profile, bench.network.writer.format, unpaying)
+    space = space_of(bench.network.table, request.space, request.profile, bench.network.writer.format, unpaying,
+                     request.techniques)
     projection = Projection(space, request.budget)
     projection.require_feasible()
     return Traced(bench, unpaying, projection)
@@ -191,7 +192,8 @@ def measure(run: Run, loaded: Loaded, traced: Traced) -> Measured:
     projection, predicted = traced.projection, predicted_metrics(request.profile, request.budget)
     if predicted:
         device = predicting(bench, baseline, request.budget)
-        space = space_of(bench.network.table, request.space, device, bench.network.writer.format, traced.unpaying)
+        space = space_of(bench.network.table, request.space, device, bench.network.writer.format, traced.unpaying,
+                         request.techniques)
         projection = Projection(space, request.budget, predicted)
     for doubt in loaded.data.doubts(bench.evaluator.original_outputs, loaded.network.claimed):
         warn(log, doubt)

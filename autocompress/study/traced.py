@@ -23,6 +23,8 @@ from autocompress.core.plan import Plan
 from autocompress.formats.base import Format, Written
 from autocompress.study.file_writer import FileWriter
 from autocompress.tasks.base import Task
+from autocompress.techniques.apply import Techniques
+from autocompress.techniques.table import TECHNIQUES
 from autocompress.tensors.named import Inputs
 
 CALIBRATION_SAMPLES = 512
@@ -45,6 +47,7 @@ class TracedNetwork:
         seed: draws the calibration samples.
         threads: CPU threads for checks.
         file_format: the format of the files.
+        techniques: by name, in the order of application.
         statistics: folder in which moments are kept for other studies too; None to keep them in memory.
 
     Raises:
@@ -52,8 +55,8 @@ class TracedNetwork:
     """
 
     def __init__(self, model: nn.Module, task: Task, *, seed: int, file_format: Format, threads: int = 1,
-                 statistics: Path | None = None) -> None:
-        self.given, self.task, self.seed = model, task, seed
+                 statistics: Path | None = None, techniques: Techniques = TECHNIQUES) -> None:
+        self.given, self.task, self.seed, self.techniques = model, task, seed, techniques
         self.sample_shape = tuple(task.inputs("train", slice(0, 1)).shape[1:])
         count = calibration_rows(self.sample_shape, CALIBRATION_SAMPLES)
         self.calibration = task.inputs("train", random_rows(task.samples("train"), count, seed))
@@ -67,9 +70,10 @@ class TracedNetwork:
         self.likelihood = task.likelihood(outputs_of(self.model, self.calibration),
                                           ends_in_sigmoid(self.model, self.calibration))
         self.training_difference = difference(self.model, example)
-        self.writer = FileWriter(self.model, table, self.calibration, file_format, threads)
+        self.writer = FileWriter(self.model, table, self.calibration, file_format, threads, techniques)
         self.table = self.writer.table
-        self.compressor = Compressor(self.model, self.table, coupling, self.calibration, statistics, self.likelihood)
+        self.compressor = Compressor(self.model, self.table, coupling, self.calibration, statistics, self.likelihood,
+                                     techniques)
         self.writer.check_original()
 
     @property

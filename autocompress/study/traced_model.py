@@ -73,7 +73,8 @@ class TracedModel:
             A table of technique, site and option, in nats of KL divergence from the original's answers.
         """
         request = self._request
-        space = space_of(self.layers, request.space, request.profile, request.file_format, frozenset())
+        space = space_of(self.layers, request.space, request.profile, request.file_format, frozenset(),
+                         request.techniques)
         with kept_surroundings():
             return measured_sensitivity(self._bench, space, timeout)
 
@@ -83,7 +84,7 @@ class TracedModel:
         Raises:
             InputError: for a plan that is not legal for this network and device.
         """
-        check_plan(self.layers, plan, self._request.profile)
+        check_plan(self.layers, plan, self._request.profile, self._request.techniques)
         with kept_surroundings():
             return self._bench.network.compressor.compress(plan)
 

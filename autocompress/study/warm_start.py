@@ -17,6 +17,9 @@ from autocompress.backend.training.warm_start import Places, agreements, better_
 from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan, Scalar
 from autocompress.errors import StorageError
+from autocompress.techniques.apply import Techniques
+from autocompress.techniques.quantize import steps_of
+from autocompress.techniques.table import TECHNIQUES
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +33,11 @@ def weights_path(folder: Path, plan: Plan, rung: int) -> Path:
 
 def rescaled(plan: Plan) -> dict[str, Scalar]:
     """How channels are rescaled, by layer: where that differs, a weight of one network is not the same in another."""
-    return {site: step.args["equalize"] for site, step in plan.find("quantize").items() if "equalize" in step.args}
+    return {site: step.args["equalize"] for site, step in steps_of(plan).items() if "equalize" in step.args}
 
 
 def nearest(table: LayerTable, items: Mapping[str, tuple[Item, ...]], own: Structure,
-            folders: Sequence[Path]) -> tuple[Path, dict[str, Places]] | None:
+            folders: Sequence[Path], techniques: Techniques = TECHNIQUES) -> tuple[Path, dict[str, Places]] | None:
     """The weights of the trained candidate nearest to `own` in plan, and the layers in which they agree; of its
     trainings the longest. None where none has a layer in common.
 
@@ -49,7 +52,7 @@ def nearest(table: LayerTable, items: Mapping[str, tuple[Item, ...]], own: Struc
                     or (number == 0 and structure.plan == own.plan):
                 continue
             found = agreements(table, items, own, structure)
-            near = overlap(table, own.plan, structure.plan, list(found))
+            near = overlap(table, own.plan, structure.plan, list(found), techniques)
             if near > 0:
                 alike = sum(step in structure.plan.steps for step in own.plan.steps)
                 ranked.append(((near, alike, path.stem[-1], -number, path.name), path, found))
@@ -64,7 +67,7 @@ def with_relative(own: Compressed, compressor: Compressor, table: LayerTable, fo
     """What a candidate's first training starts from: `own`, or with weights of its nearest trained relative where that
     answers more like the original, whose outputs for the calibration data are `wanted`; and whether it
     has them. `folders`: see `nearest`."""
-    near = nearest(table, compressor.coupling.items, structure_of(own), folders)
+    near = nearest(table, compressor.coupling.items, structure_of(own), folders, compressor.techniques)
     if near is None:
         return own, False
     path, agreed = near

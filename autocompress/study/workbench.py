@@ -14,6 +14,8 @@ from autocompress.study.evaluator import Evaluator
 from autocompress.study.traced import TracedNetwork
 from autocompress.study.trainer import Trainer
 from autocompress.tasks.base import Task
+from autocompress.techniques.apply import Techniques
+from autocompress.techniques.table import TECHNIQUES
 
 
 class Workbench:
@@ -28,9 +30,10 @@ class Workbench:
     def __init__(self, model: nn.Module, task: Task, profile: HardwareProfile, *, seed: int, folder: Path,
                  epochs: int, device: str = "cpu", threads: int = 1, statistics: Path | None = None,
                  recovery: Recipe | None = None, earlier: Path | None = None,
-                 file_format: Format | None = None) -> None:
+                 file_format: Format | None = None, techniques: Techniques = TECHNIQUES) -> None:
         self.network = TracedNetwork(model, task, seed=seed, threads=threads, statistics=statistics,
-                                     file_format=file_format or format_named(profile.format))
+                                     file_format=file_format or format_named(profile.format),
+                                     techniques=techniques)
         self.trainer = Trainer(self.network, folder=folder, epochs=epochs, device=device, threads=threads,
                                recovery=recovery, earlier=earlier)
         self.evaluator = Evaluator(self.network, self.trainer, profile, folder=folder, threads=threads)

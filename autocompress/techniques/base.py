@@ -29,12 +29,14 @@ import msgspec
 
 from autocompress.core.layer import Layer, LayerTable, Part
 from autocompress.core.plan import Plan, Receipt, Scalar, Step
+from autocompress.core.sparsity import UNSTRUCTURED
 from autocompress.errors import InputError
 from autocompress.hardware.profile import HardwareProfile
 from autocompress.techniques.knobs import ALL_LAYERS, WHOLE, Decisions, Knob, KnobKey, Setting, Value
 
-__all__ = ["ALL_LAYERS", "WHOLE", "Decisions", "Knob", "KnobKey", "LayerTable", "Part", "Parts", "Plan", "Receipt",
-           "Scalar", "Setting", "Step", "Technique", "Value", "layer_at", "present", "whole"]
+__all__ = ["ALL_LAYERS", "UNSTRUCTURED", "WHOLE", "Decisions", "InputError", "Knob", "KnobKey", "LayerTable", "Part",
+           "Parts", "Plan", "Receipt", "Scalar", "Setting", "Step", "Technique", "Value", "layer_at", "present",
+           "whole"]
 
 Parts: TypeAlias = dict[str, tuple[Part, ...]]
 """The executed parts of each layer, by the layer's original name, in execution order; none where its block is gone."""

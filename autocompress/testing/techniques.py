@@ -30,7 +30,8 @@ from autocompress.formats.base import Format
 from autocompress.hardware.profile import load_profile
 from autocompress.study.workbench import Workbench
 from autocompress.techniques import resolve
-from autocompress.techniques.apply import check_plan
+from autocompress.techniques.apply import check_plan, with_own
+from autocompress.techniques.base import Technique
 from autocompress.testing.networks import NETWORKS
 from autocompress.testing.parameters import every_network
 
@@ -38,10 +39,11 @@ WEIGHTED = Conv | nn.Linear
 
 
 @lru_cache(maxsize=16)
-def workbench(network: str, file_format: Format | None = None) -> Workbench:
+def workbench(network: str, file_format: Format | None = None,
+              techniques: tuple[Technique, ...] = ()) -> Workbench:
     """One of the small networks on its bench, with random data, for the profile `host`; `file_format`: of its files, by
-    default that of the profile. Nothing is written."""
-    return _workbench(NETWORKS[network].make(), network, file_format)
+    default that of the profile; `techniques`: of a user's own. Nothing is written."""
+    return _workbench(NETWORKS[network].make(), network, file_format, techniques)
 
 
 @lru_cache(maxsize=4)
@@ -53,9 +55,10 @@ def trained_workbench(network: str) -> Workbench:
     return _workbench(model, network)
 
 
-def _workbench(model: nn.Module, network: str, file_format: Format | None = None) -> Workbench:
+def _workbench(model: nn.Module, network: str, file_format: Format | None = None,
+               techniques: tuple[Technique, ...] = ()) -> Workbench:
     return Workbench(model, NETWORKS[network].data(), load_profile("host"), seed=0, folder=Path(os.devnull), epochs=1,
-                     file_format=file_format)
+                     file_format=file_format, techniques=with_own(techniques))
 
 
 def state_hash(model: nn.Module) -> str:
@@ -82,6 +85,9 @@ def leaf_modules(folded: Folded, part: Part) -> nn.Module:
 class TechniqueContract:
     """Checks on every small network. Override `plans`; add tests for what is the technique's own."""
 
+    technique: Technique | None = None
+    """The technique, where it is a user's own."""
+
     def plans(self, bench: Workbench) -> list[Plan]:
         """Legal plans that use the technique wherever the network lets it."""
         raise NotImplementedError
@@ -89,7 +95,7 @@ class TechniqueContract:
     @pytest.fixture(params=every_network())
     def bench(self, request: pytest.FixtureRequest) -> Iterator[Workbench]:
         """Each small network in turn."""
-        yield workbench(request.param)
+        yield workbench(request.param, techniques=(self.technique,) if self.technique else ())
 
     def test_a_candidate_works_is_settled_and_leaves_the_original_alone(self, bench: Workbench) -> None:
         """At least one plan with a step for each network, and every plan legal. A plan works on a copy, gives equal
@@ -100,7 +106,7 @@ class TechniqueContract:
         assert plans
         for plan in plans:
             assert plan.steps
-            check_plan(bench.network.table, plan, bench.evaluator.profile)
+            check_plan(bench.network.table, plan, bench.evaluator.profile, bench.network.techniques)
             first = bench.network.compressor.compress(plan)
             assert not {id(p) for p in first.model.parameters()} & {id(p) for p in bench.network.model.parameters()}
             assert {receipt.site for receipt in first.receipts} == {step.site for step in plan.steps}
@@ -118,7 +124,7 @@ class TechniqueContract:
         by part against a count on one forward pass; in total against thop, which counts pooling too."""
         for plan in self.plans(bench):
             folded = fold_norms(bench.network.compressor.restructure(plan), bench.network.table)
-            parts = flatten(resolve(bench.network.table, plan))
+            parts = flatten(resolve(bench.network.table, plan, bench.network.techniques))
             for part in parts:
                 module = leaf_modules(folded, part)
                 if isinstance(module, nn.Linear):
@@ -135,7 +141,9 @@ class TechniqueContract:
             real = {name for name, module in folded.model.named_modules() if isinstance(module, WEIGHTED)}
             assert {part.name for part in parts if part.kind in ("conv", "linear", "recurrent")} == real
             params = sum(p.numel() for p in folded.model.parameters())
-            assert estimate(bench.network.table, plan, bench.evaluator.profile)["params"] == params
+            network, profile = bench.network, bench.evaluator.profile
+            predicted = estimate(network.table, plan, profile, techniques=network.techniques)
+            assert predicted["params"] == params
             counted = executed_macs(folded.model, bench.network.calibration[:1])
             predicted = {p.name: p.macs for p in parts if p.kind in ("conv", "linear", "recurrent")}
             assert predicted == counted

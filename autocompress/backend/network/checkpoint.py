@@ -16,7 +16,9 @@ from autocompress.backend.network.quantized_weight import QuantizedWeight, withi
 from autocompress.core.files import replacing, sha256_of
 from autocompress.core.plan import Plan, Receipt
 from autocompress.errors import StorageError
-from autocompress.techniques.quantize import level_limit
+from autocompress.techniques.prune import kept_channels
+from autocompress.techniques.quantize import QUANTIZE, level_limit, steps_of
+from autocompress.techniques.sparsify import SPARSIFY
 
 _LEVELS, _SCALE, _KEPT = "quantized.levels.", "quantized.scale.", "kept."
 _TABLE, _FACTORS = "quantized.table.", "quantized.factors."
@@ -47,8 +49,7 @@ class Trained(msgspec.Struct, frozen=True):
 
 def structure_of(compressed: Compressed) -> Structure:
     """Return the structure of a network with a plan applied."""
-    return Structure(compressed.plan, {receipt.site: tuple(receipt.facts["kept"]) for receipt in compressed.receipts
-                                       if receipt.technique == "prune"})
+    return Structure(compressed.plan, kept_channels(compressed.receipts))
 
 
 def save_weights(compressed: Compressed, path: Path) -> str:
@@ -101,17 +102,19 @@ def load_weights(structure: Compressed, path: Path) -> Compressed:
         first = next(iter(str(error).splitlines()), "")
         raise StorageError(f"{path} must hold the weights of this plan, but: {first}") from error
     structure.weights = _integers(structure.plan, tensors, bits)
-    for site, step in structure.plan.find("sparsify").items():
+    for name, mask in list(structure.masks.items()):
+        structure.masks[name] = Mask(mask.pattern, tensors[f"{_KEPT}{name}"])
+    for site, step in structure.plan.find(SPARSIFY.name).items():
         structure.masks.update({name: Mask(str(step.args["pattern"]), tensors[f"{_KEPT}{name}"])
                                 for name in leaves(structure.model, site) if f"{_KEPT}{name}" in tensors})
-        structure.receipts.append(Receipt(site, "sparsify", dict(step.args)))
+        structure.receipts.append(Receipt(site, SPARSIFY.name, dict(step.args)))
     structure.latent = {name: tensors[f"model.{name}.weight"] for name in structure.weights}
     for name, integer_weight in structure.weights.items():
         weight = structure.model.get_submodule(name).weight
         assert isinstance(weight, Tensor)
         weight.data.copy_(integer_weight.dequantized())
-    for site, step in structure.plan.find("quantize").items():
-        structure.receipts.append(Receipt(site, "quantize", dict(step.args)))
+    for site, step in steps_of(structure.plan).items():
+        structure.receipts.append(Receipt(site, QUANTIZE.name, dict(step.args)))
     structure.model.eval()
     return structure
 

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from autocompress.backend.network.mask import Mask
@@ -13,6 +14,8 @@ from autocompress.backend.network.quantized_weight import QuantizedWeight
 from autocompress.backend.statistics.calibration import NormInputs
 from autocompress.backend.statistics.moments import Moments
 from autocompress.core.plan import Plan, Receipt, Scalar, Step
+from autocompress.core.sparsity import UNSTRUCTURED
+from autocompress.techniques.quantize import QUANTIZE, steps_of
 
 
 @dataclass
@@ -34,6 +37,15 @@ class Compressed:
     """Of sparse weights, by module name: zero and kept zero wherever their `kept` is False."""
     norms: dict[str, NormInputs] = field(default_factory=dict)
     """What the original's norms see, of the channels that are left; empty once norms have learned in training."""
+
+    def zero(self, module: str, kept: Tensor) -> None:
+        """Set the weights of a module to zero where `kept` (bool, of the weight's shape) is False; training and the
+        file keep them zero."""
+        weight = self.model.get_submodule(module).weight
+        assert isinstance(weight, Tensor)
+        with torch.no_grad():
+            weight.mul_(kept)
+        self.masks[module] = Mask(UNSTRUCTURED, kept)
 
 
 def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
@@ -65,7 +77,7 @@ def leaves(model: nn.Module, site: str) -> list[str]:
 def weight_bits(model: nn.Module, plan: Plan) -> dict[str, int]:
     """Width of the weight of each planned leaf module of the compressed network, factors named one by one."""
     widths = {}
-    for site, step in plan.find("quantize").items():
+    for site, step in steps_of(plan).items():
         widths.update(dict.fromkeys(leaves(model, site), int(step.args["weight_bits"])))
     return widths
 
@@ -95,5 +107,10 @@ def integer_layers(result: Compressed) -> list[IntegerLayer]:
 
 def step_of(name: str, plan: Plan) -> Step:
     """The quantize step of a leaf module, which may be a factor of the layer that the step names."""
-    steps = plan.find("quantize")
+    steps = steps_of(plan)
     return steps.get(name) or steps[name.rpartition(".")[0]]
+
+
+def without_rounding(receipts: Iterable[Receipt]) -> list[Receipt]:
+    """The receipts but those of rounding, which is done anew after training."""
+    return [receipt for receipt in receipts if receipt.technique != QUANTIZE.name]

@@ -13,6 +13,7 @@ from autocompress.backend.network.compressed import Compressed, replace_module, 
 from autocompress.backend.network.mask import Mask
 from autocompress.backend.network.quantized_weight import QuantizedWeight, per_channel
 from autocompress.core.layer import LayerTable
+from autocompress.techniques.drop import dropped_layers
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def fold_norms(compressed: Compressed, table: LayerTable) -> Folded:
     """
     model = copy.deepcopy(compressed.model).cpu().eval()
     weights = dict(compressed.weights)
-    gone = table.gone(compressed.plan.find("drop"))
+    gone = dropped_layers(table, compressed.plan)
     with torch.no_grad():
         for layer in table.layers:
             if not layer.folds_into or layer.name in gone:

@@ -14,7 +14,7 @@ from autocompress.backend.quantize.adaround import round_up_or_down
 from autocompress.backend.quantize.gptq import Factor, round_gptq
 from autocompress.backend.statistics.calibration import correct_biases, reestimate_norms, runs_before_a_norm
 from autocompress.core.plan import Receipt, Scalar
-from autocompress.techniques.quantize import DEFAULTS, LARGEST_LEVEL, level_limit
+from autocompress.techniques.quantize import DEFAULTS, LARGEST_LEVEL, QUANTIZE, level_limit, steps_of
 
 SCALE_SAMPLE = 256
 """Approximate number of weights of a row that its scale is chosen from. At 8 bits the largest weight is added, which
@@ -108,8 +108,8 @@ def quantize(result: Compressed, calibration: Tensor, weights: dict[str, Quantiz
     if result.plan.steps:
         uncorrected = [name for name in shifts if name not in means]
         correct_biases(result.model, shifts, reestimate_norms(result.model, calibration, uncorrected, result.norms))
-    for site, step in result.plan.find("quantize").items():
-        result.receipts.append(Receipt(site, "quantize", {
+    for site, step in steps_of(result.plan).items():
+        result.receipts.append(Receipt(site, QUANTIZE.name, {
             "weight_bits": step.args["weight_bits"],
             "scales": {name: [round(float(s), 9) for s in q.scale[:4]] for name, q in result.weights.items()
                        if name == site or name.rpartition(".")[0] == site},

@@ -36,6 +36,7 @@ from autocompress.core.batch_sizes import GRADIENT_BYTES, rows_at_once
 from autocompress.core.cancellation import checkpoint
 from autocompress.core.plan import Step
 from autocompress.errors import TrialError
+from autocompress.techniques.apply import technique_of
 from autocompress.tensors.named import Inputs
 
 VERSION = 2
@@ -109,7 +110,7 @@ def _forward_seconds(compressor: Compressor) -> float:
 
 def _bytes(compressor: Compressor, step: Step) -> int:
     """Of the changes of weights that a step makes, about."""
-    if step.technique != "prune":
+    if technique_of(step, compressor.techniques).acts_on != "group":
         return _nbytes(compressor.original, step.site)
     items = compressor.coupling.items.get(step.site, ())
     return sum(_nbytes(compressor.original, item.module) for item in items) // 2  # readers alone
@@ -156,7 +157,7 @@ def _chunks(compressor: Compressor, steps: Sequence[Step], until: float,
     for done, number in enumerate(_in_order(compressor, steps, timed=until < math.inf)):
         checkpoint("options of layers", done, len(steps))
         if time.perf_counter() > until:
-            if steps[number].technique == "quantize":
+            if technique_of(steps[number], compressor.techniques).after_training:
                 raise TrialError(f"the time was up after {done} of {len(steps)} options")
             break
         left.remove(number)
@@ -180,10 +181,11 @@ def _in_order(compressor: Compressor, steps: Sequence[Step], timed: bool) -> lis
     tiers = dict.fromkeys(range(len(steps)), 0)
     seen: dict[str, int] = {}
     for number, step in enumerate(steps if timed else ()):
-        if step.technique == "prune":
+        row = technique_of(step, compressor.techniques)
+        if row.acts_on == "group":
             seen[step.site] = seen.get(step.site, 0) + 1
             tiers[number] = 1 if seen[step.site] % 2 else 3
-        elif step.technique != "quantize":
+        elif not row.after_training:
             tiers[number] = 2
     return sorted(tiers, key=lambda n: (tiers[n], places.get(steps[n].site.partition("/")[0], -1)))
 

@@ -15,6 +15,8 @@ from autocompress.backend.layers.kinds import Conv
 from autocompress.backend.network.compressed import leaves
 from autocompress.core.plan import Step
 from autocompress.errors import InputError
+from autocompress.techniques.apply import technique_of
+from autocompress.techniques.prune import kept_channels
 
 
 def weight_changes(compressor: Compressor, step: Step) -> dict[str, Tensor]:
@@ -23,12 +25,13 @@ def weight_changes(compressor: Compressor, step: Step) -> dict[str, Tensor]:
     Removed channels show where they are read: those inputs count nothing any more, and the others are refitted.
     InputError for a step that leaves blocks out, which is no change of weights.
     """
-    if step.technique == "drop":
+    acts_on = technique_of(step, compressor.techniques).acts_on
+    if acts_on == "block":
         raise InputError(f"a dropped block must be measured, because it is no change of weights, but the step drops "
                          f"{step.site}")
     result = compressor.restructure_alone(step)
-    if step.technique == "prune":
-        kept = next(receipt.facts["kept"] for receipt in result.receipts if receipt.technique == "prune")
+    if acts_on == "group":
+        kept = kept_channels(result.receipts)[step.site]
         return _of_pruning(compressor, result.model, step.site, np.array(kept))
     integers = compressor.rounded(result)
     values = [integers[name].dequantized() if name in integers else _weight(result.model, name)

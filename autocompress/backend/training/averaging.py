@@ -13,12 +13,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from autocompress.backend.network.compressed import Compressed, IntegerLayer, integer_layers
+from autocompress.backend.network.compressed import Compressed, IntegerLayer, integer_layers, without_rounding
 from autocompress.backend.network.quantized_weight import QuantizedWeight, round_to_levels
 from autocompress.backend.quantize.rounding import quantize, start_weight
 from autocompress.core.plan import Receipt
+from autocompress.techniques.decompose import DECOMPOSE
+from autocompress.techniques.drop import DROP
+from autocompress.techniques.prune import PRUNE
 
-_STRUCTURE = ("drop", "prune", "decompose")
+_STRUCTURE = (DROP.name, PRUNE.name, DECOMPOSE.name)
 
 
 class MovingAverage:
@@ -60,7 +63,7 @@ def soup(members: Sequence[Compressed], calibration: Tensor) -> Compressed:
     first = members[0]
     if any(_structure(member) != _structure(first) or not _same_masks(first, member) for member in members):
         raise ValueError("the members of a soup must be dropped, pruned, decomposed and sparse alike, but they are not")
-    receipts = [receipt for receipt in first.receipts if receipt.technique != "quantize"]
+    receipts = without_rounding(first.receipts)
     result = Compressed(copy.deepcopy(first.model), first.plan, receipts, masks=first.masks)
     for name, parameter in result.model.named_parameters():
         parameter.data.copy_(_mean([_latent_parameter(member, name) for member in members]))

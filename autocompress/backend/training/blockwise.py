@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.backend.graph.partition import Unit, find_units, widest_elements
-from autocompress.backend.network.compressed import Compressed
+from autocompress.backend.network.compressed import Compressed, without_rounding
 from autocompress.backend.quantize.rounding import quantize
 from autocompress.backend.statistics.calibration import norm_inputs
 from autocompress.backend.training.channels_last import channels_last
@@ -86,7 +86,7 @@ def reconstruct_blocks(start: Compressed, original: Original, calibration: Input
     model = model.cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     start.model, start.weights = model, {}
     integers, start.latent = freeze_steps(model, lsq_steps, start.masks)
-    start.receipts = [receipt for receipt in start.receipts if receipt.technique != "quantize"]
+    start.receipts = without_rounding(start.receipts)
     start.receipts.append(Receipt("", "blockwise", {
         "steps": steps, "samples": rows,
         "errors": {name: [float(f"{value:.3g}") for value in pair] for name, pair in errors.items()}}))

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autocompress.backend.network.compressed import Compressed
+from autocompress.backend.network.compressed import Compressed, without_rounding
 from autocompress.backend.quantize.rounding import quantize
 from autocompress.backend.statistics.calibration import rebase_norms
 from autocompress.backend.training.averaging import MovingAverage
@@ -234,7 +234,7 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
     model = model.cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     start.model, start.weights, start.norms = model, {}, {}
     learned, start.latent = freeze_steps(model, steps, start.masks)
-    start.receipts = [r for r in start.receipts if r.technique != "quantize"]
+    start.receipts = without_rounding(start.receipts)
     start.receipts.append(Receipt("", "distill", {
         "steps": steps_done, "epochs": round(steps_done / per_epoch, 2), "plateau_at_step": schedule.plateau,
         "learning_rate": pace * recipe.learning_rate, "label_weight": recipe.label_weight,

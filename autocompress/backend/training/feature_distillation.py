@@ -23,6 +23,8 @@ from autocompress.backend.network.compressed import Compressed
 from autocompress.core.layer import Layer, LayerTable
 from autocompress.core.plan import Plan
 from autocompress.errors import InputError
+from autocompress.techniques.drop import dropped_layers
+from autocompress.techniques.prune import kept_channels
 from autocompress.techniques.quantize import equalized
 
 MOST_HOOK_POINTS = 4
@@ -59,7 +61,7 @@ def find_hook_points(table: LayerTable, plan: Plan) -> tuple[Layer, ...]:
         InputError: No layer reads a feature map, `(C, …)` before a convolution or `(…, C)` before a linear layer, of
             more than one place. The network's input does not count: it is the same for every student.
     """
-    gone, rescaled = table.gone(plan.find("drop")), equalized(table, plan)
+    gone, rescaled = dropped_layers(table, plan), equalized(table, plan)
     last: dict[tuple[int, ...], Layer] = {}
     has_maps = False
     for layer in table.layers:
@@ -89,8 +91,7 @@ def inputs_left(layer: Layer, student: Compressed, original: Original) -> Tensor
 
     They follow from the student's receipts; None where the layer lost none.
     """
-    kept = {receipt.site: np.array(receipt.facts["kept"]) for receipt in student.receipts
-            if receipt.technique == "prune"}
+    kept = {site: np.array(channels) for site, channels in kept_channels(student.receipts).items()}
     depthwise = layer.groups > 1 and layer.groups == layer.in_channels == layer.out_channels
     side = "out" if layer.kind == "norm" or depthwise else "in"  # both sides are the same channels here, recorded once
     gone = removed_indices(original.coupling.items, kept).get((layer.name, side))

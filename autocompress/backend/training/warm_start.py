@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from autocompress.backend.compress import Compressor
 from autocompress.backend.graph.coupling import Item, removed_indices
 from autocompress.backend.network.checkpoint import Structure, Trained
-from autocompress.backend.network.compressed import Compressed, integer_layers, leaves, step_of
+from autocompress.backend.network.compressed import Compressed, integer_layers, leaves, step_of, without_rounding
 from autocompress.backend.network.quantized_weight import QuantizedWeight, round_to_levels
 from autocompress.backend.quantize.rounding import quantize, start_weight
 from autocompress.backend.statistics.calibration import BATCH
@@ -30,8 +30,11 @@ from autocompress.backend.statistics.reconstruct import as_matrix, from_matrix, 
 from autocompress.core.batch_sizes import rows_at_once
 from autocompress.core.layer import Layer, LayerTable
 from autocompress.core.plan import Plan, Receipt
-from autocompress.techniques import resolve
+from autocompress.techniques.apply import Techniques, at_hand, resolve
+from autocompress.techniques.decompose import DECOMPOSE
+from autocompress.techniques.drop import dropped_layers
 from autocompress.techniques.quantize import level_limit
+from autocompress.techniques.table import TECHNIQUES
 from autocompress.tensors.likelihood import CATEGORICAL, Likelihood
 from autocompress.tensors.named import Inputs
 
@@ -58,8 +61,8 @@ def agreements(table: LayerTable, items: Mapping[str, tuple[Item, ...]], own: St
     """
     mine, other = (removed_indices(items, {name: np.asarray(kept) for name, kept in one.kept.items()})
                    for one in (own, relative))
-    gone, missing = (table.gone(one.plan.find("drop")) for one in (own, relative))
-    factors, others = own.plan.find("decompose"), relative.plan.find("decompose")
+    gone, missing = (dropped_layers(table, one.plan) for one in (own, relative))
+    factors, others = own.plan.find(DECOMPOSE.name), relative.plan.find(DECOMPOSE.name)
     found = {}
     for layer in table.layers:
         name = layer.name
@@ -87,12 +90,13 @@ def _kept(count: int, lost: set[int]) -> np.ndarray:
     return np.array([i for i in range(count) if i not in lost], dtype=np.int64)
 
 
-def overlap(table: LayerTable, own: Plan, relative: Plan, shared: Sequence[str]) -> float:
+def overlap(table: LayerTable, own: Plan, relative: Plan, shared: Sequence[str],
+            techniques: Techniques = TECHNIQUES) -> float:
     """How near two plans are: of the weights that one or the other has, the share that is in both (Jaccard), where of
     the layers `shared` all those of `own` are. 1 for plans that differ in bits alone."""
-    mine, theirs = (sum(part.weights for parts in resolve(table, plan).values() for part in parts)
-                    for plan in (own, relative))
-    parts = resolve(table, own)
+    mine, theirs = (sum(part.weights for parts in resolve(table, plan, techniques).values() for part in parts)
+                    for plan in (own, at_hand(relative, techniques)))
+    parts = resolve(table, own, techniques)
     both = sum(part.weights for name in shared for part in parts.get(name, ()))  # a norm that folds has none
     return both / (mine + theirs - both)
 
@@ -105,7 +109,7 @@ def inherited(own: Compressed, relative: Trained, agreed: Mapping[str, Places], 
 
     The copy has one receipt more, of technique "inherit", whose `layers` are those that took the relative's values.
     """
-    receipts = [receipt for receipt in own.receipts if receipt.technique != "quantize"]
+    receipts = without_rounding(own.receipts)
     result = Compressed(copy.deepcopy(own.model), own.plan, receipts, masks=own.masks, moments=own.moments)
     state, owner = result.model.state_dict(), _owners(result.model, agreed)
     taken: dict[str, Tensor] = {}
