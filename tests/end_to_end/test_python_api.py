@@ -150,7 +150,6 @@ def test_reopened_with_its_network_it_exports_again(result: SearchResult, traine
         autocompress.open_study(result.folder, model=network().eval(), data=arrays)
 
 
-@pytest.mark.slow
 def test_a_plan_of_ones_own_goes_the_same_way_without_a_search(
         result: SearchResult, trained: nn.Module, arrays: Arrays, tmp_path: Path) -> None:
     """Its figures are those of the trial of a search that had the same plan."""
@@ -174,6 +173,7 @@ def test_a_plan_of_ones_own_goes_the_same_way_without_a_search(
         traced.evaluate(autocompress.Plan.of([autocompress.Step("nowhere", "prune", {"keep": 1})]))
 
 
+@pytest.mark.slow
 def test_processes_find_the_same_kind_of_front(trained: nn.Module, arrays: Arrays, tmp_path: Path) -> None:
     result = autocompress.search(model=trained, data=arrays, budget="9kB", trials=4, epochs=1, jobs=2,
                                  out=str(tmp_path / "study"))
