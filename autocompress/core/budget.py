@@ -6,7 +6,6 @@ import msgspec
 
 from autocompress.core.evaluation import Metrics, latency_on
 from autocompress.core.metric import Metric, Reference
-from autocompress.errors import InputError
 from autocompress.quantities import format_bytes, format_count, format_milliseconds, format_percent
 
 ROUNDING = 1e-12
@@ -28,14 +27,11 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     max_drop_is_share: bool | msgspec.UnsetType = msgspec.UNSET
 
     def of_metric(self, metric: Metric) -> Budget:
-        """This budget for a task of that metric. Of a metric in percent, 1% and 0.01 are the same drop. InputError for
-        a drop of such a metric above 1."""
-        if self.max_drop is None or not metric.is_share:
+        """This budget, as a user gave it, for a task of that metric: a drop of 1% is a point of a metric in percent,
+        and a hundredth of the original's value of any other."""
+        if self.max_drop is None or metric.is_share:
             return self
-        if self.max_drop > 1:
-            raise InputError(f"max drop must be between 0 and 1 (0% and 100%) for {metric.name}, but is "
-                             f"{self.max_drop:g}")
-        return msgspec.structs.replace(self, max_drop_is_share=msgspec.UNSET)
+        return msgspec.structs.replace(self, max_drop_is_share=True)
 
     def most_drop(self, reference: Reference) -> float | None:
         """The largest drop in the metric's own unit, or None where it is not bounded."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.core.front import best, front, non_dominated, objectives
-from autocompress.core.metric import Reference
+from autocompress.core.metric import Metric, Reference
 from autocompress.core.plan import Receipt
 from autocompress.tasks.classification.metric import ACCURACY
 
@@ -90,6 +90,21 @@ def test_excess_is_relative_and_unjudged_bounds_are_left_out() -> None:
     assert budget.allows({})
     assert budget.describe(ACCURACY) == "size ≤ 100 B, latency ≤ 2 ms, accuracy drop ≤ 1.00%"
     assert Budget().describe() == "no constraint"
+
+
+def test_a_drop_of_a_metric_in_its_own_unit_is_a_share_of_the_originals_value() -> None:
+    metric = Metric("mae", unit="m", higher_is_better=False)
+    budget, reference = Budget(max_drop=0.1).of_metric(metric), Reference(metric, 2.0)
+    assert budget.excess({"mae": 2.5}, reference) == pytest.approx({"max_drop": 0.3})
+    assert budget.allows({"mae": 2.19}, reference) and budget.allows({"mae": 1.0}, reference)
+    assert budget.describe(metric) == "mae drop ≤ 10.00%"
+    assert Budget(max_drop=0.1).of_metric(ACCURACY) == Budget(max_drop=0.1)
+    everyone = [Candidate(trial=n, status="complete", evaluations=(Evaluation(
+        rung=0, metrics={"mae": mae, "size_bytes": size, "latency_ms": 1.0}, sources={}),))
+        for n, (mae, size) in enumerate([(2.0, 9.0), (1.0, 9.0), (2.1, 4.0), (3.0, 1.0)])]
+    chosen = best(everyone, budget, reference)
+    assert chosen is not None and chosen.trial == 1
+    assert [c.trial for c in front(everyone, budget, reference)] == [2, 1]
 
 
 def _on_both(trial: int, accuracy: float, first: float, second: float) -> Candidate:
