@@ -1,6 +1,5 @@
 """A technique of a user's own: the smallest rows of a layer's weight, by default a tenth of them, are zero."""
 
-# mypy: disable-error-code="no-untyped-def"
 from pathlib import Path
 
 import msgspec
@@ -12,12 +11,11 @@ from autocompress.techniques.base import UNSTRUCTURED, InputError, Knob, Plan, R
 from autocompress.testing.techniques import TechniqueContract
 
 
-class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    share: float = 0.1
+Table = msgspec.defstruct("Table", [("share", float, 0.1)], frozen=True, forbid_unknown_fields=True)
 
 
 class ZeroRows(Technique):
-    name, solved, Settings = "zero-rows", ("zero-rows",), Settings
+    name, solved, Settings = "zero-rows", ("zero-rows",), Table
 
     def knobs(self, space, settings):
         return [Knob(kind=self.name, site=layer.name, choices=(0, 1), plain=0, saves=True) for layer in
