@@ -11,11 +11,9 @@ from autocompress.techniques.base import UNSTRUCTURED, InputError, Knob, Plan, R
 from autocompress.testing.techniques import TechniqueContract
 
 
-Table = msgspec.defstruct("Table", [("share", float, 0.1)], frozen=True, forbid_unknown_fields=True)
-
-
 class ZeroRows(Technique):
-    name, solved, Settings = "zero-rows", ("zero-rows",), Table
+    name, solved = "zero-rows", ("zero-rows",)
+    Settings = msgspec.defstruct("Settings", [("share", float, 0.1)], frozen=True, forbid_unknown_fields=True)
 
     def knobs(self, space, settings):
         return [Knob(kind=self.name, site=layer.name, choices=(0, 1), plain=0, saves=True) for layer in
