@@ -28,15 +28,15 @@ ROWS = HERE.parent / "strangers.json"
 
 
 SEARCH = """
-import atexit, pathlib, re, sys
-peak = pathlib.Path(sys.argv.pop(1))
-status = pathlib.Path("/proc/self/status")
-atexit.register(lambda: peak.write_text(re.search(r"VmHWM:\\s+(\\d+)", status.read_text())[1]))
+import atexit, pathlib, re, sys, time
+taken, status = pathlib.Path(sys.argv.pop(1)), pathlib.Path("/proc/self/status")
+atexit.register(lambda: taken.write_text(re.search(r"VmHWM:\\s+(\\d+)", status.read_text())[1]
+                                         + f" {time.process_time()}"))
 from autocompress.cli.main import run
 run()
 """
-"""The command line, which leaves the most memory that its process held, in KiB: what a parent is told of a child starts
-at what the parent itself held."""
+"""The command line, which leaves the most memory that its process held, in KiB (what a parent is told of a child starts
+at what the parent itself held), and its processor's seconds."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def row(stranger: Stranger, share: float, timeout: str, jobs: int, folder: Path)
     int8.plain_export(getattr(networks, stranger.name)(), normalised(test[:2]), float_file)
     int8.static_int8(float_file, normalised(train[:int8.CALIBRATION]), int8_file)
     budget = int(share * float_file.stat().st_size)
-    command = [sys.executable, "-c", SEARCH, str(folder / "peak.txt"), "search", "--model",
+    command = [sys.executable, "-c", SEARCH, str(folder / "taken.txt"), "search", "--model",
                f"{HERE / 'networks.py'}:{stranger.name}", "--data", f"{HERE / 'data.py'}:{stranger.name}",
                "--budget", str(budget), "--timeout", timeout, "--jobs", str(jobs), "--trials", "1000",
                "--out", str(folder / "study"), "--json", "-q"]
@@ -99,8 +99,9 @@ def row(stranger: Stranger, share: float, timeout: str, jobs: int, folder: Path)
         code = subprocess.run(command, stdout=out, stderr=err, check=False).returncode
     seconds = time.monotonic() - start
     document = json.loads((folder / "out.json").read_text() or "{}")
+    peak, processor = map(float, (folder / "taken.txt").read_text().split())
     result: dict[str, Any] = {"network": stranger.name, "share": share, "budget": budget, "seconds": round(seconds),
-                              "peak_rss_mb": round(int((folder / "peak.txt").read_text()) / 1024), "exit": code,
+                              "peak_rss_mb": round(peak / 1024), "processor_seconds": round(processor), "exit": code,
                               "load": round(os.getloadavg()[1], 1), "labels": stranger.labels,
                               "package": stranger.package, "timeout": timeout, "jobs": jobs}
     files = {"float": float_file, "int8": int8_file}
@@ -127,7 +128,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         "int8 weights per channel, 128 samples). Times are processor time of one sample and thread, files taking "
         "turns, as a ratio to the plain export's. The load is that of the machine when the search ended (two cores): "
         "above two, the search had less than its two cores.", "",
-        "| network | file bytes: float | int8 | ours | accuracy: float | int8 | ours | time: int8 | ours | seconds | "
+        "| network | file bytes: float | int8 | ours | accuracy: float | int8 | ours | time: int8 | ours | seconds, of processor | "
         "trials | peak RSS, MB | load |", "|---" * 13 + "|"]
     for r in rows:
         whole, integer, ours = r["float"], r["int8"], r.get("ours")
@@ -135,11 +136,12 @@ def page(rows: list[dict[str, Any]]) -> str:
         accuracies = f"{100 * whole['accuracy']:.1f} | {100 * integer['accuracy']:.1f} | "
         times = f"{integer['ms'] / whole['ms']:.2f} | "
         if ours is None:
-            lines.append(f"{start}exit {r['exit']} | {accuracies}– | {times}– | {r['seconds']} | – | "
+            lines.append(f"{start}exit {r['exit']} | {accuracies}– | {times}– | {r['seconds']}, {r['processor_seconds']} | – | "
                          f"{r['peak_rss_mb']:,} | {r['load']} |")
             continue
         lines.append(f"{start}{ours['bytes']:,} | {accuracies}**{100 * ours['accuracy']:.1f}** | {times}"
-                     f"{ours['ms'] / whole['ms']:.2f} | {r['seconds']} of {r['timeout']} | {r['trials']} | "
+                     f"{ours['ms'] / whole['ms']:.2f} | {r['seconds']} of {r['timeout']}, "
+                     f"{r['processor_seconds']} | {r['trials']} | "
                      f"{r['peak_rss_mb']:,} | {r['load']} |")
     lines += ["", "| network | from | labels |", "|---|---|---|"]
     lines += sorted({f"| {r['network']} | {r['package']} | {r['labels']} |" for r in rows})
