@@ -99,7 +99,8 @@ def row(stranger: Stranger, share: float, timeout: str, jobs: int, folder: Path)
         code = subprocess.run(command, stdout=out, stderr=err, check=False).returncode
     seconds = time.monotonic() - start
     document = json.loads((folder / "out.json").read_text() or "{}")
-    peak, processor = map(float, (folder / "taken.txt").read_text().split())
+    taken = folder / "taken.txt"  # absent, and 0 in the row, where the process was killed or ended by force
+    peak, processor = map(float, taken.read_text().split()) if taken.exists() else (0.0, 0.0)
     result: dict[str, Any] = {"network": stranger.name, "share": share, "budget": budget, "seconds": round(seconds),
                               "peak_rss_mb": round(peak / 1024), "processor_seconds": round(processor), "exit": code,
                               "load": round(os.getloadavg()[1], 1), "labels": stranger.labels,
@@ -128,21 +129,24 @@ def page(rows: list[dict[str, Any]]) -> str:
         "int8 weights per channel, 128 samples). Times are processor time of one sample and thread, files taking "
         "turns, as a ratio to the plain export's. The load is that of the machine when the search ended (two cores): "
         "above two, the search had less than its two cores.", "",
-        "| network | file bytes: float | int8 | ours | accuracy: float | int8 | ours | time: int8 | ours | seconds, of processor | "
-        "trials | peak RSS, MB | load |", "|---" * 13 + "|"]
+        "| network | file bytes: float | int8 | ours | accuracy: float | int8 | ours | time: int8 | ours | seconds, "
+        "of processor | trials | peak RSS, MB | load |", "|---" * 13 + "|"]
     for r in rows:
         whole, integer, ours = r["float"], r["int8"], r.get("ours")
         start = f"| {r['network']}, {r['share']:g} | {whole['bytes']:,} | {integer['bytes']:,} | "
         accuracies = f"{100 * whole['accuracy']:.1f} | {100 * integer['accuracy']:.1f} | "
         times = f"{integer['ms'] / whole['ms']:.2f} | "
         if ours is None:
-            lines.append(f"{start}exit {r['exit']} | {accuracies}– | {times}– | {r['seconds']}, {r['processor_seconds']} | – | "
-                         f"{r['peak_rss_mb']:,} | {r['load']} |")
+            lines.append(f"{start}exit {r['exit']} | {accuracies}– | {times}– | {r['seconds']}, "
+                         f"{r['processor_seconds']} | – | {r['peak_rss_mb']:,} | {r['load']} |")
             continue
         lines.append(f"{start}{ours['bytes']:,} | {accuracies}**{100 * ours['accuracy']:.1f}** | {times}"
                      f"{ours['ms'] / whole['ms']:.2f} | {r['seconds']} of {r['timeout']}, "
                      f"{r['processor_seconds']} | {r['trials']} | "
                      f"{r['peak_rss_mb']:,} | {r['load']} |")
+    behind = [f"{r['network']} at {r['share']:g}" for r in rows
+              if "ours" not in r or r["ours"]["accuracy"] < r["int8"]["accuracy"]]
+    lines += ["", f"int8 is more accurate than ours for: {', '.join(behind) or 'none'}."]
     lines += ["", "| network | from | labels |", "|---|---|---|"]
     lines += sorted({f"| {r['network']} | {r['package']} | {r['labels']} |" for r in rows})
     lines += ["", "Not run, because their task cannot be given yet:", "", "| network | why |", "|---|---|"]

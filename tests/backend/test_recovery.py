@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,12 @@ from autocompress.backend.network.fold import fold_norms
 from autocompress.backend.network.quantized_weight import quantize_weight
 from autocompress.backend.statistics.calibration import correct_biases, reestimate_norms, runs_before_a_norm
 from autocompress.backend.training.distill import Recipe, distill
+from autocompress.backend.training.feature_distillation import Original
 from autocompress.backend.training.teacher import Teacher
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import TrialError
+from autocompress.hardware.profile import load_profile
+from autocompress.study.workbench import Workbench
 from autocompress.testing.exporters import integers, sparse, structure
 from autocompress.testing.networks import NETWORKS
 from autocompress.testing.techniques import outputs, state_hash, trained_workbench, workbench
@@ -133,6 +137,32 @@ def test_distillation_comes_nearer_to_the_teacher_and_ships_integers() -> None:
 def test_distillation_is_settled_by_its_seed() -> None:
     one, again, other = (state_hash(_distilled(seed, epochs=4).model) for seed in (1, 1, 2))
     assert one == again != other
+
+
+class Viewed(nn.Module):
+    """Flattened by `view`, which a map whose channels come last cannot be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8 * 16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.max_pool2d(torch.relu(self.conv(x)), 3)
+        scores: Tensor = self.head(x.view(x.size(0), -1))
+        return scores
+
+
+@pytest.mark.parametrize("recipe", [Recipe(epochs=1, batch=16), Recipe(epochs=0, block_steps=8)])
+def test_a_network_that_views_its_maps_is_trained(recipe: Recipe) -> None:
+    model, data = Viewed().eval(), NETWORKS["chain"].data()
+    bench = Workbench(model, data, load_profile("host"), seed=0, folder=Path(os.devnull), epochs=1)
+    start = bench.compressor.compress(integers(bench, (4,), 8))
+    before = state_hash(start.model)
+    original = Original(bench.model, bench.table, bench.compressor.coupling)
+    done = distill(start, Teacher(partial(outputs, model), data, 0, None), data, recipe, bench.calibration, 0,
+                   original=original)
+    assert state_hash(done.model) != before
+    assert bench.build(done).data
 
 
 def test_training_steps_are_in_proportion_to_what_they_change() -> None:

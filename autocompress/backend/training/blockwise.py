@@ -22,7 +22,7 @@ from autocompress.backend.graph.partition import Unit, find_units, widest_elemen
 from autocompress.backend.network.compressed import Compressed, without_rounding
 from autocompress.backend.quantize.rounding import quantize
 from autocompress.backend.statistics.calibration import norm_inputs
-from autocompress.backend.training.channels_last import channels_last
+from autocompress.backend.training.channels_last import TRIED, channels_last
 from autocompress.backend.training.feature_distillation import Original, channel_axis, inputs_left
 from autocompress.backend.training.lsq import freeze_steps, learn_steps
 from autocompress.core.plan import Receipt
@@ -65,7 +65,7 @@ def reconstruct_blocks(start: Compressed, original: Original, calibration: Input
         TrialError: An error is not finite, or `should_stop` said so.
     """
     began = time.perf_counter()
-    model = channels_last(start.model.to(device)).eval()
+    model = channels_last(start.model.to(device), calibration[:TRIED].to(device)).eval()
     units = find_units(model, original.model, original.table)
     lsq_steps = learn_steps(start)
     rows = _sample_count(units, calibration, device)

@@ -30,7 +30,7 @@ from autocompress.backend.quantize.rounding import quantize
 from autocompress.backend.statistics.calibration import rebase_norms
 from autocompress.backend.training.averaging import MovingAverage
 from autocompress.backend.training.blockwise import reconstruct_blocks
-from autocompress.backend.training.channels_last import channels_last
+from autocompress.backend.training.channels_last import TRIED, channels_last
 from autocompress.backend.training.conv_as_matmul import products_on_small_maps
 from autocompress.backend.training.feature_distillation import (
     Original,
@@ -159,7 +159,7 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
         if recipe.seconds is not None:
             recipe = replace(recipe, seconds=max(recipe.seconds - (time.perf_counter() - before), 1e-3))
     rebase_norms(start.model, calibration)
-    model = channels_last(start.model.to(device))
+    model = channels_last(start.model.to(device), calibration[:TRIED].to(device))
     model = train_as_shipped(model) if as_shipped else model.train()
     steps = learn_steps(start)
     groups = _parameter_groups(model, recipe.learning_rate)
