@@ -19,6 +19,7 @@ import torch
 from autocompress.backend.training.warm_start import divergence, inherited
 from autocompress.core.budget import Budget
 from autocompress.core.plan import Plan
+from autocompress.core.store import weights_key
 from autocompress.hardware.profile import load_profile
 from autocompress.space.projection import Projection
 from autocompress.space.space import build_space
@@ -55,7 +56,7 @@ def main() -> None:
             with patch.object(relatives, "better_start", start), torch.enable_grad():
                 bench.evaluator.evaluate(plan, 1)
             model = bench.trainer.rebuild(plan, 1).model
-            bench.trainer.weights_path(plan, 1).unlink()  # the next one's relative is the wide one again
+            bench.store.remove(weights_key(plan, 1))  # the next one's relative is the wide one again
             right = (model(inputs).argmax(1) == targets).float().mean()
             return before[0], divergence(model, inputs, wanted), float(right)
 

@@ -10,7 +10,6 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,6 +44,7 @@ from autocompress.backend.statistics.reconstruct import as_matrix, from_matrix, 
 from autocompress.core.cancellation import checkpoint
 from autocompress.core.layer import Group, LayerTable
 from autocompress.core.plan import Plan, Receipt, Step
+from autocompress.core.store import Store
 from autocompress.techniques import sparsify as sparsity
 from autocompress.techniques.apply import Techniques, resolve, technique_of
 from autocompress.techniques.decompose import DECOMPOSE
@@ -69,17 +69,17 @@ class _Refit:
 class Compressor:
     """Applies plans to one original (eval mode, CPU, float32); the original is never changed.
 
-    `calibration`: normalised inputs `(N, …)`. `kept`: folder for what it measures on them, shared by processes.
+    `calibration`: normalised inputs `(N, …)`. `store`: for what it measures on them, shared by processes.
     `likelihood`: what the network's outputs stand for. `techniques`: by name, in the order of application.
     """
 
     def __init__(self, model: nn.Module, table: LayerTable, coupling: Coupling, calibration: Inputs,
-                 kept: Path | None = None, likelihood: Likelihood = CATEGORICAL,
+                 store: Store | None = None, likelihood: Likelihood = CATEGORICAL,
                  techniques: Techniques = TECHNIQUES) -> None:
         self.techniques = techniques
         self.original, self._table, self.coupling = model, table, coupling
         self.calibration, self.likelihood = calibration, likelihood
-        self.statistics = Statistics(model, calibration, kept, likelihood)
+        self.statistics = Statistics(model, calibration, store, likelihood)
         self._groups = {group.name: group for group in table.groups}
         self._order: dict[tuple[str, str], np.ndarray] = {}
         self._memo = LruTensorCache()

@@ -120,7 +120,7 @@ class FolderStore:
 
     def nearest(self, plan: Plan, most: int | None = None) -> list[tuple[str, Mapping[str, str]]]:
         """See `Store`. Of each file only the header is read."""
-        return ranked(plan, {key: _header_in(self.path(key)) for kind in (WEIGHTS, EARLIER)
+        return ranked(plan, {key: header_in(self.path(key)) for kind in (WEIGHTS, EARLIER)
                              for key in (self.keys(kind) if kind == WEIGHTS or kind in self._places else ())}, most)
 
     def _of(self, kind: str) -> Path:
@@ -223,8 +223,8 @@ def header_of(data: bytes) -> dict[str, str] | None:
     return _texts(data[8:8 + size]) if 0 < size <= len(data) - 8 else None
 
 
-def _header_in(path: Path) -> dict[str, str] | None:
-    """As `header_of`, of a file of which no more is read."""
+def header_in(path: Path) -> dict[str, str] | None:
+    """Return what `header_of` does, of a file of which no more is read."""
     try:
         with path.open("rb") as stream:
             size = int.from_bytes(stream.read(8), "little")

@@ -104,7 +104,7 @@ def _head(path: Path) -> bytes:
         return stream.read(16)
 
 
-def create_study(storage: optuna.storages.BaseStorage, name: str, sampler: optuna.samplers.BaseSampler,
+def create_study(storage: optuna.storages.BaseStorage, name: str, sampler: optuna.samplers.BaseSampler | None,
                  identity: Mapping[str, Any], objectives: Mapping[str, Direction]) -> optuna.Study:
     """A new study with its identity; `objectives` are directions by metric."""
     with storage_errors(name), quiet("optuna", logging.WARNING):

@@ -6,76 +6,67 @@ import hashlib
 import re
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Candidate
-from autocompress.core.files import write_whole
 from autocompress.core.front import front
 from autocompress.core.metric import Reference
+from autocompress.core.store import FILES, Store
+from autocompress.errors import StorageError
 
-FILES = "files"
 MOST = 32
 """Files that are kept in any case while trials run."""
 NAME = re.compile(r"[0-9a-f]{64}\.\w+")
 
 
-def keep_file(folder: Path, data: bytes, suffix: str) -> str:
-    """Keep `data`, a file of the format with that suffix, in a study's folder, where the disk allows it, and return its
+def keep_file(store: Store, data: bytes, suffix: str) -> str:
+    """Keep `data`, a file of the format with that suffix, in a store, where that has room for it, and return its
     hash."""
-    known = hashlib.sha256(data).hexdigest()
-    path = _path(folder, known, suffix)
-    if not path.is_file():
-        with suppress(OSError):
-            write_whole(path, data)
-    return known
+    digest = hashlib.sha256(data).hexdigest()
+    key = f"{FILES}/{digest}{suffix}"
+    if store.get(key) is None:
+        with suppress(StorageError):
+            store.put(key, data)
+    return digest
 
 
-def kept_file(folder: Path, known: str, suffix: str) -> bytes | None:
-    """The bytes of that hash, or None where they are not kept, or damaged."""
-    try:
-        data = _path(folder, known, suffix).read_bytes()
-    except OSError:
-        return None
-    return data if is_intact(known, data) else None
+def kept_file(store: Store, digest: str, suffix: str) -> bytes | None:
+    """Return the bytes of that hash, or None where they are not kept, or damaged."""
+    data = store.get(f"{FILES}/{digest}{suffix}") if digest else None
+    return data if data is not None and is_intact(digest, data) else None
 
 
 class Trimmer:
     """Keeps the files of a growing study to those of its front. It looks again only when they have doubled, so that a
     trial costs the same however many there are."""
 
-    def __init__(self, folder: Path, budget: Budget, reference: Reference) -> None:
-        self._folder, self._budget, self._reference = folder, budget, reference
+    def __init__(self, store: Store, budget: Budget, reference: Reference) -> None:
+        self._store, self._budget, self._reference = store, budget, reference
         self._most = MOST
 
     def look(self, candidates: Callable[[], Sequence[Candidate]]) -> None:
         """While trials run: files that no trial has told of yet may be those of one that is under way, and stay."""
-        if len(own_files(self._folder)) > self._most:
+        if len(own_files(self._store)) > self._most:
             everyone = candidates()
             self._remove(everyone, {e.file for c in everyone for e in c.evaluations})
-            self._most = max(MOST, 2 * len(own_files(self._folder)))
+            self._most = max(MOST, 2 * len(own_files(self._store)))
 
     def end(self, everyone: Sequence[Candidate]) -> None:
         """Behind the last trial."""
-        self._remove(everyone, {path.stem for path in own_files(self._folder)})
+        self._remove(everyone, own_files(self._store))
 
     def _remove(self, everyone: Sequence[Candidate], among: Collection[str]) -> None:
         wanted = {c.best.file for c in front(everyone, self._budget, self._reference) if c.best is not None}
-        for path in own_files(self._folder):
-            if path.stem in among and path.stem not in wanted:
-                with suppress(OSError):
-                    path.unlink()
+        for digest, key in own_files(self._store).items():
+            if digest in among and digest not in wanted:
+                self._store.remove(key)
 
 
-def own_files(folder: Path) -> list[Path]:
-    """Those kept in a study's folder, by their names."""
-    return [path for path in sorted((folder / FILES).glob("*")) if NAME.fullmatch(path.name) and path.is_file()]
+def own_files(store: Store) -> dict[str, str]:
+    """Return the keys of the files that a store keeps, by the hashes in their names."""
+    return {name.partition(".")[0]: key for key in store.keys(FILES) if NAME.fullmatch(name := key.partition("/")[2])}
 
 
-def is_intact(known: str, data: bytes) -> bool:
+def is_intact(digest: str, data: bytes) -> bool:
     """Whether bytes are those of the hash."""
-    return bool(known) and hashlib.sha256(data).hexdigest() == known
-
-
-def _path(folder: Path, known: str, suffix: str) -> Path:
-    return folder / FILES / f"{known}{suffix}"
+    return bool(digest) and hashlib.sha256(data).hexdigest() == digest

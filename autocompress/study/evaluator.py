@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from msgspec.structs import replace
@@ -18,6 +17,7 @@ from autocompress.core.cancellation import checkpoint
 from autocompress.core.evaluation import Evaluation, Metrics, Source
 from autocompress.core.metric import DIVERGENCE
 from autocompress.core.plan import Plan
+from autocompress.core.store import Store
 from autocompress.estimate import estimate, peak_memory_bytes
 from autocompress.formats.base import Arrays, Runtime
 from autocompress.formats.running import MOST_ROWS, answered, the_one
@@ -43,14 +43,14 @@ class Evaluator:
         network: the traced original.
         trainer: recovers compressed networks.
         profile: the device, or several as one.
-        folder: of the study; keeps the files that were scored.
+        store: keeps the files that were scored, and what workers send back.
         threads: CPU threads for scoring; latency is measured with one.
     """
 
-    def __init__(self, network: TracedNetwork, trainer: Trainer, profile: HardwareProfile, *, folder: Path,
+    def __init__(self, network: TracedNetwork, trainer: Trainer, profile: HardwareProfile, *, store: Store,
                  threads: int = 1) -> None:
         self.network, self.trainer, self.profile, self.threads = network, trainer, profile, threads
-        self._folder = folder
+        self._store = store
         self._example = as_arrays(network.example)
         self._format = network.writer.format
 
@@ -163,6 +163,8 @@ class Evaluator:
                   quiet: Callable[[], AbstractContextManager[None]] = nullcontext) -> Evaluation:
         """Keep what a worker sends back and time the file, on this machine and, inside `quiet`, beside nothing else of
         the search: the one place where candidates are timed."""
+        for key, data in outcome.kept.items():
+            self._store.put(key, data)
         evaluation, timings = outcome.evaluation, dict(outcome.evaluation.timings)
         metrics = dict(evaluation.metrics)
         unknown = [name for name in self.profile.latencies if name not in metrics]
@@ -171,7 +173,7 @@ class Evaluator:
                 timing = time_files({"file": runtime}, self._example)["file"]
             for name in unknown:
                 metrics |= timing.metrics(name)
-        file = keep_file(self._folder, outcome.file, self._format.suffix)
+        file = keep_file(self._store, outcome.file, self._format.suffix)
         return replace(evaluation, metrics=metrics, timings=timings, file=file)
 
     def _outcome(self, plan: Plan, rung: int, seconds: float | None, should_stop: Callable[[], bool] | None,
@@ -221,7 +223,7 @@ class Evaluator:
 
     def file_of(self, plan: Plan, evaluation: Evaluation) -> bytes:
         """The file that was run to evaluate a plan: as it was kept, or made again."""
-        kept = kept_file(self._folder, evaluation.file, self._format.suffix)
+        kept = kept_file(self._store, evaluation.file, self._format.suffix)
         if kept is not None:
             return kept
         return self.network.write(self.trainer.rebuild(plan, evaluation.rung, evaluation.weights)).data

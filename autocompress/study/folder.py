@@ -26,7 +26,7 @@ from autocompress.tasks.classification.metric import ACCURACY
 DESCRIPTION = "study.json"
 SCHEMA, VERSION = "autocompress/study", 2
 """Of the description. A field that changes what older ones mean makes the version rise."""
-ARTIFACT, REPORT, TEACHER = "artifact", "report", "teacher"
+ARTIFACT, REPORT = "artifact", "report"
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):

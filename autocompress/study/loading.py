@@ -12,6 +12,7 @@ import msgspec
 import torch
 
 from autocompress.backend.training.distill import Recipe
+from autocompress.core.store import Store
 from autocompress.errors import EnvironmentFault, InputError
 from autocompress.hardware.targets import load_targets
 from autocompress.search.executors.base import Evaluate, Executor, Place, Workplace
@@ -20,7 +21,7 @@ from autocompress.study.allocator import reuse_memory
 from autocompress.study.folder import Description
 from autocompress.study.request import Request
 from autocompress.study.settings import SearchSettings, read
-from autocompress.study.workbench import Workbench
+from autocompress.study.workbench import Workbench, study_store
 from autocompress.tasks.base import Task
 from autocompress.tasks.cache import cache_dir
 from autocompress.tasks.data import load_data
@@ -55,8 +56,10 @@ def load_task(settings: SearchSettings) -> tuple[LoadedModel, Task]:
     return loaded, loaded.data or task
 
 
-def make_bench(loaded: LoadedModel, task: Task, request: Request, folder: Path) -> Workbench:
-    """The workbench in this process."""
+def make_bench(loaded: LoadedModel, task: Task, request: Request, folder: Path,
+               store: Store | None = None) -> Workbench:
+    """Return the workbench of this process, over the store of the study in `folder`, or another. EnvironmentFault
+    where its device is not there."""
     reuse_memory()
     settings, recovery = request.settings, request.space.recovery
     device, present = settings.device, torch.cuda.is_available()
@@ -64,9 +67,9 @@ def make_bench(loaded: LoadedModel, task: Task, request: Request, folder: Path) 
         device = "cuda" if present else "cpu"
     if device != "cpu" and not present:
         raise EnvironmentFault(f"--device {device} needs a GPU that torch can use, but there is none here: use cpu")
-    return Workbench(loaded.model, task, request.profile, seed=settings.seed, folder=folder, epochs=settings.epochs,
-                     device=device, threads=torch.get_num_threads(), statistics=cache_dir() / "statistics",
-                     earlier=settings.from_study,
+    return Workbench(loaded.model, task, request.profile, seed=settings.seed, epochs=settings.epochs,
+                     store=store or study_store(folder, cache_dir() / "statistics", settings.from_study),
+                     device=device, threads=torch.get_num_threads(),
                      recovery=Recipe(**msgspec.structs.asdict(recovery)) if recovery else None,
                      file_format=request.file_format, techniques=request.techniques)
 
@@ -111,7 +114,7 @@ def open_executor(bench: Workbench, loaded: LoadedModel, task: Task, request: Re
     else:
         portable = _portable(request, model="given as an object", data="given as an object")
         make = partial(_rebuilt, loaded, task, portable, folder)
-    executor.open(Workplace(bench.evaluator.outcome, make, should_stop=should_stop))
+    executor.open(Workplace(bench.evaluator.outcome, make, bench.store, should_stop))
     return executor
 
 
@@ -126,7 +129,7 @@ def _rebuilt(loaded: LoadedModel, task: Task, request: Request, folder: Path, pl
         torch.set_num_threads(place.threads)
     if place.device is not None:
         request = replace(request, settings=msgspec.structs.replace(request.settings, device=place.device))
-    return make_bench(loaded, task, request, folder).evaluator.outcome_in_worker
+    return make_bench(loaded, task, request, folder, place.store).evaluator.outcome_in_worker
 
 
 def _portable(request: Request, **without: Any) -> Request:

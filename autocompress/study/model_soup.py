@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from autocompress.backend.network.checkpoint import save_weights
+from autocompress.backend.network.checkpoint import put_weights
 from autocompress.backend.training.averaging import soup
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import AVERAGED, Candidate, Evaluation
@@ -54,7 +54,7 @@ def blend(bench: Workbench, everyone: Sequence[Candidate], chosen: Candidate, bu
             continue  # as an average it is no network; the members stay what they are
         if best_of([(kept or start).metrics, measured.metrics], reference.metric) \
                 and budget.allows(measured.metrics, reference):
-            weights = save_weights(made, bench.trainer.weights_path(chosen.plan, AVERAGED))
+            weights = put_weights(bench.store, AVERAGED, made)
             pot, kept = [*pot, other], msgspec.structs.replace(measured, weights=weights)
     return kept
 
@@ -64,7 +64,7 @@ def _relatives(bench: Workbench, everyone: Sequence[Candidate], chosen: Candidat
     assert chosen.plan is not None and chosen.best is not None
     found = {(c.plan.fingerprint, e.rung): (metric.cost(e.metrics), c.plan, e)
              for c in everyone if c.plan is not None and _structure(c.plan) == _structure(chosen.plan)
-             for e in c.evaluations if 0 < e.rung < AVERAGED and bench.trainer.weights_path(c.plan, e.rung).is_file()}
+             for e in c.evaluations if 0 < e.rung < AVERAGED and bench.trainer.is_trained(c.plan, e.rung)}
     found.pop((chosen.plan.fingerprint, chosen.best.rung), None)
     ranked = sorted(found.values(), key=lambda one: (one[0], one[1].fingerprint, one[2].rung))
     return [(plan, evaluation) for _, plan, evaluation in ranked[:RELATIVES]]

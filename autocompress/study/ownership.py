@@ -13,13 +13,13 @@ from autocompress.artifact import folder as artifact
 from autocompress.backend.network.checkpoint import read_structure
 from autocompress.backend.training.teacher import holds_answers
 from autocompress.core.files import remove_leftovers, set_aside
+from autocompress.core.store import FILES, TEACHER, WEIGHTS, FolderStore, header_in
 from autocompress.errors import InputError
 from autocompress.report import files as report
 from autocompress.search.storage import DATABASE
-from autocompress.study.built_files import FILES, is_intact, own_files
-from autocompress.study.folder import ARTIFACT, DESCRIPTION, REPORT, SCHEMA, TEACHER
+from autocompress.study.built_files import is_intact, own_files
+from autocompress.study.folder import ARTIFACT, DESCRIPTION, REPORT, SCHEMA
 from autocompress.study.lock import LOCK, read_owner
-from autocompress.study.warm_start import WEIGHTS
 
 DATABASE_FILES = (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal")
 FOLDERS = (WEIGHTS, TEACHER, FILES, ARTIFACT, REPORT)
@@ -67,9 +67,11 @@ def discard(folder: Path) -> None:
     for name in artifact.changed_files(folder / ARTIFACT):
         set_aside(folder / ARTIFACT / name)
     own = [folder / name for name in (*DATABASE_FILES, DESCRIPTION)]
-    own += [path for path in _named(folder / WEIGHTS, _WEIGHTS_NAME) if read_structure(path) is not None]
+    own += [path for path in _named(folder / WEIGHTS, _WEIGHTS_NAME)
+            if read_structure(header_in(path) or {}) is not None]
     own += [path for path in _named(folder / TEACHER, _ANSWERS_NAME) if holds_answers(path)]
-    own += [path for path in own_files(folder) if is_intact(path.stem, path.read_bytes())]
+    store = FolderStore(folder)
+    own += [store.path(key) for digest, key in own_files(store).items() if is_intact(digest, store.get(key) or b"")]
     artifact.require_no_foreign(folder / ARTIFACT)
     report.require_no_foreign(folder / REPORT)
     own += [folder / ARTIFACT / name for name in artifact.file_names(folder / ARTIFACT)]

@@ -13,6 +13,7 @@ from autocompress.hardware.profile import HardwareProfile
 from autocompress.hardware.targets import load_targets
 from autocompress.search.executors.base import Executor
 from autocompress.search.executors.inline import Inline
+from autocompress.search.executors.pool import as_executor
 from autocompress.search.executors.processes import Processes
 from autocompress.search.samplers.make import check_sampler
 from autocompress.space.spec import SpaceSpec, load_space
@@ -40,7 +41,7 @@ class Request:
 
     @classmethod
     def of(cls, settings: SearchSettings) -> Request:
-        """Read the files. InputError for a space or a profile that cannot be read, for what is no sampler or no format,
+        """Read the files. InputError for a space or a profile that cannot be read, for what is no sampler, executor or format,
         and for a latency bound on a device that is not searched for."""
         profile = load_targets(settings.profile)
         devices = [device.id for device in profile.latencies.values()]
@@ -48,6 +49,7 @@ class Request:
         request = cls(settings, space, profile, settings.bounds(devices))
         check_sampler(request.sampler)
         assert request.file_format is not None  # what is no format is said before anything is loaded
+        assert request.executor is not None
         return request
 
     @cached_property
@@ -71,8 +73,7 @@ class Request:
         jobs, own = self.settings.jobs, _named(self.settings, "executor")
         if own is None:
             return Inline() if jobs == 1 else Processes(jobs)
-        made: Executor = call_with(own, {"jobs": jobs}, "an executor") if makes_objects(own) else own
-        return made
+        return as_executor(call_with(own, {"jobs": jobs}, "an executor") if makes_objects(own) else own, jobs)
 
 
 def _named(settings: SearchSettings, name: str) -> Any:

@@ -15,14 +15,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from autocompress.core.evaluation import Candidate
-from autocompress.core.files import replacing
+from autocompress.core.store import TEACHER, FolderStore, Store
 from autocompress.errors import EnvironmentFault, InputError, StorageError
 from autocompress.search.storage import candidates, load_study, open_storage, sqlite_path, sqlite_url, storage_url
 from autocompress.search.trial_status import judged
 from autocompress.space.encode import encode
 from autocompress.space.projection import Projection
 from autocompress.space.space import KnobKey, Value
-from autocompress.study.folder import TEACHER, Description, is_described, is_study, read_description
+from autocompress.study.folder import Description, is_described, is_study, read_description
 from autocompress.study.settings import SETTINGS, Owner
 
 log = logging.getLogger(__name__)
@@ -150,14 +150,16 @@ def seeds(earlier: PriorStudy | None, projection: Projection) -> list[dict[KnobK
     return mixed[:SEEDS]
 
 
-def take_answers(earlier: PriorStudy | None, folder: Path, seed: int) -> None:
-    """Copy what the original answered to the views of the training data, which are the same for the same seed. What
-    cannot be copied is asked for again."""
-    if earlier is None or earlier.description.settings.seed != seed or (folder / TEACHER).exists():
+def take_answers(earlier: PriorStudy | None, store: Store, seed: int) -> None:
+    """Copy into `store` what the original answered to the views of the training data, which are the same for the same
+    seed. What cannot be copied is asked for again."""
+    if earlier is None or earlier.description.settings.seed != seed or store.keys(TEACHER):
         return
-    for source in sorted((earlier.folder / TEACHER).glob("*.safetensors")):
+    source = FolderStore(earlier.folder)
+    for key in source.keys(TEACHER):
+        data = source.get(key)
         try:
-            with replacing(folder / TEACHER / source.name) as part:
-                shutil.copyfile(source, part)
-        except OSError as error:
-            log.warning("%s cannot be copied: %s", source, error.strerror)
+            if data is not None:
+                store.put(key, data)
+        except StorageError as error:
+            log.warning("%s of %s cannot be copied: %s", key, earlier.folder, error)

@@ -210,7 +210,7 @@ def measure(run: Run, loaded: Loaded, traced: Traced) -> Measured:
     limit = request.settings.timeout
     if limit is not None:
         run.stop.end_after(2 * limit + HANG_SECONDS - run.elapsed)
-    take_answers(loaded.prior, folder, request.settings.seed)
+    take_answers(loaded.prior, bench.store, request.settings.seed)
     # At the end the original runs on the test split, the file on both: a bound from what was just measured.
     reserve = 5 + run.timings["original"] * (0.5 + loaded.data.samples("test") / loaded.data.samples("validation"))
     return Measured(reference, projection, study, result, reserve + ATTRIBUTION_SHARE * (limit or 0.0))
@@ -291,7 +291,7 @@ def try_candidates(run: Run, loaded: Loaded, traced: Traced, measured: Measured,
     solver = Solver(projection, table) if table else None
     study.sampler = make_sampler(request.sampler, request.settings.seed, solver, measured.reference, projection,
                                  trials=len(study.get_trials(deepcopy=False)))
-    trimmer = Trimmer(loaded.folder, request.budget, measured.reference)
+    trimmer = Trimmer(traced.bench.store, request.budget, measured.reference)
 
     def told(event: Event) -> None:
         run.notify(event)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from autocompress.backend.statistics.outputs import ends_in_sigmoid, outputs_of
 from autocompress.backend.training.training_mode import difference
 from autocompress.core.batch_sizes import calibration_rows
 from autocompress.core.plan import Plan
+from autocompress.core.store import Store
 from autocompress.formats.base import Format, Written
 from autocompress.study.file_writer import FileWriter
 from autocompress.tasks.base import Task
@@ -48,14 +48,14 @@ class TracedNetwork:
         threads: CPU threads for checks.
         file_format: the format of the files.
         techniques: by name, in the order of application.
-        statistics: folder in which moments are kept for other studies too; None to keep them in memory.
+        store: where moments are kept, for other processes too; None to keep them in this one.
 
     Raises:
         InputError: for a network that cannot be traced, exported or used with these data.
     """
 
     def __init__(self, model: nn.Module, task: Task, *, seed: int, file_format: Format, threads: int = 1,
-                 statistics: Path | None = None, techniques: Techniques = TECHNIQUES) -> None:
+                 store: Store | None = None, techniques: Techniques = TECHNIQUES) -> None:
         self.given, self.task, self.seed, self.techniques = model, task, seed, techniques
         self.sample_shape = tuple(task.inputs("train", slice(0, 1)).shape[1:])
         count = calibration_rows(self.sample_shape, CALIBRATION_SAMPLES)
@@ -72,7 +72,7 @@ class TracedNetwork:
         self.training_difference = difference(self.model, example)
         self.writer = FileWriter(self.model, table, self.calibration, file_format, threads, techniques)
         self.table = self.writer.table
-        self.compressor = Compressor(self.model, self.table, coupling, self.calibration, statistics, self.likelihood,
+        self.compressor = Compressor(self.model, self.table, coupling, self.calibration, store, self.likelihood,
                                      techniques)
         self.writer.check_original()
 

@@ -6,25 +6,24 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from autocompress.backend.network.checkpoint import load_weights, require_weights, save_weights
+from autocompress.backend.network.checkpoint import kept_weights, load_weights, put_weights
 from autocompress.backend.network.compressed import Compressed
 from autocompress.backend.training.distill import Recipe, autocast, check_recipe, distill
 from autocompress.backend.training.feature_distillation import Original
 from autocompress.backend.training.teacher import Teacher
 from autocompress.core.batch_sizes import TRAINING_BYTES, rows_at_once
 from autocompress.core.plan import Plan
+from autocompress.core.store import WEIGHTS, Store, weights_key
 from autocompress.formats.base import Runtime
 from autocompress.formats.running import in_batches, the_one
 from autocompress.study.file_writer import as_arrays
-from autocompress.study.folder import TEACHER
 from autocompress.study.int8_teacher import int8_file
 from autocompress.study.traced import TracedNetwork
-from autocompress.study.warm_start import weights_path, with_relative
+from autocompress.study.warm_start import with_relative
 from autocompress.tensors.named import Inputs
 
 LEAST_BATCH = 8
@@ -38,33 +37,31 @@ class Trainer:
 
     Args:
         network: the traced original.
-        folder: of the study; keeps weights of trained candidates and the teacher's answers.
+        store: keeps weights of trained candidates and the teacher's answers, and has those of an earlier study.
         epochs: of the long distillation where no time limit is given.
         device: a torch device, on which training runs.
         threads: CPU threads of the teacher's file.
         recovery: how to train; how long is for the rung. With `block_steps`, rung 1 reconstructs blocks, no more.
-        earlier: folder of another study of the same network, whose trained weights may be inherited.
     """
 
-    def __init__(self, network: TracedNetwork, *, folder: Path, epochs: int, device: str = "cpu", threads: int = 1,
-                 recovery: Recipe | None = None, earlier: Path | None = None) -> None:
+    def __init__(self, network: TracedNetwork, *, store: Store, epochs: int, device: str = "cpu", threads: int = 1,
+                 recovery: Recipe | None = None) -> None:
         self._network, self._epochs, self._device, self.threads = network, epochs, device, threads
-        self._folder = folder
-        self._folders = [folder] if earlier is None else [folder, earlier]
+        self._store = store
         self._recovery = recovery or Recipe()
         check_recipe(self._recovery, network.table, network.calibration)
         self._int8_runtimes: dict[int, Runtime] = {}  # by threads
-        self.teacher = Teacher(self.answer, network.task, network.seed, folder / TEACHER)
+        self.teacher = Teacher(self.answer, network.task, network.seed, store)
 
     def is_trained(self, plan: Plan, rung: int) -> bool:
         """Whether the weights of a plan after a rung are kept."""
-        return rung > 0 and self.weights_path(plan, rung).is_file()
+        return rung > 0 and weights_key(plan, rung) in self._store.keys(WEIGHTS)
 
     def inherited(self, compressed: Compressed) -> tuple[Compressed, bool]:
         """The network with weights of its nearest trained relative where that answers more like the original, and
         whether it has them."""
         network = self._network
-        return with_relative(compressed, network.compressor, network.table, self._folders, self._original_outputs)
+        return with_relative(compressed, network.compressor, network.table, self._store, self._original_outputs)
 
     def train(self, compressed: Compressed, rung: int, seconds: float | None, trained: bool,
               should_stop: Callable[[], bool] | None) -> str:
@@ -78,7 +75,7 @@ class Trainer:
         distill(compressed, self.teacher, network.task, self._recipe(rung, seconds, trained), network.calibration,
                 network.seed, self._device, should_stop, original, network.likelihood,
                 as_shipped=bool(network.training_difference))
-        return save_weights(compressed, self.weights_path(compressed.plan, rung))
+        return put_weights(self._store, rung, compressed)
 
     def rebuild(self, plan: Plan, rung: int, weights: str = "") -> Compressed:
         """The network of a plan as it was after `rung`: recomputed, or read when training was involved.
@@ -88,13 +85,9 @@ class Trainer:
         compressor = self._network.compressor
         if rung == 0:
             return compressor.compress(plan)
-        path = self.weights_path(plan, rung)
-        require_weights(path, weights)
-        return load_weights(compressor.restructure(plan, fit=False), path)
-
-    def weights_path(self, plan: Plan, rung: int) -> Path:
-        """Where the weights of a distilled candidate are."""
-        return weights_path(self._folder, plan, rung)
+        key = weights_key(plan, rung)
+        data = kept_weights(self._store, key, weights)
+        return load_weights(compressor.restructure(plan, fit=False), data, key)
 
     def answer(self, inputs: Inputs) -> Tensor:
         """The original's outputs in canonical form for the teacher to give. On a CPU they come from its own 8-bit file

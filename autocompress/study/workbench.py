@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from autocompress.backend.training.distill import Recipe
+from autocompress.core.store import EARLIER, STATISTICS, WEIGHTS, FolderStore, MemoryStore, Store
 from autocompress.formats.base import Format
 from autocompress.formats.table import format_named
 from autocompress.hardware.profile import HardwareProfile
@@ -17,23 +18,41 @@ from autocompress.tasks.base import Task
 from autocompress.techniques.apply import Techniques
 from autocompress.techniques.table import TECHNIQUES
 
+STATISTICS_BYTES = 2**30
+"""Of all files of statistics that are kept; those not used for longest are deleted."""
+
 
 class Workbench:
     """Composes what compresses (`network`), what trains (`trainer`) and what evaluates (`evaluator`).
 
-    `folder` keeps the weights of distilled candidates and the teacher's answers, `statistics` (if given) what is
-    measured of the original, for other studies too. `threads` is for scoring and training.
+    `store` keeps weights of trained candidates, scored files, the teacher's answers and what is measured of the
+    original: by default in the study's `folder`, where there is one. `threads` is for scoring and training.
     `file_format`: the format of the files, where it is not the one that the profile names. See `TracedNetwork`,
     `Trainer` and `Evaluator` for the other arguments and for errors.
     """
 
-    def __init__(self, model: nn.Module, task: Task, profile: HardwareProfile, *, seed: int, folder: Path,
-                 epochs: int, device: str = "cpu", threads: int = 1, statistics: Path | None = None,
-                 recovery: Recipe | None = None, earlier: Path | None = None,
-                 file_format: Format | None = None, techniques: Techniques = TECHNIQUES) -> None:
-        self.network = TracedNetwork(model, task, seed=seed, threads=threads, statistics=statistics,
+    def __init__(self, model: nn.Module, task: Task, profile: HardwareProfile, *, seed: int, epochs: int,
+                 folder: Path | None = None, store: Store | None = None, device: str = "cpu", threads: int = 1,
+                 recovery: Recipe | None = None, file_format: Format | None = None,
+                 techniques: Techniques = TECHNIQUES) -> None:
+        self.store: Store = store or (MemoryStore() if folder is None else study_store(folder))
+        self.network = TracedNetwork(model, task, seed=seed, threads=threads, store=self.store,
                                      file_format=file_format or format_named(profile.format),
                                      techniques=techniques)
-        self.trainer = Trainer(self.network, folder=folder, epochs=epochs, device=device, threads=threads,
-                               recovery=recovery, earlier=earlier)
-        self.evaluator = Evaluator(self.network, self.trainer, profile, folder=folder, threads=threads)
+        self.trainer = Trainer(self.network, store=self.store, epochs=epochs, device=device, threads=threads,
+                               recovery=recovery)
+        self.evaluator = Evaluator(self.network, self.trainer, profile, store=self.store, threads=threads)
+
+
+def study_store(folder: Path, statistics: Path | None = None, earlier: Path | None = None) -> FolderStore:
+    """Return the store of a study.
+
+    Args:
+        folder: of the study.
+        statistics: folder for what is measured of the original, for other studies too; None for one of the study's.
+        earlier: folder of another study of the same network, whose trained weights may be inherited.
+    """
+    places = {} if statistics is None else {STATISTICS: statistics}
+    if earlier is not None:
+        places[EARLIER] = earlier / WEIGHTS
+    return FolderStore(folder, places, {STATISTICS: STATISTICS_BYTES})

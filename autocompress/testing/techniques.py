@@ -8,10 +8,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from functools import lru_cache
-from pathlib import Path
 
 import pytest
 import torch
@@ -57,7 +55,7 @@ def trained_workbench(network: str) -> Workbench:
 
 def _workbench(model: nn.Module, network: str, file_format: Format | None = None,
                techniques: tuple[Technique, ...] = ()) -> Workbench:
-    return Workbench(model, NETWORKS[network].data(), load_profile("host"), seed=0, folder=Path(os.devnull), epochs=1,
+    return Workbench(model, NETWORKS[network].data(), load_profile("host"), seed=0, epochs=1,
                      file_format=file_format, techniques=with_own(techniques))
 
 

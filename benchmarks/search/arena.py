@@ -70,8 +70,7 @@ class Arena:
         answers = self._scratch / "teacher"
         answers.mkdir(exist_ok=True)
         (folder / "teacher").symlink_to(answers, target_is_directory=True)
-        return Workbench(self._model, self._data, self._profile, seed=0, folder=folder, epochs=1,
-                         statistics=folder / "statistics")
+        return Workbench(self._model, self._data, self._profile, seed=0, folder=folder, epochs=1)
 
     def _ready(self, bench: Workbench) -> None:
         """What the first evaluation of any contender would make, made; layers that plans share are forgotten."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from autocompress.backend.network.checkpoint import load_weights, save_weights
+from autocompress.backend.network.checkpoint import encode_weights, load_weights
 from autocompress.backend.network.compressed import Compressed
 from autocompress.backend.training.averaging import MovingAverage, soup
 from autocompress.backend.training.distill import Recipe, distill
@@ -111,8 +111,7 @@ def test_only_alike_structures_are_averaged() -> None:
 def test_float_weights_behind_integers_are_kept(tmp_path: Path) -> None:
     bench, plan = workbench("chain"), _plans()[0]
     kept = _trained(plan, 0)
-    save_weights(kept, tmp_path / "w.safetensors")
-    again = load_weights(bench.network.compressor.restructure(plan, fit=False), tmp_path / "w.safetensors")
+    again = load_weights(bench.network.compressor.restructure(plan, fit=False), encode_weights(kept), "weights")
     assert again.latent.keys() == kept.latent.keys()
     assert all(torch.equal(again.latent[name], kept.latent[name]) for name in kept.latent)
     state = kept.model.state_dict()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from autocompress.backend.graph.rescale import Scaling, first_leaf, input_columns, rescale, scale_output
@@ -18,6 +18,7 @@ from autocompress.backend.statistics.calibration import reestimate_norms
 from autocompress.backend.statistics.moments import Statistics
 from autocompress.backend.training.feature_distillation import find_hook_points
 from autocompress.core.plan import Plan, Step
+from autocompress.core.store import weights_key
 from autocompress.errors import InputError
 from autocompress.formats.onnx.runtime import Runtime
 from autocompress.hardware.profile import load_profile
@@ -204,7 +205,7 @@ def test_trained_weights_are_not_rescaled_twice(tmp_path: Path) -> None:
     plan = integers(bench, (4,), 8, equalize="activations")
     assert sum("equalize" in step.args for step in plan.steps) == 3
     evaluation = bench.evaluator.evaluate(plan, 1)
-    again, kept = bench.trainer.rebuild(plan, 1), load_file(bench.trainer.weights_path(plan, 1))
+    again, kept = bench.trainer.rebuild(plan, 1), load(bench.store.get(weights_key(plan, 1)) or b"")
     started = bench.network.compressor.compress(plan)
     for name in bench.network.compressor.coupling.scalings:
         trained = again.model.state_dict()[f"{name}.weight"]

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from autocompress.backend.network.checkpoint import load_weights, save_weights
+from autocompress.backend.network.checkpoint import encode_weights, kept_weights, load_weights, put_weights
 from autocompress.backend.network.quantized_weight import per_channel, quantize_weight, top_level
 from autocompress.backend.training.teacher import Teacher
 from autocompress.core.plan import Plan
+from autocompress.core.store import FolderStore, MemoryStore, header_of, weights_key
 from autocompress.errors import StorageError
 from autocompress.formats.onnx.saturation import check_saturation
 from autocompress.testing.exporters import integers, sparse, structure
@@ -24,15 +24,15 @@ from autocompress.testing.techniques import outputs, state_hash, workbench
 
 
 @pytest.mark.parametrize("network", ["chain", "flattened"])
-def test_kept_weights_come_back_exactly(tmp_path: Path, network: str) -> None:
+def test_kept_weights_come_back_exactly(network: str) -> None:
     bench = workbench(network)
     shape = structure(bench)
     plan = Plan.of((*shape.steps, *sparse(bench, shape).steps, *integers(bench, (4, 8, 2), 8).steps))
     kept = bench.network.compressor.compress(plan)
-    path = tmp_path / "deep" / "weights.safetensors"
-    save_weights(kept, path)
-    assert [p.name for p in path.parent.iterdir()] == ["weights.safetensors"]
-    again = load_weights(bench.network.compressor.restructure(plan), path)
+    store = MemoryStore()
+    written = put_weights(store, 1, kept)
+    data = kept_weights(store, weights_key(plan, 1), written)
+    again = load_weights(bench.network.compressor.restructure(plan), data, "weights")
     assert state_hash(again.model) == state_hash(kept.model)
     assert set(again.weights) == set(kept.weights)
     for name, weight in kept.weights.items():
@@ -47,22 +47,18 @@ def test_kept_weights_come_back_exactly(tmp_path: Path, network: str) -> None:
 def test_damaged_or_foreign_weights_are_refused(tmp_path: Path) -> None:
     bench = workbench("mlp")
     plan = integers(bench, (4,), 8)
-    path = tmp_path / "w.safetensors"
-    save_weights(bench.network.compressor.compress(plan), path)
-    whole = path.read_bytes()
+    whole, key = encode_weights(bench.network.compressor.compress(plan)), weights_key(plan, 1)
     for content in (b"", whole[:-10], whole[:100], b"\xff" * 200, whole[:8] + b"\xff" + whole[9:]):
-        path.write_bytes(content)
         with pytest.raises(StorageError, match=r"w\.safetensors must hold the weights of a candidate"):
-            load_weights(bench.network.compressor.restructure(plan), path)
-    with pytest.raises(StorageError):
-        load_weights(bench.network.compressor.restructure(plan), tmp_path / "none.safetensors")
-    path.write_bytes(whole)
+            load_weights(bench.network.compressor.restructure(plan), content, "w.safetensors")
     with pytest.raises(StorageError, match=r"w\.safetensors must hold the weights of this plan"):
-        load_weights(bench.network.compressor.restructure(structure(bench)), path)
-    blocked = tmp_path / "file"
-    blocked.write_text("in the way")
-    with pytest.raises(StorageError, match="must be written"):
-        save_weights(bench.network.compressor.compress(plan), blocked / "w.safetensors")
+        load_weights(bench.network.compressor.restructure(structure(bench)), whole, "w.safetensors")
+    store = FolderStore(tmp_path)
+    with pytest.raises(StorageError, match=f"must be in {key} of the study as written, but they are gone"):
+        kept_weights(store, key, "")
+    store.put(key, whole)
+    with pytest.raises(StorageError, match="they have changed since they were scored"):
+        kept_weights(store, key, "0" * 64)
 
 
 def test_answers_to_other_views_are_not_used(tmp_path: Path) -> None:
@@ -82,12 +78,12 @@ def test_answers_to_other_views_are_not_used(tmp_path: Path) -> None:
             replace(plain, augment=scaled(3.0)),
             replace(plain, augment=lambda inputs, generator: inputs * next(unknown, 2.0))]
     for number, data in enumerate(ways, 1):
-        teacher = Teacher(answer, data, 0, tmp_path)
+        teacher = Teacher(answer, data, 0, FolderStore(tmp_path))
         inputs, logits = teacher.batch(0, rows)
         torch.testing.assert_close(logits, outputs(net, inputs))
         assert asked == [6] * number
         teacher.save()
-    again = Teacher(answer, replace(plain, augment=scaled(3.0)), 0, tmp_path)
+    again = Teacher(answer, replace(plain, augment=scaled(3.0)), 0, FolderStore(tmp_path))
     again.batch(0, rows)
     assert asked == [6] * 6, "the same function by content is known again"
 
@@ -103,27 +99,27 @@ def test_kept_answers_of_the_teacher_are_used(tmp_path: Path) -> None:
     def deaf(inputs: Tensor) -> Tensor:
         raise AssertionError("every row is known")
 
-    first, rows = Teacher(answer, data, 0, tmp_path), torch.tensor([5, 1, 3])
+    store = FolderStore(tmp_path)
+    first, rows = Teacher(answer, data, 0, store), torch.tensor([5, 1, 3])
     inputs, logits = first.batch(0, rows)
     torch.testing.assert_close(logits, outputs(net, inputs))
     first.batch(Teacher.VIEWS, torch.tensor([1, 3, 9]))
     assert asked == [3, 1], "only what is not known is asked for, and views come round"
     first.save()
-    assert torch.equal(Teacher(deaf, data, 0, tmp_path).batch(0, rows)[1], logits)
-    assert [p.name for p in tmp_path.iterdir()] == ["teacher-1.safetensors"]
+    assert torch.equal(Teacher(deaf, data, 0, store).batch(0, rows)[1], logits)
+    assert [p.name for p in (tmp_path / "teacher").iterdir()] == ["teacher-1.safetensors"]
 
-    other = Teacher(answer, data, 0, tmp_path)
+    other = Teacher(answer, data, 0, store)
     other.batch(0, torch.tensor([7]))
     first.batch(0, torch.tensor([8]))
     first.save()
     other.save()
-    Teacher(deaf, data, 0, tmp_path).batch(0, torch.tensor([1, 3, 5, 7, 8, 9]))
+    Teacher(deaf, data, 0, store).batch(0, torch.tensor([1, 3, 5, 7, 8, 9]))
 
 
 @pytest.mark.parametrize(("grid", "bits", "activations"), [("linear", 7, 8), ("linear", 7, 32), ("linear", 8, 8),
                                                           ("linear", 8, 32), ("linear", 6, 8), ("codebook", 5, 8)])
-def test_weights_kept_before_files_had_a_format_come_within_the_limit(tmp_path: Path, grid: str, bits: int,
-                                                                      activations: int) -> None:
+def test_weights_kept_before_files_had_a_format_come_within_the_limit(grid: str, bits: int, activations: int) -> None:
     """Their levels reached 127, those of 7 bits odd; the values that they stand for hardly change."""
     bench = workbench("residual")
     plan = integers(bench, (bits,), activations, grid=grid)
@@ -135,11 +131,9 @@ def test_weights_kept_before_files_had_a_format_come_within_the_limit(tmp_path: 
             odd = (weight / per_channel(known.scale / 2, weight) * 0.5).floor() * 2 + 1
             known = replace(known, levels=odd.clamp(-127, 127).to(torch.int8), scale=known.scale / 2)
         network.weights[name] = known
-    save_weights(network, tmp_path / "new.safetensors")
-    with safe_open(tmp_path / "new.safetensors", framework="pt") as file:
-        header = {key: value for key, value in file.metadata().items() if key != "format."}
-        save_file(load_file(tmp_path / "new.safetensors"), tmp_path / "old.safetensors", metadata=header)
-    again = load_weights(bench.network.compressor.restructure(plan, fit=False), tmp_path / "old.safetensors")
+    new = encode_weights(network)
+    header = {key: value for key, value in (header_of(new) or {}).items() if key != "format."}
+    again = load_weights(bench.network.compressor.restructure(plan, fit=False), save(load(new), header), "old")
     for name, weight in again.weights.items():
         assert int(weight.levels.abs().max()) <= min(weight.limit, top_level(weight)) == top_level(weight)
         assert weight.limit == (127 if activations == 32 else 64)

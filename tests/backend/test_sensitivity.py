@@ -20,6 +20,7 @@ from autocompress.backend.sensitivity.fisher import sensitivities
 from autocompress.backend.sensitivity.weight_deltas import composed, weight_changes
 from autocompress.core.layer import Layer
 from autocompress.core.plan import Plan, Step
+from autocompress.core.store import FolderStore
 from autocompress.errors import InputError, TrialError
 from autocompress.study.workbench import Workbench
 from autocompress.techniques.base import whole
@@ -81,6 +82,12 @@ def test_they_are_settled_and_leave_the_network_alone() -> None:
     assert state_hash(bench.network.model) == before
 
 
+def _compressor(made: Workbench, folder: Path) -> Compressor:
+    network = made.network
+    return Compressor(network.model, network.table, network.compressor.coupling, network.calibration,
+                      FolderStore(folder))
+
+
 def test_they_are_kept_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = workbench("mlp")
     compressor = _compressor(made, tmp_path)
@@ -92,7 +99,7 @@ def test_they_are_kept_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     early = sensitivities(compressor, steps[2:5])
     first = sensitivities(compressor, steps)
     assert asked == [3, len(steps) - 3] and first[2:5] == early, "each step is asked about once"
-    assert [path.name for path in tmp_path.glob("sensitivities-*")]
+    assert [path.name for path in (tmp_path / "statistics").glob("sensitivities-*")]
     monkeypatch.setattr(sensitivity, "_measured", lambda *_: pytest.fail("what is known is read"))
     again = _compressor(made, tmp_path)
     assert sensitivities(again, steps) == first

@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.backend.statistics import tensor_cache as store
+from autocompress.backend.statistics import tensor_cache
 from autocompress.backend.statistics.lru_cache import LruTensorCache, content
 from autocompress.backend.statistics.moments import Statistics
-from autocompress.backend.statistics.tensor_cache import TensorCache
+from autocompress.backend.statistics.tensor_cache import LIMIT_BYTES, TensorCache
+from autocompress.core.store import STATISTICS, FolderStore
 
 
 class Net(nn.Module):
@@ -42,8 +43,12 @@ def _net(bend: str = "relu") -> Net:
 INPUTS = torch.randn(32, 6, generator=torch.Generator().manual_seed(1))
 
 
+def _store(folder: Path, limit: int = LIMIT_BYTES) -> FolderStore:
+    return FolderStore(folder, {STATISTICS: folder}, {STATISTICS: limit})
+
+
 def _measure(folder: Path | None, net: nn.Module, inputs: Tensor = INPUTS) -> Statistics:
-    statistics = Statistics(net, inputs, folder)
+    statistics = Statistics(net, inputs, None if folder is None else _store(folder))
     assert statistics.moments("out") is not None
     assert statistics.sensitivity("out") is not None
     return statistics
@@ -113,13 +118,14 @@ def test_a_folder_that_cannot_be_written_costs_time_alone(tmp_path: Path) -> Non
 
 
 def test_the_folder_stays_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "LIMIT_BYTES", 3000)
+    monkeypatch.setattr(tensor_cache, "LIMIT_BYTES", 3000)
+    store = _store(tmp_path, 3000)
     for i in range(4):
-        TensorCache(tmp_path, lambda i=i: f"{i}" * 64).get("x", lambda: {"a": torch.zeros(256)})
+        TensorCache(store, lambda i=i: f"{i}" * 64).get("x", lambda: {"a": torch.zeros(256)})
         for path in tmp_path.glob("*.safetensors"):  # file systems keep times too coarsely for a test
             os.utime(path, (0, int(path.stem.split("-")[1][0])))
     assert sorted(path.stem[2] for path in tmp_path.glob("*")) == ["2", "3"]
-    TensorCache(tmp_path, lambda: "9" * 64).get("x", lambda: {"a": torch.zeros(1024)})
+    TensorCache(store, lambda: "9" * 64).get("x", lambda: {"a": torch.zeros(1024)})
     assert not list(tmp_path.glob("x-9*")), "larger than the whole folder may be"
 
 

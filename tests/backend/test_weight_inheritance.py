@@ -13,17 +13,18 @@ import torch
 from autocompress.backend.network.checkpoint import (
     Structure,
     Trained,
+    encode_weights,
     read_structure,
     read_trained,
-    save_weights,
     structure_of,
 )
 from autocompress.backend.network.compressed import Compressed
 from autocompress.backend.training.warm_start import Places, agreements, better_start, divergence, inherited, overlap
 from autocompress.core.plan import Plan, Step
+from autocompress.core.store import FolderStore, header_in, weights_key
 from autocompress.errors import StorageError
 from autocompress.hardware.profile import load_profile
-from autocompress.study.warm_start import nearest, weights_path, with_relative
+from autocompress.study.warm_start import nearest, with_relative
 from autocompress.study.workbench import Workbench
 from autocompress.testing.networks import NETWORKS, task_data
 
@@ -68,9 +69,8 @@ def _trained(bench: Workbench, plan: Plan, place: Path) -> Trained:
                 network.weights[module] = type(known)(known.bits, known.levels, known.scale * 1.5, known.table,
                                                       known.group, known.factors)
             parameter *= 1.5
-    path = weights_path(place, plan, 1)
-    save_weights(network, path)
-    return read_trained(path)
+    FolderStore(place).put(weights_key(plan, 1), encode_weights(network))
+    return read_trained(encode_weights(network), "weights")
 
 
 def _agreed(bench: Workbench, own: Compressed, relative: Trained) -> dict[str, Places]:
@@ -121,7 +121,7 @@ def test_a_narrower_network_takes_its_channels_of_a_wider_one(bench_of: Make, tm
 
 def test_a_layer_makes_up_for_the_inputs_that_it_loses(bench_of: Make, tmp_path: Path) -> None:
     bench = bench_of("residual")
-    relative = read_trained(_saved(bench, Plan(), tmp_path))
+    relative = _read(_saved(bench, Plan(), tmp_path))
     own = bench.network.compressor.restructure(_pruned(bench, 0.75), fit=False)
     agreed = _agreed(bench, own, relative)
     refitted = bench.network.compressor.restructure(own.plan).model.state_dict()
@@ -130,10 +130,14 @@ def test_a_layer_makes_up_for_the_inputs_that_it_loses(bench_of: Make, tmp_path:
     assert not torch.allclose(heir["conv2.weight"], own.model.state_dict()["conv2.weight"])
 
 
+def _read(path: Path) -> Trained:
+    return read_trained(path.read_bytes(), path.name)
+
+
 def _saved(bench: Workbench, plan: Plan, folder: Path, rung: int = 1) -> Path:
-    path = weights_path(folder, plan, rung)
-    save_weights(bench.network.compressor.compress(plan), path)
-    return path
+    store, key = FolderStore(folder), weights_key(plan, rung)
+    store.put(key, encode_weights(bench.network.compressor.compress(plan)))
+    return store.path(key)
 
 
 def test_places_are_in_the_coordinates_of_the_original(bench_of: Make) -> None:
@@ -202,7 +206,7 @@ def test_the_start_nearer_to_the_original_is_chosen(bench_of: Make, tmp_path: Pa
     with torch.no_grad():
         wanted = bench.network.model(bench.network.calibration)
     assert divergence(bench.network.model, bench.network.calibration, wanted) < 1e-6
-    good, bad = read_trained(_saved(bench, Plan(), tmp_path)), _trained(bench, _pruned(bench, 1.0, 8), tmp_path)
+    good, bad = _read(_saved(bench, Plan(), tmp_path)), _trained(bench, _pruned(bench, 1.0, 8), tmp_path)
     plan = _pruned(bench, 1.0, 8)
     for relative, better in ((good, True), (bad, False)):
         own = bench.network.compressor.compress(plan)
@@ -218,12 +222,13 @@ def test_the_start_nearer_to_the_original_is_chosen(bench_of: Make, tmp_path: Pa
 def test_the_nearest_of_all_folders_is_found_and_an_unfinished_training_is_not(bench_of: Make, tmp_path: Path) -> None:
     bench = bench_of("residual")
     here, there = tmp_path / "here", tmp_path / "there"
+    store = FolderStore(here, {"earlier": there / "weights"})
     plan = _pruned(bench, 0.5, 4)
     own = structure_of(bench.network.compressor.compress(plan))
 
     def found() -> Path | None:
-        near = nearest(bench.network.table, bench.network.compressor.coupling.items, own, (here, there))
-        return None if near is None else near[0]
+        near = nearest(bench.network.table, bench.network.compressor.coupling.items, own, store)
+        return None if near is None else store.path(near[0])
 
     assert found() is None
     _saved(bench, plan, here)
@@ -252,10 +257,10 @@ def test_damaged_and_foreign_files_are_passed_over(bench_of: Make, tmp_path: Pat
     for damage in (b"", b"no safetensors", whole[:-100]):
         path.write_bytes(damage)
         assert with_relative(
-            own, bench.network.compressor, bench.network.table, [tmp_path / "none", tmp_path], wanted
+            own, bench.network.compressor, bench.network.table, FolderStore(tmp_path), wanted
         ) == (own, False)
     with pytest.raises(StorageError, match="must hold the weights of a candidate"):
-        read_trained(path)
+        _read(path)
     path.write_bytes(whole)
-    structure = read_structure(path)
+    structure = read_structure(header_in(path) or {})
     assert structure is not None and structure.plan == Plan()

@@ -92,7 +92,7 @@ def test_what_counts_is_new_inside_the_budget_in_time_and_no_failure(arena: Aren
         assert [run.best(size) is None for size in (12_000, 10)] == [False, True]
         with pytest.raises(ValueError, match="rung 1"):
             run.evaluate(small, 1)
-        assert 0 <= run.trained(small, 0.2) <= 1 and run.bench.trainer.weights_path(small, 1).is_file()
+        assert 0 <= run.trained(small, 0.2) <= 1 and run.bench.trainer.is_trained(small, 1)
         late = Run(run.bench, run.space, [20_000], arena.original, 0, 0.0)
         assert late.closed() and late.attempt(small) is not None
         assert (late.late, late.evaluated, late.points) == (1, {}, [])

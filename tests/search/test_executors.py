@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from autocompress.core.files import is_alive
 from autocompress.errors import EnvironmentFault, InputError, TrialError
 from autocompress.search.executors.base import Evaluate, Executor, Job, Outcome, Place, ShouldStop, Workplace, alone
 from autocompress.search.executors.inline import Inline
+from autocompress.search.executors.pool import Pool
 from autocompress.search.executors.processes import Processes
 from autocompress.testing.executor_contract import (
     ANSWER,
@@ -45,6 +47,38 @@ class TestProcesses(ExecutorContract):
     def make(self) -> Executor:
         """A new one."""
         return Processes(2)
+
+
+class TestThreadPool(ExecutorContract):
+    """A pool of threads that the user made."""
+
+    @pytest.fixture(autouse=True)
+    def pool_of_threads(self) -> Iterator[None]:
+        """The user's own."""
+        with ThreadPoolExecutor(2) as self.threads:
+            yield
+
+    def make(self) -> Executor:
+        """A new one."""
+        return Pool(self.threads, 2)
+
+
+class TestProcessPool(ExecutorContract):
+    """A pool of processes that the user made; one that has lost a process takes no more jobs."""
+
+    separate = True
+
+    @pytest.fixture(autouse=True)
+    def pool_of_processes(self) -> Iterator[None]:
+        """The user's own."""
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as self.processes:
+            yield
+            for process in (self.processes._processes or {}).values():
+                process.kill()  # what was let go waits to be told
+
+    def make(self) -> Executor:
+        """A new one."""
+        return Pool(self.processes, 1)
 
 
 def _never(job: Job, should_stop: ShouldStop) -> Outcome:

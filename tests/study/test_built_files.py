@@ -10,6 +10,7 @@ from autocompress.core.budget import Budget
 from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.core.metric import Reference
 from autocompress.core.plan import Plan, Step
+from autocompress.core.store import FILES, FolderStore, Store
 from autocompress.hardware.profile import load_profile
 from autocompress.study import built_files
 from autocompress.study.built_files import Trimmer, keep_file, kept_file, own_files
@@ -20,39 +21,41 @@ from autocompress.testing.networks import NETWORKS, task_data
 BUDGET = Budget(size_bytes=10**6)
 
 
-def _candidate(folder: Path, trial: int, accuracy: float) -> Candidate:
+def _candidate(store: Store, trial: int, accuracy: float) -> Candidate:
     metrics = {"accuracy": accuracy, "accuracy_error": 1e-4, "cross_entropy": 1 - accuracy,
                "size_bytes": 1000.0 - 100 * accuracy, "latency_ms": 1.0, "macs": 1.0}
-    file = keep_file(folder, f"{trial}".encode(), ".onnx")
+    file = keep_file(store, f"{trial}".encode(), ".onnx")
     return Candidate(trial=trial, status="complete", evaluations=(
         Evaluation(rung=0, metrics=metrics, sources={}, file=file),))
 
 
 def test_a_file_is_what_was_kept_or_nothing(tmp_path: Path) -> None:
-    known = keep_file(tmp_path, b"a model", ".onnx")
-    assert kept_file(tmp_path, known, ".onnx") == b"a model"
-    (path,) = own_files(tmp_path)
-    path.write_bytes(b"another")
-    assert kept_file(tmp_path, known, ".onnx") is None
-    assert kept_file(tmp_path, "", ".onnx") is None and kept_file(tmp_path, "0" * 64, ".onnx") is None
+    store = FolderStore(tmp_path)
+    known = keep_file(store, b"a model", ".onnx")
+    assert kept_file(store, known, ".onnx") == b"a model"
+    (key,) = own_files(store).values()
+    store.put(key, b"another")
+    assert kept_file(store, known, ".onnx") is None
+    assert kept_file(store, "", ".onnx") is None and kept_file(store, "0" * 64, ".onnx") is None
 
 
 def test_the_front_stays_and_so_does_what_is_no_ones_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(built_files, "MOST", 4)
-    everyone = [_candidate(tmp_path, trial, 0.5 + trial / 100) for trial in range(8)]  # each dominates the one before
-    under_way = keep_file(tmp_path, b"under way", ".onnx")
-    mine = tmp_path / built_files.FILES / "mine.onnx"
+    store = FolderStore(tmp_path)
+    everyone = [_candidate(store, trial, 0.5 + trial / 100) for trial in range(8)]  # each dominates the one before
+    under_way = keep_file(store, b"under way", ".onnx")
+    mine = tmp_path / FILES / "mine.onnx"
     mine.write_bytes(b"the user's")
-    trimmer = Trimmer(tmp_path, BUDGET, Reference(ACCURACY, 1.0))
+    trimmer = Trimmer(store, BUDGET, Reference(ACCURACY, 1.0))
     trimmer.look(lambda: everyone)
     best = everyone[-1].best
     assert best is not None
-    assert {path.stem for path in own_files(tmp_path)} == {best.file, under_way}
+    assert set(own_files(store)) == {best.file, under_way}
     asked: list[int] = []
     trimmer.look(lambda: asked.append(1) or everyone)  # type: ignore[func-returns-value]
     assert not asked, "few files need no look"
     trimmer.end(everyone)
-    assert [path.stem for path in own_files(tmp_path)] == [best.file] and mine.is_file()
+    assert [*own_files(store)] == [best.file] and mine.is_file()
 
 
 def test_what_was_evaluated_is_not_compressed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,5 +68,5 @@ def test_what_was_evaluated_is_not_compressed_again(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(bench.trainer, "rebuild", lambda *_: pytest.fail("the file was kept"))
     assert bench.evaluator.file_of(plan, evaluation) == again and len(again) == evaluation.metrics["size_bytes"]
     monkeypatch.undo()
-    own_files(tmp_path)[0].unlink()
+    bench.store.remove(*own_files(bench.store).values())
     assert bench.evaluator.file_of(plan, evaluation) == again

@@ -8,10 +8,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from autocompress.backend.network.checkpoint import save_weights
+from autocompress.backend.network.checkpoint import encode_weights
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import AVERAGED, Candidate
 from autocompress.core.plan import Plan, Step
+from autocompress.core.store import weights_key
 from autocompress.hardware.profile import load_profile
 from autocompress.study.model_soup import _relatives, blend
 from autocompress.study.workbench import Workbench
@@ -84,5 +85,5 @@ def test_networks_that_are_rescaled_in_other_ways_are_no_relatives(trained: tupl
         msgspec.structs.replace(step, args={**step.args, "equalize": "weights"}) if step.site == "1.0" and
         step.technique == "quantize" else step for step in everyone[1].plan.steps))
     other = msgspec.structs.replace(everyone[1], plan=rescaled)
-    save_weights(bench.trainer.rebuild(everyone[1].plan, 1), bench.trainer.weights_path(rescaled, 1))
+    bench.store.put(weights_key(rescaled, 1), encode_weights(bench.trainer.rebuild(everyone[1].plan, 1)))
     assert rescaled not in [plan for plan, _ in _relatives(bench, [everyone[0], other], everyone[0])]

@@ -12,6 +12,7 @@ import torch
 from autocompress.backend.training.distill import Recipe
 from autocompress.backend.training.teacher import Teacher
 from autocompress.core.plan import Plan, Step
+from autocompress.core.store import weights_key
 from autocompress.errors import InputError
 from autocompress.hardware.profile import load_profile
 from autocompress.space.spec import load_space
@@ -51,7 +52,7 @@ def test_a_candidate_is_trained_as_the_space_says(tmp_path: Path, monkeypatch: p
              for rung, seconds in ((1, None), (2, 0.5))]
     assert rungs[0].keys() == {"blockwise"} and rungs[1].keys() == {"distill"}
     assert rungs[1]["distill"]["features_of"] == ["1.0", "2.0"]
-    bench.trainer.weights_path(plan, 1).unlink()
+    bench.store.remove(weights_key(plan, 1))
     again = bench.evaluator.evaluate(plan, 2, 0.5)
     assert {"blockwise", "distill"} <= {r.technique for r in again.receipts}, "nothing was trained before"
 
@@ -114,7 +115,7 @@ def test_answers_that_cannot_be_kept_or_read_cost_time_alone(tmp_path: Path) -> 
     bench.trainer.teacher.save()
     kept = next((tmp_path / "teacher").iterdir())
     kept.write_bytes(kept.read_bytes()[:100])
-    again = Teacher(bench.trainer.answer, bench.network.task, 0, tmp_path / "teacher")
+    again = Teacher(bench.trainer.answer, bench.network.task, 0, bench.store)
     assert torch.equal(again.batch(0, rows)[1], first)
 
 

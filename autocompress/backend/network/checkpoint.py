@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 
 import msgspec
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from autocompress.backend.network.compressed import Compressed, leaves, step_of
 from autocompress.backend.network.mask import Mask
 from autocompress.backend.network.quantized_weight import QuantizedWeight, within_limit
-from autocompress.core.files import replacing, sha256_of
 from autocompress.core.plan import Plan, Receipt
+from autocompress.core.store import STRUCTURE, Store, header_of, weights_key
 from autocompress.errors import StorageError
 from autocompress.techniques.prune import kept_channels
 from autocompress.techniques.quantize import QUANTIZE, level_limit, steps_of
@@ -22,8 +22,8 @@ from autocompress.techniques.sparsify import SPARSIFY
 
 _LEVELS, _SCALE, _KEPT = "quantized.levels.", "quantized.scale.", "kept."
 _TABLE, _FACTORS = "quantized.table.", "quantized.factors."
-_STRUCTURE, _FORMAT = "structure.", "format."
-"""Beside the widths by module name in the file's header: no module has a name that ends in a point."""
+_FORMAT = "format."
+"""Beside `STRUCTURE` and the widths by module name in the file's header: no module has a name that ends in a point."""
 FORMAT = "2"
 """Version of the file format. In files without one, the levels of 7 and 8 bits and of codebooks reach 127 for any
 activations."""
@@ -52,12 +52,8 @@ def structure_of(compressed: Compressed) -> Structure:
     return Structure(compressed.plan, kept_channels(compressed.receipts))
 
 
-def save_weights(compressed: Compressed, path: Path) -> str:
-    """Write a checkpoint, whole or not at all (temporary file, fsync, rename), and return the file's hash.
-
-    Raises:
-        StorageError: The file cannot be written.
-    """
+def encode_weights(compressed: Compressed) -> bytes:
+    """Return a network's tensors and integers as one safetensors file."""
     # What integers were rounded from takes the place of their values, which follow from levels and scales.
     state = compressed.model.state_dict() | {f"{name}.weight": value for name, value in compressed.latent.items()}
     tensors: dict[str, Tensor] = {f"model.{k}": v.contiguous() for k, v in state.items()}
@@ -71,36 +67,42 @@ def save_weights(compressed: Compressed, path: Path) -> str:
     tensors.update({f"{_KEPT}{name}": mask.kept.contiguous() for name, mask in compressed.masks.items()})
     header = {name: str(weight.bits) for name, weight in compressed.weights.items()}
     header[_FORMAT] = FORMAT
-    header[_STRUCTURE] = msgspec.json.encode(structure_of(compressed)).decode()
-    try:
-        with replacing(path) as part:
-            save_file(tensors, part, metadata=header)
-    except (OSError, SafetensorError) as error:
-        raise StorageError(f"the weights of a candidate must be written to {path}, but: {error}") from error
-    return sha256_of(path)
+    header[STRUCTURE] = msgspec.json.encode(structure_of(compressed)).decode()
+    data: bytes = save(tensors, metadata=header)
+    return data
 
 
-def require_weights(path: Path, expected: str) -> None:
-    """StorageError unless the file is there and, where a hash is `expected`, has it: what was trained cannot be made
-    again from its plan."""
-    actual = sha256_of(path) if path.is_file() else None
-    if actual is None or (expected and actual != expected):
-        state = "are gone" if actual is None else "have changed since they were scored"
-        raise StorageError(f"the weights of a trained candidate must be in {path} as written, but they {state}: bring "
-                           "that file back, export another trial, or search anew with --force-new-study")
+def put_weights(store: Store, rung: int, compressed: Compressed) -> str:
+    """Keep the weights that a network has after `rung`, and return the hash of their file. StorageError when they
+    cannot be kept."""
+    data = encode_weights(compressed)
+    store.put(weights_key(compressed.plan, rung), data)
+    return hashlib.sha256(data).hexdigest()
 
 
-def load_weights(structure: Compressed, path: Path) -> Compressed:
-    """Fill a restructured network (changed in place) with what `save_weights` kept.
+def kept_weights(store: Store, key: str, expected: str) -> bytes:
+    """Return the file of weights under a key. StorageError where it is gone or, where a hash is `expected`, has
+    another: what was trained cannot be made again from its plan."""
+    data = store.get(key)
+    if data is None or (expected and hashlib.sha256(data).hexdigest() != expected):
+        came = "are gone" if data is None else "have changed since they were scored"
+        raise StorageError(f"the weights of a trained candidate must be in {key} of the study as written, but they "
+                           f"{came}: bring that file back, export another trial, or search anew with "
+                           "--force-new-study")
+    return data
 
-    StorageError when the file does not fit the plan or is damaged.
+
+def load_weights(structure: Compressed, data: bytes, origin: str) -> Compressed:
+    """Fill a restructured network (changed in place) with what `encode_weights` made of another of its plan.
+
+    StorageError, which names the `origin` of the file, when that does not fit the plan or is damaged.
     """
-    tensors, bits = _read(path)
+    tensors, bits = _read(data, origin)
     try:
         structure.model.load_state_dict(_of_network(tensors))
     except RuntimeError as error:
         first = next(iter(str(error).splitlines()), "")
-        raise StorageError(f"{path} must hold the weights of this plan, but: {first}") from error
+        raise StorageError(f"{origin} must hold the weights of this plan, but: {first}") from error
     structure.weights = _integers(structure.plan, tensors, bits)
     for name, mask in list(structure.masks.items()):
         structure.masks[name] = Mask(mask.pattern, tensors[f"{_KEPT}{name}"])
@@ -119,33 +121,33 @@ def load_weights(structure: Compressed, path: Path) -> Compressed:
     return structure
 
 
-def read_structure(path: Path) -> Structure | None:
-    """From the header alone. None where the file cannot be read, or was written before files said it."""
+def read_structure(header: Mapping[str, str]) -> Structure | None:
+    """Return the structure that the header of a file of weights says. None where it says none, as of files that older
+    releases wrote."""
     try:
-        with safe_open(path, framework="pt") as file:
-            return msgspec.json.decode((file.metadata() or {}).get(_STRUCTURE, ""), type=Structure)
-    except (OSError, SafetensorError, msgspec.MsgspecError):
+        return msgspec.json.decode(header.get(STRUCTURE, ""), type=Structure)
+    except msgspec.MsgspecError:
         return None
 
 
-def read_trained(path: Path) -> Trained:
-    """Everything in the file, without a network to put it in. StorageError when it is damaged."""
-    tensors, bits = _read(path)
-    structure = read_structure(path)
+def read_trained(data: bytes, origin: str) -> Trained:
+    """Return everything in a file of weights, without a network to put it in. StorageError, which names the `origin`
+    of the file, when it is damaged."""
+    tensors, bits = _read(data, origin)
+    structure = read_structure(bits)
     if structure is None:
-        raise StorageError(f"{path} must say what its weights belong to, but does not")
+        raise StorageError(f"{origin} must say what its weights belong to, but does not")
     return Trained(structure, _of_network(tensors), _integers(structure.plan, tensors, bits),
                    {k.removeprefix(_KEPT): v for k, v in tensors.items() if k.startswith(_KEPT)})
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors, and the header. StorageError when the file cannot be read."""
+def _read(data: bytes, origin: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return all tensors, and the header. StorageError when the file is damaged."""
     try:
-        with safe_open(path, framework="pt") as file:
-            return load_file(path), file.metadata() or {}
-    except (OSError, SafetensorError) as error:
+        return load(data), header_of(data) or {}
+    except (SafetensorError, ValueError, KeyError) as error:
         first = next(iter(str(error).splitlines()), "")
-        raise StorageError(f"{path} must hold the weights of a candidate, but: {first}") from error
+        raise StorageError(f"{origin} must hold the weights of a candidate, but: {first}") from error
 
 
 def _of_network(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

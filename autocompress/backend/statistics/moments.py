@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from autocompress.backend.statistics.lru_cache import content
 from autocompress.backend.statistics.tensor_cache import TensorCache
 from autocompress.core.batch_sizes import EVERY_TENSOR_BYTES, GRADIENT_BYTES, rows_at_once
 from autocompress.core.cancellation import checkpoint
+from autocompress.core.store import Store
 from autocompress.tensors.likelihood import CATEGORICAL, Likelihood
 from autocompress.tensors.named import Inputs
 
@@ -117,17 +117,17 @@ class Sensitivity:
 
 class Statistics:
     """Facts about every convolution and linear layer of `model` on normalised inputs `calibration` (N, …), kept in
-    `folder` where there is one (`store.py`).
+    `store` where there is one (`TensorCache`).
 
     Labels for gradients are drawn from the network's own answers, seeded: no labels of the user's are needed, and
     the gradient is not zero where the network is right and sure (that makes the Fisher information the true one).
     `likelihood`: what the network's outputs stand for.
     """
 
-    def __init__(self, model: nn.Module, calibration: Inputs, folder: Path | None = None,
+    def __init__(self, model: nn.Module, calibration: Inputs, store: Store | None = None,
                  likelihood: Likelihood = CATEGORICAL) -> None:
         self._model, self._calibration, self._likelihood = model, calibration, likelihood
-        self._store = TensorCache(folder, self._key)
+        self._store = TensorCache(store, self._key)
 
     def _key(self) -> str:
         """A hash of all that the facts follow from. The network's code shows in its answers, of which two digits

@@ -11,10 +11,11 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save
 from torch import Tensor
 
-from autocompress.core.files import replacing
+from autocompress.core.store import TEACHER, Store, header_of
+from autocompress.errors import StorageError
 from autocompress.tensors.named import Inputs
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class TrainingData(Protocol):
 
 
 class Teacher:
-    """The original's outputs for augmented views of the training set, kept in `folder` between processes.
+    """The original's outputs for augmented views of the training set, kept in `store` between processes.
 
     A kept file says of which views it is; another augmentation, seed or data set has others, and asks anew. Where the
     augmentation cannot be told by its content, nothing is kept.
@@ -51,10 +52,11 @@ class Teacher:
     VIEWS = 2
 
     def __init__(self, answer: Callable[[Any], Tensor], data: TrainingData, seed: int,
-                 folder: Path | None) -> None:
-        self._answer, self._data, self._seed, self._folder = answer, data, seed, folder
+                 store: Store | None) -> None:
+        self._answer, self._data, self._seed, self._store = answer, data, seed, store
         self._inputs: dict[int, Inputs] = {}
         self._logits: dict[int, Tensor] = {}  # NaN where not known yet
+        self._unsaved: set[int] = set()
         self.seconds = 0.0
         """Time spent on answers so far."""
 
@@ -71,6 +73,7 @@ class Teacher:
             if not len(known):
                 known = self._logits[index] = torch.full((len(self._inputs[index]), *answers.shape[1:]), torch.nan)
             known[rows[missing]] = answers
+            self._unsaved.add(index)
             self.seconds += time.perf_counter() - began
         return inputs, known[rows]
 
@@ -84,18 +87,18 @@ class Teacher:
     def save(self) -> None:
         """Keep what was answered for later processes; what another process kept meanwhile is kept too. Where nothing
         can be written, a training that is done stands."""
-        for index, known in self._logits.items():
-            path = self._path(index)
-            if path is None or not len(known):
+        for index in sorted(self._unsaved):
+            logits, name = self._logits[index], self._name(index)
+            if self._store is None or name is None:
                 continue
             stored = self._stored(index)
             if len(stored):
-                known = torch.where(known.isnan(), stored, known)
+                logits = torch.where(logits.isnan(), stored, logits)
             try:
-                with replacing(path) as part:
-                    save_file({"logits": known.contiguous()}, part, {"views": self._views or ""})
-            except (OSError, SafetensorError) as error:
-                log.info("%s cannot be kept: %s", path, error)
+                self._store.put(name, save({"logits": logits.contiguous()}, {"views": self._views or ""}))
+                self._unsaved.discard(index)
+            except StorageError as error:
+                log.info("%s cannot be kept: %s", name, error)
 
     def _view(self, index: int) -> Inputs:
         if index not in self._inputs:
@@ -108,24 +111,21 @@ class Teacher:
         views = self._data.views_fingerprint
         return None if views is None else f"{views} seed {self._seed}"
 
-    def _path(self, index: int) -> Path | None:
-        if self._folder is None or self._views is None:
-            return None
-        return self._folder / f"teacher-{index}.safetensors"
+    def _name(self, index: int) -> str | None:
+        return None if self._views is None else f"{TEACHER}/teacher-{index}.safetensors"
 
     def _stored(self, index: int) -> Tensor:
-        path = self._path(index)
-        if path is not None and path.is_file():
+        name = self._name(index)
+        data = None if self._store is None or name is None else self._store.get(name)
+        if data is not None:
             try:
-                with safe_open(path, framework="pt") as file:
-                    stored: Tensor = file.get_tensor("logits")
-                    views = (file.metadata() or {}).get("views")
-            except (OSError, SafetensorError, KeyError) as error:
-                log.warning("%s cannot be used (%s): asking the original again", path, error)
+                stored: Tensor = load(data)["logits"]
+            except (SafetensorError, ValueError, KeyError) as error:
+                log.warning("%s cannot be used (%s): asking the original again", name, error)
             else:
-                if len(stored) == len(self._inputs[index]) and views == self._views:
+                if len(stored) == len(self._inputs[index]) and (header_of(data) or {}).get("views") == self._views:
                     return stored
-                log.info("%s is of other views of the training data: asking the original again", path)
+                log.info("%s is of other views of the training data: asking the original again", name)
         return torch.empty(0, 0)
 
 

@@ -40,7 +40,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _starting = threading.Lock()
 
 
-class _RemoteTraceback(Exception):
+class RemoteTraceback(Exception):
     """The traceback in the other process, as text."""
 
     def __str__(self) -> str:
@@ -155,7 +155,7 @@ class Worker:
             raise WorkerLost(f"the worker process died ({how})") from None
         error, text, result = content
         if error is not None:
-            raise error from _RemoteTraceback(text)
+            raise error from RemoteTraceback(text)
         return result
 
     def _read(self, method: str, *given: Any) -> Any:
