@@ -41,8 +41,8 @@ class Request:
 
     @classmethod
     def of(cls, settings: SearchSettings) -> Request:
-        """Read the files. InputError for a space or a profile that cannot be read, for what is no sampler, executor or format,
-        and for a latency bound on a device that is not searched for."""
+        """Read the files. InputError for a space or a profile that cannot be read, for what is no sampler, executor or
+        format, and for a latency bound on a device that is not searched for."""
         profile = load_targets(settings.profile)
         devices = [device.id for device in profile.latencies.values()]
         space = load_space(settings.space, own_techniques(settings))
