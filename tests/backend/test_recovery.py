@@ -156,13 +156,13 @@ class Viewed(nn.Module):
 def test_a_network_that_views_its_maps_is_trained(recipe: Recipe) -> None:
     model, data = Viewed().eval(), NETWORKS["chain"].data()
     bench = Workbench(model, data, load_profile("host"), seed=0, folder=Path(os.devnull), epochs=1)
-    start = bench.compressor.compress(integers(bench, (4,), 8))
+    start = bench.network.compressor.compress(integers(bench, (4,), 8))
     before = state_hash(start.model)
-    original = Original(bench.model, bench.table, bench.compressor.coupling)
-    done = distill(start, Teacher(partial(outputs, model), data, 0, None), data, recipe, bench.calibration, 0,
+    original = Original(bench.network.model, bench.network.table, bench.network.compressor.coupling)
+    done = distill(start, Teacher(partial(outputs, model), data, 0, None), data, recipe, bench.network.calibration, 0,
                    original=original)
     assert state_hash(done.model) != before
-    assert bench.build(done).data
+    assert bench.network.write(done).data
 
 
 def test_training_steps_are_in_proportion_to_what_they_change() -> None:
