@@ -23,7 +23,7 @@ def test_json_is_the_document_of_the_contract(finished: Any) -> None:
     found = finished.outcome.document
     assert set(found) == {"study", "baseline", "best", "front", "trials", "artifact", "report", "seconds", "warnings",
                           "rarest"}
-    assert {"name", "storage", "seed", "profile", "budget"} == set(found["study"])
+    assert {"name", "storage", "seed", "profile", "budget", "metric"} == set(found["study"])
     assert found["study"]["name"] == "small" and found["study"]["budget"]["size_bytes"] == 2800
     assert set(found["baseline"]) >= METRICS
     assert set(found["best"]) == {"trial", "metrics", "plan_fingerprint"} and set(found["best"]["metrics"]) == METRICS
@@ -82,7 +82,7 @@ def test_existing_study_is_not_overwritten(cli: Cli, finished: Any) -> None:
 def test_resume_with_other_settings_lists_the_differences(cli: Cli, finished: Any) -> None:
     refused = cli(*finished.command, "--budget", "2.7kB", "--space", "int8", "--resume", "--quiet")
     assert refused.code == 2
-    assert "budget: stored 'size_bytes ≤ 2800', now 'size_bytes ≤ 2700'" in refused.err
+    assert "budget: stored {'size_bytes': 2800}, now {'size_bytes': 2700}" in refused.err
     assert "space: stored" in refused.err and "model:" not in refused.err
 
 

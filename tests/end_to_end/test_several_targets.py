@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import optuna
 import pytest
 import torch
 
 import autocompress
 from autocompress.artifact.folder import read_manifest
 from autocompress.core.plan import Plan
+from autocompress.core.store import MemoryStore
 from autocompress.errors import InfeasibleError, InputError, StudyMismatchError
+from autocompress.search.executors.base import Job, Place
 from autocompress.study.folder import read_description
-from autocompress.study.loading import _bench_in_child, _portable
+from autocompress.study.loading import _portable, _rebuilt
 from autocompress.study.request import Request
 from autocompress.study.result import SearchResult
 from autocompress.study.settings import SearchSettings
@@ -134,11 +137,14 @@ def test_two_estimated(data: TaskData, tmp_path: Path) -> None:
 
 def test_a_worker_process_evaluates_for_both(data: TaskData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
-    settings = SearchSettings.of(model=CHAIN.make(), data=data, profile=list(BOTH), jobs=2, sampler=object())
+    sampler = optuna.samplers.RandomSampler()
+    settings = SearchSettings.of(model=CHAIN.make(), data=data, profile=list(BOTH), jobs=2, sampler=sampler)
     asked = _portable(Request.of(settings), model="an object", data="an object")
     model = LoadedModel(CHAIN.make(), "chain", "fingerprint")
-    sent = pickle.dumps(partial(_bench_in_child, model, data, asked, tmp_path))
-    evaluation = pickle.loads(sent)()(Plan(), 0)
+    sent = pickle.dumps(partial(_rebuilt, model, data, asked, tmp_path))
+    evaluate = pickle.loads(sent)(Place(MemoryStore()))
+    outcome = evaluate(Job(plan=Plan(), rung=0), lambda: False)
+    evaluation = evaluate.__self__.completed(outcome)
     assert evaluation.sources["latency_ms"] == "measured" and evaluation.sources["latency_ms@stm32h743"] == "estimated"
     assert evaluation.metrics["latency_ms@stm32h743"] > 0 < evaluation.metrics["latency_ms"]
 
