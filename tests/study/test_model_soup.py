@@ -11,14 +11,18 @@ import pytest
 from autocompress.backend.network.checkpoint import encode_weights
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import AVERAGED, Candidate
+from autocompress.core.metric import Reference
 from autocompress.core.plan import Plan, Step
 from autocompress.core.store import weights_key
 from autocompress.hardware.profile import load_profile
 from autocompress.study.model_soup import _relatives, blend
 from autocompress.study.workbench import Workbench
+from autocompress.tasks.classification.metric import ACCURACY
 from autocompress.testing.exporters import integers
 from autocompress.testing.networks import NETWORKS, task_data
 from autocompress.testing.techniques import state_hash
+
+ORIGINAL = Reference(ACCURACY, 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +58,7 @@ def _never() -> bool:
 def test_a_gain_is_kept_and_can_be_rebuilt(trained: tuple[Workbench, list[Candidate]]) -> None:
     bench, everyone = trained
     chosen = _scored(everyone[0], 0.0, 0.0, 0.0)
-    made = blend(bench, everyone, chosen, Budget(), 1.0, math.inf, _never)
+    made = blend(bench, everyone, chosen, Budget(), ORIGINAL, math.inf, _never)
     assert made is not None and made.rung == AVERAGED and chosen.plan is not None
     receipt = next(r for r in made.receipts if r.technique == "soup")
     members = receipt.facts["members"]
@@ -69,21 +73,21 @@ def test_without_a_gain_budget_relatives_or_time_there_is_none(trained: tuple[Wo
                                                                tmp_path: Path) -> None:
     bench, everyone = trained
     best, worst = _scored(everyone[0], 0.0, 0.5, 1.0), _scored(everyone[0], 0.0, 0.0, 0.0)
-    assert blend(bench, everyone, best, Budget(), 1.0, math.inf, _never) is None
-    assert blend(bench, everyone, worst, Budget(size_bytes=10), 1.0, math.inf, _never) is None
-    assert blend(bench, everyone, worst, Budget(), 1.0, 0.0, _never) is None
+    assert blend(bench, everyone, best, Budget(), ORIGINAL, math.inf, _never) is None
+    assert blend(bench, everyone, worst, Budget(size_bytes=10), ORIGINAL, math.inf, _never) is None
+    assert blend(bench, everyone, worst, Budget(), ORIGINAL, 0.0, _never) is None
     alone = _scored(everyone[2], 0.0, 0.0)
-    assert blend(bench, everyone, alone, Budget(), 1.0, math.inf, _never) is None
+    assert blend(bench, everyone, alone, Budget(), ORIGINAL, math.inf, _never) is None
     calibrated = _scored(everyone[0], 1.0, 0.0, 0.0)
-    assert blend(bench, everyone, calibrated, Budget(), 1.0, math.inf, _never) is None
+    assert blend(bench, everyone, calibrated, Budget(), ORIGINAL, math.inf, _never) is None
 
 
 def test_networks_that_are_rescaled_in_other_ways_are_no_relatives(trained: tuple[Workbench, list[Candidate]]) -> None:
     bench, everyone = trained
-    assert everyone[1].plan is not None and len(_relatives(bench, everyone, everyone[0])) == 2
+    assert everyone[1].plan is not None and len(_relatives(bench, everyone, everyone[0], ACCURACY)) == 2
     rescaled = Plan(tuple(
         msgspec.structs.replace(step, args={**step.args, "equalize": "weights"}) if step.site == "1.0" and
         step.technique == "quantize" else step for step in everyone[1].plan.steps))
     other = msgspec.structs.replace(everyone[1], plan=rescaled)
     bench.store.put(weights_key(rescaled, 1), encode_weights(bench.trainer.rebuild(everyone[1].plan, 1)))
-    assert rescaled not in [plan for plan, _ in _relatives(bench, [everyone[0], other], everyone[0])]
+    assert rescaled not in [plan for plan, _ in _relatives(bench, [everyone[0], other], everyone[0], ACCURACY)]
