@@ -235,7 +235,7 @@ def test_channels_made_uneven_by_hand_are_rescued(network: str) -> None:
     for seed, scaling in enumerate(traced.compressor.coupling.scalings.values()):
         weight: Any = spoilt.get_submodule(scaling.source).weight
         rescale(spoilt, scaling, _spread(len(weight), seed))
-    bench = Workbench(spoilt, NETWORKS[network].data(), load_profile("host"), seed=0, folder=Path("unused"), epochs=1)
+    bench = Workbench(spoilt, NETWORKS[network].data(), load_profile("host"), seed=0, epochs=1)
     expected = outputs(bench.network.model, bench.network.calibration)
     torch.testing.assert_close(expected, outputs(even, bench.network.calibration), rtol=1e-3, atol=1e-3)
 
