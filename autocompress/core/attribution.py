@@ -33,7 +33,7 @@ class StepShare(msgspec.Struct, frozen=True, kw_only=True):
     site: str
     technique: str
     saved_bytes: int | None = None
-    sensitivity: float | None = msgspec.field(default=None, name="harm")
+    sensitivity: float | None = None
 
 
 class Attribution(msgspec.Struct, frozen=True, kw_only=True):

@@ -55,7 +55,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     artifact: dict[str, Any] | None = None
     targets: tuple[str, ...] = ()
     attribution: Attribution | None = None
-    sensitivities: dict[int, float] = msgspec.field(default_factory=dict, name="harms")
+    sensitivities: dict[int, float] = {}
     unpaying: tuple[str, ...] = ()
     warnings: tuple[Warned, ...] = ()
 

@@ -34,7 +34,17 @@ def from_version_1(document: dict[str, Any]) -> dict[str, Any]:
     default = given.get("default", True)
     objects = [] if default else [name for name in ("model", "data") if given.get(name) is None]
     settings |= _bounds(document.get("budget"), document.get("targets") or [])
+    document["sensitivities"] = document.pop("harms", {})
+    if isinstance(attribution := document.get("attribution"), dict):
+        document["attribution"] = attribution | {"steps": [_with_sensitivity(step)
+                                                           for step in attribution.get("steps", [])]}
     return {**document, "version": 2, "settings": settings, "objects": objects}
+
+
+def _with_sensitivity(step: Any) -> Any:
+    if not isinstance(step, dict) or "harm" not in step:
+        return step
+    return {**{key: value for key, value in step.items() if key != "harm"}, "sensitivity": step["harm"]}
 
 
 def _numbers(value: Any, name: str) -> Any:

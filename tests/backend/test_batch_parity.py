@@ -146,7 +146,7 @@ def test_a_workbench_refuses_it_before_anything_else(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"the layer n1 \(BatchNorm2d\)"):
         bench(_Net(nn.BatchNorm2d, track_running_stats=False))
     kept = bench(_Net(nn.InstanceNorm2d, affine=True))
-    runtime = Runtime(kept.build(kept.compressor.compress(Plan())).data)
-    inputs = kept.calibration[:16].numpy()
+    runtime = Runtime(kept.network.write(kept.network.compressor.compress(Plan())).data)
+    inputs = kept.network.calibration[:16].numpy()
     torch.testing.assert_close(torch.cat([torch.from_numpy(runtime.run(row[None])) for row in inputs]),
                                torch.from_numpy(runtime.run(inputs)), rtol=1e-3, atol=1e-4)

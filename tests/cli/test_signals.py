@@ -158,7 +158,7 @@ def test_one_document_for_every_exit_code(cli: Callable[..., Any], monkeypatch: 
         raise error
 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("autocompress.cli.search.check_source", fail)
+    monkeypatch.setattr("autocompress.cli.setting_flags.check_source", fail)
     out = cli("search", "--json")
     assert out.code == code == out.document["error"]["code"] and "Traceback" not in out.err
     assert ("this is a bug" in out.document["error"]["message"]) == (code == 1)

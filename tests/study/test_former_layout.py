@@ -46,6 +46,8 @@ def test_it_is_read_as_values(folder: Path) -> None:
         model=f"{place}/net.py:make", weights=place / "net.safetensors", data=f"npz:{place}/data.npz", mean=(0.0,),
         std=(1.0,), profile=f"{place}/board.toml", space=f"{place}/space.toml", budget=2800, macs=1_000_000,
         latency={"": 900.0}, max_drop=0.5, sampler="random", effort="fast", trials=2, epochs=1)
+    assert description.sensitivities and description.attribution is not None
+    assert all(step.sensitivity is not None for step in description.attribution.steps)
     assert description.objects == () and description.settings.bounds(["board"]) == description.budget
     (folder / "study.json").write_bytes(encode_flat(description, SCHEMA))
     assert read_description(folder) == description and json.loads((folder / "study.json").read_bytes())["version"] == 2

@@ -131,7 +131,7 @@ def test_a_run_reads_what_is_stored_once_however_many_it_tries(trials: int, tmp_
     run.run(Inline.of(evaluate))
     assert len(reads) == 1
     assert len(run.candidates()) == 8 + trials
-    assert [c.metrics for c in run.candidates()] == [c.metrics for c in real(study)]
+    assert [c.evaluations for c in run.candidates()] == [c.evaluations for c in real(study)]
 
 
 def test_a_proposal_is_learnt_from_a_bounded_number_of_trials() -> None:

@@ -46,7 +46,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workbench, list[C
 
 
 def _scored(candidate: Candidate, *accuracies: float) -> Candidate:
-    return msgspec.structs.replace(candidate, evaluations=tuple(
+    return msgspec.structs.replace(candidate, reference=ORIGINAL, evaluations=tuple(
         msgspec.structs.replace(e, metrics=e.metrics | {"accuracy": accuracy})
         for e, accuracy in zip(candidate.evaluations, accuracies, strict=True)))
 
