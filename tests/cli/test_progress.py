@@ -11,11 +11,13 @@ import pytest
 from autocompress.cli.console import is_rich, printable
 from autocompress.cli.progress import State, figures, progress
 from autocompress.core.evaluation import Candidate, Evaluation
+from autocompress.core.metric import Reference
 from autocompress.core.plan import Plan
 from autocompress.search.engine import Event
+from autocompress.tasks.classification.metric import ACCURACY
 
 SCORED = Evaluation(rung=0, metrics={"accuracy": 0.921, "size_bytes": 1_900_433, "latency_ms": 1.25}, sources={})
-GOOD = Candidate(trial=3, status="complete", plan=Plan(), evaluations=(SCORED,))
+GOOD = Candidate(trial=3, status="complete", plan=Plan(), evaluations=(SCORED,), reference=Reference(ACCURACY, 0.95))
 EVENTS = [
     Event(kind="phase", text="loading the network and its data"),
     Event(kind="phase", text="calibrating candidates", total=32),

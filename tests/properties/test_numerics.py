@@ -20,11 +20,12 @@ from autocompress.backend.sparsify.magnitude_wanda_obs import sparsify
 from autocompress.backend.statistics.calibration import norm_inputs, reestimate_norms
 from autocompress.backend.statistics.moments import Moments, Statistics
 from autocompress.backend.statistics.reconstruct import on_remaining, removal_damage
-from autocompress.backend.training.distill import LEAST_PACE, NEAR_LABEL_WEIGHT, Recipe, _adapt_to_student, _divergence
+from autocompress.backend.training.distill import LEAST_PACE, NEAR_LABEL_WEIGHT, Recipe, _adapt_to_student
 from autocompress.backend.training.lsq import LsqStep
 from autocompress.tasks.classification.scores import scores
 from autocompress.techniques.quantize import GRIDS
 from autocompress.techniques.sparsify import CRITERIA
+from autocompress.tensors.likelihood import CATEGORICAL
 
 pytestmark = pytest.mark.numerics
 
@@ -55,7 +56,7 @@ def _second(of: list[float], seed: int, rows: int = 8) -> Tensor:
 def test_a_student_that_begins_near_has_a_legal_pace(divergence: float, of: list[float], seed: int,
                                                      weight: float) -> None:
     logits = _rows([min(size, 1e8) for size in of], 5, seed)
-    recipe, pace = _adapt_to_student(Recipe(label_weight=weight), divergence, logits)
+    recipe, pace = _adapt_to_student(Recipe(label_weight=weight), divergence, CATEGORICAL.spread(logits))
     assert LEAST_PACE <= pace <= 1
     assert weight <= recipe.label_weight <= max(weight, NEAR_LABEL_WEIGHT)
 
@@ -64,9 +65,9 @@ def test_a_student_that_begins_near_has_a_legal_pace(divergence: float, of: list
 @few
 def test_divergences_are_not_negative(of: list[float], seed: int, temperature: float) -> None:
     student, teacher = (_rows([min(size, 1e8) for size in of], 5, seed + i) for i in range(2))
-    assert float(_divergence(student, teacher, temperature)) >= 0
-    assert float(_divergence(teacher, teacher, temperature)) == pytest.approx(0, abs=1e-3)
-    assert _divergence(student, teacher, temperature).isfinite()
+    assert float(CATEGORICAL.distillation_loss(student, teacher, temperature)) >= 0
+    assert float(CATEGORICAL.distillation_loss(teacher, teacher, temperature)) == pytest.approx(0, abs=1e-3)
+    assert CATEGORICAL.distillation_loss(student, teacher, temperature).isfinite()
 
 
 @given(sizes, seeds)

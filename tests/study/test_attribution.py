@@ -20,6 +20,7 @@ from autocompress.space.space import build_space
 from autocompress.space.spec import load_space
 from autocompress.study.attribution import ACTIVATIONS, MEASURED, NO_TIME, STOPPED, attribute
 from autocompress.study.workbench import Workbench
+from autocompress.tasks.classification.metric import ACCURACY
 from autocompress.testing.networks import NETWORKS, task_data
 
 BUDGET = Budget(size_bytes=10_000)
@@ -122,10 +123,10 @@ def test_accuracies_are_those_of_the_files(scene: Scene, found: Attribution) -> 
     for share in measured:
         file = scene.bench.evaluator.evaluate(_left_out(scene.plan, share), 0).metrics
         assert share.measured["accuracy"] == file["accuracy"] and share.measured["size_bytes"] == file["size_bytes"]
-        assert found.cost(share) == file["accuracy"] - found.calibrated["accuracy"]
+        assert found.cost(share, ACCURACY) == file["accuracy"] - found.calibrated["accuracy"]
         assert found.saved(share, "latency_ms") == share.measured["latency_ms"] - found.calibrated["latency_ms"]
     (other,) = [share for share in found.techniques if not share.measured]
-    assert found.cost(other) is None and found.saved(other, "latency_ms") is None and other.note == ""
+    assert found.cost(other, ACCURACY) is None and found.saved(other, "latency_ms") is None and other.note == ""
 
 
 def test_each_step_has_its_bytes_and_its_harm(scene: Scene, found: Attribution) -> None:

@@ -19,6 +19,7 @@ from autocompress.study.identity import former_identity, identity_of
 from autocompress.study.request import Request
 from autocompress.study.settings import SETTINGS, SearchSettings
 from autocompress.tasks.classification.metric import ACCURACY
+from autocompress.techniques.drop import Drop
 from autocompress.testing.techniques import workbench
 
 
@@ -29,15 +30,23 @@ class _Other(OnnxFormat):
         self.name = name
 
 
+class _Row(Drop):
+    """A technique of another name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
 BOUNDS = {"budget": ("2500", "2504"), "latency": ("5ms", "5.001ms"), "macs": ("50M", "50000001"),
           "peak_memory": ("1kB", "1001B"), "max_drop": ("1%", "0.01004")}
 OWN = {"task": ("a.py:One", "a.py:Two"), "format": (_Other("one"), _Other("two")), "seed": (0, 1),
-       "techniques": (["a.py:One"], ["a.py:One", "a.py:Two"])}
+       "techniques": ([_Row("one")], [_Row("one"), _Row("two")])}
 
 
 def _identity(**given: Any) -> dict[str, Any]:
     source: Any = SimpleNamespace(fingerprint="abc")
-    return identity_of(source, source, Request.of(SearchSettings.of(**given)))
+    settings = SearchSettings.of(model="torchvision:resnet18", data="digits", **given)
+    return identity_of(source, source, Request.of(settings))
 
 
 @pytest.mark.parametrize("name", [name for name, setting in SETTINGS.items() if setting.identity

@@ -33,7 +33,8 @@ def test_options_have_costs_and_files_compute_what_the_network_does(name: str) -
         name, set()
     )
     space = build_space(bench.network.table, load_space("default"), bench.evaluator.profile)
-    costs = [cost for sensitivities in sensitivity(bench, space).bits.values() for cost in sensitivities.values()]
+    costs = [nats for (technique, _), options in sensitivity(bench, space).entries.items() if technique == "quantize"
+             for nats in options.values()]
     assert costs and np.isfinite(costs).all() and max(costs) > 0
     inputs = bench.network.calibration
     opened = [layer for layer in bench.network.table.layers if layer.kind in KINDS and layer.compressible]
