@@ -63,13 +63,14 @@ def _inherited(result: SearchResult) -> list[Receipt]:
 def test_another_budget_starts_where_the_study_ended(first: SearchResult, given: dict[str, Any], tmp_path: Path,
                                                      monkeypatch: pytest.MonkeyPatch, budget: str) -> None:
     before = _contents(first.folder)
-    monkeypatch.setattr(store, "_write", lambda path, *_: pytest.fail(f"{path.name} is kept"))
+    monkeypatch.setattr(store, "_write", lambda _, key, *__: pytest.fail(f"{key} is kept"))
     monkeypatch.setattr(sensitivity, "_measured", lambda *_: pytest.fail("the table is kept"))
     result = autocompress.search(**given, from_study=first.folder, budget=budget, trials=4, out=tmp_path / "second")
     assert _contents(first.folder) == before
 
     stored = read_description(result.folder)
-    assert (stored.seed, stored.epochs, stored.from_study) == (3, 2, str(first.folder))
+    settings = stored.settings
+    assert (settings.seed, settings.epochs, str(settings.from_study)) == (3, 2, str(first.folder))
     assert result.best is not None and result.best.metrics["size_bytes"] <= (stored.budget.size_bytes or 0)
     assert {"uniform", "SolverSampler"} <= {c.origin for c in result.candidates}
     if budget == "6kB":  # in the smaller one the old plans that fit are among those that are always tried
@@ -97,14 +98,14 @@ def test_another_device_asks_only_for_what_it_alone_can_do(first: SearchResult, 
     written: list[str] = []
     asked: list[Step] = []
     write, measure = store._write, sensitivity._measured
-    monkeypatch.setattr(store, "_write", lambda path, *rest: (written.append(path.name), write(path, *rest)))
+    monkeypatch.setattr(store, "_write", lambda where, key, *rest: (written.append(key), write(where, key, *rest)))
     monkeypatch.setattr(sensitivity, "_measured",
                         lambda c, steps, *how: (asked.extend(steps), measure(c, steps, *how))[1])
     result = autocompress.search(**given, from_study=first.folder, profile="raspberry-pi-4", trials=1,
                                  out=tmp_path / "second")
-    assert result.best is not None and read_description(result.folder).profile == "raspberry-pi-4"
+    assert result.best is not None and read_description(result.folder).settings.profile == "raspberry-pi-4"
     assert [step for step in asked if step in known] == []
-    assert all(name.startswith("sensitivity_table-") for name in written)
+    assert all("sensitivities-" in key for key in written)
 
 
 def test_a_search_is_the_same_for_a_seed(first: SearchResult, given: dict[str, Any], tmp_path: Path) -> None:
@@ -119,7 +120,7 @@ def test_a_search_is_the_same_for_a_seed(first: SearchResult, given: dict[str, A
 
 
 def test_within_one_study_later_candidates_inherit_from_earlier_ones(first: SearchResult) -> None:
-    assert read_description(first.folder).from_study == ""
+    assert read_description(first.folder).settings.from_study is None
     mine = {path.name.split("-")[0] for path in (first.folder / "weights").iterdir()}
     assert _inherited(first) and all(receipt.facts["from"] in mine for receipt in _inherited(first))
 
@@ -142,7 +143,7 @@ def test_it_goes_on_by_resume_and_out_alone_also_without_the_study_it_came_from(
     again = autocompress.search(**given, resume=True, trials=2, out=tmp_path / "second")
     assert [c.plan for c in again.candidates][:1] == before and len(again.candidates) == 2
     assert again.view().budget == begun.view().budget and again.view().budget.max_drop == 0.9
-    assert read_description(tmp_path / "second").from_study == str(source)
+    assert str(read_description(tmp_path / "second").settings.from_study) == str(source)
     shutil.rmtree(source)
     caplog.clear()
     again = autocompress.search(**given, resume=True, trials=3, out=tmp_path / "second")
