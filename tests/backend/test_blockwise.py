@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import fields
 
 import pytest
 import torch
@@ -190,7 +191,8 @@ def test_without_epochs_no_training_data_are_touched() -> None:
             raise AssertionError("not the training set")
 
     bench = workbench("residual")
-    data = Locked(**vars(bench.network.task))
+    task = bench.network.task
+    data = Locked(**{field.name: getattr(task, field.name) for field in fields(task)})  # type: ignore[arg-type]
     done = distill(bench.network.compressor.compress(_everything(bench)), Teacher(outputs, data, 0, None),  # type: ignore[arg-type]
                    data, Recipe(epochs=0, block_steps=5), bench.network.calibration, 0, original=original(bench))
     assert [r.technique for r in done.receipts if r.site == ""] == ["blockwise"]

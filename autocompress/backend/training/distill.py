@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ from autocompress.backend.training.schedule import Schedule
 from autocompress.backend.training.teacher import Teacher, TrainingData
 from autocompress.backend.training.training_mode import train_as_shipped
 from autocompress.core.cancellation import checkpoint
-from autocompress.core.layer import LayerTable
+from autocompress.core.layer import Layer, LayerTable
 from autocompress.core.plan import Plan, Receipt
 from autocompress.errors import AutocompressError, InputError, TrialError
 from autocompress.tensors.likelihood import CATEGORICAL, Likelihood
@@ -149,29 +149,18 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
     unless `recipe.seconds` cuts it short.
     """
     check_recipe(recipe, None if original is None else original.table, calibration)
-    taps = find_hook_points(original.table, start.plan) if original is not None and recipe.compares_features else ()
     if recipe.block_steps and original is not None:
-        before = time.perf_counter()
-        bound = recipe.seconds if recipe.seconds is None or not recipe.epochs else recipe.seconds / 2
-        start = reconstruct_blocks(start, original, calibration, recipe.block_steps, seed, device, bound, should_stop)
+        start, recipe = _with_blocks(start, original, recipe, calibration, seed, device, should_stop)
         if not recipe.epochs:
             return start
-        if recipe.seconds is not None:
-            recipe = replace(recipe, seconds=max(recipe.seconds - (time.perf_counter() - before), 1e-3))
     rebase_norms(start.model, calibration)
     model = channels_last(start.model.to(device), calibration[:TRIED].to(device))
     model = train_as_shipped(model) if as_shipped else model.train()
     steps = learn_steps(start)
-    groups = _parameter_groups(model, recipe.learning_rate)
-    projections = None
-    if original is not None and taps and recipe.feature_weight:
-        projections = Projections(taps, start, original).to(device)
-        groups += _parameter_groups(projections, recipe.learning_rate)
-    optimizer = torch.optim.Adam(groups, lr=recipe.learning_rate, fused=True)
-    generator = torch.Generator().manual_seed(seed)
-    mixture = random.Random(seed)
-    targets = data.train_targets
-    per_epoch = math.ceil(len(targets) / recipe.batch)
+    compared = _FeatureLoss(start, original, recipe, device)
+    optimizer = torch.optim.Adam(_parameter_groups(model, recipe.learning_rate) + compared.parameter_groups(),
+                                 lr=recipe.learning_rate, fused=True)
+    per_epoch = math.ceil(len(data.train_targets) / recipe.batch)
     total = max(1, round(recipe.epochs * per_epoch))
 
     def clock() -> float:
@@ -180,44 +169,24 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
     average = MovingAverage(list(model.parameters()), recipe.average) if recipe.average else None
     schedule = Schedule(total, per_epoch, recipe.warm_up, recipe.patience if recipe.seconds is None else 0)
     began, steps_done, pace = clock(), 0, 1.0
-    for step in range(total):
-        if step % per_epoch == 0:
-            order = torch.randperm(len(targets), generator=generator)
-        rows = order[(step % per_epoch) * recipe.batch:(step % per_epoch + 1) * recipe.batch]
-        if len(rows) < 2:
-            continue  # BatchNorm cannot train on one sample
-        if should_stop is not None and should_stop():
-            raise TrialError("stopped when the search was")
-        checkpoint("training", step, total if recipe.seconds is None else 0)
-        done = schedule.done(step)
-        if recipe.seconds is not None:
-            done = max(done, (clock() - began) / recipe.seconds)
+    for step, batch in _batches(len(data.train_targets), recipe, total, seed):
+        _go_on(should_stop, step, total if recipe.seconds is None else 0)
+        done = max(schedule.done(step), 0.0 if recipe.seconds is None else (clock() - began) / recipe.seconds)
         if done >= 1:
             break
         for group in optimizer.param_groups:
             group["lr"] = group["base"] * pace * schedule.factor(done)
-        partners, share = rows, 1.0
-        if recipe.mixup:
-            partners = rows[torch.randperm(len(rows), generator=generator)]
-            share = mixture.betavariate(recipe.mixup, recipe.mixup)
         with _of_the_data():
-            inputs, logits = teacher.mixed(step // per_epoch, rows, partners, share) if recipe.mixup else \
-                teacher.batch(step // per_epoch, rows)
+            inputs, logits = teacher.mixed(step // per_epoch, *batch) if recipe.mixup else \
+                teacher.batch(step // per_epoch, batch.rows)
         inputs = inputs.to(device)
-        with autocast(device), products_on_small_maps(model), recorded(model, taps) as features:
+        with autocast(device), products_on_small_maps(model), recorded(model, compared.points) as features:
             out = likelihood.canonical(model(inputs))
-        labels = [(share, targets[rows].to(device)), (1 - share, targets[partners].to(device))]
         soft = likelihood.distillation_loss(out, logits.to(device), recipe.temperature)
         if not steps_done and not recipe.compares_features:  # how far those are, answers do not say
             recipe, pace = _adapt_to_student(recipe, float(soft.detach()), likelihood.spread(logits))
-        loss = _with_targets(soft, out, labels, recipe.label_weight, likelihood)
-        if original is not None and taps:
-            with autocast(device):
-                wanted = wanted_features(original, taps, inputs)
-            if recipe.attention_weight:
-                loss = loss + recipe.attention_weight * attention_loss(features, wanted, taps)
-            if projections is not None:
-                loss = loss + recipe.feature_weight * projections.loss(features, wanted)
+        labels = batch.labels(data.train_targets, device)
+        loss = compared.added_to(_with_targets(soft, out, labels, recipe.label_weight, likelihood), features, inputs)
         if not torch.isfinite(loss):
             raise TrialError("nan: the loss of distillation is not finite")
         optimizer.zero_grad(set_to_none=True)
@@ -238,11 +207,92 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
     start.receipts.append(Receipt("", "distill", {
         "steps": steps_done, "epochs": round(steps_done / per_epoch, 2), "plateau_at_step": schedule.plateau,
         "learning_rate": pace * recipe.learning_rate, "label_weight": recipe.label_weight,
-        **({"mode": "eval, with live norms"} if as_shipped else {}),
-        **{key: [layer.name for layer in taps] for key, weight in
-           (("attention_of", recipe.attention_weight), ("features_of", recipe.feature_weight)) if weight}}))
+        **({"mode": "eval, with live norms"} if as_shipped else {}), **compared.facts()}))
     quantize(start, calibration, learned)
     return start
+
+
+def _go_on(should_stop: Callable[[], bool] | None, step: int, total: int) -> None:
+    """Report progress. TrialError when the search was stopped."""
+    if should_stop is not None and should_stop():
+        raise TrialError("stopped when the search was")
+    checkpoint("training", step, total)
+
+
+def _with_blocks(start: Compressed, original: Original, recipe: Recipe, calibration: Inputs, seed: int, device: str,
+                 should_stop: Callable[[], bool] | None) -> tuple[Compressed, Recipe]:
+    """The network after block-wise reconstruction, and the recipe with what is left of its time."""
+    began = time.perf_counter()
+    bound = recipe.seconds if recipe.seconds is None or not recipe.epochs else recipe.seconds / 2
+    start = reconstruct_blocks(start, original, calibration, recipe.block_steps, seed, device, bound, should_stop)
+    if recipe.epochs and recipe.seconds is not None:
+        recipe = replace(recipe, seconds=max(recipe.seconds - (time.perf_counter() - began), 1e-3))
+    return start, recipe
+
+
+class _Batch(NamedTuple):
+    """Rows of the training set, the rows that they are mixed with, and the share of the former."""
+
+    rows: Tensor
+    partners: Tensor
+    share: float
+
+    def labels(self, targets: Tensor, device: str) -> list[tuple[float, Tensor]]:
+        """Targets of what was mixed, with their shares."""
+        return [(self.share, targets[self.rows].to(device)), (1 - self.share, targets[self.partners].to(device))]
+
+
+def _batches(samples: int, recipe: Recipe, steps: int, seed: int) -> Iterator[tuple[int, _Batch]]:
+    """Numbered batches, in an order that `seed` draws anew for each epoch; those of a single sample are left out,
+    because BatchNorm cannot train on one."""
+    generator, mixture = torch.Generator().manual_seed(seed), random.Random(seed)
+    per_epoch = math.ceil(samples / recipe.batch)
+    order = torch.empty(0)
+    for step in range(steps):
+        if step % per_epoch == 0:
+            order = torch.randperm(samples, generator=generator)
+        rows = order[(step % per_epoch) * recipe.batch:(step % per_epoch + 1) * recipe.batch]
+        if len(rows) < 2:
+            continue
+        if recipe.mixup:
+            partners = rows[torch.randperm(len(rows), generator=generator)]
+            yield step, _Batch(rows, partners, mixture.betavariate(recipe.mixup, recipe.mixup))
+        else:
+            yield step, _Batch(rows, rows, 1.0)
+
+
+class _FeatureLoss:
+    """The loss between feature maps of student and original, as a recipe weights it; nothing where it compares none."""
+
+    def __init__(self, start: Compressed, original: Original | None, recipe: Recipe, device: str) -> None:
+        self._recipe, self._original, self._device = recipe, original, device
+        self.points: tuple[Layer, ...] = ()
+        self._projections: Projections | None = None
+        if original is not None and recipe.compares_features:
+            self.points = find_hook_points(original.table, start.plan)
+        if original is not None and self.points and recipe.feature_weight:
+            self._projections = Projections(self.points, start, original).to(device)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The projections' parameters, which are trained beside the student."""
+        return [] if self._projections is None else _parameter_groups(self._projections, self._recipe.learning_rate)
+
+    def added_to(self, loss: Tensor, features: dict[str, Tensor], inputs: Inputs) -> Tensor:
+        """`loss` with the weighted distances of the student's `features` from the original's for the same inputs."""
+        if self._original is None or not self.points:
+            return loss
+        with autocast(self._device):
+            of_the_original = wanted_features(self._original, self.points, inputs)
+        if self._recipe.attention_weight:
+            loss = loss + self._recipe.attention_weight * attention_loss(features, of_the_original, self.points)
+        if self._projections is not None:
+            loss = loss + self._recipe.feature_weight * self._projections.loss(features, of_the_original)
+        return loss
+
+    def facts(self) -> dict[str, list[str]]:
+        """Layers whose maps were compared, for the receipt."""
+        weights = {"attention_of": self._recipe.attention_weight, "features_of": self._recipe.feature_weight}
+        return {key: [layer.name for layer in self.points] for key, weight in weights.items() if weight}
 
 
 @contextmanager
