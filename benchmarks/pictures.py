@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autocompress.study.allocator import reuse_memory
+from autocompress.core.allocator import reuse_memory
 from autocompress.tasks.vision import import_torchvision
 
 SIDE, CLASSES = 224, 8

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from math import prod
 
-FORWARD_BYTES = 16 * 2**20
+FORWARD_BYTES = 12 * 2**20
 """Of inputs of one batch of a pass without gradients."""
-GRADIENT_BYTES = 5 * 2**20
-"""Of a pass that keeps what a backward pass needs."""
+GRADIENT_BYTES = 2**21
+"""Of a pass that keeps what a backward pass needs, and the inputs and gradients of every layer."""
 EVERY_TENSOR_BYTES = 4 * 2**20
 """Of a pass that puts out, or takes the statistics of, every activation of the network."""
-TRAINING_BYTES = 10 * 2**20
+TRAINING_BYTES = 6 * 2**20
 """Of an optimiser step."""
 CALIBRATION_BYTES = 64 * 2**20
 """Of all calibration inputs: a large picture shows a layer as many positions as many small ones do."""

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from autocompress.backend.graph.macs import count_macs
 from autocompress.backend.network.compressed import Compressed
+from autocompress.core.allocator import release_memory
 from autocompress.core.batch_sizes import rows_at_once
 from autocompress.core.cancellation import checkpoint
 from autocompress.core.evaluation import Evaluation, Metrics, Source
@@ -189,6 +190,7 @@ class Evaluator:
     def _evaluated(self, plan: Plan, rung: int, seconds: float | None,
                    should_stop: Callable[[], bool] | None) -> Outcome:
         trainer, timings, weights = self.trainer, dict[str, float](), ""
+        release_memory()
         with _timed(timings, "compress"):
             trained = trainer.is_trained(plan, rung - 1)
             compressed = trainer.rebuild(plan, rung - 1) if trained else self.network.compressor.compress(plan)
@@ -196,6 +198,7 @@ class Evaluator:
             with _timed(timings, "inherit"):
                 compressed, trained = trainer.inherited(compressed)
         if rung:
+            release_memory()
             with _timed(timings, "distill"):
                 weights = trainer.train(compressed, rung, seconds, trained, should_stop)
         return self._written(compressed, rung, timings, weights)
@@ -206,6 +209,7 @@ class Evaluator:
         return self.completed(self._written(compressed, rung, timings, weights))
 
     def _written(self, compressed: Compressed, rung: int, timings: dict[str, float], weights: str) -> Outcome:
+        release_memory()
         with _timed(timings, "export"):
             built = self.network.write(compressed)
         sources = self.sources

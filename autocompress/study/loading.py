@@ -12,12 +12,12 @@ import msgspec
 import torch
 
 from autocompress.backend.training.distill import Recipe
+from autocompress.core.allocator import reuse_memory
 from autocompress.core.store import Store
 from autocompress.errors import EnvironmentFault, InputError
 from autocompress.hardware.targets import load_targets
 from autocompress.search.executors.base import Evaluate, Executor, Place, Workplace
 from autocompress.space.spec import load_space
-from autocompress.study.allocator import reuse_memory
 from autocompress.study.folder import Description
 from autocompress.study.request import Request
 from autocompress.study.settings import SearchSettings, read

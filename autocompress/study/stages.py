@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autocompress.core.allocator import release_memory
 from autocompress.core.cancellation import controlled
 from autocompress.core.front import objectives
 from autocompress.core.metric import Reference
@@ -94,7 +95,8 @@ class Run:
     timings: dict[str, float] = field(default_factory=dict)
 
     def phase(self, text: str) -> None:
-        """Tell what begins."""
+        """Tell what begins, without the memory that the phase before has freed."""
+        release_memory()
         self.notify(Event(kind="phase", text=text))
 
     @contextmanager
@@ -172,6 +174,7 @@ def trace(run: Run, loaded: Loaded) -> Traced:
     request = run.request
     run.phase("tracing and measuring the original")
     bench = make_bench(loaded.network, loaded.data, request, loaded.folder)
+    release_memory()
     for note in bench.network.notes:
         log.warning(note)
     unpaying = kept_float(request.settings, loaded.folder, lambda: unpaying_layers(bench, request.space))
@@ -185,6 +188,7 @@ def trace(run: Run, loaded: Loaded) -> Traced:
 def measure(run: Run, loaded: Loaded, traced: Traced) -> Measured:
     """Measure the original, open the study, and describe it in `study.json`."""
     request, bench, folder = run.request, traced.bench, loaded.folder
+    release_memory()
     bench.evaluator.prepare()
     run.timings["set-up"] = run.elapsed
     with run.timed("original"):

@@ -116,6 +116,33 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sensitivities(bench.network.compressor, steps) == pytest.approx(whole_at_once, rel=1e-3)
 
 
+def test_changes_and_passes_of_large_inputs_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    compressor, steps = (bench := workbench("separable")).network.compressor, _steps(bench)
+    largest = max(sensitivity._nbytes(compressor.original, layer.name) for layer in bench.network.table.layers)
+    limit = 4 * largest
+    monkeypatch.setattr(sensitivity, "CHUNK_BYTES", limit)
+
+    def held() -> list[int]:
+        chunks = sensitivity._chunks(compressor, steps, math.inf, set(range(len(steps))))
+        return [sum(change.nbytes for changes in chunk.values() for _, change in changes) for chunk in chunks]
+
+    small = held()
+    monkeypatch.setattr(sensitivity, "GRADIENT_BYTES", 1)  # as if one input filled a pass
+    large = held()
+    assert max(small) <= limit and max(large) <= limit // 2
+    assert sum(small) == sum(large) and len(large) > len(small)
+
+
+def test_the_mean_input_of_a_layer_does_not_hang_on_the_size_of_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = workbench("separable")
+    steps = _steps(bench)[:12]
+    monkeypatch.setattr(sensitivity, "GRADIENT_BYTES", 1)
+    alone = sensitivities(bench.network.compressor, steps)
+    shape = tuple(bench.network.calibration.shape[1:])
+    monkeypatch.setattr(sensitivity, "GRADIENT_BYTES", 3 * 4 * math.prod(shape))
+    assert sensitivities(bench.network.compressor, steps) == pytest.approx(alone, rel=1e-3)
+
+
 @pytest.mark.parametrize(("each", "samples"), [(1e-9, 96), (0.5 * 10 / 4 / 60, 48), (0.5 * 10 / 4 / 30, 24)])
 def test_where_time_is_short_fewer_samples_are_asked(each: float, samples: int, tmp_path: Path,
                                                      monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,14 @@ from math import prod
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autocompress.core.batch_sizes import FORWARD_BYTES, LEAST_CALIBRATION, calibration_rows, rows_at_once
+from autocompress.core.batch_sizes import (
+    FORWARD_BYTES,
+    GRADIENT_BYTES,
+    LEAST_CALIBRATION,
+    TRAINING_BYTES,
+    calibration_rows,
+    rows_at_once,
+)
 
 SHAPES = st.lists(st.integers(1, 600), min_size=1, max_size=4).map(tuple)
 
@@ -23,9 +30,14 @@ def test_small_pictures_keep_the_batches_and_the_calibration_that_they_had() -> 
     for shape in ((1, 28, 28), (3, 32, 32), (3, 64, 64), (512,)):
         assert rows_at_once(shape, 256) == 256
         assert calibration_rows(shape, 512) == 512
+        assert rows_at_once(shape, 128, TRAINING_BYTES) == 128
+        assert rows_at_once(shape, 32, GRADIENT_BYTES) == 32
 
 
 def test_large_pictures_are_fewer() -> None:
+    assert rows_at_once((3, 224, 224), 256) == 20
+    assert rows_at_once((3, 224, 224), 128, TRAINING_BYTES) == 10
+    assert rows_at_once((3, 224, 224), 32, GRADIENT_BYTES) == 3
     assert 64 <= calibration_rows((3, 224, 224), 512) <= 128
     assert calibration_rows((3, 512, 512), 512) == LEAST_CALIBRATION
     assert calibration_rows((3, 512, 512), 40) == 40

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
 from typing import Any
@@ -32,6 +32,7 @@ from autocompress.backend.layers.transposed import TransposedConv
 from autocompress.backend.sensitivity.weight_deltas import weight_changes
 from autocompress.backend.statistics.moments import windows
 from autocompress.backend.statistics.reconstruct import as_matrix
+from autocompress.core.allocator import release_memory
 from autocompress.core.batch_sizes import GRADIENT_BYTES, rows_at_once
 from autocompress.core.cancellation import checkpoint
 from autocompress.core.plan import Step
@@ -53,8 +54,9 @@ BATCH = 32
 DRAWS = 1
 """Answers drawn for each sample, each for one backward pass."""
 CHUNK_BYTES = 512 * 2**20
-"""Of changes held at once; each chunk costs its own passes."""
-PRODUCT_BYTES = 320 * 2**20
+"""Of changes held at once, half of it where inputs are so large that passes hold as much; each chunk costs its own
+passes."""
+PRODUCT_BYTES = 128 * 2**20
 
 Change = tuple[int, Tensor]
 """The number of the step that it belongs to, and how it changes the layer's weight, flat."""
@@ -86,7 +88,8 @@ def _affordable(compressor: Compressor, steps: Sequence[Step], seconds: float) -
     for samples in SAMPLES:
         if not missing[samples]:
             return samples, math.inf
-    chunks = math.ceil(sum(_bytes(compressor, steps[place]) for place in missing[SAMPLES[0]]) / CHUNK_BYTES)
+    chunks = math.ceil(sum(_bytes(compressor, steps[place]) for place in missing[SAMPLES[0]])
+                       / _chunk_bytes(compressor.calibration))
     legal = [n for n in SAMPLES if n * PASSES * chunks <= MOST_PASSES * count] or [SAMPLES[-1]]
     if seconds == math.inf:
         return legal[0], math.inf
@@ -106,6 +109,15 @@ def _forward_seconds(compressor: Compressor) -> float:
         began = time.perf_counter()
         compressor.original(inputs)
     return (time.perf_counter() - began) / len(inputs)
+
+
+def _rows_together(inputs: Inputs) -> int:
+    """Samples of one pass."""
+    return rows_at_once(tuple(inputs.shape[1:]), BATCH, GRADIENT_BYTES)
+
+
+def _chunk_bytes(inputs: Inputs) -> int:
+    return CHUNK_BYTES if _rows_together(inputs) == BATCH else CHUNK_BYTES // 2
 
 
 def _bytes(compressor: Compressor, step: Step) -> int:
@@ -153,7 +165,7 @@ def _chunks(compressor: Compressor, steps: Sequence[Step], until: float,
     TrialError where it ends it before the widths of layers."""
     chunk: dict[str, list[Change]] = {}
     parts: dict[str, Tensor | None] = {}
-    held = 0
+    held, limit = 0, _chunk_bytes(compressor.calibration)
     for done, number in enumerate(_in_order(compressor, steps, timed=until < math.inf)):
         checkpoint("options of layers", done, len(steps))
         if time.perf_counter() > until:
@@ -162,7 +174,7 @@ def _chunks(compressor: Compressor, steps: Sequence[Step], until: float,
             break
         left.remove(number)
         for name, change in weight_changes(compressor, steps[number]).items():
-            if held and held + change.nbytes > CHUNK_BYTES:
+            if held and held + change.nbytes > limit:
                 yield chunk
                 chunk, held = {}, 0
             if name not in parts:
@@ -225,15 +237,20 @@ def _products(compressor: Compressor, inputs: Inputs,
     layouts = {name: compressor.sample_axes.get(name) for name in chunk}
     together = {name: chunk.pop(name) for name, layout in layouts.items() if layout is not None}
     if together:
-        size = rows_at_once(tuple(inputs.shape[1:]), BATCH, GRADIENT_BYTES)
-        yield from _of_layers(compressor, inputs, together, layouts, {}, size)
+        size = _rows_together(inputs)
+        yield from _of_layers(compressor, inputs, together, layouts, _means(compressor, together, size), size)
     if chunk:
-        means = {name: None if (known := compressor.statistics.moments(name)) is None else known.mean for name in chunk}
-        yield from _of_layers(compressor, inputs, chunk, layouts, means, 1)
+        yield from _of_layers(compressor, inputs, chunk, layouts, _means(compressor, chunk, 1), 1)
+
+
+def _means(compressor: Compressor, names: Iterable[str], size: int) -> dict[str, Tensor]:
+    """Of what layers read, where `size` samples, fewer than a whole batch, do not tell them."""
+    known = {name: compressor.statistics.moments(name) for name in names} if size < BATCH else {}
+    return {name: moments.mean for name, moments in known.items() if moments is not None}
 
 
 def _of_layers(compressor: Compressor, inputs: Inputs, chunk: dict[str, list[Change]],
-               layouts: Mapping[str, SampleAxis | None], means: Mapping[str, Tensor | None],
+               layouts: Mapping[str, SampleAxis | None], means: Mapping[str, Tensor],
                size: int) -> Iterator[tuple[int, Tensor]]:
     """`means`: of what is read, for layers of which one batch does not tell it; the others' follow from the batch."""
     model, generator = compressor.original, torch.Generator().manual_seed(0)
@@ -244,21 +261,25 @@ def _of_layers(compressor: Compressor, inputs: Inputs, chunk: dict[str, list[Cha
     batches = torch.split(inputs, size)
     for done, batch in enumerate(batches):
         checkpoint("what options cost", done, len(batches))
+        release_memory()
         reads, writes, outputs = _watched(model, batch, list(numbers))
         with torch.enable_grad():
             answers = likelihood.canonical(outputs)
         for draw in range(DRAWS):
-            gradients = iter(torch.autograd.grad(answers, [write for calls in writes.values() for write in calls],
+            last = draw + 1 == DRAWS
+            gradients = list(torch.autograd.grad(answers, [write for calls in writes.values() for write in calls],
                                                  likelihood.drawn_gradient(answers, generator),
-                                                 retain_graph=draw + 1 < DRAWS, allow_unused=True))
-            for name, calls in writes.items():
-                own = [next(gradients) for _ in calls]
+                                                 retain_graph=not last, allow_unused=True))[::-1]
+            for name in list(writes):
+                calls = writes.pop(name) if last else writes[name]  # what a layer held is free for the next one
+                read = reads.pop(name) if last else reads[name]
+                own = [gradients.pop() for _ in calls]
                 if any(got is not None for got in own):
                     gradient = _stacked([torch.zeros_like(write) if got is None else got
                                          for write, got in zip(calls, own, strict=True)])
                     with _named(name):
                         found[name].append(_with_gradients(
-                            model.get_submodule(name), _by_sample(layouts[name], reads[name]),
+                            model.get_submodule(name), _by_sample(layouts[name], read),
                             _by_sample(layouts[name], gradient), matrices[name], means.get(name)))
     for name, of_steps in numbers.items():
         if found[name]:

@@ -132,7 +132,7 @@ class Statistics:
     def _key(self) -> str:
         """A hash of all that the facts follow from. The network's code shows in its answers, of which two digits
         are compared: the last ones depend on the number of threads."""
-        digest = hashlib.sha256(f"{VERSION} {torch.__version__} {BATCH} {GRADIENT_BATCH} {POSITIONS} {FULL_WIDTH} "
+        digest = hashlib.sha256(f"{VERSION} {torch.__version__} {BATCH} {self._gradient_rows} {POSITIONS} {FULL_WIDTH} "
                                 f"{MAX_WIDTH} {self._likelihood.fingerprint} {self._model}".encode())
         with torch.no_grad():
             answers = self._model(self._calibration[:PROBES])
@@ -145,6 +145,10 @@ class Statistics:
 
     def _rows(self, most: int, limit_bytes: int) -> int:
         return rows_at_once(tuple(self._calibration.shape[1:]), most, limit_bytes)
+
+    @property
+    def _gradient_rows(self) -> int:
+        return self._rows(GRADIENT_BATCH, GRADIENT_BYTES)
 
     def gathered(self, kind: str, names: Sequence[str], make: Callable[[list[int]], Tensor]) -> Tensor:
         """Other facts that follow from the network, the calibration inputs, `kind` and a name each: see
@@ -169,7 +173,7 @@ class Statistics:
                    if isinstance(module, Conv | nn.Linear)}
         before = {name: weight.requires_grad for name, weight in weights.items()}
         sums: dict[str, list[Tensor]] = {}
-        batches = torch.split(self._calibration, self._rows(GRADIENT_BATCH, GRADIENT_BYTES))
+        batches = torch.split(self._calibration, self._gradient_rows)
         generator = torch.Generator().manual_seed(0)
         try:
             for weight in weights.values():

@@ -1,0 +1,42 @@
+"""Memory that is used again."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+import pytest
+
+from autocompress.core import allocator
+
+
+def test_glibc_is_told_and_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
+        assert allocator.reuse_memory()
+    allocator.release_memory()
+
+    class Other:
+        """A C library without mallopt."""
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Other())
+    assert not allocator.reuse_memory()
+    allocator.release_memory()
+
+
+def test_memory_is_given_back_only_where_much_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    class Library:
+        """A C library that can trim."""
+
+        malloc_trim = staticmethod(calls.append)
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Library())
+    for held in (0, allocator.HELD_BYTES, allocator.HELD_BYTES + 1):
+        monkeypatch.setattr(allocator, "resident_bytes", lambda held=held: held)
+        allocator.release_memory()
+    assert calls == [0], "small searches keep what they freed"
+
+
+def test_resident_memory_is_told_where_the_system_tells_it() -> None:
+    assert (allocator.resident_bytes() > 2**20) == sys.platform.startswith("linux")
