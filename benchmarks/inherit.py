@@ -1,4 +1,4 @@
-"""A short training that starts from inherited weights, against the same one from the candidate's own.
+"""A short training that starts from inherited weights, against the same one from the candidate's weights.
 
     python benchmarks/inherit.py
 
@@ -40,25 +40,25 @@ def main() -> None:
     with TemporaryDirectory() as folder, torch.no_grad():
         bench = Workbench(net, task, load_profile("host"), seed=0, folder=Path(folder), epochs=8)
         space = build_space(bench.network.table, load_space("default"), bench.evaluator.profile)
-        wanted = bench.network.model(inputs)
+        original_outputs = bench.network.model(inputs)
 
         def uniform(kilobytes: int, bits: int) -> Plan:
             return Projection(space, Budget(size_bytes=1000 * kilobytes)).project(space.uniform(bits)).plan
 
-        def trained(plan: Plan, heir: bool) -> tuple[float, float, float]:
+        def trained(plan: Plan, inherits: bool) -> tuple[float, float, float]:
             before = []
 
-            def start(own, relative, agreed, compressor, answers):  # type: ignore[no-untyped-def]
-                chosen = inherited(own, relative, agreed, compressor) if heir else own
-                before.append(divergence(chosen.model, compressor.calibration, answers))
-                return chosen, heir
+            def start(compressed, relative, transferable, compressor, outputs):  # type: ignore[no-untyped-def]
+                network = inherited(compressed, relative, transferable, compressor) if inherits else compressed
+                before.append(divergence(network.model, compressor.calibration, outputs))
+                return network, inherits
 
             with patch.object(relatives, "better_start", start), torch.enable_grad():
                 bench.evaluator.evaluate(plan, 1)
             model = bench.trainer.rebuild(plan, 1).model
             bench.store.remove(weights_key(plan, 1))  # the next one's relative is the wide one again
             right = (model(inputs).argmax(1) == targets).float().mean()
-            return before[0], divergence(model, inputs, wanted), float(right)
+            return before[0], divergence(model, inputs, original_outputs), float(right)
 
         wide = uniform(250, 4)
         with torch.enable_grad():
@@ -66,10 +66,10 @@ def main() -> None:
                 bench.evaluator.evaluate(wide, rung)
         print("| plan | start | divergence before | after | accuracy |\n|---|---|---|---|---|")
         for kilobytes, bits in PLANS:
-            for heir in (False, True):
-                before, after, right = trained(uniform(kilobytes, bits), heir)
-                print(f"| {kilobytes} kB, {bits} bits | {'inherited' if heir else 'own'} | {before:.4f} | {after:.4f} "
-                      f"| {100 * right:.2f}% |", flush=True)
+            for inherits in (False, True):
+                before, after, right = trained(uniform(kilobytes, bits), inherits)
+                print(f"| {kilobytes} kB, {bits} bits | {'inherited' if inherits else 'own'} | {before:.4f} "
+                      f"| {after:.4f} | {100 * right:.2f}% |", flush=True)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ from autocompress.study.identity import (
 )
 from autocompress.study.latency_prediction import predicted_metrics, predicting
 from autocompress.study.loading import load_task, make_bench, open_executor, require_same_task
-from autocompress.study.model_soup import blend
+from autocompress.study.model_soup import greedy_soup
 from autocompress.study.ownership import discard
 from autocompress.study.quantization_payoff import unpaying_layers
 from autocompress.study.request import Request
@@ -327,7 +327,7 @@ def average(run: Run, traced: Traced, measured: Measured) -> None:
     if best is None:
         return
     with run.timed("averaging"), controlled(deadline=time.perf_counter() + left):
-        evaluation = blend(traced.bench, result.candidates, best, run.request.budget, measured.reference, left,
+        evaluation = greedy_soup(traced.bench, result.candidates, best, run.request.budget, measured.reference, left,
                            run.stop)
     if evaluation is not None:
         store_rung(measured.study, best.trial, evaluation)

@@ -1,4 +1,4 @@
-"""Weights of a trained relative: which layers agree, what they take, and that the better start is chosen."""
+"""Weights of a trained relative: which layers can take them, what they take, and that the better start is used."""
 
 from __future__ import annotations
 
@@ -19,7 +19,14 @@ from autocompress.backend.network.checkpoint import (
     structure_of,
 )
 from autocompress.backend.network.compressed import Compressed
-from autocompress.backend.training.warm_start import Places, agreements, better_start, divergence, inherited, overlap
+from autocompress.backend.training.warm_start import (
+    ChannelPositions,
+    better_start,
+    divergence,
+    inherited,
+    overlap,
+    transferable_layers,
+)
 from autocompress.core.plan import Plan, Step
 from autocompress.core.store import FolderStore, header_in, weights_key
 from autocompress.errors import StorageError
@@ -33,15 +40,15 @@ Make = Callable[[str], Workbench]
 
 @pytest.fixture(scope="module")
 def bench_of(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """A workbench of a contract network, made once."""
-    made: dict[str, Workbench] = {}
+    """A workbench of a contract network, built once."""
+    benches: dict[str, Workbench] = {}
 
     def make(name: str) -> Workbench:
-        if name not in made:
+        if name not in benches:
             network = NETWORKS[name]
-            made[name] = Workbench(network.make(), task_data(network.input_shape), load_profile("host"), seed=0,
+            benches[name] = Workbench(network.make(), task_data(network.input_shape), load_profile("host"), seed=0,
                                    folder=tmp_path_factory.mktemp(name), epochs=1)
-        return made[name]
+        return benches[name]
 
     return make
 
@@ -65,18 +72,22 @@ def _trained(bench: Workbench, plan: Plan, place: Path) -> Trained:
             module, _, kind = name.rpartition(".")
             if kind == "weight" and module in network.weights:
                 network.latent[module] = parameter * 1.5
-                known = network.weights[module]
-                network.weights[module] = type(known)(known.bits, known.levels, known.scale * 1.5, known.table,
-                                                      known.group, known.factors)
+                weight = network.weights[module]
+                network.weights[module] = type(weight)(weight.bits, weight.levels, weight.scale * 1.5, weight.table,
+                                                      weight.group, weight.factors)
             parameter *= 1.5
     FolderStore(place).put(weights_key(plan, 1), encode_weights(network))
     return read_trained(encode_weights(network), "weights")
 
 
-def _agreed(bench: Workbench, own: Compressed, relative: Trained) -> dict[str, Places]:
-    return agreements(
-        bench.network.table, bench.network.compressor.coupling.items, structure_of(own), relative.structure
+def _transferable(bench: Workbench, compressed: Compressed, relative: Trained) -> dict[str, ChannelPositions]:
+    return transferable_layers(
+        bench.network.table, bench.network.compressor.coupling.items, structure_of(compressed), relative.structure
     )
+
+
+def _inherited(bench: Workbench, compressed: Compressed, relative: Trained) -> Compressed:
+    return inherited(compressed, relative, _transferable(bench, compressed, relative), bench.network.compressor)
 
 
 @pytest.mark.parametrize("name", ["residual", "chain", "separable", "dense", "grouped"])
@@ -84,18 +95,18 @@ def test_the_same_plan_takes_every_value(bench_of: Make, tmp_path: Path, name: s
     bench = bench_of(name)
     for plan in (_pruned(bench, 0.5), _pruned(bench, 0.5, 4), _pruned(bench, 1.0, 8)):
         relative = _trained(bench, plan, tmp_path)
-        own = bench.network.compressor.compress(plan)
-        heir = inherited(own, relative, _agreed(bench, own, relative), bench.network.compressor)
-        state = heir.model.state_dict()
+        compressed = bench.network.compressor.compress(plan)
+        inheriting = _inherited(bench, compressed, relative)
+        state = inheriting.model.state_dict()
         for key, value in relative.tensors.items():
             module, _, kind = key.rpartition(".")
             if kind == "weight" and module in relative.integers:
                 torch.testing.assert_close(state[key], relative.integers[module].dequantized())
-                assert torch.equal(heir.weights[module].levels, relative.integers[module].levels)
-                torch.testing.assert_close(heir.latent[module], value)
+                assert torch.equal(inheriting.weights[module].levels, relative.integers[module].levels)
+                torch.testing.assert_close(inheriting.latent[module], value)
             elif not kind.startswith(("running", "num")):
                 torch.testing.assert_close(state[key], value)
-        (receipt,) = [r for r in heir.receipts if r.technique == "inherit"]
+        (receipt,) = [r for r in inheriting.receipts if r.technique == "inherit"]
         assert receipt.facts["from"] == plan.fingerprint
         assert set(receipt.facts["layers"]) == {layer.name for layer in bench.network.table.layers}
 
@@ -106,13 +117,13 @@ def test_a_narrower_network_takes_its_channels_of_a_wider_one(bench_of: Make, tm
     """With the inputs' moments out of the way, what is inherited is what cutting the relative's weights leaves."""
     bench = bench_of(name)
     wide = _pruned(bench, 1.0)
-    relative, own = _trained(bench, wide, tmp_path), bench.network.compressor.compress(_pruned(bench, 0.5))
-    agreed = _agreed(bench, own, relative)
+    relative, compressed = _trained(bench, wide, tmp_path), bench.network.compressor.compress(_pruned(bench, 0.5))
+    transferable = _transferable(bench, compressed, relative)
     monkeypatch.setattr(bench.network.compressor.statistics, "moments", lambda name: None)
-    heir = inherited(own, relative, agreed, bench.network.compressor)
-    cut: Any = bench.network.compressor.restructure(own.plan, fit=False).model.state_dict()
-    state = heir.model.state_dict()
-    taken = {key for key in state if key.rpartition(".")[0] in agreed and not key.endswith(
+    inheriting = inherited(compressed, relative, transferable, bench.network.compressor)
+    cut: Any = bench.network.compressor.restructure(compressed.plan, fit=False).model.state_dict()
+    state = inheriting.model.state_dict()
+    taken = {key for key in state if key.rpartition(".")[0] in transferable and not key.endswith(
         ("running_mean", "running_var", "num_batches_tracked"))}
     assert len(taken) >= 3
     for key in taken:
@@ -122,12 +133,12 @@ def test_a_narrower_network_takes_its_channels_of_a_wider_one(bench_of: Make, tm
 def test_a_layer_makes_up_for_the_inputs_that_it_loses(bench_of: Make, tmp_path: Path) -> None:
     bench = bench_of("residual")
     relative = _read(_saved(bench, Plan(), tmp_path))
-    own = bench.network.compressor.restructure(_pruned(bench, 0.75), fit=False)
-    agreed = _agreed(bench, own, relative)
-    refitted = bench.network.compressor.restructure(own.plan).model.state_dict()
-    heir = inherited(own, relative, agreed, bench.network.compressor).model.state_dict()
-    torch.testing.assert_close(heir["conv2.weight"], refitted["conv2.weight"])
-    assert not torch.allclose(heir["conv2.weight"], own.model.state_dict()["conv2.weight"])
+    compressed = bench.network.compressor.restructure(_pruned(bench, 0.75), fit=False)
+    transferable = _transferable(bench, compressed, relative)
+    refitted = bench.network.compressor.restructure(compressed.plan).model.state_dict()
+    inheriting = inherited(compressed, relative, transferable, bench.network.compressor).model.state_dict()
+    torch.testing.assert_close(inheriting["conv2.weight"], refitted["conv2.weight"])
+    assert not torch.allclose(inheriting["conv2.weight"], compressed.model.state_dict()["conv2.weight"])
 
 
 def _read(path: Path) -> Trained:
@@ -140,7 +151,7 @@ def _saved(bench: Workbench, plan: Plan, folder: Path, rung: int = 1) -> Path:
     return store.path(key)
 
 
-def test_places_are_in_the_coordinates_of_the_original(bench_of: Make) -> None:
+def test_positions_are_in_the_coordinates_of_the_original(bench_of: Make) -> None:
     bench = bench_of("chain")
     group = bench.network.table.groups[0]
     items = bench.network.compressor.coupling.items
@@ -150,29 +161,30 @@ def test_places_are_in_the_coordinates_of_the_original(bench_of: Make) -> None:
 
     writer = group.name
     reader = next(m.layer for m in group.members if m.side == "in")
-    found = agreements(bench.network.table, items, structure(2, 7), structure(0, 2, 5, 7))
-    assert found[writer].rows is not None and found[writer].rows.tolist() == [1, 3]
-    assert found[reader].columns is not None and len(found[reader].columns) >= 2
-    assert np.array_equal(found[writer].columns if found[writer].columns is not None else [], [])
-    assert writer not in agreements(bench.network.table, items, structure(2, 6), structure(0, 2, 5, 7))
-    same = agreements(bench.network.table, items, structure(2, 7), structure(2, 7))
-    assert same[writer].rows is None and same[reader].columns is None
+    positions = transferable_layers(bench.network.table, items, structure(2, 7), structure(0, 2, 5, 7))
+    assert positions[writer].outputs is not None and positions[writer].outputs.tolist() == [1, 3]
+    assert positions[reader].inputs is not None and len(positions[reader].inputs) >= 2
+    assert np.array_equal(positions[writer].inputs if positions[writer].inputs is not None else [], [])
+    assert writer not in transferable_layers(bench.network.table, items, structure(2, 6), structure(0, 2, 5, 7))
+    same = transferable_layers(bench.network.table, items, structure(2, 7), structure(2, 7))
+    assert same[writer].outputs is None and same[reader].inputs is None
     assert overlap(bench.network.table, structure(2, 7).plan, structure(2, 7).plan, list(same)) == 1.0
 
 
-def test_factors_agree_only_where_method_and_ranks_do(bench_of: Make, tmp_path: Path) -> None:
+def test_factors_are_transferred_only_where_method_and_ranks_do(bench_of: Make, tmp_path: Path) -> None:
     bench = bench_of("residual")
 
     def plan(rank: int, share: float = 1.0) -> Plan:
         return _pruned(bench, share, 4, Step("conv2", "decompose", {"method": "channel-svd", "rank": rank}))
 
     relative = _trained(bench, plan(8), tmp_path)
-    for asked, shared in ((plan(8), True), (plan(8, 0.75), True), (plan(4), False), (_pruned(bench, 1.0, 4), False)):
-        own = bench.network.compressor.compress(asked)
-        agreed = _agreed(bench, own, relative)
-        assert ("conv2" in agreed) is shared
-        heir = inherited(own, relative, agreed, bench.network.compressor)
-        (receipt,) = [r for r in heir.receipts if r.technique == "inherit"]
+    cases = ((plan(8), True), (plan(8, 0.75), True), (plan(4), False), (_pruned(bench, 1.0, 4), False))
+    for other_plan, shared in cases:
+        compressed = bench.network.compressor.compress(other_plan)
+        transferable = _transferable(bench, compressed, relative)
+        assert ("conv2" in transferable) is shared
+        inheriting = inherited(compressed, relative, transferable, bench.network.compressor)
+        (receipt,) = [r for r in inheriting.receipts if r.technique == "inherit"]
         assert ("conv2" in receipt.facts["layers"]) is shared and "fc" in receipt.facts["layers"]
 
 
@@ -180,43 +192,44 @@ def test_other_bits_start_from_what_the_relative_computed_with(bench_of: Make, t
     bench = bench_of("residual")
     relative = _trained(bench, _pruned(bench, 1.0, 2), tmp_path)
     for bits in (8, 4, None):
-        own = bench.network.compressor.compress(_pruned(bench, 1.0, bits))
-        heir = inherited(own, relative, _agreed(bench, own, relative), bench.network.compressor)
+        compressed = bench.network.compressor.compress(_pruned(bench, 1.0, bits))
+        inheriting = _inherited(bench, compressed, relative)
         meant = relative.integers["conv2"].dequantized()
-        got = heir.model.get_parameter("conv2.weight").detach()
+        got = inheriting.model.get_parameter("conv2.weight").detach()
         assert float((got - meant).norm() / meant.norm()) < {8: 0.01, 4: 0.2, None: 1e-6}[bits]
-        assert ("conv2" in heir.weights) is (bits is not None)
+        assert ("conv2" in inheriting.weights) is (bits is not None)
 
 
 def test_a_sparse_layer_takes_only_what_has_its_zeros(bench_of: Make, tmp_path: Path) -> None:
     bench = bench_of("residual")
     sparse = Step("conv2", "sparsify", {"pattern": "unstructured", "density": 0.5})
     relative = _trained(bench, _pruned(bench, 1.0, 4, sparse), tmp_path)
-    for asked, shared in ((_pruned(bench, 1.0, 4, sparse), True), (_pruned(bench, 1.0, 4), False)):
-        own = bench.network.compressor.compress(asked)
-        heir = inherited(own, relative, _agreed(bench, own, relative), bench.network.compressor)
-        (receipt,) = [r for r in heir.receipts if r.technique == "inherit"]
+    for other_plan, shared in ((_pruned(bench, 1.0, 4, sparse), True), (_pruned(bench, 1.0, 4), False)):
+        compressed = bench.network.compressor.compress(other_plan)
+        inheriting = _inherited(bench, compressed, relative)
+        (receipt,) = [r for r in inheriting.receipts if r.technique == "inherit"]
         assert ("conv2" in receipt.facts["layers"]) is shared
         if shared:
-            assert torch.equal(heir.model.get_submodule("conv2").weight == 0, ~own.masks["conv2"].kept)
+            assert torch.equal(inheriting.model.get_submodule("conv2").weight == 0, ~compressed.masks["conv2"].kept)
 
 
 def test_the_start_nearer_to_the_original_is_chosen(bench_of: Make, tmp_path: Path) -> None:
     bench = bench_of("residual")
     with torch.no_grad():
-        wanted = bench.network.model(bench.network.calibration)
-    assert divergence(bench.network.model, bench.network.calibration, wanted) < 1e-6
+        original_outputs = bench.network.model(bench.network.calibration)
+    assert divergence(bench.network.model, bench.network.calibration, original_outputs) < 1e-6
     good, bad = _read(_saved(bench, Plan(), tmp_path)), _trained(bench, _pruned(bench, 1.0, 8), tmp_path)
     plan = _pruned(bench, 1.0, 8)
     for relative, better in ((good, True), (bad, False)):
-        own = bench.network.compressor.compress(plan)
+        compressed = bench.network.compressor.compress(plan)
         if better:  # a start that answers something else
-            own.model.get_parameter("fc.weight").data.mul_(-20)
-        chosen, takes = better_start(own, relative, _agreed(bench, own, relative), bench.network.compressor, wanted)
-        (receipt,) = [r for r in chosen.receipts if r.technique == "inherit"]
+            compressed.model.get_parameter("fc.weight").data.mul_(-20)
+        start, takes = better_start(compressed, relative, _transferable(bench, compressed, relative),
+                                    bench.network.compressor, original_outputs)
+        (receipt,) = [r for r in start.receipts if r.technique == "inherit"]
         facts = receipt.facts
         assert takes is (facts["inherited_divergence"] < facts["own_divergence"]) is better
-        assert bool(facts["layers"]) is better and (chosen is own) is not better
+        assert bool(facts["layers"]) is better and (start is compressed) is not better
 
 
 def test_the_nearest_of_all_folders_is_found_and_an_unfinished_training_is_not(bench_of: Make, tmp_path: Path) -> None:
@@ -224,41 +237,41 @@ def test_the_nearest_of_all_folders_is_found_and_an_unfinished_training_is_not(b
     here, there = tmp_path / "here", tmp_path / "there"
     store = FolderStore(here, {"earlier": there / "weights"})
     plan = _pruned(bench, 0.5, 4)
-    own = structure_of(bench.network.compressor.compress(plan))
+    compressed = structure_of(bench.network.compressor.compress(plan))
 
-    def found() -> Path | None:
-        near = nearest(bench.network.table, bench.network.compressor.coupling.items, own, store)
+    def nearest_file() -> Path | None:
+        near = nearest(bench.network.table, bench.network.compressor.coupling.items, compressed, store)
         return None if near is None else store.path(near[0])
 
-    assert found() is None
+    assert nearest_file() is None
     _saved(bench, plan, here)
-    assert found() is None  # its own
+    assert nearest_file() is None  # an unfinished training of the same plan
     far = _saved(bench, _pruned(bench, 1.0, 4), here)
-    assert found() == far
+    assert nearest_file() == far
     near = _saved(bench, _pruned(bench, 0.75, 4), there)
-    assert found() == near
+    assert nearest_file() == near
     longer = _saved(bench, _pruned(bench, 0.75, 4), there, rung=2)
-    assert found() == longer
+    assert nearest_file() == longer
     other_bits = _saved(bench, _pruned(bench, 0.5, 8), here)
-    assert found() == other_bits
+    assert nearest_file() == other_bits
     same = _saved(bench, plan, there)
-    assert found() == same
+    assert nearest_file() == same
 
 
 def test_damaged_and_foreign_files_are_passed_over(bench_of: Make, tmp_path: Path,
                                                    caplog: pytest.LogCaptureFixture) -> None:
     bench = bench_of("residual")
     plan = _pruned(bench, 0.5)
-    own = bench.network.compressor.compress(plan)
+    compressed = bench.network.compressor.compress(plan)
     with torch.no_grad():
-        wanted = bench.network.model(bench.network.calibration)
+        original_outputs = bench.network.model(bench.network.calibration)
     path = _saved(bench, Plan(), tmp_path)
     whole = path.read_bytes()
     for damage in (b"", b"no safetensors", whole[:-100]):
         path.write_bytes(damage)
         assert with_relative(
-            own, bench.network.compressor, bench.network.table, FolderStore(tmp_path), wanted
-        ) == (own, False)
+            compressed, bench.network.compressor, bench.network.table, FolderStore(tmp_path), original_outputs
+        ) == (compressed, False)
     with pytest.raises(StorageError, match="must hold the weights of a candidate"):
         _read(path)
     path.write_bytes(whole)

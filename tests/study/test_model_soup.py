@@ -15,7 +15,7 @@ from autocompress.core.metric import Reference
 from autocompress.core.plan import Plan, Step
 from autocompress.core.store import weights_key
 from autocompress.hardware.profile import load_profile
-from autocompress.study.model_soup import _relatives, blend
+from autocompress.study.model_soup import _relatives, greedy_soup
 from autocompress.study.workbench import Workbench
 from autocompress.tasks.classification.metric import ACCURACY
 from autocompress.testing.exporters import integers
@@ -56,38 +56,38 @@ def _never() -> bool:
 
 
 def test_a_gain_is_kept_and_can_be_rebuilt(trained: tuple[Workbench, list[Candidate]]) -> None:
-    bench, everyone = trained
-    chosen = _scored(everyone[0], 0.0, 0.0, 0.0)
-    made = blend(bench, everyone, chosen, Budget(), ORIGINAL, math.inf, _never)
-    assert made is not None and made.rung == AVERAGED and chosen.plan is not None
-    receipt = next(r for r in made.receipts if r.technique == "soup")
+    bench, candidates = trained
+    start = _scored(candidates[0], 0.0, 0.0, 0.0)
+    soup = greedy_soup(bench, candidates, start, Budget(), ORIGINAL, math.inf, _never)
+    assert soup is not None and soup.rung == AVERAGED and start.plan is not None
+    receipt = next(r for r in soup.receipts if r.technique == "soup")
     members = receipt.facts["members"]
-    plans = [c.plan.fingerprint for c in everyone if c.plan is not None]
+    plans = [c.plan.fingerprint for c in candidates if c.plan is not None]
     assert members[0] == plans[0] and len(members) > 1 and plans[2] not in members
-    again = bench.trainer.rebuild(chosen.plan, AVERAGED)
-    assert bench.evaluator.measured(again, AVERAGED, {}).metrics["accuracy"] == made.metrics["accuracy"]
-    assert state_hash(again.model) == state_hash(bench.trainer.rebuild(chosen.plan, AVERAGED).model)
+    again = bench.trainer.rebuild(start.plan, AVERAGED)
+    assert bench.evaluator.measured(again, AVERAGED, {}).metrics["accuracy"] == soup.metrics["accuracy"]
+    assert state_hash(again.model) == state_hash(bench.trainer.rebuild(start.plan, AVERAGED).model)
 
 
 def test_without_a_gain_budget_relatives_or_time_there_is_none(trained: tuple[Workbench, list[Candidate]],
                                                                tmp_path: Path) -> None:
-    bench, everyone = trained
-    best, worst = _scored(everyone[0], 0.0, 0.5, 1.0), _scored(everyone[0], 0.0, 0.0, 0.0)
-    assert blend(bench, everyone, best, Budget(), ORIGINAL, math.inf, _never) is None
-    assert blend(bench, everyone, worst, Budget(size_bytes=10), ORIGINAL, math.inf, _never) is None
-    assert blend(bench, everyone, worst, Budget(), ORIGINAL, 0.0, _never) is None
-    alone = _scored(everyone[2], 0.0, 0.0)
-    assert blend(bench, everyone, alone, Budget(), ORIGINAL, math.inf, _never) is None
-    calibrated = _scored(everyone[0], 1.0, 0.0, 0.0)
-    assert blend(bench, everyone, calibrated, Budget(), ORIGINAL, math.inf, _never) is None
+    bench, candidates = trained
+    best, worst = _scored(candidates[0], 0.0, 0.5, 1.0), _scored(candidates[0], 0.0, 0.0, 0.0)
+    assert greedy_soup(bench, candidates, best, Budget(), ORIGINAL, math.inf, _never) is None
+    assert greedy_soup(bench, candidates, worst, Budget(size_bytes=10), ORIGINAL, math.inf, _never) is None
+    assert greedy_soup(bench, candidates, worst, Budget(), ORIGINAL, 0.0, _never) is None
+    alone = _scored(candidates[2], 0.0, 0.0)
+    assert greedy_soup(bench, candidates, alone, Budget(), ORIGINAL, math.inf, _never) is None
+    calibrated = _scored(candidates[0], 1.0, 0.0, 0.0)
+    assert greedy_soup(bench, candidates, calibrated, Budget(), ORIGINAL, math.inf, _never) is None
 
 
 def test_networks_that_are_rescaled_in_other_ways_are_no_relatives(trained: tuple[Workbench, list[Candidate]]) -> None:
-    bench, everyone = trained
-    assert everyone[1].plan is not None and len(_relatives(bench, everyone, everyone[0], ACCURACY)) == 2
+    bench, candidates = trained
+    assert candidates[1].plan is not None and len(_relatives(bench, candidates, candidates[0], ACCURACY)) == 2
     rescaled = Plan(tuple(
         msgspec.structs.replace(step, args={**step.args, "equalize": "weights"}) if step.site == "1.0" and
-        step.technique == "quantize" else step for step in everyone[1].plan.steps))
-    other = msgspec.structs.replace(everyone[1], plan=rescaled)
-    bench.store.put(weights_key(rescaled, 1), encode_weights(bench.trainer.rebuild(everyone[1].plan, 1)))
-    assert rescaled not in [plan for plan, _ in _relatives(bench, [everyone[0], other], everyone[0], ACCURACY)]
+        step.technique == "quantize" else step for step in candidates[1].plan.steps))
+    other = msgspec.structs.replace(candidates[1], plan=rescaled)
+    bench.store.put(weights_key(rescaled, 1), encode_weights(bench.trainer.rebuild(candidates[1].plan, 1)))
+    assert rescaled not in [plan for plan, _ in _relatives(bench, [candidates[0], other], candidates[0], ACCURACY)]

@@ -1,4 +1,4 @@
-"""The original's answers, asked for once and kept."""
+"""The teacher of distillation: the original's outputs for augmented training inputs, computed once and kept."""
 
 from __future__ import annotations
 
@@ -22,31 +22,35 @@ log = logging.getLogger(__name__)
 
 
 class TrainingData(Protocol):
-    """What distillation needs of the user's data."""
+    """The training data as distillation reads them."""
 
     def train_view(self, view: int, seed: int) -> Inputs:
-        """All training inputs as stored, augmented the way view number `view` is; view 0 is plain."""
+        """Return all training inputs as stored, augmented as view number `view`; view 0 is not augmented."""
 
     def normalise(self, inputs: Any) -> Inputs:
-        """Stored inputs → network inputs."""
+        """Return stored inputs as network inputs."""
 
     @property
     def views_fingerprint(self) -> str | None:
-        """What settles `train_view` beside the seed; None where that cannot be told."""
+        """A hash of all that `train_view` depends on beside the seed; None where that cannot be told."""
 
     @property
     def train_targets(self) -> Tensor:
-        """Targets `(N, …)`, such as labels."""
+        """The targets `(N, …)`, such as labels."""
 
 
 class Teacher:
-    """The original's outputs for augmented views of the training set, kept in `store` between processes.
+    """The original's outputs for augmented views of the training set, kept in a store between processes.
 
-    A kept file says of which views it is; another augmentation, seed or data set has others, and asks anew. Where the
-    augmentation cannot be told by its content, nothing is kept.
+    A kept file says of which views it is; another augmentation, seed or data set has others, and outputs are computed
+    anew. Where the augmentation cannot be told by its content, nothing is kept. Outputs are computed when a student
+    first needs them: a short training never waits for a whole pass of the original.
 
-    `answer` maps normalised inputs `(N, …)` to outputs in canonical form `(N, …)`. Rows are asked for when a
-    student first needs them: a short training never waits for a whole pass of the original.
+    Args:
+        answer: maps normalised inputs `(N, …)` to the original's outputs in canonical form `(N, …)`.
+        data: the training data.
+        seed: the seed of the augmentation.
+        store: where outputs are kept; None keeps them in memory alone.
     """
 
     VIEWS = 2
@@ -55,38 +59,43 @@ class Teacher:
                  store: Store | None) -> None:
         self._answer, self._data, self._seed, self._store = answer, data, seed, store
         self._inputs: dict[int, Inputs] = {}
-        self._logits: dict[int, Tensor] = {}  # NaN where not known yet
+        self._logits: dict[int, Tensor] = {}  # NaN where not computed yet
         self._unsaved: set[int] = set()
         self.seconds = 0.0
-        """Time spent on answers so far."""
+        """The time spent on outputs so far."""
 
     def batch(self, epoch: int, rows: Tensor) -> tuple[Inputs, Tensor]:
-        """Normalised inputs `(B, …)` and the teacher's outputs of `rows` `(B,)` in the view of `epoch`."""
+        """Return normalised inputs `(B, …)` and the teacher's outputs for `rows` `(B,)` of the view of `epoch`."""
         began = time.perf_counter()
         index = 1 + epoch % self.VIEWS
         inputs = self._data.normalise(self._view(index)[rows])
-        known = self._logits[index]
-        missing = known[rows].reshape(len(rows), -1)[:, 0].isnan() if len(known) else \
+        logits = self._logits[index]
+        missing = logits[rows].reshape(len(rows), -1)[:, 0].isnan() if len(logits) else \
             torch.ones(len(rows), dtype=torch.bool)
         if missing.any():
             answers = self._answer(inputs[missing]).float().cpu()
-            if not len(known):
-                known = self._logits[index] = torch.full((len(self._inputs[index]), *answers.shape[1:]), torch.nan)
-            known[rows[missing]] = answers
+            if not len(logits):
+                logits = self._logits[index] = torch.full((len(self._inputs[index]), *answers.shape[1:]), torch.nan)
+            logits[rows[missing]] = answers
             self._unsaved.add(index)
             self.seconds += time.perf_counter() - began
-        return inputs, known[rows]
+        return inputs, logits[rows]
 
     def mixed(self, epoch: int, rows: Tensor, partners: Tensor, share: float) -> tuple[Inputs, Tensor]:
-        """As `batch`, each input `share` of that of `rows` and the rest of that of `partners`. The answers, asked for
-        anew, are not kept, nor their time counted as the teacher's: each student pays for its own."""
+        """Return a mixup batch: inputs `share` of those of `rows`, the rest of those of `partners`, and their outputs.
+
+        The outputs are computed anew and not kept, nor is their time counted as the teacher's: each student pays for
+        its batches.
+        """
         stored = self._view(1 + epoch % self.VIEWS)
         inputs: Any = torch.lerp(self._data.normalise(stored[partners]), self._data.normalise(stored[rows]), share)
         return inputs, self._answer(inputs).float().cpu()
 
     def save(self) -> None:
-        """Keep what was answered for later processes; what another process kept meanwhile is kept too. Where nothing
-        can be written, a training that is done stands."""
+        """Write the outputs computed so far to the store, merged with what another process has written meanwhile.
+
+        Where nothing can be written, a training that is done stands.
+        """
         for index in sorted(self._unsaved):
             logits, name = self._logits[index], self._name(index)
             if self._store is None or name is None:
@@ -121,16 +130,16 @@ class Teacher:
             try:
                 stored: Tensor = load(data)["logits"]
             except (SafetensorError, ValueError, KeyError) as error:
-                log.warning("%s cannot be used (%s): asking the original again", name, error)
+                log.warning("%s cannot be used (%s): computing the original's outputs again", name, error)
             else:
                 if len(stored) == len(self._inputs[index]) and (header_of(data) or {}).get("views") == self._views:
                     return stored
-                log.info("%s is of other views of the training data: asking the original again", name)
+                log.info("%s is of other views of the training data: computing the original's outputs again", name)
         return torch.empty(0, 0)
 
 
 def holds_answers(path: Path) -> bool:
-    """Whether a file is one of a teacher's, by its header alone."""
+    """Return whether a file holds outputs of a teacher, by its header alone."""
     try:
         with safe_open(path, framework="pt") as file:
             return list(file.keys()) == ["logits"]

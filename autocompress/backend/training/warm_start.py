@@ -1,9 +1,13 @@
-"""Weights that one candidate has won by training, as the start of another of the same network.
+"""Warm starts: the values of a trained network as initial weights of another one compressed from the same original.
 
 Each channel of a compressed network is a channel of the original. A layer whose channels are among those that a trained
 relative kept takes the relative's values for them (weights shared across widths: Yu et al., "Slimmable Neural
-Networks", ICLR 2019), refitted where it reads fewer channels than that; the others keep what compression gave them.
-Whether that is a better start is measured without labels, by the divergence of the answers from the original's.
+Networks", ICLR 2019), refitted by least squares where it reads fewer channels than the relative's; the others keep the
+values that compression gave them. Whether that is a better start is measured without labels, by the divergence of the
+outputs from the original's.
+
+A relative is a trained network whose plan is near. Arguments named `compressed` are the network that is to be trained,
+arguments named `relative` the one that lends its values.
 """
 
 from __future__ import annotations
@@ -39,190 +43,234 @@ from autocompress.tensors.likelihood import CATEGORICAL, Likelihood
 from autocompress.tensors.named import Inputs
 
 _GRID = ("weight_bits", "grid", "group")
-"""What must be the same in two quantize steps for the levels of one to be those of the other."""
+"""Arguments that two quantize steps must share for the levels of one to be those of the other."""
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where the output and input channels `(C,)` of a layer are among those of the relative's; None: as they are.
-    `inputs`: which of the original's input channels the relative's has."""
+class ChannelPositions:
+    """The channels of a layer as positions among the relative's channels.
 
-    rows: np.ndarray | None = None
-    columns: np.ndarray | None = None
-    inputs: np.ndarray | None = None
-
-
-def agreements(table: LayerTable, items: Mapping[str, tuple[Item, ...]], own: Structure,
-               relative: Structure) -> dict[str, Places]:
-    """The layers of `own` that can take their values from `relative`, by original name.
-
-    Those have no channel that the relative's lost, and the same factors if any; in grouped convolutions the same inputs
-    too, because a block's columns are counted within it.
+    Attributes:
+        outputs: positions `(C_out,)` of the layer's output channels among the relative's; None when both have the same.
+        inputs: positions `(C_in,)` of the layer's input channels among the relative's; None when both have the same.
+        relative_inputs: the original's input channels `(C,)` that the relative's layer reads; None for one tensor of
+            which no columns are taken.
     """
-    mine, other = (removed_indices(items, {name: np.asarray(kept) for name, kept in one.kept.items()})
-                   for one in (own, relative))
-    gone, missing = (dropped_layers(table, one.plan) for one in (own, relative))
-    factors, others = own.plan.find(DECOMPOSE.name), relative.plan.find(DECOMPOSE.name)
-    found = {}
+
+    outputs: np.ndarray | None = None
+    inputs: np.ndarray | None = None
+    relative_inputs: np.ndarray | None = None
+
+
+def transferable_layers(table: LayerTable, items: Mapping[str, tuple[Item, ...]], structure: Structure,
+                        relative: Structure) -> dict[str, ChannelPositions]:
+    """Return the layers that can take their values from the relative, with the positions of their channels.
+
+    Such a layer has no channel that the relative's lost, and the same factors if any; in grouped convolutions the same
+    inputs too, because a block's columns are counted within it.
+
+    Args:
+        table: the original's layers.
+        items: the layers' shares in each coupling group.
+        structure: the plan and the channels of the network to be trained.
+        relative: the plan and the channels of the trained one.
+
+    Returns:
+        Positions by the layer's name in the original.
+    """
+    removed, relative_removed = (
+        removed_indices(items, {name: np.asarray(channels) for name, channels in side.kept.items()})
+        for side in (structure, relative))
+    dropped, relative_dropped = (dropped_layers(table, side.plan) for side in (structure, relative))
+    factors, relative_factors = structure.plan.find(DECOMPOSE.name), relative.plan.find(DECOMPOSE.name)
+    positions = {}
     for layer in table.layers:
         name = layer.name
-        if name in gone or name in missing or factors.get(name) != others.get(name):
+        if name in dropped or name in relative_dropped or factors.get(name) != relative_factors.get(name):
             continue
-        lost = {side: (mine.get((name, side), set()), other.get((name, side), set())) for side in ("out", "in")}
-        if all(theirs <= ours for ours, theirs in lost.values()) and \
-                (not _in_blocks(layer) or lost["in"][0] == lost["in"][1]):
-            found[name] = Places(_places(layer.out_channels, *lost["out"]), _places(layer.in_channels, *lost["in"]),
-                                 _kept(layer.in_channels, lost["in"][1]))
-    return found
+        lost = {side: (removed.get((name, side), set()), relative_removed.get((name, side), set()))
+                for side in ("out", "in")}
+        if all(by_relative <= by_layer for by_layer, by_relative in lost.values()) and \
+                (not _has_blocks(layer) or lost["in"][0] == lost["in"][1]):
+            positions[name] = ChannelPositions(
+                _positions(layer.out_channels, *lost["out"]), _positions(layer.in_channels, *lost["in"]),
+                _remaining(layer.in_channels, lost["in"][1]))
+    return positions
 
 
-def _in_blocks(layer: Layer) -> bool:
+def _has_blocks(layer: Layer) -> bool:
+    """Return whether a layer is a grouped convolution that is not depthwise."""
     return layer.groups > 1 and not layer.groups == layer.in_channels == layer.out_channels
 
 
-def _places(count: int, mine: set[int], theirs: set[int]) -> np.ndarray | None:
-    if mine == theirs:
+def _positions(count: int, lost: set[int], lost_by_relative: set[int]) -> np.ndarray | None:
+    if lost == lost_by_relative:
         return None
-    return np.searchsorted(_kept(count, theirs), _kept(count, mine))
+    return np.searchsorted(_remaining(count, lost_by_relative), _remaining(count, lost))
 
 
-def _kept(count: int, lost: set[int]) -> np.ndarray:
+def _remaining(count: int, lost: set[int]) -> np.ndarray:
     return np.array([i for i in range(count) if i not in lost], dtype=np.int64)
 
 
-def overlap(table: LayerTable, own: Plan, relative: Plan, shared: Sequence[str],
+def overlap(table: LayerTable, plan: Plan, relative: Plan, transferable: Sequence[str],
             techniques: Techniques = TECHNIQUES) -> float:
-    """How near two plans are: of the weights that one or the other has, the share that is in both (Jaccard), where of
-    the layers `shared` all those of `own` are. 1 for plans that differ in bits alone."""
-    mine, theirs = (sum(part.weights for parts in resolve(table, plan, techniques).values() for part in parts)
-                    for plan in (own, at_hand(relative, techniques)))
-    parts = resolve(table, own, techniques)
-    both = sum(part.weights for name in shared for part in parts.get(name, ()))  # a norm that folds has none
-    return both / (mine + theirs - both)
+    """Return the Jaccard similarity of the weights of two plans, in [0, 1]; 1 for plans that differ in bits alone.
+
+    The weights in both are those that `plan` leaves to the layers `transferable`, whose channels the relative has too.
+    """
+    weights, relative_weights = (
+        sum(part.weights for parts in resolve(table, one, techniques).values() for part in parts)
+        for one in (plan, at_hand(relative, techniques)))
+    layer_parts = resolve(table, plan, techniques)
+    both = sum(part.weights for name in transferable for part in layer_parts.get(name, ()))  # no parts: a folded norm
+    return both / (weights + relative_weights - both)
 
 
 @torch.no_grad()
-def inherited(own: Compressed, relative: Trained, agreed: Mapping[str, Places], compressor: Compressor) -> Compressed:
-    """A copy of `own` with the relative's values in the layers `agreed`, rounded as the plan of `own` says, and norms
-    re-estimated. What a layer loses of the relative's inputs, the others make up for, as if they were the original's.
-    A layer is left out where a shape, or the zeros of a sparse weight, differ, or values are not finite.
+def inherited(compressed: Compressed, relative: Trained, transferable: Mapping[str, ChannelPositions],
+              compressor: Compressor) -> Compressed:
+    """Return a copy of a network with the relative's values in the layers `transferable`.
+
+    Weights are rounded as the network's plan says, and norms re-estimated. Input channels that the relative's layer
+    reads and this one does not are made up for by least squares, as if they were the original's. A layer keeps its
+    values where a shape, or the zeros of a sparse weight, differ, or values are not finite.
 
     The copy has one receipt more, of technique "inherit", whose `layers` are those that took the relative's values.
     """
-    receipts = without_rounding(own.receipts)
-    result = Compressed(copy.deepcopy(own.model), own.plan, receipts, masks=own.masks, moments=own.moments)
-    state, owner = result.model.state_dict(), _owners(result.model, agreed)
-    taken: dict[str, Tensor] = {}
+    receipts = without_rounding(compressed.receipts)
+    result = Compressed(copy.deepcopy(compressed.model), compressed.plan, receipts, masks=compressed.masks,
+                        moments=compressed.moments)
+    state, layer_of = result.model.state_dict(), _layer_of_module(result.model, transferable)
+    values: dict[str, Tensor] = {}
     refused = set()
     for key, value in state.items():
         module, _, kind = key.rpartition(".")
-        if module in owner:
-            places = _of(agreed, owner[module], module, kind, result.model)
-            new = _value(key, relative, partial(_taken, compressor, owner[module], module, places))
+        if module in layer_of:
+            positions = _positions_in(transferable, layer_of[module], module, kind, result.model)
+            new = _value(key, relative, partial(_transferred, compressor, layer_of[module], module, positions))
             if new is None or new.shape != value.shape or not new.isfinite().all() \
-                    or (kind == "weight" and not _same_zeros(own, relative, module)):
-                refused.add(owner[module])
+                    or (kind == "weight" and not _same_zeros(compressed, relative, module)):
+                refused.add(layer_of[module])
             else:
-                taken[key] = new
-    chosen = {module: layer for module, layer in owner.items() if layer not in refused}
-    for key, new in taken.items():
-        if key.rpartition(".")[0] in chosen:
+                values[key] = new
+    inheriting = {module: layer for module, layer in layer_of.items() if layer not in refused}
+    for key, new in values.items():
+        if key.rpartition(".")[0] in inheriting:
             state[key].copy_(new)  # what state_dict() gives shares memory with the network
-    integers = dict(own.weights)
-    result.latent = {name: value for name, value in own.latent.items() if name not in chosen}
+    integers = dict(compressed.weights)
+    result.latent = {name: value for name, value in compressed.latent.items() if name not in inheriting}
     for layer in integer_layers(result):
-        if layer.name not in chosen:
+        if layer.name not in inheriting:
             continue
-        places = _of(agreed, chosen[layer.name], layer.name, "weight", result.model)
-        known = _inherited_grid(own.plan, relative, layer.name, places)
-        if known is None:  # rounded on another grid: what it computed with is what it was trained to be
+        positions = _positions_in(transferable, inheriting[layer.name], layer.name, "weight", result.model)
+        quantized = _inherited_grid(compressed.plan, relative, layer.name, positions)
+        if quantized is None:  # rounded on another grid: what it computed with is what it was trained to be
             integers[layer.name] = start_weight(layer.weight.detach(), layer.args, kept=layer.kept)
             result.latent[layer.name] = layer.weight.detach().clone()
         else:
             float_weight = relative.tensors[f"{layer.name}.weight"]
-            latent = _taken(compressor, chosen[layer.name], layer.name, places, float_weight)
-            integers[layer.name], result.latent[layer.name] = _rounded(known, latent, layer.kept), latent
-    layers = sorted(set(chosen.values()))
-    result.norms = {name: seen for name, seen in own.norms.items() if name not in layers}
+            latent = _transferred(compressor, inheriting[layer.name], layer.name, positions, float_weight)
+            integers[layer.name], result.latent[layer.name] = _rounded(quantized, latent, layer.kept), latent
+    layers = sorted(set(inheriting.values()))
+    result.norms = {name: norm for name, norm in compressed.norms.items() if name not in layers}
     quantize(result, compressor.calibration, integers)
     result.receipts.append(Receipt("", "inherit", {"from": relative.structure.plan.fingerprint, "layers": layers}))
     return result
 
 
-def _owners(model: nn.Module, agreed: Mapping[str, Places]) -> dict[str, str]:
-    """The layers agreed on by the names of the modules that hold their tensors: factors have one each."""
-    return {module: layer for layer in agreed for module in leaves(model, layer)}
+def _layer_of_module(model: nn.Module, transferable: Mapping[str, ChannelPositions]) -> dict[str, str]:
+    """Return the transferable layers by the names of the modules that hold their tensors: factors have one each."""
+    return {module: layer for layer in transferable for module in leaves(model, layer)}
 
 
-def _of(agreed: Mapping[str, Places], layer: str, module: str, kind: str, model: nn.Module) -> Places:
-    """Which channels of one tensor: the first factor alone reads the layer's input, the last alone writes its output,
-    and vectors have no columns."""
-    names, places = leaves(model, layer), agreed[layer]
-    owner: Any = model.get_submodule(module)
-    columns = kind == "weight" and owner.weight.dim() > 1 and getattr(owner, "groups", 1) == 1
-    return Places(places.rows if module == names[-1] else None,
-                  places.columns if module == names[0] and columns else None, places.inputs)
+def _positions_in(transferable: Mapping[str, ChannelPositions], layer: str, module: str, kind: str,
+                  model: nn.Module) -> ChannelPositions:
+    """Return the channel positions that apply to one tensor of a layer.
+
+    The first factor alone reads the layer's input, the last alone writes its output, and vectors have no columns.
+    """
+    names, positions = leaves(model, layer), transferable[layer]
+    leaf: Any = model.get_submodule(module)
+    has_columns = kind == "weight" and leaf.weight.dim() > 1 and getattr(leaf, "groups", 1) == 1
+    return ChannelPositions(positions.outputs if module == names[-1] else None,
+                            positions.inputs if module == names[0] and has_columns else None,
+                            positions.relative_inputs)
 
 
-def _value(key: str, relative: Trained, taken: Callable[[Tensor], Tensor]) -> Tensor | None:
-    """What is `taken` of the value that the relative computes with."""
+def _value(key: str, relative: Trained, transfer: Callable[[Tensor], Tensor]) -> Tensor | None:
+    """Return what `transfer` makes of the tensor `key` that the relative computes with; None where it has none."""
     module, _, kind = key.rpartition(".")
-    known = relative.integers.get(module) if kind == "weight" else None
-    value = relative.tensors.get(key) if known is None else known.dequantized()
-    return None if value is None else taken(value)
+    quantized = relative.integers.get(module) if kind == "weight" else None
+    value = relative.tensors.get(key) if quantized is None else quantized.dequantized()
+    return None if value is None else transfer(value)
 
 
-def _taken(compressor: Compressor, layer: str, module: str, places: Places, value: Tensor) -> Tensor:
-    """The channels `places` of a tensor of the relative's, the columns that stay of a weight changed for those that
-    go where the moments of the layer's input are known."""
-    moments = compressor.statistics.moments(layer) if places.columns is not None and module == layer else None
-    if places.columns is None or places.inputs is None or moments is None or len(moments.mean) > 1:
-        return _sliced(value, places)
-    rows = _sliced(value, Places(places.rows))
-    seen = compressor.output_moments(layer, moments.channels(torch.from_numpy(places.inputs)))
-    area = seen.shape[1] // len(places.inputs)
-    stay = (torch.from_numpy(places.columns)[:, None] * area + torch.arange(area)).flatten()
-    changed = on_remaining(as_matrix(rows, seen.shape[1]), seen, stay, layer)
-    return from_matrix(changed, (len(rows), len(places.columns), *value.shape[2:]))
+def _transferred(compressor: Compressor, layer: str, module: str, positions: ChannelPositions, value: Tensor) -> Tensor:
+    """Return the channels at `positions` of a tensor of the relative's.
+
+    Where columns are left out of a weight, those that stay are refitted by least squares, if the moments of the layer's
+    input have been measured.
+    """
+    moments = compressor.statistics.moments(layer) if positions.inputs is not None and module == layer else None
+    if positions.inputs is None or positions.relative_inputs is None or moments is None or len(moments.mean) > 1:
+        return _sliced(value, positions)
+    rows = _sliced(value, ChannelPositions(positions.outputs))
+    second = compressor.output_moments(layer, moments.channels(torch.from_numpy(positions.relative_inputs)))
+    area = second.shape[1] // len(positions.relative_inputs)
+    stay = (torch.from_numpy(positions.inputs)[:, None] * area + torch.arange(area)).flatten()
+    refitted = on_remaining(as_matrix(rows, second.shape[1]), second, stay, layer)
+    return from_matrix(refitted, (len(rows), len(positions.inputs), *value.shape[2:]))
 
 
-def _sliced(value: Tensor, places: Places) -> Tensor:
-    for axis, chosen in enumerate((places.rows, places.columns)):
-        if chosen is not None and value.dim() > axis:
-            value = value.index_select(axis, torch.from_numpy(chosen))
+def _sliced(value: Tensor, positions: ChannelPositions) -> Tensor:
+    for axis, channels in enumerate((positions.outputs, positions.inputs)):
+        if channels is not None and value.dim() > axis:
+            value = value.index_select(axis, torch.from_numpy(channels))
     return value
 
 
-def _same_zeros(own: Compressed, relative: Trained, module: str) -> bool:
-    mine, theirs = own.masks.get(module), relative.masks.get(module)
-    if mine is None or theirs is None:
-        return mine is None and theirs is None
-    return torch.equal(mine.kept, theirs)
+def _same_zeros(compressed: Compressed, relative: Trained, module: str) -> bool:
+    mask, relative_mask = compressed.masks.get(module), relative.masks.get(module)
+    if mask is None or relative_mask is None:
+        return mask is None and relative_mask is None
+    return torch.equal(mask.kept, relative_mask)
 
 
-def _inherited_grid(plan: Plan, relative: Trained, name: str, places: Places) -> QuantizedWeight | None:
-    """The relative's integers of these channels, where they are on the grid that `plan` asks for."""
-    known = relative.integers.get(name)
-    if known is None:
+def _inherited_grid(plan: Plan, relative: Trained, name: str, positions: ChannelPositions) -> QuantizedWeight | None:
+    """Return the relative's integers of these channels; None where they are not on the grid that `plan` says."""
+    quantized = relative.integers.get(name)
+    if quantized is None:
         return None
-    asked, had = (step_of(name, one).args for one in (plan, relative.structure.plan))
-    if any(asked.get(what) != had.get(what) for what in _GRID) or level_limit(asked) != known.limit \
-            or (known.group and places.columns is not None):
+    args, relative_args = (step_of(name, one).args for one in (plan, relative.structure.plan))
+    if any(args.get(key) != relative_args.get(key) for key in _GRID) or level_limit(args) != quantized.limit \
+            or (quantized.group and positions.inputs is not None):
         return None
-    rows = Places(places.rows, None)
-    factors = None if known.factors is None else _sliced(known.factors, rows)
-    return replace(known, levels=_sliced(known.levels, places), scale=_sliced(known.scale, rows), factors=factors)
+    rows = ChannelPositions(positions.outputs, None)
+    factors = None if quantized.factors is None else _sliced(quantized.factors, rows)
+    return replace(quantized, levels=_sliced(quantized.levels, positions), scale=_sliced(quantized.scale, rows),
+                   factors=factors)
 
 
-def _rounded(known: QuantizedWeight, latent: Tensor, kept: Tensor | None) -> QuantizedWeight:
-    levels = round_to_levels(latent / known.steps(), known.bits, known.table, known.limit)
-    return replace(known, levels=(levels if kept is None else levels * kept).to(torch.int8))
+def _rounded(grid: QuantizedWeight, latent: Tensor, kept: Tensor | None) -> QuantizedWeight:
+    """Return a float weight rounded to the nearest levels of `grid`, zero where `kept` (bool) is False."""
+    levels = round_to_levels(latent / grid.steps(), grid.bits, grid.table, grid.limit)
+    return replace(grid, levels=(levels if kept is None else levels * kept).to(torch.int8))
 
 
 @torch.no_grad()
 def divergence(model: nn.Module, inputs: Inputs, original: Tensor, likelihood: Likelihood = CATEGORICAL) -> float:
-    """Mean divergence (`Likelihood.divergence`) of a network's outputs for `inputs` `(N, …)` from the `original`'s, in
-    canonical form. Infinite where it is not a number."""
+    """Return the mean divergence (`Likelihood.divergence`) of a network's outputs from the original's.
+
+    Args:
+        model: the network.
+        inputs: normalised inputs `(N, …)`.
+        original: the original's outputs for them `(N, …)`, in canonical form.
+        likelihood: what the outputs stand for.
+
+    Returns:
+        The divergence; infinite where it is not a finite number.
+    """
     rows = rows_at_once(tuple(inputs.shape[1:]), BATCH)
     outputs = torch.cat([likelihood.canonical(model(batch))
                          for batch in torch.split(inputs, rows)])  # type: ignore[no-untyped-call]
@@ -230,18 +278,28 @@ def divergence(model: nn.Module, inputs: Inputs, original: Tensor, likelihood: L
     return value if math.isfinite(value) else math.inf
 
 
-def better_start(own: Compressed, relative: Trained, agreed: Mapping[str, Places], compressor: Compressor,
-                 wanted: Tensor) -> tuple[Compressed, bool]:
-    """The one of `own` and the network that inherits whose answers to calibration data are nearer to the original's
-    outputs `wanted` in canonical form, and whether it inherits. Either has a receipt "inherit" with both divergences,
-    in that of `own` there are no layers."""
-    heir = inherited(own, relative, agreed, compressor)
-    before, after = (divergence(one.model, compressor.calibration, wanted, compressor.likelihood)
-                     for one in (own, heir))
-    *receipts, receipt = heir.receipts
+def better_start(compressed: Compressed, relative: Trained, transferable: Mapping[str, ChannelPositions],
+                 compressor: Compressor, original_outputs: Tensor) -> tuple[Compressed, bool]:
+    """Return `compressed` with its values or with the relative's, whichever diverges less from the original.
+
+    Args:
+        compressed: the network that is to be trained.
+        relative: the trained network that lends its values.
+        transferable: the layers that can take them (`transferable_layers`).
+        compressor: the compressor that made `compressed`; the divergence is measured on its calibration data.
+        original_outputs: the original's outputs for the calibration data `(N, …)`, in canonical form.
+
+    Returns:
+        The network and whether it inherits. It has a receipt "inherit" with both divergences; without inheritance the
+        receipt's `layers` are empty.
+    """
+    with_values = inherited(compressed, relative, transferable, compressor)
+    before, after = (divergence(one.model, compressor.calibration, original_outputs, compressor.likelihood)
+                     for one in (compressed, with_values))
+    *receipts, receipt = with_values.receipts
     facts = receipt.facts | {"own_divergence": round(before, 6), "inherited_divergence": round(after, 6)}
     if after < before:
-        heir.receipts = [*receipts, Receipt("", "inherit", facts)]
-        return heir, True
-    own.receipts = [*own.receipts, Receipt("", "inherit", facts | {"layers": []})]
-    return own, False
+        with_values.receipts = [*receipts, Receipt("", "inherit", facts)]
+        return with_values, True
+    compressed.receipts = [*compressed.receipts, Receipt("", "inherit", facts | {"layers": []})]
+    return compressed, False
