@@ -94,7 +94,7 @@ class Compressor:
         return self._restructured(Compressed(copy.deepcopy(self.original), plan), fit)
 
     def restructure_alone(self, step: Step) -> Compressed:
-        """The same for one step that drops nothing, on the modules that it touches and no others."""
+        """Return `restructure` for one step that drops nothing, on the modules that it touches and no others."""
         on_group = technique_of(step, self.techniques).acts_on == "group"
         touched = {item.module for item in self.coupling.items[step.site]} if on_group else {step.site}
         return self._restructured(Compressed(only_modules(self.original, touched), Plan.of([step])), fit=True)
@@ -191,8 +191,8 @@ class Compressor:
             weight = as_matrix(original.weight.detach()[rows], moments.mean.shape[1])
             columns = (stay[:, None] * area + torch.arange(area)).flatten()
             checkpoint()
-            known = partial(self._refitted, name, weight, moments, stay, columns)
-            refit = self._memo.get(("refit", name, content(rows), content(stay)), known)
+            compute = partial(self._refitted, name, weight, moments, stay, columns)
+            refit = self._memo.get(("refit", name, content(rows), content(stay)), compute)
             layer: Any = result.model.get_submodule(name)
             with torch.no_grad():
                 layer.weight.copy_(from_matrix(refit.weight, tuple(layer.weight.shape)))
@@ -214,27 +214,29 @@ class Compressor:
     def _equalize(self, result: Compressed) -> None:
         """Rescale channels as the plan asks, with the moments of those inputs. Not where trained weights are put in
         place of the network's: they have been rescaled."""
-        asked = {source: way for source, way in equalized(self._table, result.plan).items()
+        ways = {source: way for source, way in equalized(self._table, result.plan).items()
                  if fits(result.model, self.coupling.scalings[source])}
-        if not asked:
+        if not ways:
             return
-        folds = {source: self._table.by_name[source].folds_into for source in asked}
+        folds = {source: self._table.by_name[source].folds_into for source in ways}
         scalings = self.coupling.scalings
-        for source, factor in equalize(result.model, scalings, asked, folds, self.calibration).items():
+        for source, factor in equalize(result.model, scalings, ways, folds, self.calibration).items():
             for name, repeat in scalings[source].readers.items():
-                own = factor.repeat_interleave(repeat)
+                input_factor = factor.repeat_interleave(repeat)
                 moments = self._moments(result, leaves(result.model, name)[0])
                 if moments is not None:
-                    key = ("equalize", name, id(moments), content(own))
-                    result.moments[name], _ = self._memo.get(key, partial(_rescaled, moments, own))
+                    key = ("equalize", name, id(moments), content(input_factor))
+                    result.moments[name], _ = self._memo.get(key, partial(_rescaled, moments, input_factor))
             result.receipts += [Receipt(name, "equalize", {
                 "against": source, "rescaled": int((factor != 1).sum()), "channels": len(factor),
                 "least": round(float(factor.min()), 6), "largest": round(float(factor.max()), 6),
             }) for name in scalings[source].readers if name in steps_of(result.plan)]
 
     def _moments(self, result: Compressed, name: str) -> Moments | None:
-        """Of the input that a layer, or the first factor of one, still has; None where its groups were cut, and where
-        a first factor sees it through another kernel."""
+        """Return the moments of the input that a layer, or its first factor, still has.
+
+        None where its groups were cut, and where a first factor sees the input through another kernel.
+        """
         layer = name if name in self._table.by_name else name.removesuffix(".0")
         moments = result.moments.get(layer) or self.statistics.moments(layer)
         module: Any = result.model.get_submodule(name)
@@ -245,7 +247,7 @@ class Compressor:
         return moments if fits else None
 
     def rounded(self, result: Compressed) -> dict[str, QuantizedWeight]:
-        """Integer weights, rounded with feedback where the moments of the input are known."""
+        """Return integer weights, rounded by GPTQ or as the plan says, by layer name."""
         rounded = {}
         layers = integer_layers(result)
         for done, layer in enumerate(layers):
@@ -286,10 +288,10 @@ class Compressor:
             factors = shapes(module, str(step.args["method"]), args)
             if fit:
                 moments = self._moments(result, step.site)
-                own = [content(parameter) for parameter in module.parameters()]
-                key = ("factors", step.site, str(step.args), id(moments), *own)
-                made, _ = self._memo.get(key, partial(self._factors, module, step, args, moments))
-                factors = copy.deepcopy(made)
+                hashes = [content(parameter) for parameter in module.parameters()]
+                key = ("factors", step.site, str(step.args), id(moments), *hashes)
+                computed, _ = self._memo.get(key, partial(self._factors, module, step, args, moments))
+                factors = copy.deepcopy(computed)
             replace_module(result.model, step.site, factors)
             receipts.append(Receipt(step.site, DECOMPOSE.name, {
                 "method": step.args["method"], **args, "weights_before": sum(p.numel() for p in module.parameters()),
@@ -298,8 +300,8 @@ class Compressor:
 
     def _factors(self, module: nn.Module, step: Step, args: dict[str, int],
                  moments: Moments | None) -> tuple[nn.Sequential, Moments | None]:
-        known, mean = (None, None) if moments is None else (self.output_moments(step.site, moments), moments.mean[0])
-        return factorize(module, str(step.args["method"]), args, known, mean, step.site), moments
+        second, mean = (None, None) if moments is None else (self.output_moments(step.site, moments), moments.mean[0])
+        return factorize(module, str(step.args["method"]), args, second, mean, step.site), moments
 
     def _sparsify(self, result: Compressed, steps: list[Step], fit: bool) -> list[Receipt]:
         receipts = []

@@ -23,7 +23,7 @@ from autocompress.errors import StorageError
 log = logging.getLogger(__name__)
 
 LIMIT_BYTES = 2**30
-"""Of the tensors that are kept together at most."""
+"""The largest total size in bytes of tensors that are kept in one file."""
 
 Tensors = dict[str, Tensor]
 
@@ -40,7 +40,7 @@ class TensorCache:
         self._store, self._key = store, key
 
     def get(self, kind: str, make: Callable[[], Tensors]) -> Tensors:
-        """What was kept, or what `make` computes, which is then kept."""
+        """Return the kept tensors of a kind, or what `make` computes, which is then kept."""
         if self._store is None:
             return make()
         key, name = self._key(), self._name(kind)
@@ -53,22 +53,24 @@ class TensorCache:
         return computed
 
     def gather(self, kind: str, names: Sequence[str], make: Callable[[list[int]], Tensor]) -> Tensor:
-        """Values `(len(names),)` by name: those that were kept, under whatever list of names, and the others as `make`
-        computes them from their places in `names`; these are then kept too, but for what it makes NaN of."""
-        known = self._values(kind)
-        missing = [place for place, name in enumerate(names) if name not in known]
+        """Return values `(len(names),)` by name: the kept ones, and the others as `make` computes them.
+
+        `make` is given indices into `names`. What it computes is then kept too, except for values that are NaN.
+        """
+        values = self._values(kind)
+        missing = [place for place, name in enumerate(names) if name not in values]
         if missing:
-            made = make(missing)
-            known |= {names[place]: value.clone() for place, value in zip(missing, made, strict=True)}
+            computed = make(missing)
+            values |= {names[place]: value.clone() for place, value in zip(missing, computed, strict=True)}
             if self._store is not None:
-                lasting = {name: value for name, value in known.items() if not value.isnan().any()}
+                lasting = {name: value for name, value in values.items() if not value.isnan().any()}
                 _write(self._store, self._name(kind), self._key(), lasting)
-        return torch.stack([known[name] for name in names])
+        return torch.stack([values[name] for name in names])
 
     def missing(self, kind: str, names: Sequence[str]) -> list[int]:
-        """The places that `gather` would have to compute."""
-        known = self._values(kind)
-        return [place for place, name in enumerate(names) if name not in known]
+        """Return the indices into `names` of the values that `gather` would have to compute."""
+        values = self._values(kind)
+        return [place for place, name in enumerate(names) if name not in values]
 
     def _values(self, kind: str) -> Tensors:
         return {} if self._store is None else _read(self._store, self._name(kind), self._key()) or {}
@@ -82,11 +84,11 @@ def _read(store: Store, name: str, key: str) -> Tensors | None:
     if data is None:
         return None
     try:
-        said = header_of(data) or {}
+        header = header_of(data) or {}
         tensors: Tensors = load(data)
-        if said.get("key") != key:
+        if header.get("key") != key:
             raise ValueError("it was made from something else")
-        if said.get("content") != _digest(tensors):
+        if header.get("content") != _digest(tensors):
             raise ValueError("its content is not what was written")
     except (SafetensorError, ValueError, KeyError) as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)

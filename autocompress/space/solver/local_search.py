@@ -1,4 +1,4 @@
-"""Using what a budget leaves: moves of one site, or of two against each other."""
+"""Swap moves: local search from the relaxed solution, by moves of one site or of two against each other."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ from autocompress.space.solver.feasibility import FeasibilityCheck
 from autocompress.space.solver.problem import Problem, State
 
 MOVES = 60
-"""Most improving moves."""
+"""The largest number of improving moves."""
 TRIES = 16
-"""Promising moves that are checked exactly before a plan counts as settled."""
+"""The number of promising moves that are checked exactly before a plan counts as a local optimum."""
 
 
 def swap_moves(problem: Problem, inside: FeasibilityCheck, state: State, moves: int = MOVES) -> State:
-    """The most improving move that fits, again and again: a price finds only plans on the convex hull of sensitivity
-    and
-    size."""
+    """Return the state that the most improving feasible moves lead to, at most `moves` of them.
+
+    A price finds only plans on the convex hull of sensitivity and size; swap moves reach those between.
+    """
     for _ in range(moves):
-        found = list(_moves(problem, state, inside.columns))
-        if not found:
+        candidates = list(_moves(problem, state, inside.columns))
+        if not candidates:
             return state
-        sites = np.array([site for site, _, _, _ in found])
-        sensitivity = np.array([h for _, _, h, _ in found])
-        cost = np.array([c for _, _, _, c in found])
+        sites = np.array([site for site, _, _, _ in candidates])
+        sensitivity = np.array([h for _, _, h, _ in candidates])
+        cost = np.array([c for _, _, _, c in candidates])
         pair_sensitivity = sensitivity[:, None] + np.append(sensitivity, 0.0)  # the last column moves nothing else
         pair_cost = cost[:, None] + np.append(cost, np.zeros((1, cost.shape[1])), 0)
         good = (pair_sensitivity < -1e-12) & (pair_cost <= inside.slack(state)).all(2)
         good[:, :-1] &= sites[:, None] != sites
         first, second = np.nonzero(good)
         for i in np.argsort(pair_sensitivity[good], kind="stable")[:TRIES]:
-            one, other = found[first[i]][1], second[i]
-            move = _both(state, one, found[other][1]) if other < len(found) else one
+            one, other = candidates[first[i]][1], second[i]
+            move = _both(state, one, candidates[other][1]) if other < len(candidates) else one
             if inside.fits(move):
                 state = move
                 break
@@ -44,7 +45,7 @@ def swap_moves(problem: Problem, inside: FeasibilityCheck, state: State, moves: 
 
 
 def _moves(problem: Problem, state: State, columns: list[int]) -> Iterator[tuple[str, State, float, np.ndarray]]:
-    """Changes of one site that could be worth it, with the site, and what sensitivity and bounded costs change by."""
+    """Yield moves of one site: the site, the state after it, and the changes of sensitivity and of bounded costs."""
     now = {name: problem.costs_at(name, state.levels)[option] for name, option in state.options.items()}
     for group, level in state.levels.items():
         sensitivities = problem.group_sensitivities[group]
@@ -54,16 +55,16 @@ def _moves(problem: Problem, state: State, columns: list[int]) -> Iterator[tuple
                 cost = sum((problem.costs_at(name, levels)[state.options[name]] - now[name]
                             for name in problem.touching[group]), np.zeros(len(problem.metrics)))
                 yield group, State(levels, state.options), sensitivities[other] - sensitivities[level], cost[columns]
-    for name, chosen in state.options.items():
+    for name, option in state.options.items():
         costs, sensitivities = problem.costs_at(name, state.levels), problem.sensitivities[name]
         for other in worth_it(sensitivities, costs[:, columns]).tolist():
-            if other != chosen:
+            if other != option:
                 yield (f"layer {name}", State(state.levels, {**state.options, name: other}),
-                       sensitivities[other] - sensitivities[chosen], (costs[other] - now[name])[columns])
+                       sensitivities[other] - sensitivities[option], (costs[other] - now[name])[columns])
 
 
 def worth_it(sensitivity: np.ndarray, costs: np.ndarray) -> np.ndarray:
-    """Options that no other beats in sensitivity and in every cost, `(n,)` and `(n, metrics)` → their numbers."""
+    """Return the Pareto-optimal options by sensitivity `(n,)` and costs `(n, metrics)`, as indices."""
     candidates = np.flatnonzero(np.isfinite(sensitivity) & (costs < ILLEGAL).all(1))
     points = np.column_stack([costs, sensitivity])[candidates]
     order = np.lexsort(points.T[::-1])  # whoever beats another comes before it
@@ -78,7 +79,7 @@ def worth_it(sensitivity: np.ndarray, costs: np.ndarray) -> np.ndarray:
 
 
 def _both(state: State, first: State, second: State) -> State:
-    """The two moves of different sites together."""
+    """Return the state after two moves of different sites."""
     return State(_changed(state.levels, first.levels, second.levels),
                  _changed(state.options, first.options, second.options))
 
