@@ -44,6 +44,7 @@ from autocompress.backend.training.lsq import freeze_steps, learn_steps
 from autocompress.backend.training.schedule import Schedule
 from autocompress.backend.training.teacher import Teacher, TrainingData
 from autocompress.backend.training.training_mode import train_as_shipped
+from autocompress.core.allocator import release_memory
 from autocompress.core.cancellation import checkpoint
 from autocompress.core.layer import Layer, LayerTable
 from autocompress.core.plan import Plan, Receipt
@@ -154,6 +155,7 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
         if not recipe.epochs:
             return start
     rebase_norms(start.model, calibration)
+    release_memory()
     model = channels_last(start.model.to(device), calibration[:TRIED].to(device))
     model = train_as_shipped(model) if as_shipped else model.train()
     steps = learn_steps(start)
@@ -200,6 +202,7 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
     if average is not None:
         average.apply()
     teacher.save()
+    release_memory()
     model = model.cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     start.model, start.weights, start.norms = model, {}, {}
     learned, start.latent = freeze_steps(model, steps, start.masks)
