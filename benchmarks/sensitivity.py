@@ -55,7 +55,7 @@ def measure(network: str, base: Path, steps: int, images: int, scratch: Path) ->
     forward_s = time.process_time() - began
     options = [step for step, _ in study.options(space)]
     began = time.process_time()
-    sensitivities = predicted.sensitivity_table(bench.network.compressor, options)
+    sensitivities = predicted.sensitivities(bench.network.compressor, options)
     table_s = time.process_time() - began
     chosen = random.Random(SEED).sample(range(len(options)), min(steps, len(options)))
     inputs = bench.network.task.normalise(on.split.inputs)
