@@ -1,7 +1,7 @@
-"""Whether a network's answer to a sample depends on the other samples of its batch, and at which layer that begins.
+"""Check that a network's output for a sample does not depend on its batch, and search for the layer that mixes samples.
 
 A BatchNorm without running statistics, or a forward that subtracts the mean over samples, scores well in large batches
-and answers otherwise one by one. No file of such a network can be verified, so that it is refused.
+and gives other outputs one by one. No file of such a network can be verified, so it is refused.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from autocompress.errors import InputError
 from autocompress.tensors.named import Inputs
 
 BATCH = 16
-"""Samples that are answered together and, the first and the last, alone."""
+"""The largest number of samples in the batch whose first and last samples are also run alone."""
 TOLERANCE = 1e-3
-"""Largest difference, relative to the largest value, that the order of a sum may make."""
+"""The largest difference that the order of a sum may cause, relative to the largest value."""
 ADVICE = ("Give a norm running statistics (track_running_stats=True) and train it so, or keep the code from computing "
           "over dimension 0")
 
 
 @dataclass
 class _Call:
-    """One run of a module: the floating-point tensors that it was given and those that it put out."""
+    """One call of a module, with its floating-point inputs and outputs."""
 
     name: str
     inputs: list[Tensor]
@@ -33,10 +33,17 @@ class _Call:
 
 
 def check_batch_parity(model: nn.Module, samples: Inputs) -> None:
-    """Let `model` (eval mode) answer up to `BATCH` of `samples` `(N, …)` together, and the first and the last alone.
+    """Check that a network's outputs for the first and the last sample are the same in a batch and alone.
 
-    InputError, naming the layer that mixes samples, where the answers differ. A network that cannot be run, or answers
-    the same batch twice differently, is left to the checks that say so.
+    A network that fails on the batch, or whose outputs for one batch differ from run to run, passes: other checks
+    report it.
+
+    Args:
+        model: The network, in eval mode.
+        samples: Inputs `(N, …)`, of which up to `BATCH` are used.
+
+    Raises:
+        InputError: The outputs differ; the message names the layer that mixes samples.
     """
     together = samples[:BATCH]
     for place in (0, len(together) - 1) if len(together) > 1 else ():
@@ -65,7 +72,7 @@ def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
 
 
 def _tensors(value: Any) -> list[Tensor]:
-    """Copies of the floating-point tensors in a value that a module takes or gives."""
+    """Return copies of the floating-point tensors in a value that a module reads or returns."""
     if isinstance(value, Tensor):
         return [value.clone()] if value.is_floating_point() else []
     if isinstance(value, dict):
@@ -74,8 +81,10 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def _mixer(model: nn.Module, together: Inputs, place: int) -> str:
-    """What mixes samples: the innermost module whose input agrees and whose output differs, and in the code of one with
-    children, the layer before which they differ."""
+    """Return what mixes samples: the innermost module whose input agrees and whose output differs.
+
+    For a module with children it is the code before the first child whose input differs.
+    """
     pairs = list(zip(_calls(model, together[place:place + 1]), _calls(model, together), strict=False))
     reads = {one.name: _agree(one.inputs, other.inputs, place) for one, other in reversed(pairs)}
     mixes = [one.name for one, other in pairs
@@ -89,26 +98,26 @@ def _mixer(model: nn.Module, together: Inputs, place: int) -> str:
 
 
 def _within(name: str, owner: str) -> bool:
-    """Whether a module is somewhere inside another."""
+    """Tell whether the module `name` is somewhere inside `owner`."""
     return name != owner and (not owner or name.startswith(f"{owner}."))
 
 
 def _calls(model: nn.Module, inputs: Inputs) -> list[_Call]:
-    """Every run of a module, in the order in which they begin, as far as the network comes."""
+    """Return every call of a module, in the order in which they begin, up to the one that fails if one does."""
     calls: list[_Call] = []
     hooks = []
     for name, module in model.named_modules():
-        def enter(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any], name: str = name) -> None:
-            calls.append(_Call(name, _tensors((given, named))))
+        def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name) -> None:
+            calls.append(_Call(name, _tensors((args, kwargs))))
 
-        def leave(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any], result: Any, name: str = name) -> None:
+        def leave(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, name: str = name) -> None:
             next(call for call in reversed(calls) if call.name == name).outputs = _tensors(result)
 
         hooks += [module.register_forward_pre_hook(enter, with_kwargs=True),
                   module.register_forward_hook(leave, with_kwargs=True)]
     try:
         _outputs(model, inputs)
-    except Exception:  # the module that fails has put out nothing
+    except Exception:  # the call of the module that fails has no outputs
         pass
     finally:
         for hook in hooks:
@@ -117,26 +126,31 @@ def _calls(model: nn.Module, inputs: Inputs) -> list[_Call]:
 
 
 def _agree(alone: list[Tensor], whole: list[Tensor], place: int) -> bool:
-    """Whether tensors of one sample are those that it has at its `place` in the batch."""
+    """Tell whether the tensors of one sample run alone agree with those at its `place` in the batch."""
     return len(alone) == len(whole) and all(_has(one, other, place) for one, other in zip(alone, whole, strict=True))
 
 
 def _has(alone: Tensor, whole: Tensor, place: int) -> bool:
-    """Samples may be in any one dimension, and there in blocks or in turn (windows, frames or steps folded in)."""
+    """Tell whether `alone` is in `whole` at `place` of any one dimension.
+
+    Samples may lie there in blocks or interleaved (windows, frames or steps are folded in).
+    """
     if alone.shape == whole.shape:
-        return True  # says nothing of samples
+        return True  # the tensor has no axis of samples
     if alone.dim() != whole.dim() or not alone.numel():
         return False
     axes = [axis for axis in range(alone.dim()) if alone.shape[axis] != whole.shape[axis]]
     size, fold = alone.shape[axes[0]], whole.shape[axes[0]] // alone.shape[axes[0]]
     if len(axes) > 1 or size * fold != whole.shape[axes[0]] or place >= fold:
         return False
-    in_turn = torch.arange(place, size * fold, fold, device=whole.device)
-    return _near(alone, whole.narrow(axes[0], place * size, size)) or _near(alone, whole.index_select(axes[0], in_turn))
+    interleaved = torch.arange(place, size * fold, fold, device=whole.device)
+    return _near(alone, whole.narrow(axes[0], place * size, size)) \
+        or _near(alone, whole.index_select(axes[0], interleaved))
 
 
 def _near(one: Tensor, other: Tensor) -> bool:
-    """Equal but for rounding; what is not finite is left to other checks."""
+    """Tell whether two tensors are equal up to `TOLERANCE`. Values that are not finite pass: other checks report them.
+    """
     scale = max(float(one.abs().max()), float(other.abs().max()))
     return one.shape == other.shape and (not scale < float("inf")
                                          or bool(((one - other).abs() <= TOLERANCE * scale).all()))

@@ -1,7 +1,7 @@
-"""Which channels must be cut together, as a record, and the cutting itself.
+"""Coupling groups as a record of which channels must be cut together, and structured pruning by that record.
 
-The analysis (`propagate`, `groups`) is made once. Its record (module name, side, channel indices) can be copied or
-sent to a worker, and replaying it on a copy of the network costs milliseconds.
+The analysis (`label_propagation`, `coupling_groups`) runs once. Its record (module name, side, channel indices) can be
+copied or sent to a worker, and replaying it on a copy of the network costs milliseconds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Side = str
 
 @dataclass(frozen=True)
 class Item:
-    """Cutting channel `roots[i]` of the group takes index `indices[i]` of the module's `side`."""
+    """The share of one module in a group: cutting the group's channel `roots[i]` removes `indices[i]` of its `side`."""
 
     module: str
     side: Side
@@ -32,14 +32,13 @@ class Item:
 
 @dataclass(frozen=True)
 class Coupling:
-    """Groups as plain facts, the items behind each, and why the channels of other layers stay, by the layer that makes
-    them."""
+    """The coupling groups of a network, the items of each by its name, and by layer why other layers are not pruned."""
 
     groups: tuple[Group, ...]
     items: dict[str, tuple[Item, ...]]
     refused: dict[str, str] = field(default_factory=dict)
     scalings: dict[str, Scaling] = field(default_factory=dict)
-    """By the module whose output channels can be rescaled."""
+    """The proved scalings, by the module whose output channels can be rescaled."""
 
 
 def cut_channels(model: nn.Module, items: Mapping[str, tuple[Item, ...]], kept: Mapping[str, np.ndarray]) -> None:
@@ -52,7 +51,7 @@ def cut_channels(model: nn.Module, items: Mapping[str, tuple[Item, ...]], kept: 
 
 def removed_indices(items: Mapping[str, tuple[Item, ...]],
                     kept: Mapping[str, np.ndarray]) -> dict[tuple[str, Side], set[int]]:
-    """Indices of the original that each module's side loses: all cuts of one side are made at once."""
+    """Return the original's indices that each side of each module loses; all cuts of one side are made at once."""
     removed: dict[tuple[str, Side], set[int]] = {}
     for name, channels in kept.items():
         alive = set(np.asarray(channels).tolist())

@@ -1,7 +1,8 @@
-"""What flows between the layers of a traced graph: tensors with their lifetimes, and operations beside the layers.
+"""Liveness analysis of a traced graph: tensors with their lifetimes, and the operations beside the layers.
 
-A tensor is a view of another where a runtime only reads the same bytes under another shape, and takes another's place
-where an elementwise operation is the last to read that. Input and output of the network are tensors like others.
+A tensor is a view of another one where a runtime only reads the same bytes under another shape. It takes over the
+memory of its operand where an elementwise operation is the operand's last reader. Input and output of the network are
+tensors like others.
 """
 
 from __future__ import annotations
@@ -22,23 +23,29 @@ from autocompress.techniques.base import whole
 
 VIEWS = {"flatten", "view", "_unsafe_view", "reshape", "unflatten", "squeeze", "unsqueeze", "dropout",
          "feature_dropout", "alpha_dropout", "contiguous", "alias", "detach", "clone"}
-"""The result is the operand under another shape. Slices, splits and permutations are copies in most runtimes."""
+"""Operators whose result is the operand under another shape. Slices, splits and permutations are no views: most
+runtimes copy them."""
 IN_PLACE = {"relu", "relu6", "hardtanh", "clamp", "batch_norm", "silu", "hardswish", "gelu", "sigmoid", "hardsigmoid",
             "tanh", "leaky_relu", "elu"}
-"""The result is kept where the operand was, when nobody else reads that. So is that of `add_`, `mul_` and the like."""
+"""Operators whose result takes over the operand's memory when nothing else reads the operand. So do `add_`, `mul_` and
+other in-place operators."""
 FUSED = {"relu", "relu6", "hardtanh", "clamp"}
-"""Part of the layer in front of them: no pass over the tensor of their own."""
+"""Operators that become part of the layer in front of them, without another pass over the tensor."""
 FREE = {"expand", "expand_as"}
-"""Nothing is moved: who reads the result reads the operand again."""
+"""Operators that move nothing: readers of the result read the operand again."""
 LINEAR = {"mv", "dot"}
 """Products that apply a matrix to one vector at a time."""
 
 
 class Dataflow:
-    """Tensors and operations of the nodes of `program`; `owner`: placeholder of a weight → the layer that owns it.
+    """The activations and operations of a traced graph.
 
-    `batch`: samples that the graph was traced with. What does not depend on the network's input is no activation: it is
-    computed once, when the file loads.
+    A tensor that does not depend on the network's input is no activation: it is computed once, when the file loads.
+
+    Args:
+        program: The traced graph.
+        owner: The layer that owns each weight, by the weight's placeholder.
+        batch: The number of samples that the graph was traced with.
     """
 
     def __init__(self, program: torch.export.ExportedProgram, owner: Mapping[str, str], batch: int) -> None:
@@ -55,8 +62,10 @@ class Dataflow:
         self._starts = placeholders
 
     def _sources_of(self, node: fx.Node) -> tuple[str, ...]:
-        """Layers with whose output channels the result shrinks: of a sum or concatenation those of all operands, of
-        anything else those of the first. Nothing where it cannot shrink."""
+        """Return the layers with whose output channels the result shrinks; none where it cannot shrink.
+
+        A sum or concatenation has the layers of all its operands, any other operation those of the first.
+        """
         if self._layer_of(node):
             return (self._layer_of(node),)
         if op_name(node) in RECURRENT_OPS:
@@ -72,7 +81,7 @@ class Dataflow:
         return self._sources[operands[0]]
 
     def _layer_of(self, node: fx.Node) -> str:
-        """The layer that a node applies, or nothing. A norm keeps the channels of what it reads."""
+        """Return the layer that a node applies, or nothing. A norm counts as none: it keeps its operand's channels."""
         if op_name(node) in ("linear", "embedding") or op_name(node).startswith("conv"):
             weight = node.args[op_name(node) != "embedding"] if len(node.args) > 1 else None
             return self._owner.get(getattr(weight, "name", ""), "")
@@ -81,9 +90,10 @@ class Dataflow:
     # -- tensors ------------------------------------------------------------------------------------------
 
     def activations(self) -> list[Activation]:
-        """When each tensor is made and last read, input and output included; memory is shared as a runtime would."""
+        """Return when each tensor is written and last read, input and output included, with memory that runtimes share.
+        """
         place: dict[fx.Node, int] = {}
-        writer: dict[fx.Node, fx.Node] = {}  # of the values that a tensor or a view of it has
+        writer: dict[fx.Node, fx.Node] = {}  # the node that wrote the values of a tensor or of a view of it
         tensors: list[dict[str, Any]] = []
         for node in (*self._starts, *self._step):
             if node not in self._sources or not isinstance(node.meta.get("val"), Tensor):
@@ -104,11 +114,11 @@ class Dataflow:
         return [Activation(**tensor) for tensor in tensors]
 
     def _samples(self, node: fx.Node) -> int:
-        """Elements of one sample, wherever the dimension of samples is."""
+        """Return the number of elements of one sample, in whichever dimension the samples lie."""
         return -(-_elements(node) // self._batch)
 
     def _last(self, node: fx.Node) -> int:
-        """The step of the last reader; what the network puts out is there at the end."""
+        """Return the step of a node's last reader; the network's outputs live to the last step."""
         if any(user.op == "output" for user in node.users):
             return len(self._nodes) - 1
         return max((self._step[user] for user in node.users if user in self._step), default=self._step.get(node, 0))
@@ -117,10 +127,12 @@ class Dataflow:
         return next((arg for arg in node.args if isinstance(arg, fx.Node)), None) if node in self._step else None
 
     def _takes_over(self, node: fx.Node, writer: fx.Node) -> bool:
-        """Whether an elementwise operation can leave its result where its operand was, made by `writer`. The network's
-        input is the caller's."""
-        written = str(getattr(node.target, "_opname", "")).endswith("_")
-        if not (op_name(node) in IN_PLACE or written) or writer in self._starts:
+        """Tell whether an elementwise operation can overwrite its operand, which `writer` computed.
+
+        The network's input belongs to the caller and is never overwritten.
+        """
+        in_place = str(getattr(node.target, "_opname", "")).endswith("_")
+        if not (op_name(node) in IN_PLACE or in_place) or writer in self._starts:
             return False
         return self._last_of_views(writer) <= self._step[node] and _elements(node) == _elements(writer)
 
@@ -129,7 +141,7 @@ class Dataflow:
         return max([self._last(node), *map(self._last_of_views, views)])
 
     def _readers(self, node: fx.Node) -> tuple[str, ...]:
-        """Of the network's input, the layers that read it: what they read decides how wide it is held."""
+        """Return the layers that read the network's input, which decide its bit-width; none for other tensors."""
         if node not in self._starts:
             return ()
         return tuple(dict.fromkeys(name for user in _seen_through(node) if (name := self._layer_of(user))))
@@ -137,9 +149,10 @@ class Dataflow:
     # -- operations ---------------------------------------------------------------------------------------
 
     def operations(self, layers: Iterable[Layer]) -> list[Operation]:
-        """Everything that is computed or moved beside one application of each of `layers`."""
+        """Return every operation beside one application of each of `layers`."""
         single = {layer.name: whole(layer).macs for layer in layers}
-        return [found for node in self._nodes if node in self._sources for found in self._operation(node, single)]
+        return [operation for node in self._nodes if node in self._sources
+                for operation in self._operation(node, single)]
 
     def _operation(self, node: fx.Node, single: dict[str, int]) -> Iterator[Operation]:
         name, layer = op_name(node), self._layer_of(node)
@@ -155,7 +168,7 @@ class Dataflow:
             torch.Tag.pointwise in getattr(node.target, "tags", ()))
         macs = 0 if simple or name in ("batch_norm", "embedding") else node_macs(node) // self._batch
         if layer and layer in single:
-            macs -= single.pop(layer)  # called once more, all of it counts
+            macs -= single.pop(layer)  # where the layer is called once more, all MACs count
             if macs > 0:
                 yield Operation(kind=_arithmetic(node, name), macs=macs, elements=0, sources=(layer,))
             return
@@ -183,13 +196,13 @@ def _arithmetic(node: fx.Node, name: str) -> Arithmetic:
 
 
 def _elements(node: fx.Node) -> int:
-    """Of all results of an operator, for the whole batch."""
+    """Return the number of elements of all results of an operator, for the whole batch."""
     value = node.meta.get("val")
     tensors = value if isinstance(value, list | tuple) else [value]
     return sum(prod(tensor.shape) for tensor in tensors if isinstance(tensor, Tensor))
 
 
 def _seen_through(node: fx.Node) -> Iterator[fx.Node]:
-    """Readers of a tensor and of its views."""
+    """Yield the readers of a tensor and of its views."""
     for user in node.users:
         yield from _seen_through(user) if op_name(user) in VIEWS else [user]

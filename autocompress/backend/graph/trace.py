@@ -1,7 +1,7 @@
-"""Facts of a network: its layers, which norms fold into which convolutions, how long tensors live.
+"""Tracing of a network into its layer table: layers, norms that fold into convolutions, lifetimes of tensors.
 
-Read from `torch.export`'s graph, the same one that the exported file comes from, and from one forward pass
-with hooks, which tells whether a module is really called (some parents read a child's weights directly).
+The facts are read from `torch.export`'s graph, the same one that the exported file comes from, and from one forward
+pass with hooks, which tells whether a module is really called (some parents read a child's weights directly).
 """
 
 from __future__ import annotations
@@ -41,10 +41,16 @@ _VANISH = {"dropout", "dropout_", "feature_dropout", "contiguous", "alias", "det
 
 def trace(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = torch.float32,
           inputs: Inputs | None = None) -> tuple[LayerTable, Coupling]:
-    """The layer table of `model` (eval mode; input `(N, *input_shape)` of `dtype`) and its recorded coupling.
+    """Return the layer table of a network and its recorded coupling.
 
-    `inputs` `(M, …)`: real ones to tell in which axis the samples are; random ones where there are none. InputError
-    when the network cannot be traced.
+    Args:
+        model: The network, in eval mode.
+        input_shape: The shape of one sample.
+        dtype: The type of the network's input.
+        inputs: Real inputs `(M, …)`, which tell in which axis the samples lie; random ones where None.
+
+    Raises:
+        InputError: The network cannot be traced.
     """
     example = torch.zeros(2, *input_shape, dtype=dtype) if inputs is None else zeros(inputs, 2)
     program = exported(copy.deepcopy(model), example)  # tracing leaves marks in some
@@ -80,7 +86,7 @@ def trace(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = t
     coupling = record_coupling(model, example, table, _propagate(program, table, owner))
     scalings, unscaled = _scalings(model, example, nodes, table, owner)
     source = {reader: name for name, scaling in scalings.items() for reader in scaling.readers}
-    told = tuple(
+    facts = tuple(
         msgspec.structs.replace(
             layer,
             not_prunable_reason=coupling.refused.get(layer.name, ""),
@@ -89,13 +95,13 @@ def trace(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = t
         )
         for layer in table.layers
     )
-    return msgspec.structs.replace(table, layers=told, groups=coupling.groups, blocks=find_blocks(model, example)), \
+    return msgspec.structs.replace(table, layers=facts, groups=coupling.groups, blocks=find_blocks(model, example)), \
         replace(coupling, scalings=scalings)
 
 
 def _scalings(model: nn.Module, example: Inputs, nodes: list[fx.Node], table: LayerTable,
               owner: dict[str, str]) -> tuple[dict[str, Scaling], dict[str, str]]:
-    """Proved ones by source, and why the other readers have none."""
+    """Return the proved scalings by source, and by reader why the other readers have none."""
     scalings, refused = find_scalings(nodes, table, owner)
     failed = unsafe_rescalings(model, example, scalings)
     refused |= {reader: why for source, why in failed.items() for reader in scalings[source].readers}
@@ -103,7 +109,7 @@ def _scalings(model: nn.Module, example: Inputs, nodes: list[fx.Node], table: La
 
 
 def _propagate(program: torch.export.ExportedProgram, table: LayerTable, owner: dict[str, str]) -> Propagation:
-    """Labels of channels carried through the traced graph."""
+    """Return the propagation of channel labels through the traced graph."""
     signature = program.graph_signature
     stored = {**signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants}
     values = {**program.state_dict, **program.constants}
@@ -116,8 +122,10 @@ def _op(node: fx.Node) -> str:
 
 
 def _owners(program: torch.export.ExportedProgram) -> dict[str, str]:
-    """Placeholder of a `weight` parameter → name of the module that owns it; and so for what a transposed convolution
-    reads, which is its weight in another order of axes."""
+    """Return the name of the module that owns each `weight` parameter, by the parameter's placeholder.
+
+    The nodes that transposed convolutions read, weights in another order of axes, are included by their names.
+    """
     owner = {placeholder: name.rpartition(".")[0]
              for placeholder, name in program.graph_signature.inputs_to_parameters.items()
              if name.rpartition(".")[2] == "weight"}
@@ -132,8 +140,8 @@ def _owners(program: torch.export.ExportedProgram) -> dict[str, str]:
 
 
 def _weights(node: fx.Node) -> list[fx.Node]:
-    """All that a recurrent operator reads its weights from."""
-    return [part for given in node.args if isinstance(given, list | tuple) for part in given
+    """Return all nodes that a recurrent operator reads its weights from."""
+    return [part for argument in node.args if isinstance(argument, list | tuple) for part in argument
             if isinstance(part, fx.Node)]
 
 
@@ -147,7 +155,7 @@ def _outputs(program: torch.export.ExportedProgram) -> int:
 
 
 def _in_order(model: nn.Module, shapes: Mapping[str, Call]) -> list[tuple[str, nn.Module]]:
-    """Modules in the order of their first call; never-called ones last."""
+    """Return modules in the order of their first call; those that are never called come last."""
     modules = dict(model.named_modules())
     return [(n, modules[n]) for n in shapes] + [(n, m) for n, m in modules.items() if n not in shapes]
 
@@ -161,7 +169,7 @@ def _op_of(nodes: list[fx.Node]) -> str:
 
 
 def _ends(node: fx.Node, folds: bool) -> tuple[str, str]:
-    """The tensors that a layer reads and writes, as the exported file has them (see `Layer.reads`)."""
+    """Return the names of the tensors that a layer reads and writes in the exported file (see `Layer.reads`)."""
     source = node.all_input_nodes[0]
     while _op(source) in _VANISH:
         source = source.all_input_nodes[0]
@@ -187,7 +195,7 @@ def _layer(name: str, module: nn.Module, nodes: list[fx.Node], seen: Mapping[str
         "not_compressible_reason": _locked(name, module, nodes, seen, uses),
     }
     if isinstance(module, Gates):
-        if steps > 1:  # what was seen is one of them
+        if steps > 1:  # the observed call is one of these steps
             common |= {end: (steps, *common[end]) for end in ("in_shape", "out_shape")}
         return Layer(kind="recurrent", in_channels=module.in_features, out_channels=module.out_features,
                      bias=module.bias is not None, **common)
@@ -208,6 +216,7 @@ def _layer(name: str, module: nn.Module, nodes: list[fx.Node], seen: Mapping[str
 
 
 def _locked(name: str, module: nn.Module, nodes: list[fx.Node], seen: Mapping[str, Call], uses: ParameterUses) -> str:
+    """Return why no technique may change a layer, or nothing where one may."""
     if isinstance(module, Norm):
         return ""
     if not isinstance(module, Conv | nn.Linear | nn.Embedding):
@@ -216,7 +225,7 @@ def _locked(name: str, module: nn.Module, nodes: list[fx.Node], seen: Mapping[st
         return "its parent reads its weights directly, or it is never executed"
     if isinstance(module, nn.Embedding) and module.max_norm is not None:
         return "max_norm changes its weights while it runs"
-    if uses.shared(name) and not isinstance(module, Gates):  # those may serve every step
+    if uses.shared(name) and not isinstance(module, Gates):  # gates may serve every step
         return uses.shared(name)
     if not nodes:
         return "the traced graph does not show its weights as one layer"
@@ -237,7 +246,7 @@ _BASES = (nn.Conv1d, nn.Conv2d, nn.Conv3d, TransposedConv, nn.Linear, nn.Embeddi
 
 
 def _departs(module: nn.Module, in_shape: tuple[int, ...]) -> bool:
-    """Whether a subclass does more than the layer that it is (pads, scales): a factor in its place would not."""
+    """Tell whether a subclass computes more than its base layer (it pads or scales): factors in its place would not."""
     base = next(kind for kind in _BASES if isinstance(module, kind))
     if type(module).forward is base.forward:
         return False
@@ -246,6 +255,6 @@ def _departs(module: nn.Module, in_shape: tuple[int, ...]) -> bool:
     with torch.no_grad():
         try:
             actual, plain = module(inputs), base.forward(module, inputs)  # type: ignore[arg-type]
-        except RuntimeError:  # one that pads by itself takes inputs that are smaller than its kernel
+        except RuntimeError:  # a layer that pads by itself takes inputs that are smaller than its kernel
             return True
     return actual.shape != plain.shape or not torch.allclose(actual, plain, rtol=1e-4, atol=1e-6)

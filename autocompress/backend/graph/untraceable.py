@@ -1,4 +1,4 @@
-"""The graph of a network from `torch.export`, or where and why there is none: the operation and the user's own line."""
+"""Tracing by `torch.export`, and an error that names the operation and the user's line where it fails."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FOREIGN = (Path(torch.__file__).parent, Path(__file__).parents[1], Path(sys.bas
 
 
 def exported(model: nn.Module, example: Inputs) -> torch.export.ExportedProgram:
-    """What `torch.export` makes of `model` (eval mode) for `example` `(N, …)`. InputError where it cannot be traced."""
+    """Return the exported graph of `model` (eval mode) for `example` `(N, …)`. InputError where it cannot be traced."""
     with warnings.catch_warnings(), torch.no_grad(), quiet(_NOISY, logging.CRITICAL), \
             redirect_stderr(io.StringIO()):  # where it fails, torch prints its graph
         warnings.simplefilter("ignore")
@@ -36,7 +36,7 @@ def exported(model: nn.Module, example: Inputs) -> torch.export.ExportedProgram:
 
 
 def untraceable(error: Exception) -> str:
-    """What must hold, what the tracer met and where, and the way out."""
+    """Return a message that says what must hold, which operation failed and where, and what to do."""
     cause = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     where = _users_line(error)
     if not any(mark in f"{type(error).__name__} {cause}" for mark in _DATA_DEPENDENT):
@@ -48,7 +48,7 @@ def untraceable(error: Exception) -> str:
 
 
 def _users_line(error: BaseException) -> str:
-    """The innermost line of the user's own code on the way to the error: `FILE:LINE`, and its text."""
+    """Return the innermost line of the user's code in the traceback: `FILE:LINE` and its text; nothing without one."""
     seen: BaseException | None = error
     while seen is not None:
         for frame in reversed(traceback.extract_tb(seen.__traceback__)):
