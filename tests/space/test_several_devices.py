@@ -20,7 +20,7 @@ from autocompress.estimate import estimate
 from autocompress.hardware.profile import HardwareProfile, load_profile
 from autocompress.hardware.targets import together
 from autocompress.space.projection import Projection
-from autocompress.space.solver.costs import LayerCosts, Stored, summed
+from autocompress.space.solver.costs import LayerCosts, LayerOption, additive_metrics
 from autocompress.space.solver.solver import Solver
 from autocompress.space.space import Space, build_space
 from autocompress.space.spec import load_space
@@ -111,8 +111,8 @@ def test_what_is_solved_meets_the_bound_on_each(table: LayerTable, shares: dict[
 
 def test_columns_of_costs_are_the_latencies_of_each(table: LayerTable) -> None:
     joint, layer = together([PI, load_profile("host"), BOARD]), table.by_name["c"]
-    assert summed(joint) == ("size_bytes", "macs", "latency_ms", "latency_ms@host", "latency_ms@stm32h743")
-    options = [Stored((), 8), Stored((("decompose", ("svd", 0.4)),), 8)]
+    assert additive_metrics(joint) == ("size_bytes", "macs", "latency_ms", "latency_ms@host", "latency_ms@stm32h743")
+    options = [LayerOption((), 8), LayerOption((("decompose", ("svd", 0.4)),), 8)]
 
     def costs(profile: HardwareProfile) -> np.ndarray:
         return LayerCosts(layer, options, build_space(table, load_space("default"), profile), 8).at(32, 48)

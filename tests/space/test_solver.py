@@ -14,7 +14,7 @@ from autocompress.core.plan import Plan, Step
 from autocompress.core.sensitivity import SensitivityTable
 from autocompress.hardware.profile import load_profile
 from autocompress.space.projection import Projection
-from autocompress.space.solver.costs import ILLEGAL, METRICS, LayerCosts, Stored
+from autocompress.space.solver.costs import ILLEGAL, METRICS, LayerCosts, LayerOption
 from autocompress.space.solver.feasibility import FeasibilityCheck
 from autocompress.space.solver.lagrangian import lagrangian_relaxation
 from autocompress.space.solver.problem import Problem
@@ -93,7 +93,7 @@ def test_what_was_learned_elsewhere_does_not_hide_plans_that_fit(table: LayerTab
     too_much._rest = np.array([*projection.bounds.values()])  # as if all of it went into what is not counted
     one_sided.multipliers["size_bytes"] *= 1e-40
     for learned in (too_much, one_sided):
-        found = lagrangian_relaxation(problem, learned, problem.untouched())
+        found = lagrangian_relaxation(problem, learned, problem.least_compressed())
         assert found is not None and learned.fits(found)
 
 
@@ -179,18 +179,18 @@ def test_a_table_without_options_leaves_what_it_does_not_know(table: LayerTable)
 def test_costs_of_options_add_up_to_the_estimate(table: LayerTable, name: str) -> None:
     """What a layer's width changes is what the whole network's estimate changes by."""
     projection, layer = _projection(table, "default", size_bytes=10**7), table.by_name[name]
-    costs = LayerCosts(layer, [Stored((), 8), Stored((), 16)], projection.space, 8)
+    costs = LayerCosts(layer, [LayerOption((), 8), LayerOption((), 16)], projection.space, 8)
     base, plan = Plan(), Plan.of([Step(name, "quantize", {"weight_bits": 16, "activation_bits": 32})])
     saved = projection.estimate(base)["size_bytes"] - projection.estimate(plan)["size_bytes"]
     at = costs.at(layer.in_channels, layer.out_channels)
-    whole = LayerCosts(layer, [Stored(())], projection.space, 8).at(layer.in_channels, layer.out_channels)
+    whole = LayerCosts(layer, [LayerOption(())], projection.space, 8).at(layer.in_channels, layer.out_channels)
     assert whole[0, 0] - at[1, 0] == pytest.approx(saved, abs=0.02 * saved + 40)
     assert (at < ILLEGAL).all() and at.shape == (2, len(METRICS))
 
 
 def test_factors_that_save_nothing_are_never_chosen(table: LayerTable) -> None:
     layer = table.by_name["c"]
-    options = [Stored(()), Stored((("decompose", ("svd", 0.6)),))]
+    options = [LayerOption(()), LayerOption((("decompose", ("svd", 0.6)),))]
     costs = LayerCosts(layer, options, _projection(table, "default").space, 32)
     assert np.isfinite(costs.at(1, 1)).all()
     assert costs.at(1, 1)[1, 0] == ILLEGAL

@@ -1,1 +1,1 @@
-"""The solver: the plan of least predicted loss inside a budget."""
+"""The solver: the plan of least predicted sensitivity within a budget."""

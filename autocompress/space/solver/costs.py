@@ -1,4 +1,4 @@
-"""What every option of one layer costs, at any number of channels: bytes, MACs and milliseconds, in arrays."""
+"""Additive costs of the options of one layer at any number of channels: bytes, MACs and milliseconds, in arrays."""
 
 from __future__ import annotations
 
@@ -18,34 +18,44 @@ from autocompress.space.space import Space
 from autocompress.techniques.base import Option, whole
 
 METRICS = ("size_bytes", "macs", LATENCY)
-"""Metrics that are sums over layers, in the order of the columns; behind them come latencies on further devices."""
+"""The metrics that are sums over layers, in the order of the columns; latencies on further devices come after them."""
 ILLEGAL = 1e30
-"""Instead of infinity, which a price of zero would make nothing of."""
+"""The cost of an option that is not legal. It is finite because a price of zero times infinity is not a number."""
 
 
 Shape = tuple[tuple[str, Option], ...]
-"""Options by technique that decide the shapes of a layer's parts."""
+"""The choices, by technique, that decide the shapes of a layer's parts."""
 
 
-class Stored(msgspec.Struct, frozen=True):
-    """One way to store a layer: an option of each technique that has some, by name, and the weight width in bits."""
+class LayerOption(msgspec.Struct, frozen=True):
+    """One option of a layer: the choice of each technique on layers, by name, and the weight width in bits."""
 
     options: tuple[tuple[str, Option], ...]
     bits: int = 32
 
 
-def summed(profile: HardwareProfile) -> tuple[str, ...]:
-    """`METRICS` and the latencies on further devices of a profile: the columns of `LayerCosts`."""
+def additive_metrics(profile: HardwareProfile) -> tuple[str, ...]:
+    """Return the metrics that are sums over layers, with latencies on further devices: the columns of `LayerCosts`."""
     return tuple(dict.fromkeys((*METRICS, *profile.latencies)))
 
 
 class LayerCosts:
-    """Costs of the `options` of one layer. Bytes are those that the format predicts, taken apart: what grows with
-    weights and with channels is counted, the rest is that of the whole layer. `beside`: the operations that scale with
-    its output channels, of which each of several such layers is charged an equal share."""
+    """The cost table of one layer: its options at any number of channels, remembered by number of channels.
 
-    def __init__(self, layer: Layer, options: Sequence[Stored], space: Space, activation_bits: int,
-                 beside: Sequence[Operation] = ()) -> None:
+    Bytes are a linear model of the format's prediction: a term for weights, a term for channels, and a constant, which
+    makes the model exact for the layer with all of its channels.
+
+    Args:
+        layer: the layer.
+        options: the options that are costed, in the order of the rows.
+        space: the network, the device and the techniques.
+        activation_bits: width of the activations of integer layers.
+        operations: the operations whose size scales with the output channels of this layer; each of their sources is
+            charged an equal share.
+    """
+
+    def __init__(self, layer: Layer, options: Sequence[LayerOption], space: Space, activation_bits: int,
+                 operations: Sequence[Operation] = ()) -> None:
         size_model = facts_of(space.file_format, space.profile.format)
         self.options = list(options)
         self._layer, self._space, self._activation_bits = layer, space, activation_bits
@@ -56,82 +66,92 @@ class LayerCosts:
         shapes = [self._shape(option) for option in options]
         self._shapes = list(dict.fromkeys(shapes))
         self._shape_of = np.array([self._shapes.index(shape) for shape in shapes])
-        self._rest = np.zeros(len(options))
-        self._known: dict[tuple[int, int], np.ndarray] = {}
-        self._beside = np.array([self._charged(beside, option.bits) for option in options])
-        counted = self.at(layer.in_channels, layer.out_channels)[:, 0]
-        self._known.clear()
+        self._remainder = np.zeros(len(options))
+        self._cache: dict[tuple[int, int], np.ndarray] = {}
+        self._operation_costs = np.array([self._operation_costs_of(operations, option.bits) for option in options])
+        modelled = self.at(layer.in_channels, layer.out_channels)[:, 0]
+        self._cache.clear()
         for i, option in enumerate(options):
             parts = self._parts(self._part, shapes[i])
             if parts:
-                exact = size_model.size([self._stored(part, option.bits) for part in parts]) \
+                predicted = size_model.size([self._as_stored(part, option.bits) for part in parts]) \
                     - fixed_bytes(option.bits, size_model)
-                self._rest[i] = exact - counted[i]
+                self._remainder[i] = predicted - modelled[i]
 
     def at(self, n_in: int, n_out: int) -> np.ndarray:
-        """`(options, summed(profile))` with so many channels; `ILLEGAL` where the factors would save nothing."""
-        key = n_in, n_out
-        if key not in self._known:
-            self._known[key] = self._counted(n_in, n_out)
-        return self._known[key]
+        """Return the costs `(options, metrics)` with `n_in` input and `n_out` output channels.
 
-    def _counted(self, n_in: int, n_out: int) -> np.ndarray:
+        The columns are `additive_metrics`. Rows are `ILLEGAL` where factors would save nothing.
+        """
+        key = n_in, n_out
+        if key not in self._cache:
+            self._cache[key] = self._computed(n_in, n_out)
+        return self._cache[key]
+
+    def _computed(self, n_in: int, n_out: int) -> np.ndarray:
         part = msgspec.structs.replace(self._part, out_channels=n_out, in_channels=n_out if self._depthwise else n_in,
                                        groups=n_out if self._depthwise else self._layer.groups)
-        every = [self._parts(part, shape) for shape in self._shapes]
-        weights, channels, macs = np.array([[sum(p.weights for p in parts), sum(p.out_channels for p in parts),
-                                             sum(p.macs for p in parts)] for parts in every], float)[self._shape_of].T
-        costs = np.zeros((len(self.options), len(summed(self._profile))))
-        costs[:, 0] = weights * self._bits / 8 + 4 * (channels * (self._bits <= 8) + n_out) + self._rest
-        if any(part.pattern for parts in every for part in parts):
-            costs[:, 0] -= self._zeros(every)
-        costs[:, 1] = macs + self._beside[:, 0] * n_out / max(1, self._layer.out_channels)
+        parts_by_shape = [self._parts(part, shape) for shape in self._shapes]
+        weights, channels, macs = np.array(
+            [[sum(p.weights for p in parts), sum(p.out_channels for p in parts), sum(p.macs for p in parts)]
+             for parts in parts_by_shape], float)[self._shape_of].T
+        costs = np.zeros((len(self.options), len(additive_metrics(self._profile))))
+        costs[:, 0] = weights * self._bits / 8 + 4 * (channels * (self._bits <= 8) + n_out) + self._remainder
+        if any(part.pattern for parts in parts_by_shape for part in parts):
+            costs[:, 0] -= self._sparse_savings(parts_by_shape)
+        costs[:, 1] = macs + self._operation_costs[:, 0] * n_out / max(1, self._layer.out_channels)
         for column, device in enumerate(self._profile.latencies.values(), METRICS.index(LATENCY)):
             if device.latency == "estimated":
-                costs[:, column] = [sum(part_ms(self._stored(p, int(bits)), device) for p in every[shape])
+                costs[:, column] = [sum(part_ms(self._as_stored(p, int(bits)), device) for p in parts_by_shape[shape])
                                     for shape, bits in zip(self._shape_of, self._bits, strict=True)]
-                costs[:, column] += self._beside[:, column - 1] * n_out / max(1, self._layer.out_channels)
-        costs[np.array([not parts for parts in every])[self._shape_of]] = ILLEGAL
+                costs[:, column] += self._operation_costs[:, column - 1] * n_out / max(1, self._layer.out_channels)
+        costs[np.array([not parts for parts in parts_by_shape])[self._shape_of]] = ILLEGAL
         return costs
 
-    def _zeros(self, every: Sequence[tuple[Part, ...]]) -> np.ndarray:
-        """Bytes `(options,)` that sparse parts need not store."""
+    def _sparse_savings(self, parts_by_shape: Sequence[tuple[Part, ...]]) -> np.ndarray:
+        """Return the bytes `(options,)` that sparse storage saves."""
         saved = np.zeros(len(self.options))
         for i, (shape, bits) in enumerate(zip(self._shape_of, self._bits.tolist(), strict=True)):
-            for part in every[shape]:
+            for part in parts_by_shape[shape]:
                 if part.pattern:
                     saved[i] += (part.weights * bits - stored_bits(part.pattern, part.weights, part.kept, bits)) / 8
         return saved
 
-    def _charged(self, beside: Sequence[Operation], bits: int) -> list[float]:
-        """MACs of the operations `beside` the whole layer, and their milliseconds on each device but for the start."""
+    def _operation_costs_of(self, operations: Sequence[Operation], bits: int) -> list[float]:
+        """Return the layer's share of the operations: MACs, and milliseconds on each device without overhead."""
         width = self._activation_bits if bits <= 8 else 32
-        done = [(Executed(kind=x.kind, macs=x.macs, elements=x.elements, bits=width), len(x.sources)) for x in beside]
-        return [sum(x.macs / shares for x, shares in done),
-                *(sum((operation_ms(x, device) - device.layer_overhead_ms) / shares for x, shares in done)
+        executed = [(Executed(kind=x.kind, macs=x.macs, elements=x.elements, bits=width), len(x.sources))
+                    for x in operations]
+        return [sum(x.macs / shares for x, shares in executed),
+                *(sum((operation_ms(x, device) - device.layer_overhead_ms) / shares for x, shares in executed)
                   for device in self._profile.latencies.values())]
 
-    def _shape(self, option: Stored) -> Shape:
-        """The options that decide shapes: all but those that are widths."""
+    def _shape(self, option: LayerOption) -> Shape:
+        """Return the choices that decide shapes: all except those that are widths."""
         return tuple((name, choice) for name, choice in option.options
                      if self._space.techniques[name].weight_bits(choice) is None)
 
     def _parts(self, part: Part, shape: Shape) -> tuple[Part, ...]:
-        """What the layer's part becomes, technique by technique; nothing where one of them saves nothing."""
+        """Return the parts that the techniques make of a layer in turn; none where a technique would save nothing."""
         parts: tuple[Part, ...] = (part,)
         for name, choice in shape:
             if parts:
                 parts = self._space.techniques[name].narrowed(self._space, part.layer, choice, parts)
         return parts
 
-    def _stored(self, part: Part, bits: int) -> Part:
+    def _as_stored(self, part: Part, bits: int) -> Part:
         integer = bits <= 8 and not part.float_activations
         return msgspec.structs.replace(part, weight_bits=bits,
                                        activation_bits=self._activation_bits if integer else 32)
 
 
 def fixed_bytes(bits: int, size_model: FormatFacts) -> int:
-    """Bytes that the first layer of a width costs beyond its own: what unpacks the weights of all of them."""
-    one = Part(name="a", layer="a", kind="linear", in_channels=64, out_channels=64, weight_bits=bits)
-    other = msgspec.structs.replace(one, name="b", layer="b")
-    return 2 * size_model.size([one]) - size_model.size([one, other])
+    """Return the fixed cost of a weight width: bytes of the unpacking code that all layers of the width share.
+
+    Args:
+        bits: weight width.
+        size_model: predicts the bytes of a file.
+    """
+    first = Part(name="a", layer="a", kind="linear", in_channels=64, out_channels=64, weight_bits=bits)
+    second = msgspec.structs.replace(first, name="b", layer="b")
+    return 2 * size_model.size([first]) - size_model.size([first, second])

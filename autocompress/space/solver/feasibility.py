@@ -1,4 +1,4 @@
-"""Whether what a solver decides fits: counted quickly, or estimated as any plan is."""
+"""Feasibility of a solver's states: by additive costs, which is quick, or by the estimate of the decoded plan."""
 
 from __future__ import annotations
 
@@ -13,58 +13,68 @@ from autocompress.space.solver.problem import Problem, State
 from autocompress.space.space import KnobKey, Value
 
 LEAST_SHARE = 1e-4
-"""Of the price of a whole bound, relative to the highest: a bound that is far from tight must be able to come back."""
+"""The least multiplier of a bound, as a share of the highest one. It is above zero because a bound that is far from
+tight must be able to come back."""
 
 
 class FeasibilityCheck:
-    """The projection's budget and further `bounds` by metric, which must be among the problem's. `fixed` are values
-    of knobs that are not decided."""
+    """Feasibility check of states under bounds, with the Lagrange multipliers of the bounds.
+
+    Args:
+        projection: estimates plans; all of its bounds must hold too.
+        problem: the discrete problem whose states are checked.
+        bounds: by metric; each must be one of the problem's metrics.
+        fixed: values of knobs that the problem does not decide.
+
+    Attributes:
+        all_bounds_additive: whether all of the projection's bounds are on metrics that are sums over layers.
+        columns: the columns of costs that hold the bounded metrics.
+        multipliers: prices of the bounded metrics relative to one another, by metric.
+    """
 
     def __init__(self, projection: Projection, problem: Problem, bounds: Mapping[str, float],
                  fixed: Mapping[KnobKey, Value]) -> None:
         self._projection, self._problem, self.bounds, self._fixed = projection, problem, dict(bounds), fixed
-        self.countable = projection.bounds.keys() <= set(problem.metrics)
-        """Whether nothing is bounded that cannot be counted."""
+        self.all_bounds_additive = projection.bounds.keys() <= set(problem.metrics)
         self.columns = [problem.metrics.index(metric) for metric in self.bounds]
         self.multipliers = {metric: 1 / bound for metric, bound in self.bounds.items()}
-        """Prices of the bounded metrics, relative to one another."""
         self._limits = np.array([*self.bounds.values()])
-        self._rest = np.zeros(len(self.bounds))  # what was not counted in the last estimate
+        self._non_additive = np.zeros(len(self.bounds))  # of the last estimate
 
-    def take(self, other: FeasibilityCheck) -> None:
-        """What another one of the same bounds has learned."""
-        self.multipliers, self._rest = other.multipliers, other._rest
+    def copy_learned(self, other: FeasibilityCheck) -> None:
+        """Copy the multipliers and non-additive costs that another check of the same bounds has learned."""
+        self.multipliers, self._non_additive = other.multipliers, other._non_additive
 
     def values(self, state: State) -> dict[KnobKey, Value]:
-        """All knobs."""
+        """Return the setting of a state, fixed knobs included."""
         return {**self._problem.values(state), **self._fixed}
 
     def plan(self, state: State) -> Plan:
-        """What it means."""
+        """Return the plan of a state."""
         return self._projection.space.decode(self.values(state))
 
     def estimate(self, state: State) -> Metrics:
-        """Of its plan."""
+        """Estimate the metrics of the plan of a state."""
         return self._projection.estimate(self.plan(state))
 
     def slack(self, state: State) -> np.ndarray:
-        """What the bounded metrics leave of their bounds."""
+        """Return what the bounded metrics leave of their bounds, `(bounds,)`."""
         left: np.ndarray = self._limits - self._bounded(self.estimate(state))
         return left
 
     def fits(self, state: State) -> bool:
-        """By the estimate, all of the projection's bounds included."""
+        """Return whether the estimate meets all bounds, the projection's included; remember non-additive costs."""
         plan = self.plan(state)
         used = self._bounded(self._projection.estimate(plan))
-        self._rest = used - self._problem.counted(state)[self.columns]
+        self._non_additive = used - self._problem.additive_costs(state)[self.columns]
         return bool((used <= self._limits).all()) and self._projection.fits(plan)
 
-    def fits_as_counted(self, state: State) -> bool:
-        """By the sum of layers and what was not counted when last estimated: a tenth of the time."""
-        return bool((self._rest + self._problem.counted(state)[self.columns] <= self._limits).all())
+    def fits_by_additive_costs(self, state: State) -> bool:
+        """Return whether additive costs and the last non-additive ones meet the bounds, ten times faster."""
+        return bool((self._non_additive + self._problem.additive_costs(state)[self.columns] <= self._limits).all())
 
     def raise_multipliers_of_tight_bounds(self, state: State) -> None:
-        """Raise the prices of the metrics of which a plan leaves less."""
+        """Raise the multipliers of the bounds of which a state leaves less."""
         used = self._bounded(self.estimate(state)) / self._limits
         shares = np.array([*self.multipliers.values()]) * self._limits * used**4
         shares = np.maximum(shares / shares.max(), LEAST_SHARE)

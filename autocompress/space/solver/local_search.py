@@ -16,27 +16,27 @@ TRIES = 16
 """The number of promising moves that are checked exactly before a plan counts as a local optimum."""
 
 
-def swap_moves(problem: Problem, inside: FeasibilityCheck, state: State, moves: int = MOVES) -> State:
+def swap_moves(problem: Problem, feasibility: FeasibilityCheck, state: State, moves: int = MOVES) -> State:
     """Return the state that the most improving feasible moves lead to, at most `moves` of them.
 
     A price finds only plans on the convex hull of sensitivity and size; swap moves reach those between.
     """
     for _ in range(moves):
-        candidates = list(_moves(problem, state, inside.columns))
+        candidates = list(_moves(problem, state, feasibility.columns))
         if not candidates:
             return state
         sites = np.array([site for site, _, _, _ in candidates])
-        sensitivity = np.array([h for _, _, h, _ in candidates])
-        cost = np.array([c for _, _, _, c in candidates])
+        sensitivity = np.array([change for _, _, change, _ in candidates])
+        cost = np.array([change for _, _, _, change in candidates])
         pair_sensitivity = sensitivity[:, None] + np.append(sensitivity, 0.0)  # the last column moves nothing else
         pair_cost = cost[:, None] + np.append(cost, np.zeros((1, cost.shape[1])), 0)
-        good = (pair_sensitivity < -1e-12) & (pair_cost <= inside.slack(state)).all(2)
+        good = (pair_sensitivity < -1e-12) & (pair_cost <= feasibility.slack(state)).all(2)
         good[:, :-1] &= sites[:, None] != sites
         first, second = np.nonzero(good)
         for i in np.argsort(pair_sensitivity[good], kind="stable")[:TRIES]:
-            one, other = candidates[first[i]][1], second[i]
-            move = _both(state, one, candidates[other][1]) if other < len(candidates) else one
-            if inside.fits(move):
+            first_move, second_move = candidates[first[i]][1], second[i]
+            move = _both(state, first_move, candidates[second_move][1]) if second_move < len(candidates) else first_move
+            if feasibility.fits(move):
                 state = move
                 break
         else:
@@ -53,7 +53,7 @@ def _moves(problem: Problem, state: State, columns: list[int]) -> Iterator[tuple
             if other != level:
                 levels = {**state.levels, group: other}
                 cost = sum((problem.costs_at(name, levels)[state.options[name]] - now[name]
-                            for name in problem.touching[group]), np.zeros(len(problem.metrics)))
+                            for name in problem.layers_of_group[group]), np.zeros(len(problem.metrics)))
                 yield group, State(levels, state.options), sensitivities[other] - sensitivities[level], cost[columns]
     for name, option in state.options.items():
         costs, sensitivities = problem.costs_at(name, state.levels), problem.sensitivities[name]
