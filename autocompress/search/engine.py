@@ -39,6 +39,7 @@ from autocompress.search.storage import (
     store_rung,
     traceback_of,
 )
+from autocompress.search.study_store import StudyStore
 from autocompress.search.trial_status import as_duplicate, describe_failure, judge, nearest, not_finite
 from autocompress.space.projection import Projection
 from autocompress.space.space import Values
@@ -95,12 +96,11 @@ class Engine:
     `seeds` are tried first. `fit` moves what the sampler draws into the budget, where it does not do so itself.
     """
 
-    def __init__(self, study: optuna.Study, projection: Projection, budget: Budget,
-                 reference: Reference, settings: Settings, started: float,
-                 on_event: Callable[[Event], None], should_stop: Callable[[], bool],
+    def __init__(self, store: StudyStore, projection: Projection, budget: Budget, reference: Reference,
+                 settings: Settings, started: float, on_event: Callable[[Event], None], should_stop: Callable[[], bool],
                  seeds: Sequence[Values] = (), fit: Callable[[Values], Values] | None = None) -> None:
         self._seeds, self._fit = seeds, fit
-        self._study, self._projection, self._budget = study, projection, budget
+        self._study, self._projection, self._budget = store.study, projection, budget
         self._reference, self._settings, self._started = reference, settings, started
         self._on_event, self._should_stop = on_event, should_stop
         self._distributions = distributions(projection.space)

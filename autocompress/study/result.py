@@ -23,7 +23,8 @@ from autocompress.report.html import write_report
 from autocompress.report.pareto import pareto_figure
 from autocompress.report.tables import front_frame, trials_frame
 from autocompress.report.view import StudyView
-from autocompress.search.storage import candidates, load_study, open_storage, sqlite_path, storage_url
+from autocompress.search.storage import sqlite_path, storage_url
+from autocompress.search.study_store import StudyStore
 from autocompress.search.trial_status import judged
 from autocompress.space.plan_sensitivity import plan_sensitivity
 from autocompress.study.attribution import attribute
@@ -41,8 +42,6 @@ from autocompress.techniques.apply import at_hand, resolve, untouched
 from autocompress.techniques.table import TECHNIQUES
 
 if TYPE_CHECKING:
-    import optuna
-
     from autocompress.space.projection import Projection
     from autocompress.study.workbench import Workbench
 
@@ -51,9 +50,9 @@ class SearchResult:
     """The trials of one study. Tables are pandas DataFrames; values of the task's metric are of the validation split,
     except those of the exported artefact, which are of the test split."""
 
-    def __init__(self, folder: Path, description: Description, *, study: optuna.Study,
+    def __init__(self, folder: Path, description: Description, *, store: StudyStore,
                  bench: Workbench | None = None) -> None:
-        self.folder, self._description, self._study, self._bench = Path(folder), description, study, bench
+        self.folder, self._description, self._store, self._bench = Path(folder), description, store, bench
         self._techniques = TECHNIQUES if bench is None else bench.network.techniques
         self._candidates: list[Candidate] | None = None
         self.seconds = description.timings.get("search", 0.0)
@@ -63,7 +62,7 @@ class SearchResult:
         """Every trial with its plan, evaluations and status, as read when first asked for, or since `refresh`."""
         if self._candidates is None:
             d = self._description
-            self._candidates = judged(candidates(self._study), d.budget, d.reference)
+            self._candidates = judged(self._store.candidates(), d.budget, d.reference)
         return list(self._candidates)
 
     def refresh(self) -> None:
@@ -279,9 +278,7 @@ def open_study(folder: Path | str, *, model: Any = None, data: Any = None, load_
     database = sqlite_path(url)
     if database is not None and not database.exists():
         raise StorageError(f"{folder} must hold the study's database, but {database} is gone")
-    study = load_study(open_storage(url), description.name)
-    if study is None:
-        raise StorageError(f"the database of {folder} must hold study {description.name!r}, but does not")
+    store = StudyStore.read(url, description.name, folder)
     bench = None
     if load_network or model is not None:
         from autocompress.study.loading import reopen_bench
@@ -289,4 +286,4 @@ def open_study(folder: Path | str, *, model: Any = None, data: Any = None, load_
         with kept_surroundings():
             given = {"model": model, "data": data, **own}
             bench = reopen_bench(folder, description, given, trust_code, device)
-    return SearchResult(folder, description, study=study, bench=bench)
+    return SearchResult(folder, description, store=store, bench=bench)

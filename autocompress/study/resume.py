@@ -17,7 +17,8 @@ from typing import Any
 from autocompress.core.evaluation import Candidate
 from autocompress.core.store import TEACHER, FolderStore, Store
 from autocompress.errors import EnvironmentFault, InputError, StorageError
-from autocompress.search.storage import candidates, load_study, open_storage, sqlite_path, sqlite_url, storage_url
+from autocompress.search.storage import sqlite_path, sqlite_url, storage_url
+from autocompress.search.study_store import StudyStore
 from autocompress.search.trial_status import judged
 from autocompress.space.encode import encode
 from autocompress.space.projection import Projection
@@ -129,10 +130,8 @@ def _candidates(folder: Path, description: Description) -> list[Candidate]:
 
 
 def _of(url: str, description: Description, folder: Path) -> list[Candidate]:
-    study = load_study(open_storage(url), description.name)
-    if study is None:
-        raise StorageError(f"the database of {folder} must hold study {description.name!r}, but does not")
-    return judged(candidates(study), description.budget, description.reference)
+    stored = StudyStore.read(url, description.name, folder).candidates()
+    return judged(stored, description.budget, description.reference)
 
 
 def seeds(earlier: PriorStudy | None, projection: Projection) -> list[dict[KnobKey, Value]]:

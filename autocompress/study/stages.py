@@ -17,22 +17,15 @@ from autocompress.core.front import objectives
 from autocompress.core.metric import Reference
 from autocompress.core.sensitivity import SensitivityTable
 from autocompress.core.warnings import Warned, warn
-from autocompress.errors import InfeasibleError, InputError, TrialError
+from autocompress.errors import InfeasibleError, TrialError
 from autocompress.search.efforts import EFFORTS
 from autocompress.search.engine import Engine, Event, Settings
 from autocompress.search.samplers.make import AUTO, asks_solver, make_sampler
 from autocompress.search.storage import (
-    create_study,
-    delete_study,
-    failures,
-    load_study,
-    open_storage,
-    require_same,
     storage_errors,
     storage_url,
-    store_rung,
 )
-from autocompress.search.storage_urls import shown_url
+from autocompress.search.study_store import StudyStore
 from autocompress.space.format_legality import space_of
 from autocompress.space.projection import Projection
 from autocompress.space.solver.solver import Solver
@@ -64,7 +57,7 @@ from autocompress.tasks.base import Task
 from autocompress.tasks.models import LoadedModel, safe_name
 
 if TYPE_CHECKING:
-    import optuna
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +137,7 @@ class Measured:
 
     reference: Reference
     projection: Projection
-    study: optuna.Study
+    store: StudyStore
     result: SearchResult
     reserve: float
     """Seconds that verifying and attribution take at the end."""
@@ -204,12 +197,12 @@ def measure(run: Run, loaded: Loaded, traced: Traced) -> Measured:
     if request.settings.force_new_study:
         discard(folder)
     reference = Reference(loaded.data.metric, baseline[loaded.data.metric.name])
-    study = _open_study(request, loaded)
+    store = _open_study(request, loaded)
     before = read_description(folder) if is_described(folder) else None
     description = described(loaded.name, request, fingerprints(loaded.network, loaded.data, request), bench, baseline,
                             timings=run.timings, unpaying=traced.unpaying, before=before)
     write_description(folder, description)
-    result = SearchResult(folder, description, study=study, bench=bench)
+    result = SearchResult(folder, description, store=store, bench=bench)
     run.stop.folder = folder
     limit = request.settings.timeout
     if limit is not None:
@@ -217,26 +210,17 @@ def measure(run: Run, loaded: Loaded, traced: Traced) -> Measured:
     take_answers(loaded.prior, bench.store, request.settings.seed)
     # At the end the original runs on the test split, the file on both: a bound from what was just measured.
     reserve = 5 + run.timings["original"] * (0.5 + loaded.data.samples("test") / loaded.data.samples("validation"))
-    return Measured(reference, projection, study, result, reserve + ATTRIBUTION_SHARE * (limit or 0.0))
+    return Measured(reference, projection, store, result, reserve + ATTRIBUTION_SHARE * (limit or 0.0))
 
 
-def _open_study(request: Request, loaded: Loaded) -> optuna.Study:
+def _open_study(request: Request, loaded: Loaded) -> StudyStore:
     """The stored study to go on with, or a new one. StudyMismatchError when what is stored is of something else."""
-    settings, name = request.settings, loaded.name
-    storage = open_storage(storage_url(loaded.folder, settings.storage))
-    identity = identity_of(loaded.network, loaded.data, request)
-    aims = objectives(loaded.data.metric, request.profile.latencies)
-    if settings.force_new_study:
-        delete_study(storage, name)
-    study = load_study(storage, name)
-    if study is None:
-        return create_study(storage, name, make_sampler(AUTO, settings.seed), identity, aims)
-    require_same(study, identity, aims, former_identity(request, loaded.folder))
-    if not settings.resume:
-        place = shown_url(settings.storage or str(loaded.folder))
-        raise InputError(f"study {name!r} is already in {place}: add --resume to go on with it, or choose another "
-                         "--out")
-    return study
+    settings = request.settings
+    return StudyStore.open(
+        storage_url(loaded.folder, settings.storage), loaded.name, identity_of(loaded.network, loaded.data, request),
+        objectives(loaded.data.metric, request.profile.latencies), make_sampler(AUTO, settings.seed),
+        resume=settings.resume, replace=settings.force_new_study,
+        former=former_identity(request, loaded.folder))
 
 
 def limits(run: Run, measured: Measured) -> Settings:
@@ -291,10 +275,10 @@ class Searched:
 def try_candidates(run: Run, loaded: Loaded, traced: Traced, measured: Measured, limit: Settings,
                    table: SensitivityTable | None) -> Searched:
     """Run the trials; that nothing is feasible is raised only after the report was written."""
-    request, study, projection = run.request, measured.study, measured.projection
+    request, store, projection = run.request, measured.store, measured.projection
     solver = Solver(projection, table) if table else None
-    study.sampler = make_sampler(request.sampler, request.settings.seed, solver, measured.reference, projection,
-                                 trials=len(study.get_trials(deepcopy=False)))
+    store.use(make_sampler(request.sampler, request.settings.seed, solver, measured.reference, projection,
+                           trials=len(store)))
     trimmer = Trimmer(traced.bench.store, request.budget, measured.reference)
 
     def told(event: Event) -> None:
@@ -303,7 +287,7 @@ def try_candidates(run: Run, loaded: Loaded, traced: Traced, measured: Measured,
             trimmer.look(engine.candidates)
 
     fit = None if solver is None or asks_solver(request.sampler) else solver.fit
-    engine = Engine(study, projection, request.budget, measured.reference, limit, run.started, told, run.stop,
+    engine = Engine(store, projection, request.budget, measured.reference, limit, run.started, told, run.stop,
                     seeds(loaded.prior, projection), fit)
     executor = open_executor(traced.bench, loaded.network, loaded.data, request, loaded.folder, run.stop)
     failure: InfeasibleError | None = None
@@ -316,7 +300,7 @@ def try_candidates(run: Run, loaded: Loaded, traced: Traced, measured: Measured,
         executor.close()
     run.timings["sampling and storage"] = engine.overhead_seconds
     if failure is None and not run.stop():
-        for sentence in shortfalls(engine.candidates(), failures(study), is_late(run, limit)):
+        for sentence in shortfalls(engine.candidates(), store.failures(), is_late(run, limit)):
             warn(log, Warned("search-fell-short", sentence))
     return Searched(trimmer, failure)
 
@@ -330,7 +314,7 @@ def average(run: Run, traced: Traced, measured: Measured) -> None:
         evaluation = greedy_soup(traced.bench, result.candidates, best, run.request.budget, measured.reference, left,
                            run.stop)
     if evaluation is not None:
-        store_rung(measured.study, best.trial, evaluation)
+        measured.store.keep(best.trial, evaluation)
         result.refresh()
 
 

@@ -28,6 +28,7 @@ from autocompress.search.engine import Engine, Settings
 from autocompress.search.executors.inline import Inline
 from autocompress.search.samplers.make import make_sampler
 from autocompress.search.storage import create_study
+from autocompress.search.study_store import StudyStore
 from autocompress.space.projection import Projection
 from autocompress.space.solver.solver import Solver
 from autocompress.space.space import build_space
@@ -58,7 +59,7 @@ class _Search:
             self.study = create_study(optuna.storages.InMemoryStorage(), "contract", sampler, {}, objectives(ACCURACY))
         self.study.sampler = sampler
         stopped = (lambda: False) if evaluations is None else (lambda: self._calls >= evaluations)
-        engine = Engine(self.study, self.projection, BUDGET, REFERENCE,
+        engine = Engine(StudyStore(self.study), self.projection, BUDGET, REFERENCE,
                         Settings(trials=trials, schedule=Schedule(short=1, long=0)), time.perf_counter(),
                         lambda event: None, stopped)
         engine.run(Inline.of(self._evaluate, stopped))

@@ -23,6 +23,7 @@ from autocompress.search.samplers.initial_trials import UNIFORM_BITS
 from autocompress.search.samplers.make import make_sampler
 from autocompress.search.samplers.thompson_sampler import SolverSampler, distributions
 from autocompress.search.storage import create_study
+from autocompress.search.study_store import StudyStore
 from autocompress.space.projection import MARGIN, Projection
 from autocompress.space.solver.solver import Solver
 from autocompress.space.space import KnobKey, Space, Values
@@ -137,7 +138,7 @@ def ours(run: Run) -> None:
     sampler = SolverSampler(run.solver, run.seed, reference)
     study = create_study(optuna.storages.InMemoryStorage(), OURS, sampler, {}, objectives(ACCURACY))
     settings = Settings(trials=NO_END, schedule=Schedule(short=0, long=0))
-    engine = Engine(study, run.projection, run.budget, reference, settings, time.perf_counter(),
+    engine = Engine(StudyStore(study), run.projection, run.budget, reference, settings, time.perf_counter(),
                     lambda event: None, run.closed)
     try:
         engine.run(Inline.of(run.evaluate, run.closed))

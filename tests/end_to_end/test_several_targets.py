@@ -58,8 +58,8 @@ def test_every_trial_is_legal_on_both_and_has_both_latencies(result: SearchResul
         assert candidate.best.sources["latency_ms"] == "measured"
         assert candidate.best.sources["latency_ms@stm32h743"] == "estimated"
         assert 0 < candidate.metrics["latency_ms@stm32h743"] <= bound
-    assert len(result._study.directions) == 4
-    for trial in result._study.trials:
+    assert len(result._store.study.directions) == 4
+    for trial in result._store.study.trials:
         told = result.candidate(trial.number).evaluations[0].metrics
         assert trial.values == [told[n] for n in ("accuracy", "size_bytes", "latency_ms", "latency_ms@stm32h743")]
 

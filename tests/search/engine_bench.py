@@ -20,6 +20,7 @@ from autocompress.search.engine import Engine, Event, Settings
 from autocompress.search.executors.inline import Inline
 from autocompress.search.samplers.make import make_sampler
 from autocompress.search.storage import create_study
+from autocompress.search.study_store import StudyStore
 from autocompress.space.projection import Projection
 from autocompress.space.space import Values, build_space
 from autocompress.space.spec import load_space
@@ -61,7 +62,7 @@ class Bench:
         self.study = study or create_study(optuna.storages.InMemoryStorage(), "s", make_sampler(sampler, seed), {},
                                            objectives(ACCURACY))
         self.events: list[Event] = []
-        self.engine = Engine(self.study, self.projection, self.budget, BASELINE,
+        self.engine = Engine(StudyStore(self.study), self.projection, self.budget, BASELINE,
                              Settings(trials=trials, schedule=schedule or Schedule(short=3, long=1), seconds=seconds),
                              time.perf_counter(), self.events.append, lambda: False, fit=fit)
 

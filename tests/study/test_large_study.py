@@ -25,6 +25,7 @@ from autocompress.search.samplers.make import make_sampler
 from autocompress.search.samplers.thompson_sampler import MOST_TOLD, distributions, telling
 from autocompress.search.storage import CANDIDATE, create_study, open_storage, storage_url
 from autocompress.search.stored_trials import stored_trials
+from autocompress.search.study_store import StudyStore
 from autocompress.space.projection import Projection
 from autocompress.space.space import build_space
 from autocompress.space.spec import load_space
@@ -126,7 +127,8 @@ def test_a_run_reads_what_is_stored_once_however_many_it_tries(trials: int, tmp_
     def evaluate(plan: Plan, rung: int, *_: Any) -> Evaluation:
         return Evaluation(rung=rung, metrics=_metrics(rng), sources={})
 
-    run = Engine(study, projection, BUDGET, Reference(ACCURACY, BASELINE["accuracy"]), Settings(trials=8 + trials), 0.0,
+    run = Engine(StudyStore(study), projection, BUDGET, Reference(ACCURACY, BASELINE["accuracy"]),
+                 Settings(trials=8 + trials), 0.0,
                  lambda event: None, lambda: False)
     run.run(Inline.of(evaluate))
     assert len(reads) == 1

@@ -1,0 +1,93 @@
+"""The stored trials of one study, for the rooms above: Optuna's own object stays in `search`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from autocompress.core.evaluation import Candidate, Evaluation
+from autocompress.core.front import Direction
+from autocompress.errors import InputError, StorageError
+from autocompress.search.storage import (
+    candidates,
+    create_study,
+    delete_study,
+    failures,
+    load_study,
+    open_storage,
+    require_same,
+    sqlite_path,
+    store_rung,
+)
+from autocompress.search.storage_urls import shown_url
+
+
+class StudyStore:
+    """Reads and extends the trials of one study. `study` is Optuna's, for this room alone."""
+
+    def __init__(self, study: optuna.Study) -> None:
+        self.study = study
+
+    @classmethod
+    def read(cls, url: str, name: str, folder: Path) -> StudyStore:
+        """Open a stored study of `folder`. StorageError when its database holds none of that name."""
+        study = load_study(open_storage(url), name)
+        if study is None:
+            raise StorageError(f"the database of {folder} must hold study {name!r}, but does not")
+        return cls(study)
+
+    @classmethod
+    def open(cls, url: str, name: str, identity: Mapping[str, Any], objectives: Mapping[str, Direction],
+             sampler: optuna.samplers.BaseSampler, *, resume: bool, replace: bool,
+             former: Mapping[str, Collection[Any]] | None = None) -> StudyStore:
+        """Open the stored study to go on with, or create one.
+
+        Args:
+            url: of an Optuna storage.
+            name: of the study in it.
+            identity: what the study is of; a stored one must have the same.
+            objectives: directions by metric.
+            sampler: of a study that is created.
+            resume: whether a stored study is gone on with.
+            replace: whether a stored study is deleted first.
+            former: by field of the identity, further values that stand for the same in earlier releases.
+
+        Raises:
+            StudyMismatchError: when the stored study is of something else.
+            InputError: when there is a stored study and `resume` is not said.
+        """
+        storage = open_storage(url)
+        if replace:
+            delete_study(storage, name)
+        study = load_study(storage, name)
+        if study is None:
+            return cls(create_study(storage, name, sampler, identity, objectives))
+        require_same(study, identity, objectives, former)
+        if not resume:
+            place = sqlite_path(url) or shown_url(url)
+            raise InputError(f"study {name!r} is already in {place}: add --resume to go on with it, or choose another "
+                             "--out")
+        return cls(study)
+
+    def __len__(self) -> int:
+        """Trials that were begun or wait."""
+        return len(self.study.get_trials(deepcopy=False))
+
+    def use(self, sampler: optuna.samplers.BaseSampler) -> None:
+        """Let `sampler` propose the next trials."""
+        self.study.sampler = sampler
+
+    def candidates(self) -> list[Candidate]:
+        """Every trial as a candidate, with all its rungs, in order of number; read from the database."""
+        return candidates(self.study)
+
+    def failures(self) -> dict[tuple[int, int], str]:
+        """Why candidates failed above their calibration, by trial and rung."""
+        return failures(self.study)
+
+    def keep(self, trial: int, evaluation: Evaluation) -> None:
+        """Keep the evaluation of a closed trial at a higher rung."""
+        store_rung(self.study, trial, evaluation)
