@@ -1,4 +1,4 @@
-"""A plan carried out: prune, decompose, sparsify, equalise, recover, quantise, on a copy of the original.
+"""The compressor: drop, prune, decompose, sparsify, equalise and quantise as a plan says, on a copy of the original.
 
 The whole plan is checked and resolved on facts before a tensor is touched. The result is a deterministic
 function of weights, plan, calibration data and seed.
@@ -59,7 +59,7 @@ from autocompress.tensors.named import Inputs
 
 @dataclass(frozen=True)
 class _Refit:
-    """A layer on the inputs that it still has: its weight, what its bias gains, and the moments of those inputs."""
+    """A layer fitted to its remaining inputs: its weight, the shift of its outputs, and the moments of those inputs."""
 
     weight: Tensor
     shift: Tensor
@@ -69,8 +69,14 @@ class _Refit:
 class Compressor:
     """Applies plans to one original (eval mode, CPU, float32); the original is never changed.
 
-    `calibration`: normalised inputs `(N, …)`. `store`: for what it measures on them, shared by processes.
-    `likelihood`: what the network's outputs stand for. `techniques`: by name, in the order of application.
+    Args:
+        model: The original.
+        table: Its layer table.
+        coupling: Its recorded coupling.
+        calibration: Normalised inputs `(N, …)`.
+        store: A store for statistics of the calibration data, shared by processes; None keeps none.
+        likelihood: What the network's outputs stand for.
+        techniques: The techniques by name, in the order of application.
     """
 
     def __init__(self, model: nn.Module, table: LayerTable, coupling: Coupling, calibration: Inputs,
@@ -88,8 +94,15 @@ class Compressor:
         self.normed = {layer.folds_into for layer in table.layers if layer.folds_into}
 
     def restructure(self, plan: Plan, fit: bool = True) -> Compressed:
-        """Drop, prune and decompose; weights stay float. Without `fit` for the shapes alone: weights that will be
-        replaced by trained ones are not made to suit. InputError or ValueError when a step cannot be carried out."""
+        """Drop, prune, decompose and sparsify a copy of the original; weights stay float.
+
+        Args:
+            plan: The plan.
+            fit: Whether remaining weights are fitted to their inputs; False where trained weights will replace them.
+
+        Raises:
+            InputError, ValueError: A step cannot be carried out.
+        """
         resolve(self._table, plan, self.techniques)
         return self._restructured(Compressed(copy.deepcopy(self.original), plan), fit)
 
@@ -111,19 +124,21 @@ class Compressor:
         return result
 
     def compress(self, plan: Plan) -> Compressed:
-        """The whole plan without training: structure, even channels, integer weights, norms re-estimated, biases
-        corrected."""
+        """Apply the whole plan without training.
+
+        The network is restructured and equalised, weights are rounded, norms re-estimated and biases corrected.
+        """
         result = self.restructure(plan)
         self._equalize(result)
         quantize(result, self.calibration, self.rounded(result))
         return result
 
     def forget(self) -> None:
-        """Let go of the layers that later plans could share; what was measured stays."""
+        """Empty the cache of layers that later plans could share; statistics stay."""
         self._memo = LruTensorCache()
 
     def kept_channels(self, group: Group, keep: int, criterion: str = DEFAULT_CRITERION) -> np.ndarray:
-        """Indices of the `keep` most important channels, equally many in each block, ascending."""
+        """Return the indices of the `keep` most important channels, equally many in each block, ascending."""
         key = group.name, criterion
         if key not in self._order:
             scores = channel_scores(criterion, self.original, self.coupling.items[group.name], group.channels,
@@ -151,8 +166,10 @@ class Compressor:
 
     @cached_property
     def sample_axes(self) -> dict[str, SampleAxis]:
-        """Where the samples lie in what each layer reads and writes; not for those in which that is not proved, or
-        which have no place for them there beside their channels."""
+        """The axis of the samples in what each layer reads and writes, by layer name.
+
+        Layers are left out where that axis is not proved, differs between input and output, or is an axis of channels.
+        """
         layers = [layer.name for layer in self._table.layers if layer.kind in KINDS and layer.compressible]
         axes = {}
         with stepwise(self.original):
@@ -176,7 +193,7 @@ class Compressor:
                 result.norms[name] = self._norms[name].channels(stay)
 
     def _refit(self, result: Compressed, kept: dict[str, np.ndarray]) -> None:
-        """Let every layer that lost inputs make up for them with those it still has."""
+        """Reconstruct the outputs of every layer with pruned inputs by least squares on its remaining inputs."""
         removed = removed_indices(self.coupling.items, kept)
         absent = dropped_layers(self._table, result.plan)
         for (name, side), gone in removed.items():
@@ -206,14 +223,18 @@ class Compressor:
         return _Refit(refitted, shift, moments.channels(stay))
 
     def output_moments(self, name: str, moments: Moments) -> Tensor:
-        """Second moments `(d, d)` that weigh an error of an ungrouped layer: about the mean where a bias or a norm
-        takes up a shift, about zero elsewhere."""
+        """Return the second moments `(d, d)` that weigh a weight error of an ungrouped layer.
+
+        They are about the mean where a bias or a norm absorbs a shift of the outputs, about zero elsewhere.
+        """
         absorbs = name in self.normed or self.original.get_submodule(name).bias is not None
         return (moments.covariance if absorbs else moments.second)[0]
 
     def _equalize(self, result: Compressed) -> None:
-        """Rescale channels as the plan asks, with the moments of those inputs. Not where trained weights are put in
-        place of the network's: they have been rescaled."""
+        """Equalise channels across layers as the plan says, and rescale the moments of their inputs.
+
+        Networks that trained weights are loaded into skip this: those weights are already rescaled.
+        """
         ways = {source: way for source, way in equalized(self._table, result.plan).items()
                  if fits(result.model, self.coupling.scalings[source])}
         if not ways:
@@ -258,16 +279,16 @@ class Compressor:
         return rounded
 
     def _identity(self, layer: IntegerLayer) -> str:
-        """What tells a layer's weight from others it may have; comparing is faster than hashing."""
+        """Return a cache key of a layer's weight: `original` where unchanged, as comparing is faster than hashing."""
         original = self._originals.get(layer.name)
         return "original" if original is not None and torch.equal(layer.weight, original) else content(layer.weight)
 
     def _rounded(self, layer: IntegerLayer, moments: Moments | None) -> tuple[QuantizedWeight, Moments | None]:
-        """The integers, and the moments to keep them alive: it is by their identity that the result is found."""
+        """Return the rounded weight, and the moments: the cache key holds their id, so that they must stay alive."""
         second = None if moments is None else self._weighing(layer.name, moments)
 
         def shared() -> Factor:
-            """One for all widths."""
+            """Return the factor of the second moments, which all bit-widths share."""
             assert second is not None
             key = ("factor", layer.name, id(moments))
             return self._memo.get(key, lambda: (factored(second, layer.name), moments))[0]
@@ -275,7 +296,7 @@ class Compressor:
         return rounded_weight(layer.weight.detach(), layer.args, second, layer.kept, layer.name, shared), moments
 
     def _weighing(self, name: str, moments: Moments) -> Tensor:
-        """Second moments `(groups, d, d)` that weigh an error of any layer, or of the first factor of one."""
+        """Return the second moments `(groups, d, d)` that weigh a weight error of a layer or of its first factor."""
         layer = name if name in self._table.by_name else name.removesuffix(".0")
         return self.output_moments(layer, moments)[None] if len(moments.mean) == 1 else moments.second
 
@@ -326,7 +347,7 @@ class Compressor:
 
 
 def _rescaled(moments: Moments, factor: Tensor) -> tuple[Moments, Moments]:
-    """With the moments that they were made from, to keep those alive: it is by their identity that these are found."""
+    """Return rescaled moments, and the original ones: the cache key holds their id, so that they must stay alive."""
     return moments.rescaled(factor), moments
 
 
@@ -334,4 +355,4 @@ _STRUCTURE: dict[str, Callable[[Compressor, Compressed, list[Step], bool], list[
     DROP.name: Compressor._drop, PRUNE.name: Compressor._prune, DECOMPOSE.name: Compressor._decompose,
     SPARSIFY.name: Compressor._sparsify,
 }
-"""The techniques that change structure or take weights out, in their order; quantisation follows recovery."""
+"""The techniques that change the structure or remove weights, in their order; quantisation follows recovery."""

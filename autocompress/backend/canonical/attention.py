@@ -1,7 +1,7 @@
-"""Attention in one canonical form, so that its heads can be cut and its projections quantised and factorised.
+"""Attention in one canonical form, so that its heads can be pruned and its projections quantised and factorised.
 
-Libraries hold attention in many ways (a bare stacked weight, a head count written into a reshape). Where one of ours
-computes the same from the same weights, it takes the place of theirs before anything is traced.
+Libraries implement attention in many ways (a bare stacked weight, a head count written into a reshape). Where a module
+of this file computes the same from the same weights, it replaces the library's before the network is traced.
 
 Pruning whole heads: Michel et al., "Are Sixteen Heads Really Better than One?" (NeurIPS 2019).
 """
@@ -23,12 +23,18 @@ from autocompress.backend.canonical.equivalents import MODULE_TOLERANCE, Calls, 
 class _Attention(nn.Module):
     """Scaled dot-product attention of projected queries, keys and values. The number of heads follows from the weights.
 
-    `like_torch`: called and answering as `nn.MultiheadAttention` is, a tuple whose second entry is None, or the
-    attention weights where `gives_weights`. Sequences come first where `sequence_first`. Dropout is left out.
+    Dropout is left out. `gives_weights` says whether a module that is `like_torch` also returns attention weights.
+
+    Args:
+        proj: The projection of the mixed values.
+        head_dim: The channels of one head.
+        like_torch: Whether the module returns a tuple as `nn.MultiheadAttention` does, with None or the attention
+            weights second.
+        sequence_first: Whether inputs are `(T, N, C)` instead of `(N, T, C)`.
     """
 
     batch_first = False
-    """Not of this module: `nn.TransformerEncoderLayer` takes it as the sign to call its attention, not to bypass it."""
+    """Always False: `nn.TransformerEncoderLayer` then calls its attention instead of its fused form."""
 
     def __init__(self, proj: nn.Linear, head_dim: int, like_torch: bool = False, sequence_first: bool = False) -> None:
         super().__init__()
@@ -36,13 +42,13 @@ class _Attention(nn.Module):
         self.like_torch, self.sequence_first, self.gives_weights = like_torch, sequence_first, False
 
     def projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values `(N, heads, T, head_dim)` of inputs `(N, T, C)`."""
+        """Return queries, keys and values `(N, heads, T, head_dim)` of inputs `(N, T, C)`."""
         raise NotImplementedError
 
     def forward(self, query: Tensor, key: Tensor | None = None, value: Tensor | None = None,
                 key_padding_mask: Tensor | None = None, need_weights: bool = True, attn_mask: Tensor | None = None,
                 average_attn_weights: bool = True, is_causal: bool = False) -> Any:
-        """`(N, T, C)` → `(N, T, C')`; masks as `nn.MultiheadAttention` takes them. ValueError for other axes."""
+        """Attend `(N, T, C)` → `(N, T, C')`; masks are those of `nn.MultiheadAttention`. ValueError for other axes."""
         key, value = query if key is None else key, query if value is None else value
         if query.dim() != 3:
             raise ValueError("it is called without an axis of samples")
@@ -64,8 +70,10 @@ class _Attention(nn.Module):
 
 
 class SelfAttention(_Attention):
-    """Multi-head self-attention. `qkv`: `(C → 3 · heads · head_dim)`, all heads of the queries first, then keys, then
-    values."""
+    """Multi-head self-attention with one layer `qkv` `(C → 3 · heads · head_dim)`.
+
+    Its outputs are all heads of the queries, then of the keys, then of the values.
+    """
 
     def __init__(self, qkv: nn.Linear, proj: nn.Linear, head_dim: int, like_torch: bool = False,
                  sequence_first: bool = False) -> None:
@@ -73,13 +81,13 @@ class SelfAttention(_Attention):
         self.qkv = qkv
 
     def projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of one input `(N, T, C)`."""
+        """Return queries, keys and values of one input `(N, T, C)`."""
         parts = self.qkv(query).unflatten(-1, (3, -1, self.head_dim)).permute(2, 0, 3, 1, 4)
         return parts[0], parts[1], parts[2]
 
 
 class CrossAttention(_Attention):
-    """Multi-head attention of queries to what may be another sequence, of another width."""
+    """Multi-head cross-attention: keys and values may come from another sequence of another width."""
 
     def __init__(self, query: nn.Linear, key: nn.Linear, value: nn.Linear, proj: nn.Linear, head_dim: int,
                  sequence_first: bool = False) -> None:
@@ -87,20 +95,20 @@ class CrossAttention(_Attention):
         self.query, self.key, self.value = query, key, value
 
     def projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of three inputs `(N, T, C)`."""
+        """Return queries, keys and values of three inputs `(N, T, C)`."""
         projected = [layer(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for layer, x in
                      ((self.query, query), (self.key, key), (self.value, value))]
         return projected[0], projected[1], projected[2]
 
 
 def _swapped(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Samples before positions; what is one tensor stays one."""
+    """Swap positions and samples of each tensor; arguments that are the same tensor stay the same tensor."""
     swapped = {id(x): x.transpose(0, 1) for x in (query, key, value)}
     return swapped[id(query)], swapped[id(key)], swapped[id(value)]
 
 
 def _added(attn_mask: Tensor | None, key_padding_mask: Tensor | None, query: Tensor) -> Tensor | None:
-    """What is added to the scores `(N, heads, T, S)`: minus infinity where a mask is True, or the mask itself."""
+    """Return the sum of masks that is added to the scores `(N, heads, T, S)`; True in a mask is minus infinity."""
     masks = []
     if attn_mask is not None:
         masks.append(attn_mask if attn_mask.dim() == 2 else attn_mask.reshape(len(query), -1, *attn_mask.shape[1:]))
@@ -112,10 +120,15 @@ def _added(attn_mask: Tensor | None, key_padding_mask: Tensor | None, query: Ten
 
 
 def with_open_heads(model: nn.Module, inputs: Tensor) -> tuple[nn.Module, dict[str, str]]:
-    """A network that computes the same with our attention wherever that is possible, and why the other attention
-    modules were left whole, by name. `model` (eval mode) is not changed, and is returned where there is nothing to do.
+    """Rewrite attention modules in canonical form wherever the network's output stays the same.
 
-    `inputs`: real ones `(N, …)`, on which every replacement must give the same output.
+    Args:
+        model: The network, in eval mode; it is not changed.
+        inputs: Real inputs `(N, …)`, on which every replacement must give the same output.
+
+    Returns:
+        The rewritten network, or `model` where it has no attention; and by name why other attention modules were left
+        whole.
     """
     names = [name for name, module in model.named_modules() if _is_attention(module)]
     if not names and not any(isinstance(module, nn.TransformerEncoder | nn.TransformerEncoderLayer)
@@ -125,31 +138,31 @@ def with_open_heads(model: nn.Module, inputs: Tensor) -> tuple[nn.Module, dict[s
     _without_fast_path(opened)
     with torch.no_grad(), plain_attention():
         calls, expected = record_calls(opened, names, inputs)
-        made, whole = _made(opened, names, calls)
-        put = put_equivalents(opened, made, inputs, expected)
-        reading = {name: module for name, module in made.items() if name not in put and module.like_torch}
-        for module in reading.values():  # the network reads more of it than its output
+        replacements, whole = _canonical_forms(opened, names, calls)
+        replaced = put_equivalents(opened, replacements, inputs, expected)
+        unproved = {name: module for name, module in replacements.items() if name not in replaced and module.like_torch}
+        for module in unproved.values():  # the network may also read their attention weights
             module.gives_weights = True
-        put |= put_equivalents(opened, reading, inputs, expected)
-    whole |= dict.fromkeys((name for name in made if name not in put),
+        replaced |= put_equivalents(opened, unproved, inputs, expected)
+    whole |= dict.fromkeys((name for name in replacements if name not in replaced),
                            "attention is left whole: the network reads more of it than its output")
     return opened, whole
 
 
-def _made(model: nn.Module, names: list[str], calls: Calls) -> tuple[dict[str, _Attention], dict[str, str]]:
-    """Canonical forms by name, each proved on its own calls, and why there is none for the others."""
-    made, whole = {}, {}
+def _canonical_forms(model: nn.Module, names: list[str], calls: Calls) -> tuple[dict[str, _Attention], dict[str, str]]:
+    """Return canonical forms by name, each proved on the module's calls, and by name why others have none."""
+    forms, whole = {}, {}
     for name in names:
         try:
-            own = calls.get(name, [])
-            if not own:
+            module_calls = calls.get(name, [])
+            if not module_calls:
                 raise ValueError("it is never called")
-            module = _canonical(model.get_submodule(name), all(_is_self_attention(call) for call in own))
-            _require_same(module, own)
-            made[name] = module
+            module = _canonical(model.get_submodule(name), all(_is_self_attention(call) for call in module_calls))
+            _require_same(module, module_calls)
+            forms[name] = module
         except (ValueError, RuntimeError, TypeError) as error:
             whole[name] = f"attention is left whole: {next(iter(str(error).splitlines()), '')}"
-    return made, whole
+    return forms, whole
 
 
 def _is_attention(module: nn.Module) -> bool:
@@ -159,14 +172,14 @@ def _is_attention(module: nn.Module) -> bool:
 
 
 def _is_self_attention(call: tuple[Any, Any, Any]) -> bool:
-    """Whether query, key and value are one tensor."""
+    """Tell whether query, key and value are one tensor."""
     args, options, _ = call
-    given = [*args[:3], *(options[name] for name in ("query", "key", "value") if name in options)]
-    return all(x is given[0] for x in given)
+    operands = [*args[:3], *(options[name] for name in ("query", "key", "value") if name in options)]
+    return all(x is operands[0] for x in operands)
 
 
 def _canonical(module: nn.Module, of_itself: bool) -> _Attention:
-    """ValueError where the module holds more than the canonical form has."""
+    """Return a module's canonical form. ValueError where it has parameters that the canonical form lacks."""
     if isinstance(module, nn.MultiheadAttention):
         return _of_torch(module, of_itself)
     qkv, proj, heads = module.qkv, module.proj, module.num_heads
@@ -196,7 +209,7 @@ def _of_torch(module: nn.MultiheadAttention, of_itself: bool) -> _Attention:
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """A layer of these weights; parts of a parameter are copied."""
+    """Return a linear layer with these weights; slices of a parameter are copied."""
     layer = nn.Linear(weight.shape[1], len(weight), bias is not None)
     layer.weight = weight if isinstance(weight, nn.Parameter) else nn.Parameter(weight.detach().clone())
     if bias is not None:
@@ -214,8 +227,10 @@ def _require_same(module: _Attention, calls: list[tuple[Any, Any, Any]]) -> None
 
 
 def _without_fast_path(model: nn.Module) -> None:
-    """Let torch's encoder call its modules, in place: its fused form computes without those that are measured and
-    replaced, and with padding leaves out positions."""
+    """Turn off the fused form of torch's encoders, in place, so that they call their modules.
+
+    The fused form bypasses modules that are measured and replaced, and with padding it skips positions.
+    """
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoder):
             module.use_nested_tensor = False
@@ -225,7 +240,7 @@ def _without_fast_path(model: nn.Module) -> None:
 
 @contextmanager
 def plain_attention() -> Iterator[None]:
-    """Without the fused form of attention modules themselves."""
+    """Turn off the fused form of `nn.MultiheadAttention` inside the context."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -12,7 +12,7 @@ from autocompress.backend.network.compressed import replace_module
 
 MODULE_TOLERANCE = 1e-5
 NETWORK_TOLERANCE = 1e-4
-"""Largest difference, relative to the largest output, of one module and of the whole network."""
+"""The largest difference of one module and of the whole network, relative to the largest output."""
 
 Calls = dict[str, list[tuple[Any, Any, Any]]]
 """The arguments, keyword arguments and output of every call of a module, by its name."""
@@ -74,10 +74,10 @@ def _equivalent(model: nn.Module, equivalents: Mapping[str, nn.Module], inputs: 
 
 
 def alike(got: Tensor, expected: Tensor, tolerance: float) -> bool:
-    """Whether two tensors are of one shape and differ by no more than `tolerance` of the largest value."""
+    """Tell whether two tensors have one shape and differ by at most `tolerance` times the largest value."""
     return got.shape == expected.shape and bool((got - expected).abs().max() <= tolerance * expected.abs().max())
 
 
 def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters that the module holds itself, by name."""
+    """Return the parameters of a module without those of its children, by name."""
     return dict(module.named_parameters(recurse=False))

@@ -1,5 +1,6 @@
-"""Layers in the form that techniques take, before a network is traced: transposed convolutions with output channels
-first, recurrent layers with a layer for each weight. That the network still computes the same is proved on real inputs.
+"""Canonical forms of transposed convolutions (output channels first) and recurrent layers (a layer for each weight).
+
+Layers are rewritten before a network is traced. That the network still computes the same is proved on real inputs.
 """
 
 from __future__ import annotations
@@ -22,9 +23,14 @@ _FORMS: dict[type[nn.Module], Callable[..., nn.Module]] = {
 
 
 def in_one_form(model: nn.Module, inputs: Tensor) -> tuple[nn.Module, dict[str, str]]:
-    """A network that computes the same with those layers rewritten, and why others were left whole, by name.
+    """Rewrite transposed convolutions and recurrent layers in canonical form.
 
-    `model` (eval mode) is not changed, and is returned where there is nothing to do. `inputs`: real ones `(N, …)`.
+    Args:
+        model: The network, in eval mode; it is not changed.
+        inputs: Real inputs `(N, …)`, on which the network's output must stay the same.
+
+    Returns:
+        The rewritten network, or `model` where nothing was rewritten; and by name why such layers were left whole.
     """
     candidates = {name: module for name, module in model.named_modules(remove_duplicate=False)
                   if name and type(module) in _FORMS}
@@ -36,12 +42,12 @@ def in_one_form(model: nn.Module, inputs: Tensor) -> tuple[nn.Module, dict[str, 
         elif counts.count(id(module)) > 1:
             whole[name] = "it stands at several places"
     opened = copy.deepcopy(model)
-    made = {name: _FORMS[type(module)](opened.get_submodule(name)) for name, module in candidates.items()
+    forms = {name: _FORMS[type(module)](opened.get_submodule(name)) for name, module in candidates.items()
             if name not in whole}
-    if made:
+    if forms:
         with torch.no_grad():
-            put = put_equivalents(opened, made, inputs, model(inputs))
-        whole |= dict.fromkeys(set(made) - put, "the network reads more of it than its output, or gives it packed "
-                                                "sequences")
-    told = {name: f"{type(candidates[name]).__name__} is left whole: {why}" for name, why in sorted(whole.items())}
-    return (opened if set(candidates) - set(whole) else model), told
+            replaced = put_equivalents(opened, forms, inputs, model(inputs))
+        whole |= dict.fromkeys(set(forms) - replaced, "the network reads more of it than its output, or gives it "
+                                                      "packed sequences")
+    reasons = {name: f"{type(candidates[name]).__name__} is left whole: {why}" for name, why in sorted(whole.items())}
+    return (opened if set(candidates) - set(whole) else model), reasons

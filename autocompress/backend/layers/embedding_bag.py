@@ -1,4 +1,4 @@
-"""`nn.EmbeddingBag` over fixed bags as an embedding and a reduction: the form that exporters and techniques know."""
+"""`nn.EmbeddingBag` over fixed bags as an embedding and a reduction, which exporters and techniques can process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class PooledEmbedding(nn.Module):
         self.embedding, self.mode, self.padding_idx = embedding, mode, padding_idx
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(N, length)` indices → `(N, features)`."""
+        """Pool the rows of indices `(N, length)` into `(N, features)`."""
         rows: Tensor = self.embedding(x)
         if self.mode == "max":
             return rows.amax(dim=1)
@@ -31,8 +31,10 @@ class PooledEmbedding(nn.Module):
 
 
 def pooled(bag: nn.Module, calls: list[tuple[Any, Any, Any]]) -> nn.Module | None:
-    """The same as `bag`, from its calls; None where its bags have offsets or weights of their own, or rows are
-    renormalised."""
+    """Return an equivalent `PooledEmbedding` of an `nn.EmbeddingBag`, judged by its recorded calls.
+
+    None where bags have offsets or weights per sample, or where rows are renormalised.
+    """
     assert isinstance(bag, nn.EmbeddingBag)
     fixed = calls and all(not options and len(args) == 1 and isinstance(args[0], Tensor) and args[0].ndim == 2
                           for args, options, _ in calls)

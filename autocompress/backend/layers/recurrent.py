@@ -19,13 +19,15 @@ _FAST: dict[str, Any] = {"LSTM": torch._VF.lstm, "GRU": torch._VF.gru,  # type: 
 
 
 class Gates(nn.Linear):
-    """One weight of a recurrent layer `(gates * hidden, in)`, or of the projection of its state `(proj, hidden)`, and
-    its bias. Rows are in torch's order of gates."""
+    """One weight of a recurrent layer, with its bias.
+
+    The weight is `(gates * hidden, in)`, with rows in torch's order of gates, or the state's projection
+    `(proj, hidden)`.
+    """
 
 
 class Recurrent(nn.Module):
-    """The same as an `nn.LSTM`, `nn.GRU` or `nn.RNN`, its weights in `Gates` called `ih_l0`, `hh_l0`, `hr_l0`,
-    `ih_l0_reverse`, and so on.
+    """An `nn.LSTM`, `nn.GRU` or `nn.RNN` whose weights are `Gates` named `ih_l0`, `hh_l0`, `hr_l0`, `ih_l0_reverse` ….
 
     The whole sequence is computed in one call. Within `stepwise` it is computed step by step through the `Gates`, so
     that hooks see what each weight reads and writes.
@@ -53,10 +55,10 @@ class Recurrent(nn.Module):
         return [f"l{layer}{end}" for layer in range(self.num_layers) for end in ends]
 
     def flatten_parameters(self) -> None:
-        """Nothing: there is no copy in one piece."""
+        """Do nothing: torch's layers have this method, but here no contiguous copy of the weights exists."""
 
     def forward(self, inputs: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
-        """As that of the layer that it stands for. TypeError for packed sequences."""
+        """Compute what the replaced layer computes, with the same arguments. TypeError for packed sequences."""
         if not isinstance(inputs, Tensor) or inputs.dim() != 3:
             raise TypeError("a recurrent layer must read one tensor (N, T, features)")
         samples = inputs.shape[0 if self.batch_first else 1]
@@ -104,35 +106,39 @@ class Recurrent(nn.Module):
 
     def _direction(self, suffix: str, sequence: Tensor, state: Tensor,
                    cell: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """One layer in one direction: states `(N, T, hidden)` in the order of the sequence, and the last ones."""
+        """Run one layer in one direction.
+
+        Returns:
+            The states `(N, T, hidden)` in the order of the sequence, the last state and the last cell.
+        """
         read, remember = self.get_submodule(f"ih_{suffix}"), self.get_submodule(f"hh_{suffix}")
         project = self.get_submodule(f"hr_{suffix}") if self.proj_size else None
-        given = read(sequence)
-        made = []
+        inputs = read(sequence)
+        outputs = []
         steps = range(sequence.shape[1])
         for step in reversed(steps) if suffix.endswith("_reverse") else steps:
-            state, cell = _CELLS[self.mode](given[:, step], remember(state), state, cell)
+            state, cell = _CELLS[self.mode](inputs[:, step], remember(state), state, cell)
             state = state if project is None else project(state)
-            made.append(state)
-        return torch.stack(made[::-1] if suffix.endswith("_reverse") else made, 1), state, cell
+            outputs.append(state)
+        return torch.stack(outputs[::-1] if suffix.endswith("_reverse") else outputs, 1), state, cell
 
 
-def _lstm(given: Tensor, remembered: Tensor, _: Tensor, cell: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def _lstm(inputs: Tensor, recurrent: Tensor, _: Tensor, cell: Tensor | None) -> tuple[Tensor, Tensor | None]:
     assert cell is not None
-    enter, forget, value, leave = (given + remembered).chunk(4, 1)
-    cell = forget.sigmoid() * cell + enter.sigmoid() * value.tanh()
-    return leave.sigmoid() * cell.tanh(), cell
+    input_gate, forget_gate, value, output_gate = (inputs + recurrent).chunk(4, 1)
+    cell = forget_gate.sigmoid() * cell + input_gate.sigmoid() * value.tanh()
+    return output_gate.sigmoid() * cell.tanh(), cell
 
 
-def _gru(given: Tensor, remembered: Tensor, state: Tensor, _: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    reset, update, value = zip(given.chunk(3, 1), remembered.chunk(3, 1), strict=True)
-    kept = (update[0] + update[1]).sigmoid()
+def _gru(inputs: Tensor, recurrent: Tensor, state: Tensor, _: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    reset, update, value = zip(inputs.chunk(3, 1), recurrent.chunk(3, 1), strict=True)
+    update_gate = (update[0] + update[1]).sigmoid()
     new = (value[0] + (reset[0] + reset[1]).sigmoid() * value[1]).tanh()
-    return new + kept * (state - new), None
+    return new + update_gate * (state - new), None
 
 
 def _plain(activation: Callable[[Tensor], Tensor]) -> Callable[..., tuple[Tensor, Tensor | None]]:
-    return lambda given, remembered, state, cell: (activation(given + remembered), None)
+    return lambda inputs, recurrent, state, cell: (activation(inputs + recurrent), None)
 
 
 _CELLS: dict[str, Callable[..., tuple[Tensor, Tensor | None]]] = {
@@ -153,7 +159,7 @@ def stepwise(model: nn.Module) -> Iterator[None]:
 
 
 def count_steps(model: nn.Module, inputs: Tensor) -> dict[str, int]:
-    """How often each of the `Gates` of `model` is applied to `inputs` `(N, …)`, step by step, by name."""
+    """Return how often each of the `Gates` of `model`, by name, is applied to inputs `(N, …)`, step by step."""
     counts: dict[str, int] = {}
 
     def count(name: str) -> Callable[..., None]:

@@ -2,7 +2,7 @@
 
 torch keeps the weight of a transposed convolution as `(in, out / groups, *kernel)`. Here it is `(out, in / groups,
 *kernel)`: a row is an output channel, so that scales per row, pruning, factors and folded norms are those of any
-convolution. What the layer computes is a convolution with the kernel turned about over an input with zeros between its
+convolution. What the layer computes is a convolution with the flipped kernel over an input with zeros between its
 positions (Dumoulin & Visin, "A guide to convolution arithmetic for deep learning", 2016, section 4).
 """
 
@@ -20,8 +20,10 @@ _FUNCTIONS: dict[int, Any] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F
 
 
 class TransposedConv(nn.Module):
-    """A transposed convolution with a weight `(out, in / groups, *kernel)` of zeros. `kernel_size`, `stride`,
-    `padding`, `output_padding` and `dilation` have a number for each axis of the kernel."""
+    """A transposed convolution with a weight `(out, in / groups, *kernel)`, at first zeros.
+
+    `kernel_size`, `stride`, `padding`, `output_padding` and `dilation` have a number for each axis of the kernel.
+    """
 
     padding_mode = "zeros"
 
@@ -37,7 +39,7 @@ class TransposedConv(nn.Module):
 
     @classmethod
     def of(cls, module: nn.Module) -> TransposedConv:
-        """The same layer as one of torch's."""
+        """Return the equivalent of one of torch's transposed convolutions."""
         assert isinstance(module, _ConvTransposeNd) and not isinstance(module.padding, str)
         layer = cls(module.in_channels, module.out_channels, module.kernel_size, module.stride, module.padding,
                    module.output_padding, module.dilation, module.groups, module.bias is not None)
@@ -47,7 +49,7 @@ class TransposedConv(nn.Module):
         return layer.train(module.training)
 
     def forward(self, inputs: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """`(N, in, …)` → `(N, out, …)`."""
+        """Apply the layer to inputs `(N, in, …)`; return `(N, out, …)`."""
         extra: Any = self.output_padding
         if output_size is not None:
             extra = _ConvTransposeNd._output_padding(  # type: ignore[misc]
@@ -59,14 +61,13 @@ class TransposedConv(nn.Module):
         return result
 
     def extra_repr(self) -> str:
-        """As torch's own layers print themselves."""
+        """Return the arguments as torch's layers print them."""
         return (f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
                 f"padding={self.padding}, output_padding={self.output_padding}, dilation={self.dilation}, "
                 f"groups={self.groups}, bias={self.bias is not None}")
 
     def spread(self, inputs: Tensor) -> Tensor:
-        """Inputs `(N, in, …)` as the convolution with the turned kernel reads them: zeros between positions and around
-        them."""
+        """Return inputs `(N, in, …)` with zeros between and around positions, as the flipped kernel reads them."""
         for axis, stride in enumerate(self.stride, 2):
             if stride > 1:
                 length = (inputs.shape[axis] - 1) * stride + 1
@@ -81,7 +82,7 @@ class TransposedConv(nn.Module):
 
 
 def _swapped(weight: Tensor, groups: int) -> Tensor:
-    """From output channels first to input channels first, or back: `(a, b / groups, …)` → `(b, a / groups, …)`."""
+    """Swap output and input channels of a weight: `(a, b / groups, …)` becomes `(b, a / groups, …)`."""
     if groups == 1:
         return weight.transpose(0, 1)
     if weight.shape[1] == 1 and len(weight) == groups:

@@ -30,16 +30,24 @@ activations."""
 
 
 class Structure(msgspec.Struct, frozen=True):
-    """What says which weight of the original each weight of a compressed network is: its plan, and the channels that
-    every pruned group has kept."""
+    """The plan of a compressed network and the channels that every pruned group has kept.
+
+    Together they say which weight of the original each of its weights is.
+    """
 
     plan: Plan
     kept: dict[str, tuple[int, ...]]
 
 
 class Trained(msgspec.Struct, frozen=True):
-    """What is in a file of weights. `tensors` are the network's by name, with floats in place of rounded weights,
-    `integers` those that were rounded, `masks` (bool) where sparse ones are not zero, both by module name."""
+    """The content of a file of weights.
+
+    Attributes:
+        structure: What the weights belong to.
+        tensors: The network's tensors by name, with floats in place of rounded weights.
+        integers: The rounded weights, by module name.
+        masks: Bool, where sparse weights are not zero, by module name.
+    """
 
     structure: Structure
     tensors: dict[str, Tensor]
@@ -73,16 +81,23 @@ def encode_weights(compressed: Compressed) -> bytes:
 
 
 def put_weights(store: Store, rung: int, compressed: Compressed) -> str:
-    """Keep the weights that a network has after `rung`, and return the hash of their file. StorageError when they
-    cannot be kept."""
+    """Store the weights that a network has after `rung`, and return the hash of their file.
+
+    Raises:
+        StorageError: They cannot be stored.
+    """
     data = encode_weights(compressed)
     store.put(weights_key(compressed.plan, rung), data)
     return hashlib.sha256(data).hexdigest()
 
 
 def kept_weights(store: Store, key: str, expected: str) -> bytes:
-    """Return the file of weights under a key. StorageError where it is gone or, where a hash is `expected`, has
-    another: what was trained cannot be made again from its plan."""
+    """Return the file of weights under a key.
+
+    Raises:
+        StorageError: The file is gone, or its hash is not `expected` (where that is not empty). Trained weights cannot
+            be computed again from their plan.
+    """
     data = store.get(key)
     if data is None or (expected and hashlib.sha256(data).hexdigest() != expected):
         came = "are gone" if data is None else "have changed since they were scored"
@@ -93,9 +108,15 @@ def kept_weights(store: Store, key: str, expected: str) -> bytes:
 
 
 def load_weights(structure: Compressed, data: bytes, origin: str) -> Compressed:
-    """Fill a restructured network (changed in place) with what `encode_weights` made of another of its plan.
+    """Fill a restructured network, in place, with the weights of a trained network of the same plan.
 
-    StorageError, which names the `origin` of the file, when that does not fit the plan or is damaged.
+    Args:
+        structure: The restructured network.
+        data: What `encode_weights` returned for the trained network.
+        origin: The name of the file, for errors.
+
+    Raises:
+        StorageError: The file is damaged or does not fit the plan.
     """
     tensors, bits = _read(data, origin)
     try:
@@ -122,8 +143,8 @@ def load_weights(structure: Compressed, data: bytes, origin: str) -> Compressed:
 
 
 def read_structure(header: Mapping[str, str]) -> Structure | None:
-    """Return the structure that the header of a file of weights says. None where it says none, as of files that older
-    releases wrote."""
+    """Return the structure in the header of a file of weights; None where there is none, as in files of older releases.
+    """
     try:
         return msgspec.json.decode(header.get(STRUCTURE, ""), type=Structure)
     except msgspec.MsgspecError:
@@ -131,8 +152,11 @@ def read_structure(header: Mapping[str, str]) -> Structure | None:
 
 
 def read_trained(data: bytes, origin: str) -> Trained:
-    """Return everything in a file of weights, without a network to put it in. StorageError, which names the `origin`
-    of the file, when it is damaged."""
+    """Return the content of a file of weights without a network to fill.
+
+    Raises:
+        StorageError: The file, named by `origin`, is damaged.
+    """
     tensors, bits = _read(data, origin)
     structure = read_structure(bits)
     if structure is None:

@@ -1,4 +1,4 @@
-"""A network with a plan applied, and where its parts are found by name."""
+"""The compressed network: a network with a plan applied, and its parts by module name."""
 
 from __future__ import annotations
 
@@ -30,17 +30,21 @@ class Compressed:
     receipts: list[Receipt] = field(default_factory=list)
     weights: dict[str, QuantizedWeight] = field(default_factory=dict)
     latent: dict[str, Tensor] = field(default_factory=dict)
-    """Trained float weights that `weights` were rounded from, by the same names: training and averaging go on there."""
+    """Trained float weights that `weights` were rounded from, by the same names, which training and averaging continue
+    from."""
     moments: dict[str, Moments] = field(default_factory=dict)
-    """Of the inputs that layers still have, by original name; only those with pruned inputs."""
+    """Moments of the remaining inputs of layers with pruned inputs, by original name."""
     masks: dict[str, Mask] = field(default_factory=dict)
-    """Of sparse weights, by module name: zero and kept zero wherever their `kept` is False."""
+    """Masks of sparse weights, by module name. A weight is zero and stays zero wherever its mask's `kept` is False."""
     norms: dict[str, NormInputs] = field(default_factory=dict)
-    """What the original's norms see, of the channels that are left; empty once norms have learned in training."""
+    """Statistics of the inputs of the original's norms on the remaining channels; empty once training has changed the
+    norms."""
 
     def zero(self, module: str, kept: Tensor) -> None:
-        """Set the weights of a module to zero where `kept` (bool, of the weight's shape) is False; training and the
-        file keep them zero."""
+        """Set a module's weights to zero where `kept` (bool, of the weight's shape) is False, and keep them zero.
+
+        Training and the exported file keep them zero too.
+        """
         weight = self.model.get_submodule(module).weight
         assert isinstance(weight, Tensor)
         with torch.no_grad():
@@ -55,7 +59,7 @@ def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def only_modules(model: nn.Module, names: Iterable[str]) -> nn.Module:
-    """Copies of the named modules in their places, and nothing else."""
+    """Return a module that holds copies of the named modules under their names, and nothing else."""
     bare = nn.Module()
     for name in names:
         place = bare
@@ -69,13 +73,13 @@ def only_modules(model: nn.Module, names: Iterable[str]) -> nn.Module:
 
 
 def leaves(model: nn.Module, site: str) -> list[str]:
-    """The layer itself, or its factors."""
+    """Return the module names of a layer's factors; the layer itself where it is not decomposed."""
     module = model.get_submodule(site)
     return [f"{site}.{i}" for i in range(len(module))] if isinstance(module, nn.Sequential) else [site]
 
 
 def weight_bits(model: nn.Module, plan: Plan) -> dict[str, int]:
-    """Width of the weight of each planned leaf module of the compressed network, factors named one by one."""
+    """Return the weight bits of each quantised leaf module of the compressed network; each factor has its own entry."""
     widths = {}
     for site, step in steps_of(plan).items():
         widths.update(dict.fromkeys(leaves(model, site), int(step.args["weight_bits"])))
@@ -84,8 +88,14 @@ def weight_bits(model: nn.Module, plan: Plan) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class IntegerLayer:
-    """A leaf module whose weight the plan stores in 8 bits or less: the weight as it is, the arguments of the step, and
-    which weights stay where it is sparse."""
+    """A leaf module whose weight the plan stores in 8 bits or less.
+
+    Attributes:
+        name: The module's name.
+        weight: The float weight.
+        args: The arguments of the quantize step.
+        kept: Bool, of the weight's shape, False where a sparse weight is zero; None where it is not sparse.
+    """
 
     name: str
     weight: Tensor
@@ -94,7 +104,7 @@ class IntegerLayer:
 
 
 def integer_layers(result: Compressed) -> list[IntegerLayer]:
-    """All of them, in the order of the plan."""
+    """Return all integer layers of a network, in the order of the plan."""
     layers = []
     for name, bits in weight_bits(result.model, result.plan).items():
         if bits <= 8:
@@ -106,11 +116,11 @@ def integer_layers(result: Compressed) -> list[IntegerLayer]:
 
 
 def step_of(name: str, plan: Plan) -> Step:
-    """The quantize step of a leaf module, which may be a factor of the layer that the step names."""
+    """Return the quantize step of a leaf module, which may be a factor of the layer that the step names."""
     steps = steps_of(plan)
     return steps.get(name) or steps[name.rpartition(".")[0]]
 
 
 def without_rounding(receipts: Iterable[Receipt]) -> list[Receipt]:
-    """The receipts but those of rounding, which is done anew after training."""
+    """Return the receipts except those of rounding, which is repeated after training."""
     return [receipt for receipt in receipts if receipt.technique != QUANTIZE.name]

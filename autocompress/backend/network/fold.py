@@ -1,4 +1,4 @@
-"""Norms absorbed into the layers before them: what the exported file executes."""
+"""Batch-norm folding: norms are absorbed into the layers before them, as in the exported file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Folded:
 
 
 def fold_norms(compressed: Compressed, table: LayerTable) -> Folded:
-    """A copy with every norm of `table` that folds absorbed; integers stay integers.
+    """Return a copy of a network in which every norm of `table` that folds is absorbed; integers stay integers.
 
     A norm's factor per output channel moves into the scales of a quantised weight exactly; a weight of 16 bits is
     rounded again, as the file stores it.
@@ -59,13 +59,13 @@ def fold_norms(compressed: Compressed, table: LayerTable) -> Folded:
 
 
 def behind_norm(norm: nn.Module) -> nn.Module:
-    """What a norm executes behind the normalisation itself: the activation of a subclass that has one."""
+    """Return the modules that a norm runs after the normalisation: the activation of a subclass that has one."""
     rest = [child for child in norm.children() if not isinstance(child, nn.Identity | nn.Dropout)]
     return nn.Sequential(*rest) if rest else nn.Identity()
 
 
 def _last_leaf(model: nn.Module, name: str) -> tuple[str, nn.Module]:
-    """The layer itself, or the last factor of a decomposed one."""
+    """Return the name and module of a layer, or of the last factor of a decomposed layer."""
     module = model.get_submodule(name)
     if isinstance(module, nn.Sequential):
         return f"{name}.{len(module) - 1}", module[-1]
@@ -73,7 +73,7 @@ def _last_leaf(model: nn.Module, name: str) -> tuple[str, nn.Module]:
 
 
 def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Factor and offset of a BatchNorm in eval mode, each `(C,)`."""
+    """Return the factor and offset of a BatchNorm in eval mode, each `(C,)`."""
     assert isinstance(norm, Norm)
     assert norm.running_mean is not None and norm.running_var is not None
     gamma = norm.weight if norm.weight is not None else torch.ones_like(norm.running_var)

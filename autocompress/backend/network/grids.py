@@ -1,4 +1,4 @@
-"""Levels that are not evenly spaced: powers of two, and codebooks fitted to a layer's weights.
+"""Non-uniform quantisation grids: powers of two, and codebooks fitted to a layer's weights by k-means.
 
 Every grid is a table of int8 levels, symmetric about zero, that a scale per output channel multiplies. So the same
 integer kernels run, the factor of a norm moves into the scales, and a negative one into the signs. Rounding a
@@ -16,27 +16,33 @@ import torch
 from torch import Tensor
 
 BINS = 256
-"""Resolution in which magnitudes are clustered."""
+"""The number of histogram bins in which magnitudes are clustered."""
 ORDINARY = 1e9
-"""Magnitudes beyond it, or below its inverse, are brought to about 1 before they are squared."""
+"""The magnitude above which, and below whose inverse, weights are scaled to about 1 before they are squared."""
 NOTHING = 1e-30
-"""Magnitudes below are as good as zero."""
+"""The magnitude below which weights count as zero."""
 ROUNDS = 3
-"""How often codebook and scales are fitted to one another."""
+"""The number of alternating fits of codebook and scales."""
 
 
 def power_levels(bits: int) -> Tensor:
-    """Signed powers of two, int8 `(2**bits,)`, ascending. At 4 bits the smallest is 0, because 128 is no int8."""
+    """Return signed powers of two, int8 `(2**bits,)`, ascending. At 4 bits the smallest is 0: int8 has no 128."""
     count = 2 ** (bits - 1)
     powers = [0, *(2**i for i in range(count - 1))] if count > 7 else [2**i for i in range(count)]
     return _mirrored(torch.tensor(powers))
 
 
 def codebook_levels(rows: Tensor, importance: Tensor, bits: int, top: int) -> Tensor:
-    """The codebook of least weighted squared error for `rows` (…, n), each up to a scale of its own.
+    """Return the codebook of least weighted squared error for rows of weights, each up to a scale per row.
 
-    `importance` broadcasts to `rows` and is not negative. int8 `(2**bits,)`, ascending, an entry for each sign, the
-    largest of them `top`.
+    Args:
+        rows: Weights `(…, n)`.
+        importance: What a squared error of each weight counts for, not negative; it broadcasts to `rows`.
+        bits: The bit-width of the codes.
+        top: The largest entry.
+
+    Returns:
+        int8 `(2**bits,)`, ascending, symmetric about zero.
     """
     magnitude, weight = rows.abs(), importance.expand_as(rows)
     magnitude = magnitude / ordinary_unit(magnitude)
@@ -45,23 +51,32 @@ def codebook_levels(rows: Tensor, importance: Tensor, bits: int, top: int) -> Te
     for _ in range(ROUNDS):
         ratio = magnitude / scale.clamp_min(1e-12)
         entries = _cluster(ratio, weight * scale.square(), 2 ** (bits - 1))
-        chosen = nearest(ratio, entries)
-        fitted = (weight * magnitude * chosen).sum(-1, keepdim=True) \
-            / (weight * chosen.square()).sum(-1, keepdim=True).clamp_min(1e-30)
+        levels = nearest(ratio, entries)
+        fitted = (weight * magnitude * levels).sum(-1, keepdim=True) \
+            / (weight * levels.square()).sum(-1, keepdim=True).clamp_min(1e-30)
         scale = torch.where(fitted > 0, fitted, scale)
     return _mirrored((entries / entries[-1] * top).round())
 
 
 def ordinary_unit(weight: Tensor, by_row: bool = False) -> Tensor:
-    """A power of two that brings weights to about 1, of all or, `(…, 1)`, of each row `(…, n)`: 1 where they are of an
-    ordinary size. Divided by it, which rounds nothing, squares and products neither overflow nor vanish."""
+    """Return a power of two that scales weights to about 1; it is 1 where they have an ordinary size.
+
+    Division by it rounds nothing, and squares and products of the result neither overflow nor vanish.
+
+    Args:
+        weight: Weights of any shape, or `(…, n)` with `by_row`.
+        by_row: Whether each row has a unit.
+
+    Returns:
+        A scalar, or `(…, 1)` with `by_row`.
+    """
     largest = weight.abs().amax(-1, keepdim=True) if by_row else weight.abs().amax()
     odd = (largest > NOTHING) & ((largest < 1 / ORDINARY) | (largest > ORDINARY))
     return torch.where(odd, 2.0 ** largest.clamp_min(NOTHING).log2().round(), torch.ones_like(largest))
 
 
 def nearest(ratio: Tensor, levels: Tensor) -> Tensor:
-    """The nearest of `levels` (n,), ascending, as float."""
+    """Return the nearest of the ascending `levels` `(n,)` for each value of `ratio`, as float."""
     levels = levels.to(ratio.dtype)
     return levels[torch.bucketize(ratio.contiguous(), (levels[1:] + levels[:-1]) / 2)]
 
@@ -71,8 +86,10 @@ def _mirrored(magnitudes: Tensor) -> Tensor:
 
 
 def _cluster(values: Tensor, weights: Tensor, count: int) -> Tensor:
-    """Centres `(count,)`, ascending, of exact weighted k-means over a histogram of `values` (any shape, not
-    negative)."""
+    """Return the centres `(count,)`, ascending, of exact one-dimensional weighted k-means by dynamic programming.
+
+    The k-means is over a histogram of `values` (any shape, not negative) with `weights` of the same shape.
+    """
     top = max(float(values.max()), 1e-12)
     index = (values / top * BINS).long().clamp_max(BINS - 1).flatten()
     mass = np.bincount(index, weights.flatten().double(), BINS)

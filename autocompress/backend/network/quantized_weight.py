@@ -1,4 +1,4 @@
-"""Integer weights: choosing scales, the grid itself, and moving a factor through it."""
+"""Symmetric weight quantisation: integer weights, their grids, and scales of least squared error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from autocompress.techniques.quantize import LARGEST_LEVEL
 
 @dataclass(frozen=True)
 class QuantizedWeight:
-    """`levels * scale` is the weight: int8 `levels` of the weight's shape, `scale` per output channel `(C,)`.
+    """An integer weight, `levels * scale`: int8 `levels` of the weight's shape, `scale` per output channel `(C,)`.
 
     Without a `table`, below 7 bits the levels are the odd integers from 1 - 2**bits to 2**bits - 1, at 7 bits the
     integers from -63 to 63, at 8 bits those from -127 to 127; else those of the table, int8 `(2**bits,)`, ascending.
@@ -32,47 +32,47 @@ class QuantizedWeight:
     limit: int = LARGEST_LEVEL
 
     def steps(self) -> Tensor:
-        """What one level is worth, float32, of a shape that broadcasts to the weight's."""
+        """Return the step size of each weight, float32, of a shape that broadcasts to the weight's."""
         steps = per_channel(self.scale, self.levels)
         return steps if self.factors is None else steps * spread(self.factors, self.group, self.levels)
 
     def dequantized(self) -> Tensor:
-        """The float weight that these integers stand for."""
+        """Return the float weight that the integers stand for."""
         return self.levels.float() * self.steps()
 
     def rescaled(self, factor: Tensor) -> QuantizedWeight:
-        """The weight times `factor` per output channel `(C,)`, exactly: integers change by sign only."""
+        """Return the weight times `factor` per output channel `(C,)`, exactly: integers change only in sign."""
         sign = torch.where(factor < 0, -1, 1).to(torch.int8)
         return replace(self, levels=self.levels * per_channel(sign, self.levels), scale=self.scale * factor.abs())
 
 
 def per_channel(vector: Tensor, like: Tensor) -> Tensor:
-    """`(C,)` → `(C, 1, …)` with as many axes as `like`."""
+    """Reshape `(C,)` to `(C, 1, …)` with as many axes as `like`."""
     return vector.reshape(-1, *[1] * (like.dim() - 1))
 
 
 def spread(factors: Tensor, group: int, like: Tensor) -> Tensor:
-    """`(C, runs)` → float of the shape of `like` `(C, …)`, each value for a run of `group` weights of a row."""
+    """Repeat factors `(C, runs)` for the `group` weights of each run, as float in the shape `(C, …)` of `like`."""
     return factors.float().repeat_interleave(group, 1)[:, :like[0].numel()].reshape(like.shape)
 
 
 def largest_level(bits: int, limit: int = LARGEST_LEVEL) -> int:
-    """The greatest of the evenly spaced levels whose magnitudes are at most `limit`."""
+    """Return the largest of the evenly spaced levels whose magnitudes are at most `limit`."""
     return min(limit, (1 << (bits - 1 if spacing(bits) == 1 else bits)) - 1)
 
 
 def spacing(bits: int) -> int:
-    """The distance of evenly spaced levels: they are odd where few, so that none of the 2**bits codes is idle."""
+    """Return the distance of evenly spaced levels: below 7 bits they are odd, so that all 2**bits codes are used."""
     return 1 if bits >= 7 else 2
 
 
 def top_level(weight: QuantizedWeight) -> int:
-    """The greatest level of a weight's grid."""
+    """Return the largest level of a weight's grid."""
     return largest_level(weight.bits, weight.limit) if weight.table is None else int(weight.table[-1])
 
 
 def level_table(weight: QuantizedWeight) -> Tensor:
-    """All levels of a weight's grid, ascending, as float."""
+    """Return all levels of a weight's grid, ascending, as float."""
     if weight.table is not None:
         return weight.table.float()
     top = largest_level(weight.bits, weight.limit)
@@ -80,7 +80,7 @@ def level_table(weight: QuantizedWeight) -> Tensor:
 
 
 def round_to_levels(ratio: Tensor, bits: int, table: Tensor | None = None, limit: int = LARGEST_LEVEL) -> Tensor:
-    """Nearest level of each `weight / step`, as float."""
+    """Return the nearest level of each ratio of weight to step size, as float."""
     if table is not None:
         return nearest(ratio, table.to(ratio.device))
     top = largest_level(bits, limit)
@@ -89,29 +89,45 @@ def round_to_levels(ratio: Tensor, bits: int, table: Tensor | None = None, limit
     return (ratio * 0.5).floor_().mul_(2).add_(1).clamp_(-top, top)
 
 
-def within_limit(known: QuantizedWeight, weight: Tensor, kept: Tensor | None = None) -> QuantizedWeight:
-    """`weight` on the grid next to that of `known`, whose levels may reach 127, that has no level above its limit."""
-    table, reached = known.table, LARGEST_LEVEL if known.bits >= 7 else 2**known.bits - 1
+def within_limit(stored: QuantizedWeight, weight: Tensor, kept: Tensor | None = None) -> QuantizedWeight:
+    """Round a weight again on a grid without levels above the limit.
+
+    Args:
+        stored: The integer weight of an older file, whose levels may exceed its `limit`.
+        weight: The float weight that it was rounded from.
+        kept: Bool, of the weight's shape, False where a sparse weight is zero.
+    """
+    table, highest = stored.table, LARGEST_LEVEL if stored.bits >= 7 else 2**stored.bits - 1
     if table is not None:
-        reached = int(table[-1])
-        table = (table.float() * min(1.0, known.limit / reached)).round().to(torch.int8)
-    top = largest_level(known.bits, known.limit) if table is None else int(table[-1])
-    if top == reached:
-        return known
-    moved = replace(known, scale=known.scale * (reached / top), table=table)
-    levels = round_to_levels(weight / moved.steps(), moved.bits, moved.table, moved.limit)
-    return replace(moved, levels=(levels if kept is None else levels * kept).to(torch.int8))
+        highest = int(table[-1])
+        table = (table.float() * min(1.0, stored.limit / highest)).round().to(torch.int8)
+    top = largest_level(stored.bits, stored.limit) if table is None else int(table[-1])
+    if top == highest:
+        return stored
+    rescaled = replace(stored, scale=stored.scale * (highest / top), table=table)
+    levels = round_to_levels(weight / rescaled.steps(), rescaled.bits, rescaled.table, rescaled.limit)
+    return replace(rescaled, levels=(levels if kept is None else levels * kept).to(torch.int8))
 
 
 def quantize_weight(weight: Tensor, bits: int, grid: str = "linear", group: int = 0,
                     importance: Tensor | None = None, kept: Tensor | None = None,
                     limit: int = LARGEST_LEVEL) -> QuantizedWeight:
-    """Quantise `(C, …)` per output channel, or per `group` weights of one, with scales of least squared error.
+    """Quantise a weight per output channel, or per group of weights, with scales of least squared error.
 
-    A search over clipping points, then alternating refinement: for fixed levels the best scale is
-    <w, levels> / <levels, levels>. `importance`, the second moments `(groups, d, d)` of the input, weighs the errors
-    that a codebook is fitted to. Where `kept` (bool, of the weight's shape) is False the level is zero, which is
-    not on the grid below 7 bits. No level exceeds `limit`. ValueError for values that are not finite.
+    Scales are found by a search over clipping points, then alternating refinement: for fixed levels the best scale is
+    <w, levels> / <levels, levels>.
+
+    Args:
+        weight: The float weight `(C, …)`.
+        bits: The bit-width.
+        grid: `linear`, `pow2` or `codebook`.
+        group: The number of weights of a row that share a scale; 0 for whole rows.
+        importance: Second moments `(groups, d, d)` of the input, which weigh the errors that a codebook is fitted to.
+        kept: Bool, of the weight's shape. Where it is False the level is zero, which is not on the grid below 7 bits.
+        limit: The largest magnitude of a level.
+
+    Raises:
+        ValueError: The weight has values that are not finite.
     """
     if not torch.isfinite(weight).all():
         raise ValueError("nan: weights that are not finite cannot be quantised")
@@ -126,8 +142,8 @@ def quantize_weight(weight: Tensor, bits: int, grid: str = "linear", group: int 
     if grid == "pow2":
         table = power_levels(bits)
     elif grid == "codebook":
-        of_errors = torch.ones_like(flat) if importance is None else _of_columns(importance, flat)
-        table = codebook_levels(rows, F.pad(of_errors * inside, (0, padding)).reshape(rows.shape), bits,
+        error_weights = torch.ones_like(flat) if importance is None else _of_columns(importance, flat)
+        table = codebook_levels(rows, F.pad(error_weights * inside, (0, padding)).reshape(rows.shape), bits,
                                 limit)
     scale = _best_scale(rows, counts, bits, table, limit)
     if not group:
@@ -141,14 +157,17 @@ def quantize_weight(weight: Tensor, bits: int, grid: str = "linear", group: int 
 
 
 def _of_columns(second: Tensor, rows: Tensor) -> Tensor:
-    """Second moments `(groups, d, d)` → what an error of each of the weights `(C, n)` counts for."""
+    """Return what a squared error of each of the weights `(C, n)` counts for, from second moments `(groups, d, d)`."""
     diagonal = second.diagonal(dim1=1, dim2=2)  # (groups, d)
     taps = rows.shape[1] // diagonal.shape[1]
     return diagonal.repeat_interleave(taps, 1).repeat_interleave(len(rows) // len(diagonal), 0).clamp_min(0.0)
 
 
 def _best_scale(rows: Tensor, counts: Tensor, bits: int, table: Tensor | None, limit: int) -> Tensor:
-    """`(C, runs, 1)` for rows `(C, runs, n)`; `counts` (C or 1, runs, n) is 0 where there is no weight."""
+    """Return the scales `(C, runs, 1)` of least squared error for rows `(C, runs, n)`.
+
+    `counts` `(C or 1, runs, n)` is 0 where there is no weight.
+    """
     unit = ordinary_unit(rows, by_row=True)
     if bool((unit != 1).any()):
         return _best_scale(rows / unit, counts, bits, table, limit) * unit
@@ -157,7 +176,7 @@ def _best_scale(rows: Tensor, counts: Tensor, bits: int, table: Tensor | None, l
     everywhere = bool(counts.all())
 
     def fitted(scale: Tensor) -> tuple[Tensor, Tensor]:
-        """The best scale for the levels that `scale` leads to, and the power that these then explain."""
+        """Return the best scale for the levels that `scale` rounds to, and the squared norm that they then explain."""
         levels = round_to_levels(rows * (1 / scale), bits, table, limit)
         if not everywhere:
             levels *= counts
