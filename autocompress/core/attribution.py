@@ -25,10 +25,11 @@ class TechniqueShare(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StepShare(msgspec.Struct, frozen=True, kw_only=True):
-    """One step of a plan. `saved_bytes`: how much larger the file would be without it, estimated; None where the other
-    steps need it. `sensitivity`: predicted, in nats of KL divergence from the original's answers; None where no table
-    knows
-    it."""
+    """One step of a plan.
+
+    `saved_bytes` is the estimated growth of the file without the step, None where other steps need it. `sensitivity` is
+    the predicted KL divergence from the original's outputs in nats, None where no table lists it.
+    """
 
     site: str
     technique: str
@@ -37,7 +38,7 @@ class StepShare(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Attribution(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one trial's plan: what its techniques do together, one by one, and step by step.
+    """The attribution of one trial's plan: what its techniques save and cost together, one by one, and by step.
 
     What steps and techniques save overlaps: leaving out both saves another amount than the sum of the two.
     """
@@ -45,31 +46,31 @@ class Attribution(msgspec.Struct, frozen=True, kw_only=True):
     trial: int
     plan_fingerprint: str
     original: Metrics
-    """Estimated, nothing applied."""
+    """Estimated metrics of the original."""
     estimated: Metrics
-    """Of the plan."""
+    """Estimated metrics of the plan."""
     calibrated: Metrics
-    """Of the plan's file before training, measured: what `TechniqueShare.measured` is to be set beside."""
+    """Measured metrics of the plan's file before training, which `TechniqueShare.measured` is compared with."""
     techniques: tuple[TechniqueShare, ...]
-    """In the order of application."""
+    """The techniques in the order of application."""
     steps: tuple[StepShare, ...]
     finished: bool = True
-    """Whether all was measured that should be; not so when there was no time, or the user stopped."""
+    """Whether every measurement was made; False where time ran out or the user stopped."""
 
     def without(self, share: TechniqueShare, metric: str) -> tuple[float, float] | None:
-        """A metric without the technique and with it; estimated where both are, else measured where both are."""
+        """Return a metric without the technique and with it, both estimated, or both measured where not estimated."""
         for without, plan in ((share.without, self.estimated), (share.measured, self.calibrated)):
             if metric in without and metric in plan:
                 return without[metric], plan[metric]
         return None
 
     def saved(self, share: TechniqueShare, metric: str) -> float | None:
-        """How much less of a metric there is than without the technique; negative where it adds."""
+        """Return by how much the technique lowers a metric; negative where it raises it."""
         pair = self.without(share, metric)
         return None if pair is None else pair[0] - pair[1]
 
     def cost(self, share: TechniqueShare, metric: Metric) -> float | None:
-        """How much worse in the task's metric the technique makes the plan before training, measured; negative where
-        it makes it better."""
+        """Return the drop of the task's metric that the technique causes before training, measured; negative where the
+        metric improves."""
         pair = self.without(share, metric.name)
         return None if pair is None else metric.drop(*pair)

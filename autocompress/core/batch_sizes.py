@@ -10,17 +10,17 @@ from __future__ import annotations
 from math import prod
 
 FORWARD_BYTES = 12 * 2**20
-"""Of inputs of one batch of a pass without gradients."""
+"""The bytes of inputs in one batch of a pass without gradients."""
 GRADIENT_BYTES = 2**21
-"""Of a pass that keeps what a backward pass needs, and the inputs and gradients of every layer."""
+"""The bytes of inputs in a batch whose backward pass keeps inputs and gradients of every layer."""
 EVERY_TENSOR_BYTES = 4 * 2**20
-"""Of a pass that puts out, or takes the statistics of, every activation of the network."""
+"""The bytes of inputs in a batch of a pass that outputs or measures every activation of the network."""
 TRAINING_BYTES = 6 * 2**20
-"""Of an optimiser step."""
+"""The bytes of inputs in the batch of an optimiser step."""
 CALIBRATION_BYTES = 64 * 2**20
-"""Of all calibration inputs: a large picture shows a layer as many positions as many small ones do."""
+"""The bytes of all calibration inputs: a large picture has as many positions as many small ones."""
 RANGE_BYTES = 32 * 2**20
-"""Of those from which activation ranges are chosen."""
+"""The bytes of the inputs from which activation ranges are chosen."""
 LEAST_CALIBRATION = 64
 
 

@@ -1,4 +1,4 @@
-"""What long work asks and tells as it goes: whether it must stop, and how far it is.
+"""Cooperative cancellation and progress: long work checks at each batch whether it must stop, and reports progress.
 
 Loops over data stand ten calls below whoever knows the clock and the user. They ask here at each batch, so that no
 function between hands those two down.
@@ -49,7 +49,7 @@ def checkpoint(what: str = "", done: int = 0, total: int = 0) -> None:
     TrialError when the user has stopped the work, OutOfTime when its time is up.
     """
     control = _control.get()
-    if any(asked() for asked in control.should_stop):
+    if any(must_stop() for must_stop in control.should_stop):
         raise TrialError("stopped when the search was")
     if time.perf_counter() > control.deadline:
         raise OutOfTime("the time was up before it was done")
@@ -58,5 +58,5 @@ def checkpoint(what: str = "", done: int = 0, total: int = 0) -> None:
 
 
 def seconds_left() -> float:
-    """Until the deadline, infinite where there is none."""
+    """Return the seconds until the deadline, infinite where there is none."""
     return _control.get().deadline - time.perf_counter()

@@ -1,4 +1,4 @@
-"""What was found out about a plan: metrics, and the candidate that carries them."""
+"""Evaluations, the metrics of a plan at one rung, and candidates, plans with all of their evaluations."""
 
 from __future__ import annotations
 
@@ -49,8 +49,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     file: str = ""
     """SHA-256 of the file that was run."""
     weights: str = ""
-    """Of a trained network, the hash of the file of weights that was scored; empty where there is none, or where an
-    older release did not say it."""
+    """The hash of the file of trained weights that was scored; empty where there is none, and in older studies."""
 
     @property
     def seconds(self) -> float:
@@ -71,14 +70,14 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     """Who proposed it: the sampler's name, or `uniform` for the baseline plans."""
     duplicate_of: int | None = None
     reference: Reference | msgspec.UnsetType = msgspec.UNSET
-    """What it was judged against; not stored."""
+    """The original's metric that it was compared with; not stored."""
     most_drop: float | msgspec.UnsetType = msgspec.UNSET
     """The largest drop against the reference that the budget allows: evaluations that lost more count only where all
     did. Not stored."""
 
     @property
     def unjudged(self) -> Candidate:
-        """As it is stored: without what it was judged against."""
+        """The candidate as it is stored, without reference and largest drop."""
         return msgspec.structs.replace(self, reference=msgspec.UNSET, most_drop=msgspec.UNSET)
 
     @property
@@ -106,7 +105,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def receipts(self) -> tuple[Receipt, ...]:
-        """Of the evaluation that counts, behind what trained the whole network at the rungs before."""
+        """The receipts of the evaluation that counts, after those of whole-network training at earlier rungs."""
         if self.best is None:
             return ()
         before = (r for e in self.evaluations if e.rung < self.best.rung for r in e.receipts if not r.site)

@@ -1,4 +1,4 @@
-"""The Pareto front: what no other point beats in every objective."""
+"""The Pareto front: the points that no other point dominates."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ Direction = Literal["maximize", "minimize"]
 
 
 def objectives(metric: Metric, metrics: Iterable[str] = ()) -> dict[str, Direction]:
-    """The objectives and their directions, in the order in which they are told to the optimiser: the task's `metric`,
-    size, latency, and the latency on each further device that is among the names `metrics`."""
+    """Return the objectives and their directions, in the order in which the optimiser takes them.
+
+    They are the task's `metric`, size, latency, and the latency on each further device among the names `metrics`.
+    """
     return {metric.name: "maximize" if metric.higher_is_better else "minimize",
             **dict.fromkeys(("size_bytes", LATENCY, *further_latencies(metrics)), "minimize")}
 
 
 def non_dominated(points: Sequence[Sequence[float]]) -> list[int]:
-    """Indices of the non-dominated rows, all columns minimised; of equal rows only the first stays.
+    """Return the indices of the non-dominated rows, all columns minimised; of equal rows only the first stays.
 
-    A row with a value that is not finite is never on the front, and beats nobody.
+    A row with a value that is not finite is never on the front and dominates no other row.
     """
     values = np.asarray(points, dtype=float)
     if values.size == 0:
@@ -43,12 +45,12 @@ def non_dominated(points: Sequence[Sequence[float]]) -> list[int]:
 
 
 def minimised(metrics: dict[str, float], metric: Metric) -> list[float]:
-    """The objectives of one candidate with every sign turned to minimisation."""
+    """Return the objectives of one candidate, negated where they are maximised."""
     return [-metrics[n] if d == "maximize" else metrics[n] for n, d in objectives(metric, metrics).items()]
 
 
 def front(candidates: Sequence[Candidate], budget: Budget, reference: Reference) -> list[Candidate]:
-    """Complete candidates inside the budget that no other such candidate dominates, and the best of them, by size."""
+    """Return the feasible candidates that no other one dominates, and the best of them, sorted by size."""
     inside = _inside(candidates, budget, reference)
     points = [minimised(c.metrics, reference.metric) for c in inside]
     members = {inside[i].trial: inside[i] for i in non_dominated(points)}
@@ -59,8 +61,10 @@ def front(candidates: Sequence[Candidate], budget: Budget, reference: Reference)
 
 
 def best(candidates: Sequence[Candidate], budget: Budget, reference: Reference) -> Candidate | None:
-    """The candidate inside the budget that is best in the task's metric, as far as can be told
-    (`model_selection.best_of`); ties go to the smaller, then the faster. Another may dominate it by chance."""
+    """Return the best feasible candidate by `model_selection.best_of`; None where none is feasible.
+
+    Ties go to the smaller, then the faster. Another candidate may dominate it by chance.
+    """
     inside = _inside(candidates, budget, reference)
     return _best(inside, reference.metric) if inside else None
 

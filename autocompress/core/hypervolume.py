@@ -1,8 +1,8 @@
-"""What a candidate adds to a front: the volume of objectives that it alone dominates.
+"""Hypervolume contribution: the volume of objectives that a candidate adds to what a front dominates.
 
 Zitzler & Thiele, "Multiobjective Evolutionary Algorithms: A Comparative Case Study and the Strength Pareto Approach"
-(IEEE TEC 3(4), 1999), by random points: exact volumes of many candidates would take seconds, and ranks are all that is
-asked for.
+(IEEE TEC 3(4), 1999), by random points: exact volumes of many candidates would take seconds, and only their
+ranks are needed.
 """
 
 from __future__ import annotations
@@ -16,17 +16,27 @@ from autocompress.core.front import objectives
 from autocompress.core.metric import Metric
 
 POINTS = 4096
-"""Random points by which volumes are compared."""
+"""The number of random points by which volumes are compared."""
 REFERENCE_MARGIN = 0.2
-"""Of the range of an objective, by which the box reaches beyond its worst: the worst wins something by the others."""
+"""The share of an objective's range by which the box exceeds its worst value, so that the worst also contributes."""
 
 
 def hypervolume_contribution(
     front: np.ndarray, asked: np.ndarray, rng: np.random.Generator, most_lost: float = np.inf
 ) -> np.ndarray:
-    """Share of the box from the best to a little beyond the worst of all that each of `asked` `(n, objectives)` would
-    win for a front `(m, objectives)`, all minimised. Of the first, the error, what is above the least by more than
-    `most_lost` counts for nothing. `(n,)`"""
+    """Return the hypervolume contribution of each candidate to a front, as a share of the box, by Monte Carlo.
+
+    The box reaches from the best value of each objective to a little beyond the worst.
+
+    Args:
+        front: Objectives of the front's members `(m, objectives)`, all minimised, the error first.
+        asked: Objectives of the candidates `(n, objectives)`.
+        rng: The source of the random points.
+        most_lost: The error above the least beyond which nothing counts.
+
+    Returns:
+        Shares `(n,)`.
+    """
     both = np.concatenate([front, asked])
     low, high = both.min(0), both.max(0)
     high = high + REFERENCE_MARGIN * (high - low)
@@ -43,7 +53,7 @@ def hypervolume_contribution(
 
 def volume_gains(front: Sequence[Candidate], asked: Sequence[Candidate], metric: Metric,
                  most_lost: float = np.inf) -> np.ndarray:
-    """`hypervolume_contribution` of candidates in the task's metric and the logarithms of the other objectives."""
+    """Return `hypervolume_contribution` of candidates in the task's metric and the logarithms of other objectives."""
     def rows(candidates: Sequence[Candidate]) -> np.ndarray:
         return np.array([[1 + metric.cost(c.metrics), *np.log([c.metrics[name] for name in others])]
                          for c in candidates if c.metrics]).reshape(-1, 1 + len(others))

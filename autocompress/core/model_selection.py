@@ -1,4 +1,4 @@
-"""Which of several measured models is the best, as far as the samples that they were measured on can say."""
+"""Model selection by the rule of one standard error."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from autocompress.core.metric import Metric, Metrics
 
 
 def best_of(measured: Sequence[Metrics], metric: Metric) -> int:
-    """The index of the best of one or more models, by the rule of one standard error.
+    """Return the index of the best of one or more models, by the rule of one standard error.
 
     Of the models that are no more than one standard error of `metric` worse than the one that is highest in it, the
     best has the least value of the finer metric (`Metric.finer`); of equals the first. A few thousand samples do not
-    tell such values apart, but every sample has its part in the finer metric. Where that is not known of all of them,
-    the highest.
+    tell such values apart, but every sample contributes to the finer metric. Where a model lacks that, the best is
+    the highest in `metric`.
 
     Source: Breiman et al., "Classification and Regression Trees" (1984).
     """

@@ -1,4 +1,4 @@
-"""A plan is intent: the frozen set of steps of one candidate. A receipt is outcome."""
+"""Plans, the frozen sets of steps of candidates, and receipts, the outcomes of steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Scalar = int | float | str
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One decision: do `technique` at `site` (a name in the ORIGINAL network) with plain `args`."""
+    """One decision: a technique, a site (a name in the original network) and plain arguments."""
 
     site: str
     technique: str
@@ -39,7 +39,7 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Content hash of the canonical JSON: the key of every cache."""
+        """The content hash of the canonical JSON, which is the key of every cache."""
         return hashlib.sha256(msgspec.json.encode(self.steps, order="sorted")).hexdigest()[:16]
 
     def find(self, technique: str) -> dict[str, Step]:
@@ -48,7 +48,7 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """What applying one step resolved: kept channels, ranks, quantisation error, ranges."""
+    """The outcome of one step: kept channels, ranks, quantisation error, ranges."""
 
     site: str
     technique: str

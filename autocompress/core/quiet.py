@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet(name: str, level: int = logging.ERROR) -> Iterator[None]:
-    """Below `level` the logger `name` says nothing while this is open."""
+    """Raise the level of the logger `name` to `level` inside the context."""
     logger = logging.getLogger(name)
     before = logger.level
     logger.setLevel(level)

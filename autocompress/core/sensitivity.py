@@ -30,25 +30,30 @@ class SensitivityTable(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, options: Iterable[tuple[Step, Option, float]]) -> SensitivityTable:
-        """A table of steps, each with its option and the nats that it is predicted to cost."""
+        """Build a table from steps, each with its option and predicted sensitivity in nats."""
         entries: dict[Decision, dict[Option, float]] = {}
         for step, option, nats in options:
             entries.setdefault((step.technique, step.site), {})[option] = nats
         return cls({decision: _monotone(costs) for decision, costs in entries.items()})
 
     def costs(self, technique: str, site: str) -> dict[Option, float]:
-        """The nats of each option of a decision; nothing where none was predicted."""
+        """Return the nats of each option of a decision; an empty dict where none was predicted."""
         return self.entries.get((technique, site), {})
 
     def document(self) -> list[dict[str, Any]]:
-        """The table as plain data: an entry for each option."""
+        """Return the table as plain data, with an entry for each option."""
         return [{"technique": technique, "site": site, "option": list(option), "nats": nats}
                 for (technique, site), costs in self.entries.items() for option, nats in costs.items()]
 
     @classmethod
     def read(cls, document: Any) -> SensitivityTable:
-        """A table from plain data, as `document` gives it, or as earlier releases wrote it: `prune`, `bits` and
-        `share`, by site. InputError for anything else."""
+        """Read a table from plain data, as `document` returns it or as earlier releases wrote it.
+
+        Those wrote `prune`, `bits` and `share`, each by site.
+
+        Raises:
+            InputError: The document is neither.
+        """
         try:
             if isinstance(document, Mapping):
                 return cls._read_former(document)
@@ -70,7 +75,7 @@ class SensitivityTable(msgspec.Struct, frozen=True):
 
 
 def _monotone(costs: dict[Option, float]) -> dict[Option, float]:
-    """The largest option of each kind first; less of a layer never costs less: what says so is noise."""
+    """Return options from large to small with non-decreasing costs: a smaller option that costs less is noise."""
     kinds = dict.fromkeys(option[:-1] for option in costs)
     result: dict[Option, float] = {}
     for kind in kinds:

@@ -1,4 +1,4 @@
-"""Sparsity patterns in numbers alone: which weights a layer keeps, and the bits that a mask of them takes.
+"""Sparsity patterns as arithmetic: how many weights a layer keeps, and the bits that their mask takes.
 
 `unstructured`: any of them; a bit for each weight says which. `n:m`: n of every m consecutive input channels, at each
 tap of the kernel, which is the order in which a matrix product sums them; one code says which of the arrangements.
@@ -30,7 +30,7 @@ def group_of(pattern: str) -> tuple[int, int]:
 
 
 def code_bits(pattern: str) -> int:
-    """Bits of the code for one group of weights: a group of `unstructured` is a byte of the mask."""
+    """Return the bits of the code for one group of weights: a group of `unstructured` is a byte of the mask."""
     if pattern == UNSTRUCTURED:
         return BYTE
     n, m = group_of(pattern)
@@ -38,12 +38,12 @@ def code_bits(pattern: str) -> int:
 
 
 def group_size(pattern: str) -> int:
-    """Weights that share one code."""
+    """Return the number of weights that share one code."""
     return BYTE if pattern == UNSTRUCTURED else group_of(pattern)[1]
 
 
 def kept_weights(weights: int, pattern: str, density: float = 1.0) -> int:
-    """How many of a layer's weights stay; at least one. `density` counts for `unstructured` alone."""
+    """Return how many of a layer's weights stay; `density` applies to `unstructured` only, and keeps at least one."""
     if pattern == UNSTRUCTURED:
         return max(1, min(weights, round(weights * density)))
     n, m = group_of(pattern)
@@ -51,17 +51,17 @@ def kept_weights(weights: int, pattern: str, density: float = 1.0) -> int:
 
 
 def mask_bits(pattern: str) -> float:
-    """Bits for each weight, kept or not, that say which are kept."""
+    """Return the bits of the mask for each weight, kept or not."""
     return code_bits(pattern) / group_size(pattern)
 
 
 def saves(pattern: str, weights: int, kept: int, bits: int) -> bool:
-    """Whether a layer is smaller sparse than dense, tables that layers share left out."""
+    """Tell whether a layer is smaller sparse than dense, without the tables that layers share."""
     return mask_bits(pattern) * weights + kept * bits < weights * bits
 
 
 def stored_bits(pattern: str, weights: int, kept: int, bits: int) -> float:
-    """Bits of one layer's weights with their mask, in the smaller form; without a pattern all are stored."""
+    """Return the bits of a layer's weights with their mask, or dense where smaller; without a pattern always dense."""
     if pattern and (bits < 8 or saves(pattern, weights, kept, bits)):
         return mask_bits(pattern) * weights + kept * bits
     return weights * bits

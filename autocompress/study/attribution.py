@@ -1,4 +1,4 @@
-"""What each technique of the best plan bought and cost: plans that leave one out, estimated, and a few measured."""
+"""Attribution by ablation: what each technique and step of the best plan saves and costs, by leaving it out."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from autocompress.study.workbench import Workbench
 
 MEASURED = 3
-"""Techniques that are measured by leaving them out: those that buy most."""
+"""The number of techniques that are measured by leaving them out: those that save most."""
 ACTIVATIONS = "quantize activations"
 """Activation bits alone; the share of `quantize` is of weights and activations together."""
 NO_TIME, STOPPED = "not measured: no time was left", "not measured: the search was stopped"
@@ -51,7 +51,7 @@ def attribute(
     plan, calibrated = chosen.plan, chosen.evaluations[0]
     original, estimated = projection.estimate(Plan()), projection.estimate(plan)
     shares = {name: _share(projection, plan, name) for name in _techniques(plan, projection.space.techniques)}
-    known = {c.plan.fingerprint: c.evaluations[0].metrics for c in everyone if c.plan and c.evaluations}
+    measured_metrics = {c.plan.fingerprint: c.evaluations[0].metrics for c in everyone if c.plan and c.evaluations}
     sensitivities = (
         step_sensitivities(projection.space, plan, sensitivity_table) if sensitivity_table is not None else {}
     )
@@ -59,8 +59,8 @@ def attribute(
     for name in _most(shares, estimated, original, budget):
         without = _without(plan, name)
         each = calibrated.seconds * max(1.0, shares[name].without["macs"] / max(1.0, estimated["macs"]))
-        if without.fingerprint in known:
-            measured, note = known[without.fingerprint], ""
+        if without.fingerprint in measured_metrics:
+            measured, note = measured_metrics[without.fingerprint], ""
         elif should_stop():
             measured, note = {}, STOPPED
         elif time.perf_counter() + each > end:
@@ -75,7 +75,7 @@ def attribute(
 
 
 def _techniques(plan: Plan, techniques: Iterable[str]) -> list[str]:
-    """Those of a plan in the order of application, activation bits behind the rest of their technique."""
+    """Return the techniques of a plan in the order of application, then activation bits where it has them."""
     names = [name for name in techniques if plan.find(name)]
     return [*names, ACTIVATIONS] if _sites(plan, ACTIVATIONS) else names
 
@@ -130,7 +130,7 @@ def _most(shares: Mapping[str, TechniqueShare], estimated: Metrics, original: Me
 
 
 def _measure(bench: Workbench, plan: Plan, should_stop: Callable[[], bool]) -> tuple[Metrics, str]:
-    """Metrics of the calibrated file, or why there are none."""
+    """Return the metrics of the calibrated file, or why there are none."""
     try:
         evaluation = bench.evaluator.evaluate(plan, CALIBRATED, should_stop=should_stop)
     except AutocompressError:
@@ -144,7 +144,7 @@ def _measure(bench: Workbench, plan: Plan, should_stop: Callable[[], bool]) -> t
 
 
 def _steps(projection: Projection, plan: Plan, sensitivities: Mapping[Decision, float | None]) -> tuple[StepShare, ...]:
-    """All of a plan, in its order."""
+    """Return the shares of all steps of a plan, in its order."""
     size = projection.estimate(plan)["size_bytes"]
 
     def saved(step: Step) -> int | None:

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def predicted_metrics(profile: HardwareProfile, budget: Budget) -> frozenset[str]:
-    """The latencies that are bounded, and measured on this machine."""
+    """Return the latencies that are bounded and measured on this machine."""
     return frozenset(name for name, device in profile.latencies.items()
                      if device.latency == "measured" and name in budget.bounds)
 

@@ -42,7 +42,7 @@ class Owner(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def this(cls) -> Owner:
-        """The present process."""
+        """Return the present process as an owner."""
         return cls(pid=os.getpid(), host=socket.gethostname(), since=time.strftime("%Y-%m-%d %H:%M:%S"))
 
     def __str__(self) -> str:
@@ -77,7 +77,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def read_owner(path: Path) -> Owner | None:
-    """Who a lock file names; None where it is absent or is not ours."""
+    """Return the owner that a lock file names; None where there is none or autocompress did not write it."""
     try:
         document: Any = json.loads(path.read_bytes())
         if document.pop("schema") != SCHEMA:
@@ -115,7 +115,7 @@ def _taken(path: Path) -> IO[bytes]:
 
 
 def _says_ours(path: Path) -> bool:
-    """Whether a lock that another run has just begun to write, or has removed, is ours after all."""
+    """Tell whether a lock that another run is just writing, or has removed, is autocompress's after all."""
     time.sleep(0.1)
     return not path.exists() or read_owner(path) is not None
 

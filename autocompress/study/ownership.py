@@ -28,7 +28,7 @@ _ANSWERS_NAME = re.compile(r"teacher-\d+\.safetensors")
 
 
 def is_own(folder: Path) -> bool:
-    """Whether a study of ours was begun in `folder`: its description says so, or a lock that a run left behind."""
+    """Tell whether a study was begun in `folder`: its description says so, or a lock that a run left behind."""
     try:
         document = json.loads((folder / DESCRIPTION).read_bytes())
         if document.get("schema", SCHEMA) == SCHEMA and {"name", "fingerprints", "budget"} <= set(document):

@@ -1,4 +1,4 @@
-"""What a search did not come to, although it has a result."""
+"""Shortfalls: sentences about what a search with a result did not reach."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ def shortfalls(everyone: Sequence[Candidate], failures: Mapping[tuple[int, int],
     """A sentence for each rung that was tried and that no candidate reached, with a reason for that; and one where the
     time was up before anything could be trained. `failures`: reasons by trial and rung."""
     reached = max((c.reached for c in everyone if c.reached is not None), default=0)
-    found = []
+    sentences = []
     for rung in (SHORT, LONG):
         reasons = [reason for (_, failed), reason in sorted(failures.items()) if failed == rung]
         if reasons and reached < rung:
-            found.append(f"none of {len(reasons)} candidates could be {RUNG_NAMES[rung]}, so that what they reached "
-                         f"before stands; the first failed with: {reasons[0]}")
-    if time_is_up and reached < SHORT and not found:
+            sentences.append(f"none of {len(reasons)} candidates could be {RUNG_NAMES[rung]}, so that what they "
+                             f"reached before stands; the first failed with: {reasons[0]}")
+    if time_is_up and reached < SHORT and not sentences:
         scored = sum(bool(c.evaluations) and c.duplicate_of is None for c in everyone)
-        found.append(f"the time limit ended before anything could be trained: the best of {scored} calibrated "
-                     f"{'candidate' if scored == 1 else 'candidates'} stands; more time would give a better one")
-    return found
+        sentences.append(f"the time limit ended before anything could be trained: the best of {scored} calibrated "
+                         f"{'candidate' if scored == 1 else 'candidates'} stands; more time would give a better one")
+    return sentences
 
 
 def slower(artifact: Mapping[str, Any] | None) -> list[str]:
