@@ -1,4 +1,4 @@
-"""How far levels of scoring rank the same candidates alike: the predicted sensitivity, and the rungs of the ladder."""
+"""Spearman's rank correlation between rungs, and between the predicted sensitivity and each rung."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HINT = ("Spearman's rank correlation of the task's metric at both levels, and th
 
 
 class Correlation(msgspec.Struct, frozen=True, kw_only=True):
-    """Of two levels. `spearman` is from −1 to 1, or None: `note` says why."""
+    """The rank correlation of two levels: `spearman` is from −1 to 1, or None, and then `note` says why."""
 
     lower: str
     upper: str
@@ -37,7 +37,7 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def agreement(view: StudyView) -> Agreement:
-    """Repeated plans and scores that are not finite do not count."""
+    """Return the rank correlations of a study, without repeated plans and scores that are not finite."""
     levels = _scores(view)
     return Agreement(candidates={name: len(scores) for name, scores in levels.items()},
                      correlations=tuple(_correlate(lower, upper, levels[lower], levels[upper])
@@ -58,7 +58,7 @@ def agreement_rows(found: Agreement) -> list[tuple[str, ...]]:
 
 
 def agreement_table(view: StudyView) -> str:
-    """As markup."""
+    """Return the table of rank correlations as markup."""
     found = agreement(view)
     if not found.candidates:
         return '<p class="hint">No candidate was scored.</p>'

@@ -18,7 +18,7 @@ from autocompress.techniques.apply import Techniques
 from autocompress.techniques.table import TECHNIQUES
 
 MOST_IN_DETAIL = 300
-"""Trials of which figures tell all: of thousands that would be most of the page."""
+"""The largest number of trials that figures describe in full: thousands would be most of the page."""
 
 
 class StudyView(msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -28,7 +28,7 @@ class StudyView(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     profile: str
     budget: Budget
     metric: Metric
-    """The task's."""
+    """The task's metric."""
     seed: int
     space: str
     baseline: Metrics
@@ -55,11 +55,11 @@ class StudyView(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     attribution: Attribution | None = None
     """What the techniques of the best plan bought and cost; None when nobody looked into that."""
     sensitivities: dict[int, float] = {}
-    """Predicted, in nats, by trial."""
+    """Predicted sensitivities in nats, by trial."""
     warnings: tuple[Warned, ...] = ()
+    """Warnings of the run and of the exported file."""
     techniques: Techniques = msgspec.field(default_factory=lambda: TECHNIQUES)
-    """Those that are at hand, which describe their steps."""
-    """What was warned of in the run, and what is wrong with the exported file."""
+    """The available techniques, which describe their steps."""
 
     @property
     def shipped(self) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""How pictures are brought to size and normalised: as the user says, else as the network's own weights say.
+"""Preparation of pictures, their resizing and normalisation, as the user or else the network's weights say.
 
 The transform is the one that torchvision and timm evaluate with: the shorter side is scaled to `resize` pixels, the
 middle square of `image_size` pixels is kept, bytes are divided by 255, `mean` is subtracted and `std` divided by.
@@ -25,12 +25,12 @@ _INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is known of the transform; None where it is not."""
+    """The transform of pictures; fields that are not specified are None."""
 
     image_size: int | None = None
     """Side of the square that the network is fed, in pixels."""
     resize: int | None = None
-    """Of the shorter side, in pixels, before the middle is cut out."""
+    """The length of the shorter side in pixels, before the middle is cut out."""
     crop: float | None = None
     """Share of the shorter side that the square keeps (timm's `crop_pct`)."""
     mean: tuple[float, ...] | None = None

@@ -19,7 +19,7 @@ from torch import Tensor
 from autocompress.tasks.checkpoint import Unread
 
 MAX_DEPTH = 4
-"""Of dicts inside one another; real checkpoints have two."""
+"""The largest depth of nested dicts that is searched; real checkpoints have two."""
 _WRAPPER_PARTS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 """Parts of names that torch.compile, FSDP and activation checkpointing put anywhere into them."""
 _COUNTERS = ("num_batches_tracked", "total_ops", "total_params", "n_averaged")
@@ -38,7 +38,7 @@ class Candidate:
     added: str
     """What was put before the names."""
     tensors: dict[str, Tensor]
-    """By the network's names where it has such, else by their own without the prefix."""
+    """The tensors by the network's names, or where it lacks those, by the file's names without the prefix."""
     missing: list[str]
     misshaped: list[str]
     unexpected: list[str]
