@@ -100,7 +100,7 @@ def test_what_was_measured_bends_the_weights(table: LayerTable) -> None:
             study.add_trial(optuna.trial.create_trial(
                 params=stored(values), distributions=distributions(solver.space), value=0.95 - lost))
         sampler = SolverSampler(solver, 0, REFERENCE)
-        return float(np.mean([np.log(sampler._of_techniques(study.trials)["prune"]) for _ in range(50)]))
+        return float(np.mean([np.log(sampler._technique_weights(study.trials)["prune"]) for _ in range(50)]))
 
     assert drawn(4.0) > drawn(0.1) + 1
 
@@ -117,7 +117,7 @@ def test_sites_that_lose_more_than_predicted_are_spared(table: LayerTable) -> No
         study.add_trial(optuna.trial.create_trial(
             params=stored(values), distributions=distributions(solver.space), value=0.95 - 0.3 * lost))
     sampler, plain = SolverSampler(solver, 0, REFERENCE), dict.fromkeys(solver.techniques, 1.0)
-    drawn = [sampler._of_decisions(study.trials, plain) for _ in range(50)]
+    drawn = [sampler._decision_weights(study.trials, plain) for _ in range(50)]
     assert np.mean([np.log(weights[("prune", "a")] / weights[("prune", "c")]) for weights in drawn]) > 0.5
 
 

@@ -22,7 +22,7 @@ from autocompress.search import engine, storage
 from autocompress.search.engine import Engine, Settings
 from autocompress.search.executors.inline import Inline
 from autocompress.search.samplers.make import make_sampler
-from autocompress.search.samplers.thompson_sampler import MOST_TOLD, distributions, telling
+from autocompress.search.samplers.thompson_sampler import MOST_TRIALS_READ, distributions, informative_trials
 from autocompress.search.storage import CANDIDATE, create_study, open_storage, storage_url
 from autocompress.search.stored_trials import stored_trials
 from autocompress.search.study_store import StudyStore
@@ -138,10 +138,10 @@ def test_a_run_reads_what_is_stored_once_however_many_it_tries(trials: int, tmp_
 
 def test_a_proposal_is_learnt_from_a_bounded_number_of_trials() -> None:
     trials = [create_trial(params={}, distributions={}, values=[number % 997 / 997, 1.0, 1.0])
-              for number in range(3 * MOST_TOLD)]
+              for number in range(3 * MOST_TRIALS_READ)]
     for number, trial in enumerate(trials):
         trial.number = number
-    chosen = telling(trials)
-    assert len(chosen) == MOST_TOLD and chosen == sorted(chosen, key=lambda t: t.number)
+    chosen = informative_trials(trials)
+    assert len(chosen) == MOST_TRIALS_READ and chosen == sorted(chosen, key=lambda t: t.number)
     assert chosen[-1] is trials[-1] and max(trials, key=lambda t: t.values[0]) in chosen
-    assert telling(trials[:MOST_TOLD]) == trials[:MOST_TOLD]
+    assert informative_trials(trials[:MOST_TRIALS_READ]) == trials[:MOST_TRIALS_READ]

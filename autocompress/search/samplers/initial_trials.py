@@ -1,4 +1,4 @@
-"""The first trials, whatever the sampler: given seeds, a solver's solutions and uniform plans."""
+"""Initial trials: the seeds that a search is given, the solutions of a solver, and uniform plans."""
 
 from __future__ import annotations
 
@@ -11,48 +11,51 @@ from autocompress.space.projection import Projection
 from autocompress.space.space import KnobKey, Value, Values
 
 UNIFORM_BITS = (4, 8, 3, 2)
+"""The weight widths of uniform plans, in the order in which they are tried."""
 ALWAYS_SOLVED = 3
-"""A solver's solutions that are tried whatever time is left for candidates; further ones come last."""
+"""The number of a solver's solutions that come before the uniform plans; the others come after them."""
 WARM = "warm start"
-"""The origin of trials that were given to begin with."""
+"""The origin of trials that are seeds."""
 
 
 def initial_trials(sampler: optuna.samplers.BaseSampler, projection: Projection, trials: int,
                  seeds: Sequence[Values]) -> list[tuple[str, dict[KnobKey, Value]]]:
     """Return the seeds, a solver's solutions and uniform plans of one ratio and width, each with its origin and each
-    plan once; a seed that is one of the others counts as that. A short search tries other things too.
+    plan once. A seed whose plan is that of another one has the other's origin. In a short search each source gets a
+    share of the trials only.
 
     Args:
-        sampler: where it has a method `solutions`, that says which settings its solver finds, the most telling first.
+        sampler: its method `solutions`, if any, returns the settings of its solver, the most informative first.
         projection: of the space and the budget.
         trials: how many the search tries.
-        seeds: settings that are given to begin with.
+        seeds: settings that the search is given.
     """
     space = projection.space
     widths: list[int | None] = [bits for bits in UNIFORM_BITS if bits in space.weight_bits]
     solutions = getattr(sampler, "solutions", None)
-    solved = solutions() if solutions is not None else []
-    if not solved:
+    solver_settings = solutions() if solutions is not None else []
+    if not solver_settings:
         widths = _gentlest_first(projection, widths)
-    uniform = [space.uniform(bits) for bits in (widths[:2] if solved else widths) or [None]]
-    by_solver = [(fidelity.SOLVER, values) for values in solved[:max(1, trials // 4)]]
+    uniform = [space.uniform(bits) for bits in (widths[:2] if solver_settings else widths) or [None]]
+    by_solver = [(fidelity.SOLVER, values) for values in solver_settings[:max(1, trials // 4)]]
     first = [*by_solver[:ALWAYS_SOLVED], *(("uniform", values) for values in uniform[:max(1, trials // 2)]),
              *by_solver[ALWAYS_SOLVED:]]
 
     def plan(values: Values) -> str:
         return projection.project(values).plan.fingerprint
 
-    known = {plan(values) for _, values in first}
-    warm = [(WARM, dict(values)) for values in seeds if plan(values) not in known]
-    chosen: dict[str, tuple[str, dict[KnobKey, Value]]] = {}
-    for origin, values in [*warm[:max(1, trials // 4)], *first]:
-        chosen.setdefault(plan(values), (origin, values))
-    return [*chosen.values()]
+    fingerprints = {plan(values) for _, values in first}
+    warm_starts = [(WARM, dict(values)) for values in seeds if plan(values) not in fingerprints]
+    by_plan: dict[str, tuple[str, dict[KnobKey, Value]]] = {}
+    for origin, values in [*warm_starts[:max(1, trials // 4)], *first]:
+        by_plan.setdefault(plan(values), (origin, values))
+    return [*by_plan.values()]
 
 
 def _gentlest_first(projection: Projection, widths: list[int | None]) -> list[int | None]:
-    """The widths, before them the widest of the space whose uniform plan fits without cutting anything: where no table
-    says what hurts, a search should not begin with less than its budget allows."""
+    """Return the widths, with the widest one first whose uniform plan fits the budget without pruning.
+
+    Without a sensitivity table a search should not begin with less than its budget allows."""
     space = projection.space
     for bits in sorted((bits for bits in space.weight_bits if bits < 16), reverse=True):
         projected = projection.project(space.uniform(bits))

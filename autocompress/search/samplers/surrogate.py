@@ -1,9 +1,9 @@
-"""What was measured against what was predicted: a line, and what it leaves unexplained.
+"""Surrogate models: regression of measured losses on predicted sensitivities, and Gaussian processes of the residuals.
 
-By site: a Bayesian linear model of how far each site's weight is from one. By place: a Gaussian process over where the
-trials were (Rasmussen & Williams, "Gaussian Processes for Machine Learning", 2006, sections 2.1 and 2.2); length and
-noise are those of the largest marginal likelihood, the amplitude follows from them. Trials that agree leave little
-noise: another one at the same place is then known to tell nothing new.
+The weights of decisions follow a Bayesian linear model. The residuals at a size and latency follow a Gaussian process
+(Rasmussen & Williams, "Gaussian Processes for Machine Learning", 2006, sections 2.1 and 2.2); length scale and noise
+are those of the largest marginal likelihood, and the amplitude follows from them. Trials that agree leave little noise,
+so that another trial at the same point is predicted to add no information.
 """
 
 from __future__ import annotations
@@ -14,65 +14,83 @@ import math
 import numpy as np
 
 LENGTHS = (math.log(2), math.log(4))
-"""Distances, in logarithms, at which one trial tells less of another: factors of two and four."""
+"""Length scales of the kernel that are tried, in natural logarithms of size or latency: factors of two and four."""
 NOISES = (0.05, 0.2, 0.8)
-"""Shares of the variance that no neighbour explains."""
+"""Shares of noise in the variance that are tried."""
 MOST_TRIALS = 128
-"""The latest ones, of which a model is made: its time grows with their cube."""
+"""The number of the latest trials that a model is fitted to: its time grows with their cube."""
 
 
 def rising_line(x: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
-    """Slope, 0 at least, of the line of least squares, and how far each of `y` `(n,)` is from it."""
+    """Return the slope of the least-squares line, at least 0, and the residuals of `y`, `(n,)`."""
     slope = max(0.0, float(np.cov(x, y)[0, 1] / (x.var(ddof=1) + 1e-9)))
     return slope, y - y.mean() - slope * (x - x.mean())
 
 
-def draw_weights(sensitivities: np.ndarray, lost: np.ndarray, spread: float, rng: np.random.Generator) -> np.ndarray:
-    """One draw `(knobs,)` of the logarithms by which predicted `sensitivities` `(n, knobs)` of single knobs are off,
-    of what
-    the logarithms `lost` `(n,)` of measured losses leave likely. Before any, they are normal with deviation `spread`.
+def draw_weights(
+    sensitivities: np.ndarray, log_losses: np.ndarray, spread: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Draw the logarithms `(decisions,)` of the decisions' weights from the posterior of a Bayesian linear model.
 
-    To first order a knob moves the logarithm of a sum of sensitivities by its share of that sum.
+    To first order a decision's weight changes the logarithm of a sum of sensitivities by the decision's share of it.
+
+    Args:
+        sensitivities: predicted sensitivities of the trials by decision, in nats, `(n, decisions)`.
+        log_losses: logarithms of the trials' measured losses, `(n,)`.
+        spread: standard deviation of the normal prior of a logarithm, whose mean is 0.
+        rng: source of the draw.
     """
-    sensitivities, lost = sensitivities[-MOST_TRIALS:], lost[-MOST_TRIALS:]
+    sensitivities, log_losses = sensitivities[-MOST_TRIALS:], log_losses[-MOST_TRIALS:]
     totals = sensitivities.sum(1, keepdims=True) + 1e-12
-    slope, off = rising_line(np.log(totals[:, 0]), lost)
-    moved = slope * (sensitivities / totals - (sensitivities / totals).mean(0))
-    noise = off.var() + 1e-6
-    precision = np.eye(len(sensitivities[0])) / spread**2 + moved.T @ moved / noise
-    mean = np.linalg.solve(precision, moved.T @ off / noise)
-    drawn: np.ndarray = mean + np.linalg.solve(np.linalg.cholesky(precision).T, rng.normal(size=len(precision)))
-    return drawn
+    slope, residuals = rising_line(np.log(totals[:, 0]), log_losses)
+    design = slope * (sensitivities / totals - (sensitivities / totals).mean(0))
+    noise = residuals.var() + 1e-6
+    precision = np.eye(len(sensitivities[0])) / spread**2 + design.T @ design / noise
+    mean = np.linalg.solve(precision, design.T @ residuals / noise)
+    log_weights: np.ndarray = mean + np.linalg.solve(np.linalg.cholesky(precision).T, rng.normal(size=len(precision)))
+    return log_weights
 
 
-def sample_gp(known: np.ndarray, residuals: np.ndarray, asked: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One draw `(a,)` of what `residuals` `(n,)`, measured at `known` `(n, d)`, may be at `asked` `(a, d)`, all at
-    once: places nearby are drawn alike."""
-    known, residuals = known[-MOST_TRIALS:], residuals[-MOST_TRIALS:]
+def sample_gp(
+    points: np.ndarray, residuals: np.ndarray, query_points: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Draw a sample `(q,)` of a Gaussian process at the query points, jointly, from its posterior.
+
+    Args:
+        points: points of the observations, `(n, d)`.
+        residuals: observations of mean 0, `(n,)`.
+        query_points: points of the sample, `(q, d)`.
+        rng: source of the draw.
+    """
+    points, residuals = points[-MOST_TRIALS:], residuals[-MOST_TRIALS:]
     if residuals.std() < 1e-9:
-        return np.zeros(len(asked))
-    apart, across, among = (_squares(*pair) for pair in ((known, known), (asked, known), (asked, asked)))
-    best, chosen = -math.inf, (np.zeros(0), np.zeros((0, 0)))
+        return np.zeros(len(query_points))
+    trial_distances, query_trial_distances, query_distances = (
+        _squared_distances(*pair)
+        for pair in ((points, points), (query_points, points), (query_points, query_points))
+    )
+    best_likelihood, posterior = -math.inf, (np.zeros(0), np.zeros((0, 0)))
     for length, noise in itertools.product(LENGTHS, NOISES):
-        lower = np.linalg.cholesky((1 - noise) * _kernel(apart, length) + noise * np.eye(len(known)))
-        white = np.linalg.solve(lower, residuals)
-        amplitude = float(white @ white) / len(known)
-        likelihood = -0.5 * len(known) * math.log(amplitude) - float(np.log(np.diag(lower)).sum())
-        if likelihood > best:
-            seen = np.linalg.solve(lower, (1 - noise) * _kernel(across, length).T)
-            left = (1 - noise) * _kernel(among, length) - seen.T @ seen
-            best, chosen = likelihood, (seen.T @ white, amplitude * left)
-    mean, covariance = chosen
-    values, vectors = np.linalg.eigh(covariance)
-    drawn: np.ndarray = mean + vectors @ (np.sqrt(np.maximum(values, 0.0)) * rng.normal(size=len(values)))
-    return drawn
+        lower = np.linalg.cholesky((1 - noise) * _kernel(trial_distances, length) + noise * np.eye(len(points)))
+        whitened = np.linalg.solve(lower, residuals)
+        amplitude = float(whitened @ whitened) / len(points)
+        likelihood = -0.5 * len(points) * math.log(amplitude) - float(np.log(np.diag(lower)).sum())
+        if likelihood > best_likelihood:
+            explained = np.linalg.solve(lower, (1 - noise) * _kernel(query_trial_distances, length).T)
+            unscaled_covariance = (1 - noise) * _kernel(query_distances, length) - explained.T @ explained
+            best_likelihood, posterior = likelihood, (explained.T @ whitened, amplitude * unscaled_covariance)
+    mean, covariance = posterior
+    eigenvalues, eigenvectors = np.linalg.eigh(covariance)
+    sample: np.ndarray = mean + eigenvectors @ (
+        np.sqrt(np.maximum(eigenvalues, 0.0)) * rng.normal(size=len(eigenvalues)))
+    return sample
 
 
-def _squares(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    squares: np.ndarray = np.square(one[:, None] - other).sum(2)
-    return squares
+def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    distances: np.ndarray = np.square(a[:, None] - b).sum(2)
+    return distances
 
 
-def _kernel(squares: np.ndarray, length: float) -> np.ndarray:
-    kernel: np.ndarray = np.exp(-0.5 * squares / length**2)
+def _kernel(squared_distances: np.ndarray, length: float) -> np.ndarray:
+    kernel: np.ndarray = np.exp(-0.5 * squared_distances / length**2)
     return kernel

@@ -1,9 +1,9 @@
-"""A sampler that proposes what a solver finds best, and learns what the solver's table does not know.
+"""Thompson sampling: each proposal is the solver's solution under one draw of the weights of sensitivities.
 
-The table predicts sensitivities one by one and before training; their sum misses how they add up. So each proposal is
-the solution under weights drawn from what the trials so far leave likely (Thompson, "On the Likelihood that One Unknown
-Probability Exceeds Another", Biometrika 25, 1933), of the kinds and, around those, of single knobs (see `surrogate`).
-How small and how fast a proposal is to be follows from the volume that it is expected to add to the front (see `aims`).
+The sensitivity table predicts decisions one by one and before training, and the sum of its entries misses how they
+interact. So weights of techniques, and of single decisions around those, are drawn from their posterior given the
+trials so far (Thompson, "On the Likelihood that One Unknown Probability Exceeds Another", Biometrika 25, 1933; see
+`surrogate`). Size and latency of a proposal follow from its expected contribution to the hypervolume (see `targets`).
 """
 
 from __future__ import annotations
@@ -26,100 +26,115 @@ from autocompress.space.space import KnobKey, Space, Value
 from autocompress.techniques.knobs import stored, stored_name
 
 EXPLORE = 0.2
-"""Share of proposals that cross two good trials and redraw some knobs, whatever the table says."""
+"""The share of proposals that are a crossover of two good trials with some knobs redrawn."""
 REDRAWN = 0.1
-"""Share of knobs that such a proposal redraws, and any other of those that the solver leaves as they are."""
+"""The share of knobs that a crossover redraws, and that other proposals redraw of the knobs that no solver decides."""
 SPREAD = 0.5
-"""Standard deviation of the logarithm of a knob's own weight, before anything is measured."""
+"""The standard deviation of the prior of the logarithm of a decision's weight."""
 SCALES = tuple(4.0**step for step in (-2, -1, 0, 1, 2))
-"""Weights of channels and of factors, relative to that of bits, between which the posterior decides."""
-MOST_TOLD = 400
-"""Trials that a proposal is learnt from."""
-FIRST = ((1.0, 1.0), (0.0625, 1.0), (0.25, 1.0), (0.0625, 0.4), (1.0, 0.4), (0.5, 1.0), (0.25, 0.4), (0.125, 1.0))
-"""Shares of the budget that the first solutions may use, and of the time of the plain solution of that size."""
+"""The grid of weights of the other techniques, relative to that of quantization, of the posterior."""
+MOST_TRIALS_READ = 400
+"""The largest number of trials that a proposal is learnt from."""
+FIRST_TARGETS = (
+    (1.0, 1.0), (0.0625, 1.0), (0.25, 1.0), (0.0625, 0.4), (1.0, 0.4), (0.5, 1.0), (0.25, 0.4), (0.125, 1.0))
+"""Size and latency fractions of the first solutions (see `targets`)."""
 
 
 class SolverSampler(optuna.samplers.BaseSampler):
-    """For studies of the space that `solver` solves, whose first value is the metric of `reference`. Seeded."""
+    """Optuna sampler by Thompson sampling, for a study whose first objective is the task's metric.
+
+    Args:
+        solver: solves the space of the study.
+        seed: seed of all draws.
+        reference: the task's metric and the original's value of it.
+    """
 
     def __init__(self, solver: Solver, seed: int, reference: Reference) -> None:
         self._solver, self._seed, self._rng = solver, seed, np.random.default_rng(seed)
         self._search_space = distributions(solver.space)
-        self._aims = SizeLatencyTargets(solver, reference)
+        self._targets = SizeLatencyTargets(solver, reference)
         self._sign = -1 if reference.metric.higher_is_better else 1
 
     def solutions(self) -> list[dict[KnobKey, Value]]:
-        """What to try first, the most telling before: the plain solution, smaller ones and faster ones, so that there
-        is a front from the start."""
-        return [self._aims.solution(room, speed)[1] for room, speed in FIRST]
+        """Return the first settings, the most informative before: the plain solution, and smaller and faster ones, so
+        that there is a front from the start."""
+        return [self._targets.solution(size_fraction, latency_fraction)[1]
+                for size_fraction, latency_fraction in FIRST_TARGETS]
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """All knobs: proposals are whole plans."""
+        """Return the distributions of all knobs, because a proposal is a whole setting."""
         return self._search_space
 
     def sample_relative(self, study: optuna.Study, trial: FrozenTrial,
                         search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
-        """The next proposal: a solution under drawn weights, or a crossing of good trials. What is drawn follows from
-        the seed, the trial's number and the trials before it, so that a search that was stopped goes on as it would
-        have."""
+        """Return the next proposal: a solution under drawn weights, or a crossover of good trials.
+
+        Draws follow from the seed, the trial's number and the trials before it, so that a resumed search proposes what
+        an uninterrupted one would have."""
         self._rng = np.random.default_rng([self._seed, trial.number])
-        done = [t for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        completed = [t for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
                 if t.params.keys() >= search_space.keys()]
-        done = telling(done, self._sign)
-        weights = self._of_techniques(done)
-        bounds = self._aims.draw(done, weights, self._rng)
-        if len(done) >= 2 and self._rng.random() < EXPLORE:
-            values = self._solver.fit(self._crossed(done), bounds)
+        completed = informative_trials(completed, self._sign)
+        weights = self._technique_weights(completed)
+        bounds = self._targets.draw(completed, weights, self._rng)
+        if len(completed) >= 2 and self._rng.random() < EXPLORE:
+            values = self._solver.fit(self._crossover(completed), bounds)
         else:
             drawn: dict[str | Decision, float] = dict(weights.items())
-            drawn |= dict(self._of_decisions(done, weights).items())
-            values = self._solver.propose(drawn, bounds, self._others())
+            drawn |= dict(self._decision_weights(completed, weights).items())
+            values = self._solver.propose(drawn, bounds, self._redrawn_knobs())
         by_name = stored(values)
         return {name: by_name[name] for name in search_space}
 
     def sample_independent(self, study: optuna.Study, trial: FrozenTrial, param_name: str,
                            param_distribution: BaseDistribution) -> Any:
-        """A knob that is not of the space: at random."""
+        """Draw a knob that is not of the space at random."""
         return optuna.samplers.RandomSampler(int(self._rng.integers(2**31))).sample_independent(
             study, trial, param_name, param_distribution)
 
-    def _of_decisions(self, done: Sequence[FrozenTrial], of_techniques: dict[str, float]) -> dict[Decision, float]:
-        """A weight for each decision too, drawn around one."""
-        decisions = self._aims.decisions
-        if len(done) >= LEAST_TRIALS:
-            sensitivities = np.array([self._aims.sensitivities(t) for t in done]) * self._aims.weights(of_techniques)
-            logs = draw_weights(sensitivities, log_lost(self._aims.qualities(done)), SPREAD, self._rng)
+    def _decision_weights(
+        self, completed: Sequence[FrozenTrial], technique_weights: dict[str, float]
+    ) -> dict[Decision, float]:
+        """Draw a weight for each decision, around 1, from the posterior."""
+        decisions = self._targets.decisions
+        if len(completed) >= LEAST_TRIALS:
+            sensitivities = np.array([self._targets.sensitivities(t) for t in completed])
+            sensitivities = sensitivities * self._targets.weights(technique_weights)
+            logs = draw_weights(sensitivities, log_lost(self._targets.qualities(completed)), SPREAD, self._rng)
         else:
             logs = self._rng.normal(0.0, SPREAD, len(decisions))
         return dict(zip(decisions, np.exp(logs).tolist(), strict=True))
 
-    def _others(self) -> dict[KnobKey, Value]:
-        """A few of the knobs that no table knows, drawn."""
+    def _redrawn_knobs(self) -> dict[KnobKey, Value]:
+        """Draw values of a few of the knobs that the solver does not decide."""
         solved = self._solver.space.solved_kinds
         return {knob.key: self._drawn(self._search_space[stored_name(knob.key)]) for knob in self._solver.space.knobs
                 if knob.kind not in solved and not knob.unit and self._rng.random() < REDRAWN}
 
-    def _of_techniques(self, done: Sequence[FrozenTrial]) -> dict[str, float]:
-        """A weight for each technique, drawn, relative to the one that sets widths: weights of `SCALES` are as likely
-        as the logarithm of the lost quality follows, in a line, from the logarithm of the sensitivity that they
-        predict."""
-        first, reference, *others = self._solver.techniques
-        drawn = np.array(list(itertools.product(SCALES, repeat=1 + len(others))))
-        likelihood = -0.5 * np.square(np.log(drawn) / np.log(4.0)).sum(1)  # prior: factors of four are one deviation
-        if len(done) >= LEAST_TRIALS:
-            names = self._solver.techniques
-            shares = np.array([self._aims.weights({other: float(other == name) for other in names}) for name in names])
-            sensitivities = np.array([self._aims.sensitivities(t) for t in done]) @ shares.T
-            lost = log_lost(self._aims.qualities(done))
-            for i, (of_first, *of_others) in enumerate(drawn):
-                sensitivity = np.log(sensitivities @ (of_first, 1.0, *of_others) + 1e-12)
-                likelihood[i] -= 0.5 * len(done) * np.log(_unexplained(sensitivity, lost) + 1e-3)
-        chances = np.exp(likelihood - likelihood.max())
-        of_first, *of_others = drawn[self._rng.choice(len(drawn), p=chances / chances.sum())].tolist()
-        return {first: of_first, reference: 1.0, **dict(zip(others, of_others, strict=True))}
+    def _technique_weights(self, completed: Sequence[FrozenTrial]) -> dict[str, float]:
+        """Draw a weight for each technique, relative to the one that sets widths, from the posterior on a grid.
 
-    def _crossed(self, done: Sequence[FrozenTrial]) -> dict[KnobKey, Value]:
-        best = sorted(done, key=lambda t: (self._sign * t.values[0], t.number))[:max(2, len(done) // 3)]
+        The likelihood of weights is that of a regression line of the logarithm of the lost quality on the logarithm of
+        the weighted sensitivity."""
+        first, reference, *others = self._solver.techniques
+        grid = np.array(list(itertools.product(SCALES, repeat=1 + len(others))))
+        likelihood = -0.5 * np.square(np.log(grid) / np.log(4.0)).sum(1)  # prior: factors of four are one deviation
+        if len(completed) >= LEAST_TRIALS:
+            names = self._solver.techniques
+            shares = np.array([self._targets.weights({other: float(other == name) for other in names})
+                               for name in names])
+            sensitivities = np.array([self._targets.sensitivities(t) for t in completed]) @ shares.T
+            log_losses = log_lost(self._targets.qualities(completed))
+            for i, (first_weight, *other_weights) in enumerate(grid):
+                sensitivity = np.log(sensitivities @ (first_weight, 1.0, *other_weights) + 1e-12)
+                likelihood[i] -= 0.5 * len(completed) * np.log(_unexplained(sensitivity, log_losses) + 1e-3)
+        probabilities = np.exp(likelihood - likelihood.max())
+        first_weight, *other_weights = grid[self._rng.choice(len(grid), p=probabilities / probabilities.sum())].tolist()
+        return {first: first_weight, reference: 1.0, **dict(zip(others, other_weights, strict=True))}
+
+    def _crossover(self, completed: Sequence[FrozenTrial]) -> dict[KnobKey, Value]:
+        """Return a uniform crossover of two of the best third of the trials, with some knobs redrawn."""
+        best = sorted(completed, key=lambda t: (self._sign * t.values[0], t.number))[:max(2, len(completed) // 3)]
         first, second = (setting(best[int(i)]) for i in self._rng.choice(len(best), 2, replace=False))
         values: dict[KnobKey, Value] = {}
         for knob in self._solver.space.knobs:
@@ -135,17 +150,23 @@ class SolverSampler(optuna.samplers.BaseSampler):
         return float(self._rng.uniform(distribution.low, distribution.high))
 
 
-def telling(done: list[FrozenTrial], sign: int = -1) -> list[FrozenTrial]:
-    """At most `MOST_TOLD` of the trials, in order: those of the least first value (times `sign`) and the latest. The
-    cost of a proposal must not grow with the study."""
-    if len(done) <= MOST_TOLD:
-        return done
-    best = sorted(done[:-MOST_TOLD // 2], key=lambda t: (sign * t.values[0], t.number))[:MOST_TOLD // 2]
-    return [*sorted(best, key=lambda t: t.number), *done[-MOST_TOLD // 2:]]
+def informative_trials(completed: list[FrozenTrial], sign: int = -1) -> list[FrozenTrial]:
+    """Return the best and the latest trials in order, at most `MOST_TRIALS_READ`: a proposal's cost must not grow with
+    the study.
+
+    Args:
+        completed: completed trials, in order.
+        sign: factor of the first value, of which less is better.
+    """
+    if len(completed) <= MOST_TRIALS_READ:
+        return completed
+    best = sorted(completed[:-MOST_TRIALS_READ // 2], key=lambda t: (sign * t.values[0], t.number))
+    best = best[:MOST_TRIALS_READ // 2]
+    return [*sorted(best, key=lambda t: t.number), *completed[-MOST_TRIALS_READ // 2:]]
 
 
 def _unexplained(x: np.ndarray, y: np.ndarray) -> float:
-    """Share of the variance of `y` that a rising line in `x` leaves; 1 where none rises."""
+    """Return the share of the variance of `y` that a rising line in `x` leaves unexplained; 1 where no line rises."""
     if x.std() < 1e-12 or y.std() < 1e-12:
         return 1.0
     correlation = float(np.corrcoef(x, y)[0, 1])
@@ -153,6 +174,6 @@ def _unexplained(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
-    """The knobs of a space as Optuna knows them."""
+    """Return the knobs of a space as Optuna's distributions, by stored name."""
     return {stored_name(knob.key): CategoricalDistribution(list(knob.choices)) if knob.choices
             else FloatDistribution(knob.low, knob.high) for knob in space.knobs}
