@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from autocompress.cli.main import run
@@ -164,5 +164,9 @@ def test_killed_and_resumed_it_ends_as_if_it_had_never_been(command: list[str], 
         assert table(study) == expected
         assert (study / "artifact" / "model.onnx").read_bytes() == (tmp_path / "whole/artifact/model.onnx").read_bytes()
         assert files(study) == files(tmp_path / "whole"), "no leftovers"
+        for path in sorted((tmp_path / "whole" / "weights").glob("*.safetensors")):
+            expected_weights, weights = load_file(path), load_file(study / "weights" / path.name)
+            assert weights.keys() == expected_weights.keys()
+            assert all(torch.equal(weights[name], tensor) for name, tensor in expected_weights.items()), path.name
         assert json.loads(own.out)["trials"] == trials
     print(f"{kills} kills, {studies} studies")
