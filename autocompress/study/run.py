@@ -9,6 +9,7 @@ from typing import Any
 
 from autocompress.core.cancellation import controlled
 from autocompress.core.warnings import Warned, collecting
+from autocompress.errors import InfeasibleError
 from autocompress.search.engine import Event
 from autocompress.search.storage_urls import check_storage
 from autocompress.study import stages
@@ -70,28 +71,30 @@ def _search(run: stages.Run) -> SearchResult:
     measured = stages.measure(run, loaded, traced)
     limit = stages.limits(run, measured)
     table = stages.predict(run, traced, measured, limit)
-    with run.stop.patiently():
-        searched = stages.try_candidates(run, loaded, traced, measured, limit, table)
-        if searched.failure is None:
+    infeasible: InfeasibleError | None = None
+    with run.stop.patiently():  # what is cut off in there ends in the report as well
+        infeasible = stages.try_candidates(run, loaded, traced, measured, limit, table)
+        if infeasible is None:
             stages.average(run, traced, measured)
             stages.ship(run, measured)
         if not run.stop():
             stages.explain(run, measured, table)
-    return _report(run, measured.result, searched, collector.found)
+    return _report(run, measured, infeasible, collector.found)
 
 
-def _report(run: stages.Run, result: SearchResult, searched: stages.Searched,
+def _report(run: stages.Run, measured: stages.Measured, infeasible: InfeasibleError | None,
             warnings: Sequence[Warned]) -> SearchResult:
     """Write the report. Interrupted where the search was stopped, InfeasibleError where nothing is feasible."""
+    result = measured.result
     if run.stop():
         result.refresh()  # it may have been read before what was cut off was stored
-    searched.trimmer.end(result.candidates)
+    measured.trimmer.end(result.candidates)
     result.conclude(run.timings, run.elapsed, warnings)
     if run.stop():
         raise run.stop.interrupted()
-    if searched.failure is not None:
-        searched.failure.study = result.folder
-        raise searched.failure
+    if infeasible is not None:
+        infeasible.study = result.folder
+        raise infeasible
     return result
 
 

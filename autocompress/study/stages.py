@@ -133,14 +133,15 @@ class Traced:
 @dataclass(frozen=True)
 class Measured:
     """What the original reaches in the task's metric, what may be done with latencies predicted from its own, and the
-    study that was opened."""
+    study that was opened. `trimmer` removes files that no candidate of the front needs; `reserve` is the seconds that
+    verifying and attribution take at the end."""
 
     reference: Reference
     projection: Projection
     store: StudyStore
     result: SearchResult
+    trimmer: Trimmer
     reserve: float
-    """Seconds that verifying and attribution take at the end."""
 
 
 def load(run: Run) -> Loaded:
@@ -210,7 +211,8 @@ def measure(run: Run, loaded: Loaded, traced: Traced) -> Measured:
     take_answers(loaded.prior, bench.store, request.settings.seed)
     # At the end the original runs on the test split, the file on both: a bound from what was just measured.
     reserve = 5 + run.timings["original"] * (0.5 + loaded.data.samples("test") / loaded.data.samples("validation"))
-    return Measured(reference, projection, store, result, reserve + ATTRIBUTION_SHARE * (limit or 0.0))
+    return Measured(reference, projection, store, result, Trimmer(bench.store, request.budget, reference),
+                    reserve + ATTRIBUTION_SHARE * (limit or 0.0))
 
 
 def _open_study(request: Request, loaded: Loaded) -> StudyStore:
@@ -264,27 +266,17 @@ def is_late(run: Run, limit: Settings) -> bool:
     return run.seconds_left(limit.reserve_seconds) <= 0
 
 
-@dataclass(frozen=True)
-class Searched:
-    """What the trials ended with: the files that are kept, and the error where nothing is feasible."""
-
-    trimmer: Trimmer
-    failure: InfeasibleError | None
-
-
 def try_candidates(run: Run, loaded: Loaded, traced: Traced, measured: Measured, limit: Settings,
-                   table: SensitivityTable | None) -> Searched:
-    """Run the trials; that nothing is feasible is raised only after the report was written."""
+                   table: SensitivityTable | None) -> InfeasibleError | None:
+    """Run the trials. Returns the error where nothing is feasible: it is raised once the report is written."""
     request, store, projection = run.request, measured.store, measured.projection
     solver = Solver(projection, table) if table else None
     store.use(make_sampler(request.sampler, request.settings.seed, solver, measured.reference, projection,
                            trials=len(store)))
-    trimmer = Trimmer(traced.bench.store, request.budget, measured.reference)
-
     def told(event: Event) -> None:
         run.notify(event)
         if event.kind == "result":
-            trimmer.look(engine.candidates)
+            measured.trimmer.look(engine.candidates)
 
     fit = None if solver is None or asks_solver(request.sampler) else solver.fit
     engine = Engine(store, projection, request.budget, measured.reference, limit, run.started, told, run.stop,
@@ -302,7 +294,7 @@ def try_candidates(run: Run, loaded: Loaded, traced: Traced, measured: Measured,
     if failure is None and not run.stop():
         for sentence in shortfalls(engine.candidates(), store.failures(), is_late(run, limit)):
             warn(log, Warned("search-fell-short", sentence))
-    return Searched(trimmer, failure)
+    return failure
 
 
 def average(run: Run, traced: Traced, measured: Measured) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import signal
 from pathlib import Path
 
 import msgspec
@@ -19,10 +20,11 @@ from torch.nn.utils import weight_norm
 
 import autocompress
 from autocompress.artifact.folder import read_manifest
-from autocompress.errors import AutocompressError, InfeasibleError, InputError
+from autocompress.errors import AutocompressError, InfeasibleError, InputError, Interrupted
 from autocompress.study import stages
 from autocompress.study.export_candidate import ship
 from autocompress.study.result import SearchResult
+from autocompress.study.signals import StoppedNow
 
 
 @pytest.fixture(scope="module")
@@ -194,3 +196,15 @@ def test_a_profile_fixes_widths_and_memory(trained: nn.Module, arrays: Arrays, t
 def test_an_argument_that_there_is_not_is_named(arrays: Arrays) -> None:
     with pytest.raises(InputError, match="search\\(\\) has no argument 'trails'; did you mean 'trials'"):
         autocompress.search(model=network(), data=arrays, trails=4)
+
+
+def test_trials_that_are_cut_off_end_in_the_report(trained: nn.Module, arrays: Arrays, tmp_path: Path,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut_off(run: stages.Run, *_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+        raise StoppedNow  # as a stop does where an evaluation does not end by itself
+
+    monkeypatch.setattr(stages, "try_candidates", cut_off)
+    with pytest.raises(Interrupted, match="everything is kept"):
+        autocompress.search(model=trained, data=arrays, budget="9kB", trials=2, out=tmp_path / "s")
+    assert (tmp_path / "s" / "report" / "pareto.html").is_file()

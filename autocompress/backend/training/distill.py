@@ -88,10 +88,10 @@ class Recipe:
     """Epochs without a lower loss after which a training comes to an early end, see `Schedule`; 0: never. One that a
     clock ends is left to it."""
     attention_weight: float = 0.0
-    """Weight of the distance of attention maps from the original's (see `features`), added to the loss. Above 0 the
+    """Weight of the distance of attention maps from the original's (see `feature_distillation`), added to the loss. Above 0 the
     original runs beside the student at every step, for its kept answers hold no features."""
     feature_weight: float = 0.0
-    """Weight of the distance of projected feature maps from the original's (see `features.Projections`), added to the
+    """Weight of the distance of projected feature maps from the original's (see `feature_distillation.Projections`), added to the
     loss. Both maps are of one pass of the original."""
     block_steps: int = 0
     """Optimiser steps for each unit of the network before the distillation, on calibration inputs alone (see
