@@ -41,8 +41,8 @@ class InfeasibleError(AutocompressError):
     """No plan meets the constraints."""
 
     exit_code = 3
+    # Folder of the study that was searched, if it came to a search.
     study: Path | None = None
-    """Folder of the study that was searched, if it came to a search."""
 
 
 class EnvironmentFault(AutocompressError):
@@ -59,8 +59,8 @@ class Interrupted(AutocompressError):
     """A signal stopped the run (Ctrl-C is one); what was done is stored."""
 
     exit_code = 130
+    # Folder of the study that was stopped.
     study: Path | None = None
-    """Folder of the study that was stopped."""
 
 
 class TrialError(Exception):

@@ -351,8 +351,8 @@ def _rescaled(moments: Moments, factor: Tensor) -> tuple[Moments, Moments]:
     return moments.rescaled(factor), moments
 
 
+# The techniques that change the structure or remove weights, in their order; quantisation follows recovery.
 _STRUCTURE: dict[str, Callable[[Compressor, Compressed, list[Step], bool], list[Receipt]]] = {
     DROP.name: Compressor._drop, PRUNE.name: Compressor._prune, DECOMPOSE.name: Compressor._decompose,
     SPARSIFY.name: Compressor._sparsify,
 }
-"""The techniques that change the structure or remove weights, in their order; quantisation follows recovery."""

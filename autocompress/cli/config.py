@@ -10,11 +10,11 @@ from autocompress.errors import InputError
 from autocompress.study.setting_kinds import Kind, nearest
 from autocompress.study.settings import SETTINGS, flag_name
 
+# Names of settings by the key of a config file, which is that of the flag with underscores.
 KEYS = {flag_name(name).replace("-", "_"): name for name, setting in SETTINGS.items() if setting.in_config}
-"""Names of settings by the key of a config file, which is that of the flag with underscores."""
+# What decides about one run, or about trust, is not for a file to say.
 COMMAND_LINE_ONLY = {*(each for name, setting in SETTINGS.items() if not setting.in_config
                        for each in (name, flag_name(name).replace("-", "_"))), "config", "json", "quiet", "debug"}
-"""What decides about one run, or about trust, is not for a file to say."""
 
 
 def read_config(file: Path) -> dict[str, Any]:

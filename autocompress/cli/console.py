@@ -100,8 +100,8 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+# Standard output while `clean_stdout` keeps it clean.
 _kept: list[int] = []
-"""Standard output while `clean_stdout` keeps it clean."""
 
 
 def print_last(text: str) -> None:

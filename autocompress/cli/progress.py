@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from autocompress.search.engine import Event
 
 
+# Where lines are written, one says how far it is when none was written for so long.
 QUIET_SECONDS = 15.0
-"""Where lines are written, one says how far it is when none was written for so long."""
 
 
 class Progress(Protocol):
@@ -60,8 +60,8 @@ class State:
         self.phase, self.done, self.total, self.feasible = "starting", 0, 0, 0
         self.best: Candidate | None = None
         self.running: list[str] = []
+        # What is under way within the phase, and how far it is.
         self.step = ""
-        """What is under way within the phase, and how far it is."""
         self._deadline: float | None = None
         self._began = time.monotonic()
         self._before: int | None = None

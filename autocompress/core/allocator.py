@@ -11,12 +11,12 @@ import os
 from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+# Free memory at the end of the heap above which some is given back.
 KEPT_BYTES = 2**30
-"""Free memory at the end of the heap above which some is given back."""
+# Blocks from this size on are mapped by themselves all the same.
 MAPPED_BYTES = 2**28
-"""Blocks from this size on are mapped by themselves all the same."""
+# Resident memory up to which nothing is given back: networks with small inputs stay below, and pay no page faults.
 HELD_BYTES = 2**30
-"""Resident memory up to which nothing is given back: networks with small inputs stay below, and pay no page faults."""
 
 
 def reuse_memory() -> bool:

@@ -45,17 +45,17 @@ class Attribution(msgspec.Struct, frozen=True, kw_only=True):
 
     trial: int
     plan_fingerprint: str
+    # Estimated metrics of the original.
     original: Metrics
-    """Estimated metrics of the original."""
+    # Estimated metrics of the plan.
     estimated: Metrics
-    """Estimated metrics of the plan."""
+    # Measured metrics of the plan's file before training, which `TechniqueShare.measured` is compared with.
     calibrated: Metrics
-    """Measured metrics of the plan's file before training, which `TechniqueShare.measured` is compared with."""
+    # The techniques in the order of application.
     techniques: tuple[TechniqueShare, ...]
-    """The techniques in the order of application."""
     steps: tuple[StepShare, ...]
+    # Whether every measurement was made; False where time ran out or the user stopped.
     finished: bool = True
-    """Whether every measurement was made; False where time ran out or the user stopped."""
 
     def without(self, share: TechniqueShare, metric: str) -> tuple[float, float] | None:
         """Return a metric without the technique and with it, both estimated, or both measured where not estimated."""

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from math import prod
 
+# The bytes of inputs in one batch of a pass without gradients.
 FORWARD_BYTES = 12 * 2**20
-"""The bytes of inputs in one batch of a pass without gradients."""
+# The bytes of inputs in a batch whose backward pass keeps inputs and gradients of every layer.
 GRADIENT_BYTES = 2**21
-"""The bytes of inputs in a batch whose backward pass keeps inputs and gradients of every layer."""
+# The bytes of inputs in a batch of a pass that outputs or measures every activation of the network.
 EVERY_TENSOR_BYTES = 4 * 2**20
-"""The bytes of inputs in a batch of a pass that outputs or measures every activation of the network."""
+# The bytes of inputs in the batch of an optimiser step.
 TRAINING_BYTES = 6 * 2**20
-"""The bytes of inputs in the batch of an optimiser step."""
+# The bytes of all calibration inputs: a large picture has as many positions as many small ones.
 CALIBRATION_BYTES = 64 * 2**20
-"""The bytes of all calibration inputs: a large picture has as many positions as many small ones."""
+# The bytes of the inputs from which activation ranges are chosen.
 RANGE_BYTES = 32 * 2**20
-"""The bytes of the inputs from which activation ranges are chosen."""
 LEAST_CALIBRATION = 64
 
 

@@ -8,8 +8,8 @@ from autocompress.core.evaluation import Metrics, latency_on
 from autocompress.core.metric import Metric, Reference
 from autocompress.quantities import format_bytes, format_count, format_milliseconds, format_percent
 
+# By how much a bound may be missed, as rounding makes it.
 ROUNDING = 1e-12
-"""By how much a bound may be missed, as rounding makes it."""
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):

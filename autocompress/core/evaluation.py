@@ -16,8 +16,8 @@ from autocompress.core.plan import Plan, Receipt
 # percentile as a share of the median.
 LATENCY, LATENCY_WALL, LATENCY_SPREAD = "latency_ms", "latency_wall_ms", "latency_spread"
 
+# Rungs of the fidelity ladder.
 CALIBRATED, SHORT, LONG, AVERAGED = range(4)
-"""Rungs of the fidelity ladder."""
 RUNG_NAMES = ("calibrated", "distilled briefly", "distilled", "averaged")
 
 Source = Literal["estimated", "measured"]
@@ -46,10 +46,10 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     sources: dict[str, Source]
     receipts: tuple[Receipt, ...] = ()
     timings: dict[str, float] = {}
+    # SHA-256 of the file that was run.
     file: str = ""
-    """SHA-256 of the file that was run."""
+    # The hash of the file of trained weights that was scored; empty where there is none, and in older studies.
     weights: str = ""
-    """The hash of the file of trained weights that was scored; empty where there is none, and in older studies."""
 
     @property
     def seconds(self) -> float:
@@ -64,16 +64,16 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     status: Status
     plan: Plan | None = None
     evaluations: tuple[Evaluation, ...] = ()
+    # Why it failed, is infeasible or was not evaluated.
     reason: str = ""
-    """Why it failed, is infeasible or was not evaluated."""
+    # Who proposed it: the sampler's name, or `uniform` for the baseline plans.
     origin: str = "sampler"
-    """Who proposed it: the sampler's name, or `uniform` for the baseline plans."""
     duplicate_of: int | None = None
+    # The original's metric that it was compared with; not stored.
     reference: Reference | msgspec.UnsetType = msgspec.UNSET
-    """The original's metric that it was compared with; not stored."""
+    # The largest drop against the reference that the budget allows: evaluations that lost more count only where all
+    # did. Not stored.
     most_drop: float | msgspec.UnsetType = msgspec.UNSET
-    """The largest drop against the reference that the budget allows: evaluations that lost more count only where all
-    did. Not stored."""
 
     @property
     def unjudged(self) -> Candidate:

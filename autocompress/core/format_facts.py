@@ -16,8 +16,8 @@ from autocompress.core.plan import Step
 class FormatFacts(Protocol):
     """The half of a file format that is arithmetic."""
 
+    # Name by which a profile or the command line asks for the format.
     name: str
-    """Name by which a profile or the command line asks for the format."""
 
     def legal(self, step: Step, layer: Layer) -> str:
         """Say why the format cannot hold what `step` makes of `layer`; an empty text where it can.

@@ -15,10 +15,10 @@ from autocompress.core.evaluation import Candidate
 from autocompress.core.front import objectives
 from autocompress.core.metric import Metric
 
+# The number of random points by which volumes are compared.
 POINTS = 4096
-"""The number of random points by which volumes are compared."""
+# The share of an objective's range by which the box exceeds its worst value, so that the worst also contributes.
 REFERENCE_MARGIN = 0.2
-"""The share of an objective's range by which the box exceeds its worst value, so that the worst also contributes."""
 
 
 def hypervolume_contribution(

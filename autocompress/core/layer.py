@@ -35,31 +35,31 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
     groups: int = 1
     kernel: tuple[int, ...] = ()
     stride: tuple[int, ...] = ()
+    # Whether it is a transposed convolution: its weight is applied at input positions.
     transposed: bool = False
-    """Whether it is a transposed convolution: its weight is applied at input positions."""
     in_shape: tuple[int, ...] = ()
     out_shape: tuple[int, ...] = ()
+    # How many windows, frames or steps of one sample are folded into the axis of the samples; it does each.
     frames: int = 1
-    """How many windows, frames or steps of one sample are folded into the axis of the samples; it does each."""
+    # Whether the first axis of what it reads is proved to be the samples, the frames of each in a row.
     samples_first: bool = True
-    """Whether the first axis of what it reads is proved to be the samples, the frames of each in a row."""
     bias: bool = False
     params: int = 0
+    # Identities of the tensor that it reads and of the one it writes, behind a norm that folds into it and a following
+    # Relu or Clip; the network's output is nothing. Layers that share a tensor share its quantiser.
     reads: str = ""
     writes: str = ""
-    """Identities of the tensor that it reads and of the one it writes, behind a norm that folds into it and a
-    following Relu or Clip; the network's output is nothing. Layers that share a tensor share its quantiser."""
+    # For a norm layer: the convolution whose weights absorb it in the exported file, or nothing.
     folds_into: str = ""
-    """For a norm layer: the convolution whose weights absorb it in the exported file, or nothing."""
+    # Why no technique can touch this layer; empty when one can.
     not_compressible_reason: str = msgspec.field(default="", name="locked")
-    """Why no technique can touch this layer; empty when one can."""
+    # Why none of its output channels can be cut; empty when some can, or when it cannot be compressed anyway.
     not_prunable_reason: str = msgspec.field(default="", name="uncut")
-    """Why none of its output channels can be cut; empty when some can, or when it is locked anyway."""
+    # The layer, or the norm behind one, whose output channels can be rescaled against the input channels of this one,
+    # with no change of what the network computes; empty when there is none.
     scales_with: str = ""
-    """The layer, or the norm behind one, whose output channels can be rescaled against the input channels of this one,
-    with no change of what the network computes; empty when there is none."""
+    # Why no such layer is named in `scales_with`; empty when one is, or when it cannot be compressed anyway.
     not_rescalable_reason: str = msgspec.field(default="", name="unscaled")
-    """Why there is none; empty when there is one, or when it is locked anyway."""
 
     @property
     def compressible(self) -> bool:
@@ -107,8 +107,8 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     channels: int
     members: tuple[Member, ...]
     blocks: int = 1
+    # Whether a channel of the group is an attention head: then any whole number of them is legal.
     heads: bool = False
-    """Whether a channel of the group is an attention head: then any whole number of them is legal."""
 
     @property
     def unit(self) -> int:
@@ -137,9 +137,9 @@ class Activation(msgspec.Struct, frozen=True):
     readers: tuple[str, ...] = ()
 
 
+# Kinds of products that devices run at different rates: a depthwise convolution has as many groups as inputs, a linear
+# layer multiplies a matrix by one vector, a matmul by several.
 Arithmetic = Literal["conv", "pointwise", "grouped", "depthwise", "linear", "matmul", "none"]
-"""Kinds of products that devices run at different rates: a depthwise convolution has as many groups as inputs, a linear
-layer multiplies a matrix by one vector, a matmul by several."""
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,8 +165,8 @@ class LayerTable(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     blocks: tuple[Block, ...] = ()
     activations: tuple[Activation, ...] = ()
     operations: tuple[Operation, ...] = ()
+    # Bytes of the exported file that hold no layer parameter: graph, names, constants.
     skeleton_bytes: int = 0
-    """Bytes of the exported file that hold no layer parameter: graph, names, constants."""
 
     @cached_property
     def by_name(self) -> dict[str, Layer]:
@@ -196,22 +196,22 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     kernel: tuple[int, ...] = ()
     positions: int = 1
     in_positions: int = 1
+    # Of a transposed convolution, those of its output; else 0.
     out_positions: int = 0
-    """Of a transposed convolution, those of its output; else 0."""
     transposed: bool = False
+    # Whether the exported file stores a bias (after folding the norm that follows).
     bias: bool = True
-    """Whether the exported file stores a bias (after folding the norm that follows)."""
     reads: str = ""
     writes: str = ""
     weight_bits: int = 32
     activation_bits: int = 32
     grid: str = "linear"
+    # Weights of a row that share a scale; 0 where the whole row does.
     quant_group_size: int = 0
-    """Weights of a row that share a scale; 0 where the whole row does."""
+    # Which weights are zero: `unstructured`, n:m, or nothing.
     pattern: str = ""
-    """Which weights are zero: `unstructured`, n:m, or nothing."""
+    # Weights that are not zero, where there is a pattern.
     kept: int = 0
-    """Weights that are not zero, where there is a pattern."""
 
     @property
     def float_activations(self) -> bool:

@@ -8,17 +8,17 @@ import msgspec
 
 from autocompress.quantities import format_percent
 
+# Values by name, the unit in the name: that of the task's metric, its standard error as `{name}_error` and its finer
+# metric (of classification `accuracy`, 0 to 1, `accuracy_error` and `cross_entropy` in nats); size_bytes, latency_ms,
+# macs, params, peak_memory_bytes; of several devices the latency on each further one as `latency_ms@ID`; where latency
+# is measured, latency_wall_ms and latency_spread.
 Metrics = dict[str, float]
-"""Values by name, the unit in the name: that of the task's metric, its standard error as `{name}_error` and its finer
-metric (of classification `accuracy`, 0 to 1, `accuracy_error` and `cross_entropy` in nats); size_bytes, latency_ms,
-macs, params, peak_memory_bytes; of several devices the latency on each further one as `latency_ms@ID`; where latency is
-measured, latency_wall_ms and latency_spread."""
 
+# The metric that tells candidates of equal quality apart where a task names no finer one: how far the outputs of a file
+# are from the original's, as the task measures it (`Likelihood.divergence`).
 DIVERGENCE = "divergence"
-"""The metric that tells candidates of equal quality apart where a task names no finer one: how far the outputs of a
-file are from the original's, as the task measures it (`Likelihood.divergence`)."""
+# How many times the original's value one unit of quality is, where lower values are better (see `Reference.scale`).
 ERROR_SHARE = 5.0
-"""How many times the original's value one unit of quality is, where lower values are better (see `Reference.scale`)."""
 
 
 class Metric(msgspec.Struct, frozen=True):

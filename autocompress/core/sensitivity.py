@@ -11,12 +11,12 @@ import msgspec
 from autocompress.core.plan import Scalar, Step
 from autocompress.errors import InputError
 
+# The technique and the site of a step.
 Decision = tuple[str, str]
-"""The technique and the site of a step."""
+# An option of one site, such as `(24,)` channels kept or `("svd", 0.4)`. Its last number says how much is left.
 Option = tuple[Scalar, ...]
-"""An option of one site, such as `(24,)` channels kept or `("svd", 0.4)`. Its last number says how much is left."""
+# Techniques by the fields that earlier releases kept their options in.
 FORMER = {"prune": "prune", "bits": "quantize", "share": "decompose"}
-"""Techniques by the fields that earlier releases kept their options in."""
 
 
 class SensitivityTable(msgspec.Struct, frozen=True):

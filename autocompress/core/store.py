@@ -22,12 +22,12 @@ from autocompress.core.files import remove_leftovers, write_whole
 from autocompress.core.plan import Plan
 from autocompress.errors import StorageError
 
+# The kinds: weights of trained candidates, those of an earlier study (only read), evaluated files, the teacher's
+# answers, statistics of the original.
 WEIGHTS, EARLIER, FILES, TEACHER, STATISTICS = "weights", "earlier", "files", "teacher", "statistics"
-"""The kinds: weights of trained candidates, those of an earlier study (only read), evaluated files, the teacher's
-answers, statistics of the original."""
 KINDS = (WEIGHTS, EARLIER, FILES, TEACHER, STATISTICS)
+# The entry in the header of a file of weights that holds, as JSON, the plan and the channels kept.
 STRUCTURE = "structure."
-"""The entry in the header of a file of weights that holds, as JSON, the plan and the channels kept."""
 _NAME = re.compile(r"\w[\w.-]*")
 
 

@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 __all__ = ["INPUT", "OUTPUT", "Arrays", "Format", "IntegerWeight", "Mask", "Reading", "Runtime", "TrialError",
            "WritableNetwork", "Written"]
 
+# Names of the input and the output of a network that has one of each.
 INPUT, OUTPUT = "input", "output"
-"""Names of the input and the output of a network that has one of each."""
 
+# Arrays by the name of the input or output, each with the samples as its first axis.
 Arrays = Mapping[str, np.ndarray]
-"""Arrays by the name of the input or output, each with the samples as its first axis."""
 
 
 class IntegerWeight(Protocol):
@@ -87,22 +87,22 @@ class WritableNetwork:
     field names are stored in float32.
     """
 
+    # The network with its norms folded; quantised weights have the values of `integers`, dequantised.
     model: nn.Module
-    """The network with its norms folded; quantised weights have the values of `integers`, dequantised."""
+    # Executed layers by layer of the original, in order of execution; nothing where a block is dropped.
     parts: Mapping[str, tuple[Part, ...]]
-    """Executed layers by layer of the original, in order of execution; nothing where a block is dropped."""
+    # Weights to store as integers.
     integers: Mapping[str, IntegerWeight] = field(default_factory=dict)
-    """Weights to store as integers."""
+    # Modules whose weights are stored as float16.
     halves: Collection[str] = ()
-    """Modules whose weights are stored as float16."""
+    # Width, 8 or 16, of the input and output of modules that compute in integers; each is among `integers`.
     activation_bits: Mapping[str, int] = field(default_factory=dict)
-    """Width, 8 or 16, of the input and output of modules that compute in integers; each is among `integers`."""
+    # Masks of sparse weights.
     masks: Mapping[str, Mask] = field(default_factory=dict)
-    """Masks of sparse weights."""
+    # Normalised inputs from which ranges of activations are taken.
     calibration: Arrays = field(default_factory=dict)
-    """Normalised inputs from which ranges of activations are taken."""
+    # How a range is chosen: minmax, percentile, entropy or mse.
     range_method: str = "minmax"
-    """How a range is chosen: minmax, percentile, entropy or mse."""
 
     @property
     def in_float(self) -> WritableNetwork:
@@ -158,16 +158,16 @@ class Runtime(Protocol):
 class Format(FormatFacts, Protocol):
     """One file format with its writer, its size model and its runtime."""
 
+    # Name for profiles and the command line, such as `onnx`.
     name: str
-    """Name for profiles and the command line, such as `onnx`."""
+    # Ending of the file's name, such as `.onnx`.
     suffix: str
-    """Ending of the file's name, such as `.onnx`."""
+    # The runtime in words, such as `ONNX Runtime`.
     runtime: str
-    """The runtime in words, such as `ONNX Runtime`."""
+    # What users call to get a file of this format without autocompress, such as `torch.onnx.export`.
     converter: str = ""
-    """What users call to get a file of this format without autocompress, such as `torch.onnx.export`."""
+    # Distributions whose versions the manifest keeps.
     packages: tuple[str, ...] = ()
-    """Distributions whose versions the manifest keeps."""
 
     def prepare(self, network: nn.Module, example: Tensor | Mapping[str, Tensor]) -> Any:
         """Do once for a network what all files of its compressed versions share, such as exporting its graph.

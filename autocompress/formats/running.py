@@ -10,8 +10,8 @@ from autocompress.core.batch_sizes import rows_at_once
 from autocompress.errors import TrialError
 from autocompress.formats.base import Arrays, Runtime
 
+# Samples of one run at most, where inputs are small.
 MOST_ROWS = 256
-"""Samples of one run at most, where inputs are small."""
 
 
 def answered(runtime: Runtime, batches: Iterable[Arrays]) -> dict[str, np.ndarray]:

@@ -14,12 +14,12 @@ from autocompress.hardware.fields import meant
 if TYPE_CHECKING:
     from autocompress.core.format_facts import FormatFacts
 
+# Module by name; its `FORMAT` is the format.
 FORMATS = {"onnx": "autocompress.formats.onnx.format"}
-"""Module by name; its `FORMAT` is the format."""
+# Name of a shipped file before its format's suffix.
 MODEL = "model"
-"""Name of a shipped file before its format's suffix."""
+# Files that shipped formats write.
 SHIPPED = (f"{MODEL}.onnx",)
-"""Files that shipped formats write."""
 
 
 def format_named(name: str) -> Any:

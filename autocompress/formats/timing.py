@@ -18,10 +18,10 @@ from autocompress.formats.base import Arrays, Runtime
 
 WARM_UP = 3
 LEAST_ROUNDS = 5
+# Least CPU time of one reading: a file that is faster is run several times for it.
 SLICE_SECONDS = 0.002
-"""Least CPU time of one reading: a file that is faster is run several times for it."""
+# Least steps of a coarse clock that one reading takes.
 CLOCK_STEPS = 20
-"""Least steps of a coarse clock that one reading takes."""
 CLOCK = "CPU time of the one thread, medians of readings taken in turn"
 
 

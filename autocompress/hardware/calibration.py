@@ -10,8 +10,8 @@ import msgspec
 from autocompress.hardware.profile import HardwareProfile, KindRates
 
 BISECTIONS = 40
+# Factors between which the rates of integers are looked for.
 LEAST, MOST = 1e-3, 1e3
-"""Factors between which the rates of integers are looked for."""
 
 
 def calibrated(profile: HardwareProfile, float_ms: float, original_ms: Callable[[HardwareProfile], float],

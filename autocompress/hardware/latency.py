@@ -16,8 +16,8 @@ from autocompress.core.layer import Arithmetic, Part
 from autocompress.errors import AutocompressError
 from autocompress.hardware.profile import HardwareProfile, KindRates
 
+# Bytes of a value by the type of arithmetic.
 WIDTH = {"int8": 1, "fp16": 2, "float": 4}
-"""Bytes of a value by the type of arithmetic."""
 
 
 class Executed(msgspec.Struct, frozen=True):

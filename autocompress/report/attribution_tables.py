@@ -12,8 +12,8 @@ from autocompress.report.view import StudyView
 from autocompress.techniques.apply import Techniques
 from autocompress.techniques.table import TECHNIQUES
 
+# Steps of each kind in the table: those that save most, and those of the largest predicted sensitivity.
 SHOWN = 8
-"""Steps of each kind in the table: those that save most, and those of the largest predicted sensitivity."""
 METRICS = {"size_bytes": "size", "macs": "MACs", "latency_ms": "latency", "peak_memory_bytes": "memory"}
 STEP_HEADS = ("step", "site", "does", "size saved", "predicted sensitivity")
 HINT = ("Savings are what the plan would lose without the technique, or without the step, all else as it is: they "

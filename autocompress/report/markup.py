@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
+# What it holds, and its class in the page's style or nothing.
 Cell = tuple[str, str]
-"""What it holds, and its class in the page's style or nothing."""
 
 
 def text_table(heads: list[str], rows: list[tuple[list[Cell], str]], numeric: int) -> str:

@@ -31,8 +31,8 @@ from autocompress.report.style import (
 from autocompress.report.text import STATUSES, finite, format_metric, format_rung, title_of
 from autocompress.report.view import StudyView
 
+# Costs against which the metric is drawn, with the title and the number format of the axis.
 AXES = {"size_bytes": ("Size, bytes", "~s"), LATENCY: ("Latency, ms", "~g"), "macs": ("MACs", "~s")}
-"""Costs against which the metric is drawn, with the title and the number format of the axis."""
 _LANES = 3
 
 

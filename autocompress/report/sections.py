@@ -34,8 +34,8 @@ _SHAPES = {
     "failed": '<path d="M2 2l8 8M10 2l-8 8" stroke="{c}" stroke-width="1.8"/>',
     "running": '<path d="M2 1h8L2 11h8z" fill="{c}"/>',
 }
+# Units of quality (`Reference.scale`) that the best may lose before the page marks it.
 WORSE = 0.01
-"""Units of quality (`Reference.scale`) that the best may lose before the page marks it."""
 _LESS = {"size_bytes": ("smaller", "larger"), "latency_ms": ("faster", "slower"), "macs": ("fewer", "more")}
 
 

@@ -15,9 +15,9 @@ from autocompress.techniques.apply import Techniques
 from autocompress.techniques.base import plural
 from autocompress.techniques.table import TECHNIQUES
 
+# Headings of the metrics that every task has.
 TITLES = {"size_bytes": "Size", "latency_ms": "Latency", "macs": "MACs", "params": "Parameters",
           "peak_memory_bytes": "Peak memory"}
-"""Headings of the metrics that every task has."""
 STATUSES = {
     "complete": "complete", "infeasible": "infeasible",
     "duplicate": "duplicate", "failed": "failed", "running": "running",

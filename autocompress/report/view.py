@@ -17,8 +17,8 @@ from autocompress.core.warnings import Warned
 from autocompress.techniques.apply import Techniques
 from autocompress.techniques.table import TECHNIQUES
 
+# The largest number of trials that figures describe in full: thousands would be most of the page.
 MOST_IN_DETAIL = 300
-"""The largest number of trials that figures describe in full: thousands would be most of the page."""
 
 
 class StudyView(msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -27,39 +27,39 @@ class StudyView(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     name: str
     profile: str
     budget: Budget
+    # The task's metric.
     metric: Metric
-    """The task's metric."""
     seed: int
     space: str
+    # The original's metrics on the validation data.
     baseline: Metrics
-    """The original's metrics on the validation data."""
+    # For each metric, `measured` or `estimated`.
     sources: dict[str, str]
-    """For each metric, `measured` or `estimated`."""
     candidates: tuple[Candidate, ...]
+    # Trial numbers.
     front: tuple[int, ...]
-    """Trial numbers."""
     best: int | None
     layers: LayerTable
+    # The parts of the best plan; empty when there is none.
     parts: tuple[Part, ...]
-    """The parts of the best plan; empty when there is none."""
+    # Layers that no technique touches, with the reason.
     untouched: dict[str, str]
-    """Layers that no technique touches, with the reason."""
+    # The exported file: path, size_bytes, the task's metric, latency_ms, each of the original's as `baseline_…`,
+    # speedup (`formats.timing.speedup`), verified. The metric is of the test data. A key that is absent or None was not
+    # measured.
     artifact: dict[str, Any] | None
-    """The exported file: path, size_bytes, the task's metric, latency_ms, each of the original's as `baseline_…`,
-    speedup (`formats.timing.speedup`), verified. The metric is of the test data. A key that is absent or None was
-    not measured."""
+    # Seconds by phase.
     timings: dict[str, float]
-    """Seconds by phase."""
+    # Ids of the profiles where there are several, the primary first.
     targets: tuple[str, ...] = ()
-    """Ids of the profiles where there are several, the primary first."""
+    # What the techniques of the best plan bought and cost; None when nobody looked into that.
     attribution: Attribution | None = None
-    """What the techniques of the best plan bought and cost; None when nobody looked into that."""
+    # Predicted sensitivities in nats, by trial.
     sensitivities: dict[int, float] = {}
-    """Predicted sensitivities in nats, by trial."""
+    # Warnings of the run and of the exported file.
     warnings: tuple[Warned, ...] = ()
-    """Warnings of the run and of the exported file."""
+    # The available techniques, which describe their steps.
     techniques: Techniques = msgspec.field(default_factory=lambda: TECHNIQUES)
-    """The available techniques, which describe their steps."""
 
     @property
     def shipped(self) -> dict[str, Any] | None:

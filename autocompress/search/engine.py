@@ -49,19 +49,19 @@ log = logging.getLogger(__name__)
 
 FAILURES_BEFORE_JUDGING = 5
 MAX_FAILURE_SHARE = 0.5
+# Of the time limit, that measuring a trained candidate may take beyond it.
 GRACE_SHARE = 0.05
-"""Of the time limit, that measuring a trained candidate may take beyond it."""
+# Proposals in a row that repeat known plans, after which the space counts as used up.
 MAX_REPEATS = 20
-"""Proposals in a row that repeat known plans, after which the space counts as used up."""
+# What an evaluation may take beyond the time limit before it is taken to hang: seconds, and the share of that limit;
+# and seconds where nothing was evaluated before.
 LEAST_HANG, HANG_SHARE, FIRST_HANG = 20.0, 0.1, 60.0
-"""What an evaluation may take beyond the time limit before it is taken to hang: seconds, and the share of that limit;
-and seconds where nothing was evaluated before."""
+# Processes whose cores one long training takes together. Two candidates on a core each came out below one on both
+# (`benchmarks/fashion.md`); that it holds up to four is assumed.
 MOST_THREADS = 4
-"""Processes whose cores one long training takes together. Two candidates on a core each came out below one on both
-(`benchmarks/fashion.md`); that it holds up to four is assumed."""
 
+# How often an evaluation whose worker was lost is asked for again.
 MOST_LOSSES = 2
-"""How often an evaluation whose worker was lost is asked for again."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,8 +71,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     trials: int = 32
     seconds: float | None = None
     reserve_seconds: float = 0.0
+    # Longest that one evaluation may take.
     trial_seconds: float | None = None
-    """Longest that one evaluation may take."""
     schedule: efforts.Schedule = efforts.Schedule()
 
 
@@ -105,8 +105,8 @@ class Engine:
         self._on_event, self._should_stop = on_event, should_stop
         self._distributions = distributions(projection.space)
         self._began = time.perf_counter()
+        # When the last calibration ended.
         self._calibrated = self._began
-        """When the last calibration ended."""
         self.overhead_seconds = 0.0
         self._always = 0
         self._ledger: Ledger | None = None
@@ -114,8 +114,8 @@ class Engine:
         self._twins: dict[str, list[tuple[optuna.Trial, Candidate]]] = {}
         self._lost: list[Assignment] = []
         self._count = self._repeats = 0
+        # Trainings that came to their end, and that failed.
         self._trained = self._untrained = 0
-        """Trainings that came to their end, and that failed."""
         self._rungs = {CALIBRATED: Rung("calibrating candidates", settings.trials),
                        **{rung: Rung(f"candidates {RUNG_NAMES[rung]}") for rung in (SHORT, LONG)}}
         self._shown: Rung | None = None

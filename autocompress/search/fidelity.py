@@ -17,15 +17,15 @@ from autocompress.core.metric import Reference
 from autocompress.search.samplers.thompson_sampler import SolverSampler
 
 SOLVER = SolverSampler.__name__
+# Share of the promotions that uniform baselines get, if there are that many: blind draws rarely train better.
 UNIFORM_SHARE = 0.8
-"""Share of the promotions that uniform baselines get, if there are that many: blind draws rarely train better."""
+# The same where a solver proposed the others.
 SOLVED_SHARE = 0.2
-"""The same where a solver proposed the others."""
+# Units of quality (`Reference.scale`) against the best: what has lost more is not trained for what it adds to the
+# front.
 MOST_LOST = 0.2
-"""Units of quality (`Reference.scale`) against the best: what has lost more is not trained for what it adds to the
-front."""
+# Units of quality: values nearer than this are told apart by chance on a few thousand samples.
 EQUAL = 0.005
-"""Units of quality: values nearer than this are told apart by chance on a few thousand samples."""
 
 
 def promotable(candidates: Sequence[Candidate], budget: Budget) -> list[Candidate]:

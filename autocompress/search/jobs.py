@@ -18,11 +18,11 @@ class Assignment:
     plan: Plan
     rung: int
     seconds: float | None = None
+    # Where several processes evaluate, how many of their cores it takes.
     threads: int = 1
-    """Where several processes evaluate, how many of their cores it takes."""
     trial: optuna.Trial | None = None
+    # Workers that were lost in it.
     losses: int = 0
-    """Workers that were lost in it."""
 
 
 @dataclass

@@ -13,8 +13,8 @@ from autocompress.core.metric import Reference
 from autocompress.search.storage import STOPPED
 from autocompress.search.trial_status import judge
 
+# Standard errors below the highest value of the metric from which a candidate may still become the best.
 MARGIN = 3.0
-"""Standard errors below the highest value of the metric from which a candidate may still become the best."""
 
 
 class Ledger:
@@ -25,8 +25,8 @@ class Ledger:
         self._budget, self._reference = budget, reference
         self._known: dict[int, Candidate] = {}
         self._contenders: dict[int, Candidate] = {}
+        # Candidates that are complete, and that failed by themselves.
         self.feasible = self.failed = 0
-        """Candidates that are complete, and that failed by themselves."""
         self._stopped = 0
         for candidate in candidates:
             self.put(candidate)

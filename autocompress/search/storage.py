@@ -31,8 +31,8 @@ T = TypeVar("T")
 DATABASE = "study.db"
 CANDIDATE, IDENTITY, RUNG, FAILURE = "candidate", "identity", "rung", "failure"
 TRACEBACK, TRIES, FIRST, REASON = "traceback", "tries", "first trials", "reason"
+# The reason of trials whose process was killed again and again.
 STOPPED = "the process was stopped before it finished"
-"""The reason of trials whose process was killed again and again."""
 
 
 

@@ -7,9 +7,9 @@ import os
 from autocompress.errors import EnvironmentFault, InputError
 
 PASSWORD_VARIABLE = "AUTOCOMPRESS_STORAGE_PASSWORD"
+# What to install for a driver's module, where the names differ.
 PACKAGES = {"psycopg2": "psycopg2-binary", "psycopg": "'psycopg[binary]'", "MySQLdb": "mysqlclient",
             "pymysql": "PyMySQL"}
-"""What to install for a driver's module, where the names differ."""
 _HIDDEN = "***"
 
 

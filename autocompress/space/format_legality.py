@@ -20,8 +20,8 @@ from autocompress.techniques.table import TECHNIQUES
 
 log = logging.getLogger(__name__)
 
+# Kinds of knobs that choose a width; a step of one technique has both.
 WIDTHS = (BITS, ACTIVATIONS)
-"""Kinds of knobs that choose a width; a step of one technique has both."""
 
 
 def check_format(plan: Plan, table: LayerTable, file_format: FormatFacts) -> None:

@@ -26,14 +26,14 @@ from autocompress.space.whole_layers import stays_whole
 
 log = logging.getLogger(__name__)
 
+# Share of each bound that an estimate may use: the exported file differs from it by less than the rest.
 MARGIN = 0.995
-"""Share of each bound that an estimate may use: the exported file differs from it by less than the rest."""
 
+# The same of a device's memories: by metric.
 MARGINS = {"size_bytes": MARGIN, "peak_memory_bytes": 1.0}
-"""The same of a device's memories: by metric."""
 
+# Resolution of the squeeze: finer than the channel grid of any layer that matters.
 STEPS = 256
-"""Resolution of the squeeze: finer than the channel grid of any layer that matters."""
 
 
 class Projected(msgspec.Struct, frozen=True, dict=True):

@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 S = TypeVar("S", bound=msgspec.Struct)
 
 SCHEMA = 1
+# Rounding methods by the names that an earlier release gave them.
 FORMER_ROUNDINGS = {"feedback": "gptq"}
-"""Rounding methods by the names that an earlier release gave them."""
 
 
 class RecoverySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -6,8 +6,8 @@ from autocompress.core.layer import LayerTable
 from autocompress.quantities import format_bytes
 
 NAMED = 5
+# Of all bytes: smaller layers are not named.
 LEAST_SHARE = 0.02
-"""Of all bytes: smaller layers are not named."""
 
 
 def stays_whole(table: LayerTable) -> str:

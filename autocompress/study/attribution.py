@@ -23,10 +23,10 @@ from autocompress.techniques.quantize import QUANTIZE, steps_of
 if TYPE_CHECKING:
     from autocompress.study.workbench import Workbench
 
+# The number of techniques that are measured by leaving them out: those that save most.
 MEASURED = 3
-"""The number of techniques that are measured by leaving them out: those that save most."""
+# Activation bits alone; the share of `quantize` is of weights and activations together.
 ACTIVATIONS = "quantize activations"
-"""Activation bits alone; the share of `quantize` is of weights and activations together."""
 NO_TIME, STOPPED = "not measured: no time was left", "not measured: the search was stopped"
 
 

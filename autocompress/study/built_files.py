@@ -14,8 +14,8 @@ from autocompress.core.metric import Reference
 from autocompress.core.store import FILES, Store
 from autocompress.errors import StorageError
 
+# Files that are kept in any case while trials run.
 MOST = 32
-"""Files that are kept in any case while trials run."""
 NAME = re.compile(r"[0-9a-f]{64}\.\w+")
 
 

@@ -10,9 +10,9 @@ from autocompress.formats.table import format_named
 from autocompress.hardware.profile import HardwareProfile
 from autocompress.tasks.factory import is_factory, load_object
 
+# What a format has; `Format` has defaults for most of it.
 REQUIRED = ("name", "suffix", "runtime", "legal", "size", "prepare", "described", "write", "open", "plain", "checked",
             "files", "snippet")
-"""What a format has; `Format` has defaults for most of it."""
 
 
 def chosen_format(given: Any, profile: HardwareProfile, trust_code: bool = True) -> Format:

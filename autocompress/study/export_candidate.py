@@ -30,11 +30,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Largest mean difference, relative to the largest score, between samples answered alone and together.
 BATCH_DEVIATION = 0.02
-"""Largest mean difference, relative to the largest score, between samples answered alone and together."""
+# Largest difference between a trial and its exported file on validation data, in units of quality (`Reference.scale`).
 MAX_DEVIATION = 0.005
-"""Largest difference between a trial and its exported file on validation data, in units of quality
-(`Reference.scale`)."""
 
 
 def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Description) -> dict[str, Any]:

@@ -28,11 +28,11 @@ from autocompress.tensors.named import Inputs, zeros
 
 log = logging.getLogger(__name__)
 
+# Most samples that activation ranges are measured on; fewer where inputs are large, see `core/batch_sizes.py`.
 RANGE_SAMPLES = 256
-"""Most samples that activation ranges are measured on; fewer where inputs are large, see `core/batch_sizes.py`."""
 PARITY_SAMPLES = 16
+# Largest difference between a float file and torch, relative to the largest output.
 PARITY_TOLERANCE = 1e-3
-"""Largest difference between a float file and torch, relative to the largest output."""
 
 
 class FileWriter:

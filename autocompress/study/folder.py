@@ -24,8 +24,8 @@ from autocompress.study.settings import SearchSettings
 from autocompress.tasks.classification.metric import ACCURACY
 
 DESCRIPTION = "study.json"
+# Of the description. A field that changes what older ones mean makes the version rise.
 SCHEMA, VERSION = "autocompress/study", 2
-"""Of the description. A field that changes what older ones mean makes the version rise."""
 ARTIFACT, REPORT = "artifact", "report"
 
 

@@ -21,8 +21,8 @@ from autocompress.tasks.models import LoadedModel
 if TYPE_CHECKING:
     from autocompress.study.workbench import Workbench
 
+# Settings that are known by a hash of what they name.
 BY_CONTENT = ("model", "data", "profile", "space")
-"""Settings that are known by a hash of what they name."""
 
 
 def default_name(loaded: LoadedModel, task: Task, settings: SearchSettings) -> str:

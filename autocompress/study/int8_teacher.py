@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# How far the 8-bit file must agree with the original on calibration samples (`Likelihood.agreement`) before it may
+# teach in its place: of classes, the share that are the same.
 LEAST_AGREEMENT = 0.98
-"""How far the 8-bit file must agree with the original on calibration samples (`Likelihood.agreement`) before it may
-teach in its place: of classes, the share that are the same."""
 
 
 def integer_plan(network: TracedNetwork) -> Plan:

@@ -30,8 +30,8 @@ from autocompress.tasks.factory import is_factory, load_object
 from autocompress.tasks.models import LoadedModel, built_network, load_model, load_network, model_fingerprint
 from autocompress.tasks.preparation import asked_preparation, preparation_of
 
+# Settings without which a stored study cannot be made a bench of again.
 REOPENED = ("model", "data", "task", "format", "techniques")
-"""Settings without which a stored study cannot be made a bench of again."""
 
 
 def load_task(settings: SearchSettings) -> tuple[LoadedModel, Task]:

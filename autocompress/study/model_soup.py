@@ -23,8 +23,8 @@ from autocompress.study.warm_start import rescaled
 from autocompress.study.workbench import Workbench
 from autocompress.techniques.apply import before_training
 
+# The number of relatives that are tried, the best in the task's metric first.
 RELATIVES = 5
-"""The number of relatives that are tried, the best in the task's metric first."""
 
 
 def greedy_soup(bench: Workbench, candidates: Sequence[Candidate], best: Candidate, budget: Budget,

@@ -23,8 +23,8 @@ from autocompress.tensors.named import Inputs
 log = logging.getLogger(__name__)
 
 OWN = "own graph"
+# Largest difference between a plain export and our own graph of the network, relative to the largest answer.
 TOLERANCE = 1e-3
-"""Largest difference between a plain export and our own graph of the network, relative to the largest answer."""
 
 
 @dataclass(frozen=True)

@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Largest share of the time of the file beside it that a file takes to be called faster.
 MARGIN = 0.97
-"""Largest share of the time of the file beside it that a file takes to be called faster."""
+# Most input channels of a layer that reads an image: too few for an integer kernel to be fast.
 IMAGE = 4
-"""Most input channels of a layer that reads an image: too few for an integer kernel to be fast."""
+# Calibration inputs from which ranges of these files are taken: only their speed matters.
 SAMPLES = 8
-"""Calibration inputs from which ranges of these files are taken: only their speed matters."""
+# Most rounds and seconds of one comparison of two files.
 ROUNDS, SECONDS = 15, 0.6
-"""Most rounds and seconds of one comparison of two files."""
+# Ratio of the times of 8 bits everywhere and of float above which no choice of layers is looked for.
 HOPELESS = 1.5
-"""Ratio of the times of 8 bits everywhere and of float above which no choice of layers is looked for."""
+# An inference that takes longer has layers so large that classes of them are not told apart: time is short.
 LONGEST_MS = 200.0
-"""An inference that takes longer has layers so large that classes of them are not told apart: time is short."""
 
 
 def unpaying_layers(bench: Workbench, spec: SpaceSpec) -> frozenset[str]:

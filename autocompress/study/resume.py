@@ -28,9 +28,9 @@ from autocompress.study.settings import SETTINGS, Owner
 
 log = logging.getLogger(__name__)
 
+# Plans of the earlier study that are tried first: half of them the best inside the bounds, half the best of those
+# outside.
 SEEDS = 6
-"""Plans of the earlier study that are tried first: half of them the best inside the bounds, half the best of those
-outside."""
 
 
 @dataclass(frozen=True)

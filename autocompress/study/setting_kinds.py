@@ -14,8 +14,8 @@ from autocompress.quantities import parse_bytes, parse_count, parse_fraction, pa
 from autocompress.search.efforts import EFFORTS
 from autocompress.tasks.cache import from_home
 
+# Key of a latency that is bounded on every device without a bound of its own.
 ANY_DEVICE = ""
-"""Key of a latency that is bounded on every device without a bound of its own."""
 
 
 def _unmoved(text: str, folder: Path) -> str:

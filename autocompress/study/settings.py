@@ -26,10 +26,10 @@ GENERAL = "General"
 _TRIALS, _EPOCHS = ("{}, {} or {}".format(*(getattr(effort, name) for effort in EFFORTS.values()))
                     for name in ("trials", "epochs"))
 
+# Whose a setting is. Of one run: never taken from a stored study. Of the study: taken when that study goes on. Of the
+# start: also when another study starts from it; of the network and of the data, also then, as long as no other network
+# or data are given.
 Owner = Literal["run", "study", "start", "network", "data"]
-"""Whose a setting is. Of one run: never taken from a stored study. Of the study: taken when that study goes on. Of the
-start: also when another study starts from it; of the network and of the data, also then, as long as no other network or
-data are given."""
 
 
 @dataclass(frozen=True)
@@ -250,10 +250,10 @@ def listed(value: Any) -> list[Any]:
     return [] if value is None else list(value) if isinstance(value, tuple | list) else [value]
 
 
+# Every setting by the name of its field.
 SETTINGS: dict[str, Setting] = {
     field.name: next(each for each in get_args(field.type) if isinstance(each, Setting))
     for field in msgspec.structs.fields(SearchSettings)}
-"""Every setting by the name of its field."""
 
 
 def flag_name(name: str) -> str:

@@ -20,11 +20,11 @@ from autocompress.errors import AutocompressError, EnvironmentFault, Interrupted
 
 log = logging.getLogger(__name__)
 
+# After a request, how long what is under way may take to stop by itself, after how long the process is ended, and how
+# much longer it may take where only the report is missing.
 GRACE_SECONDS, LAST_SECONDS, CLOSING_SECONDS = 4.0, 9.0, 20.0
-"""After a request, how long what is under way may take to stop by itself, after how long the process is ended, and how
-much longer it may take where only the report is missing."""
+# How far beyond a search's time limit, its grace included, the process is ended.
 HANG_SECONDS = 60.0
-"""How far beyond a search's time limit, its grace included, the process is ended."""
 
 LastResort = Callable[[Path | None, AutocompressError], None]
 _last_resort: ContextVar[LastResort | None] = ContextVar("last_resort", default=None)

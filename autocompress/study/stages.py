@@ -61,15 +61,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Shares of a time limit, and of what is left of it when the table begins, that the sensitivity table may take: where
+# that is too short, it is taken on fewer samples and then of fewer options.
 SENSITIVITY_SHARE, MOST_OF_THE_REST = 0.3, 0.6
-"""Shares of a time limit, and of what is left of it when the table begins, that the sensitivity table may take: where
-that is too short, it is taken on fewer samples and then of fewer options."""
+# Shares of a time limit that are left to averaging trained candidates, and to what the best plan's techniques buy.
 AVERAGING_SHARE, ATTRIBUTION_SHARE = 0.01, 0.01
-"""Shares of a time limit that are left to averaging trained candidates, and to what the best plan's techniques buy."""
+# About what writing the report takes.
 REPORT_SECONDS = 2.0
-"""About what writing the report takes."""
+# What it may take where the time for trials is up before the first one, which should be the one that it finds.
 LATE_SECONDS = 10.0
-"""What it may take where the time for trials is up before the first one, which should be the one that it finds."""
 
 
 @dataclass

@@ -27,10 +27,10 @@ from autocompress.techniques.apply import Techniques
 from autocompress.techniques.table import TECHNIQUES
 from autocompress.tensors.named import Inputs
 
+# Most samples that statistics, the sensitivity table and ranges are measured on; fewer where inputs are large.
 CALIBRATION_SAMPLES = 512
-"""Most samples that statistics, the sensitivity table and ranges are measured on; fewer where inputs are large."""
+# Samples on which a rewritten network must answer as before.
 CANONICAL_SAMPLES = 4
-"""Samples on which a rewritten network must answer as before."""
 
 
 class TracedNetwork:

@@ -26,10 +26,10 @@ from autocompress.study.traced import TracedNetwork
 from autocompress.study.warm_start import with_relative
 from autocompress.tensors.named import Inputs
 
+# Samples of an optimiser step at least, whatever their bytes: norms need some.
 LEAST_BATCH = 8
-"""Samples of an optimiser step at least, whatever their bytes: norms need some."""
+# Least optimiser steps of a short and a long distillation when no time limit shapes them.
 SHORT_STEPS, LONG_STEPS = 32, 128
-"""Least optimiser steps of a short and a long distillation when no time limit shapes them."""
 
 
 class Trainer:

@@ -18,8 +18,8 @@ from autocompress.tasks.base import Task
 from autocompress.techniques.apply import Techniques
 from autocompress.techniques.table import TECHNIQUES
 
+# Of all files of statistics that are kept; those not used for longest are deleted.
 STATISTICS_BYTES = 2**30
-"""Of all files of statistics that are kept; those not used for longest are deleted."""
 
 
 class Workbench:

@@ -20,8 +20,8 @@ from autocompress.tasks.splits import SPLITS, STORED, Split, TaskData, complete
 log = logging.getLogger(__name__)
 
 MAX_DECLARED_BYTES = 8 * 2**30
+# Deflate cannot do better than 1032:1; real data stays far below this, a bomb does not.
 MAX_RATIO = 500
-"""Deflate cannot do better than 1032:1; real data stays far below this, a bomb does not."""
 OPTIONS = ("classes", "mean", "std", "pad", "flip", "inputs", "augment")
 SPELLINGS = {"train": ("train", "training"), "validation": ("val", "validation", "valid", "dev"),
              "test": ("test", "testing")}

@@ -24,8 +24,8 @@ __all__ = ["ArrayTask", "Gaussian", "Inputs", "Likelihood", "Metric", "NamedTens
            "Task", "standard_error"]
 
 SplitName = Literal["train", "validation", "test"]
+# What a file puts out for a whole split: arrays by the name of the output, rows in the order of the samples.
 Outputs = Mapping[str, np.ndarray]
-"""What a file puts out for a whole split: arrays by the name of the output, rows in the order of the samples."""
 
 
 class Task(Protocol):

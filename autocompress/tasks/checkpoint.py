@@ -24,9 +24,10 @@ from safetensors.torch import load_file
 from autocompress.errors import InputError
 from autocompress.tasks.arrays import refuse_bomb
 
+# A safetensors header takes about 100 bytes a tensor; the limit bounds what reading it can cost.
 MAX_HEADER_BYTES = 2 * 2**20
-"""A safetensors header takes about 100 bytes a tensor; the limit bounds what reading it can cost."""
 SAVE_HINT = "torch.save(model.state_dict(), …)"
+# Names in lower case that training scripts leave in their checkpoints and that only make values.
 _FUNCTIONS_OF_DATA = {
     "collections.defaultdict", "collections.deque", "functools.partial", "types.SimpleNamespace",
     "datetime.date", "datetime.datetime", "datetime.time", "datetime.timedelta", "uuid.UUID",
@@ -34,10 +35,9 @@ _FUNCTIONS_OF_DATA = {
     "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct",
     *(f"builtins.{name}" for name in ("bool", "dict", "float", "frozenset", "int", "list", "object", "str", "tuple")),
 }
-"""Names in lower case that training scripts leave in their checkpoints and that only make values."""
 _TARGET = re.compile(r"Can only SETITEMS? .*Unread_(\d+)'")
+# Classes of mappings in one checkpoint; each costs one more reading of its pickle.
 _MAX_MAPPINGS = 16
-"""Classes of mappings in one checkpoint; each costs one more reading of its pickle."""
 _UNSUPPORTED = re.compile(r"Unsupported (?:global|class|operand).*?GLOBAL (\S+)|reduce for unrecognized function (\S+)"
                           r"|unsupported GLOBAL (\S+)")
 
@@ -45,8 +45,8 @@ _UNSUPPORTED = re.compile(r"Unsupported (?:global|class|operand).*?GLOBAL (\S+)|
 class Unread(dict[Any, Any]):
     """A value of a class that is not loaded: its items if it is a mapping, and the state that the file gives it."""
 
+    # The class's full name in the file.
     path = ""
-    """The class's full name in the file."""
     state: Any = None
 
     def __new__(cls, *args: Any, **settings: Any) -> Unread:

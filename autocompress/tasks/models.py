@@ -35,11 +35,11 @@ class LoadedModel:
 
     model: nn.Module
     name: str
+    # Content hash of the structure and every tensor of the state dict.
     fingerprint: str
-    """Content hash of the structure and every tensor of the state dict."""
     data: TaskData | None = None
+    # The value of the metric that the weights' file says of itself, and under which key.
     claimed: tuple[str, float] | None = None
-    """The value of the metric that the weights' file says of itself, and under which key."""
 
 
 def load_model(

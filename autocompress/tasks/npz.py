@@ -16,8 +16,8 @@ from autocompress.errors import InputError
 from autocompress.tasks.arrays import OPTIONS, SPELLINGS, from_memory, refuse_bomb
 from autocompress.tasks.splits import TaskData
 
+# From here on an array that is stored uncompressed is mapped: its pages are read when they are needed.
 MAPPED_BYTES = 64 * 2**20
-"""From here on an array that is stored uncompressed is mapped: its pages are read when they are needed."""
 _STORED = tuple(name for name in OPTIONS if name != "augment")
 _PAIRS = (("x", "y"), ("images", "labels"), ("data", "labels"), ("data", "target"), ("inputs", "targets"),
           ("inputs", "labels"), ("features", "labels"))

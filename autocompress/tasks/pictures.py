@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+# Pillow knows these only by name, or needs another program for them.
 _NO_PICTURES = {".pdf", ".mpg", ".mpeg", ".h5", ".hdf", ".grib", ".bufr", ".wmf", ".emf", ".eps", ".ps"}
-"""Pillow knows these only by name, or needs another program for them."""
+# Modes of more than 8 bits begin so: I;16 and its kin, 32-bit integers, floats.
 _DEEP = ("I", "F")
-"""Modes of more than 8 bits begin so: I;16 and its kin, 32-bit integers, floats."""
 _DEPTHS = (8, 10, 12, 14, 16, 24, 31, 32)
+# What a damaged picture can raise.
 READING_ERRORS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, Warning)
-"""What a damaged picture can raise."""
 
 
 @dataclass(frozen=True)

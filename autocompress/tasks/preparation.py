@@ -27,17 +27,17 @@ _INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"
 class Preparation:
     """The transform of pictures; fields that are not specified are None."""
 
+    # Side of the square that the network is fed, in pixels.
     image_size: int | None = None
-    """Side of the square that the network is fed, in pixels."""
+    # The length of the shorter side in pixels, before the middle is cut out.
     resize: int | None = None
-    """The length of the shorter side in pixels, before the middle is cut out."""
+    # Share of the shorter side that the square keeps (timm's `crop_pct`).
     crop: float | None = None
-    """Share of the shorter side that the square keeps (timm's `crop_pct`)."""
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     interpolation: str = "bilinear"
+    # Whose mean and std these are: empty for the user's own.
     origin: str = ""
-    """Whose mean and std these are: empty for the user's own."""
 
     def completed(self, known: Preparation | None) -> Preparation:
         """This, with what it leaves open taken from `known`; sizes and shares go together."""

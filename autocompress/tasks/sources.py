@@ -19,12 +19,12 @@ from autocompress.tasks.cache import cache_dir, downloading
 from autocompress.tasks.splits import Split, TaskData, phases
 from autocompress.tasks.vision import import_torchvision
 
+# The 8×8 pictures are doubled once, so that a network with strides keeps some resolution.
 DIGITS_SIZE = 16
-"""The 8×8 pictures are doubled once, so that a network with strides keeps some resolution."""
 FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/train-images-idx3-ubyte.gz"
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+# Where Debian's package dataset-fashion-mnist puts the files.
 FASHION_FOLDERS = (Path("/usr/share/datasets/fashion-mnist"), Path("/usr/share/dataset-fashion-mnist"))
-"""Where Debian's package dataset-fashion-mnist puts the files."""
 _FASHION_FILES = {"train": "train", "test": "t10k"}
 
 

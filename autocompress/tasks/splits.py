@@ -29,10 +29,10 @@ log = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test")
 STORED = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float32)
 PIXELS, VALUES, TOKENS = "pixels", "values", "tokens"
+# What stored numbers are: bytes to be divided by 255, values as they are, or indices of an embedding.
 READINGS = (PIXELS, VALUES, TOKENS)
-"""What stored numbers are: bytes to be divided by 255, values as they are, or indices of an embedding."""
+# About what one pass over a split holds at once as floats.
 PIECE_BYTES = 64 * 2**20
-"""About what one pass over a split holds at once as floats."""
 
 
 @dataclass(frozen=True, eq=False)

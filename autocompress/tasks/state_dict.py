@@ -18,12 +18,12 @@ from torch import Tensor
 
 from autocompress.tasks.checkpoint import Unread
 
+# The largest depth of nested dicts that is searched; real checkpoints have two.
 MAX_DEPTH = 4
-"""The largest depth of nested dicts that is searched; real checkpoints have two."""
+# Parts of names that torch.compile, FSDP and activation checkpointing put anywhere into them.
 _WRAPPER_PARTS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-"""Parts of names that torch.compile, FSDP and activation checkpointing put anywhere into them."""
+# Last parts of names that hold no weights: of BatchNorm, of thop, of AveragedModel.
 _COUNTERS = ("num_batches_tracked", "total_ops", "total_params", "n_averaged")
-"""Last parts of names that hold no weights: of BatchNorm, of thop, of AveragedModel."""
 _AVERAGED = re.compile(r"(^|[._/])(ema|emas|swa|averaged?|avg)([._/]|$)|(^|[._])model_?ema|ema_?model", re.IGNORECASE)
 
 
@@ -31,22 +31,22 @@ _AVERAGED = re.compile(r"(^|[._/])(ema|emas|swa|averaged?|avg)([._/]|$)|(^|[._])
 class Candidate:
     """The tensors of one dict of a checkpoint, by the network's names, compared with the network."""
 
+    # Where the dict lies: `("state_dict",)`, or nothing for the checkpoint itself.
     keys: tuple[str, ...]
-    """Where the dict lies: `("state_dict",)`, or nothing for the checkpoint itself."""
+    # What was taken off the names.
     prefix: str
-    """What was taken off the names."""
+    # What was put before the names.
     added: str
-    """What was put before the names."""
+    # The tensors by the network's names, or where it lacks those, by the file's names without the prefix.
     tensors: dict[str, Tensor]
-    """The tensors by the network's names, or where it lacks those, by the file's names without the prefix."""
     missing: list[str]
     misshaped: list[str]
+    # Names with the prefix that the network does not have and that hold real numbers.
     unexpected: list[str]
-    """Names with the prefix that the network does not have and that hold real numbers."""
+    # What is not taken: counters, and tensors without the prefix.
     left: list[str] = field(default_factory=list)
-    """What is not taken: counters, and tensors without the prefix."""
+    # Whether the names say that this is an average of weights over the training.
     averaged: bool = False
-    """Whether the names say that this is an average of weights over the training."""
 
     @property
     def fits(self) -> bool:

@@ -22,8 +22,8 @@ _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
+# Schemas live as long as the library object that declared them.
 _declared: list[torch.library.Library] = []
-"""Schemas live as long as the library object that declared them."""
 
 
 def mend_torchvision() -> bool:

@@ -15,8 +15,8 @@ from autocompress.hardware.profile import HardwareProfile
 from autocompress.techniques.base import Parts, Technique, whole_parts
 from autocompress.techniques.table import TECHNIQUES
 
+# Techniques by name, in the order in which they are applied.
 Techniques = Mapping[str, Technique]
-"""Techniques by name, in the order in which they are applied."""
 
 
 def with_own(rows: Sequence[Technique]) -> dict[str, Technique]:

@@ -38,11 +38,11 @@ __all__ = ["ALL_LAYERS", "UNSTRUCTURED", "WHOLE", "Decisions", "InputError", "Kn
            "Parts", "Plan", "Receipt", "Scalar", "Setting", "Step", "Technique", "Value", "layer_at", "present",
            "whole"]
 
+# The executed parts of each layer, by the layer's original name, in execution order; none where its block is gone.
 Parts: TypeAlias = dict[str, tuple[Part, ...]]
-"""The executed parts of each layer, by the layer's original name, in execution order; none where its block is gone."""
+# An option of one site in the sensitivity table. Its last number says how much is left: of options that are alike
+# before it, a smaller one is never predicted to cost less.
 Option: TypeAlias = tuple[Scalar, ...]
-"""An option of one site in the sensitivity table. Its last number says how much is left: of options that are alike
-before it, a smaller one is never predicted to cost less."""
 UNTOUCHED: Option = ()
 
 

@@ -39,13 +39,13 @@ from autocompress.techniques.knobs import WHOLE, Decisions, Knob, KnobKey, Setti
 
 METHODS = ("svd", "channel-svd", "spatial-svd", "tucker2", "cp")
 DEFAULT_METHODS = ("svd", "channel-svd", "spatial-svd", "tucker2")
+# Kinds of knobs: the decomposition of a layer, and the share of its weights that the factors hold.
 METHOD, SHARE = "method", "share"
-"""Kinds of knobs: the decomposition of a layer, and the share of its weights that the factors hold."""
 MAX_SHARE = 0.9
+# Shares that the sensitivity table has for each method.
 SHARES = (0.6, 0.4, 0.25, 0.15)
-"""Shares that the sensitivity table has for each method."""
+# Shares that are tried where the weights that factors hold do not lead back to their ranks.
 TRIED_SHARES = 512
-"""Shares that are tried where the weights that factors hold do not lead back to their ranks."""
 
 
 class DecomposeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -13,10 +13,10 @@ from autocompress.core.layer import LayerTable
 from autocompress.hardware.profile import HardwareProfile
 
 Value = float | int | str
+# The site of a knob that decides once for the whole network.
 ALL_LAYERS = "*"
-"""The site of a knob that decides once for the whole network."""
+# The choice that leaves a site as it is.
 WHOLE = "none"
-"""The choice that leaves a site as it is."""
 
 
 class KnobKey(NamedTuple):
@@ -27,8 +27,8 @@ class KnobKey(NamedTuple):
 
 
 Values = Mapping[KnobKey, Value]
+# Units of knobs.
 WEIGHT_BITS, ACTIVATION_BITS = "weight bits", "activation bits"
-"""Units of knobs."""
 
 
 class Knob(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,14 +18,14 @@ from autocompress.techniques.base import Option, Parts, Technique, allowed, comm
 from autocompress.techniques.knobs import ALL_LAYERS, Decisions, Knob, KnobKey, Setting, Value
 from autocompress.techniques.quantize import weight_widths
 
+# What decides which channels stay; sources stand in `autocompress.backend.prune.importance`.
 CRITERIA = ("l1", "l2", "bn-scale", "lamp", "fpgm", "activation", "apoz", "taylor", "fisher", "reconstruction",
             "random")
-"""What decides which channels stay; sources stand in `autocompress.backend.prune.importance`."""
 DEFAULT_CRITERION = "l2"
+# The kind of the knob that says, once for the network, what decides which channels stay.
 CRITERION = "criterion"
-"""The kind of the knob that says, once for the network, what decides which channels stay."""
+# Numbers of channels, evenly spaced, that the sensitivity table has for each group.
 LEVELS = 10
-"""Numbers of channels, evenly spaced, that the sensitivity table has for each group."""
 
 
 class PruneSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

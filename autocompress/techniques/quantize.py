@@ -50,23 +50,23 @@ from autocompress.techniques.knobs import ALL_LAYERS, Decisions, Knob, KnobKey, 
 WEIGHT_BITS = (1, 2, 3, 4, 5, 6, 7, 8, 16, 32)
 KINDS = ("conv", "linear", "embedding", "recurrent")
 ACTIVATION_BITS = (8, 16, 32)
+# Widths of each grid: one bit is two levels however they are placed; where levels are many, even ones are as good, and
+# further powers of two too small to matter.
 GRIDS = {"linear": (1, 2, 3, 4, 5, 6, 7, 8), "codebook": (2, 3, 4, 5, 6), "pow2": (2, 3, 4)}
-"""Widths of each grid: one bit is two levels however they are placed; where levels are many, even ones are as good,
-and further powers of two too small to matter."""
+# What else a step may say beside its widths; the first of each is the default and is left out of `args`.
 SETTINGS: dict[str, tuple[Scalar, ...]] = {
     "grid": tuple(GRIDS), "group": (0, 32, 64, 128), "rounding": ("gptq", "nearest", "adaround"),
     "range": ("minmax", "mse", "percentile", "entropy"), "equalize": ("none", "weights", "activations"),
 }
-"""What else a step may say beside its widths; the first of each is the default and is left out of `args`."""
 DEFAULTS = {name: legal[0] for name, legal in SETTINGS.items()}
+# Kinds of knobs: weight widths, and activation widths of a layer or of the network.
 BITS, ACTIVATIONS = "bits", "act"
-"""Kinds of knobs: weight widths, and activation widths of a layer or of the network."""
+# Greatest magnitude of an 8-bit integer weight whose sign can move.
 LARGEST_LEVEL = 127
-"""Greatest magnitude of an 8-bit integer weight whose sign can move."""
+# Greatest magnitude of an integer weight that no kernel can saturate. Where a CPU has no dot-product instructions, ONNX
+# Runtime adds two products of an 8-bit activation and an 8-bit weight in 16 bits: 255 * (64 + 64) fits, 255 * (64 + 65)
+# does not.
 LARGEST_EXACT_LEVEL = 64
-"""Greatest magnitude of an integer weight that no kernel can saturate. Where a CPU has no dot-product instructions,
-ONNX Runtime adds two products of an 8-bit activation and an 8-bit weight in 16 bits: 255 * (64 + 64) fits,
-255 * (64 + 65) does not."""
 
 
 def quantize_args(weight_bits: int, activation_bits: int, settings: Mapping[str, Scalar],

@@ -31,13 +31,13 @@ from autocompress.techniques.base import (
 )
 from autocompress.techniques.knobs import ALL_LAYERS, WHOLE, Decisions, Knob, KnobKey, Setting, Value
 
+# What decides which weights stay; sources stand in `autocompress.backend.sparsify.magnitude_wanda_obs`.
 CRITERIA = ("obs", "wanda", "magnitude")
-"""What decides which weights stay; sources stand in `autocompress.backend.sparsify.magnitude_wanda_obs`."""
 DEFAULT_CRITERION = "obs"
+# Kinds of knobs: which weights of a layer may be zero, how many stay, and what decides, once for the network.
 PATTERN, DENSITY, CRITERION = "pattern", "density", "sparse-criterion"
-"""Kinds of knobs: which weights of a layer may be zero, how many stay, and what decides, once for the network."""
+# Shares of weights that a sparse layer may keep: above, a mask costs more than it saves at most widths.
 MIN_DENSITY, MAX_DENSITY = 0.001, 0.9
-"""Shares of weights that a sparse layer may keep: above, a mask costs more than it saves at most widths."""
 
 
 class SparsifySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

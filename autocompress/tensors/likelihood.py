@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# At which class scores are softened where networks are compared: one that is sure of everything would hide what
+# differs.
 TEMPERATURE = 4.0
-"""At which class scores are softened where networks are compared: one that is sure of everything would hide what
-differs."""
 LEAST_VARIANCE = 1e-12
 
 
@@ -104,8 +104,8 @@ class Categorical:
         return F.cross_entropy(outputs, answer)
 
 
+# For networks that put out scores.
 CATEGORICAL = Categorical()
-"""For networks that put out scores."""
 
 
 class Gaussian:

@@ -37,12 +37,12 @@ from autocompress.search.executors.base import (
 )
 from autocompress.testing.store_contract import weights_of
 
+# What a job does, by its rung: answer, read the store and write to it, wait until it is told to stop, do so by the
+# checks of long work, wait for ever, raise, call `sys.exit`, kill its process.
 ANSWER, READ, WAIT, ASK, HANG, RAISE, LEAVE, DIE = range(8)
-"""What a job does, by its rung: answer, read the store and write to it, wait until it is told to stop, do so by the
-checks of long work, wait for ever, raise, call `sys.exit`, kill its process."""
 PLAN = Plan.of([Step("conv", "quantize", {"weight_bits": 8})])
+# Seconds in which a worker must have begun.
 PATIENCE = 60.0
-"""Seconds in which a worker must have begun."""
 
 
 class _Evaluation:
@@ -86,10 +86,10 @@ def make_evaluation(place: Place) -> Evaluate:
 class ExecutorContract:
     """What every executor must do."""
 
+    # Whether workers are other processes, which may die alone.
     separate = False
-    """Whether workers are other processes, which may die alone."""
+    # Whether a job that hangs is ended at its limit.
     interrupts = True
-    """Whether a job that hangs is ended at its limit."""
 
     def make(self) -> Executor:
         """Return one that is not open yet."""

@@ -31,18 +31,18 @@ from autocompress.testing.parameters import every_network
 from autocompress.testing.techniques import outputs, workbench
 
 TOLERANCE, HALF_TOLERANCE = 1e-4, 2e-3
+# A predicted size differs from the file's by this share at most, or by so many bytes of a small file.
 SIZE_TOLERANCE, SMALL_SIZE = 0.01, 60
-"""A predicted size differs from the file's by this share at most, or by so many bytes of a small file."""
 WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8)
 
 
 class FormatContract:
     """Checks of one format on small networks. Override `levels` where a file holds integers."""
 
+    # The format under test.
     format: Format
-    """The format under test."""
+    # Names of small networks that the format can hold; all of them where none is named.
     networks: tuple[str, ...] = ()
-    """Names of small networks that the format can hold; all of them where none is named."""
 
     def levels(self, bench: Workbench, compressed: Compressed, data: bytes) -> Mapping[str, np.ndarray] | None:
         """The integers that the runtime restores from a file, by module, in the weight's own axes; None for a format

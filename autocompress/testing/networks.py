@@ -200,6 +200,7 @@ def _flattened() -> nn.Module:
                          nn.Linear(32, CLASSES))
 
 
+# By name: at most 32 channels, at most 16×16 inputs, every architecture that coupling must tell apart.
 NETWORKS: dict[str, Network] = {network.name: network for network in (
     Network("chain", (3, 12, 12), _chain), Network("residual", (3, 12, 12), Residual),
     Network("separable", (3, 12, 12), _separable), Network("grouped", (3, 12, 12), _grouped),
@@ -211,4 +212,3 @@ NETWORKS: dict[str, Network] = {network.name: network for network in (
     Network("rnn", (8, 6), lambda: Recurrent(nn.RNN, bidirectional=True)),
     Network("encoder", (8,), Encoder, vocabulary=40),
 )}
-"""By name: at most 32 channels, at most 16×16 inputs, every architecture that coupling must tell apart."""

@@ -8,8 +8,8 @@ import pytest
 
 from autocompress.testing.networks import NETWORKS
 
+# Their steps run one by one under hooks; `lstm` and `gru` stand for them in the fast suite.
 COSTLY = ("bilstm", "rnn")
-"""Their steps run one by one under hooks; `lstm` and `gru` stand for them in the fast suite."""
 
 
 def every_network() -> list[Any]:

@@ -79,11 +79,11 @@ class _Search:
 class SamplerContract:
     """What every sampler must do."""
 
+    # Of a search: enough that the sampler draws some, behind those that are always tried first.
     trials = 16
-    """Of a search: enough that the sampler draws some, behind those that are always tried first."""
     space = "low-bit"
+    # Whether a search that was stopped goes on as if it had not been.
     continues = False
-    """Whether a search that was stopped goes on as if it had not been."""
 
     def sampler(self) -> Any:
         """Return what is given to a search: a name, an object or a factory. Called for each search."""

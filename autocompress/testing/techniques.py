@@ -83,8 +83,8 @@ def leaf_modules(folded: Folded, part: Part) -> nn.Module:
 class TechniqueContract:
     """Checks on every small network. Override `plans`; add tests for what is the technique's own."""
 
+    # The technique, where it is a user's own.
     technique: Technique | None = None
-    """The technique, where it is a user's own."""
 
     def plans(self, bench: Workbench) -> list[Plan]:
         """Legal plans that use the technique wherever the network lets it."""

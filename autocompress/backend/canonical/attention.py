@@ -33,8 +33,8 @@ class _Attention(nn.Module):
         sequence_first: Whether inputs are `(T, N, C)` instead of `(N, T, C)`.
     """
 
+    # Always False: `nn.TransformerEncoderLayer` then calls its attention instead of its fused form.
     batch_first = False
-    """Always False: `nn.TransformerEncoderLayer` then calls its attention instead of its fused form."""
 
     def __init__(self, proj: nn.Linear, head_dim: int, like_torch: bool = False, sequence_first: bool = False) -> None:
         super().__init__()

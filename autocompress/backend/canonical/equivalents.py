@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from autocompress.backend.network.compressed import replace_module
 
 MODULE_TOLERANCE = 1e-5
+# The largest difference of one module and of the whole network, relative to the largest output.
 NETWORK_TOLERANCE = 1e-4
-"""The largest difference of one module and of the whole network, relative to the largest output."""
 
+# The arguments, keyword arguments and output of every call of a module, by its name.
 Calls = dict[str, list[tuple[Any, Any, Any]]]
-"""The arguments, keyword arguments and output of every call of a module, by its name."""
 
 
 def record_calls(model: nn.Module, names: Iterable[str], inputs: Tensor) -> tuple[Calls, Tensor]:

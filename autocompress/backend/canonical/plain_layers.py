@@ -32,8 +32,8 @@ _CONVOLUTIONS: dict[str, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {
     "conv1d": nn.Conv1d, "conv2d": nn.Conv2d, "conv3d": nn.Conv3d}
 _PRODUCTS = {"linear", "matmul", "__matmul__", "mm"}
 _MODES = ("constant", "reflect", "replicate", "circular")
+# The largest number of splits of padding between the sides that are tried.
 _MOST_PADS = 4096
-"""The largest number of splits of padding between the sides that are tried."""
 
 
 class PaddedConv(nn.Module):

@@ -12,12 +12,12 @@ from torch import Tensor
 from autocompress.backend.statistics.reconstruct import damped
 from autocompress.errors import TrialError
 
+# Largest number of sweeps of alternating least squares.
 SWEEPS = 12
-"""Largest number of sweeps of alternating least squares."""
+# Fall of the squared error in one sweep, as a share of the weight's square, below which the sweeps end.
 TOLERANCE = 1e-3
-"""Fall of the squared error in one sweep, as a share of the weight's square, below which the sweeps end."""
+# Ridge of the least squares. It keeps components from growing against one another (CP degeneracy).
 RIDGE = 1e-4
-"""Ridge of the least squares. It keeps components from growing against one another (CP degeneracy)."""
 
 
 def cp_factors(kernel: Tensor, rank: int, what: str) -> tuple[Tensor, Tensor, Tensor]:

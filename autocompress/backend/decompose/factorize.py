@@ -22,19 +22,19 @@ from autocompress.backend.layers.kinds import Conv
 from autocompress.backend.layers.transposed import TransposedConv
 from autocompress.backend.statistics.reconstruct import cholesky, damped, unusable
 
+# Damping of the input's covariance; see `damped`.
 DAMPING = 1e-3
-"""Damping of the input's covariance; see `damped`."""
+# Sweeps of higher-order orthogonal iteration.
 HOOI_SWEEPS = 2
-"""Sweeps of higher-order orthogonal iteration."""
+# Largest size of a square matrix all of whose eigenvectors are computed. Weights with no more elements than such a
+# matrix are decomposed in float64.
 EXACT = 512
-"""Largest size of a square matrix all of whose eigenvectors are computed. Weights with no more elements than such a
-matrix are decomposed in float64."""
+# Subspace iterations for the leading eigenvectors of a larger matrix, and the number of spare vectors that they carry.
+# One iteration is enough where a sweep of HOOI improves the vectors of the sweep before.
 POWER_STEPS, SPARE = 3, 16
-"""Subspace iterations for the leading eigenvectors of a larger matrix, and the number of spare vectors that they carry.
-One iteration is enough where a sweep of HOOI improves the vectors of the sweep before."""
 
+# Convolutions by the axes of their kernels.
 _PLAIN = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-"""Convolutions by the axes of their kernels."""
 
 
 class Factors(nn.Sequential):

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
+# Operators that move elements and compute nothing.
 MOVES = {
     "view", "reshape", "_unsafe_view", "flatten", "unflatten", "permute", "transpose", "t", "numpy_T", "swapaxes",
     "swapdims", "movedim", "moveaxis", "squeeze", "unsqueeze", "slice", "select", "narrow", "expand", "repeat",
@@ -15,27 +16,26 @@ MOVES = {
     "unbind", "roll", "flip", "rot90", "index", "index_select", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
     "unfold", "diagonal",
 }
-"""Operators that move elements and compute nothing."""
+# Operators that cut a tensor into several of equal shape.
 SPLITS = {"chunk", "split", "split_with_sizes", "tensor_split"}
-"""Operators that cut a tensor into several of equal shape."""
+# Operators that may split one dimension into several.
 RESHAPES = {"view", "reshape", "_unsafe_view", "unflatten"}
-"""Operators that may split one dimension into several."""
+# Operators whose result has the labels of the first operand. Torch's tag for elementwise operators tells of more.
 SAME = {
     "dropout", "feature_dropout", "alpha_dropout", "contiguous", "clone", "detach", "alias", "to", "_to_copy",
     "type_as", "lift_fresh_copy", "lift_fresh", "zeros_like", "ones_like", "full_like", "hardswish", "hardtanh",
     "relu6", "selu", "celu", "silu", "mish", "gelu", "hardsigmoid", "softplus", "softsign", "tanhshrink", "logsigmoid",
     "log_sigmoid",
 }
-"""Operators whose result has the labels of the first operand. Torch's tag for elementwise operators tells of more."""
+# Operators that take the shape but no value of their operand.
 FREE = {"new_zeros", "new_ones", "new_full", "new_empty"}
-"""Operators that take the shape but no value of their operand."""
+# Operators that reduce some dimensions.
 SUMS = {"mean", "sum", "amax", "amin", "max", "min", "prod", "std", "var", "std_mean", "var_mean", "logsumexp", "norm",
         "linalg_vector_norm", "argmax", "argmin"}
-"""Operators that reduce some dimensions."""
+# Operators that combine the elements along one dimension and keep it.
 ALONG = {"softmax", "_softmax", "log_softmax", "_log_softmax", "cumsum", "cumprod"}
-"""Operators that combine the elements along one dimension and keep it."""
+# Names of operators that pool or resize; the digit is the number of last dimensions that they work on.
 WINDOWS = re.compile(r"(?:adaptive_)?(?:max|avg)_pool(\d)d.*|_?upsample_\w+?(\d)d.*")
-"""Names of operators that pool or resize; the digit is the number of last dimensions that they work on."""
 
 
 def op_name(node: fx.Node) -> str:

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from autocompress.errors import InputError
 from autocompress.tensors.named import Inputs
 
+# The largest number of samples in the batch whose first and last samples are also run alone.
 BATCH = 16
-"""The largest number of samples in the batch whose first and last samples are also run alone."""
+# The largest difference that the order of a sum may cause, relative to the largest value.
 TOLERANCE = 1e-3
-"""The largest difference that the order of a sum may cause, relative to the largest value."""
 ADVICE = ("Give a norm running statistics (track_running_stats=True) and train it so, or keep the code from computing "
           "over dimension 0")
 

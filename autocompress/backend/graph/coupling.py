@@ -37,8 +37,8 @@ class Coupling:
     groups: tuple[Group, ...]
     items: dict[str, tuple[Item, ...]]
     refused: dict[str, str] = field(default_factory=dict)
+    # The proved scalings, by the module whose output channels can be rescaled.
     scalings: dict[str, Scaling] = field(default_factory=dict)
-    """The proved scalings, by the module whose output channels can be rescaled."""
 
 
 def cut_channels(model: nn.Module, items: Mapping[str, tuple[Item, ...]], kept: Mapping[str, np.ndarray]) -> None:

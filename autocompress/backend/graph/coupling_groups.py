@@ -19,8 +19,8 @@ from autocompress.backend.graph.label_propagation import Propagation
 from autocompress.core.layer import Group, LayerTable, Member
 from autocompress.tensors.named import Inputs
 
+# The name of a layer, and `"in"` or `"out"`.
 Side = tuple[str, str]
-"""The name of a layer, and `"in"` or `"out"`."""
 
 
 @dataclass

@@ -19,10 +19,10 @@ from autocompress.backend.layers.kinds import Conv, Norm
 from autocompress.core.layer import Group
 from autocompress.tensors.named import Inputs, uniform
 
+# Largest difference between two outputs that count as equal, relative to the largest value.
 TOLERANCE = 1e-4
-"""Largest difference between two outputs that count as equal, relative to the largest value."""
+# Coupling groups and the items behind them, by the group's name.
 Recorded = Mapping[str, tuple[Group, tuple[Item, ...]]]
-"""Coupling groups and the items behind them, by the group's name."""
 
 
 def unsafe_groups(model: nn.Module, example: Inputs, recorded: Recorded) -> dict[str, str]:

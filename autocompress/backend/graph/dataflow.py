@@ -21,20 +21,20 @@ from autocompress.backend.layers.kinds import RECURRENT_OPS
 from autocompress.core.layer import Activation, Arithmetic, Layer, Operation
 from autocompress.techniques.base import whole
 
+# Operators whose result is the operand under another shape. Slices, splits and permutations are no views: most runtimes
+# copy them.
 VIEWS = {"flatten", "view", "_unsafe_view", "reshape", "unflatten", "squeeze", "unsqueeze", "dropout",
          "feature_dropout", "alpha_dropout", "contiguous", "alias", "detach", "clone"}
-"""Operators whose result is the operand under another shape. Slices, splits and permutations are no views: most
-runtimes copy them."""
+# Operators whose result takes over the operand's memory when nothing else reads the operand. So do `add_`, `mul_` and
+# other in-place operators.
 IN_PLACE = {"relu", "relu6", "hardtanh", "clamp", "batch_norm", "silu", "hardswish", "gelu", "sigmoid", "hardsigmoid",
             "tanh", "leaky_relu", "elu"}
-"""Operators whose result takes over the operand's memory when nothing else reads the operand. So do `add_`, `mul_` and
-other in-place operators."""
+# Operators that become part of the layer in front of them, without another pass over the tensor.
 FUSED = {"relu", "relu6", "hardtanh", "clamp"}
-"""Operators that become part of the layer in front of them, without another pass over the tensor."""
+# Operators that move nothing: readers of the result read the operand again.
 FREE = {"expand", "expand_as"}
-"""Operators that move nothing: readers of the result read the operand again."""
+# Products that apply a matrix to one vector at a time.
 LINEAR = {"mv", "dot"}
-"""Products that apply a matrix to one vector at a time."""
 
 
 class Dataflow:

@@ -24,10 +24,10 @@ from autocompress.backend.layers.kinds import CONV_OPS
 from autocompress.core.layer import LayerTable
 
 LAYERS = {*CONV_OPS, "linear", "batch_norm"}
+# The labels of one result or of several; None stands for a tensor without a label.
 Value = Tensor | Sequence[Tensor | None] | None
-"""The labels of one result or of several; None stands for a tensor without a label."""
+# The labels and the shape of an operand, and the node that makes it.
 Operand = tuple[Tensor | None, tuple[int, ...], fx.Node]
-"""The labels and the shape of an operand, and the node that makes it."""
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from autocompress.backend.canonical.attention import plain_attention
 from autocompress.tensors.named import Inputs, zeros
 
+# Modules of which thop counts exactly the products, where they are these very classes. It does not see what is no
+# module, overcounts transposed convolutions, and counts biases, norms and pooling.
 COUNTED_BY_THOP = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-"""Modules of which thop counts exactly the products, where they are these very classes. It does not see what is no
-module, overcounts transposed convolutions, and counts biases, norms and pooling."""
 
 
 def count_macs(model: nn.Module, inputs: tuple[int, ...] | Inputs, dtype: torch.dtype = torch.float32) -> int:

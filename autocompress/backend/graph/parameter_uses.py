@@ -16,8 +16,8 @@ from autocompress.backend.graph.aten_ops import MOVES, op_name, shape_of
 from autocompress.backend.layers.kinds import Conv
 from autocompress.backend.network.fold import behind_norm
 
+# Layers whose output channels are the rows of their weight.
 FOLDABLE = Conv | nn.Linear
-"""Layers whose output channels are the rows of their weight."""
 
 
 class ParameterUses:

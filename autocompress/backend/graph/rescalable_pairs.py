@@ -25,15 +25,15 @@ from autocompress.backend.layers.kinds import CONV_OPS
 from autocompress.core.layer import LayerTable
 from autocompress.tensors.named import Inputs, uniform
 
+# Operators that let a positive factor through. Those of `_CLIPS` let it through below their upper end only.
 ELEMENTWISE = {"relu", "leaky_relu", "prelu", "abs", "dropout", "feature_dropout", "alpha_dropout", "contiguous",
                "clone", "detach", "alias"}
-"""Operators that let a positive factor through. Those of `_CLIPS` let it through below their upper end only."""
 _CLIPS = {"hardtanh", "relu6", "clamp", "clamp_max", "clamp_min"}
 _REDUCTIONS = {"mean", "sum", "amax", "amin"}
 _MOVES = {"view", "reshape", "_unsafe_view", "flatten", "unflatten", "permute", "transpose", "movedim", "squeeze",
           "unsqueeze"}
+# Operators whose result can be scaled by their weight and bias, with the position of the weight among the operands.
 _SOURCES = dict.fromkeys((*CONV_OPS, "linear", "batch_norm"), 1) | {"layer_norm": 2}
-"""Operators whose result can be scaled by their weight and bias, with the position of the weight among the operands."""
 
 
 @dataclass
@@ -199,8 +199,8 @@ def _behind(path: _FollowedChannels, user: fx.Node) -> _FollowedChannels:
     return _FollowedChannels(user, axis, index, cap)
 
 
+# Share of the clip's value that clipped channels are scaled down to for the proof: no value may reach the clip.
 _CLIP_MARGIN = 1 / 16
-"""Share of the clip's value that clipped channels are scaled down to for the proof: no value may reach the clip."""
 
 
 def unsafe_rescalings(model: nn.Module, example: Inputs, scalings: Mapping[str, Scaling]) -> dict[str, str]:

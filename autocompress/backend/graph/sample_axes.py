@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from autocompress.tensors.named import Inputs
 
+# Batch sizes that are compared. An axis of the samples has the same multiple of both as its size.
 FEWER, MORE = 5, 7
-"""Batch sizes that are compared. An axis of the samples has the same multiple of both as its size."""
+# Largest difference, relative to the largest value, between a sample before and after the batch is shuffled.
 TOLERANCE = 1e-3
-"""Largest difference, relative to the largest value, between a sample before and after the batch is shuffled."""
 
 
 @dataclass(frozen=True)

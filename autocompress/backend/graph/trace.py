@@ -33,10 +33,10 @@ from autocompress.core.layer import Layer, LayerTable
 from autocompress.errors import InputError
 from autocompress.tensors.named import Inputs, zeros
 
+# Operators that are one Relu or Clip in the exported file.
 _FUSED = {"relu", "relu_", "relu6", "relu6_", "hardtanh", "hardtanh_", "clamp", "clamp_"}
-"""Operators that are one Relu or Clip in the exported file."""
+# Operators that the exported file does not have.
 _VANISH = {"dropout", "dropout_", "feature_dropout", "contiguous", "alias", "detach", "clone"}
-"""Operators that the exported file does not have."""
 
 
 def trace(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = torch.float32,

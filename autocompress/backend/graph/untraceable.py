@@ -17,11 +17,11 @@ from autocompress.core.quiet import quiet
 from autocompress.errors import InputError
 from autocompress.tensors.named import Inputs
 
+# The logger that complains where tracing fails.
 _NOISY = "torch.fx.experimental.symbolic_shapes"
-"""The logger that complains where tracing fails."""
 _DATA_DEPENDENT = ("data-dependent", "unbacked", "GuardOnDataDependentSymNode", "_local_scalar_dense")
+# Folders of code that is not the user's.
 _FOREIGN = (Path(torch.__file__).parent, Path(__file__).parents[1], Path(sys.base_prefix), Path(sys.prefix))
-"""Folders of code that is not the user's."""
 
 
 def exported(model: nn.Module, example: Inputs) -> torch.export.ExportedProgram:

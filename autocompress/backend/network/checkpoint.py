@@ -22,11 +22,11 @@ from autocompress.techniques.sparsify import SPARSIFY
 
 _LEVELS, _SCALE, _KEPT = "quantized.levels.", "quantized.scale.", "kept."
 _TABLE, _FACTORS = "quantized.table.", "quantized.factors."
+# Beside `STRUCTURE` and the widths by module name in the file's header: no module has a name that ends in a point.
 _FORMAT = "format."
-"""Beside `STRUCTURE` and the widths by module name in the file's header: no module has a name that ends in a point."""
+# Version of the file format. In files without one, the levels of 7 and 8 bits and of codebooks reach 127 for any
+# activations.
 FORMAT = "2"
-"""Version of the file format. In files without one, the levels of 7 and 8 bits and of codebooks reach 127 for any
-activations."""
 
 
 class Structure(msgspec.Struct, frozen=True):

@@ -29,16 +29,16 @@ class Compressed:
     plan: Plan
     receipts: list[Receipt] = field(default_factory=list)
     weights: dict[str, QuantizedWeight] = field(default_factory=dict)
+    # Trained float weights that `weights` were rounded from, by the same names, which training and averaging continue
+    # from.
     latent: dict[str, Tensor] = field(default_factory=dict)
-    """Trained float weights that `weights` were rounded from, by the same names, which training and averaging continue
-    from."""
+    # Moments of the remaining inputs of layers with pruned inputs, by original name.
     moments: dict[str, Moments] = field(default_factory=dict)
-    """Moments of the remaining inputs of layers with pruned inputs, by original name."""
+    # Masks of sparse weights, by module name. A weight is zero and stays zero wherever its mask's `kept` is False.
     masks: dict[str, Mask] = field(default_factory=dict)
-    """Masks of sparse weights, by module name. A weight is zero and stays zero wherever its mask's `kept` is False."""
+    # Statistics of the inputs of the original's norms on the remaining channels; empty once training has changed the
+    # norms.
     norms: dict[str, NormInputs] = field(default_factory=dict)
-    """Statistics of the inputs of the original's norms on the remaining channels; empty once training has changed the
-    norms."""
 
     def zero(self, module: str, kept: Tensor) -> None:
         """Set a module's weights to zero where `kept` (bool, of the weight's shape) is False, and keep them zero.

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+# The number of histogram bins in which magnitudes are clustered.
 BINS = 256
-"""The number of histogram bins in which magnitudes are clustered."""
+# The magnitude above which, and below whose inverse, weights are scaled to about 1 before they are squared.
 ORDINARY = 1e9
-"""The magnitude above which, and below whose inverse, weights are scaled to about 1 before they are squared."""
+# The magnitude below which weights count as zero.
 NOTHING = 1e-30
-"""The magnitude below which weights count as zero."""
+# The number of alternating fits of codebook and scales.
 ROUNDS = 3
-"""The number of alternating fits of codebook and scales."""
 
 
 def power_levels(bits: int) -> Tensor:

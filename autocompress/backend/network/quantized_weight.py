@@ -194,8 +194,8 @@ def _best_scale(rows: Tensor, counts: Tensor, bits: int, table: Tensor | None, l
     return best_scale
 
 
+# Clipping points tried, as shares of the largest magnitude: the fewer the bits, the deeper it pays to clip.
 _CLIPS: dict[int, tuple[float, ...]] = {
     bits: tuple(torch.linspace(low, 1.0, 12).tolist())
     for bits, low in {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4, 5: 0.5, 6: 0.6, 7: 0.65, 8: 0.7}.items()
 }
-"""Clipping points tried, as shares of the largest magnitude: the fewer the bits, the deeper it pays to clip."""

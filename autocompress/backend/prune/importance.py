@@ -18,8 +18,8 @@ from autocompress.backend.layers.kinds import Conv, Norm
 from autocompress.backend.statistics.moments import Statistics
 from autocompress.backend.statistics.reconstruct import as_matrix, removal_damage
 
+# A criterion: scores by index of an item's side, or None where the criterion does not apply to the module.
 Score = Callable[[nn.Module, Item, Statistics], Tensor | None]
-"""A criterion: scores by index of an item's side, or None where the criterion does not apply to the module."""
 
 
 def channel_scores(criterion: str, model: nn.Module, items: tuple[Item, ...], channels: int,

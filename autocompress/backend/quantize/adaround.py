@@ -16,14 +16,14 @@ from autocompress.backend.quantize.gptq import as_columns, from_columns, refitte
 from autocompress.backend.statistics.reconstruct import damped
 from autocompress.errors import TrialError
 
+# Steps, learning rate and betas of Adam; the rate falls to zero along a cosine. Five hundred steps at a third of the
+# rate end with a smaller error, at two and a half times the cost.
 STEPS, RATE, BETAS = 200, 1.0, (0.9, 0.99)
-"""Steps, learning rate and betas of Adam; the rate falls to zero along a cosine. Five hundred steps at a third of the
-rate end with a smaller error, at two and a half times the cost."""
+# Share of the steps without the regulariser, the regulariser's weight for inputs of second moment 1, and its exponent
+# at first and at last.
 WARM, PRESSURE, SHARPEST, BLUNTEST = 0.2, 20.0, 20.0, 2.0
-"""Share of the steps without the regulariser, the regulariser's weight for inputs of second moment 1, and its exponent
-at first and at last."""
+# Length by which the rectified sigmoid reaches beyond 0 and beyond 1 before it is clipped.
 STRETCH = 0.1
-"""Length by which the rectified sigmoid reaches beyond 0 and beyond 1 before it is clipped."""
 
 
 def round_up_or_down(weight: Tensor, start: QuantizedWeight, second: Tensor, what: str = "a layer",

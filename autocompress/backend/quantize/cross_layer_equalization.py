@@ -22,15 +22,15 @@ from autocompress.backend.statistics.calibration import BATCH
 from autocompress.core.batch_sizes import rows_at_once
 from autocompress.core.cancellation import checkpoint
 
+# Largest number of sweeps over the network, and the relative change of the factors below which they end. Several are
+# needed, because a layer's inputs and its outputs are both rescaled, and either changes the ranges of the other side.
 SWEEPS, SETTLED = 20, 1e-3
-"""Largest number of sweeps over the network, and the relative change of the factors below which they end. Several are
-needed, because a layer's inputs and its outputs are both rescaled, and either changes the ranges of the other side."""
+# Share of the largest range that every channel's range counts as having at least: calibration data say little about
+# channels of smaller values.
 FLOOR = 1e-4
-"""Share of the largest range that every channel's range counts as having at least: calibration data say little about
-channels of smaller values."""
+# Share of an activation's upper clip that a channel may reach on calibration data, before and after it is rescaled. A
+# channel that reaches further stays as it is: with its values clipped the network would compute another function.
 HEADROOM = 0.8
-"""Share of an activation's upper clip that a channel may reach on calibration data, before and after it is rescaled. A
-channel that reaches further stays as it is: with its values clipped the network would compute another function."""
 
 
 def equalize(model: nn.Module, scalings: Mapping[str, Scaling], methods: Mapping[str, str], folds: Mapping[str, str],

@@ -23,9 +23,9 @@ from autocompress.backend.network.quantized_weight import (
 )
 from autocompress.backend.statistics.reconstruct import cholesky, damped
 
+# Columns of a block and of a strip within it (lazy batch updates). Errors are passed on column by column inside a
+# strip, in one product for each strip inside a block, and in one product for each block.
 BLOCK, STRIP = 128, 16
-"""Columns of a block and of a strip within it (lazy batch updates). Errors are passed on column by column inside a
-strip, in one product for each strip inside a block, and in one product for each block."""
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from autocompress.backend.statistics.calibration import correct_biases, reestima
 from autocompress.core.plan import Receipt, Scalar
 from autocompress.techniques.quantize import DEFAULTS, LARGEST_LEVEL, QUANTIZE, level_limit, steps_of
 
+# Approximate number of weights of a row that its scale is chosen from. At 8 bits the largest weight is added, which
+# must not be clipped; below 8 bits GPTQ refits the scale.
 SCALE_SAMPLE = 256
-"""Approximate number of weights of a row that its scale is chosen from. At 8 bits the largest weight is added, which
-must not be clipped; below 8 bits GPTQ refits the scale."""
 
 
 def rounded_weight(weight: Tensor, args: Mapping[str, Scalar], second: Tensor | None, kept: Tensor | None,

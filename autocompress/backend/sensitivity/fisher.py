@@ -40,26 +40,26 @@ from autocompress.errors import TrialError
 from autocompress.techniques.apply import technique_of
 from autocompress.tensors.named import Inputs
 
+# Of how costs are predicted: a change makes what was kept void.
 VERSION = 2
-"""Of how costs are predicted: a change makes what was kept void."""
+# Asked for the table: as many as its time allows.
 SAMPLES = (96, 48, 24)
-"""Asked for the table: as many as its time allows."""
+# What asking one sample costs in forward passes of it: forward, backward, and products with the changes; and the most
+# passes of the calibration inputs that the table may take.
 PASSES, MOST_PASSES = 4, 30
-"""What asking one sample costs in forward passes of it: forward, backward, and products with the changes; and the most
-passes of the calibration inputs that the table may take."""
+# Of its time, that goes into them; the rest works out how weights would change.
 PASSES_SHARE = 0.5
-"""Of its time, that goes into them; the rest works out how weights would change."""
 TIMED = 4
 BATCH = 32
+# Answers drawn for each sample, each for one backward pass.
 DRAWS = 1
-"""Answers drawn for each sample, each for one backward pass."""
+# Of changes held at once, half of it where inputs are so large that passes hold as much; each chunk costs its own
+# passes.
 CHUNK_BYTES = 512 * 2**20
-"""Of changes held at once, half of it where inputs are so large that passes hold as much; each chunk costs its own
-passes."""
 PRODUCT_BYTES = 128 * 2**20
 
+# The number of the step that it belongs to, and how it changes the layer's weight, flat.
 Change = tuple[int, Tensor]
-"""The number of the step that it belongs to, and how it changes the layer's weight, flat."""
 
 
 def sensitivities(compressor: Compressor, steps: Sequence[Step], seconds: float = math.inf) -> list[float]:

@@ -21,8 +21,8 @@ from autocompress.backend.statistics.reconstruct import as_matrix, damped, from_
 from autocompress.core.sparsity import UNSTRUCTURED, group_of, kept_weights
 from autocompress.errors import TrialError
 
+# Rounds of OBS, and steps of conjugate gradients in each. More of either change the error little.
 ROUNDS, FIT_STEPS = 6, 3
-"""Rounds of OBS, and steps of conjugate gradients in each. More of either change the error little."""
 
 
 def sparsify(weight: Tensor, pattern: str, density: float, criterion: str, second: Tensor | None,

@@ -19,8 +19,8 @@ from autocompress.core.batch_sizes import rows_at_once
 from autocompress.core.cancellation import checkpoint
 from autocompress.tensors.named import Inputs
 
+# Largest number of samples of one pass; large inputs come in smaller batches (`rows_at_once`).
 BATCH = 256
-"""Largest number of samples of one pass; large inputs come in smaller batches (`rows_at_once`)."""
 
 
 @dataclass(frozen=True)

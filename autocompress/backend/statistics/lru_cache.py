@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+# Largest size of all tensors of a cache.
 LIMIT_BYTES = 256 * 2**20
-"""Largest size of all tensors of a cache."""
 
 T = TypeVar("T")
 

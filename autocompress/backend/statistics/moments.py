@@ -27,23 +27,23 @@ from autocompress.core.store import Store
 from autocompress.tensors.likelihood import CATEGORICAL, Likelihood
 from autocompress.tensors.named import Inputs
 
+# Version of these measurements. A change of it makes stored results void.
 VERSION = 1
-"""Version of these measurements. A change of it makes stored results void."""
+# Samples whose outputs identify the network's code in the key of stored results.
 PROBES = 8
-"""Samples whose outputs identify the network's code in the key of stored results."""
+# Largest number of samples of one pass without gradients.
 BATCH = 64
-"""Largest number of samples of one pass without gradients."""
+# Largest number of samples of one pass with gradients.
 GRADIENT_BATCH = 8
-"""Largest number of samples of one pass with gradients."""
+# Positions of a feature map, or tokens, drawn from each sample. Neighbouring positions are nearly alike.
 POSITIONS = 48
-"""Positions of a feature map, or tokens, drawn from each sample. Neighbouring positions are nearly alike."""
+# Largest number of columns of a weight whose full covariance is measured. In wider convolutions it is that of channels,
+# taken as equal at every tap of the kernel, because an inverse costs the cube of the width.
 FULL_WIDTH = 1152
-"""Largest number of columns of a weight whose full covariance is measured. In wider convolutions it is that of
-channels, taken as equal at every tap of the kernel, because an inverse costs the cube of the width."""
+# Forward methods of the layers whose inputs are measured. A subclass that pads or scales by itself is left out.
 PLAIN = (nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward, nn.Linear.forward, TransposedConv.forward)
-"""Forward methods of the layers whose inputs are measured. A subclass that pads or scales by itself is left out."""
+# Largest width of an input whose moments are measured, at 256 MiB of covariance.
 MAX_WIDTH = 8192
-"""Largest width of an input whose moments are measured, at 256 MiB of covariance."""
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from autocompress.core.batch_sizes import rows_at_once
 from autocompress.tensors.named import Inputs
 
 BATCH = 64
+# Names, as autograd has them, of operations between a sigmoid and the output that change no value.
 _RESHAPES = ("View", "Squeeze", "Unsqueeze", "Reshape", "Clone", "Alias", "Permute", "Transpose", "T")
-"""Names, as autograd has them, of operations between a sigmoid and the output that change no value."""
 
 
 @torch.no_grad()

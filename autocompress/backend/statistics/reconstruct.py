@@ -11,9 +11,9 @@ from torch import Tensor
 
 from autocompress.errors import TrialError
 
+# Addition to a covariance's diagonal, as a share of its mean. It bounds what is solved along directions in which the
+# calibration data hardly vary.
 DAMPING = 0.01
-"""Addition to a covariance's diagonal, as a share of its mean. It bounds what is solved along directions in which the
-calibration data hardly vary."""
 
 
 def damped(covariance: Tensor, damping: float = DAMPING) -> Tensor:

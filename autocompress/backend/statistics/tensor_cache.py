@@ -22,8 +22,8 @@ from autocompress.errors import StorageError
 
 log = logging.getLogger(__name__)
 
+# The largest total size in bytes of tensors that are kept in one file.
 LIMIT_BYTES = 2**30
-"""The largest total size in bytes of tensors that are kept in one file."""
 
 Tensors = dict[str, Tensor]
 

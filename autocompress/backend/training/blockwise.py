@@ -29,16 +29,16 @@ from autocompress.core.plan import Receipt
 from autocompress.errors import TrialError
 from autocompress.tensors.named import Inputs
 
+# Samples of one training step.
 BATCH = 32
-"""Samples of one training step."""
+# Samples of one forward pass without gradients.
 INFERENCE_BATCH = 128
-"""Samples of one forward pass without gradients."""
+# Learning rate of a parameter, as a share of the parameter's root mean square.
 LEARNING_RATE = 0.01
-"""Learning rate of a parameter, as a share of the parameter's root mean square."""
+# Relative squared error below which a unit is not trained, because its gradients are noise.
 NEGLIGIBLE = 1e-6
-"""Relative squared error below which a unit is not trained, because its gradients are noise."""
+# Largest size of the widest tensor between units, over all samples; wider networks are fitted to fewer samples.
 MOST_BYTES = 2**29
-"""Largest size of the widest tensor between units, over all samples; wider networks are fitted to fewer samples."""
 
 
 def reconstruct_blocks(start: Compressed, original: Original, calibration: Inputs, steps: int, seed: int,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+# Samples on which a forward is tried.
 TRIED = 2
-"""Samples on which a forward is tried."""
 
 
 def channels_last(model: nn.Module, inputs: Tensor) -> nn.Module:

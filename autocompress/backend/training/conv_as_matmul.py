@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# Largest number of positions of an output map at which the product was faster, by type of the input.
 MOST_POSITIONS = {torch.bfloat16: 16, torch.float32: 4}
-"""Largest number of positions of an output map at which the product was faster, by type of the input."""
+# Number of weights of a layer below which the calls that a product needs cost what it saves.
 LEAST_WEIGHTS = 2 ** 14
-"""Number of weights of a layer below which the calls that a product needs cost what it saves."""
 
 Pair = tuple[int, int]
 

@@ -52,13 +52,13 @@ from autocompress.errors import AutocompressError, InputError, TrialError
 from autocompress.tensors.likelihood import CATEGORICAL, Likelihood
 from autocompress.tensors.named import Inputs
 
+# Divergence from the teacher, as a share of the spread of its answers, from which a student counts as far.
 FAR = 0.25
-"""Divergence from the teacher, as a share of the spread of its answers, from which a student counts as far."""
+# Share of labels in the loss of a student that answers as its teacher does, and the share of the learning rate that it
+# is trained at.
 NEAR_LABEL_WEIGHT, LEAST_PACE = 0.5, 0.25
-"""Share of labels in the loss of a student that answers as its teacher does, and the share of the learning rate that it
-is trained at."""
+# Sizes of weights and of vectors that steps take at least: biases begin near zero, and have far to go.
 LEAST_WEIGHT, LEAST_VECTOR = 1e-3, 0.05
-"""Sizes of weights and of vectors that steps take at least: biases begin near zero, and have far to go."""
 
 
 @dataclass(frozen=True)
@@ -71,34 +71,34 @@ class Recipe:
     epochs: float = 1.0
     seconds: float | None = None
     batch: int = 128
+    # Largest step of Adam, as a share of the root mean square of the parameter tensor at the start.
     learning_rate: float = 0.02
-    """Largest step of Adam, as a share of the root mean square of the parameter tensor at the start."""
     temperature: float = 4.0
+    # Share of the loss that is cross-entropy with the labels. At 0 they are not looked at, and may be anything; else
+    # the share is larger for a student that begins near its teacher, see `_adapt_to_student`.
     label_weight: float = 0.1
-    """Share of the loss that is cross-entropy with the labels. At 0 they are not looked at, and may be anything; else
-    the share is larger for a student that begins near its teacher, see `_adapt_to_student`."""
+    # Whether the teacher's time counts as `seconds`. Not where students are compared: the first would pay for all.
     charge_teacher: bool = True
-    """Whether the teacher's time counts as `seconds`. Not where students are compared: the first would pay for all."""
+    # Share of the schedule in which the learning rate rises.
     warm_up: float = 0.05
-    """Share of the schedule in which the learning rate rises."""
+    # Largest decay of the moving average of all parameters, learned scales too, that is kept in place of the last ones;
+    # 0 keeps the last. Behind a cosine that ends at zero there was nothing to gain.
     average: float = 0.0
-    """Largest decay of the moving average of all parameters, learned scales too, that is kept in place of the last
-    ones; 0 keeps the last. Behind a cosine that ends at zero there was nothing to gain."""
+    # Epochs without a lower loss after which a training comes to an early end, see `Schedule`; 0: never. One that a
+    # clock ends is left to it.
     patience: int = 5
-    """Epochs without a lower loss after which a training comes to an early end, see `Schedule`; 0: never. One that a
-    clock ends is left to it."""
+    # Weight of the distance of attention maps from the original's (see `feature_distillation`), added to the loss.
+    # Above 0 the original runs beside the student at every step, for its kept answers hold no features.
     attention_weight: float = 0.0
-    """Weight of the distance of attention maps from the original's (see `feature_distillation`), added to the loss. Above 0 the
-    original runs beside the student at every step, for its kept answers hold no features."""
+    # Weight of the distance of projected feature maps from the original's (see `feature_distillation.Projections`),
+    # added to the loss. Both maps are of one pass of the original.
     feature_weight: float = 0.0
-    """Weight of the distance of projected feature maps from the original's (see `feature_distillation.Projections`), added to the
-    loss. Both maps are of one pass of the original."""
+    # Optimiser steps for each unit of the network before the distillation, on calibration inputs alone (see
+    # `blockwise`). With `epochs` 0 they are the whole recovery, else at most half of `seconds`.
     block_steps: int = 0
-    """Optimiser steps for each unit of the network before the distillation, on calibration inputs alone (see
-    `blockwise`). With `epochs` 0 they are the whole recovery, else at most half of `seconds`."""
+    # Parameter of the Beta distribution from which the shares are drawn at which pairs of inputs are mixed (Zhang et
+    # al., "mixup", ICLR 2018); 0 mixes none. The teacher answers every mixture anew: its kept answers are of no use.
     mixup: float = 0.0
-    """Parameter of the Beta distribution from which the shares are drawn at which pairs of inputs are mixed (Zhang et
-    al., "mixup", ICLR 2018); 0 mixes none. The teacher answers every mixture anew: its kept answers are of no use."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "label_weight", "attention_weight", "feature_weight", "block_steps", "mixup"):

@@ -27,8 +27,8 @@ from autocompress.techniques.drop import dropped_layers
 from autocompress.techniques.prune import kept_channels
 from autocompress.techniques.quantize import equalized
 
+# Largest number of layers whose inputs are compared.
 MOST_HOOK_POINTS = 4
-"""Largest number of layers whose inputs are compared."""
 
 
 @dataclass(frozen=True)

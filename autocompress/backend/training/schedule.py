@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 
+# Relative fall of the mean loss below which it counts as a plateau.
 PLATEAU = 0.01
-"""Relative fall of the mean loss below which it counts as a plateau."""
+# Fewest steps over which losses are averaged before they are compared.
 LEAST_WINDOW = 50
-"""Fewest steps over which losses are averaged before they are compared."""
+# Steps over which a training ends after a plateau, as a share of the steps before it.
 COOL_DOWN = 0.1
-"""Steps over which a training ends after a plateau, as a share of the steps before it."""
 
 
 class Schedule:
@@ -28,8 +28,8 @@ class Schedule:
         self._window = max(per_epoch, LEAST_WINDOW)
         self._losses: list[float] = []
         self._best, self._since = math.inf, 0
+        # The step after which the early end began.
         self.plateau: int | None = None
-        """The step after which the early end began."""
 
     def done(self, step: int) -> float:
         """Return the share of the training that lies before `step`, counted from 0."""

@@ -61,8 +61,8 @@ class Teacher:
         self._inputs: dict[int, Inputs] = {}
         self._logits: dict[int, Tensor] = {}  # NaN where not computed yet
         self._unsaved: set[int] = set()
+        # The time spent on outputs so far.
         self.seconds = 0.0
-        """The time spent on outputs so far."""
 
     def batch(self, epoch: int, rows: Tensor) -> tuple[Inputs, Tensor]:
         """Return normalised inputs `(B, …)` and the teacher's outputs for `rows` `(B,)` of the view of `epoch`."""

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from autocompress.tensors.named import Inputs
 
+# Norms that keep running statistics.
 LIVE = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
-"""Norms that keep running statistics."""
 
 
 def difference(model: nn.Module, inputs: Inputs) -> str:

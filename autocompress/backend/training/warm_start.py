@@ -42,8 +42,8 @@ from autocompress.techniques.table import TECHNIQUES
 from autocompress.tensors.likelihood import CATEGORICAL, Likelihood
 from autocompress.tensors.named import Inputs
 
+# Arguments that two quantize steps must share for the levels of one to be those of the other.
 _GRID = ("weight_bits", "grid", "group")
-"""Arguments that two quantize steps must share for the levels of one to be those of the other."""
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,14 @@ from autocompress.formats.onnx.ranges import Range, choose_range
 from autocompress.formats.onnx.runtime import Runtime
 
 MOST_ROWS = 64  # samples that are run at once, at most
+# Values of a tensor that a range is chosen from, drawn at random: a stride would meet the same places of every picture.
+# A percentile leaves about thirteen of them outside at either end.
 VALUES = 2**18
-"""Values of a tensor that a range is chosen from, drawn at random: a stride would meet the same places of every
-picture. A percentile leaves about thirteen of them outside at either end."""
+# Operators that move values without computing.
 MOVES = ("MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Gather", "Split", "Concat",
          "Expand", "Identity", "Dropout", "Pad", "Resize", "DepthToSpace", "SpaceToDepth", "Tile")
-"""Operators that move values without computing."""
+# Operators whose float weights the runtime may quantise on its own.
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm")
-"""Operators whose float weights the runtime may quantise on its own."""
 
 
 def reads_float(graph: FloatGraph, quantised: Collection[str]) -> set[int]:

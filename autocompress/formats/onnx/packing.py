@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
+# Bits of each plane, least significant first, by bit-width.
 PLANES: dict[int, tuple[int, ...]] = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}
-"""Bits of each plane, least significant first, by bit-width."""
 
 ALIGN = 8  # codes are padded to a multiple of this, so that every plane has the same number of them
 

@@ -15,8 +15,8 @@ import onnx
 from onnx import helper, numpy_helper
 from torch import nn
 
+# Negative zero, which ONNX Runtime does not take for the zero with which it folds a Pad into a convolution.
 KEPT = np.array(-0.0, np.float32)
-"""Negative zero, which ONNX Runtime does not take for the zero with which it folds a Pad into a convolution."""
 
 
 def unfold_pads(proto: onnx.ModelProto, layers: Mapping[str, nn.Module]) -> None:

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# Ranges tried for the least squared error, as shares of the observed one.
 CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
-"""Ranges tried for the least squared error, as shares of the observed one."""
+# Share of the values that a percentile leaves outside, half of it at either end.
 OUTSIDE = 1e-4
-"""Share of the values that a percentile leaves outside, half of it at either end."""
+# Bins of the entropy method's histogram, of the narrowest range that it tries, and between one range and the next.
 BINS, LEAST_BINS, STRIDE = 2048, 256, 32
-"""Bins of the entropy method's histogram, of the narrowest range that it tries, and between one range and the next."""
 
 
 @dataclass(frozen=True)

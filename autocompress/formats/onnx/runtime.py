@@ -14,8 +14,8 @@ from autocompress.formats import base
 from autocompress.formats.base import Arrays
 
 SILENT = 4  # severity of a session's own lines on the screen: fatal ones; its errors are raised, and told from there
+# Of inputs of one run above which the runtime gives back what it computed in: several files are open together.
 KEPT_INPUT_BYTES = 2**22
-"""Of inputs of one run above which the runtime gives back what it computed in: several files are open together."""
 DTYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_, "tensor(double)": np.float64}
 
 

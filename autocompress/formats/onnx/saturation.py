@@ -22,13 +22,13 @@ from autocompress.errors import AutocompressError
 from autocompress.formats.onnx.activations import MOVES, WEIGHTED
 from autocompress.formats.onnx.runtime import Runtime
 
+# Greatest |a| + |b| of two weights of one sign whose products with 8-bit activations fit 16 bits together: 128.
 LARGEST_PAIR = (2**15 - 1) // 255
-"""Greatest |a| + |b| of two weights of one sign whose products with 8-bit activations fit 16 bits together: 128."""
+# Operators that compute in integers, and which of their inputs is the weight.
 INTEGER_WEIGHT = {"QLinearConv": 3, "QLinearMatMul": 3, "ConvInteger": 1, "MatMulInteger": 1, "QGemm": 3,
                   "MatMulIntegerToFloat": 1, "DynamicQuantizeMatMul": 1, "QAttention": 1}
-"""Operators that compute in integers, and which of their inputs is the weight."""
+# Operators that the runtime replaces by those where their inputs are dequantised.
 FLOAT_WEIGHT = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
-"""Operators that the runtime replaces by those where their inputs are dequantised."""
 SATURATES = "may answer differently on CPUs without dot-product instructions"
 
 

@@ -29,8 +29,8 @@ from autocompress.formats.onnx.sparse_choice import stored_sparse
 
 SKELETON_NAME = 3  # typical length of a tensor's name in the skeleton: `p10` to `t99`
 READERS = 1.3  # typical number of nodes that read an activation: more than one where a residual branches off
+# Parts that the file stores sparse, by width and pattern.
 Sparse = dict[tuple[int, str], list[Part]]
-"""Parts that the file stores sparse, by width and pattern."""
 
 
 def file_bytes(parts: Iterable[Part], skeleton_bytes: int, absent: Iterable[Part] = ()) -> int:

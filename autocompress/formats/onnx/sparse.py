@@ -25,12 +25,12 @@ from autocompress.formats.onnx.sparse_choice import stored_sparse
 class Writer:
     """What adds constants and nodes to the head of a graph; each returns names of tensors."""
 
+    # Stores a tensor.
     constant: Callable[[np.ndarray], str]
-    """Stores a tensor."""
+    # Adds a node: operator, inputs, number of outputs, attributes.
     node: Callable[..., list[str]]
-    """Adds a node: operator, inputs, number of outputs, attributes."""
+    # Stores `integers` of that many bits, a multiple of `ALIGN` of them; restored as flat INT8.
     unpack: Callable[[np.ndarray, int], str]
-    """Stores `integers` of that many bits, a multiple of `ALIGN` of them; restored as flat INT8."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Packed:
     pattern: str
     values: np.ndarray
     codes: np.ndarray
+    # In the stream, by name.
     shapes: dict[str, tuple[int, ...]]
-    """In the stream, by name."""
+    # Axes of the stream's shape that make the weight's own; nothing where they agree.
     orders: dict[str, tuple[int, ...]]
-    """Axes of the stream's shape that make the weight's own; nothing where they agree."""
     padding: int
 
 

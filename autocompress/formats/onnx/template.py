@@ -26,8 +26,8 @@ from autocompress.formats.onnx.torch_onnx import Example, exporting, free_sample
 
 OPSET = 20
 LARGEST_BYTES = 2**31 - 1  # of one protobuf message; tensors beside the file are not written
+# Index of the input of a node that is the weight of a layer, by operator.
 WEIGHT_INPUT = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "Gather": 0}
-"""Index of the input of a node that is the weight of a layer, by operator."""
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from autocompress.errors import TrialError, cause_of
 from autocompress.formats.base import INPUT, OUTPUT
 from autocompress.formats.onnx.free_batch import free_length
 
+# What a network is called with while it is traced, of two samples: one is taken for a size that never changes.
 Example = Tensor | Mapping[str, Tensor]
-"""What a network is called with while it is traced, of two samples: one is taken for a size that never changes."""
 FIXED_SAMPLES = ("the number of samples must stay free, but forward() makes a fixed number of it: use x.shape[0] as it "
                  "is, not int(x.shape[0]), a written batch size or a list of as many tensors")
 LOGGERS = ("torch.onnx", "torch.export", "torch._dynamo", "torch.fx.experimental.symbolic_shapes", "onnxscript",

@@ -28,8 +28,8 @@ from autocompress.errors import TrialError
 from autocompress.search.executors.limits import time_limit
 
 ShouldStop = Callable[[], bool]
+# How often a driver that waits looks whether it was asked to stop.
 POLL_SECONDS = 0.1
-"""How often a driver that waits looks whether it was asked to stop."""
 _process = threading.RLock()
 
 
@@ -126,8 +126,8 @@ class Executor(Protocol):
     * After `close` nothing that the executor started is left.
     """
 
+    # How many jobs it runs at once, at least 1. The engine submits no more before one is done.
     jobs: int
-    """How many jobs it runs at once, at least 1. The engine submits no more before one is done."""
 
     def open(self, workplace: Workplace) -> None:
         """Take what workers need. Called once, before the first job. InputError where workers cannot have it."""

@@ -11,8 +11,8 @@ from typing import Any
 
 from autocompress.errors import TrialError
 
+# After so long, what has caught the interruption is interrupted once more.
 AGAIN_SECONDS = 5.0
-"""After so long, what has caught the interruption is interrupted once more."""
 
 
 class _OutOfTime(BaseException):

@@ -33,11 +33,11 @@ from autocompress.search.executors.base import (
 from autocompress.search.executors.worker_process import RemoteTraceback, portable
 
 METHODS = ("open", "submit", "quiet", "stop", "close")
+# Weights of so many trained candidates, the nearest in plan, go with a training that may inherit from one.
 MOST_RELATIVES = 3
-"""Weights of so many trained candidates, the nearest in plan, go with a training that may inherit from one."""
 
+# What a job may read of the store: the header of a file of weights, empty for others, and the bytes.
 Lent = tuple[dict[str, str], bytes]
-"""What a job may read of the store: the header of a file of weights, empty for others, and the bytes."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -170,8 +170,8 @@ def _settle(future: Future[Outcome], outcome: Outcome | None = None, error: Base
 
 # -- in a worker -----------------------------------------------------------------------------------------
 
+# By search; a thread of the driver's process writes to the driver's own store.
 _EVALUATIONS: dict[str, tuple[Evaluate, MemoryStore | None]] = {}
-"""By search; a thread of the driver's process writes to the driver's own store."""
 
 
 def _work(key: str, job: Job, lent: Mapping[str, Lent], factory: bytes, should_stop: ShouldStop | None) -> Answer:

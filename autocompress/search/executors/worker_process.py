@@ -32,10 +32,10 @@ from autocompress.search.executors.limits import out_of_time
 DIED = ("a worker process died before it could work, perhaps for lack of memory: resume with fewer --jobs. In a "
         "script, call search behind `if __name__ == \"__main__\":`, because each process reads the script anew")
 READY, STOP, ASK, REPLY, ANSWER = "ready", "stop", "ask", "reply", "answer"
+# What a worker may ask the driver's store for; it puts nothing there by itself.
 READS = ("get", "keys", "nearest")
-"""What a worker may ask the driver's store for; it puts nothing there by itself."""
+# In which a worker must have loaded the network and its data, where evaluations have a limit at all.
 START_SECONDS = 600.0
-"""In which a worker must have loaded the network and its data, where evaluations have a limit at all."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _starting = threading.Lock()
 

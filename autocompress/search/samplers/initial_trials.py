@@ -10,12 +10,12 @@ from autocompress.search import fidelity
 from autocompress.space.projection import Projection
 from autocompress.space.space import KnobKey, Value, Values
 
+# The weight widths of uniform plans, in the order in which they are tried.
 UNIFORM_BITS = (4, 8, 3, 2)
-"""The weight widths of uniform plans, in the order in which they are tried."""
+# The number of a solver's solutions that come before the uniform plans; the others come after them.
 ALWAYS_SOLVED = 3
-"""The number of a solver's solutions that come before the uniform plans; the others come after them."""
+# The origin of trials that are seeds.
 WARM = "warm start"
-"""The origin of trials that are seeds."""
 
 
 def initial_trials(sampler: optuna.samplers.BaseSampler, projection: Projection, trials: int,

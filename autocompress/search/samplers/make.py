@@ -20,12 +20,12 @@ from autocompress.search.samplers.thompson_sampler import SolverSampler
 from autocompress.space.projection import Projection
 from autocompress.space.solver.solver import Solver
 
+# A sampler as a user gives it: a name, an Optuna sampler, or a function or class that makes one. A factory is called
+# with those of `seed`, `projection`, `solver` and `reference` that its parameters name.
 Sampler = str | BaseSampler | Callable[..., BaseSampler]
-"""A sampler as a user gives it: a name, an Optuna sampler, or a function or class that makes one. A factory is called
-with those of `seed`, `projection`, `solver` and `reference` that its parameters name."""
 
+# `SolverSampler`, which needs a solver; where there is none, TPE.
 AUTO = "auto"
-"""`SolverSampler`, which needs a solver; where there is none, TPE."""
 
 
 def _tpe(seed: int) -> BaseSampler:

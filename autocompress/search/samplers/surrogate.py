@@ -13,12 +13,12 @@ import math
 
 import numpy as np
 
+# Length scales of the kernel that are tried, in natural logarithms of size or latency: factors of two and four.
 LENGTHS = (math.log(2), math.log(4))
-"""Length scales of the kernel that are tried, in natural logarithms of size or latency: factors of two and four."""
+# Shares of noise in the variance that are tried.
 NOISES = (0.05, 0.2, 0.8)
-"""Shares of noise in the variance that are tried."""
+# The number of the latest trials that a model is fitted to: its time grows with their cube.
 MOST_TRIALS = 128
-"""The number of the latest trials that a model is fitted to: its time grows with their cube."""
 
 
 def rising_line(x: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:

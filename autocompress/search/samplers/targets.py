@@ -24,22 +24,21 @@ from autocompress.space.solver.solver import Solver
 from autocompress.space.space import KnobKey, Value
 from autocompress.techniques.knobs import from_stored
 
+# The ratio of successive size fractions, which go from the whole size bound down to the least size of the space.
 SIZE_STEP = math.sqrt(0.5)
-"""The ratio of successive size fractions, which go from the whole size bound down to the least size of the space."""
+# Bounds on latency, as fractions of that of the plain solution of the same size; on MACs where no latency is estimated.
 LATENCY_FRACTIONS = (1.0, 0.4)
-"""Bounds on latency, as fractions of that of the plain solution of the same size; on MACs where no latency is
-estimated."""
+# The attribute of a trial that holds the setting of the measured plan, where projection moved the proposed one.
 SETTING = "setting"
-"""The attribute of a trial that holds the setting of the measured plan, where projection moved the proposed one."""
+# The largest loss of quality against the best trial with which an untrained candidate counts for the front, because
+# training recovers most of it.
 MOST_LOST = 0.5
-"""The largest loss of quality against the best trial with which an untrained candidate counts for the front, because
-training recovers most of it."""
+# The share of proposals that use the whole budget, because the best model inside it is what the user wants.
 FULL_BUDGET_SHARE = 0.25
-"""The share of proposals that use the whole budget, because the best model inside it is what the user wants."""
+# The least number of completed trials for a posterior; with fewer, targets are drawn from the prior, uniformly.
 LEAST_TRIALS = 6
-"""The least number of completed trials for a posterior; with fewer, targets are drawn from the prior, uniformly."""
+# The quality that is added to losses before the logarithm: smaller differences are noise.
 LEAST_DROP = 5e-3
-"""The quality that is added to losses before the logarithm: smaller differences are noise."""
 
 
 class SizeLatencyTarget(NamedTuple):

@@ -25,19 +25,19 @@ from autocompress.space.solver.solver import Solver
 from autocompress.space.space import KnobKey, Space, Value
 from autocompress.techniques.knobs import stored, stored_name
 
+# The share of proposals that are a crossover of two good trials with some knobs redrawn.
 EXPLORE = 0.2
-"""The share of proposals that are a crossover of two good trials with some knobs redrawn."""
+# The share of knobs that a crossover redraws, and that other proposals redraw of the knobs that no solver decides.
 REDRAWN = 0.1
-"""The share of knobs that a crossover redraws, and that other proposals redraw of the knobs that no solver decides."""
+# The standard deviation of the prior of the logarithm of a decision's weight.
 SPREAD = 0.5
-"""The standard deviation of the prior of the logarithm of a decision's weight."""
+# The grid of weights of the other techniques, relative to that of quantization, of the posterior.
 SCALES = tuple(4.0**step for step in (-2, -1, 0, 1, 2))
-"""The grid of weights of the other techniques, relative to that of quantization, of the posterior."""
+# The largest number of trials that a proposal is learnt from.
 MOST_TRIALS_READ = 400
-"""The largest number of trials that a proposal is learnt from."""
+# Size and latency fractions of the first solutions (see `targets`).
 FIRST_TARGETS = (
     (1.0, 1.0), (0.0625, 1.0), (0.25, 1.0), (0.0625, 0.4), (1.0, 0.4), (0.5, 1.0), (0.25, 0.4), (0.125, 1.0))
-"""Size and latency fractions of the first solutions (see `targets`)."""
 
 
 class SolverSampler(optuna.samplers.BaseSampler):

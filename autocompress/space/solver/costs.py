@@ -17,14 +17,14 @@ from autocompress.hardware.profile import HardwareProfile
 from autocompress.space.space import Space
 from autocompress.techniques.base import Option, whole
 
+# The metrics that are sums over layers, in the order of the columns; latencies on further devices come after them.
 METRICS = ("size_bytes", "macs", LATENCY)
-"""The metrics that are sums over layers, in the order of the columns; latencies on further devices come after them."""
+# The cost of an option that is not legal. It is finite because a price of zero times infinity is not a number.
 ILLEGAL = 1e30
-"""The cost of an option that is not legal. It is finite because a price of zero times infinity is not a number."""
 
 
+# The choices, by technique, that decide the shapes of a layer's parts.
 Shape = tuple[tuple[str, Option], ...]
-"""The choices, by technique, that decide the shapes of a layer's parts."""
 
 
 class LayerOption(msgspec.Struct, frozen=True):

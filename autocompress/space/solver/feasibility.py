@@ -12,9 +12,9 @@ from autocompress.space.projection import Projection
 from autocompress.space.solver.problem import Problem, State
 from autocompress.space.space import KnobKey, Value
 
+# The least multiplier of a bound, as a share of the highest one. It is above zero because a bound that is far from
+# tight must be able to come back.
 LEAST_SHARE = 1e-4
-"""The least multiplier of a bound, as a share of the highest one. It is above zero because a bound that is far from
-tight must be able to come back."""
 
 
 class FeasibilityCheck:

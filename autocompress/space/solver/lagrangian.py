@@ -16,16 +16,16 @@ import numpy as np
 from autocompress.space.solver.feasibility import FeasibilityCheck
 from autocompress.space.solver.problem import Problem, State
 
+# The largest number of sweeps of coordinate descent over all groups.
 SWEEPS = 20
-"""The largest number of sweeps of coordinate descent over all groups."""
+# The number of prices that one bisection tries.
 BISECTIONS = 16
-"""The number of prices that one bisection tries."""
+# The number of bisections by additive costs before one by estimates.
 CORRECTIONS = 2
-"""The number of bisections by additive costs before one by estimates."""
+# The range of prices: decimal logarithms of the nats that a whole bound is worth.
 LOWEST, HIGHEST = -10.0, 8.0
-"""The range of prices: decimal logarithms of the nats that a whole bound is worth."""
+# The number of updates of the multipliers where several metrics are bounded.
 ROUNDS = 5
-"""The number of updates of the multipliers where several metrics are bounded."""
 
 
 def coordinate_descent(problem: Problem, prices: Mapping[str, float], start: State) -> State:

@@ -10,10 +10,10 @@ from autocompress.space.solver.costs import ILLEGAL
 from autocompress.space.solver.feasibility import FeasibilityCheck
 from autocompress.space.solver.problem import Problem, State
 
+# The largest number of improving moves.
 MOVES = 60
-"""The largest number of improving moves."""
+# The number of promising moves that are checked exactly before a plan counts as a local optimum.
 TRIES = 16
-"""The number of promising moves that are checked exactly before a plan counts as a local optimum."""
 
 
 def swap_moves(problem: Problem, feasibility: FeasibilityCheck, state: State, moves: int = MOVES) -> State:

@@ -21,8 +21,8 @@ from autocompress.space.space import Knob, KnobKey, Space, Value
 from autocompress.techniques.base import Option, Technique
 from autocompress.techniques.quantize import KINDS, activation_bits
 
+# Factors of predicted sensitivities, for a whole technique by its name, or for one decision.
 Weights = Mapping[str | Decision, float]
-"""Factors of predicted sensitivities, for a whole technique by its name, or for one decision."""
 
 
 class State(msgspec.Struct):

@@ -18,11 +18,11 @@ from autocompress.space.solver.local_search import swap_moves
 from autocompress.space.solver.problem import Problem, State, Weights
 from autocompress.space.space import KnobKey, Space, Value
 
+# Shares of a size bound. Where unpacking code takes more than the first, plans with fewer widths are tried too; where
+# it takes more than the second, plans of one width.
 FIXED_SHARE, MUCH_SHARE = 0.02, 0.2
-"""Shares of a size bound. Where unpacking code takes more than the first, plans with fewer widths are tried too; where
-it takes more than the second, plans of one width."""
+# The largest number of improving swap moves of a quick solution.
 QUICK_MOVES = 2
-"""The largest number of improving swap moves of a quick solution."""
 
 
 class Solver:

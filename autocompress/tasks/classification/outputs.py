@@ -20,11 +20,11 @@ DESCRIPTIONS: dict[Meaning, str] = {
     "probabilities": "class probabilities",
     "independent probabilities": "a probability for each class by itself, which need not sum to 1",
 }
+# Probabilities below are taken for it, so that logarithms are finite; of independent ones, their distance from 1 too,
+# which float32 does not resolve further.
 LEAST, LEAST_INDEPENDENT = 1e-30, 1e-7
-"""Probabilities below are taken for it, so that logarithms are finite; of independent ones, their distance from 1
-too, which float32 does not resolve further."""
+# How far the sum of a row of probabilities may be from 1.
 TOLERANCE = 1e-3
-"""How far the sum of a row of probabilities may be from 1."""
 
 
 def recognise(outputs: np.ndarray, ends_in_sigmoid: bool = False) -> Meaning:

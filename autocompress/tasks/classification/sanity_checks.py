@@ -18,13 +18,13 @@ from autocompress.core.warnings import Warned
 from autocompress.quantities import format_percent
 
 ERRORS = 3.0
+# Accuracy that a compressed network may lose before this is called so.
 FAR_BELOW = 0.05
-"""Accuracy that a compressed network may lose before this is called so."""
+# Accuracy that another order of the labels must win before it is named as the cause.
 RELABELLED = 0.2
-"""Accuracy that another order of the labels must win before it is named as the cause."""
 LEAST_SAMPLES_A_CLASS = 4
+# Times that the commonest class has more training samples than the rarest, from which on the rare are looked at.
 LONG_TAIL = 10
-"""Times that the commonest class has more training samples than the rarest, from which on the rare are looked at."""
 _NAMED = 5
 
 Numbers = np.ndarray[Any, np.dtype[np.int64]]

@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
+# Temperatures between which the cross-entropy is sought.
 SHARPEST, SOFTEST = 1 / 30, 30.0
-"""Temperatures between which the cross-entropy is sought."""
+# Of that interval, in its logarithm: what is left of it changes the cross-entropy by a millionth.
 HALVINGS = 14
-"""Of that interval, in its logarithm: what is left of it changes the cross-entropy by a millionth."""
 
 
 def scores(logits: np.ndarray, targets: np.ndarray) -> dict[str, float]:
