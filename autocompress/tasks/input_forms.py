@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.errors import InputError
+from autocompress.tasks.samples import Samples, changed, pieces
 from autocompress.tasks.splits import PIXELS, SPLITS, TOKENS, VALUES, Split, TaskData
 
 log = logging.getLogger(__name__)
@@ -50,29 +51,49 @@ def _forms(data: TaskData) -> Iterator[tuple[TaskData, str]]:
     else:
         yield data, ""
     if len(shape) == 3 and shape[2] in (1, 3, 4):
-        yield (_changed(data, lambda x: x.permute(0, 3, 1, 2)), f"inputs {shape} are (H, W, C) and were turned to "
+        yield (_changed(data, _channels_first), f"inputs {shape} are (H, W, C) and were turned to "
                "(C, H, W), as the network takes them")
     if len(shape) == 2:
-        yield _changed(data, lambda x: x[:, None]), f"inputs {shape} were given one channel, as the network takes them"
-        yield (_changed(data, lambda x: x.permute(0, 2, 1)), f"inputs {shape} are (length, channels) and were turned "
+        yield _changed(data, _with_a_channel), f"inputs {shape} were given one channel, as the network takes them"
+        yield (_changed(data, _turned), f"inputs {shape} are (length, channels) and were turned "
                "to (channels, length), as the network takes them")
     if len(shape) == 3 and shape[0] == 3 and inputs.dtype == torch.uint8 and _is_grey(inputs):
-        grey = _changed(data, lambda x: x[:, :1])
+        grey = _changed(data, _first_channel)
         mean, std = (tuple({sum(values) / len(values)}) for values in (data.mean, data.std))
         yield (replace(grey, mean=mean, std=std), f"the network takes one channel: of the three, which are equal, one "
                f"was taken, normalised with the averages {mean[0]:.3f} and {std[0]:.3f}")
     if len(shape) == 3 and shape[0] == 1:
-        yield (_changed(data, lambda x: x.expand(-1, 3, -1, -1)), "the network takes three channels: the grey one was "
+        yield (_changed(data, _repeated), "the network takes three channels: the grey one was "
                "repeated")
 
 
 def _changed(data: TaskData, change: Callable[[Tensor], Tensor]) -> TaskData:
     train, validation, test = (
-        Split(change(part.inputs), part.targets) for part in (data.train, data.validation, data.test))
+        Split(changed(part.inputs, change), part.targets) for part in (data.train, data.validation, data.test))
     return replace(data, train=train, validation=validation, test=test)
 
 
-def _is_grey(inputs: Tensor) -> bool:
+def _channels_first(inputs: Tensor) -> Tensor:
+    return inputs.permute(0, 3, 1, 2)
+
+
+def _with_a_channel(inputs: Tensor) -> Tensor:
+    return inputs[:, None]
+
+
+def _turned(inputs: Tensor) -> Tensor:
+    return inputs.permute(0, 2, 1)
+
+
+def _first_channel(inputs: Tensor) -> Tensor:
+    return inputs[:, :1]
+
+
+def _repeated(inputs: Tensor) -> Tensor:
+    return inputs.expand(-1, 3, -1, -1)
+
+
+def _is_grey(inputs: Samples) -> bool:
     sample = inputs[:256]
     return bool((sample == sample[:, :1]).all())
 
@@ -109,10 +130,11 @@ def _check_tokens(data: TaskData, model: nn.Module) -> None:
         for hook in hooks:
             hook.remove()
     for name in SPLITS:
-        inputs = getattr(data, name).inputs
-        if sizes and len(inputs) and not 0 <= int(inputs.min()) <= int(inputs.max()) < min(sizes):
+        ranges = [(int(part.min()), int(part.max())) for part in pieces(getattr(data, name).inputs)] if sizes else []
+        least, most = min((low for low, _ in ranges), default=0), max((high for _, high in ranges), default=0)
+        if sizes and not 0 <= least <= most < min(sizes):
             raise InputError(f"{data.name}, {name} split: tokens must be from 0 to {min(sizes) - 1}, the rows of the "
-                             f"network's embedding, but they are from {int(inputs.min())} to {int(inputs.max())}")
+                             f"network's embedding, but they are from {least} to {most}")
 
 
 @contextmanager

@@ -1,27 +1,26 @@
 """Samples by rows: in memory, stored on a disk, or made when they are asked for.
 
 A `torch.Tensor` `(N, …)` is samples in memory. The classes here are what a tensor cannot be: samples that take no
-memory until some of their rows are read.
+memory until some of their rows are read. `stored_samples` has those in a file.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import threading
-import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from autocompress.core.files import remove_leftovers, temporary_name
-from autocompress.errors import StorageError
-from autocompress.tasks.cache import cache_dir
 from autocompress.tensors.named import NamedTensors
+
+# The bytes up to which samples that come from a file are held in memory as a whole.
+HELD_BYTES = 512 * 2**20
+# The bytes from which on samples that are not in memory are not read whole to be checked and hashed, but so many rows.
+READ_WHOLE_BYTES, SAMPLED_ROWS = 2**31, 1024
+# The bytes that one pass over samples holds at once as floats.
+PIECE_BYTES = 64 * 2**20
 
 Rows = slice | Tensor | int
 """Which samples: consecutive ones, numbers `(M,)` int64 in any order, a mask `(N,)` bool, or one of them."""
@@ -83,6 +82,17 @@ class LazySamples:
         """The samples `(M, …)` of the numbers `rows` `(M,)`, each from 0 to `len(self)` - 1."""
         raise NotImplementedError
 
+    @property
+    def is_large(self) -> bool:
+        """Whether it would take long to read all samples, so that some have to stand for them in checks and hashes."""
+        return self.numel() * self.dtype.itemsize > READ_WHOLE_BYTES
+
+    def content(self, rows: Tensor) -> Iterator[Any]:
+        """Bytes that settle the samples of `rows` `(M,)`, for a fingerprint."""
+        sampled = rows if not self.is_large else rows[_spread(len(rows), SAMPLED_ROWS)]
+        for part in torch.split(sampled, rows_of_a_piece(self)):
+            yield bytes_of(self.read(part))
+
 
 class ChosenSamples(LazySamples):
     """Some of the samples of others, in an order of their own.
@@ -99,6 +109,15 @@ class ChosenSamples(LazySamples):
     def read(self, rows: Tensor) -> Tensor:
         """See `LazySamples`."""
         return self.samples[self.rows[rows]]
+
+    @property
+    def is_large(self) -> bool:
+        """As the others are."""
+        return is_large(self.samples)
+
+    def content(self, rows: Tensor) -> Iterator[Any]:
+        """See `LazySamples`."""
+        return self.samples.content(self.rows[rows]) if isinstance(self.samples, LazySamples) else super().content(rows)
 
 
 class ChangedSamples(LazySamples):
@@ -117,6 +136,11 @@ class ChangedSamples(LazySamples):
     def read(self, rows: Tensor) -> Tensor:
         """See `LazySamples`."""
         return self.change(self.samples[rows])
+
+    @property
+    def is_large(self) -> bool:
+        """As the others are."""
+        return is_large(self.samples)
 
 
 class NamedSamples(Mapping[str, Samples]):
@@ -165,6 +189,32 @@ def changed(samples: Samples, change: Callable[[Tensor], Tensor]) -> Samples:
     return change(samples) if isinstance(samples, Tensor) else ChangedSamples(samples, change)
 
 
+def is_large(samples: Any) -> bool:
+    """Whether some samples have to stand for all in checks and hashes; none in memory are so large."""
+    return isinstance(samples, LazySamples) and samples.is_large
+
+
+def rows_of_a_piece(samples: Samples) -> int:
+    """How many samples are `PIECE_BYTES` as float32."""
+    return max(1, PIECE_BYTES // max(1, 4 * math.prod(samples.shape[1:])))
+
+
+def pieces(samples: Samples) -> Iterator[Tensor]:
+    """Consecutive parts of samples, to be looked at one after another; of large ones, of rows spread over all."""
+    if is_large(samples):
+        for part in torch.split(_spread(len(samples), SAMPLED_ROWS), rows_of_a_piece(samples)):
+            yield samples[part]
+    else:
+        for start in range(0, len(samples), rows := rows_of_a_piece(samples)):
+            yield samples[start:start + rows]
+
+
+def content_of(samples: Samples) -> Iterator[Any]:
+    """Bytes that settle samples, for a fingerprint; the same for the same numbers in memory and on a disk."""
+    return samples.content(torch.arange(len(samples))) if isinstance(samples, LazySamples) else \
+        map(bytes_of, pieces(samples))
+
+
 def row_numbers(rows: slice | Tensor, count: int) -> Tensor:
     """The numbers `(M,)` int64 that an index stands for, of `count` samples. IndexError where one is not there."""
     if isinstance(rows, slice):
@@ -177,158 +227,11 @@ def row_numbers(rows: slice | Tensor, count: int) -> Tensor:
     return numbers
 
 
-# -- on a disk -------------------------------------------------------------------------------------------
+def bytes_of(tensor: Tensor) -> Any:
+    """The bytes of a tensor, in order."""
+    return tensor.contiguous().flatten().view(torch.uint8).numpy().data
 
 
-class StoredSamples(LazySamples):
-    """Samples in a file, row behind row, read by `pread`: what was read takes no memory afterwards, as pages that are
-    mapped would.
-
-    Pickled, it says where the file is; the process that made a temporary file removes it.
-
-    Args:
-        path: the file.
-        shape: number of samples, then the shape of one.
-        dtype: type of the numbers, in the byte order of this machine.
-        offset: bytes in the file before the first sample.
-        temporary: whether the file goes when this object does.
-    """
-
-    def __init__(self, path: Path, shape: tuple[int, ...], dtype: torch.dtype, offset: int = 0,
-                 temporary: bool = False) -> None:
-        super().__init__(shape, dtype)
-        self.path, self._offset, self._file = path, offset, _File(path)
-        self._row_bytes = math.prod(shape[1:]) * dtype.itemsize
-        if temporary:
-            weakref.finalize(self, _remove, path, os.getpid())
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Where the file is and what it holds."""
-        return StoredSamples, (self.path, self.shape, self.dtype, self._offset)
-
-    def read(self, rows: Tensor) -> Tensor:
-        """See `LazySamples`. StorageError where the file is gone or too short."""
-        made = torch.empty((len(rows), *self.shape[1:]), dtype=self.dtype)
-        if not made.numel():
-            return made
-        buffer = made.flatten().view(torch.uint8).numpy().data
-        for first, row, count in _runs(rows):
-            size = self._row_bytes
-            self._file.read(buffer[first * size:(first + count) * size], self._offset + row * size)
-        return made
-
-
-class SampleWriter:
-    """Writes samples as they come, one file for each named array, in a folder of the user's cache.
-
-    Args:
-        folder: where the files are; default, `samples` in the cache folder. They go with the objects that read them.
-    """
-
-    def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder or cache_dir() / "samples"
-        self._arrays: dict[str, tuple[Path, Any, Tensor]] = {}
-        self.rows = 0
-
-    def append(self, batch: Mapping[str, Tensor]) -> None:
-        """Write the next samples.
-
-        Args:
-            batch: tensors `(M, …)` by name; always the same names, shapes and types.
-
-        Raises:
-            ValueError: where they differ from those of the first batch.
-            StorageError: where the disk does not take them.
-        """
-        if not self._arrays:
-            self._open(batch)
-        signature = {name: (tensor.shape[1:], tensor.dtype) for name, tensor in batch.items()}
-        first = {name: (tensor.shape[1:], tensor.dtype) for name, (_, _, tensor) in self._arrays.items()}
-        if signature != first or len({len(tensor) for tensor in batch.values()}) != 1:
-            raise ValueError(f"samples must be {first}, as the first are, but are {signature}")
-        for name, tensor in batch.items():
-            path, stream, _ = self._arrays[name]
-            with _storing(path):
-                stream.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        self.rows += len(next(iter(batch.values())))
-
-    def finish(self) -> dict[str, StoredSamples]:
-        """What was written, by name; nothing can be appended afterwards. ValueError where nothing was."""
-        if not self._arrays:
-            raise ValueError("no sample was written")
-        stored = {}
-        for name, (path, stream, like) in self._arrays.items():
-            with _storing(path):
-                stream.close()
-            stored[name] = StoredSamples(path, (self.rows, *like.shape[1:]), like.dtype, temporary=True)
-        return stored
-
-    def discard(self) -> None:
-        """Remove what was written: where it will not be finished."""
-        for path, stream, _ in self._arrays.values():
-            stream.close()
-            _remove(path, os.getpid())
-
-    def _open(self, batch: Mapping[str, Tensor]) -> None:
-        with _storing(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(self._folder)
-            for name, tensor in batch.items():
-                path = self._folder / temporary_name()
-                self._arrays[name] = path, path.open("wb"), torch.empty((0, *tensor.shape[1:]), dtype=tensor.dtype)
-
-
-class _File:
-    """A file that is opened when it is first read, and read from any thread."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._descriptor, self._lock = path, -1, threading.Lock()
-
-    def read(self, buffer: memoryview, offset: int) -> None:
-        """Fill `buffer` with what stands at `offset`. StorageError where there is less."""
-        try:
-            with self._lock:
-                if self._descriptor < 0:
-                    self._descriptor = os.open(self._path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-                    weakref.finalize(self, os.close, self._descriptor)
-            while len(buffer):
-                done = self._some(buffer, offset)
-                if not done:
-                    raise StorageError(f"{self._path} must hold what was written to it, but ends before: it was cut "
-                                       "off; start again")
-                buffer, offset = buffer[done:], offset + done
-        except OSError as error:
-            raise StorageError(f"{self._path} must be readable, but: {error.strerror or error}") from error
-
-    def _some(self, buffer: memoryview, offset: int) -> int:
-        if hasattr(os, "preadv"):
-            return os.preadv(self._descriptor, [buffer], offset)
-        with self._lock:  # Windows reads at the position of the file alone
-            os.lseek(self._descriptor, offset, os.SEEK_SET)
-            data = os.read(self._descriptor, len(buffer))
-        buffer[:len(data)] = data
-        return len(data)
-
-
-@contextmanager
-def _storing(path: Path) -> Iterator[None]:
-    """A context in which an OSError becomes a StorageError that names the place."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"{path} must be writable, but: {error.strerror or error}; free space, or let "
-                           "AUTOCOMPRESS_CACHE name another folder") from error
-
-
-def _runs(rows: Tensor) -> Iterator[tuple[int, int, int]]:
-    """Consecutive rows together: the place of the first in `rows`, its number, and how many."""
-    starts = torch.cat([torch.tensor([0]), (rows.diff() != 1).nonzero()[:, 0] + 1, torch.tensor([len(rows)])])
-    for first, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
-        yield first, int(rows[first]), end - first
-
-
-def _remove(path: Path, process: int) -> None:
-    """Remove a file, but not from a process that was forked from the one it belongs to."""
-    if os.getpid() == process:
-        with suppress(OSError):
-            path.unlink()
+def _spread(count: int, most: int) -> Tensor:
+    """At most so many of the numbers below `count`, evenly spread."""
+    return torch.arange(count) if count <= most else torch.arange(most) * count // most

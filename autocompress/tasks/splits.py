@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from autocompress.core.metric import Metric, Metrics
 from autocompress.core.warnings import Warned
@@ -22,6 +22,8 @@ from autocompress.tasks.classification.outputs import DESCRIPTIONS, ClassOutputs
 from autocompress.tasks.classification.sanity_checks import Answers, original_doubts, rarest, result_doubts
 from autocompress.tasks.classification.scores import scores
 from autocompress.tasks.identity import callable_fingerprint
+from autocompress.tasks.samples import HELD_BYTES, Samples, chosen, content_of, is_large, pieces
+from autocompress.tasks.views import Augment, Shifts, View, augmented_by
 from autocompress.tensors.likelihood import Likelihood
 
 log = logging.getLogger(__name__)
@@ -31,8 +33,6 @@ STORED = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.
 PIXELS, VALUES, TOKENS = "pixels", "values", "tokens"
 # What stored numbers are: bytes to be divided by 255, values as they are, or indices of an embedding.
 READINGS = (PIXELS, VALUES, TOKENS)
-# About what one pass over a split holds at once as floats.
-PIECE_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,8 @@ class Split:
     """Samples and what they should give.
 
     `inputs` (N, …): of classification pixels, values or tokens, of any real number type; of other tasks what the
-    network reads, several tensors by name too. `targets` (N, …): of classification int64 labels from 0.
+    network reads, several by name too. A tensor, or other `Samples`, which are read by rows. `targets` (N, …): of
+    classification int64 labels from 0.
     """
 
     inputs: Any
@@ -52,7 +53,7 @@ class Split:
 
     def take(self, indices: Tensor) -> Split:
         """The samples at `indices` (M,) int64, in that order."""
-        return Split(self.inputs[indices], self.targets[indices])
+        return Split(chosen(self.inputs, indices), self.targets[indices])
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +79,7 @@ class TaskData:
     std: tuple[float, ...] = (1.0,)
     pad: int = 0
     flip: bool = False
-    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
+    augment: Augment | None = None
     reading: str | None = None
     class_names: tuple[str, ...] = ()
     prepared: str = ""
@@ -124,16 +125,19 @@ class TaskData:
     @cached_property
     def fingerprint(self) -> str:
         """Content hash of every sample and label, of the normalisation, and of the augmentation as far as that can be
-        told by content."""
+        told by content. Of data that are too large to be read whole some samples count: see `Samples`."""
         augment = "" if self.augment is None else callable_fingerprint(self.augment) or "unknown"
         facts = (self.classes, self.mean, self.std, self.kind, self.pad, self.flip, augment)
         digest = hashlib.sha256(repr(facts).encode())
         for name in SPLITS:
             split: Split = getattr(self, name)
-            for tensor in (split.inputs, split.targets):
-                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                for piece in pieces(tensor):
-                    digest.update(piece.contiguous().flatten().view(torch.uint8).numpy().data)
+            for samples in (split.inputs, split.targets):
+                digest.update(f"{name} {samples.dtype} {tuple(samples.shape)}".encode())
+                for content in content_of(samples):
+                    digest.update(content)
+            if is_large(split.inputs):
+                log.info("%s, %s split: the fingerprint is of shapes, labels and sampled contents, not of all %d "
+                         "samples", self.name, name, len(split))
         return digest.hexdigest()[:16]
 
     @property
@@ -207,9 +211,14 @@ class TaskData:
         """Labels of the training split (N,)."""
         return self.train.targets
 
-    def train_view(self, view: int, seed: int) -> Tensor:
-        """All training inputs as stored, augmented; each view number gives another, settled by `seed`."""
-        return self.augmented(self.train.inputs, torch.Generator().manual_seed(1000 * seed + view))
+    def train_view(self, view: int, seed: int) -> Any:
+        """All training inputs as stored, augmented; each view number gives another, settled by `seed`. Where inputs
+        are not in memory, samples are augmented when they are read."""
+        inputs, number = self.train.inputs, 1000 * seed + view
+        generator = torch.Generator().manual_seed(number)
+        if isinstance(inputs, Tensor) and (self.augment is not None or inputs.nbytes <= HELD_BYTES):
+            return self.augmented(inputs, generator)
+        return View(inputs, self._shifts(inputs, generator), self.augment, number)
 
     def augmented(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
         """A batch (N, …), raw or normalised: images randomly shifted and mirrored, then what `augment` makes of it.
@@ -217,35 +226,15 @@ class TaskData:
         The outcome is settled by the state of `generator`, a CPU generator. InputError when `augment` gives back
         something of another shape or type.
         """
-        moved = self._moved(inputs, generator)
-        if self.augment is None:
-            return moved
-        made = self.augment(moved, generator)
-        if not isinstance(made, Tensor) or (made.shape, made.dtype) != (inputs.shape, inputs.dtype):
-            got = f"{made.dtype} {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
-            raise InputError(f"{self.name}: `augment` must give back what it was given, {inputs.dtype} "
-                             f"{tuple(inputs.shape)}, but gave {got}")
-        return made
+        shifts = self._shifts(inputs, generator)
+        moved = inputs if shifts is None else shifts.applied(inputs)
+        return moved if self.augment is None else augmented_by(self.augment, moved, generator)
 
-    def _moved(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
-        """Images (N, C, H, W) each randomly shifted and mirrored; anything else is left alone.
-
-        A shift is a crop out of the image padded with zeros by `pad` pixels on each side.
-        """
+    def _shifts(self, inputs: Samples, generator: torch.Generator) -> Shifts | None:
+        """Drawn for images (N, C, H, W); None for anything else, which is left alone."""
         if inputs.ndim != 4 or not (self.pad or self.flip):
-            return inputs
-        count, channels, height, width = inputs.shape
-        device = inputs.device
-        offsets = torch.randint(0, 2 * self.pad + 1, (2, count, 1), generator=generator).to(device)
-        rows = offsets[0] + torch.arange(height, device=device)
-        columns = offsets[1] + torch.arange(width, device=device)
-        if self.flip:
-            mirror = torch.rand((count, 1), generator=generator).to(device) < 0.5
-            columns = torch.where(mirror, columns.flip(1), columns)
-        padded = functional.pad(inputs, (self.pad,) * 4)
-        samples = torch.arange(count, device=device).view(-1, 1, 1, 1)
-        planes = torch.arange(channels, device=device).view(1, -1, 1, 1)
-        return padded[samples, planes, rows[:, None, :, None], columns[:, None, None, :]]
+            return None
+        return Shifts.drawn(len(inputs), self.pad, self.flip, generator)
 
 
 def _meaning(likelihood: Likelihood) -> Meaning:
@@ -264,13 +253,6 @@ def phases(targets: Tensor, period: int, seed: int) -> Tensor:
     numbers = torch.empty_like(order)
     numbers[order] = torch.arange(len(order)) % period
     return numbers
-
-
-def pieces(tensor: Tensor) -> Iterator[Tensor]:
-    """A tensor (N, …) in consecutive parts of about `PIECE_BYTES` as float32."""
-    rows = max(1, PIECE_BYTES // max(1, 4 * tensor[:1].numel()))
-    for start in range(0, len(tensor), rows):
-        yield tensor[start:start + rows]
 
 
 def _with_every_class_trained(numbers: Tensor, targets: Tensor, held_out: int) -> Tensor:
@@ -353,7 +335,7 @@ def _check_split(where: str, split: Split, data: TaskData) -> None:
     check_lengths(split, where)
     if len(split) == 0:
         raise InputError(f"{where} is empty: bring more samples (an automatic split needs ten or more)")
-    if inputs.ndim < 2 or inputs[0].numel() == 0:
+    if inputs.ndim < 2 or math.prod(inputs.shape[1:]) == 0:
         raise InputError(f"{where}: a sample must be an array such as (C, H, W), but inputs are {tuple(inputs.shape)}")
     if len({inputs.dtype, data.train.inputs.dtype} - {torch.uint8, torch.float32}) + (
             inputs.dtype != data.train.inputs.dtype) > 1:

@@ -16,11 +16,10 @@ from autocompress.tasks.samples import (
     ChangedSamples,
     ChosenSamples,
     NamedSamples,
-    SampleWriter,
-    StoredSamples,
     changed,
     chosen,
 )
+from autocompress.tasks.stored_samples import SampleWriter, StoredSamples
 from autocompress.tensors.named import NamedTensors
 
 ROWS = [slice(None), slice(2, 5), slice(1, 9, 3), slice(7, None), slice(None, None, -1), slice(5, 5), 3, -1,

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from autocompress.errors import InputError
-from autocompress.tasks.splits import Split, TaskData, checked, complete, phases
+from autocompress.tasks import samples, splits
+from autocompress.tasks.splits import SPLITS, Split, TaskData, checked, complete, phases
+from autocompress.tasks.stored_samples import SampleWriter
 
 
 def test_phases_are_stratified_and_seeded() -> None:
@@ -147,3 +151,63 @@ def test_one_class_in_training_is_refused(data: TaskData) -> None:
     only = Split(data.train.inputs, torch.full_like(data.train.targets, 2))
     with pytest.raises(InputError, match="all labels are 2"):
         checked(replace(data, train=only))
+
+
+def _stored(data: TaskData, folder: Path) -> TaskData:
+    """The same data with the samples on a disk."""
+    parts = {}
+    for name in SPLITS:
+        writer = SampleWriter(folder)
+        writer.append({"x": getattr(data, name).inputs})
+        parts[name] = Split(writer.finish()["x"], getattr(data, name).targets)
+    return replace(data, **parts)
+
+
+def test_data_on_a_disk_are_those_in_memory(data: TaskData, tmp_path: Path) -> None:
+    stored, rows = _stored(data, tmp_path), torch.tensor([3, 0, 7])
+    assert checked(stored).fingerprint == data.fingerprint
+    assert torch.equal(stored.inputs("train", rows), data.inputs("train", rows))
+    for (name, lazy), whole in zip(complete({"train": stored.train}, 1).items(),
+                                   complete({"train": data.train}, 1).values(), strict=True):
+        assert torch.equal(lazy.inputs[:], whole.inputs), name
+        assert torch.equal(lazy.targets, whole.targets), name
+
+
+@pytest.mark.parametrize("way", [{"pad": 2}, {"flip": True}, {"pad": 1, "flip": True}, {}], ids=str)
+def test_views_of_data_on_a_disk_are_those_in_memory(way: dict[str, Any], data: TaskData, tmp_path: Path) -> None:
+    stored, whole = replace(_stored(data, tmp_path), **way), replace(data, **way)
+    rows = torch.tensor([5, 1, 2, 40])
+    for view in (1, 2):
+        assert torch.equal(stored.train_view(view, 3)[rows], whole.train_view(view, 3)[rows])
+        assert torch.equal(stored.train_view(view, 3)[:], whole.train_view(view, 3))
+
+
+def test_large_tensors_are_augmented_when_they_are_read(data: TaskData, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = replace(data, pad=1, flip=True)
+    whole = data.train_view(1, 0)
+    monkeypatch.setattr(splits, "HELD_BYTES", 1)
+    assert isinstance(whole, torch.Tensor) and not isinstance(data.train_view(1, 0), torch.Tensor)
+    assert torch.equal(data.train_view(1, 0)[:], whole)
+
+
+def test_a_sample_is_augmented_in_one_way_whatever_is_read_with_it(data: TaskData, tmp_path: Path) -> None:
+    def noisy(inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        return inputs ^ torch.randint(0, 4, inputs.shape, generator=generator, dtype=torch.uint8)
+
+    view = replace(_stored(data, tmp_path), augment=noisy).train_view(1, 0)
+    assert torch.equal(view[torch.tensor([5, 2])], view[:][[5, 2]])
+    assert not torch.equal(view[2] ^ data.train.inputs[2], view[5] ^ data.train.inputs[5])
+    with pytest.raises(InputError, match="must give back"):
+        replace(_stored(data, tmp_path), augment=lambda x, _: x.float()).train_view(1, 0)[:1]
+
+
+def test_samples_stand_for_data_that_are_too_large_to_be_read_whole(
+        data: TaskData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    stored = _stored(data, tmp_path)
+    monkeypatch.setattr(samples, "READ_WHOLE_BYTES", 64)
+    monkeypatch.setattr(samples, "SAMPLED_ROWS", 4)
+    with caplog.at_level(logging.INFO):
+        assert checked(stored).fingerprint not in (data.fingerprint, "")
+    assert "train split: the fingerprint is of shapes, labels and sampled contents" in caplog.text
+    assert replace(stored).fingerprint == stored.fingerprint
+    assert replace(stored, train=stored.train.take(torch.arange(20))).fingerprint != stored.fingerprint
