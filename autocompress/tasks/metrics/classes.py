@@ -1,0 +1,142 @@
+"""Metrics of classes: scores `(N, classes, …)` or `(N, …, classes)` against labels `(N, …)`."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import log_softmax, softmax
+from sklearn.metrics import f1_score, roc_auc_score
+
+from autocompress.errors import InputError
+
+
+def class_axis(scores: np.ndarray, labels: np.ndarray) -> int:
+    """The axis of scores that labels `(N, …)` do not have: the second where that fits, else the last.
+
+    Raises:
+        InputError: where neither fits.
+    """
+    shape = scores.shape
+    for axis in (1, scores.ndim - 1):
+        if scores.ndim == labels.ndim + 1 and shape[:axis] + shape[axis + 1:] == labels.shape:
+            return axis
+    raise InputError(f"labels must have the shape of scores without the axis of classes, but are {labels.shape} for "
+                     f"scores {shape}: give autocompress.metric(…, predictions=…, targets=…)")
+
+
+def answers(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The classes answered: predictions that are whole numbers of the labels' shape, or where scores are largest."""
+    if predictions.shape == labels.shape and predictions.dtype.kind in "biu":
+        return predictions
+    largest: np.ndarray = predictions.argmax(class_axis(predictions, labels))
+    return largest
+
+
+def checked_labels(labels: np.ndarray) -> np.ndarray:
+    """Labels `(N, …)` as they are. InputError unless they are whole numbers; `(N, 1)` is taken for `(N,)`."""
+    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    if labels.dtype.kind not in "biu":
+        raise InputError(f"labels of classes must be whole numbers, but are {labels.dtype}")
+    return labels
+
+
+def right(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """For each sample 1 where the class is right, of maps and sequences the share of positions; negative labels and
+    255 beside fewer classes are not counted."""
+    labels = checked_labels(labels)
+    same = (answers(predictions, labels) == labels).astype(np.float64)
+    return _mean_of_counted(same, _counted(predictions, labels))
+
+
+def among_five(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """As `right`, where the label is among the five classes of the largest scores."""
+    labels = checked_labels(labels)
+    scores = np.moveaxis(predictions, class_axis(predictions, labels), -1)
+    if scores.shape[-1] <= 5:
+        raise InputError(f"top5 needs more than 5 classes, but there are {scores.shape[-1]}: use accuracy")
+    best = np.argpartition(scores, -5, axis=-1)[..., -5:]
+    return _mean_of_counted((best == labels[..., None]).any(-1).astype(np.float64), _counted(predictions, labels))
+
+
+def same_class(predictions: np.ndarray, original: np.ndarray) -> np.ndarray:
+    """For each sample the share of positions to which the original, `(N, classes, …)`, gives the same class."""
+    if predictions.ndim < 2 or predictions.shape[1] < 2:
+        raise InputError(f"agreement needs scores (N, classes, …), but the output is {predictions.shape}: for other "
+                         "outputs use cosine, or leave the metric out")
+    return (predictions.argmax(1) == original.argmax(1)).reshape(len(predictions), -1).mean(1)  # type: ignore[no-any-return]
+
+
+def labels_and_answers(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Label and answer of each sample, `(N, 2)`."""
+    labels = checked_labels(labels)
+    answered = answers(predictions, labels)
+    if labels.ndim != 1:
+        raise InputError(f"f1_macro needs one label for each sample, but labels are {labels.shape}: for maps use miou")
+    return np.stack([labels, answered], 1)
+
+
+def f1_macro(pairs: np.ndarray) -> float:
+    """The mean over classes of F1, of pairs `(N, 2)` of labels and answers."""
+    return float(f1_score(pairs[:, 0], pairs[:, 1], average="macro", zero_division=0))
+
+
+def labels_and_shares(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Label and probability of each class, `(N, 1 + classes)`; of two classes, or one score, that of the second."""
+    labels = checked_labels(labels)
+    if predictions.ndim == 1 or (predictions.ndim == 2 and predictions.shape[1] == 1):
+        return np.stack([labels, predictions.reshape(-1)], 1)
+    if class_axis(predictions, labels) != 1 or predictions.ndim != 2:
+        raise InputError(f"auroc needs scores (N, classes), but they are {predictions.shape}")
+    shares = predictions if _are_shares(predictions) else softmax(predictions.astype(np.float64), axis=1)
+    if shares.shape[1] == 2:
+        shares = predictions[:, 1:] - predictions[:, :1]  # ranks as the probability does, and does not saturate
+    return np.concatenate([labels[:, None], shares], 1)
+
+
+def auroc(rows: np.ndarray) -> float:
+    """The area under the curve of true against false positives; of several classes the mean of each against the rest,
+    of those that are there. NaN where there is one class."""
+    labels, shares = rows[:, 0].astype(np.int64), rows[:, 1:]
+    if shares.shape[1] == 1:
+        return float(roc_auc_score(labels == 1, shares[:, 0])) if 0 < (labels == 1).sum() < len(labels) else np.nan
+    areas = [roc_auc_score(labels == label, shares[:, label]) for label in range(shares.shape[1])
+             if 0 < (labels == label).sum() < len(labels)]
+    return float(np.mean(areas)) if areas else np.nan
+
+
+def surprise(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Sum over positions of the negative log-probability of the label, and their number, `(N, 2)`; negative labels,
+    such as -100, are not counted."""
+    labels = checked_labels(labels)
+    scores = np.moveaxis(predictions, class_axis(predictions, labels), -1).astype(np.float64)
+    counted = _counted(predictions, labels)
+    nats = -np.take_along_axis(log_softmax(scores, axis=-1), np.where(counted, labels, 0)[..., None], -1)[..., 0]
+    nats, counted = (nats * counted).reshape(len(labels), -1), counted.reshape(len(labels), -1)
+    return np.stack([nats.sum(1), counted.sum(1)], 1)  # type: ignore[no-any-return]
+
+
+def perplexity(rows: np.ndarray) -> float:
+    """The exponential of the mean negative log-probability."""
+    return float(np.exp(rows[:, 0].sum() / max(1, rows[:, 1].sum())))
+
+
+def _counted(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Which labels `(N, …)` are counted. InputError for one that is no class, where samples have one label each."""
+    if predictions.shape == labels.shape:
+        return np.ones(labels.shape, bool)
+    classes = predictions.shape[class_axis(predictions, labels)]
+    counted: np.ndarray = (labels >= 0) & (labels < classes)
+    unknown = ~counted if labels.ndim == 1 else (labels >= classes) & (labels != 255)
+    if unknown.any():
+        raise InputError(f"labels must be from 0 to {classes - 1}, for {classes} scores, but one is "
+                         f"{int(labels[unknown][0])}")
+    return counted
+
+
+def _mean_of_counted(values: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    sums, counts = ((each.reshape(len(each), -1)).sum(1) for each in (values * counted, counted))
+    mean: np.ndarray = sums / np.maximum(1, counts)
+    return mean
+
+
+def _are_shares(scores: np.ndarray) -> bool:
+    return bool((scores >= 0).all() and (np.abs(scores.sum(1) - 1) < 1e-3).all())

@@ -1,0 +1,173 @@
+"""Metrics of detected boxes: average precision as COCO defines it (Lin et al., "Microsoft COCO", ECCV 2014).
+
+Boxes are `(x0, y0, x1, y1)` in any unit. Of each class and picture the 100 boxes of highest score count; precision is
+interpolated at 101 recalls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from autocompress.errors import InputError
+from autocompress.tasks.metrics.selection import FileOutputs, as_array
+
+THRESHOLDS = np.linspace(0.5, 0.95, 10)
+RECALLS = np.linspace(0, 1, 101)
+MOST_BOXES = 100
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The detections of one picture, and which are right.
+
+    `classes` and `scores` `(K,)`; `right` `(K, thresholds)`; `wanted`: the number of true boxes by class.
+    """
+
+    classes: np.ndarray
+    scores: np.ndarray
+    right: np.ndarray
+    wanted: dict[int, int]
+
+
+def matched(predictions: Any, targets: Any) -> np.ndarray:
+    """The matches of each picture, an array `(N,)` of `Matches`.
+
+    Args:
+        predictions: for each picture a mapping of `boxes` `(K, 4)`, `scores` `(K,)` and, of several classes, `labels`
+            `(K,)`; or one mapping of arrays `(N, K, …)`, in which labels below 0 or scores of 0 are padding.
+        targets: the same without scores.
+
+    Raises:
+        InputError: for anything else.
+    """
+    found, true = pictures(predictions, "predictions", True), pictures(targets, "targets", False)
+    if len(found) != len(true):
+        raise InputError(f"predictions and targets must be of the same pictures, but are of {len(found)} and "
+                         f"{len(true)}")
+    rows = np.empty(len(true), object)
+    rows[:] = [_match(*pair) for pair in zip(found, true, strict=True)]
+    return rows
+
+
+def pictures(value: Any, what: str, scored: bool) -> list[dict[str, np.ndarray]]:
+    """Boxes `(K, 4)`, labels `(K,)` and, where `scored`, scores `(K,)` of each picture. InputError where they are not
+    there."""
+    keys = ("boxes", "scores") if scored else ("boxes",)
+    if isinstance(value, Mapping):
+        if not all(key in value for key in keys):
+            raise InputError(f"{what} must be boxes, with {', '.join(keys)} and labels for each picture, but are "
+                             f"{', '.join(map(str, value))}: give autocompress.metric('map', "
+                             f"{what}=a function that makes them)")
+        value = [{key: value[key][row] for key in (*keys, "labels") if key in value}
+                 for row in range(len(value["boxes"]))]
+    if not isinstance(value, Sequence) or not all(isinstance(each, Mapping) and "boxes" in each for each in value):
+        raise InputError(f"{what} must be a list with a mapping of boxes for each picture, but are "
+                         f"{type(value).__name__}: give autocompress.metric('map', {what}=a function that makes them)")
+    return [_picture(each, what, scored) for each in value]
+
+
+def _picture(given: Mapping[str, Any], what: str, scored: bool) -> dict[str, np.ndarray]:
+    boxes = as_array(given["boxes"], f"{what}: boxes").astype(np.float64).reshape(-1, 4)
+    labels = as_array(given["labels"], f"{what}: labels").astype(np.int64).reshape(-1) if "labels" in given else \
+        np.zeros(len(boxes), np.int64)
+    columns = {"boxes": boxes, "labels": labels}
+    used = labels >= 0
+    if scored:
+        if "scores" not in given:
+            raise InputError(f"{what} must have scores for their boxes, but have {', '.join(map(str, given))}")
+        columns["scores"] = as_array(given["scores"], f"{what}: scores").astype(np.float64).reshape(-1)
+        used = used & (columns["scores"] > 0) if len(columns["scores"]) == len(used) else used
+    if len({len(column) for column in columns.values()}) > 1:
+        raise InputError(f"{what} must have as many labels and scores as boxes, but a picture has "
+                         f"{', '.join(f'{len(column)} {name}' for name, column in columns.items())}")
+    return {name: column[used] for name, column in columns.items()}
+
+
+def _match(found: dict[str, np.ndarray], true: dict[str, np.ndarray]) -> Matches:
+    """Each detection, the surest first, takes the true box of its class that it overlaps most and that is free."""
+    classes, scores, right = [], [], []
+    for label in np.unique(found["labels"]):
+        mine = np.flatnonzero(found["labels"] == label)
+        mine = mine[np.argsort(-found["scores"][mine], kind="stable")][:MOST_BOXES]
+        overlap = box_iou(found["boxes"][mine], true["boxes"][true["labels"] == label])
+        classes.append(np.full(len(mine), label))
+        scores.append(found["scores"][mine])
+        right.append(np.stack([_taken(overlap, threshold) for threshold in THRESHOLDS], 1))
+    labels, counts = np.unique(true["labels"], return_counts=True)
+    wanted = dict(zip(labels.tolist(), counts.tolist(), strict=True))
+    if not classes:
+        return Matches(np.empty(0, np.int64), np.empty(0), np.empty((0, len(THRESHOLDS)), bool), wanted)
+    return Matches(np.concatenate(classes), np.concatenate(scores), np.concatenate(right), wanted)
+
+
+def box_iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Intersection over union of boxes `(K, 4)` and `(M, 4)`: `(K, M)`."""
+    low = np.maximum(one[:, None, :2], other[None, :, :2])
+    high = np.minimum(one[:, None, 2:], other[None, :, 2:])
+    common = np.clip(high - low, 0, None).prod(2)
+    areas = [np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(1) for boxes in (one, other)]
+    return common / np.maximum(areas[0][:, None] + areas[1][None] - common, 1e-12)  # type: ignore[no-any-return]
+
+
+def _taken(overlap: np.ndarray, threshold: float) -> np.ndarray:
+    free, right = np.ones(overlap.shape[1], bool), np.zeros(len(overlap), bool)
+    for row, overlaps in enumerate(overlap if overlap.shape[1] else ()):
+        best = int(np.where(free, overlaps, -1).argmax())
+        if free[best] and overlaps[best] >= threshold:
+            free[best], right[row] = False, True
+    return right
+
+
+def average_precision(rows: np.ndarray) -> float:
+    """The mean over classes and over overlaps from 0.5 to 0.95."""
+    return float(_by_class(rows).mean())
+
+
+def average_precision_50(rows: np.ndarray) -> float:
+    """The mean over classes at an overlap of one half."""
+    return float(_by_class(rows)[:, 0].mean())
+
+
+def _by_class(rows: np.ndarray) -> np.ndarray:
+    """Average precision `(classes, thresholds)` of the classes that have true boxes; one row of NaN where none has."""
+    wanted: dict[int, int] = {}
+    for matches in rows:
+        for label, count in matches.wanted.items():
+            wanted[label] = wanted.get(label, 0) + count
+    if not wanted:
+        return np.full((1, len(THRESHOLDS)), np.nan)
+    classes, scores, right = (np.concatenate([getattr(matches, name) for matches in rows])
+                              for name in ("classes", "scores", "right"))
+    order = np.argsort(-scores, kind="stable")
+    classes, right = classes[order], right[order]
+    return np.stack([_interpolated(right[classes == label], count) for label, count in wanted.items()])
+
+
+def _interpolated(right: np.ndarray, wanted: int) -> np.ndarray:
+    """Mean precision at `RECALLS` of detections `(K, thresholds)`, the surest first."""
+    if not len(right):
+        return np.zeros(len(THRESHOLDS))
+    hits = np.cumsum(right, 0)
+    precision = hits / np.arange(1, len(right) + 1)[:, None]
+    precision = np.maximum.accumulate(precision[::-1], 0)[::-1]
+    recall = hits / wanted
+    at = np.stack([np.searchsorted(recall[:, k], RECALLS, side="left") for k in range(right.shape[1])], 1)
+    padded = np.concatenate([precision, np.zeros((1, right.shape[1]))])
+    return np.take_along_axis(padded, at, 0).mean(0)  # type: ignore[no-any-return]
+
+
+def boxes_of(outputs: Mapping[str, np.ndarray]) -> Any:
+    """The outputs themselves, where the network puts out boxes.
+
+    Raises:
+        InputError: where it puts out something that has to be decoded.
+    """
+    if "boxes" not in outputs or "scores" not in outputs:
+        raise InputError(f"map needs boxes, but the file puts out {', '.join(outputs)}: give "
+                         "autocompress.metric('map', predictions=a function of the outputs that returns, for each "
+                         "picture, its boxes (K, 4), scores (K,) and labels (K,))")
+    return dict(FileOutputs(outputs))

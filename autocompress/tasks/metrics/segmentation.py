@@ -1,0 +1,45 @@
+"""The metric of maps of classes: mean intersection over union."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from autocompress.errors import InputError
+from autocompress.tasks.metrics.classes import answers, checked_labels, class_axis
+
+
+def overlaps(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Pixels in intersection and in union of each sample and class, `(N, classes, 2)`.
+
+    Args:
+        predictions: scores `(N, classes, …)`.
+        labels: classes `(N, …)`; negative ones, and 255 beside fewer classes, are not counted.
+
+    Raises:
+        InputError: for a label that is no class.
+    """
+    if labels.ndim == predictions.ndim and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    labels = checked_labels(labels)
+    axis = class_axis(predictions, labels)
+    classes, counted = predictions.shape[axis], labels >= 0
+    unknown = counted & (labels >= classes)
+    if (unknown & (labels != 255)).any():
+        raise InputError(f"labels must be from 0 to {classes - 1}, for {classes} scores, but one is "
+                         f"{int(labels[unknown & (labels != 255)][0])}")
+    counted &= ~unknown
+    kept = np.zeros((len(labels), classes, 2))
+    for row, answered in enumerate(answers(predictions, labels)):
+        given, found = labels[row][counted[row]], answered[counted[row]]
+        common = np.bincount(given[given == found], minlength=classes)
+        union = np.bincount(given, minlength=classes) + np.bincount(found, minlength=classes) - common
+        kept[row] = np.stack([common, union], 1)
+    return kept
+
+
+def mean_iou(rows: np.ndarray) -> float:
+    """The mean, over the classes that are there, of intersection over union over all samples; NaN where nothing is
+    there."""
+    common, union = rows.sum(0).T
+    there = union > 0
+    return float((common[there] / union[there]).mean()) if there.any() else np.nan

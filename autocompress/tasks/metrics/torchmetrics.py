@@ -1,0 +1,66 @@
+"""Metrics of the package torchmetrics, where it is installed: given as objects, and never imported here."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autocompress.core.metric import Metric
+from autocompress.errors import InputError
+from autocompress.tasks.metrics.measure import OfSplit, Outputs
+from autocompress.tasks.metrics.selection import Predictions, Targets, predictions_of, targets_of
+
+
+def is_torchmetrics(value: Any) -> bool:
+    """Whether an object is a `torchmetrics.Metric`, told by its class's module and methods."""
+    modules = {base.__module__.partition(".")[0] for base in type(value).__mro__}
+    return "torchmetrics" in modules and all(hasattr(value, name) for name in ("update", "compute", "reset"))
+
+
+def of_torchmetrics(given: Any, predictions: Predictions, targets: Targets) -> OfSplit:
+    """The metric that an object computes of predictions and targets, both as tensors. It is copied.
+
+    Raises:
+        InputError: where it does not say which direction is better.
+    """
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(given).__name__).lower()
+    name = re.sub(r"^(binary|multiclass|multilabel)_", "", name)
+    if given.higher_is_better is None:
+        raise InputError(f"{type(given).__name__} does not say whether more is better: give a function of outputs and "
+                         "batches that calls it, with autocompress.metric(…, higher_is_better=…)")
+    bounds = getattr(given, "plot_lower_bound", None), getattr(given, "plot_upper_bound", None)
+    facts = Metric(name, "%" if bounds == (0.0, 1.0) else "", bool(given.higher_is_better))
+    return OfSplit(facts, partial(_computed, copy.deepcopy(given)), partial(_compared, predictions, targets))
+
+
+def _compared(predictions: Predictions, targets: Targets, outputs: Outputs, batch: Any) -> tuple[Any, Any]:
+    return predictions_of(outputs, predictions), targets_of(batch, targets)
+
+
+def _computed(given: Any, kept: Sequence[Any], batches: Sequence[Any]) -> float:
+    given.reset()
+    for predicted, target in kept:
+        given.update(_tensor(predicted), _tensor(target))
+    value = given.compute()
+    given.reset()
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        what = f"a tensor of {value.numel()} values" if isinstance(value, Tensor) else type(value).__name__
+        raise InputError(f"{type(given).__name__} must compute one number, but computes {what}: give an average such "
+                         "as 'macro', or a function of outputs and batches that picks one")
+    return float(value)
+
+
+def _tensor(value: Any) -> Any:
+    """Arrays as tensors; lists of mappings, such as boxes, entry by entry."""
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(np.ascontiguousarray(value))
+    if isinstance(value, list | tuple):
+        return [_tensor(each) for each in value]
+    return {key: _tensor(each) for key, each in value.items()} if isinstance(value, dict) else value
