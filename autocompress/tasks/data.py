@@ -12,9 +12,9 @@ from autocompress.tasks.arrays import from_memory
 from autocompress.tasks.cache import from_home
 from autocompress.tasks.factory import call_factory, is_factory
 from autocompress.tasks.image_folder import image_folder
+from autocompress.tasks.named_sets import cifar10, digits, fashion_mnist
 from autocompress.tasks.npz import from_npz
 from autocompress.tasks.preparation import Preparation
-from autocompress.tasks.sources import cifar10, digits, fashion_mnist
 from autocompress.tasks.splits import PIXELS, READINGS, Split, TaskData, checked
 
 log = logging.getLogger(__name__)

@@ -95,10 +95,7 @@ def square(path: Path, resize: int, size: int, interpolation: str, levels: Level
     Turned as its EXIF data say; transparent parts lie on white, or on black where nothing could be seen on white. One
     of `READING_ERRORS` when it cannot be read.
     """
-    with Image.open(path) as picture:
-        turned = ImageOps.exif_transpose(picture)
-        remarks.turned += picture.getexif().get(0x0112, 1) not in (0, 1)
-        colour = _rgb(turned, levels, remarks)
+    colour = upright(path, levels, remarks)
     width, height = colour.size
     shorter = min(width, height)
     if (width, height) != (resize, resize):
@@ -106,6 +103,14 @@ def square(path: Path, resize: int, size: int, interpolation: str, levels: Level
         colour = colour.resize(tuple(scaled), Image.Resampling[interpolation.upper()])  # type: ignore[arg-type]
     left, top = (round((side - size) / 2) for side in colour.size)
     return np.asarray(colour.crop((left, top, left + size, top + size))).transpose(2, 0, 1)
+
+
+def upright(path: Path, levels: Levels | None, remarks: Remarks) -> Image.Image:
+    """A picture in RGB, turned as its EXIF data say. One of `READING_ERRORS` when it cannot be read."""
+    with Image.open(path) as picture:
+        turned = ImageOps.exif_transpose(picture)
+        remarks.turned += picture.getexif().get(0x0112, 1) not in (0, 1)
+        return _rgb(turned, levels, remarks)
 
 
 def _rgb(picture: Image.Image, levels: Levels | None, remarks: Remarks) -> Image.Image:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from autocompress.errors import EnvironmentFault, InputError
-from autocompress.tasks import cache, sources
+from autocompress.tasks import cache, named_sets
 from autocompress.tasks.data import load_data
 
 
@@ -24,7 +24,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         raise OSError("no network")
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
-    monkeypatch.setattr(sources, "FASHION_FOLDERS", (tmp_path / "absent",))
+    monkeypatch.setattr(named_sets, "FASHION_FOLDERS", (tmp_path / "absent",))
     monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -68,7 +68,8 @@ def test_fashion_mnist_is_split_by_the_fixed_permutation(tmp_path: Path, pack: b
 
 
 @pytest.mark.skipif(
-    not any(folder.is_dir() for folder in sources.FASHION_FOLDERS), reason="the package dataset-fashion-mnist is absent"
+    not any(folder.is_dir() for folder in named_sets.FASHION_FOLDERS),
+    reason="the package dataset-fashion-mnist is absent",
 )
 def test_fashion_mnist_of_the_system() -> None:
     data = load_data("fashion-mnist")
