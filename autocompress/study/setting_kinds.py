@@ -13,6 +13,7 @@ from autocompress.errors import InputError
 from autocompress.quantities import parse_bytes, parse_count, parse_fraction, parse_milliseconds, parse_seconds
 from autocompress.search.efforts import EFFORTS
 from autocompress.tasks.cache import from_home
+from autocompress.tasks.sources.specs import located, source_kind
 
 # Key of a latency that is bounded on every device without a bound of its own.
 ANY_DEVICE = ""
@@ -164,7 +165,9 @@ def _beside(text: str, folder: Path) -> str:
 
 def _spec_beside(text: str, folder: Path) -> str:
     kind, _, place = text.partition(":")
-    if kind in ("npz", "imagefolder") and place:
+    if source_kind(text) is not None:
+        return located(text, lambda each: _beside(each, folder))
+    if kind == "imagefolder" and place:
         return f"{kind}:{_beside(place, folder)}"
     path, _, name = text.rpartition(":")
     return f"{_beside(path, folder)}:{name}" if path.endswith(".py") else text

@@ -31,15 +31,7 @@ def from_npz(path: Path, seed: int, options: dict[str, Any] | None = None) -> Ta
     It may also hold classes, mean, std, pad, flip and inputs. Never unpickles. InputError when it is no such
     file, is damaged, or declares more than 8 GiB or 500 times its own size.
     """
-    if not path.is_file():
-        raise InputError(f"data: there is no file {str(path)!r}")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            refuse_bomb(archive, path)
-            arrays = {info.filename.removesuffix(".npy"): _array(archive, info, path) for info in archive.infolist()}
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, MemoryError, RuntimeError,
-            struct.error) as error:
-        raise InputError(f"{path} must be an intact .npz file of plain arrays, but: {error}") from error
+    arrays = read_arrays(path)
     lower = {name.lower(): array for name, array in arrays.items()}
     value: dict[str, Any] = {key: lower[key].tolist() for key in _STORED if key in lower and lower[key].ndim < 2
                              and lower[key].size < 4096}
@@ -58,6 +50,19 @@ def from_npz(path: Path, seed: int, options: dict[str, Any] | None = None) -> Ta
         held = ", ".join(arrays) or "none"
         raise InputError(f"{path} must hold arrays x and y, or x_train and y_train, but holds {held}")
     return from_memory(value | (options or {}), path.stem, seed)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """The arrays of an .npz file by name, large ones mapped. InputError as of `from_npz`."""
+    if not path.is_file():
+        raise InputError(f"data: there is no file {str(path)!r}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            refuse_bomb(archive, path)
+            return {info.filename.removesuffix(".npy"): _array(archive, info, path) for info in archive.infolist()}
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, MemoryError, RuntimeError,
+            struct.error) as error:
+        raise InputError(f"{path} must be an intact .npz file of plain arrays, but: {error}") from error
 
 
 def _names(split: str, spellings: tuple[str, ...]) -> Iterator[tuple[str, str]]:

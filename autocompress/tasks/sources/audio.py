@@ -54,7 +54,7 @@ class Recordings:
 
 
 def read_wav(path: Path) -> tuple[int, np.ndarray[Any, Any]]:
-    """Samples a second, and the recording as float32 `(samples,)` from -1 to 1. InputError where it cannot be read."""
+    """The rate in Hz, and the recording as float32 `(samples,)` from -1 to 1. InputError where it cannot be read."""
     rate, stored = _stored(path, mapped=False)
     values: np.ndarray[Any, Any]
     if stored.dtype.kind == "u":

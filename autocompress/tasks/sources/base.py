@@ -20,7 +20,7 @@ TARGET, INPUT = "target", "input"
 Sample = dict[str, Tensor]
 
 
-class Samples(Protocol):
+class SampleDataset(Protocol):
     """Samples by number, each read when it is asked for."""
 
     def __len__(self) -> int:
@@ -56,7 +56,7 @@ class Source:
 
     Args:
         name: What the data are called, fit for a heading.
-        splits: Samples of each split, which share keys, shapes and types.
+        splits: SampleDataset of each split, which share keys, shapes and types.
         inputs: Names of the inputs in a sample; a lone `INPUT` is for the first argument of `forward`.
         labelled: Whether samples hold a target.
         classes: Number of classes that targets name; None where they are numbers.
@@ -67,7 +67,7 @@ class Source:
     """
 
     name: str
-    splits: Mapping[str, Samples]
+    splits: Mapping[str, SampleDataset]
     inputs: tuple[str, ...] = (INPUT,)
     labelled: bool = True
     classes: int | None = None
@@ -77,8 +77,8 @@ class Source:
     prepared: str = ""
 
 
-def in_three_splits(samples: Samples, given: Mapping[str, Sequence[int]], seed: int, name: str,
-                    strata: Tensor | None = None) -> dict[str, Samples]:
+def in_three_splits(samples: SampleDataset, given: Mapping[str, Sequence[int]], seed: int, name: str,
+                    strata: Tensor | None = None) -> dict[str, SampleDataset]:
     """Samples of all three splits out of those at hand, by the rule for arrays (`splits.complete`).
 
     Args:

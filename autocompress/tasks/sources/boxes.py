@@ -81,8 +81,8 @@ def boxed_source(parts: Mapping[str, Sequence[Annotated]], class_names: Sequence
         given[split] = range(begin, begin + len(part))
         begin += len(part)
     splits = in_three_splits(BoxedPictures(tuple(checked), fit, most), given, context.seed, name)
-    return Source(Path(name).stem, splits, (INPUT,), classes=len(class_names), class_names=tuple(class_names), mean=mean,
-                  std=std, prepared=fit.described)
+    return Source(Path(name).stem, splits, classes=len(class_names), class_names=tuple(class_names), mean=mean, std=std,
+                  prepared=fit.described)
 
 
 def _checked(annotated: Annotated, size: tuple[int, int]) -> Annotated:

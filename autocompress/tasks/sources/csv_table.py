@@ -22,7 +22,7 @@ from autocompress.tasks.sources.base import (
     INPUT,
     TARGET,
     Sample,
-    Samples,
+    SampleDataset,
     Source,
     SourceContext,
     in_three_splits,
@@ -113,7 +113,7 @@ def open_csv(spec: SourceSpec, context: SourceContext) -> Source:
     read = _read(records, columns)
     targets, class_names = _targets(read.targets, context.classes, path)
     length = spec.number("length", int, "a number of tokens")
-    samples: Samples
+    samples: SampleDataset
     if columns.text is None:
         inputs: tuple[str, ...] = (INPUT,)
         samples = NumberRows(_shaped(read.values, spec.options.get("shape"), path), targets)
