@@ -9,7 +9,8 @@ The stages of a search one by one, with a plan of one's own:
 
     traced = autocompress.trace(model=net, data=(images, labels))
     traced.sensitivity()
-    plan = autocompress.Plan.of([autocompress.Step("layer1.0.conv1", "quantize", {"weight_bits": 4})])
+    plan = autocompress.Plan.of([autocompress.Step("layer1.0.conv1", "quantize",
+                                                   {"weight_bits": 4, "activation_bits": 8})])
     traced.evaluate(plan).metrics
     traced.export(plan, "artifact")
 """

@@ -32,7 +32,7 @@ from autocompress.core.plan import Plan, Step
 from autocompress.errors import AutocompressError
 from autocompress.formats.onnx.runtime import Runtime
 from autocompress.formats.onnx.saturation import LARGEST_PAIR, check_saturation, largest_pair
-from autocompress.formats.running import in_batches, the_one
+from autocompress.formats.running import in_batches
 from autocompress.formats.timing import speedup, time_files
 from autocompress.hardware.profile import load_profile
 from autocompress.study.workbench import Workbench
@@ -157,7 +157,7 @@ def table(bench: Workbench, limit: int, share: float) -> str:
     """Everything as Markdown."""
     chosen = bench.network.task.test.take(torch.arange(limit))
     inputs, labels = {"input": bench.network.task.normalise(chosen.inputs).numpy()}, chosen.targets.numpy()
-    original = the_one(in_batches(Runtime(bench.network.writer.original_file), inputs))
+    (original,) = in_batches(Runtime(bench.network.writer.original_file), inputs).values()
     made = files(bench, share)
     runtimes = {"original": Runtime(bench.network.writer.original_file)} | {
         name: Runtime(data) for name, data in made.items()
@@ -165,7 +165,7 @@ def table(bench: Workbench, limit: int, share: float) -> str:
     times = time_files(runtimes, {"input": bench.network.example.numpy()})
     lines = []
     for name, data in made.items():
-        fused, written = (the_one(in_batches(runtime, inputs)) for runtime in (
+        fused, written = (next(iter(in_batches(runtime, inputs).values())) for runtime in (
             runtimes[name], Runtime(data, literal=True)))
         try:
             bound = str(check_saturation(data).largest or "none")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from autocompress.core.metric import Metric
@@ -22,7 +23,7 @@ class Running(NamedTuple):
 
     runtime: str
     converter: str
-    snippet: Callable[[str, Mapping[str, str], str], str]
+    snippet: Callable[[str, Mapping[str, str], Sequence[str]], str]
 
 
 def model_card(manifest: dict[str, Any], data: str, running: Running, metric: Metric) -> str:
@@ -49,13 +50,13 @@ def model_card(manifest: dict[str, Any], data: str, running: Running, metric: Me
     done += [f"{n} layers factored by {method}" for method, n in sorted(factored.items())]
     done += [f"{sparse} layers with single weights taken out"] if sparse else []
     done += [f"{n} layers with {b}-bit weights" for b, n in sorted(bits.items())]
-    meaning = manifest["output"]["meaning"]
-    answers = "scores" if meaning.startswith(("class scores", "logarithms")) else \
-        "probabilities" if "probabilit" in meaning else "outputs"
+    outputs = manifest.get("outputs") or [manifest["output"]]
+    answers = [_variable(one, alone=len(outputs) == 1) for one in outputs]
     feed = {one["name"]: one["name"] if len(inputs) > 1 else "inputs" for one in inputs}
     prepared = "\n".join(_prepared(one, feed[one["name"]]) for one in inputs)
-    answer = f"print({answers}.argmax(axis=1))" if answers != "outputs" else f"print({answers})"
-    size = ", ".join(map(str, manifest["output"]["shape"]))
+    described = "; ".join(f"{one['meaning']}, ({', '.join(map(str, one['shape']))})" for one in outputs)
+    answer = "\n".join(f"print({name}.argmax(axis=1))" if name in ("scores", "probabilities") else f"print({name})"
+                       for name in answers)
     rows = [
         f"| {what} | {show(facts[f'baseline_{key}'])} | {show(facts[key])} |" for what, key, show in (
             (f"{metric.name} on the test split of {data}", metric.name, metric.format),
@@ -90,10 +91,19 @@ import numpy as np
 
 {prepared}
 
-{running.snippet(model, feed, answers)}  # {meaning}, ({size})
+{running.snippet(model, feed, answers)}  # {described}
 {answer}
 ```
 """
+
+
+def _variable(output: dict[str, Any], alone: bool) -> str:
+    """The name of a Python variable for an output: what it is, where it is the only one."""
+    if not alone:
+        return re.sub(r"\W", "_", output["name"]).lstrip("0123456789") or "outputs"
+    if output["meaning"].startswith(("class scores", "logarithms")):
+        return "scores"
+    return "probabilities" if "probabilit" in output["meaning"] else "outputs"
 
 
 def _prepared(given: dict[str, Any], variable: str) -> str:

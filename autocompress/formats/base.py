@@ -14,7 +14,7 @@ width than was asked for.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,6 +25,7 @@ from autocompress.core.layer import LayerTable, Part
 from autocompress.core.plan import Receipt
 from autocompress.errors import TrialError
 from autocompress.formats.table import MODEL
+from autocompress.tensors.named import OUTPUT
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["INPUT", "OUTPUT", "Arrays", "Format", "IntegerWeight", "Mask", "Reading", "Runtime", "TrialError",
            "WritableNetwork", "Written"]
 
-# Names of the input and the output of a network that has one of each.
-INPUT, OUTPUT = "input", "output"
+# Name of the input of a network that has one; its output is called `OUTPUT`.
+INPUT = "input"
 
 # Arrays by the name of the input or output, each with the samples as its first axis.
 Arrays = Mapping[str, np.ndarray]
@@ -238,7 +239,7 @@ class Format(FormatFacts, Protocol):
         """Files that ship for the bytes of one file, by name, the one that runs first."""
         return {f"{MODEL}{self.suffix}": data}
 
-    def snippet(self, file: str, inputs: Mapping[str, str], answer: str) -> str:
-        """Python lines that run `file` and assign its output to the variable `answer`. `inputs`: the variable with the
-        array by the name of the input."""
-        return f"# {answer}: what {self.runtime} answers to {', '.join(inputs.values())} with {file}"
+    def snippet(self, file: str, inputs: Mapping[str, str], answers: Sequence[str]) -> str:
+        """Python lines that run `file` and assign its outputs, in order, to the variables `answers`. `inputs`: the
+        variable with the array by the name of the input."""
+        return f"# {', '.join(answers)}: what {self.runtime} answers to {', '.join(inputs.values())} with {file}"

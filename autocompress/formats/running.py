@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import torch
 
 from autocompress.core.batch_sizes import rows_at_once
 from autocompress.errors import TrialError
 from autocompress.formats.base import Arrays, Runtime
+from autocompress.tensors.named import from_names
 
 # Samples of one run at most, where inputs are small.
 MOST_ROWS = 256
-
-
-def answered(runtime: Runtime, batches: Iterable[Arrays]) -> dict[str, np.ndarray]:
-    """Run a file on `batches`, which are made as they are needed, and return its outputs for all of them.
-
-    Raises:
-        TrialError: when an output is not finite.
-    """
-    every = [runtime.run(batch) for batch in batches]
-    outputs = {name: np.concatenate([batch[name] for batch in every]) for name in every[0]}
-    if not all(np.isfinite(values).all() for values in outputs.values()):
-        raise TrialError("nan: the exported file puts out values that are not finite")
-    return outputs
 
 
 def in_batches(runtime: Runtime, inputs: Arrays) -> dict[str, np.ndarray]:
@@ -36,7 +26,29 @@ def in_batches(runtime: Runtime, inputs: Arrays) -> dict[str, np.ndarray]:
     return {name: np.concatenate([batch[name] for batch in every]) for name in every[0]}
 
 
-def the_one(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The output of a network that has one. ValueError when it has several."""
-    (output,) = outputs.values()
-    return output
+def require_finite(outputs: Mapping[str, np.ndarray]) -> None:
+    """TrialError where a file puts out NaN or infinite values."""
+    if not all(np.isfinite(values).all() for values in outputs.values()):
+        raise TrialError("nan: the exported file puts out values that are not finite")
+
+
+def as_outputs(outputs: Mapping[str, np.ndarray]) -> Any:
+    """What a file puts out as the network would: a tensor, or `NamedTensors`."""
+    return from_names({name: torch.from_numpy(values) for name, values in outputs.items()})
+
+
+def largest_difference(outputs: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> float:
+    """The largest difference between two sets of outputs, relative to the largest expected value of each; infinite
+    where names or shapes differ."""
+    if [*outputs] != [*expected]:
+        return float("inf")
+    return max(_difference(outputs[name], values) for name, values in expected.items())
+
+
+def _difference(output: np.ndarray, expected: np.ndarray) -> float:
+    if output.shape != expected.shape:
+        return float("inf")
+    if not expected.size:
+        return 0.0
+    scale = max(float(np.abs(expected).max()), 1e-6)
+    return float(np.abs(output.astype(np.float64) - expected).max()) / scale

@@ -9,6 +9,7 @@ from functools import cached_property
 
 import torch
 from msgspec.structs import replace
+from torch import Tensor
 
 from autocompress.backend.graph.macs import count_macs
 from autocompress.backend.network.compressed import Compressed
@@ -20,8 +21,8 @@ from autocompress.core.metric import DIVERGENCE
 from autocompress.core.plan import Plan
 from autocompress.core.store import Store
 from autocompress.estimate import estimate, peak_memory_bytes
-from autocompress.formats.base import Arrays, Runtime
-from autocompress.formats.running import MOST_ROWS, answered, the_one
+from autocompress.formats.base import Runtime
+from autocompress.formats.running import MOST_ROWS, as_outputs, in_batches, require_finite
 from autocompress.formats.timing import Timing, time_files
 from autocompress.hardware.profile import HardwareProfile
 from autocompress.search.executors.base import Job, Outcome, alone
@@ -32,9 +33,13 @@ from autocompress.study.original import OriginalFile, original_of
 from autocompress.study.process_state import own_randomness
 from autocompress.study.traced import TracedNetwork
 from autocompress.study.trainer import Trainer
-from autocompress.tasks.base import Outputs, SplitName
+from autocompress.tasks.base import Score, SplitName
+from autocompress.tasks.score import Answers
 from autocompress.techniques import resolve
 from autocompress.techniques.apply import check_plan
+
+# Values of outputs, in canonical form, that are compared with the original's: about 128 MiB.
+COMPARED_VALUES = 2**25
 
 
 class Evaluator:
@@ -74,46 +79,67 @@ class Evaluator:
         validation split. InputError where its outputs are not finite."""
         network = self.network
         runtime = self.open(network.writer.original_file)
-        metrics = self._scored(self.original_outputs, "validation")
-        metrics = self._static(network.original(), self.original.size_bytes, runtime) | metrics
+        metrics = self._static(network.original(), self.original.size_bytes, runtime)
+        metrics |= self.original_score.metrics
+        if self._told_apart:
+            metrics[DIVERGENCE] = 0.0
         return metrics | self._latency(Plan(), lambda: self.original.time_beside({}, self._example)[1])
 
+    @property
+    def original_score(self) -> Score:
+        """The score of the original's float file on the validation split. InputError where its outputs are not finite.
+        """
+        return self._original[0]
+
     @cached_property
-    def original_outputs(self) -> Outputs:
-        """What the original's float file puts out for the validation split. InputError where that is not finite."""
+    def _original(self) -> tuple[Score, Tensor]:
         with about_the_original(self._format.runtime):
-            return self.outputs_of(self.open(self.network.writer.original_file), "validation")
+            return self._compared(self.open(self.network.writer.original_file))
 
-    def outputs_of(self, runtime: Runtime, split: SplitName) -> Outputs:
-        """What a file puts out for one split. TrialError where that is not finite."""
-        return answered(runtime, self._batches(split))
+    def answers(self, runtime: Runtime, split: SplitName) -> Answers:
+        """What a file puts out for one split, range by range. TrialError where that is not finite."""
+        task, samples = self.network.task, self.network.task.samples(split)
+        for rows in task.rows(split, rows_at_once(self.network.sample_shape, MOST_ROWS)):
+            checkpoint("scoring", rows.start, samples)
+            outputs = in_batches(runtime, as_arrays(task.inputs(split, rows)))
+            require_finite(outputs)
+            yield rows, outputs
 
-    def score(self, runtime: Runtime, split: SplitName) -> Metrics:
-        """The task's metric of a file on one split, with its standard error."""
-        return self.network.task.score(self.outputs_of(runtime, split), split, self.network.likelihood)
+    def score(self, runtime: Runtime, split: SplitName) -> Score:
+        """The task's score of a file on one split."""
+        return self.network.task.score(self.answers(runtime, split), split, self.network.likelihood)
 
-    def _scored(self, outputs: Outputs, split: SplitName) -> Metrics:
-        """The task's metric, and what tells files of equal value apart: where the task has no finer metric of its own,
-        the divergence from the original."""
-        task, likelihood = self.network.task, self.network.likelihood
-        metrics = task.score(outputs, split, likelihood)
-        if task.metric.finer == DIVERGENCE:
-            ours, original = (likelihood.canonical(torch.from_numpy(the_one(of)))
-                              for of in (outputs, self.original_outputs))
-            metrics[DIVERGENCE] = likelihood.divergence(ours, original)
-        return metrics
+    @property
+    def _told_apart(self) -> bool:
+        """Whether the divergence from the original tells files of equal value apart: the task has no finer metric."""
+        return self.network.task.metric.finer == DIVERGENCE
+
+    def _compared(self, runtime: Runtime) -> tuple[Score, Tensor]:
+        """The score of a file on the validation split, and its answers to the first samples in canonical form: as many
+        as are compared with the original's."""
+        compared: list[Tensor] = []
+
+        def watched() -> Answers:
+            for rows, outputs in self.answers(runtime, "validation"):
+                if self._told_apart and sum(answers.numel() for answers in compared) < COMPARED_VALUES:
+                    inputs = self.network.task.inputs("validation", rows)
+                    answers = self.network.likelihood.canonical(as_outputs(outputs))
+                    compared.append(self.network.likelihood.compared(answers, inputs))
+                yield rows, outputs
+
+        score = self.network.task.score(watched(), "validation", self.network.likelihood)
+        return score, torch.cat(compared) if compared else torch.empty(0)
+
+    def _scored(self, runtime: Runtime) -> Metrics:
+        """The task's metrics of a file on the validation split, with its divergence where that tells files apart."""
+        score, answers = self._compared(runtime)
+        if self._told_apart:
+            return score.metrics | {DIVERGENCE: self.network.likelihood.divergence(answers, self._original[1])}
+        return score.metrics
 
     def open(self, data: bytes) -> Runtime:
         """Load a file for scoring, with all threads. TrialError when its runtime refuses it."""
         return self._format.open(data, self.threads)
-
-    def _batches(self, split: SplitName) -> Iterator[Arrays]:
-        """Inputs as they are needed."""
-        task, samples = self.network.task, self.network.task.samples(split)
-        rows = rows_at_once(self.network.sample_shape, MOST_ROWS)
-        for done in range(0, samples, rows):
-            checkpoint("scoring", done, samples)
-            yield as_arrays(task.inputs(split, slice(done, done + rows)))
 
     def _static(self, compressed: Compressed, size: int, runtime: Runtime) -> Metrics:
         table = self.network.table
@@ -137,8 +163,9 @@ class Evaluator:
     @property
     def sources(self) -> dict[str, Source]:
         """Which metrics are measured on the file, which estimated."""
-        metric = self.network.task.metric
-        measured = (metric.name, metric.error, metric.finer, "size_bytes", "macs", "params")
+        task = self.network.task
+        quality = [name for metric in (task.metric, *task.further) for name in (metric.name, metric.error)]
+        measured = (*quality, task.metric.finer, "size_bytes", "macs", "params")
         return {**dict.fromkeys(measured, "measured"), "peak_memory_bytes": "estimated",
                 **{name: device.latency for name, device in self.profile.latencies.items()}}
 
@@ -214,7 +241,7 @@ class Evaluator:
             built = self.network.write(compressed)
         sources = self.sources
         with _timed(timings, "score"), closing(self.open(built.data)) as runtime:
-            metrics = self._scored(self.outputs_of(runtime, "validation"), "validation")
+            metrics = self._scored(runtime)
             metrics = self._static(compressed, len(built.data), runtime) | metrics
             if runtime.peak_memory_bytes:
                 sources |= {"peak_memory_bytes": "measured"}

@@ -18,8 +18,7 @@ from autocompress.core.evaluation import Candidate, Metrics
 from autocompress.core.files import sha256_of
 from autocompress.core.warnings import warn
 from autocompress.errors import AutocompressError
-from autocompress.formats.base import INPUT, OUTPUT, Runtime
-from autocompress.formats.running import the_one
+from autocompress.formats.base import INPUT, Runtime
 from autocompress.formats.timing import speedup
 from autocompress.study.file_writer import as_arrays
 from autocompress.tensors.named import Inputs
@@ -52,8 +51,8 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
     runtime = bench.evaluator.open(data)
     metric = description.metric
     _check_batches(runtime, bench.network.calibration[:BATCH])
-    task, likelihood = bench.network.task, bench.network.likelihood
-    validation = bench.evaluator.score(runtime, "validation")[metric.name]
+    task = bench.network.task
+    validation = bench.evaluator.score(runtime, "validation").metrics[metric.name]
     promised = candidate.metrics[metric.name]
     if abs(validation - promised) > MAX_DEVIATION * description.reference.scale:
         raise AutocompressError(
@@ -64,14 +63,14 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
     graph, before, after = bench.evaluator.original.time_beside(
         {"file": file_format.open(data)}, as_arrays(bench.network.example), 100, 5.0
     )
-    outputs, originals = (bench.evaluator.outputs_of(file, "test") for file in (runtime, original))
-    value, baseline = (task.score(of, "test", likelihood)[metric.name] for of in (outputs, originals))
-    doubts, further = task.losses(originals, outputs)
+    after_score, before_score = (bench.evaluator.score(file, "test") for file in (runtime, original))
+    doubts, further = task.losses(before_score, after_score)
+    quality = {key: of.metrics[one.name] for one in (metric, *task.further)
+               for key, of in ((one.name, after_score), (f"baseline_{one.name}", before_score))}
     facts: dict[str, Any] = {
         "path": str(folder / model), "trial": candidate.trial, "rung": candidate.best.rung,
         "size_bytes": len(data),
-        metric.name: value, **after["file"].metrics(),
-        f"baseline_{metric.name}": baseline,
+        **quality, **after["file"].metrics(),
         "baseline_size_bytes": bench.evaluator.original.size_bytes, **_of_baseline(before.metrics()),
         "speedup": speedup(before, after["file"]),
         "original": {"graph": graph, "note": bench.evaluator.original.note},
@@ -90,8 +89,7 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
         "budget": msgspec.to_builtins(description.budget), "seed": description.settings.seed,
         "fingerprints": description.fingerprints,
         "versions": versions(("autocompress", "torch", "optuna", "numpy", *file_format.packages)),
-        **_inputs(bench), "output": {"name": OUTPUT, "shape": ["N", *the_one(outputs).shape[1:]],
-                                     **task.output_facts(likelihood)},
+        **_inputs(bench), **_outputs(bench, runtime),
     }
     manifest["latencies"] = _by_device(bench, candidate, description, facts)
     write_artifact(folder, files, manifest, model_card(manifest, task.name, Running(
@@ -128,12 +126,22 @@ def _inputs(bench: Workbench) -> dict[str, Any]:
     return {"input": every[0]} if len(every) == 1 else {"inputs": every}
 
 
+def _outputs(bench: Workbench, runtime: Runtime) -> dict[str, Any]:
+    """Under `output` what the network puts out, under `outputs` each of several, by name."""
+    task, likelihood = bench.network.task, bench.network.likelihood
+    every = [{"name": name, "shape": ["N", *values.shape[1:]], **task.output_facts(likelihood, name)}
+             for name, values in runtime.run(as_arrays(bench.network.example)).items()]
+    return {"output": every[0]} if len(every) == 1 else {"outputs": every}
+
+
 def _check_batches(runtime: Runtime, inputs: Inputs) -> None:
     """AutocompressError where the file answers samples together and one by one differently. Integers may round
     otherwise where sums of floats differ in their last bits."""
-    together = the_one(runtime.run(as_arrays(inputs)))
-    alone = np.concatenate([the_one(runtime.run(as_arrays(one))) for one in torch.split(inputs, 1)])  # type: ignore[no-untyped-call]
-    difference = float(np.abs(alone - together).mean() / max(float(np.abs(together).max()), 1e-12))
+    together = runtime.run(as_arrays(inputs))
+    singly = [runtime.run(as_arrays(one)) for one in torch.split(inputs, 1)]  # type: ignore[no-untyped-call]
+    difference = max(
+        float(np.abs(np.concatenate([one[name] for one in singly]) - values).mean()
+              / max(float(np.abs(values).max()), 1e-12)) for name, values in together.items())
     if not difference <= BATCH_DEVIATION:
         raise AutocompressError(
             f"the exported file must answer a sample alone as it does among {len(inputs)} (to {BATCH_DEVIATION:g} "

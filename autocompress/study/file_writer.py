@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,13 +18,13 @@ from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan
 from autocompress.errors import InputError, TrialError
 from autocompress.formats.base import INPUT, Arrays, Format, WritableNetwork, Written
-from autocompress.formats.running import the_one
+from autocompress.formats.running import largest_difference
 from autocompress.techniques import resolve
 from autocompress.techniques.apply import Techniques
 from autocompress.techniques.drop import DROP
 from autocompress.techniques.quantize import range_method
 from autocompress.techniques.table import TECHNIQUES
-from autocompress.tensors.named import Inputs, zeros
+from autocompress.tensors.named import Inputs, by_name, zeros
 
 log = logging.getLogger(__name__)
 
@@ -124,17 +124,17 @@ class FileWriter:
         """TrialError unless the float file computes what the network computes."""
         inputs = self._calibration[:rows_at_once(self._shape, PARITY_SAMPLES, EVERY_TENSOR_BYTES)]
         with torch.no_grad():
-            expected = model(inputs).numpy()
-        if not np.isfinite(expected).all():
+            expected = {name: tensor.numpy() for name, tensor in by_name(model(inputs)).items()}
+        if not all(np.isfinite(values).all() for values in expected.values()):
             raise TrialError("nan: the network puts out values that are not finite")
+        first = {name: values[:1] for name, values in expected.items()}
         runtime = self.format.open(file, self.threads)
-        outputs, alone = (the_one(runtime.run(as_arrays(batch))) for batch in (inputs, inputs[:1]))
+        outputs, alone = (runtime.run(as_arrays(batch)) for batch in (inputs, inputs[:1]))
         runtime.close()
-        if (outputs.shape, alone.shape) != (expected.shape, expected[:1].shape):
-            raise TrialError(f"the exported graph must put out {expected.shape}, and {expected[:1].shape} of one "
-                             f"sample, but puts out {outputs.shape} and {alone.shape}")
-        error = max(np.abs(outputs - expected).max(), np.abs(alone - expected[:1]).max())
-        error /= max(float(np.abs(expected).max()), 1e-6)
+        if (_shapes(outputs), _shapes(alone)) != (_shapes(expected), _shapes(first)):
+            raise TrialError(f"the exported graph must put out {_shapes(expected)}, and {_shapes(first)} of one "
+                             f"sample, but puts out {_shapes(outputs)} and {_shapes(alone)}")
+        error = max(largest_difference(outputs, expected), largest_difference(alone, first))
         if not error <= tolerance:
             raise TrialError(f"the exported graph must compute what the network computes (to {tolerance:g} "
                              f"relative), but differs by {error:.2g}")
@@ -148,6 +148,12 @@ class FileWriter:
         except TrialError as error:
             raise InputError(f"the network must be exportable to {self.format.name}, for any number of samples, but "
                              f"{error}. Replace that operation in its forward, or choose another format") from error
+
+
+def _shapes(outputs: Mapping[str, np.ndarray]) -> str:
+    """Shapes of outputs, by name where there are several, for a message."""
+    shapes = {name: values.shape for name, values in outputs.items()}
+    return str(shapes if len(shapes) != 1 else next(iter(shapes.values())))
 
 
 def as_arrays(inputs: Inputs) -> Arrays:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-import torch
-
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import TrialError
-from autocompress.formats.running import in_batches, the_one
+from autocompress.formats.running import as_outputs, in_batches
 from autocompress.study.file_writer import as_arrays
 from autocompress.techniques.quantize import QUANTIZE
 
@@ -42,7 +40,7 @@ def int8_file(network: TracedNetwork, threads: int) -> bytes | None:
         log.info("the original has no 8-bit file to learn from: %s", error)
         return None
     integer, original = (
-        network.likelihood.canonical(torch.from_numpy(
-            the_one(in_batches(file_format.open(data, threads), as_arrays(network.calibration)))))
+        network.likelihood.canonical(as_outputs(
+            in_batches(file_format.open(data, threads), as_arrays(network.calibration))))
         for data in (file, network.writer.original_file))
     return file if network.likelihood.agreement(integer, original) >= LEAST_AGREEMENT else None

@@ -193,7 +193,7 @@ def measure(run: Run, loaded: Loaded, traced: Traced) -> Measured:
         space = space_of(bench.network.table, request.space, device, bench.network.writer.format, traced.unpaying,
                          request.techniques)
         projection = Projection(space, request.budget, predicted)
-    for doubt in loaded.data.doubts(bench.evaluator.original_outputs, loaded.network.claimed):
+    for doubt in loaded.data.doubts(bench.evaluator.original_score, loaded.network.claimed):
         warn(log, doubt)
     if request.settings.force_new_study:
         discard(folder)

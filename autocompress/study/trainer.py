@@ -19,7 +19,7 @@ from autocompress.core.batch_sizes import TRAINING_BYTES, rows_at_once
 from autocompress.core.plan import Plan
 from autocompress.core.store import WEIGHTS, Store, weights_key
 from autocompress.formats.base import Runtime
-from autocompress.formats.running import in_batches, the_one
+from autocompress.formats.running import as_outputs, in_batches
 from autocompress.study.file_writer import as_arrays
 from autocompress.study.int8_teacher import int8_file
 from autocompress.study.traced import TracedNetwork
@@ -96,10 +96,10 @@ class Trainer:
         if self._int8_file is not None:
             if self.threads not in self._int8_runtimes:
                 self._int8_runtimes[self.threads] = self._network.writer.format.open(self._int8_file, self.threads)
-            outputs = the_one(self._int8_runtimes[self.threads].run(as_arrays(inputs)))
-            return likelihood.canonical(torch.from_numpy(outputs))
+            outputs = self._int8_runtimes[self.threads].run(as_arrays(inputs))
+            return likelihood.compared(likelihood.canonical(as_outputs(outputs)), inputs)
         with torch.inference_mode(), autocast(self._device):
-            return likelihood.canonical(self._original(inputs.to(self._device)))
+            return likelihood.compared(likelihood.canonical(self._original(inputs.to(self._device))), inputs)
 
     @cached_property
     def _int8_file(self) -> bytes | None:
@@ -115,8 +115,8 @@ class Trainer:
         """The original's outputs for the calibration data, in canonical form."""
         network = self._network
         runtime = network.writer.format.open(network.writer.original_file, self.threads)
-        outputs = the_one(in_batches(runtime, as_arrays(network.calibration)))
-        return network.likelihood.canonical(torch.from_numpy(outputs))
+        outputs = as_outputs(in_batches(runtime, as_arrays(network.calibration)))
+        return network.likelihood.compared(network.likelihood.canonical(outputs), network.calibration)
 
     def _recipe(self, rung: int, seconds: float | None, trained: bool = False) -> Recipe:
         network = self._network

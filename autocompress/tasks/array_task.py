@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
 
-from autocompress.core.metric import Metric, Metrics
+from autocompress.core.metric import Metric
 from autocompress.core.warnings import Warned
 from autocompress.errors import InputError
 from autocompress.tasks.identity import callable_fingerprint
+from autocompress.tasks.score import Answers, Score, consecutive_rows, gathered
 from autocompress.tasks.splits import SPLITS, Split
 from autocompress.tensors.likelihood import Gaussian, Likelihood
 from autocompress.tensors.named import Inputs
@@ -35,6 +36,8 @@ class ArrayTask:
 
     name: ClassVar[str] = "data"
     metric: ClassVar[Metric] = Metric("mse", higher_is_better=False)
+    further: ClassVar[tuple[Metric, ...]] = ()
+    keep: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, splits: Mapping[str, Split]) -> None:
         missing = [split for split in SPLITS if split not in splits or not len(splits[split])]
@@ -73,6 +76,10 @@ class ArrayTask:
         """Number of samples of a split."""
         return len(self.splits[split])
 
+    def rows(self, split: str, most: int) -> Iterator[slice]:
+        """In pieces of `most`."""
+        return consecutive_rows(self.samples(split), most)
+
     def inputs(self, split: str, rows: Any) -> Inputs:
         """Samples as the network reads them."""
         chosen: Inputs = self.splits[split].inputs[rows]
@@ -93,26 +100,28 @@ class ArrayTask:
         unchanged: Inputs = inputs
         return unchanged
 
-    def likelihood(self, outputs: Tensor, ends_in_sigmoid: bool) -> Likelihood:
+    def likelihood(self, outputs: Inputs, ends_in_sigmoid: Collection[str]) -> Likelihood:
         """Numbers with the variance of the original's outputs."""
+        if not isinstance(outputs, Tensor):
+            raise InputError(f"{self.name}: the network must return one tensor, but returns {', '.join(outputs)}: "
+                             "override likelihood and score, or give an autocompress.Task")
         if outputs.shape[1:] != self.train_targets.shape[1:]:
             raise InputError(f"{self.name}: targets must have the shape of the network's outputs, "
                              f"{tuple(outputs.shape[1:])} without the samples, but have "
                              f"{tuple(self.train_targets.shape[1:])}")
         return Gaussian(outputs)
 
-    def score(self, outputs: Mapping[str, np.ndarray], split: str, likelihood: Likelihood) -> Metrics:
+    def score(self, answers: Answers, split: str, likelihood: Likelihood) -> Score:
         """`measure` of the one output."""
-        (only,) = outputs.values()
+        (only,) = gathered(answers).values()
         value, error = self.measure(only, self.splits[split].targets.numpy())
-        return {self.metric.name: float(value), self.metric.error: float(error)}
+        return Score({self.metric.name: float(value), self.metric.error: float(error)})
 
-    def doubts(self, original: Mapping[str, np.ndarray], claimed: tuple[str, float] | None) -> list[Warned]:
+    def doubts(self, original: Score, claimed: tuple[str, float] | None) -> list[Warned]:
         """None."""
         return []
 
-    def losses(self, original: Mapping[str, np.ndarray],
-               outputs: Mapping[str, np.ndarray]) -> tuple[list[Warned], dict[str, Any]]:
+    def losses(self, original: Score, result: Score) -> tuple[list[Warned], dict[str, Any]]:
         """None."""
         return [], {}
 
@@ -120,7 +129,7 @@ class ArrayTask:
         """Inputs are not changed."""
         return {"scale": "as given"}
 
-    def output_facts(self, likelihood: Likelihood) -> dict[str, Any]:
+    def output_facts(self, likelihood: Likelihood, name: str = "output") -> dict[str, Any]:
         """Outputs are numbers."""
         return {"meaning": "numbers"}
 

@@ -7,25 +7,23 @@ to have it checked. `Classification`, the data of labelled classes, is the task 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator
 from typing import Any, Literal, Protocol
 
-import numpy as np
 from torch import Tensor
 
-from autocompress.core.metric import Metric, Metrics
+from autocompress.core.metric import Metric
 from autocompress.core.warnings import Warned
 from autocompress.tasks.array_task import ArrayTask, standard_error
+from autocompress.tasks.score import Answers, Outputs, Score
 from autocompress.tasks.splits import Split
 from autocompress.tensors.likelihood import Gaussian, Likelihood
 from autocompress.tensors.named import Inputs, NamedTensors
 
-__all__ = ["ArrayTask", "Gaussian", "Inputs", "Likelihood", "Metric", "NamedTensors", "Outputs", "Split", "SplitName",
-           "Task", "standard_error"]
+__all__ = ["Answers", "ArrayTask", "Gaussian", "Inputs", "Likelihood", "Metric", "NamedTensors", "Outputs", "Score",
+           "Split", "SplitName", "Task", "standard_error"]
 
 SplitName = Literal["train", "validation", "test"]
-# What a file puts out for a whole split: arrays by the name of the output, rows in the order of the samples.
-Outputs = Mapping[str, np.ndarray]
 
 
 class Task(Protocol):
@@ -33,7 +31,8 @@ class Task(Protocol):
 
     A task requires of its callers that `likelihood` gets the original's outputs on real inputs before anything is
     trained. It ensures that a split has the same samples in the same order whenever it is asked, that `train_view` is
-    settled by its arguments, and that `score` depends on the outputs and the split alone.
+    settled by its arguments, and that `score` depends on the outputs and the split alone. It holds no more of a split
+    in memory than it must: samples are asked for by rows, and answers come as a stream.
     """
 
     @property
@@ -43,6 +42,14 @@ class Task(Protocol):
     @property
     def metric(self) -> Metric:
         """The measure of quality."""
+
+    @property
+    def further(self) -> tuple[Metric, ...]:
+        """Measures that `score` reports beside the metric; budgets can bound them."""
+
+    @property
+    def keep(self) -> tuple[str, ...]:
+        """Patterns of names of modules, such as `head.*`, that stay whole and in float."""
 
     @property
     def fingerprint(self) -> str:
@@ -60,40 +67,53 @@ class Task(Protocol):
     def samples(self, split: SplitName) -> int:
         """Number of samples of a split, at least one."""
 
+    def rows(self, split: SplitName, most: int) -> Iterator[slice]:
+        """Consecutive ranges that cover a split, of at most `most` rows unless the task needs more together."""
+
     def inputs(self, split: SplitName, rows: slice | Tensor) -> Inputs:
         """Samples as the network reads them: a tensor `(N, …)`, or `NamedTensors` by the arguments of `forward`."""
 
     @property
-    def train_targets(self) -> Tensor:
-        """What training samples should give, `(N, …)`: for `Likelihood.target_loss`."""
+    def train_targets(self) -> Any:
+        """What training samples should give: rows of it, `(N, …)`, are what `Likelihood.target_loss` takes. It has a
+        length, and is a tensor or what rows are taken of in the same way."""
 
-    def train_view(self, view: int, seed: int) -> Inputs:
-        """All training samples as stored, augmented; each view number gives another."""
+    def train_view(self, view: int, seed: int) -> Any:
+        """All training samples as stored, augmented: rows of it, `(N, …)`, are what `normalise` takes. Each view number
+        gives another. It has a length, and is a tensor, or what rows are taken of in the same way."""
 
     def normalise(self, inputs: Any) -> Inputs:
         """Stored samples, a batch of `train_view`, as the network reads them."""
 
-    def likelihood(self, outputs: Tensor, ends_in_sigmoid: bool) -> Likelihood:
+    def likelihood(self, outputs: Inputs, ends_in_sigmoid: Collection[str]) -> Likelihood:
         """What outputs stand for, told by the original's `(N, …)` for training samples: the loss of distillation, the
         divergence between networks, and what the Fisher information draws from.
+
+        Args:
+            outputs: a tensor, or `NamedTensors` where the network returns several.
+            ends_in_sigmoid: names of those that a sigmoid made; the only output is called `output`.
 
         Raises:
             InputError: where a network with such outputs does not fit the task.
         """
 
-    def score(self, outputs: Outputs, split: SplitName, likelihood: Likelihood) -> Metrics:
-        """The metric under its name, its standard error as `{name}_error`, and the finer metric where the task has one
-        of its own (`Metric.finer`)."""
+    def score(self, answers: Answers, split: SplitName, likelihood: Likelihood) -> Score:
+        """The metric under its name, its standard error as `{name}_error`, further metrics, and the finer metric where
+        the task has one of its own (`Metric.finer`).
 
-    def doubts(self, original: Outputs, claimed: tuple[str, float] | None) -> list[Warned]:
-        """What speaks against the original being used as it was trained, by its outputs for the validation split;
+        Args:
+            answers: ranges of `rows`, in order, with what a file puts out for them; consumed as they come.
+        """
+
+    def doubts(self, original: Score, claimed: tuple[str, float] | None) -> list[Warned]:
+        """What speaks against the original being used as it was trained, by its score on the validation split;
         `claimed` is a value that its weights say of themselves, with its key."""
 
-    def losses(self, original: Outputs, outputs: Outputs) -> tuple[list[Warned], dict[str, Any]]:
+    def losses(self, original: Score, result: Score) -> tuple[list[Warned], dict[str, Any]]:
         """What an exported file has lost against the original on the test split: warnings, and facts for the report."""
 
     def input_facts(self) -> dict[str, Any]:
         """Facts for the manifest, beside names, shapes and types: how inputs are made."""
 
-    def output_facts(self, likelihood: Likelihood) -> dict[str, Any]:
-        """Facts for the manifest: `meaning` in words, and what else is known of outputs."""
+    def output_facts(self, likelihood: Likelihood, name: str = "output") -> dict[str, Any]:
+        """Facts for the manifest about the output `name`: `meaning` in words, and what else is known of it."""

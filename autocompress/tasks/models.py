@@ -23,7 +23,7 @@ from autocompress.tasks.splits import TaskData, check_normalisation
 from autocompress.tasks.vision import import_torchvision
 from autocompress.tasks.weights import check_float32, load_weights_file
 from autocompress.tasks.wrapped import copied, unwrapped, with_plain_weights
-from autocompress.tensors.named import Inputs, NamedTensors, taking_named
+from autocompress.tensors.named import Inputs, NamedTensors, by_name, flat_outputs, with_names
 
 MODEL_SPECS = ("torchvision:NAME", "timm:NAME", "path/to/file.py:factory")
 _NAME_LENGTH = 80
@@ -78,7 +78,7 @@ def load_model(
     model = with_plain_weights(model)
     data = fitted(data, model)
     check_normalisation(data)
-    check_fits(model, data)
+    model = with_names(model, None, check_fits(model, data))
     return LoadedModel(model, safe_name(name), fingerprint, data, claimed)
 
 
@@ -101,14 +101,17 @@ def load_network(spec: str | nn.Module, task: Task, *, weights: Path | None = No
     fingerprint = model_fingerprint(model)
     model = with_plain_weights(model)
     inputs = task.inputs("train", slice(0, 2))
-    if isinstance(inputs, NamedTensors):
-        model = taking_named(model, [*inputs])
-    _check_answers(model, inputs, task.name)
+    names = [*inputs] if isinstance(inputs, NamedTensors) else None
+    model = with_names(model, names, _check_answers(with_names(model, names, True), inputs, task.name))
     return LoadedModel(model, safe_name(name), fingerprint, claimed=claimed)
 
 
-def _check_answers(model: nn.Module, inputs: Inputs, name: str) -> None:
-    """InputError when a network refuses two samples of a task, or answers other than one finite tensor of two rows."""
+def _check_answers(model: nn.Module, inputs: Inputs, name: str) -> bool:
+    """InputError when a network refuses two samples of a task, or answers other than finite tensors of two rows.
+
+    Returns:
+        Whether it returns other than one tensor.
+    """
     try:
         with torch.no_grad():
             outputs = model(inputs)
@@ -116,13 +119,17 @@ def _check_answers(model: nn.Module, inputs: Inputs, name: str) -> None:
         cause = next(iter(str(error).splitlines()), "no message")
         raise InputError(f"the model must take the inputs of {name}, but said: {type(error).__name__}: {cause[:300]}. "
                          "Give the task's inputs the names and shapes that its forward takes") from error
-    if not isinstance(outputs, Tensor) or not outputs.dim() or len(outputs) != len(inputs):
-        shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise InputError(f"the model must answer {len(inputs)} samples of {name} with one tensor whose first axis is "
-                         f"the samples, but answered {shape}")
-    if not bool(torch.isfinite(outputs).all()):
-        raise InputError(f"the model must answer samples of {name} with finite numbers, but some are NaN or infinite: "
-                         "check its weights")
+    if not isinstance(outputs, Tensor) and not [*outputs]:
+        raise InputError("the model must return tensors, but returns none")
+    for key, tensor in by_name(outputs).items():
+        if not tensor.dim() or len(tensor) != len(inputs):
+            raise InputError(f"the model must answer {len(inputs)} samples of {name} with tensors whose first axis is "
+                             f"the samples, but {key} has the shape {tuple(tensor.shape)}: leave out what is not of "
+                             "samples, such as losses and constants, in a module around it")
+        if not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"the model must answer samples of {name} with finite numbers, but in {key} some are NaN "
+                             "or infinite: check its weights")
+    return not isinstance(outputs, Tensor)
 
 
 def built_network(spec: str, *, trust_code: bool) -> nn.Module:
@@ -141,8 +148,12 @@ def _remedy(cause: str) -> str:
     return "Give data of the model's channels and size, or a factory that builds the model for this data"
 
 
-def check_fits(model: nn.Module, data: TaskData) -> None:
-    """Run two samples. InputError when the model refuses them or does not answer (2, classes) finite logits."""
+def check_fits(model: nn.Module, data: TaskData) -> bool:
+    """Run two samples. InputError when the model refuses them or does not answer (2, classes) finite logits.
+
+    Returns:
+        Whether it returns them inside something else, such as a dict.
+    """
     inputs = data.normalise(data.train.inputs[:2])
     given = f"{tuple(inputs.shape)} {inputs.dtype}".replace("torch.", "")
     with torch.no_grad(), evaluating(model):
@@ -155,9 +166,8 @@ def check_fits(model: nn.Module, data: TaskData) -> None:
                 f"{_remedy(cause)}"
             ) from error
     expected = (len(inputs), data.classes)
-    if not isinstance(outputs, Tensor):
-        kind = type(outputs).__name__
-        raise InputError(f"the model must return one tensor of logits {expected}, but returned {kind}")
+    inside = not isinstance(outputs, Tensor)
+    outputs = _the_logits(outputs, expected)
     if tuple(outputs.shape) != expected:
         raise InputError(
             f"the model must answer {given} with logits {expected}, one for each class of {data.name}, "
@@ -167,6 +177,19 @@ def check_fits(model: nn.Module, data: TaskData) -> None:
         raise InputError(
             f"the model must answer {given} with finite logits, but some are NaN or infinite: check its weights"
         )
+    return inside
+
+
+def _the_logits(returned: Any, expected: tuple[int, int]) -> Tensor:
+    """The one tensor in what a network returns. InputError where there are none or several."""
+    try:
+        tensors = flat_outputs(returned)
+    except TypeError as error:
+        raise InputError(f"the model must return one tensor of logits {expected}, but returned {error}") from error
+    if len(tensors) != 1:
+        raise InputError(f"the model must return one tensor of logits {expected}, but returned "
+                         f"{', '.join(tensors) or 'none'}: say with --task, or an autocompress.Task, what several are")
+    return next(iter(tensors.values()))
 
 
 def model_fingerprint(model: nn.Module) -> str:

@@ -5,26 +5,28 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from autocompress.core.metric import Metric, Metrics
+from autocompress.core.metric import Metric
 from autocompress.core.warnings import Warned
 from autocompress.errors import InputError
 from autocompress.tasks.classification.metric import ACCURACY
 from autocompress.tasks.classification.outputs import DESCRIPTIONS, ClassOutputs, Meaning, as_scores, recognise
-from autocompress.tasks.classification.sanity_checks import Answers, original_doubts, rarest, result_doubts
+from autocompress.tasks.classification.sanity_checks import ClassAnswers, original_doubts, rarest, result_doubts
 from autocompress.tasks.classification.scores import scores
 from autocompress.tasks.identity import callable_fingerprint
 from autocompress.tasks.samples import HELD_BYTES, Samples, chosen, content_of, is_large, pieces
+from autocompress.tasks.score import Answers, Score, consecutive_rows, gathered
 from autocompress.tasks.views import Augment, Shifts, View, augmented_by
 from autocompress.tensors.likelihood import Likelihood
+from autocompress.tensors.named import Inputs, the_tensor
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +85,8 @@ class TaskData:
     reading: str | None = None
     class_names: tuple[str, ...] = ()
     prepared: str = ""
+    further: ClassVar[tuple[Metric, ...]] = ()
+    keep: ClassVar[tuple[str, ...]] = ()
 
     @property
     def metric(self) -> Metric:
@@ -164,35 +168,36 @@ class TaskData:
         """Number of samples of a split."""
         return len(getattr(self, split))
 
+    def rows(self, split: str, most: int) -> Iterator[slice]:
+        """In pieces of `most`."""
+        return consecutive_rows(self.samples(split), most)
+
     def inputs(self, split: str, rows: slice | Tensor) -> Tensor:
         """Normalised samples of a split."""
         return self.normalise(getattr(self, split).inputs[rows])
 
-    def likelihood(self, outputs: Tensor, ends_in_sigmoid: bool) -> Likelihood:
+    def likelihood(self, outputs: Inputs, ends_in_sigmoid: Collection[str]) -> Likelihood:
         """The distribution over classes that outputs `(N, classes)` stand for."""
+        outputs = the_tensor(outputs)
         if outputs.dim() != 2 or outputs.shape[1] != self.classes:
             raise InputError(f"the network must have one output for each of the {self.classes} classes of "
                              f"{self.name}, but it has {outputs.shape[-1] if outputs.dim() > 1 else 1}")
-        return ClassOutputs(recognise(outputs.float().numpy(), ends_in_sigmoid))
+        return ClassOutputs(recognise(outputs.float().numpy(), bool(ends_in_sigmoid)))
 
-    def score(self, outputs: Mapping[str, np.ndarray], split: str, likelihood: Likelihood) -> Metrics:
-        """See `classification.scores`."""
-        (answers,) = outputs.values()
-        return scores(as_scores(answers, _meaning(likelihood)), getattr(self, split).targets.numpy())
+    def score(self, answers: Answers, split: str, likelihood: Likelihood) -> Score:
+        """See `classification.scores`; the classes that are answered are kept beside the labels."""
+        (outputs,) = gathered(answers).values()
+        targets = getattr(self, split).targets.numpy()
+        return Score(scores(as_scores(outputs, _meaning(likelihood)), targets),
+                     ClassAnswers(targets, outputs.argmax(axis=1), self.classes, self.class_names))
 
-    def answers(self, outputs: Mapping[str, np.ndarray], split: str) -> Answers:
-        """The classes that a network answers on one split, beside the labels."""
-        (answers,) = outputs.values()
-        return Answers(getattr(self, split).targets.numpy(), answers.argmax(axis=1), self.classes, self.class_names)
-
-    def doubts(self, original: Mapping[str, np.ndarray], claimed: tuple[str, float] | None) -> list[Warned]:
+    def doubts(self, original: Score, claimed: tuple[str, float] | None) -> list[Warned]:
         """See `classification.sanity_checks`."""
-        return original_doubts(self.answers(original, "validation"), claimed, self.described)
+        return original_doubts(original.answers, claimed, self.described)
 
-    def losses(self, original: Mapping[str, np.ndarray],
-               outputs: Mapping[str, np.ndarray]) -> tuple[list[Warned], dict[str, Any]]:
+    def losses(self, original: Score, result: Score) -> tuple[list[Warned], dict[str, Any]]:
         """See `classification.sanity_checks`; the facts tell of the rarest classes."""
-        before, after = self.answers(original, "test"), self.answers(outputs, "test")
+        before, after = original.answers, result.answers
         trained = np.bincount(self.train.targets.numpy(), minlength=self.classes).tolist()
         return result_doubts(before, after, trained), {"rarest": rarest(before, after, trained)}
 
@@ -201,7 +206,7 @@ class TaskData:
         return {"scale": "pixels / 255" if self.kind == PIXELS else "as given", "mean": list(self.mean),
                 "std": list(self.std), **({"prepared": self.prepared} if self.prepared else {})}
 
-    def output_facts(self, likelihood: Likelihood) -> dict[str, Any]:
+    def output_facts(self, likelihood: Likelihood, name: str = "output") -> dict[str, Any]:
         """What the scores mean, and of which classes they are."""
         classes = {"classes": list(self.class_names)} if self.class_names else {}
         return {"meaning": DESCRIPTIONS[_meaning(likelihood)], **classes}

@@ -1,12 +1,14 @@
-"""The inputs of a network that has several, by name, and the module that takes them as one value."""
+"""Inputs and outputs of a network that has several, by name, and the module that takes and gives them as one value."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, ItemsView, Iterator, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -95,7 +97,9 @@ if TYPE_CHECKING:
     Inputs = Tensor  # named tensors answer to what callers ask of a batch; those who tell them apart ask `isinstance`
 else:
     Inputs = Tensor | NamedTensors
-"""What a network reads: one tensor `(N, …)`, or several by name."""
+"""What a network reads or puts out: one tensor `(N, …)`, or several by name."""
+# Name of the only output of a network that returns a tensor.
+OUTPUT = "output"
 
 
 def _values(value: Any) -> Iterator[NamedTensors]:
@@ -156,38 +160,107 @@ def values_per_sample(inputs: Inputs) -> int:
     return prod(inputs.shape[1:])
 
 
-def taking_named(model: nn.Module, names: Sequence[str]) -> nn.Module:
-    """`model`, whose `forward` takes the tensors `names`, as a module that takes them as one `NamedTensors`.
+def joined(outputs: Inputs) -> Tensor:
+    """The one tensor as it is; several as one, `(N, values)`, each flattened."""
+    return outputs if isinstance(outputs, Tensor) else \
+        torch.cat([tensor.reshape(len(tensor), -1).float() for _, tensor in outputs.items()], 1)
+
+
+def the_tensor(outputs: Inputs) -> Tensor:
+    """The one tensor that a network puts out, under whatever name. ValueError where there are several."""
+    (tensor,) = by_name(outputs).values()
+    return tensor
+
+
+def by_name(tensors: Inputs) -> dict[str, Tensor]:
+    """Tensors by name; the one tensor of a network under `OUTPUT`."""
+    return {OUTPUT: tensors} if isinstance(tensors, Tensor) else dict(tensors.items())
+
+
+def from_names(tensors: Mapping[str, Tensor]) -> Any:
+    """The reverse of `by_name`."""
+    return tensors[OUTPUT] if [*tensors] == [OUTPUT] else NamedTensors(tensors)
+
+
+def flat_outputs(value: Any, name: str = "") -> dict[str, Tensor]:
+    """The tensors in what a network returns, by name.
+
+    Args:
+        value: a tensor, or tuples, lists, mappings and dataclasses that hold them, nested. None is left out.
+        name: stands before the names inside, with a dot.
+
+    Returns:
+        Tensors by key, by field, or as `output_0`, `output_1`, … by position; names of nested ones are joined by dots.
+
+    Raises:
+        TypeError: where there is anything else.
+    """
+    if value is None:
+        return {}
+    if isinstance(value, Tensor):
+        return {name or OUTPUT: value}
+    if isinstance(value, Mapping):
+        entries = {str(key): entry for key, entry in value.items()}
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        entries = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):
+        entries = dict(zip(value._fields, value, strict=True))
+    elif isinstance(value, tuple | list):
+        entries = {f"{'' if name else 'output_'}{i}": entry for i, entry in enumerate(value)}
+    else:
+        raise TypeError(f"{type(value).__name__}{f' under {name}' if name else ''}")
+    return {inner: tensor for key, entry in entries.items()
+            for inner, tensor in flat_outputs(entry, f"{name}.{key}" if name else key).items()}
+
+
+@torch.fx.wrap
+def named_outputs(value: Any) -> Any:
+    """What a network returns as `NamedTensors`; a tensor as it is."""
+    return value if isinstance(value, Tensor) else NamedTensors(flat_outputs(value))
+
+
+def with_names(model: nn.Module, inputs: Sequence[str] | None, outputs: bool) -> nn.Module:
+    """`model` as a module that takes several inputs, and gives several outputs, as one `NamedTensors`.
 
     The result is an instance of a subclass that shares the layers of `model`, under the same names. It can be copied,
     traced, and pickled where the class of `model` can.
+
+    Args:
+        model: a network whose `forward` takes tensors, or the one tensor.
+        inputs: names of the arguments of `forward`; None where it takes one tensor.
+        outputs: whether `forward` returns other than one tensor.
     """
+    if inputs is None and not outputs:
+        return model
     wrapped = _blank(type(model))
     wrapped.__dict__.update(model.__dict__)
-    wrapped.__dict__[_NAMES] = tuple(names)
+    wrapped.__dict__[_NAMES] = None if inputs is None else tuple(inputs)
     return wrapped
 
 
 _NAMES = "_names_of_inputs"
 
 
-class _TakesNamed:
-    """Marks the subclasses that `taking_named` makes."""
+class _Named:
+    """Marks the subclasses that `with_names` makes."""
 
     def __reduce__(self) -> Any:
         return _blank, (type(self).__mro__[2],), self.__dict__
 
 
 def _blank(kind: type[nn.Module]) -> nn.Module:
-    """An empty instance of the subclass of `kind` that takes named tensors."""
-    def forward(self: nn.Module, inputs: NamedTensors) -> Any:
-        return kind.forward(self, **{name: inputs[name] for name in getattr(self, _NAMES)})
+    """An empty instance of the subclass of `kind` that takes and gives named tensors."""
+    def forward(self: nn.Module, inputs: Any) -> Any:
+        names = getattr(self, _NAMES)
+        returned = kind.forward(self, inputs) if names is None else \
+            kind.forward(self, **{name: inputs[name] for name in names})
+        return named_outputs(returned)
 
     members = {"forward": forward, "__module__": kind.__module__}
-    made: type[nn.Module] = type(kind.__name__, (_TakesNamed, kind), members)
+    made: type[nn.Module] = type(kind.__name__, (_Named, kind), members)
     return made.__new__(made)
 
 
-def takes_named(model: nn.Module) -> bool:
-    """Whether `taking_named` made this module."""
-    return isinstance(model, _TakesNamed)
+def has_names(model: nn.Module) -> bool:
+    """Whether `with_names` made this module."""
+    return isinstance(model, _Named)

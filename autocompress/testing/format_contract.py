@@ -22,7 +22,6 @@ from autocompress.core.plan import Plan, Scalar, Step
 from autocompress.errors import InputError, TrialError
 from autocompress.estimate import estimate
 from autocompress.formats.base import INPUT, Format
-from autocompress.formats.running import the_one
 from autocompress.formats.table import MODEL
 from autocompress.space.format_legality import check_format, refusal
 from autocompress.study.workbench import Workbench
@@ -67,7 +66,7 @@ class FormatContract:
     def run(self, data: bytes, inputs: np.ndarray) -> np.ndarray:
         """The answers of a file to a batch."""
         runtime = self.format.open(data)
-        answers = the_one(runtime.run({INPUT: inputs}))
+        (answers,) = runtime.run({INPUT: inputs}).values()
         runtime.close()
         return answers
 
@@ -193,7 +192,7 @@ class FormatContract:
         files = self.format.files(bench.network.writer.original_file)
         name = next(iter(files))
         assert name == f"{MODEL}{self.format.suffix}" and all(isinstance(content, bytes) for content in files.values())
-        compile(self.format.snippet(name, {INPUT: "inputs"}, "scores"), name, "exec")
+        compile(self.format.snippet(name, {INPUT: "inputs"}, ["scores"]), name, "exec")
 
     def test_it_travels_to_workers(self) -> None:
         """A format has no state, and pickles."""

@@ -20,10 +20,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.backend.statistics.outputs import outputs_of
-from autocompress.tasks.base import Outputs, SplitName, Task
+from autocompress.backend.statistics.outputs import ends_in_sigmoid, outputs_of
+from autocompress.core.metric import Metrics
+from autocompress.tasks.base import SplitName, Task
 from autocompress.tasks.models import load_network
 from autocompress.tensors.likelihood import Likelihood
+from autocompress.tensors.named import Inputs, by_name
 
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
@@ -49,35 +51,49 @@ class TaskContract:
 
     @cached_property
     def _likelihood(self) -> Likelihood:
-        return self._task.likelihood(outputs_of(self._model, self._task.inputs("train", slice(0, 64))), False)
+        inputs = self._task.inputs("train", slice(0, 64))
+        return self._task.likelihood(outputs_of(self._model, inputs), ends_in_sigmoid(self._model, inputs))
 
-    def _answered(self, split: SplitName) -> Outputs:
-        return {"output": outputs_of(self._model, self._task.inputs(split, slice(None))).numpy()}
+    def _outputs(self, split: SplitName) -> Inputs:
+        return outputs_of(self._model, self._task.inputs(split, slice(0, self._task.samples(split))))
 
     def _canonical(self) -> Tensor:
-        return self._likelihood.canonical(torch.from_numpy(self._answered("validation")["output"]))
+        return self._likelihood.canonical(self._outputs("validation"))
+
+    def _score(self, outputs: Inputs, most: int) -> Metrics:
+        """The metrics of outputs for the validation split, handed over in ranges of `most` rows."""
+        arrays = {name: tensor.numpy() for name, tensor in by_name(outputs).items()}
+        answers = ((rows, {name: values[rows] for name, values in arrays.items()})
+                   for rows in self._task.rows("validation", most))
+        return self._task.score(answers, "validation", self._likelihood).metrics
 
     @pytest.mark.parametrize("split", SPLITS)
     def test_a_split_has_the_same_samples_whenever_it_is_asked(self, split: SplitName) -> None:
         """Rows by number are those of the whole, and a task made afresh has the same."""
         task, again, rows = self._task, self.task(), torch.tensor([1, 0])
-        whole = task.inputs(split, slice(None))
+        whole = task.inputs(split, slice(0, task.samples(split)))
         assert len(whole) == task.samples(split) >= 2
         for one, other in ((task.inputs(split, rows), whole[rows]), (again.inputs(split, slice(0, 2)), whole[:2])):
             assert _same(one, other)
         assert (again.fingerprint, again.metric) == (task.fingerprint, task.metric)
 
+    @pytest.mark.parametrize("split", SPLITS)
+    def test_rows_cover_a_split_in_order(self, split: SplitName) -> None:
+        """Each sample is in one range, however many are asked for at once."""
+        for most in (1, 7, 10**6):
+            rows = list(self._task.rows(split, most))
+            assert [i for one in rows for i in range(one.start, one.stop)] == [*range(self._task.samples(split))]
+
     def test_the_score_is_of_the_outputs_alone(self) -> None:
         """Finite, the same twice, with a standard error that is not negative; worse where outputs are shuffled."""
         task, metric = self._task, self._task.metric
-        outputs = self._answered("validation")
-        scored = task.score(outputs, "validation", self._likelihood)
-        assert scored == task.score({name: values.copy() for name, values in outputs.items()}, "validation",
-                                    self._likelihood)
+        outputs = self._outputs("validation")
+        scored = self._score(outputs, 256)
+        assert scored == self._score(outputs.clone(), 256)
+        assert scored[metric.name] == pytest.approx(self._score(outputs, 5)[metric.name], rel=1e-4)
         assert math.isfinite(scored[metric.name]) and scored[metric.error] >= 0
-        order = np.random.default_rng(0).permutation(task.samples("validation"))
-        shuffled = task.score({name: values[order] for name, values in outputs.items()}, "validation",
-                              self._likelihood)
+        order = torch.from_numpy(np.random.default_rng(0).permutation(task.samples("validation")))
+        shuffled = self._score(outputs[order], 256)
         assert metric.drop(scored[metric.name], shuffled[metric.name]) > 0, "a trained network is better than chance"
 
     def test_losses_vanish_where_outputs_are_equal(self) -> None:

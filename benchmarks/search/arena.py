@@ -185,7 +185,7 @@ class Run:
     def test_accuracy(self, plan: Plan, rung: int = 0) -> float:
         """Of the file of a plan, on the test split."""
         built = self.bench.network.write(self.bench.trainer.rebuild(plan, rung))
-        return self.bench.evaluator.score(Runtime(built.data, self.bench.evaluator.threads), "test")["accuracy"]
+        return self.bench.evaluator.score(Runtime(built.data, self.bench.evaluator.threads), "test").metrics["accuracy"]
 
     def trained(self, plan: Plan, seconds: float) -> float:
         """Test accuracy after so many processor seconds of distillation."""

@@ -98,7 +98,7 @@ def test_the_manifest_tells_the_truth_about_the_file(artifact: Path) -> None:
     assert manifest["verified"]["size_bytes"] == manifest["metrics"]["size_bytes"] == len(data)
     assert manifest["files"]["model.onnx"]["bytes"] == len(data)
     bench = workbench("mlp")
-    assert manifest["verified"]["accuracy"] == bench.evaluator.score(Runtime(data), "test")["accuracy"]
+    assert manifest["verified"]["accuracy"] == bench.evaluator.score(Runtime(data), "test").metrics["accuracy"]
     assert sorted(p.name for p in artifact.iterdir()) == ["README.md", "manifest.json", "model.onnx"]
 
 

@@ -16,7 +16,7 @@ from autocompress.core.plan import Plan, Step
 from autocompress.errors import TrialError
 from autocompress.formats.onnx.runtime import Runtime
 from autocompress.formats.onnx.writer import build
-from autocompress.formats.running import answered, in_batches, the_one
+from autocompress.formats.running import in_batches, require_finite
 from autocompress.study.workbench import Workbench
 from autocompress.testing.techniques import outputs, workbench
 
@@ -147,10 +147,12 @@ def test_the_runtime_refuses_what_is_no_model_and_scores_that_are_not_finite() -
     bench = workbench("mlp")
     runtime = Runtime(bench.network.writer.original_file)
     inputs = bench.network.calibration.numpy().copy()
-    whole = the_one(answered(runtime, [{"input": inputs[:100]}, {"input": inputs[100:]}]))
-    np.testing.assert_allclose(whole, the_one(in_batches(runtime, {"input": inputs})), rtol=1e-5, atol=1e-6)
+    parts = [runtime.run(part) for part in (inputs[:100], inputs[100:])]
+    (whole,) = in_batches(runtime, {"input": inputs}).values()
+    np.testing.assert_allclose(np.concatenate(parts), whole, rtol=1e-5, atol=1e-6)
+    require_finite({"output": whole})
     inputs[3, 0] = np.nan
     with pytest.raises(TrialError, match="nan"):
-        answered(runtime, [{"input": inputs}])
+        require_finite(runtime.run({"input": inputs}))
 
 

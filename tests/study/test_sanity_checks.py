@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 
 from autocompress.core.warnings import Warned, collecting, warn
-from autocompress.tasks.classification.sanity_checks import Answers, original_doubts, rarest, result_doubts
+from autocompress.tasks.classification.sanity_checks import ClassAnswers, original_doubts, rarest, result_doubts
 
 CLASSES = 10
 TARGETS = np.arange(400) % CLASSES
 
 
 def _answers(share: float, targets: np.ndarray = TARGETS, classes: int = CLASSES, order: np.ndarray | None = None,
-             names: tuple[str, ...] = ()) -> Answers:
+             names: tuple[str, ...] = ()) -> ClassAnswers:
     """Right on about a `share` of the samples; the labels of the answers in another `order`, if given."""
     rng = np.random.default_rng(0)
     answers = np.where(rng.random(len(targets)) < share, targets, rng.integers(0, classes, len(targets)))
-    return Answers(targets, answers if order is None else order[answers], classes, names)
+    return ClassAnswers(targets, answers if order is None else order[answers], classes, names)
 
 
 def _codes(found: list[Warned]) -> list[str]:
@@ -33,15 +33,15 @@ SKEWED = np.r_[np.zeros(360, int), np.arange(1, 5).repeat(10)]
     (_answers(0.95), []),
     (_answers(0.4), []),
     (_answers(0.0), ["original-near-chance"]),
-    (Answers(TARGETS, np.full(400, 3), CLASSES), ["original-one-answer"]),
+    (ClassAnswers(TARGETS, np.full(400, 3), CLASSES), ["original-one-answer"]),
     (_answers(0.95, order=np.roll(np.arange(CLASSES), 1)), ["original-near-chance", "label-order"]),
     (_answers(0.95, order=np.r_[np.arange(2, CLASSES), 0, 1]), ["original-near-chance", "label-order"]),
     (_answers(0.95, order=np.r_[1, 0, 3, 2, 5, 4, np.arange(6, CLASSES)]), ["label-order"]),
     (_answers(0.99, SKEWED, 5), []),
-    (Answers(SKEWED, np.where(np.arange(400) % 40 == 0, 1, 0), 5), ["original-at-majority"]),
+    (ClassAnswers(SKEWED, np.where(np.arange(400) % 40 == 0, 1, 0), 5), ["original-at-majority"]),
     (_answers(0.0, np.arange(40) % 2, 2), ["original-near-chance"]),
 ])
-def test_doubts_about_the_original(given: Answers, codes: list[str]) -> None:
+def test_doubts_about_the_original(given: ClassAnswers, codes: list[str]) -> None:
     assert _codes(original_doubts(given, None, "divided by 255")) == codes
 
 
@@ -63,23 +63,24 @@ def test_weights_that_say_more_are_believed() -> None:
     (_answers(0.93), []),
     (_answers(0.7), ["result-far-below-original"]),
     (_answers(0.0), ["result-near-chance", "result-far-below-original"]),
-    (Answers(TARGETS, np.where(TARGETS > 7, 1, TARGETS), CLASSES), ["result-far-below-original", "classes-lost"]),
-    (Answers(TARGETS, np.zeros(400, int), CLASSES), ["result-one-answer", "result-far-below-original", "classes-lost"]),
+    (ClassAnswers(TARGETS, np.where(TARGETS > 7, 1, TARGETS), CLASSES), ["result-far-below-original", "classes-lost"]),
+    (ClassAnswers(TARGETS, np.zeros(400, int), CLASSES),
+     ["result-one-answer", "result-far-below-original", "classes-lost"]),
 ])
-def test_doubts_about_the_result(result: Answers, codes: list[str]) -> None:
+def test_doubts_about_the_result(result: ClassAnswers, codes: list[str]) -> None:
     assert _codes(result_doubts(_answers(0.95), result, [100] * CLASSES)) == codes
 
 
 def test_a_few_samples_prove_nothing() -> None:
     targets = np.arange(30) % 3
     worse = np.r_[(targets[:2] + 1) % 3, targets[2:]]
-    assert result_doubts(Answers(targets, targets, 3), Answers(targets, worse, 3), [100] * 3) == []
+    assert result_doubts(ClassAnswers(targets, targets, 3), ClassAnswers(targets, worse, 3), [100] * 3) == []
 
 
 def test_what_became_of_the_rarest() -> None:
     targets = np.r_[np.zeros(100, int), np.ones(100, int), 2, 2, 3]
-    original, trained = Answers(targets, targets, 4, ("a", "b", "c", "d")), [500, 400, 3, 1]
-    result = Answers(targets, np.r_[targets[:200], 2, 0, 1], 4, ("a", "b", "c", "d"))
+    original, trained = ClassAnswers(targets, targets, 4, ("a", "b", "c", "d")), [500, 400, 3, 1]
+    result = ClassAnswers(targets, np.r_[targets[:200], 2, 0, 1], 4, ("a", "b", "c", "d"))
     rows = rarest(original, result, trained)
     assert [(row["class"], row["original_right"], row["right"], row["test_samples"]) for row in rows[:2]] == [
         ("d", 1, 0, 1), ("c", 2, 1, 2)]

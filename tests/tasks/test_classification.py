@@ -13,6 +13,7 @@ from autocompress.tasks.base import Gaussian, NamedTensors, Task
 from autocompress.tasks.classification.outputs import ClassOutputs
 from autocompress.tasks.models import load_network
 from autocompress.tasks.splits import Split, TaskData
+from autocompress.tensors.likelihood import CATEGORICAL, Joint, Likelihood, Masked
 from autocompress.testing.task_contract import TaskContract
 
 
@@ -48,14 +49,36 @@ def test_a_network_of_another_number_of_classes_is_refused() -> None:
 
 
 def test_classes_and_numbers_predict_what_a_small_change_costs() -> None:
-    """Half the mean squared product with drawn gradients is the divergence, to second order."""
+    """Half the mean squared product with drawn gradients is the divergence, to second order: of numbers and classes, at
+    every position of maps, and of several outputs together."""
     generator = torch.Generator().manual_seed(0)
-    outputs = torch.randn(512, 3, generator=generator)
-    change = 0.02 * torch.randn(3, generator=generator)
-    for likelihood, scale in ((ClassOutputs("scores"), 1.0), (Gaussian(outputs), 2 / 3)):
+    numbers, maps = torch.randn(512, 3, generator=generator), torch.randn(256, 3, 2, 2, generator=generator)
+    both = Joint(NamedTensors(a=numbers, b=2 * numbers), {"a": ClassOutputs("scores"), "b": Gaussian(2 * numbers)},
+                 {"b": 3.0})
+    cases: list[tuple[Likelihood, Tensor]] = [
+        (ClassOutputs("scores"), numbers), (Gaussian(numbers), numbers), (CATEGORICAL, maps), (Gaussian(maps), maps),
+        (both, both.canonical(NamedTensors(a=numbers, b=2 * numbers)))]
+    for likelihood, outputs in cases:
+        change = 0.02 * torch.randn(outputs.shape[1:], generator=generator)
         drawn = torch.stack([likelihood.drawn_gradient(outputs, generator) for _ in range(200)])
-        predicted = float((drawn * change).sum(2).square().mean() / 2)
-        assert predicted * scale == pytest.approx(likelihood.divergence(outputs + change, outputs), rel=0.1)
+        predicted = float((drawn * change).flatten(2).sum(2).square().mean() / 2)
+        assert predicted == pytest.approx(likelihood.divergence(outputs + change, outputs), rel=0.1)
+
+
+def test_what_is_masked_costs_nothing_and_teaches_nothing() -> None:
+    """Answers behind the end of a text may be anything."""
+    outputs = torch.randn(8, 5, 3)
+    mask = (torch.arange(5) < torch.tensor([[2], [5]])).repeat(4, 1)
+    likelihood = Masked(Gaussian(outputs), "mask")
+    teacher = likelihood.compared(outputs, NamedTensors(ids=torch.zeros(8, 5), mask=mask))
+    student = (outputs + 0.5 * ~mask[:, :, None]).requires_grad_()
+    loss = likelihood.distillation_loss(student + 0.0, teacher, 4.0)
+    (gradient,) = torch.autograd.grad(likelihood.distillation_loss(student * 1.1, teacher, 4.0), student)
+    assert float(loss.detach()) == pytest.approx(0) and likelihood.divergence(student.detach(), teacher) == 0
+    assert gradient[~mask].abs().max() == 0 < gradient[mask].abs().max()
+    assert likelihood.drawn_gradient(teacher, torch.Generator().manual_seed(0))[~mask].abs().max() == 0
+    whole = likelihood.distillation_loss(outputs + 0.5, teacher, 4.0)
+    assert float(whole) == pytest.approx(float(Gaussian(outputs).distillation_loss(outputs + 0.5, outputs, 4.0)))
 
 
 class _Sum(nn.Module):

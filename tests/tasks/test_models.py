@@ -155,7 +155,8 @@ class Answer(nn.Module):
     [
         (nn.Conv2d(3, 4, 3), r"batches, \(2, 1, 8, 8\) float32, but said: RuntimeError: .*channels"),
         (nn.Conv2d(1, 4, 3), r"logits \(2, 3\), .* but answered \(2, 4, 6, 6\)"),
-        (Answer((torch.zeros(2, 3),)), "returned tuple"),
+        (Answer((torch.zeros(2, 3), torch.zeros(2, 1))), "returned output_0, output_1: say with --task"),
+        (Answer([{"scores": {1, 2}}]), "returned set under output_0.scores"),
         (Answer(torch.full((2, 3), torch.nan)), "NaN or infinite"),
         (Answer(torch.zeros(2, 5)), r"answered \(2, 5\)"),
     ],

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from autocompress.backend.network.compressed import replace_module
+from autocompress.tensors.named import Inputs
 
 MODULE_TOLERANCE = 1e-5
 # The largest difference of one module and of the whole network, relative to the largest output.
@@ -18,7 +19,7 @@ NETWORK_TOLERANCE = 1e-4
 Calls = dict[str, list[tuple[Any, Any, Any]]]
 
 
-def record_calls(model: nn.Module, names: Iterable[str], inputs: Tensor) -> tuple[Calls, Tensor]:
+def record_calls(model: nn.Module, names: Iterable[str], inputs: Inputs) -> tuple[Calls, Inputs]:
     """Record every call of the modules `names` in one pass over `inputs` `(N, …)`; return it with the output."""
     calls: Calls = {}
 
@@ -34,7 +35,7 @@ def record_calls(model: nn.Module, names: Iterable[str], inputs: Tensor) -> tupl
             handle.remove()
 
 
-def put_equivalents(model: nn.Module, new: Mapping[str, nn.Module], inputs: Tensor, expected: Tensor) -> set[str]:
+def put_equivalents(model: nn.Module, new: Mapping[str, nn.Module], inputs: Inputs, expected: Inputs) -> set[str]:
     """Replace modules by equivalents, in place, where the network's output stays the same.
 
     All are replaced together, or else those that keep the output each by itself.
@@ -59,7 +60,7 @@ def put_equivalents(model: nn.Module, new: Mapping[str, nn.Module], inputs: Tens
     return set(accepted)
 
 
-def _equivalent(model: nn.Module, equivalents: Mapping[str, nn.Module], inputs: Tensor, expected: Tensor) -> bool:
+def _equivalent(model: nn.Module, equivalents: Mapping[str, nn.Module], inputs: Inputs, expected: Inputs) -> bool:
     """Tell whether the network's output stays the same with equivalents in place; the network is left as it was."""
     before = {name: model.get_submodule(name) for name in equivalents}
     try:
@@ -73,8 +74,11 @@ def _equivalent(model: nn.Module, equivalents: Mapping[str, nn.Module], inputs: 
             replace_module(model, name, original)
 
 
-def alike(got: Tensor, expected: Tensor, tolerance: float) -> bool:
-    """Tell whether two tensors have one shape and differ by at most `tolerance` times the largest value."""
+def alike(got: Inputs, expected: Inputs, tolerance: float) -> bool:
+    """Tell whether two tensors, or those of each name, have one shape and differ by at most `tolerance` times the
+    largest value."""
+    if not isinstance(expected, Tensor):
+        return [*got] == [*expected] and all(alike(got[name], expected[name], tolerance) for name in expected)
     return got.shape == expected.shape and bool((got - expected).abs().max() <= tolerance * expected.abs().max())
 
 

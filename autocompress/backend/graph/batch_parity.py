@@ -6,6 +6,7 @@ and gives other outputs one by one. No file of such a network can be verified, s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,7 +76,7 @@ def _tensors(value: Any) -> list[Tensor]:
     """Return copies of the floating-point tensors in a value that a module reads or returns."""
     if isinstance(value, Tensor):
         return [value.clone()] if value.is_floating_point() else []
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         value = tuple(value.values())
     return [tensor for entry in value for tensor in _tensors(entry)] if isinstance(value, tuple | list) else []
 

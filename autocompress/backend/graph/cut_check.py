@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from autocompress.backend.graph.coupling import Item, cut_channels, removed_indices
 from autocompress.backend.layers.kinds import Conv, Norm
 from autocompress.core.layer import Group
-from autocompress.tensors.named import Inputs, uniform
+from autocompress.tensors.named import Inputs, joined, uniform
 
 # Largest difference between two outputs that count as equal, relative to the largest value.
 TOLERANCE = 1e-4
@@ -113,7 +113,7 @@ def layer_outputs(model: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
     handles = [watch(name, module) for name, module in model.named_modules() if isinstance(module, _COMPARED)]
     try:
         with torch.no_grad():
-            outputs[""] = model(inputs)
+            outputs[""] = joined(model(inputs))
     finally:
         for handle in handles:
             handle.remove()

@@ -147,11 +147,10 @@ def _weights(node: fx.Node) -> list[fx.Node]:
 
 def _outputs(program: torch.export.ExportedProgram) -> int:
     (output,) = [n for n in program.graph.nodes if n.op == "output"]
-    results = output.args[0]
-    if len(results) != 1 or not hasattr(results[0], "meta") or not isinstance(results[0].meta.get("val"), Tensor):
-        raise InputError(f"the network must return one tensor (N, …), but it returns {len(results)} values")
-    shape = results[0].meta["val"].shape
-    return int(shape[-1]) if len(shape) > 1 else 1
+    results = [result.meta.get("val") for result in output.args[0] if hasattr(result, "meta")]
+    if not results or not all(isinstance(result, Tensor) and result.dim() for result in results):
+        raise InputError("the network must return tensors (N, …), but returns something else beside them")
+    return sum(int(result.shape[-1]) if result.dim() > 1 else 1 for result in results)
 
 
 def _in_order(model: nn.Module, shapes: Mapping[str, Call]) -> list[tuple[str, nn.Module]]:

@@ -265,10 +265,11 @@ def _of_layers(compressor: Compressor, inputs: Inputs, chunk: dict[str, list[Cha
         reads, writes, outputs = _watched(model, batch, list(numbers))
         with torch.enable_grad():
             answers = likelihood.canonical(outputs)
+        compared = likelihood.compared(answers.detach(), batch)
         for draw in range(DRAWS):
             last = draw + 1 == DRAWS
             gradients = list(torch.autograd.grad(answers, [write for calls in writes.values() for write in calls],
-                                                 likelihood.drawn_gradient(answers, generator),
+                                                 likelihood.drawn_gradient(compared, generator),
                                                  retain_graph=not last, allow_unused=True))[::-1]
             for name in list(writes):
                 calls = writes.pop(name) if last else writes[name]  # what a layer held is free for the next one

@@ -25,7 +25,7 @@ from autocompress.core.batch_sizes import EVERY_TENSOR_BYTES, GRADIENT_BYTES, ro
 from autocompress.core.cancellation import checkpoint
 from autocompress.core.store import Store
 from autocompress.tensors.likelihood import CATEGORICAL, Likelihood
-from autocompress.tensors.named import Inputs
+from autocompress.tensors.named import Inputs, joined
 
 # Version of these measurements. A change of it makes stored results void.
 VERSION = 1
@@ -135,7 +135,7 @@ class Statistics:
         digest = hashlib.sha256(f"{VERSION} {torch.__version__} {BATCH} {self._gradient_rows} {POSITIONS} {FULL_WIDTH} "
                                 f"{MAX_WIDTH} {self._likelihood.fingerprint} {self._model}".encode())
         with torch.no_grad():
-            answers = self._model(self._calibration[:PROBES])
+            answers = joined(self._model(self._calibration[:PROBES]))
         digits = (answers / answers.abs().max().clamp_min(1e-20) * 100).round().nan_to_num(101)
         read = self._calibration
         inputs = [("inputs", read)] if isinstance(read, Tensor) else [*read.items()]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.core.batch_sizes import rows_at_once
-from autocompress.tensors.named import Inputs
+from autocompress.tensors.named import Inputs, by_name
 
 BATCH = 64
 # Names, as autograd has them, of operations between a sigmoid and the output that change no value.
@@ -14,16 +14,23 @@ _RESHAPES = ("View", "Squeeze", "Unsqueeze", "Reshape", "Clone", "Alias", "Permu
 
 
 @torch.no_grad()
-def outputs_of(model: nn.Module, inputs: Inputs) -> Tensor:
+def outputs_of(model: nn.Module, inputs: Inputs) -> Inputs:
     """Outputs `(N, …)` of `model` (eval mode) for all of `inputs`, in batches."""
     rows = rows_at_once(tuple(inputs.shape[1:]), BATCH)
-    return torch.cat([model(batch) for batch in torch.split(inputs, rows)])  # type: ignore[no-untyped-call]
+    outputs: Inputs = torch.cat([model(batch) for batch in torch.split(inputs, rows)])  # type: ignore[no-untyped-call]
+    return outputs
 
 
-def ends_in_sigmoid(model: nn.Module, inputs: Inputs) -> bool:
-    """Whether the last operation of `model` that computes values is a sigmoid, by the graph that autograd keeps."""
+def ends_in_sigmoid(model: nn.Module, inputs: Inputs) -> frozenset[str]:
+    """Names of the outputs of `model` whose last operation that computes values is a sigmoid, by the graph that
+    autograd keeps."""
     with torch.enable_grad():
-        step = model(inputs[:2]).grad_fn
+        outputs = by_name(model(inputs[:2]))
+    return frozenset(name for name, output in outputs.items() if _from_sigmoid(output))
+
+
+def _from_sigmoid(output: Tensor) -> bool:
+    step = output.grad_fn
     while step is not None and step.name().startswith(_RESHAPES) and step.next_functions:
         step = step.next_functions[0][0]
     return step is not None and step.name().startswith(("SigmoidBackward", "HardsigmoidBackward"))

@@ -27,7 +27,7 @@ from autocompress.backend.training.feature_distillation import Original, channel
 from autocompress.backend.training.lsq import freeze_steps, learn_steps
 from autocompress.core.plan import Receipt
 from autocompress.errors import TrialError
-from autocompress.tensors.named import Inputs
+from autocompress.tensors.named import Inputs, joined
 
 # Samples of one training step.
 BATCH = 32
@@ -149,11 +149,11 @@ class _UnitFit:
             if not len(order):
                 order = torch.randperm(len(self._inputs), generator=generator)
             rows, order = order[:BATCH].to(self._inputs.device), order[BATCH:]
-            loss = (self._unit(self._inputs[rows]) - self._targets[rows]).square().mean() / self._energy
+            loss = (joined(self._unit(self._inputs[rows])) - self._targets[rows]).square().mean() / self._energy
             if not torch.isfinite(loss):
                 raise TrialError("nan: the error of a unit of the network is not finite")
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
     def _error(self, outputs: Tensor, targets: Tensor) -> float:
@@ -163,7 +163,7 @@ class _UnitFit:
 def _outputs(unit: nn.Module, inputs: Tensor) -> Tensor:
     """Return a unit's outputs. It reads copies, because some units add to their input in place."""
     with torch.no_grad():
-        return torch.cat([unit(batch.clone()) for batch in torch.split(inputs, INFERENCE_BATCH)])
+        return torch.cat([joined(unit(batch.clone())) for batch in torch.split(inputs, INFERENCE_BATCH)])
 
 
 def _sample_count(units: tuple[Unit, ...], calibration: Inputs, device: str) -> int:

@@ -12,7 +12,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from autocompress.tensors.named import Inputs
+from autocompress.tensors.named import Inputs, NamedTensors, by_name
 
 # Norms that keep running statistics.
 LIVE = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
@@ -26,7 +26,7 @@ def difference(model: nn.Module, inputs: Inputs) -> str:
         inputs: At least two inputs `(N, …)`.
 
     Returns:
-        The difference, for a message; nothing where the network returns one tensor of the same shape.
+        The difference, for a message; nothing where the network returns tensors of the same names and shapes.
     """
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         expected = model(inputs)
@@ -35,11 +35,16 @@ def difference(model: nn.Module, inputs: Inputs) -> str:
         except Exception as error:  # a user's forward may fail in any way
             cause = next(iter(str(error).strip().splitlines()), "")
             return f"fails in training mode ({type(error).__name__}: {cause})"
-    if not isinstance(returned, Tensor):
-        size = f" of {len(returned)} values" if isinstance(returned, tuple | list | dict) else ""
-        return f"returns a {type(returned).__name__}{size} in training mode"
-    if returned.shape != expected.shape:
-        return f"returns a tensor of shape {tuple(returned.shape)} in place of {tuple(expected.shape)} in training mode"
+    if isinstance(expected, Tensor) and not isinstance(returned, Tensor):
+        names = f" of {', '.join(returned)}" if isinstance(returned, NamedTensors) else ""
+        return f"returns a {type(returned).__name__}{names} in training mode"
+    before, after = by_name(expected), by_name(returned)
+    if [*before] != [*after]:
+        return f"returns {', '.join(after)} in place of {', '.join(before)} in training mode"
+    other = next((name for name in before if before[name].shape != after[name].shape), None)
+    if other is not None:
+        return f"returns a tensor of shape {tuple(after[other].shape)} in place of {tuple(before[other].shape)} in " \
+               "training mode"
     return ""
 
 

@@ -272,7 +272,7 @@ def divergence(model: nn.Module, inputs: Inputs, original: Tensor, likelihood: L
         The divergence; infinite where it is not a finite number.
     """
     rows = rows_at_once(tuple(inputs.shape[1:]), BATCH)
-    outputs = torch.cat([likelihood.canonical(model(batch))
+    outputs = torch.cat([likelihood.compared(likelihood.canonical(model(batch)), batch)
                          for batch in torch.split(inputs, rows)])  # type: ignore[no-untyped-call]
     value = likelihood.divergence(outputs, original)
     return value if math.isfinite(value) else math.inf

@@ -66,11 +66,11 @@ class OnnxFormat(Format):
         return {"saturation": {"possible": False, "largest_pair": bound.largest, "limit": LARGEST_PAIR,
                                "integer_layers": bound.layers}}
 
-    def snippet(self, file: str, inputs: Mapping[str, str], answer: str) -> str:
+    def snippet(self, file: str, inputs: Mapping[str, str], answers: Sequence[str]) -> str:
         """Run the file by `onnxruntime.InferenceSession`."""
         feed = ", ".join(f'"{name}": {variable}' for name, variable in inputs.items())
         return (f'import onnxruntime\n\nsession = onnxruntime.InferenceSession("{file}")\n'
-                f"({answer},) = session.run(None, {{{feed}}})")
+                f"{', '.join(answers)}{',' if len(answers) == 1 else ''} = session.run(None, {{{feed}}})")
 
 
 FORMAT = OnnxFormat()

@@ -20,9 +20,8 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import Tensor, nn
 
 from autocompress.errors import InputError
-from autocompress.formats.base import OUTPUT
 from autocompress.formats.onnx.pads import unfold_pads
-from autocompress.formats.onnx.torch_onnx import Example, exporting, free_samples, input_names
+from autocompress.formats.onnx.torch_onnx import Example, exporting, free_samples, input_names, output_names
 
 OPSET = 20
 LARGEST_BYTES = 2**31 - 1  # of one protobuf message; tensors beside the file are not written
@@ -66,7 +65,7 @@ def export_template(model: nn.Module, example: Example) -> Template:
 
     Raises:
         TrialError: when it cannot be exported.
-        InputError: when it has several outputs, or does not fit into one file.
+        InputError: when an input is not used, or it does not fit into one file.
     """
     weights_bytes = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     if weights_bytes > LARGEST_BYTES:
@@ -113,17 +112,19 @@ def _randomised(model: nn.Module) -> nn.Module:
 
 def _export(model: nn.Module, example: Example) -> onnx.ModelProto:
     with exporting():
+        names = output_names(model, example)
         program = torch.export.export(model, (example,), dynamic_shapes=(free_samples(example),))
         exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False, optimize=False,
-                                     input_names=input_names(example), output_names=[OUTPUT])
+                                     input_names=input_names(example), output_names=names)
         assert exported is not None
         _simplify(exported, program)
         proto: onnx.ModelProto = exported.model_proto
     _free_flattens(proto)
     _free_reshapes(proto)
-    if len(proto.graph.output) != 1 or len(proto.graph.input) != len(input_names(example)):
-        raise InputError(f"the network must have one output tensor, and read {', '.join(input_names(example))}, but "
-                         f"the exported graph has {len(proto.graph.output)} and {len(proto.graph.input)} inputs")
+    if len(proto.graph.output) != len(names) or len(proto.graph.input) != len(input_names(example)):
+        raise InputError(f"the exported graph must read {', '.join(input_names(example))} and put out "
+                         f"{', '.join(names)}, but has {len(proto.graph.input)} inputs and {len(proto.graph.output)} "
+                         "outputs: every input must be used, and every output computed from them")
     _name_batch(proto)
     return proto
 

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.errors import TrialError, cause_of
-from autocompress.formats.base import INPUT, OUTPUT
+from autocompress.formats.base import INPUT
 from autocompress.formats.onnx.free_batch import free_length
+from autocompress.tensors.named import by_name
 
 # What a network is called with while it is traced, of two samples: one is taken for a size that never changes.
 Example = Tensor | Mapping[str, Tensor]
@@ -39,7 +40,7 @@ def plain_export(model: nn.Module, example: Example) -> bytes:
     with exporting():
         exported = torch.onnx.export(model, given, dynamo=True, verbose=False,
                                      dynamic_shapes=(free_samples(example),), input_names=input_names(example),
-                                     output_names=[OUTPUT])
+                                     output_names=output_names(model, example))
         assert exported is not None
         data: bytes = exported.model_proto.SerializeToString()
         return data
@@ -56,6 +57,12 @@ def free_samples(example: Example) -> Any:
 def input_names(example: Example) -> list[str]:
     """Names of a file's inputs: those of `example`, or the one name of a network with one input."""
     return [*example] if isinstance(example, Mapping) else [INPUT]
+
+
+def output_names(model: nn.Module, example: Example) -> list[str]:
+    """Names of a file's outputs: those of what `model` returns for `example`."""
+    with torch.no_grad():
+        return [*by_name(model(example))]
 
 
 @contextmanager

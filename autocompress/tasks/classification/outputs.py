@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from autocompress.tensors.likelihood import TEMPERATURE, Categorical
+from autocompress.tensors.named import Inputs, the_tensor
 
 Meaning = Literal["scores", "log-probabilities", "probabilities", "independent probabilities"]
 DESCRIPTIONS: dict[Meaning, str] = {
@@ -72,9 +73,9 @@ class ClassOutputs(Categorical):
         self.meaning: Meaning = meaning
         self.note, self.fingerprint = explanation(meaning), f"{TEMPERATURE} {meaning}"
 
-    def canonical(self, outputs: Tensor) -> Tensor:
+    def canonical(self, outputs: Inputs) -> Tensor:
         """Outputs as scores, float32; differentiable."""
-        outputs = outputs.float()
+        outputs = the_tensor(outputs).float()
         if self.meaning == "probabilities":
             return outputs.clamp_min(LEAST).log()
         if self.meaning == "independent probabilities":

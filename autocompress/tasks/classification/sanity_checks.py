@@ -31,7 +31,7 @@ Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True)
-class Answers:
+class ClassAnswers:
     """Labels (N,) of a split and what a network answers (N,)."""
 
     targets: Numbers
@@ -59,7 +59,7 @@ class Answers:
         return int((self.answers[rows] == label).sum()), int(rows.sum())
 
 
-def original_doubts(given: Answers, claimed: tuple[str, float] | None, prepared: str) -> list[Warned]:
+def original_doubts(given: ClassAnswers, claimed: tuple[str, float] | None, prepared: str) -> list[Warned]:
     """What speaks against the original being used as it was trained; `claimed` is what its weights say of its accuracy
     and under which key, `prepared` how its inputs were made."""
     causes = (f"Likely causes: other normalisation than in training (here: {prepared}), labels in another order, or "
@@ -77,7 +77,7 @@ def original_doubts(given: Answers, claimed: tuple[str, float] | None, prepared:
     return found
 
 
-def result_doubts(original: Answers, result: Answers, trained: Sequence[int]) -> list[Warned]:
+def result_doubts(original: ClassAnswers, result: ClassAnswers, trained: Sequence[int]) -> list[Warned]:
     """What an exported file has lost against the original on the same split; `trained` are the training samples of each
     class."""
     found = _near_chance(result, "result", "the exported file")
@@ -100,7 +100,7 @@ def result_doubts(original: Answers, result: Answers, trained: Sequence[int]) ->
     return found
 
 
-def rarest(original: Answers, result: Answers, trained: Sequence[int]) -> list[dict[str, Any]]:
+def rarest(original: ClassAnswers, result: ClassAnswers, trained: Sequence[int]) -> list[dict[str, Any]]:
     """What became of the rarest classes that the split has, where training data have a long tail; empty where not."""
     present = [label for label in range(original.classes) if original.right(label)[1]]
     if not present or max(trained) < LONG_TAIL * max(1, min(trained[label] for label in present)):
@@ -120,7 +120,7 @@ def _observed_error(share: float, count: int) -> float:
     return _error((share * count + 2) / (count + 4), count + 4)
 
 
-def _near_chance(given: Answers, code: str, what: str) -> list[Warned]:
+def _near_chance(given: ClassAnswers, code: str, what: str) -> list[Warned]:
     """At most one: that a network always gives one answer, is no better than chance, or than the commonest class."""
     count, accuracy = len(given.targets), given.accuracy
     shown = format_percent(accuracy)
@@ -137,7 +137,7 @@ def _near_chance(given: Answers, code: str, what: str) -> list[Warned]:
     return []
 
 
-def _relabelled(given: Answers) -> str:
+def _relabelled(given: ClassAnswers) -> str:
     """A sentence where another order of the labels explains the answers; empty where it does not."""
     count = len(given.targets)
     if count < LEAST_SAMPLES_A_CLASS * given.classes:
