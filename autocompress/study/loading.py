@@ -50,7 +50,7 @@ def load_task(settings: SearchSettings) -> tuple[LoadedModel, Task]:
     known = preparation_of(built if built is not None else settings.model, settings.weights)
     wished = asked_preparation(settings.image_size, settings.resize, settings.crop, settings.mean, settings.std)
     task = load_data(settings.data, root=settings.data_root, seed=settings.seed, trust_code=settings.trust_code,
-                     preparation=wished.completed(known), reading=settings.inputs)
+                     preparation=wished.completed(known), reading=settings.inputs, cache_bytes=settings.cache_size)
     loaded = load_model(settings.model, weights=settings.weights, weights_key=settings.weights_key, data=task,
                         trust_code=settings.trust_code, built=built)
     return loaded, loaded.data or task

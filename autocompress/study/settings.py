@@ -20,6 +20,7 @@ from autocompress.search.efforts import DEFAULT_EFFORT, EFFORTS
 from autocompress.search.storage_urls import shown_url
 from autocompress.study import setting_kinds as kinds
 from autocompress.study.setting_kinds import ANY_DEVICE, Kind, nearest
+from autocompress.tasks.picture_cache import DEFAULT_BYTES
 
 WHAT, LIMITS, HOW, WHERE = "What to compress", "Limits", "How to search", "Where results go"
 GENERAL = "General"
@@ -89,6 +90,9 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
     inputs: Annotated[str | None, Setting(
         WHAT, kinds.TEXT, "What the stored numbers are: pixels (divided by 255), values or tokens. Default: bytes of "
         "pictures are pixels, and the network decides between the others.", "KIND", "data")] = None
+    cache_size: Annotated[int, Setting(
+        WHAT, kinds.SIZE, "Bytes of the user's cache folder that decoded pictures of large imagefolders may take; "
+        "those of the data set not used for longest go first. Default: 10GB.", "SIZE")] = DEFAULT_BYTES
     task: Annotated[Any, Setting(
         WHAT, kinds.SOURCE, "What the network is for, where that is not classification: a task of your own. Its file "
         "is run.", "FILE.py:NAME", "start", identity=True)] = None

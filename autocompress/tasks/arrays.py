@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import mmap
 import zipfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -13,13 +15,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from autocompress.errors import InputError
+from autocompress.errors import EnvironmentFault, InputError
 from autocompress.tasks.labels import class_numbers
+from autocompress.tasks.samples import HELD_BYTES, LazySamples, Samples, changed
 from autocompress.tasks.splits import SPLITS, STORED, Split, TaskData, complete
+from autocompress.tasks.stored_samples import SampleWriter, StoredSamples
 
 log = logging.getLogger(__name__)
 
-MAX_DECLARED_BYTES = 8 * 2**30
+# The bytes that compressed arrays of a file may take in memory; those that are not compressed are read from the file.
+MAX_UNPACKED_BYTES = 8 * 2**30
 # Deflate cannot do better than 1032:1; real data stays far below this, a bomb does not.
 MAX_RATIO = 500
 OPTIONS = ("classes", "mean", "std", "pad", "flip", "inputs", "augment")
@@ -124,7 +129,7 @@ def _describe(value: Any) -> str:
     return type(value).__name__
 
 
-def _pair(part: Any, where: str) -> tuple[Tensor, Any]:
+def _pair(part: Any, where: str) -> tuple[Samples, Any]:
     """Inputs (N, …) and labels as given, one for each."""
     if isinstance(part, Split):
         inputs, labels = part.inputs, part.targets
@@ -140,23 +145,47 @@ def _pair(part: Any, where: str) -> tuple[Tensor, Any]:
     return inputs, labels
 
 
-def _inputs(value: Any, where: str) -> Tensor:
+def _inputs(value: Any, where: str) -> Samples:
     """(N, …) of a type that is stored; grey byte pictures gain a channel, channels-last ones are turned."""
-    tensor = _tensor(value, where)
-    if tensor.ndim == 0:
+    samples: Samples | None = value if isinstance(value, LazySamples) else in_its_file(value)
+    if samples is None:
+        samples = _tensor(value, where)
+    if samples.ndim == 0:
         raise InputError(f"{where}: inputs must be an array (N, …), but are one number")
-    if tensor.dtype in _STORED_AS:
-        tensor = tensor.to(_STORED_AS[tensor.dtype])
-    if tensor.dtype not in STORED:
-        raise InputError(f"{where}: inputs must be real numbers, but are {tensor.dtype}: convert them")
-    if tensor.dtype != torch.uint8:
-        return tensor
-    if tensor.ndim == 3:
-        return tensor[:, None]
-    if tensor.ndim == 4 and tensor.shape[3] in (1, 3, 4) and tensor.shape[1] not in (1, 3, 4):
-        log.info("%s: reading %s as (N, H, W, C) pixels", where, tuple(tensor.shape))
-        return tensor.permute(0, 3, 1, 2).contiguous()
-    return tensor
+    if samples.dtype in _STORED_AS:
+        samples = changed(samples, partial(_converted, dtype=_STORED_AS[samples.dtype]))
+    if samples.dtype not in STORED:
+        raise InputError(f"{where}: inputs must be real numbers, but are {samples.dtype}: convert them")
+    if samples.dtype != torch.uint8:
+        return samples
+    if samples.ndim == 3:
+        return changed(samples, _with_a_channel)
+    if samples.ndim == 4 and samples.shape[3] in (1, 3, 4) and samples.shape[1] not in (1, 3, 4):
+        log.info("%s: reading %s as (N, H, W, C) pixels", where, tuple(samples.shape))
+        return changed(samples, _channels_first)
+    return samples
+
+
+def _converted(batch: Tensor, dtype: torch.dtype) -> Tensor:
+    return batch.to(dtype)
+
+
+def _with_a_channel(batch: Tensor) -> Tensor:
+    return batch[:, None]
+
+
+def _channels_first(batch: Tensor) -> Tensor:
+    return batch.permute(0, 3, 1, 2).contiguous()
+
+
+def in_its_file(value: Any) -> StoredSamples | None:
+    """A large array that is mapped, such as `np.load(mmap_mode="r")` gives, as samples that are read from its file;
+    None for any other."""
+    if not isinstance(value, np.memmap) or value.nbytes <= HELD_BYTES or not isinstance(value.base, mmap.mmap) or \
+            not value.flags.c_contiguous or not value.dtype.isnative or value.filename is None:
+        return None
+    return StoredSamples(Path(value.filename), value.shape, torch.from_numpy(np.empty(0, value.dtype)).dtype,
+                         value.offset)
 
 
 def _tensor(value: Any, where: str) -> Tensor:
@@ -174,30 +203,67 @@ def _tensor(value: Any, where: str) -> Tensor:
         raise InputError(f"{where}: must be a numeric array, but {type(value).__name__} is not: {error}") from None
 
 
-def _materialised(dataset: Dataset[Any], where: str) -> tuple[Tensor, Any]:
+class _Gathered:
+    """Samples one behind another: in memory up to `HELD_BYTES`, on the disk beyond."""
+
+    def __init__(self) -> None:
+        self._held: list[Tensor] = []
+        self._bytes = 0
+        self._writer: SampleWriter | None = None
+
+    def add(self, sample: Tensor) -> None:
+        """The next one."""
+        self._held.append(sample)
+        self._bytes += sample.nbytes
+        if self._bytes > HELD_BYTES // (1 if self._writer is None else 16):
+            self._writer = self._writer or SampleWriter()
+            self._writer.append({"x": torch.stack(self._held)})
+            self._held, self._bytes = [], 0
+
+    def samples(self) -> Samples:
+        """All of them."""
+        if self._writer is None:
+            return torch.stack(self._held)
+        if self._held:
+            self._writer.append({"x": torch.stack(self._held)})
+        return self._writer.finish()["x"]
+
+    def discard(self) -> None:
+        """Leave nothing on the disk."""
+        if self._writer is not None:
+            self._writer.discard()
+
+
+def _materialised(dataset: Dataset[Any], where: str) -> tuple[Samples, Any]:
     """Every sample once, as the dataset's transform returns it: a random transform is frozen by this."""
-    inputs: list[Tensor] = []
-    labels: list[Any] = []
+    gathered, shapes, labels = _Gathered(), set[tuple[int, ...]](), list[Any]()
     try:
         # without a length it is an IterableDataset
         items: Any = (dataset[i] for i in range(len(dataset))) if hasattr(dataset, "__len__") else dataset
         for item in items:
             sample, label = item[0], item[1]
-            inputs.append(sample if isinstance(sample, Tensor) else _pixels(sample))
+            tensor = sample if isinstance(sample, Tensor) else _pixels(sample)
+            shapes.add(tuple(tensor.shape))
+            if len(shapes) == 1:
+                gathered.add(tensor)
             labels.append(label if isinstance(label, str) else np.asarray(label).tolist())
+    except EnvironmentFault:
+        gathered.discard()
+        raise
     except Exception as error:  # the user's code: anything can come
+        gathered.discard()
         cause = next(iter(str(error).splitlines()), "no message")
         raise InputError(
             f"{where}: sample {len(labels)} must be (input, label), but: {type(error).__name__}: {cause}"
         ) from error
-    if not inputs:
+    if not shapes:
         raise InputError(f"{where} is empty: bring at least ten samples")
-    shapes = sorted({tuple(sample.shape) for sample in inputs})
     if len(shapes) > 1:
-        raise InputError(f"{where}: samples must share one shape, but there are {shapes[:3]}: resize them")
+        gathered.discard()
+        raise InputError(f"{where}: samples must share one shape, but there are {sorted(shapes)[:3]}: resize them")
     if len({np.shape(label) for label in labels}) > 1:
         raise InputError(f"{where}: labels must share one shape, but those of the samples differ")
-    return _inputs(torch.stack(inputs), where), np.array(labels)
+    return _inputs(gathered.samples(), where), np.array(labels)
 
 
 def _pixels(sample: Any) -> Tensor:
@@ -212,11 +278,15 @@ def _pixels(sample: Any) -> Tensor:
 
 
 def refuse_bomb(archive: zipfile.ZipFile, path: Path) -> None:
-    """InputError when the archive declares too much, all or in proportion; nothing is unpacked to know."""
+    """InputError when the archive declares too much, in proportion or to be unpacked; nothing is unpacked to know."""
+    packed = [info for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
     declared = sum(info.file_size for info in archive.infolist())
     stored = sum(info.compress_size for info in archive.infolist())
-    if declared > MAX_DECLARED_BYTES or (declared > 2**20 and declared > MAX_RATIO * max(stored, 1)):
-        raise InputError(
-            f"{path} must unpack to at most {MAX_DECLARED_BYTES >> 30} GiB and {MAX_RATIO} times its size, "
-            f"but declares {declared:,} bytes out of {stored:,}: refused, it may be a zip bomb"
-        )
+    if declared > 2**20 and declared > MAX_RATIO * max(stored, 1):
+        raise InputError(f"{path} must unpack to at most {MAX_RATIO} times its size, but declares {declared:,} bytes "
+                         f"out of {stored:,}: refused, it may be a zip bomb")
+    unpacked = sum(info.file_size for info in packed)
+    if unpacked > MAX_UNPACKED_BYTES:
+        raise InputError(f"{path} must unpack to at most {MAX_UNPACKED_BYTES >> 30} GiB, but its compressed arrays "
+                         f"declare {unpacked:,} bytes: store them uncompressed (numpy.savez), then they are read from "
+                         "the file")

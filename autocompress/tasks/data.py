@@ -14,6 +14,7 @@ from autocompress.tasks.factory import call_factory, is_factory
 from autocompress.tasks.image_folder import image_folder
 from autocompress.tasks.named_sets import cifar10, digits, fashion_mnist
 from autocompress.tasks.npz import from_npz
+from autocompress.tasks.picture_cache import DEFAULT_BYTES
 from autocompress.tasks.preparation import Preparation
 from autocompress.tasks.splits import PIXELS, READINGS, Split, TaskData, checked
 
@@ -26,7 +27,7 @@ DATA_SPECS = ("digits", "fashion-mnist", "cifar10", "imagefolder:DIR", "npz:FILE
 
 def load_data(
     spec: Any, *, root: Path | None = None, seed: int = 0, trust_code: bool = True, image_size: int | None = None,
-    preparation: Preparation | None = None, reading: str | None = None,
+    preparation: Preparation | None = None, reading: str | None = None, cache_bytes: int = DEFAULT_BYTES,
 ) -> TaskData:
     """The data set that `spec` names or is.
 
@@ -34,19 +35,20 @@ def load_data(
     Datasets, a dict of splits; a factory returns any of these. `root` is the folder of the files of a
     named data set, `seed` settles the splits that are made here. `preparation` (or `image_size` alone) says how the
     pictures of an imagefolder are brought to size, and how inputs of any kind are normalised; `reading`, whether stored
-    numbers are pixels, values or tokens (see `TaskData`). InputError when the data cannot be used, EnvironmentFault
-    when a download fails.
+    numbers are pixels, values or tokens (see `TaskData`); `cache_bytes`, how much of the disk decoded pictures may
+    take. InputError when the data cannot be used, EnvironmentFault when a download fails.
     """
     if reading is not None and reading not in READINGS:
         raise InputError(f"inputs must be one of {', '.join(READINGS)}, but got {reading!r}")
     wished = preparation or Preparation(image_size)
-    data = _loaded(spec, root, seed, trust_code, wished)
+    data = _loaded(spec, root, seed, trust_code, wished, cache_bytes)
     if reading is not None:
         data = replace(data, reading=reading)
     return checked(_normalised(data, wished, spec))
 
 
-def _loaded(spec: Any, root: Path | None, seed: int, trust_code: bool, preparation: Preparation) -> TaskData:
+def _loaded(spec: Any, root: Path | None, seed: int, trust_code: bool, preparation: Preparation,
+            cache_bytes: int) -> TaskData:
     if not isinstance(spec, str):
         return from_memory(spec, "data", seed)
     spec = from_home(spec)
@@ -58,7 +60,7 @@ def _loaded(spec: Any, root: Path | None, seed: int, trust_code: bool, preparati
     if spec == "cifar10":
         return cifar10(root, seed)
     if kind == "imagefolder" and place:
-        return image_folder(Path(place), seed, preparation)
+        return image_folder(Path(place), seed, preparation, cache_bytes)
     if kind == "npz" and place:
         return from_npz(Path(place), seed)
     if is_factory(spec):

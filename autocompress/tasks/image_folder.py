@@ -3,82 +3,70 @@
 from __future__ import annotations
 
 import logging
-import os
+import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from autocompress.errors import InputError
-from autocompress.tasks.arrays import MAX_DECLARED_BYTES, SPELLINGS, assemble
-from autocompress.tasks.pictures import (
-    READING_ERRORS,
-    Levels,
-    Remarks,
-    deep_range,
-    levels_of,
-    picture_suffixes,
-    quiet_reading,
-    square,
-)
+from autocompress.tasks.arrays import SPELLINGS, assemble
+from autocompress.tasks.cache import cache_dir
+from autocompress.tasks.decoded_pictures import MAX_CORRUPT_SHARE, DecodedPictures, Decoding, in_threads
+from autocompress.tasks.picture_cache import DEFAULT_BYTES
+from autocompress.tasks.picture_listing import PictureListing, is_hidden, list_pictures
+from autocompress.tasks.pictures import Levels, deep_range, levels_of, picture_suffixes
 from autocompress.tasks.preparation import IMAGENET, Preparation
+from autocompress.tasks.samples import HELD_BYTES, chosen
 from autocompress.tasks.splits import Split, TaskData, complete
 
 log = logging.getLogger(__name__)
 
-MAX_CORRUPT_SHARE = 0.05
+# More pictures, or larger ones than `HELD_BYTES`, are decoded when they are needed.
+HELD_PICTURES = 10_000
+# The longest side that a picture is scaled to: one of them is then less than 200 MiB.
+MOST_PIXELS = 8192
+# Of so many pictures that are decoded later, some are looked at before.
+LOOKED_AT = 256
+# Files of kinds that may hold more than 8 bits that are looked at for their range.
+LOOKED_AT_FOR_LEVELS = 10_000
 PROGRESS_SECONDS = 5.0
 _SPLIT_OF = {spelling: split for split, spellings in SPELLINGS.items() for spelling in spellings}
-_SYSTEM_FILES = {"thumbs.db", "desktop.ini", "icon\r", "__macosx"}
 _ENDS_NAMED = 5
-
-Files = list[tuple[Path, int]]
-Item = TypeVar("Item")
-Made = TypeVar("Made")
+# Formats that hold no more than 8 bits a channel: no JPEG is looked at twice.
+_EIGHT_BITS = (b".jpg", b".jpeg", b".jfif", b".jpe", b".gif", b".webp", b".bmp")
 
 
-def image_folder(folder: Path, seed: int, preparation: Preparation) -> TaskData:
+def image_folder(folder: Path, seed: int, preparation: Preparation, cache_bytes: int = DEFAULT_BYTES) -> TaskData:
     """RGB pictures in one folder a class, perhaps under train/, val/ and test/, as bytes of the size that is fed.
 
     `preparation` says how they are resized, cut and normalised; without a mean, ImageNet's. Unreadable pictures are
-    left out with a warning, more than 5% of them is an InputError; files of other kinds are left out and counted.
+    left out with a warning, more than 5% of them is an InputError; files of other kinds are left out and counted. More
+    than memory should hold are decoded when they are needed, and kept in the user's cache folder up to `cache_bytes`;
+    of those some are looked at before, and an unreadable one is later replaced by another of its class.
     """
     if not folder.is_dir():
         raise InputError(f"data: there is no folder {str(folder)!r}")
     resize, size = preparation.sides
+    if resize > MOST_PIXELS:
+        raise InputError(f"image_size and resize must be at most {MOST_PIXELS} pixels, but got {resize}")
     roots = _split_folders(folder)
     names = _class_names(roots["train"])
-    others: Counter[str] = Counter()
-    files = {split: _listed(root, names, others) for split, root in roots.items()}
-    total = sum(map(len, files.values()))
-    if total * 3 * size**2 > MAX_DECLARED_BYTES:
-        raise InputError(f"{folder}: {total:,} pictures of {size} pixels are more than {MAX_DECLARED_BYTES >> 30} GiB: "
-                         "choose a smaller image size or fewer pictures")
-    _say_what_is_left_out(folder, others)
+    listings = {split: _listed(root, names) for split, root in roots.items()}
+    total = sum(map(len, listings.values()))
+    _say_what_is_left_out(folder, sum((listing.others for listing in listings.values()), Counter()))
     if total == 0:
         raise InputError(f"{folder} must hold one folder of pictures for each class, but holds no picture in any")
-    _say_empty(folder, names, files["train"])
-    everything = {path: label for part in files.values() for path, label in part}
-    levels = _levels(folder, list(everything))
-    corrupt: list[Path] = []
-    remarks = Remarks()
-    parts = {split: _read(part, resize, size, preparation.interpolation, levels, corrupt, remarks)
-             for split, part in _by_split(files, seed, folder).items()}
-    if len(corrupt) > MAX_CORRUPT_SHARE * total:
-        raise InputError(
-            f"{folder}: at most {MAX_CORRUPT_SHARE:.0%} of the pictures may be unreadable, but {len(corrupt)} of "
-            f"{total} are, such as {min(corrupt)}"
-        )
-    if corrupt:
-        log.warning("%s: left out %d unreadable of %d pictures, such as %s", folder, len(corrupt), total, min(corrupt))
-    if remarks.turned:
-        log.info("%s: %d pictures were turned upright, as their EXIF data say", folder, remarks.turned)
-    if remarks.on_black:
-        log.warning("%s: %d transparent pictures show nothing on white and were put on black", folder, remarks.on_black)
+    _say_empty(folder, names, listings["train"])
+    is_held = total <= HELD_PICTURES and total * 3 * size**2 <= HELD_BYTES
+    decoding = Decoding(resize, size, preparation.interpolation, _levels(folder, list(listings.values())))
+    pictures = DecodedPictures(list(listings.values()), decoding,
+                               None if is_held else cache_dir() / "pictures", cache_bytes)
+    numbers = _by_split(pictures.labels, {split: len(listing) for split, listing in listings.items()}, seed, folder)
+    parts = _held(pictures, numbers, folder) if is_held else _streamed(pictures, numbers, folder)
+    _say_remarks(pictures, folder, "" if is_held else f" of {min(total, LOOKED_AT)} that were looked at")
     mean, std = preparation.mean or IMAGENET[0], preparation.std or IMAGENET[1]
     prepared = (f"shorter side to {resize} pixels ({preparation.interpolation}), middle {size}×{size}, RGB")
     source = preparation.origin or ("as asked" if preparation.mean else "ImageNet's mean and std assumed")
@@ -87,12 +75,71 @@ def image_folder(folder: Path, seed: int, preparation: Preparation) -> TaskData:
                     class_names=tuple(names), prepared=prepared)
 
 
+def _held(pictures: DecodedPictures, numbers: dict[str, Tensor], folder: Path) -> dict[str, Split]:
+    """All pictures in memory, without those that cannot be read. InputError where these are too many."""
+    parts, corrupt, done, last = dict[str, Split](), list[Tensor](), 0, time.monotonic()
+    for split, rows in numbers.items():
+        pixels = torch.empty((len(rows), *pictures.shape[1:]), dtype=torch.uint8)
+        fine = torch.empty(len(rows), dtype=torch.bool)
+        for part in torch.split(torch.arange(len(rows)), LOOKED_AT):
+            pixels[part], fine[part] = pictures.readable(rows[part])
+            done += len(part)
+            if time.monotonic() - last > PROGRESS_SECONDS:
+                last = time.monotonic()
+                log.info("read %d of %d pictures", done, len(pictures))
+        corrupt.append(rows[~fine])
+        labels = pictures.labels[rows]
+        parts[split] = Split(pixels, labels) if bool(fine.all()) else Split(pixels[fine], labels[fine])
+    unreadable = torch.cat(corrupt)
+    _refuse_many(pictures, unreadable, len(pictures), 0.0, folder)
+    if len(unreadable):
+        log.warning("%s: left out %d unreadable of %d pictures, such as %s", folder, len(unreadable), len(pictures),
+                    _first(pictures, unreadable))
+    return parts
+
+
+def _streamed(pictures: DecodedPictures, numbers: dict[str, Tensor], folder: Path) -> dict[str, Split]:
+    """All pictures but those of some that were looked at and cannot be read. InputError where these are so many that
+    more than 5% of all are."""
+    looked_at = torch.arange(min(len(pictures), LOOKED_AT)) * len(pictures) // min(len(pictures), LOOKED_AT)
+    _, fine = pictures.readable(looked_at)
+    unreadable = looked_at[~fine]
+    chance = 2 * math.sqrt(MAX_CORRUPT_SHARE * len(looked_at))
+    _refuse_many(pictures, unreadable, len(looked_at), chance, folder)
+    if len(unreadable):
+        log.warning("%s: left out %d unreadable of %d pictures that were looked at, such as %s; an unreadable one that "
+                    "is met later is replaced by another of its class", folder, len(unreadable), len(looked_at),
+                    _first(pictures, unreadable))
+    log.info("%s: %d pictures are decoded when they are needed; decoded ones are kept up to --cache-size, %d of them "
+             "are", folder, len(pictures), pictures.kept)
+    parts = {}
+    for split, rows in numbers.items():
+        left = rows[~torch.isin(rows, unreadable)]
+        parts[split] = Split(chosen(pictures, left), pictures.labels[left])
+    return parts
+
+
+def _refuse_many(pictures: DecodedPictures, unreadable: Tensor, count: int, chance: float, folder: Path) -> None:
+    """InputError where more than 5% of `count` pictures, and what `chance` adds to that, cannot be read."""
+    if len(unreadable) > MAX_CORRUPT_SHARE * count + chance:
+        raise InputError(f"{folder}: at most {MAX_CORRUPT_SHARE:.0%} of the pictures may be unreadable, but "
+                         f"{len(unreadable)} of {count} are, such as {_first(pictures, unreadable)}")
+
+
+def _first(pictures: DecodedPictures, rows: Tensor) -> Path:
+    return min(pictures.path(row) for row in rows.tolist())
+
+
+def _say_remarks(pictures: DecodedPictures, folder: Path, of: str) -> None:
+    if pictures.remarks.turned:
+        log.info("%s: %d pictures%s were turned upright, as their EXIF data say", folder, pictures.remarks.turned, of)
+    if pictures.remarks.on_black:
+        log.warning("%s: %d transparent pictures%s show nothing on white and were put on black", folder,
+                    pictures.remarks.on_black, of)
+
+
 def _folders(root: Path) -> list[Path]:
-    return sorted(p for p in root.iterdir() if p.is_dir() and not _is_hidden(p))
-
-
-def _is_hidden(path: Path) -> bool:
-    return path.name.startswith(".") or path.name.lower() in _SYSTEM_FILES
+    return sorted(p for p in root.iterdir() if p.is_dir() and not is_hidden(p.name))
 
 
 def _class_names(root: Path) -> list[str]:
@@ -124,25 +171,15 @@ def _split_folders(folder: Path) -> dict[str, Path]:
 
 def _has_pictures(folder: Path) -> bool:
     suffixes = picture_suffixes()
-    return any(path.suffix.lower() in suffixes and not _is_hidden(path) for path in folder.iterdir())
+    return any(path.suffix.lower() in suffixes and not is_hidden(path.name) for path in folder.iterdir())
 
 
-def _listed(root: Path, names: list[str], others: Counter[str]) -> Files:
-    """Every picture under the class folders with its label; `others` counts the rest by suffix."""
+def _listed(root: Path, names: list[str]) -> PictureListing:
+    """Every picture under the class folders. InputError for a class that is not trained."""
     extra = [name for name in _class_names(root) if name not in names]
     if extra:
         raise InputError(f"{root}: every class must also be in the training folder, but {extra[0]!r} is not")
-    suffixes, files = picture_suffixes(), []
-    for label, name in enumerate(names):
-        for path in sorted((root / name).rglob("*")):
-            inside = path.relative_to(root / name)
-            if any(_is_hidden(Path(part)) for part in inside.parts) or not path.is_file():
-                continue
-            if path.suffix.lower() in suffixes:
-                files.append((path, label))
-            else:
-                others[path.suffix.lower() or "no suffix"] += 1
-    return files
+    return list_pictures(root, names)
 
 
 def _say_what_is_left_out(folder: Path, others: Counter[str]) -> None:
@@ -152,67 +189,30 @@ def _say_what_is_left_out(folder: Path, others: Counter[str]) -> None:
                     ", …" if len(others) > _ENDS_NAMED else "")
 
 
-def _say_empty(folder: Path, names: list[str], trained: Files) -> None:
-    present = {label for _, label in trained}
+def _say_empty(folder: Path, names: list[str], trained: PictureListing) -> None:
+    present = set(trained.labels.tolist())
     empty = [name for label, name in enumerate(names) if label not in present]
     if empty:
         log.warning("%s: no picture to train with is in the class %s%s", folder, ", ".join(empty[:_ENDS_NAMED]),
                     f" and {len(empty) - _ENDS_NAMED} more" if len(empty) > _ENDS_NAMED else "")
 
 
-def _by_split(files: dict[str, Files], seed: int, folder: Path) -> dict[str, Files]:
-    """The files of all three splits: the same rule as for arrays, on their numbers, before any picture is read."""
-    everything = [entry for part in files.values() for entry in part]
-    parts, start = {}, 0
-    for split, part in files.items():
-        numbers = torch.arange(start, start + len(part))
-        parts[split] = Split(numbers, torch.tensor([label for _, label in part], dtype=torch.int64))
-        start += len(part)
-    return {split: [everything[i] for i in part.inputs.tolist()]
-            for split, part in complete(parts, seed, str(folder)).items()}
+def _by_split(labels: Tensor, lengths: dict[str, int], seed: int, folder: Path) -> dict[str, Tensor]:
+    """The numbers of the pictures of all three splits: the same rule as for arrays, before any picture is read."""
+    ends = torch.tensor(list(lengths.values())).cumsum(0).tolist()
+    parts = {split: Split(torch.arange(end - length, end), labels[end - length:end])
+             for (split, length), end in zip(lengths.items(), ends, strict=True)}
+    return {split: part.inputs for split, part in complete(parts, seed, str(folder)).items()}
 
 
-def _levels(folder: Path, paths: list[Path]) -> Levels | None:
-    ranges = [found for found in _in_threads(deep_range, _maybe_deep(paths), "looked at") if found is not None]
+def _levels(folder: Path, listings: list[PictureListing]) -> Levels | None:
+    """The range of the pictures of more than 8 bits; of very many files, of some of them."""
+    files = [(listing, number) for listing in listings for number in range(len(listing))
+             if not listing.names.raw(number).lower().endswith(_EIGHT_BITS)]
+    paths = [listing.path(number) for listing, number in files[::math.ceil(len(files) / LOOKED_AT_FOR_LEVELS) or 1]]
+    ranges = [found for found in in_threads(deep_range, paths) if found is not None] if paths else []
     levels = levels_of(ranges)
     if levels is not None:
-        log.info("%s: %d pictures have more than 8 bits: scaled from %g to %g, the range of all", folder, len(ranges),
-                 levels.black, levels.white)
+        log.info("%s: %d pictures have more than 8 bits: scaled from %g to %g, the range of %s", folder, len(ranges),
+                 levels.black, levels.white, "all" if len(paths) == len(files) else f"{len(paths)} of {len(files)}")
     return levels
-
-
-def _maybe_deep(paths: list[Path]) -> list[Path]:
-    """Those whose format can hold more than 8 bits a channel: no JPEG is looked at twice."""
-    return [path for path in paths if path.suffix.lower() not in (".jpg", ".jpeg", ".jfif", ".jpe", ".gif", ".webp",
-                                                                  ".bmp")]
-
-
-def _read(files: Files, resize: int, size: int, interpolation: str, levels: Levels | None, corrupt: list[Path],
-          remarks: Remarks) -> Split:
-    pixels = torch.empty((len(files), 3, size, size), dtype=torch.uint8)
-
-    def read(number: int) -> bool:
-        try:
-            pixels[number] = torch.from_numpy(
-                square(files[number][0], resize, size, interpolation, levels, remarks).copy())
-        except READING_ERRORS:
-            corrupt.append(files[number][0])
-            return False
-        return True
-
-    fine = torch.tensor(_in_threads(read, range(len(files)), "read"), dtype=torch.bool)
-    labels = torch.tensor([label for _, label in files], dtype=torch.int64)
-    return Split(pixels, labels) if bool(fine.all()) else Split(pixels[fine], labels[fine])
-
-
-def _in_threads(work: Callable[[Item], Made], items: Iterable[Item], done: str) -> list[Made]:
-    """The results in order; Pillow decodes and resizes without the interpreter's lock."""
-    listed, results = list(items), []
-    last = time.monotonic()
-    with quiet_reading(), ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1))) as pool:
-        for count, made in enumerate(pool.map(work, listed), 1):
-            results.append(made)
-            if time.monotonic() - last > PROGRESS_SECONDS:
-                last = time.monotonic()
-                log.info("%s %d of %d pictures", done, count, len(listed))
-    return results

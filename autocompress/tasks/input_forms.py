@@ -24,14 +24,15 @@ def fitted(data: TaskData, model: nn.Module) -> TaskData:
     front, grey pictures gain or lose their further channels. What was done is logged; where nothing runs, the data is
     given back as it came, for `check_fits` to say why. InputError where tokens are beyond an embedding's table.
     """
-    forms = list(_forms(data))
-    for form, said in forms:
+    forms = []
+    for form, said in _forms(data):
+        forms.append(form)
         if _runs(model, form):
             if said:
                 log.info("%s: %s", data.name, said)
             _check_tokens(form, model)
             return form
-    for form, _ in forms:
+    for form in forms:
         _check_tokens(form, model)
     return data
 

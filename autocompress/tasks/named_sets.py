@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from autocompress.errors import EnvironmentFault, InputError
-from autocompress.tasks.arrays import MAX_DECLARED_BYTES, assemble
+from autocompress.tasks.arrays import MAX_UNPACKED_BYTES, assemble
 from autocompress.tasks.cache import cache_dir, downloading
 from autocompress.tasks.splits import Split, TaskData, phases
 from autocompress.tasks.vision import import_torchvision
@@ -92,7 +92,7 @@ def _idx(folder: Path, name: str, dimensions: int) -> Tensor:
             if len(header) != dimensions + 1 or header[0] != 0x800 + dimensions:
                 raise InputError(f"{path} must be an idx file of {dimensions}-dimensional bytes, but starts otherwise")
             shape = tuple(int(length) for length in header[1:])
-            expected = min(math.prod(shape), MAX_DECLARED_BYTES)
+            expected = min(math.prod(shape), MAX_UNPACKED_BYTES)
             content = stream.read(expected)
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise InputError(f"{path} must be an intact idx file, but: {error}") from error

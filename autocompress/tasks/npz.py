@@ -14,9 +14,11 @@ import numpy as np
 
 from autocompress.errors import InputError
 from autocompress.tasks.arrays import OPTIONS, SPELLINGS, from_memory, refuse_bomb
+from autocompress.tasks.samples import READ_WHOLE_BYTES
 from autocompress.tasks.splits import TaskData
 
-# From here on an array that is stored uncompressed is mapped: its pages are read when they are needed.
+# From here on an array that is stored uncompressed is mapped; a still larger one is read by rows
+# (`arrays.in_its_file`).
 MAPPED_BYTES = 64 * 2**20
 _STORED = tuple(name for name in OPTIONS if name != "augment")
 _PAIRS = (("x", "y"), ("images", "labels"), ("data", "labels"), ("data", "target"), ("inputs", "targets"),
@@ -29,7 +31,7 @@ def from_npz(path: Path, seed: int, options: dict[str, Any] | None = None) -> Ta
     train_images and the like, are understood too, in any case of letters.
 
     It may also hold classes, mean, std, pad, flip and inputs. Never unpickles. InputError when it is no such
-    file, is damaged, or declares more than 8 GiB or 500 times its own size.
+    file, is damaged, declares 500 times its own size, or more than 8 GiB of it is compressed.
     """
     arrays = read_arrays(path)
     lower = {name.lower(): array for name, array in arrays.items()}
@@ -80,7 +82,7 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> np.nd
     with archive.open(info) as stream:
         shape, order, dtype, offset = _header(stream, info)
         if info.compress_type == zipfile.ZIP_STORED and info.file_size >= MAPPED_BYTES and not dtype.hasobject:
-            while stream.read(2**20):  # to its end: the checksum is compared there
+            while info.file_size <= READ_WHOLE_BYTES and stream.read(2**20):  # the checksum is compared at its end
                 pass
             return np.memmap(path, dtype, "c", _start(path, info) + offset, shape, "F" if order else "C")
     with archive.open(info) as stream:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from autocompress.errors import InputError
-from autocompress.tasks import arrays
+from autocompress.tasks import arrays, npz
 from autocompress.tasks.data import load_data
 
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -189,10 +189,38 @@ def test_zip_bomb_is_refused_before_unpacking(tmp_path: Path, monkeypatch: pytes
         patched.setattr(zipfile.ZipFile, "open", lambda *a, **k: pytest.fail("unpacked"))
         with pytest.raises(InputError, match="zip bomb"):
             load_data(f"npz:{tmp_path / 'bad.npz'}")
-    monkeypatch.setattr(arrays, "MAX_DECLARED_BYTES", 1000)
-    np.savez(tmp_path / "bad.npz", x=np.zeros((20, 100)), y=np.arange(20) % 2)
-    with pytest.raises(InputError, match="zip bomb"):
+
+
+def test_what_is_too_large_to_be_unpacked_is_taken_uncompressed(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrays, "MAX_UNPACKED_BYTES", 1000)
+    x = np.random.default_rng(0).random((20, 100))
+    np.savez_compressed(tmp_path / "bad.npz", x=x, y=np.arange(20) % 2)
+    with pytest.raises(InputError, match=r"store them uncompressed \(numpy.savez\)"):
         load_data(f"npz:{tmp_path / 'bad.npz'}")
+    np.savez(tmp_path / "good.npz", x=x, y=np.arange(20) % 2)
+    assert len(load_data(f"npz:{tmp_path / 'good.npz'}").train) == 16
+
+
+@pytest.mark.parametrize("kind", ["float64", "uint8", "uint16", "float32"])
+def test_large_arrays_are_read_from_their_files(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an .npz, of a mapped .npy, and of a Dataset, which is written to the cache: the same data as in memory."""
+    x, y = np.random.default_rng(0).integers(0, 99, (40, 6, 5, 3)).astype(kind), np.arange(40) % 3
+    np.savez(tmp_path / "x.npz", x=x, y=y)
+    np.save(tmp_path / "x.npy", x)
+    whole = load_data((x, y))
+    for name, value in ((arrays, "HELD_BYTES"), (npz, "MAPPED_BYTES")):
+        monkeypatch.setattr(name, value, 100)
+    monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path / "cache"))
+    sources: list[Any] = [f"npz:{tmp_path / 'x.npz'}", (np.load(tmp_path / "x.npy", mmap_mode="r"), y)]
+    if kind != "uint16":
+        sources.append(TensorDataset(torch.from_numpy(x), torch.from_numpy(y)))
+    for source in sources:
+        data = load_data(source)
+        assert not isinstance(data.train.inputs, torch.Tensor)
+        assert torch.equal(data.train.inputs[:], whole.train.inputs)
+        assert data.fingerprint == whole.fingerprint
+
 
 
 def test_an_array_header_that_lies_is_refused(tmp_path: Path) -> None:
