@@ -51,7 +51,7 @@ class Trainer:
         self._recovery = recovery or Recipe()
         check_recipe(self._recovery, network.table, network.calibration)
         self._int8_runtimes: dict[int, Runtime] = {}  # by threads
-        self.teacher = Teacher(self.answer, network.task, network.seed, store)
+        self.teacher = Teacher(self.answer, network.task, network.seed, store, network.likelihood)
 
     def is_trained(self, plan: Plan, rung: int) -> bool:
         """Whether the weights of a plan after a rung are kept."""

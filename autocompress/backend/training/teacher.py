@@ -14,8 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
+from autocompress.backend.training.answers import AnswerTable, encoding_named, encoding_of, kept_names
 from autocompress.core.store import TEACHER, Store, header_of
 from autocompress.errors import StorageError
+from autocompress.tensors.likelihood import Likelihood
 from autocompress.tensors.named import Inputs
 
 log = logging.getLogger(__name__)
@@ -24,8 +26,9 @@ log = logging.getLogger(__name__)
 class TrainingData(Protocol):
     """The training data as distillation reads them."""
 
-    def train_view(self, view: int, seed: int) -> Inputs:
-        """Return all training inputs as stored, augmented as view number `view`; view 0 is not augmented."""
+    def train_view(self, view: int, seed: int) -> Any:
+        """Return all training inputs as stored, augmented as view number `view`: what has a length and is read by rows;
+        view 0 is not augmented."""
 
     def normalise(self, inputs: Any) -> Inputs:
         """Return stored inputs as network inputs."""
@@ -44,22 +47,25 @@ class Teacher:
 
     A kept file says of which views it is; another augmentation, seed or data set has others, and outputs are computed
     anew. Where the augmentation cannot be told by its content, nothing is kept. Outputs are computed when a student
-    first needs them: a short training never waits for a whole pass of the original.
+    first needs them: a short training never waits for a whole pass of the original. What they take is bounded
+    (`answers`): those for which there is no room are computed each time, and come out the same.
 
     Args:
         answer: maps normalised inputs `(N, …)` to the original's outputs in canonical form `(N, …)`.
         data: the training data.
         seed: the seed of the augmentation.
         store: where outputs are kept; None keeps them in memory alone.
+        likelihood: what outputs stand for: of many classes only the likeliest are kept where all would be too much.
     """
 
     VIEWS = 2
 
-    def __init__(self, answer: Callable[[Any], Tensor], data: TrainingData, seed: int,
-                 store: Store | None) -> None:
+    def __init__(self, answer: Callable[[Any], Tensor], data: TrainingData, seed: int, store: Store | None,
+                 likelihood: Likelihood | None = None) -> None:
         self._answer, self._data, self._seed, self._store = answer, data, seed, store
-        self._inputs: dict[int, Inputs] = {}
-        self._logits: dict[int, Tensor] = {}  # NaN where not computed yet
+        self._likelihood = likelihood
+        self._inputs: dict[int, Any] = {}
+        self._tables: dict[int, AnswerTable] = {}
         self._unsaved: set[int] = set()
         # The time spent on outputs so far.
         self.seconds = 0.0
@@ -69,17 +75,21 @@ class Teacher:
         began = time.perf_counter()
         index = 1 + epoch % self.VIEWS
         inputs = self._data.normalise(self._view(index)[rows])
-        logits = self._logits[index]
-        missing = logits[rows].reshape(len(rows), -1)[:, 0].isnan() if len(logits) else \
-            torch.ones(len(rows), dtype=torch.bool)
-        if missing.any():
-            answers = self._answer(inputs[missing]).float().cpu()
-            if not len(logits):
-                logits = self._logits[index] = torch.full((len(self._inputs[index]), *answers.shape[1:]), torch.nan)
-            logits[rows[missing]] = answers
+        table = self._tables[index]
+        missing = ~table.answered(rows)
+        if not missing.any():
+            return inputs, table.get(rows)
+        computed = self._answer(inputs[missing]).float().cpu()
+        table.encoding = table.encoding or encoding_of(computed, self._likelihood, len(self._inputs[index]))
+        new, was_kept = table.put(rows[missing], computed)
+        answers = new.new_empty(len(rows), *new.shape[1:])
+        answers[missing] = new
+        if not missing.all():
+            answers[~missing] = table.get(rows[~missing])
+        if was_kept:
             self._unsaved.add(index)
-            self.seconds += time.perf_counter() - began
-        return inputs, logits[rows]
+        self.seconds += time.perf_counter() - began
+        return inputs, answers
 
     def mixed(self, epoch: int, rows: Tensor, partners: Tensor, share: float) -> tuple[Inputs, Tensor]:
         """Return a mixup batch: inputs `share` of those of `rows`, the rest of those of `partners`, and their outputs.
@@ -97,22 +107,22 @@ class Teacher:
         Where nothing can be written, a training that is done stands.
         """
         for index in sorted(self._unsaved):
-            logits, name = self._logits[index], self._name(index)
+            table, name = self._tables[index], self._name(index)
             if self._store is None or name is None:
                 continue
-            stored = self._stored(index)
-            if len(stored):
-                logits = torch.where(logits.isnan(), stored, logits)
+            self._merge_stored(index)
             try:
-                self._store.put(name, save({"logits": logits.contiguous()}, {"views": self._views or ""}))
+                header = {"views": self._views or "", "encoding": str(table.encoding)}
+                self._store.put(name, save(table.tensors(), header))
                 self._unsaved.discard(index)
             except StorageError as error:
                 log.info("%s cannot be kept: %s", name, error)
 
-    def _view(self, index: int) -> Inputs:
+    def _view(self, index: int) -> Any:
         if index not in self._inputs:
             self._inputs[index] = self._data.train_view(index, self._seed)
-            self._logits[index] = self._stored(index)
+            self._tables[index] = AnswerTable(len(self._inputs[index]))
+            self._merge_stored(index)
         return self._inputs[index]
 
     @cached_property
@@ -123,25 +133,26 @@ class Teacher:
     def _name(self, index: int) -> str | None:
         return None if self._views is None else f"{TEACHER}/teacher-{index}.safetensors"
 
-    def _stored(self, index: int) -> Tensor:
+    def _merge_stored(self, index: int) -> None:
+        """Add what the store holds of a view to its table."""
         name = self._name(index)
         data = None if self._store is None or name is None else self._store.get(name)
-        if data is not None:
-            try:
-                stored: Tensor = load(data)["logits"]
-            except (SafetensorError, ValueError, KeyError) as error:
-                log.warning("%s cannot be used (%s): computing the original's outputs again", name, error)
-            else:
-                if len(stored) == len(self._inputs[index]) and (header_of(data) or {}).get("views") == self._views:
-                    return stored
-                log.info("%s is of other views of the training data: computing the original's outputs again", name)
-        return torch.empty(0, 0)
+        if data is None:
+            return
+        header = header_of(data) or {}
+        if header.get("views") != self._views:
+            log.info("%s is of other views of the training data: computing the original's outputs again", name)
+            return
+        try:
+            self._tables[index].merge(load(data), encoding_named(header.get("encoding", "")))
+        except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+            log.warning("%s cannot be used (%s): computing the original's outputs again", name, error)
 
 
 def holds_answers(path: Path) -> bool:
     """Return whether a file holds outputs of a teacher, by its header alone."""
     try:
         with safe_open(path, framework="pt") as file:
-            return list(file.keys()) == ["logits"]
+            return kept_names(file.keys())
     except (OSError, SafetensorError):
         return False
