@@ -1,0 +1,345 @@
+"""A split of a task as the user's batches: recorded once, then read by samples or batch by batch.
+
+What is large, arrays with a row for each sample, is kept by rows: in memory while it is small, else in files of the
+user's cache folder, of which no more is read than is asked for. The rest of each batch is kept as it came.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autocompress.errors import InputError
+from autocompress.tasks.batch_structure import Reference, Structure, gathered, is_rows, parts, resolved
+from autocompress.tasks.metrics.selection import described
+from autocompress.tasks.samples import Samples, bytes_of
+from autocompress.tasks.stored_samples import SampleWriter
+
+# Bytes up to which the rows of one array of a split are held in memory.
+HELD_BYTES = 64 * 2**20
+# Name of the input where it has none.
+UNNAMED = ""
+
+GetInputs = Callable[[Any], Any]
+
+
+class RowWriter:
+    """Collects rows: in memory up to `HELD_BYTES`, beyond in a file."""
+
+    def __init__(self) -> None:
+        self._pieces: list[Tensor] = []
+        self._writer: SampleWriter | None = None
+        self._digest, self.rows, self._bytes = hashlib.sha256(), 0, 0
+
+    def append(self, rows: Tensor) -> None:
+        """Add rows `(M, …)`, of the shape and type of the first."""
+        rows = rows.detach().cpu().contiguous()
+        self._digest.update(bytes_of(rows))
+        self.rows, self._bytes = self.rows + len(rows), self._bytes + rows.nbytes
+        if self._writer is None and self._bytes > HELD_BYTES:
+            self._writer = SampleWriter()
+            for piece in self._pieces:
+                self._writer.append({"rows": piece})
+            self._pieces = []
+        if self._writer is None:
+            self._pieces.append(rows.clone())
+        else:
+            self._writer.append({"rows": rows})
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all bytes so far."""
+        return self._digest.hexdigest()
+
+    def finish(self) -> Samples:
+        """All rows; nothing can be added afterwards."""
+        return torch.cat(self._pieces) if self._writer is None else self._writer.finish()["rows"]
+
+
+class Column:
+    """Rows of one array of all batches; `signature` is the shape of one and its type, `name` that of an input."""
+
+    def __init__(self, like: Tensor, name: str | None) -> None:
+        self.signature, self.name, self.closed = _signature(like), name, ""
+        self.writer = RowWriter()
+
+
+class BatchRecorder:
+    """Records batches as they come.
+
+    Args:
+        get_inputs: batch → what the network reads, a tensor or a mapping of tensors; left out, all that may be read is
+            kept by its name, see `inputs_in`.
+        name: of the split, for messages.
+        first: how batches of another split of the task are built.
+    """
+
+    def __init__(self, get_inputs: GetInputs | None, name: str, first: Structure | None = None) -> None:
+        self._get_inputs, self._name, self._structure = get_inputs, name, first
+        self._columns: list[Column] = []
+        self._names: dict[str, int] = {}
+        self._starts, self._ends = [0], [0]
+        self._blobs, self._digest = RowWriter(), hashlib.sha256()
+
+    def add(self, batch: Any) -> None:
+        """Record a batch. InputError where it is not built as the first one, or holds no samples."""
+        where = f"batch {len(self._starts)} of the {self._name} split"
+        inputs = self._inputs(batch, where)
+        samples = len(next(iter(inputs.values())))
+        if not samples or any(len(tensor) != samples for tensor in inputs.values()):
+            raise InputError(f"{where} must hold inputs with a row for each of its samples, but they have "
+                             f"{', '.join(str(len(tensor)) for tensor in inputs.values())} rows")
+        structure = Structure.of(batch, samples, self._structure)
+        self._structure = structure if self._structure is None else self._structure.merged(structure, where)
+        if self._names and self._names.keys() != inputs.keys():
+            raise InputError(f"{where} must give the inputs {', '.join(self._names)}, as the first did, but gives "
+                             f"{', '.join(inputs)}")
+        written: dict[int, int] = {}
+        for name, tensor in inputs.items():
+            number = self._names.setdefault(name, len(self._names))
+            self._write(number, _tensor(tensor), name)
+            written[id(tensor)] = number
+        stream = io.BytesIO()
+        pickler = _Pickler(stream, self._persistent(samples, written, len(self._names)))
+        try:
+            pickler.dump(batch)
+        except (pickle.PicklingError, TypeError, AttributeError, ValueError) as error:
+            raise InputError(f"{where} must hold plain values and arrays, but {described(batch)} cannot be kept: "
+                             f"{error}") from error
+        for column in self._columns:
+            if not column.closed and column.writer.rows == self._starts[-1]:
+                column.closed = f"{where} has none"
+        data = torch.frombuffer(bytearray(stream.getvalue()), dtype=torch.uint8)
+        self._blobs.append(data)
+        self._digest.update(f"{samples} {len(data)};".encode())
+        self._starts.append(self._starts[-1] + samples)
+        self._ends.append(self._ends[-1] + len(data))
+
+    @property
+    def samples(self) -> int:
+        """Number of samples so far."""
+        return self._starts[-1]
+
+    def finish(self) -> Batches:
+        """What was recorded; nothing can be added afterwards. InputError where that is nothing."""
+        if self._structure is None or not self.samples:
+            raise InputError(f"the {self._name} split must hold samples, but is empty: give batches, a Dataset or "
+                             "arrays, and not a generator that was used before")
+        for column in self._columns:
+            self._digest.update(f"{column.signature} {column.writer.fingerprint};".encode())
+        self._digest.update(f"{[*self._names]} {self._structure.words} {self._blobs.fingerprint}".encode())
+        inputs = dict(self._names)
+        shut = {name: self._columns[number].closed for name, number in inputs.items() if self._columns[number].closed}
+        return Batches([column.writer.finish() for column in self._columns], inputs, shut, self._blobs.finish(),
+                       self._starts, self._ends, self._structure, self._digest.hexdigest()[:16])
+
+    def _inputs(self, batch: Any, where: str) -> Mapping[str, Any]:
+        if self._get_inputs is None:
+            found = inputs_in(batch)
+            if not found:
+                raise InputError(f"{where} must hold arrays with a row for each sample, in a dict or as its first "
+                                 f"item, but is {described(batch)}: say which are inputs by inputs=")
+            return found
+        try:
+            given = self._get_inputs(batch)
+        except InputError:
+            raise
+        except Exception as error:  # the user's code: anything can come
+            raise InputError(f"inputs failed for {where}, {described(batch)}: {type(error).__name__}: {error}"
+                             ) from error
+        named = given if isinstance(given, Mapping) else {UNNAMED: given}
+        for name, tensor in named.items():
+            if not isinstance(name, str) or not is_rows(tensor):
+                raise InputError(f"inputs must give a tensor (N, …), or tensors by name, but for {where} gave "
+                                 f"{type(tensor).__name__}{f' for {name!r}' if name else ''}")
+        return named
+
+    def _write(self, number: int, rows: Tensor, name: str | None = None) -> bool:
+        """Add rows to a column, unless they differ from those it has."""
+        if number == len(self._columns):
+            column = Column(rows, name)
+            column.closed = "" if not self.samples else "the first batch has none"
+            self._columns.append(column)
+        column = self._columns[number]
+        if not column.closed and column.signature != _signature(rows):
+            column.closed = f"samples are {_shown(column.signature)} and {_shown(_signature(rows))}"
+        if column.closed or column.writer.rows != self._starts[-1]:
+            return False
+        column.writer.append(rows)
+        return True
+
+    def _persistent(self, samples: int, written: dict[int, int], start: int) -> Callable[[Any], Any]:
+        """What stands in a stored batch for an array with a row for each sample."""
+        following = start
+
+        def reference(value: Any) -> Any:
+            nonlocal following
+            if not is_rows(value) or len(value) != samples or not _is_storable(value):
+                return None
+            number = written.get(id(value))
+            if number is None:
+                number, following = following, following + 1
+                if not self._write(number, _tensor(value)):
+                    return None
+                written[id(value)] = number
+            column = self._columns[number]
+            return None if column.closed else ("column", number, isinstance(value, np.ndarray))
+
+        return reference
+
+
+class Batches(Sequence[Any]):
+    """Recorded batches, each read when it is asked for.
+
+    Args:
+        columns: arrays with a row for each sample.
+        inputs: numbers of the columns that are inputs, by name.
+        shut: why an array that may be an input has no column, by its name.
+        blobs: the bytes of all batches without their columns.
+        starts: number of samples before each batch, and all at the end.
+        ends: the same of bytes.
+        structure: how batches are built.
+        fingerprint: content hash.
+    """
+
+    def __init__(self, columns: Sequence[Samples], inputs: Mapping[str, int], shut: Mapping[str, str], blobs: Samples,
+                 starts: Sequence[int], ends: Sequence[int], structure: Structure, fingerprint: str) -> None:
+        self._columns, self._blobs, self._ends = [*columns], blobs, [*ends]
+        self.input_columns, self.shut, self.structure = dict(inputs), dict(shut), structure
+        self.starts, self.fingerprint = [*starts], fingerprint
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self.starts) - 1
+
+    @property
+    def samples(self) -> int:
+        """Number of samples."""
+        return self.starts[-1]
+
+    def column(self, name: str) -> Samples:
+        """The samples of an input. InputError where they have more than one shape or type."""
+        if name in self.shut:
+            raise InputError(f"all samples of the input {name or 'of the network'} must have one shape and type, but "
+                             f"{self.shut[name]}: pad them in the data")
+        return self._columns[self.input_columns[name]]
+
+    def __getitem__(self, number: Any) -> Any:
+        """A batch as it came."""
+        if isinstance(number, slice):
+            return [self[i] for i in range(*number.indices(len(self)))]
+        number = range(len(self))[number]
+        return resolved(self._stored(number), lambda reference: self._read(reference, self._rows(number)))
+
+    def gather(self, rows: Tensor) -> Any:
+        """The samples of `rows` `(M,)`, in that order, as one batch. InputError where batches cannot be mixed."""
+        wanted, order = rows.sort()
+        batch_of = np.searchsorted(self.starts, wanted.numpy(), side="right") - 1
+        numbers = np.unique(batch_of)
+        places = [wanted[torch.from_numpy(batch_of == number)] for number in numbers]
+        local = [(place - self.starts[number]).tolist() for place, number in zip(places, numbers, strict=True)]
+
+        def read(reference: Reference, batch: int, whole: bool) -> Any:
+            return self._read(reference, self._rows(int(numbers[batch])) if whole else places[batch])
+
+        batch = gathered([self._stored(int(number)) for number in numbers], local, self.structure, read)
+        if bool((order[1:] > order[:-1]).all()):
+            return batch
+        back = torch.empty_like(order)
+        back[order] = torch.arange(len(order))
+        return gathered([batch], [back.tolist()], self.structure, read)
+
+    def _rows(self, number: int) -> slice:
+        return slice(self.starts[number], self.starts[number + 1])
+
+    def _stored(self, number: int) -> Any:
+        data = self._blobs[self._ends[number]:self._ends[number + 1]]
+        return _Unpickler(io.BytesIO(data.numpy().tobytes())).load()
+
+    def _read(self, reference: Reference, rows: Any) -> Any:
+        tensor = self._columns[reference.column][rows]
+        return tensor.numpy() if reference.is_array else tensor
+
+
+def inputs_in(batch: Any) -> dict[str, Any]:
+    """What a network may read of a batch, by name: all arrays of a mapping or dataclass; of a tuple those of the first
+    item, without a name where it is one array, and named `0`, `1`, … where it is a tuple of them."""
+    if is_rows(batch):
+        return {UNNAMED: batch}
+    if isinstance(batch, tuple | list) and not hasattr(batch, "_fields"):
+        first = batch[0] if len(batch) else None
+        if isinstance(first, tuple | list) and not hasattr(first, "_fields"):
+            return {str(i): part for i, part in enumerate(first)} if first and all(map(is_rows, first)) else {}
+        return {} if first is None or isinstance(first, str) else inputs_in(first)
+    try:
+        found = {key.removeprefix("."): part for key, part in parts(batch)}
+    except TypeError:
+        return {}
+    rows = {key: part for key, part in found.items() if is_rows(part)}
+    count = len(next(iter(rows.values()))) if rows else 0
+    return {key: part for key, part in rows.items() if len(part) == count}
+
+
+def recorded(batches: Iterable[Any], get_inputs: GetInputs | None, name: str,
+             first: Structure | None = None) -> Batches:
+    """All batches of a split; see `BatchRecorder`."""
+    recorder = BatchRecorder(get_inputs, name, first)
+    for batch in batches:
+        recorder.add(batch)
+    return recorder.finish()
+
+
+class _Pickler(pickle.Pickler):
+    """Writes batches without what `reference` stands for. Bytes are settled by the values alone: nothing is written
+    once for two equal objects that are one."""
+
+    def __init__(self, stream: io.BytesIO, reference: Callable[[Any], Any]) -> None:
+        super().__init__(stream, protocol=5)
+        self.fast, self._reference = True, reference
+
+    def persistent_id(self, value: Any) -> Any:
+        """See `pickle`."""
+        return self._reference(value)
+
+    def reducer_override(self, value: Any) -> Any:
+        """Tensors by their numbers: torch's own way writes an archive for each."""
+        if type(value) is Tensor and _is_storable(value):
+            return torch.from_numpy, (value.detach().cpu().contiguous().numpy(),)
+        return NotImplemented
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads what `_Pickler` wrote."""
+
+    def persistent_load(self, identity: Any) -> Any:
+        """See `pickle`."""
+        return Reference(identity[1], identity[2])
+
+
+def _is_storable(value: Any) -> bool:
+    """Whether an array is of plain numbers that torch and numpy both have."""
+    if isinstance(value, Tensor):
+        return value.layout == torch.strided and value.dtype not in (torch.bfloat16, *_QUANTISED)
+    return value.dtype.kind in "biufc" and value.dtype.isnative and value.dtype.itemsize <= 8
+
+
+_QUANTISED = (torch.quint8, torch.qint8, torch.qint32)
+
+
+def _tensor(value: Any) -> Tensor:
+    return value if isinstance(value, Tensor) else torch.from_numpy(np.ascontiguousarray(value))
+
+
+def _signature(rows: Tensor) -> tuple[tuple[int, ...], str]:
+    return tuple(rows.shape[1:]), str(rows.dtype).removeprefix("torch.")
+
+
+def _shown(signature: tuple[tuple[int, ...], str]) -> str:
+    return f"{signature[1]} {signature[0]}"
