@@ -238,6 +238,14 @@ class Batches(Sequence[Any]):
         number = range(len(self))[number]
         return resolved(self._stored(number), lambda reference: self._read(reference, self._rows(number)))
 
+    def skeleton(self, number: int) -> Any:
+        """A batch in which references stand for what is stored by rows."""
+        return self._stored(number)
+
+    def entry(self, number: int, find: Callable[[Any], Any]) -> Any:
+        """What `find` finds in a batch, of which nothing else is read."""
+        return resolved(find(self._stored(number)), lambda reference: self._read(reference, self._rows(number)))
+
     def gather(self, rows: Tensor) -> Any:
         """The samples of `rows` `(M,)`, in that order, as one batch. InputError where batches cannot be mixed."""
         wanted, order = rows.sort()

@@ -260,7 +260,7 @@ def phases(targets: Tensor, period: int, seed: int) -> Tensor:
     return numbers
 
 
-def _with_every_class_trained(numbers: Tensor, targets: Tensor, held_out: int) -> Tensor:
+def with_every_class_trained(numbers: Tensor, targets: Tensor, held_out: int) -> Tensor:
     """`numbers` of `phases`, those from `held_out` on leave the training split; a class that has none below it gets its
     least number lowered to 0, so that a class of one sample is trained."""
     classes, labels = torch.unique(targets, return_inverse=True)
@@ -288,7 +288,7 @@ def complete(parts: Mapping[str, Split], seed: int, name: str = "data") -> dict[
     missing = [split for split in SPLITS if split not in parts]
     if validation is None:
         held_out = 8 if test is None else 9
-        numbers = _with_every_class_trained(phases(train.targets, 10, seed), train.targets, held_out)
+        numbers = with_every_class_trained(phases(train.targets, 10, seed), train.targets, held_out)
         if test is None:
             test = train.take((numbers == 8).nonzero()[:, 0])
             validation = train.take((numbers == 9).nonzero()[:, 0])

@@ -58,11 +58,13 @@ def among_five(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def same_class(predictions: np.ndarray, original: np.ndarray) -> np.ndarray:
-    """For each sample the share of positions to which the original, `(N, classes, …)`, gives the same class."""
+    """For each sample the share of positions to which the original, `(N, classes, …)`, gives the same class; those
+    where it is NaN are not counted."""
     if predictions.ndim < 2 or predictions.shape[1] < 2:
         raise InputError(f"agreement needs scores (N, classes, …), but the output is {predictions.shape}: for other "
                          "outputs use cosine, or leave the metric out")
-    return (predictions.argmax(1) == original.argmax(1)).reshape(len(predictions), -1).mean(1)  # type: ignore[no-any-return]
+    same = (predictions.argmax(1) == original.argmax(1)).astype(np.float64)
+    return _mean_of_counted(same, ~np.isnan(original).any(1))
 
 
 def labels_and_answers(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -74,7 +74,9 @@ def rank_correlation(rows: np.ndarray) -> float:
 
 
 def cosines(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Cosine of the angle between prediction and target of each sample `(N,)`; 0 for a vector of zeros."""
+    """Cosine of the angle between prediction and target of each sample `(N,)`; 0 for a vector of zeros. Where targets
+    are NaN, nothing is compared."""
     predictions, targets = (each.reshape(len(each), -1) for each in alike(predictions, targets))
+    predictions, targets = (np.where(np.isnan(targets), 0, each) for each in (predictions, targets))
     lengths = np.linalg.norm(predictions, axis=1) * np.linalg.norm(targets, axis=1)
     return (predictions * targets).sum(1) / np.maximum(lengths, 1e-12)  # type: ignore[no-any-return]

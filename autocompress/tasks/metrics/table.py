@@ -40,8 +40,9 @@ NAMED: dict[str, OfSamples] = {measure.metric.name: measure for measure in (
     OfSamples(Metric("map50", unit="%", title="mAP at IoU 0.5"), detection.matched, detection.average_precision_50,
               predictions=detection.boxes_of, as_arrays=False),
 )}
-# Metrics by name whose predictions are scores of classes.
-OF_CLASSES = frozenset(("accuracy", "top5", "f1_macro", "auroc", "perplexity", "agreement", "miou"))
+# What is kept of samples by metrics whose predictions are scores of classes.
+CLASS_ROWS = frozenset((classes.right, classes.among_five, classes.labels_and_answers, classes.labels_and_shares,
+                        classes.surprise, classes.same_class, segmentation.overlaps))
 # Names that stand for other figures of a file.
 RESERVED = frozenset(("size_bytes", "latency_ms", "latency_wall_ms", "latency_spread", "macs", "params",
                       "peak_memory_bytes", "divergence", "cross_entropy", "trial", "rung", "path"))

@@ -1,0 +1,110 @@
+"""Which entries of a task's batches a network reads, and whether it can."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from autocompress.errors import InputError
+from autocompress.tasks.batch_likelihood import MASKS
+from autocompress.tasks.batch_split import BatchSplit
+from autocompress.tasks.batches import UNNAMED, GetInputs
+from autocompress.tasks.metrics.selection import TARGET_NAMES
+from autocompress.tasks.samples import pieces
+
+
+class Entries:
+    """Takes entries of batches as inputs, by their names.
+
+    Args:
+        names: keys of mappings, or fields of dataclasses; one alone is the one tensor that a network reads.
+
+    Raises:
+        InputError: where one is named twice.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        twice = next((name for name in names if [*names].count(name) > 1), None)
+        if twice is not None:
+            raise InputError(f"inputs must name each input once, but name {twice!r} twice")
+        self.names = [*names]
+
+    def __call__(self, batch: Any) -> Any:
+        """The entries of a batch. InputError where it has not all of them."""
+        try:
+            found = {name: batch[name] if isinstance(batch, Mapping) or hasattr(batch, "keys") else getattr(batch, name)
+                     for name in self.names}
+        except (KeyError, AttributeError, TypeError) as error:
+            raise InputError(f"inputs must be entries of each batch, but there is no {error} in one") from error
+        return found
+
+
+def getter_of(inputs: GetInputs | str | Sequence[str] | None) -> GetInputs | None:
+    """What makes inputs of a batch. InputError where it is neither a function nor names."""
+    if inputs is None or callable(inputs):
+        return inputs
+    names = [inputs] if isinstance(inputs, str) else inputs
+    if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) for name in names):
+        raise InputError(f"inputs must be a function of a batch, or keys of batches, but is {inputs!r}")
+    return Entries(names)
+
+
+def chosen_inputs(model: nn.Module, columns: Sequence[str], said: bool) -> dict[str, str]:
+    """The column of each argument of a network's `forward`; under the empty name that of the one tensor it reads.
+
+    Args:
+        model: the network.
+        columns: names of the arrays that may be inputs; see `batches.inputs_in`.
+        said: whether the user said that they are.
+
+    Raises:
+        InputError: where `forward` cannot be called with them.
+    """
+    parameters = inspect.signature(model.forward).parameters.values()
+    named = [each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
+    names = [each.name for each in named]
+    anything = any(each.kind is each.VAR_KEYWORD for each in parameters)
+    required = [each.name for each in named if each.default is each.empty]
+    if [*columns] == [UNNAMED]:
+        chosen = {UNNAMED: UNNAMED}
+    elif said:
+        unknown = [name for name in columns if name not in names and not anything]
+        if unknown:
+            raise InputError(f"inputs must be arguments of the network's forward, {', '.join(names)}, but "
+                             f"{', '.join(unknown)} is none")
+        chosen = {name: name for name in columns}
+    elif all(name.isdecimal() for name in columns):
+        chosen = dict(zip(names, columns, strict=False))
+    else:
+        optional = [name for name in TARGET_NAMES if name not in required]
+        chosen = {name: name for name in names if name in columns and name not in optional}
+        if not chosen and len(required) == 1:
+            chosen = {UNNAMED: columns[0]}
+    missing = [name for name in required if name not in chosen]
+    if missing and UNNAMED not in chosen:
+        raise InputError(f"the network's forward needs {', '.join(missing)}, but batches have {', '.join(columns)}: "
+                         "name them alike, or say inputs=a function of a batch that returns tensors by name")
+    if UNNAMED in chosen and len(required) > 1:
+        raise InputError(f"the network's forward needs {', '.join(required)}, but batches hold one input: say inputs=a "
+                         "function of a batch that returns tensors by these names")
+    return {UNNAMED: chosen[names[0]]} if [*chosen] == names[:1] and not said else chosen
+
+
+def require_usable(split: BatchSplit, names: Mapping[str, str], where: str) -> None:
+    """InputError where inputs are not finite, or a mask leaves nothing of a sample; of inputs that are many gigabytes a
+    share is looked at."""
+    for name, column in names.items():
+        samples = split.column(column)
+        is_mask = (name or column) in MASKS and samples.ndim == 2
+        if not is_mask and not samples.dtype.is_floating_point:
+            continue
+        for piece in pieces(samples):
+            bad = (piece == 0).all(1) if is_mask else ~torch.isfinite(piece).flatten(1).all(1)
+            if bool(bad.any()):
+                what = "is 0 everywhere" if is_mask else "is NaN or infinite"
+                raise InputError(f"the input {name or column or 'of the network'} must be usable for every sample, but "
+                                 f"for {int(bad.sum())} of the {where} split it {what}: leave these samples out")

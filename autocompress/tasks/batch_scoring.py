@@ -1,0 +1,144 @@
+"""Scoring a file on a split batch by batch: its outputs and the user's batches are what metrics are given."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from autocompress.core.metric import Metrics
+from autocompress.errors import AutocompressError, InputError
+from autocompress.tasks.batch_split import BatchSplit
+from autocompress.tasks.batches import HELD_BYTES, RowWriter
+from autocompress.tasks.metrics.measure import Measure
+from autocompress.tasks.metrics.selection import FileOutputs
+from autocompress.tasks.samples import Samples
+from autocompress.tasks.score import Answers, Outputs, Score
+
+Original = Mapping[str, Samples]
+
+
+def scored(answers: Answers, batches: BatchSplit, measures: Sequence[Measure], original: Original, name: str) -> Score:
+    """The metrics of a file by all measures, with their standard errors; of what is kept, which outputs were the same
+    for all samples.
+
+    Args:
+        answers: what the file puts out, in order.
+        batches: of the split.
+        measures: of the task.
+        original: what the original puts out for the split, by name, where a measure needs that.
+        name: of the split, for messages.
+
+    Raises:
+        InputError: where a metric raises, is no number, or is not finite.
+    """
+    kept = [Kept() for _ in measures]
+    constant: dict[str, np.ndarray] = {}
+    varied: set[str] = set()
+    for number, outputs in enumerate(by_batch(answers, batches)):
+        rows = slice(batches.starts[number], batches.starts[number + 1])
+        for key, values in outputs.items():
+            if key not in varied and (values != constant.setdefault(key, values[:1].copy())).any():
+                varied.add(key)
+        for measure, of in zip(measures, kept, strict=True):
+            # Each has arrays of its own: a user's function may write into what it is given.
+            copies = FileOutputs({key: values.copy() for key, values in outputs.items()})
+            compared = FileOutputs({key: samples[rows].numpy() for key, samples in original.items()}
+                                   if measure.needs_original else {})
+            of.append(_reported(measure, lambda m=measure, c=copies, o=compared, n=number: m.of_batch(c, batches[n], o),
+                                f"for batch {number + 1} of the {name} split"))
+    metrics: Metrics = {}
+    for measure, of in zip(measures, kept, strict=True):
+        value, error = _reported(measure, lambda m=measure, k=of: m.over_split(k, batches), f"on the {name} split")
+        if not math.isfinite(value):
+            raise InputError(f"the metric {measure.metric.name} must be a finite number, but is {value} on the {name} "
+                             "split: a metric that is not defined for these outputs cannot be searched for")
+        metrics |= {measure.metric.name: value, measure.metric.error: error}
+    return Score(metrics, sorted(set(constant) - varied))
+
+
+def by_batch(answers: Answers, batches: BatchSplit) -> Iterator[Outputs]:
+    """Outputs of whole batches, out of ranges of any length in order; no more than a batch and a range are held."""
+    held: list[Outputs] = []
+    rows, number = 0, 0
+    for _, outputs in answers:
+        held.append(outputs)
+        rows += len(next(iter(outputs.values())))
+        while number < len(batches) and rows >= (size := batches.starts[number + 1] - batches.starts[number]):
+            joined = held[0] if len(held) == 1 else \
+                {key: np.concatenate([each[key] for each in held]) for key in held[0]}
+            yield {key: values[:size] for key, values in joined.items()}
+            rows, number = rows - size, number + 1
+            held = [{key: values[size:] for key, values in joined.items()}] if rows else []
+
+
+class Kept(Sequence[Any]):
+    """What a measure keeps of each batch: in memory while it is small, else in a file, from which it is read when it is
+    asked for."""
+
+    def __init__(self) -> None:
+        self._held: list[Any] = []
+        self._bytes, self._ends = 0, [0]
+        self._writer: RowWriter | None = None
+        self._stored: Samples | None = None
+
+    def append(self, value: Any) -> None:
+        """Keep what belongs to the next batch."""
+        self._bytes += _bytes_of(value)
+        if self._writer is None and self._bytes > HELD_BYTES:
+            self._writer = RowWriter()
+            held, self._held = self._held, []
+            for each in held:
+                self._write(each)
+        if self._writer is None:
+            self._held.append(value)
+        else:
+            self._write(value)
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self._held) if self._writer is None else len(self._ends) - 1
+
+    def __getitem__(self, number: Any) -> Any:
+        """What was kept of a batch."""
+        if self._writer is None:
+            return self._held[number]
+        if isinstance(number, slice):
+            return [self[i] for i in range(*number.indices(len(self)))]
+        number = range(len(self))[number]
+        if self._stored is None:
+            self._stored = self._writer.finish()
+        return pickle.loads(self._stored[self._ends[number]:self._ends[number + 1]].numpy().tobytes())
+
+    def _write(self, value: Any) -> None:
+        assert self._writer is not None
+        data = pickle.dumps(value, protocol=5)
+        self._writer.append(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+        self._ends.append(self._ends[-1] + len(data))
+
+
+def _bytes_of(value: Any) -> int:
+    """About the bytes of arrays in what is kept."""
+    if isinstance(value, np.ndarray | torch.Tensor):
+        return int(value.nbytes)
+    if isinstance(value, Mapping):
+        return sum(_bytes_of(value[key]) for key in value)
+    return sum(map(_bytes_of, value)) if isinstance(value, tuple | list) else 0
+
+
+def _reported(measure: Measure, call: Any, where: str) -> Any:
+    """What a metric returns; what it raises as an InputError that names it."""
+    try:
+        return call()
+    except InputError as error:
+        raise InputError(f"metric {measure.metric.name} {where}: {error}") from error
+    except AutocompressError:
+        raise
+    except Exception as error:  # the user's code: anything can come
+        first = next(iter(str(error).splitlines()), "no message")
+        raise InputError(f"metric {measure.metric.name} {where} must return a number, but raised "
+                         f"{type(error).__name__}: {first}") from error

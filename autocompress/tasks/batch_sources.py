@@ -1,0 +1,162 @@
+"""What users give as a split of a task, as a stream of batches."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler
+
+from autocompress.errors import AutocompressError, InputError
+from autocompress.tasks.batch_structure import is_rows, parts, rebuilt
+
+# Samples of a batch where the user makes none.
+BATCH = 64
+# Samples at which an iterable that does not say its length counts as endless.
+MOST_SAMPLES = 1_000_000
+
+
+def batches_of(given: Any, name: str) -> Iterator[Any]:
+    """The batches of a split, in the same order whenever they are drawn.
+
+    Args:
+        given: a DataLoader (one that shuffles is read in order), a Dataset of samples, arrays with a row for each
+            sample (one, or a tuple, dict or dataclass of them), or any iterable of batches.
+        name: of the split, for messages.
+
+    Raises:
+        InputError: where it is none of these, raises, or does not end.
+    """
+    stream = _stream(given, name)
+    with _settled_randomness():
+        for number in range(1, 2**62):
+            try:
+                batch = next(stream)
+            except StopIteration:
+                return
+            except AutocompressError:
+                raise
+            except Exception as error:  # the user's code: anything can come
+                first = next(iter(str(error).splitlines()), "no message")
+                raise InputError(f"the {name} split must give all its batches, but batch {number} raised "
+                                 f"{type(error).__name__}: {first}") from error
+            yield batch
+
+
+def is_endless(given: Any, samples: int) -> bool:
+    """Whether so many samples are more than an iterable without a length is believed to hold."""
+    return samples > MOST_SAMPLES and not hasattr(given, "__len__")
+
+
+def endless(name: str) -> InputError:
+    """What is said of an iterable that does not end."""
+    return InputError(f"the {name} split must end, but gave more than {MOST_SAMPLES:,} samples and does not say how "
+                      "many there are: cut it off with itertools.islice, or give it a length (__len__)")
+
+
+def collated(samples: Sequence[Any], inside: bool = False) -> Any:
+    """Samples as one batch, built as each of them is: numbers and arrays of one shape are stacked, all else, such as
+    texts, is a list with an entry for each sample; so is a mapping `inside` a sample, such as boxes and labels, of
+    which other samples have more. InputError where samples differ in what they hold."""
+    first = samples[0]
+    if isinstance(first, Tensor | np.ndarray | int | float | np.generic):
+        tensors = [torch.as_tensor(sample) for sample in samples]
+        return torch.stack(tensors) if len({(tensor.shape, tensor.dtype) for tensor in tensors}) == 1 else [*samples]
+    if isinstance(first, Mapping | tuple) or _is_dataclass(first):
+        if len({tuple(key for key, _ in parts(sample)) for sample in samples}) > 1:
+            raise InputError("all samples must hold the same, but some have not all of "
+                             f"{', '.join(key for key, _ in parts(first))}")
+        columns = zip(*([part for _, part in parts(sample)] for sample in samples), strict=True)
+        made = [collated(column, True) for column in columns]
+        ragged = any(isinstance(column, list) and is_rows(column[0]) for column in made)
+        return [*samples] if inside and ragged else rebuilt(first, made)
+    return [*samples]
+
+
+def _stream(given: Any, name: str) -> Iterator[Any]:
+    if isinstance(given, DataLoader):
+        return iter(_in_order(given))
+    if isinstance(given, IterableDataset):
+        return _grouped(iter(given))
+    if is_rows(given) or _arrays(given):
+        return _of_arrays(given, name)
+    by_number = hasattr(given, "__getitem__") and hasattr(given, "__len__")
+    if by_number and not isinstance(given, list | str | bytes | Mapping | tuple):
+        return _grouped(given[i] for i in range(len(given)))
+    if isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping):
+        return iter(given)
+    raise InputError(f"the {name} split must be batches, a Dataset, a DataLoader or arrays with a row for each sample, "
+                     f"but is {type(given).__name__}")
+
+
+def _in_order(loader: DataLoader[Any]) -> Iterable[Any]:
+    """A loader that does not shuffle, and leaves no sample out, where it does so by torch's own sampler."""
+    if type(loader.batch_sampler) is not BatchSampler or not hasattr(loader.dataset, "__len__"):
+        return loader
+    shuffles = isinstance(loader.sampler, RandomSampler)
+    if not shuffles and not loader.drop_last:
+        return loader
+    sampler = None if shuffles else loader.sampler
+    return DataLoader(loader.dataset, batch_size=loader.batch_size, sampler=sampler, num_workers=loader.num_workers,
+                      collate_fn=loader.collate_fn, timeout=loader.timeout, worker_init_fn=loader.worker_init_fn,
+                      multiprocessing_context=loader.multiprocessing_context)
+
+
+def _grouped(samples: Iterator[Any]) -> Iterator[Any]:
+    group: list[Any] = []
+    for sample in samples:
+        group.append(sample)
+        if len(group) == BATCH:
+            yield collated(group)
+            group = []
+    if group:
+        yield collated(group)
+
+
+def _is_dataclass(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def _arrays(value: Any) -> list[Any]:
+    """All arrays in nested tuples, mappings and dataclasses; none where there is anything else."""
+    if is_rows(value):
+        return [value]
+    if not isinstance(value, Mapping | tuple) and not _is_dataclass(value):
+        return []
+    every = [_arrays(part) for _, part in parts(value)]
+    return [array for arrays in every for array in arrays] if all(every) else []
+
+
+def _of_arrays(given: Any, name: str) -> Iterator[Any]:
+    lengths = {len(array) for array in _arrays(given)}
+    if len(lengths) > 1:
+        raise InputError(f"arrays of the {name} split must have a row for each sample, but have "
+                         f"{' and '.join(map(str, sorted(lengths)))} rows")
+
+    def rows(value: Any, start: int) -> Any:
+        return value[start:start + BATCH] if is_rows(value) else \
+            rebuilt(value, [rows(part, start) for _, part in parts(value)])
+
+    yield from (rows(given, start) for start in range(0, lengths.pop(), BATCH))
+
+
+@contextmanager
+def _settled_randomness() -> Iterator[None]:
+    """A context in which random augmentations of a user's data are the same every time; the caller's random numbers
+    are afterwards what they were."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)

@@ -1,0 +1,190 @@
+"""One split of a task of batches: all batches that were given for it, or samples held out of another split."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autocompress.errors import InputError
+from autocompress.tasks.batch_structure import moved
+from autocompress.tasks.batches import Batches
+from autocompress.tasks.metrics.selection import has_targets, targets_of
+from autocompress.tasks.samples import Samples, chosen
+from autocompress.tasks.splits import SPLITS, phases, with_every_class_trained
+from autocompress.tensors.named import NamedTensors
+
+log = logging.getLogger(__name__)
+
+SplitName = Literal["train", "validation", "test"]
+# Least number of samples, or of batches, of which a tenth can be held out.
+LEAST_HELD_OUT = 10
+
+
+class BatchSplit(Sequence[Any]):
+    """Batches of one split, each read when it is asked for.
+
+    Args:
+        batches: the recorded ones.
+        numbers: of those that are in the split; None for all, or where `rows` says which samples are.
+        rows: numbers of the samples in the split, in its order, where they are not whole batches.
+    """
+
+    def __init__(self, batches: Batches, numbers: Sequence[int] | None = None, rows: Tensor | None = None) -> None:
+        self._batches, self._rows = batches, rows
+        self._numbers = range(len(batches)) if numbers is None else [*numbers]
+        sizes = [batches.starts[number + 1] - batches.starts[number] for number in self._numbers]
+        if rows is not None:
+            size = max(sizes)
+            sizes = [min(size, len(rows) - start) for start in range(0, len(rows), size)]
+        self.starts = [0, *torch.tensor(sizes).cumsum(0).tolist()]
+        if numbers is not None and rows is None:
+            self._rows = torch.cat([torch.arange(batches.starts[number], batches.starts[number + 1])
+                                    for number in numbers])
+        self._cut = rows is not None
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self.starts) - 1
+
+    @property
+    def samples(self) -> int:
+        """Number of samples."""
+        return int(self.starts[-1])
+
+    def __getitem__(self, number: Any) -> Any:
+        """A batch: as it came where it is whole."""
+        if isinstance(number, slice):
+            return [self[i] for i in range(*number.indices(len(self)))]
+        number = range(len(self))[number]
+        if self._cut and self._rows is not None:
+            return self._batches.gather(self._rows[self.starts[number]:self.starts[number + 1]])
+        return self._batches[self._numbers[number]]
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the arrays that may be inputs."""
+        return [*self._batches.input_columns]
+
+    def gather(self, rows: Tensor) -> Any:
+        """The samples of `rows` `(M,)`, in that order, as one batch."""
+        return self._batches.gather(rows if self._rows is None else self._rows[rows])
+
+    def column(self, name: str) -> Samples:
+        """The samples of an input."""
+        column = self._batches.column(name)
+        found: Samples = column if self._rows is None else chosen(column, self._rows)
+        return found
+
+    def pieces(self, most: int) -> Iterator[slice]:
+        """Ranges of at most `most` samples, none of them of two batches."""
+        for start, end in zip(self.starts[:-1], self.starts[1:], strict=True):
+            yield from (slice(first, min(first + most, end)) for first in range(start, end, most))
+
+
+class GatheredBatches:
+    """Samples of a split by rows, each set of them as one batch: what a user's loss is given.
+
+    Args:
+        split: which; None where there is no loss.
+        samples: how many.
+    """
+
+    def __init__(self, split: BatchSplit | None, samples: int) -> None:
+        self._split, self._samples = split, samples
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return self._samples
+
+    def __getitem__(self, rows: slice | Tensor) -> Batch:
+        """The batch of these rows."""
+        return Batch(None if self._split is None else self._split.gather(torch.arange(len(self))[rows]))
+
+
+class Batch:
+    """A batch that can be moved to a device like a tensor."""
+
+    def __init__(self, content: Any) -> None:
+        self.content = content
+
+    def to(self, device: Any) -> Batch:
+        """With its tensors there."""
+        return Batch(moved(self.content, device))
+
+
+def completed(given: Mapping[str, Batches], name: str) -> dict[str, BatchSplit]:
+    """All three splits out of those at hand, as `splits.complete` makes them for arrays: without validation data a
+    tenth of the training data is held out, without test data another tenth, or half of the validation data. Each class
+    is spread evenly where targets are labels, and samples of a batch stay together where they cannot be taken apart.
+
+    Raises:
+        InputError: where `train` is missing, or too small to hold anything out.
+    """
+    if "train" not in given:
+        raise InputError(f"{name}: a task needs a train split, but has {', '.join(given) or 'none'}")
+    splits = {split: BatchSplit(batches) for split, batches in given.items()}
+    missing = [split for split in SPLITS if split not in given]
+    if "validation" in missing:
+        parts = ["train"] * 8 + (["test", "validation"] if "test" in missing else ["train", "validation"])
+        splits |= _held_out(given["train"], parts, name)
+    elif "test" in missing:
+        splits |= _held_out(given["validation"], ["validation", "test"], name)
+    if missing:
+        log.info("%s: no %s split is given: %s after splitting", name, " and no ".join(missing),
+                 ", ".join(f"{splits[split].samples} {split} samples" for split in SPLITS))
+    return splits
+
+
+def _held_out(batches: Batches, parts: Sequence[str], name: str) -> dict[str, BatchSplit]:
+    """The splits `parts`, each of as many samples as it has places, drawn of one."""
+    by_samples = not batches.structure.whole
+    units = batches.samples if by_samples else len(batches)
+    if units < max(2, min(LEAST_HELD_OUT, len(parts))):
+        why = "" if by_samples else f" (no samples can be taken out of {batches.structure.whole})"
+        raise InputError(f"{name}: a tenth is held out where no validation split is given, which needs "
+                         f"{LEAST_HELD_OUT} {'samples' if by_samples else 'batches'} or more, but there are "
+                         f"{units}{why}: give validation= and test=")
+    labels = _labels(batches) if by_samples else None
+    targets = torch.zeros(units, dtype=torch.int64) if labels is None else labels
+    numbers = phases(targets, len(parts), 0)
+    if labels is not None and parts[0] == "train":
+        numbers = with_every_class_trained(numbers, targets, parts.count("train"))
+    made = {}
+    for part in dict.fromkeys(parts):
+        wanted = [number for number, each in enumerate(parts) if each == part]
+        chosen_units = torch.isin(numbers, torch.tensor(wanted)).nonzero()[:, 0]
+        made[part] = BatchSplit(batches, rows=chosen_units) if by_samples else \
+            BatchSplit(batches, numbers=chosen_units.tolist())
+    return made
+
+
+def _labels(batches: Batches) -> Tensor | None:
+    """Targets `(N,)` of all samples where they are whole numbers, found by their usual names; None else."""
+    found = []
+    for number in range(len(batches)):
+        if not has_targets(batches.skeleton(number)):
+            return None
+        targets = batches.entry(number, targets_of)
+        targets = torch.from_numpy(targets) if isinstance(targets, np.ndarray) else targets
+        if not isinstance(targets, Tensor) or targets.dim() != 1 or targets.dtype.is_floating_point:
+            return None
+        found.append(targets.long())
+    return torch.cat(found)
+
+
+def named_rows(split: BatchSplit, names: Mapping[str, str], rows: Any) -> Any:
+    """Samples of a split as a network reads them: floating-point numbers in float32.
+
+    Args:
+        split: which.
+        names: the arguments of `forward`, and the column of each; the empty name for the one tensor.
+        rows: a slice or numbers.
+    """
+    tensors = {name: split.column(column)[rows] for name, column in names.items()}
+    tensors = {name: tensor.float() if tensor.dtype.is_floating_point else tensor for name, tensor in tensors.items()}
+    return tensors[""] if [*tensors] == [""] else NamedTensors(tensors)

@@ -1,0 +1,304 @@
+"""The task of any network: batches as users have them, their metric and their loss. It is `autocompress.Task`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.core.metric import Metric, Reference
+from autocompress.core.warnings import Warned
+from autocompress.errors import InputError
+from autocompress.tasks.batch_inputs import chosen_inputs, getter_of, require_usable
+from autocompress.tasks.batch_likelihood import MASKS, MEANINGS, Loss, Meaning, OwnLoss, Reading, require_gradient
+from autocompress.tasks.batch_scoring import Original, scored
+from autocompress.tasks.batch_sources import batches_of, endless, is_endless
+from autocompress.tasks.batch_split import BatchSplit, GatheredBatches, SplitName, completed, named_rows
+from autocompress.tasks.batch_structure import Structure
+from autocompress.tasks.batches import Batches, BatchRecorder, GetInputs
+from autocompress.tasks.classification.outputs import DESCRIPTIONS
+from autocompress.tasks.identity import callable_fingerprint
+from autocompress.tasks.label_free import NOTES, label_free, label_free_metric
+from autocompress.tasks.metrics.class_outputs import class_outputs
+from autocompress.tasks.metrics.measure import Measure
+from autocompress.tasks.metrics.table import measures
+from autocompress.tasks.original_outputs import KNOWN_SAMPLES, outputs_by_row, variances_of
+from autocompress.tasks.score import Answers, Score
+from autocompress.tensors.likelihood import Likelihood
+from autocompress.tensors.named import Inputs, by_name
+
+EVALUATED: tuple[SplitName, ...] = ("validation", "test")
+# Units of quality, and standard errors, that a file may lose before it is called so.
+FAR_BELOW, ERRORS = 0.05, 3.0
+# Samples of which a user's loss is tried once.
+TRIED_SAMPLES = 32
+
+
+class BatchTask:
+    """What a network is for: batches, the metric that an exported file is scored by, and, where labels are trained
+    towards, the loss.
+
+    Batches are read once, when the task is made: arrays with a row for each sample are then kept by rows, in memory
+    while they are small, else in the user's cache folder, and the rest of each batch as it came.
+
+    Args:
+        train: a DataLoader, a Dataset of samples, arrays with a row for each sample (one, or a tuple, dict or dataclass
+            of them), or any iterable of batches. Loaders that shuffle are read in order.
+        validation: the same; left out, a tenth of the training samples.
+        test: the same; left out, another tenth of them, or half of the validation samples.
+        inputs: what the network reads of a batch: a function of the batch that returns a tensor `(N, …)`, or tensors by
+            the names of the arguments of `forward`; or keys of batches. Left out, what `forward` names among the
+            entries of a dict or dataclass, else the first item of a batch.
+        metric: a name, a torchmetrics.Metric, a function of outputs and batch, or what `autocompress.metric` makes of
+            one; of a list the first is searched for, and the others are reported. Left out, how near files come to the
+            original: no labels are needed.
+        loss: a function of the outputs, tensors by name, and a batch that returns one number; the training mixes it in.
+            Left out, files are trained towards the original's outputs alone.
+        keep: patterns of names of modules, such as `head.*`, that stay whole and in float.
+        outputs: what outputs are, by name: `classes` (scores on axis 1), `classes last` or `numbers`. Left out,
+            what the metric says; what is neither of them and has no rows of probabilities is numbers.
+        weights: how much an output counts in the training beside the others, by name; left out, 1.
+        name: of the data, for headings and folders.
+
+    Raises:
+        InputError: where batches, metric or loss cannot be used.
+    """
+
+    def __init__(self, train: Any, validation: Any = None, test: Any = None, *,
+                 inputs: GetInputs | str | Sequence[str] | None = None, metric: Any = None, loss: Loss | None = None,
+                 keep: str | Sequence[str] = (), outputs: Mapping[str, Meaning] | None = None,
+                 weights: Mapping[str, float] | None = None, name: str = "data") -> None:
+        self.name = name
+        self.keep: tuple[str, ...] = (keep,) if isinstance(keep, str) else tuple(keep)
+        self._given_measures: tuple[Measure, ...] = () if metric is None else measures(metric)
+        self._label_free: Measure | None = None
+        self._loss, self._meanings, self._weights = loss, dict(outputs or {}), dict(weights or {})
+        _check_arguments(loss, self._meanings, self._weights)
+        self._named_inputs = inputs is not None
+        get_inputs = getter_of(inputs)
+        given = {"train": train, "validation": validation, "test": test}
+        recorded: dict[str, Batches] = {}
+        for split, batches in given.items():
+            if batches is not None:
+                first = recorded["train"].structure if recorded else None
+                recorded[split] = _recorded(batches, split, get_inputs, first)
+        self._splits = completed(recorded, name)
+        self._content = " ".join(f"{split} {batches.fingerprint}" for split, batches in recorded.items())
+        if loss is not None and recorded["train"].structure.whole:
+            raise InputError(f"{name}: with a loss, samples of batches are mixed anew, but none can be taken out of "
+                             f"{recorded['train'].structure.whole}: give arrays with a row, or lists with an entry, for "
+                             "each sample")
+        self._names: dict[str, str] | None = None
+        self._original: dict[SplitName, Original] = {}
+        self._compared_with = ""
+
+    # -- the network -------------------------------------------------------------------------------------
+
+    def read_by(self, model: nn.Module) -> None:
+        """Settle which inputs of the batches `forward` reads. Called before anything else is asked for.
+
+        Raises:
+            InputError: where it needs what batches do not have, or they hold what is not finite, or a mask of zeros.
+        """
+        self.__dict__.pop("_column_of", None)
+        self._names = chosen_inputs(model, self._columns, self._named_inputs)
+        for split, batches in self._splits.items():
+            require_usable(batches, self._names, split)
+
+    def compare_with(self, model: nn.Module, fingerprint: str) -> None:
+        """Settle what needs the original's outputs: the metric where none is given, and whether the loss can be used.
+
+        Args:
+            model: the original, which takes and gives named tensors where there are several.
+            fingerprint: of the original: it is run once.
+
+        Raises:
+            InputError: where outputs do not fit metric or loss.
+        """
+        if self._compared_with == fingerprint:
+            return
+        if self._loss is not None:
+            rows = torch.arange(min(TRIED_SAMPLES, self.samples("train")))
+            with torch.no_grad():
+                outputs = by_name(model(self.inputs("train", rows)))
+            require_gradient(self._loss, outputs, self._splits["train"].gather(rows))
+        if not self._given_measures:
+            self._label_free = label_free(self._meanings,
+                                          variances_of(model, self.inputs("train", slice(0, KNOWN_SAMPLES))))
+        if any(measure.needs_original for measure in self._measures):
+            for split in EVALUATED:
+                self._original[split] = outputs_by_row(model, self._splits[split], partial(self.inputs, split),
+                                                       self._masks)
+        self._compared_with = fingerprint
+
+    @property
+    def _measures(self) -> tuple[Measure, ...]:
+        return self._given_measures if self._label_free is None else (self._label_free,)
+
+    @property
+    def _columns(self) -> list[str]:
+        return self._splits["train"].columns
+
+    @cached_property
+    def _column_of(self) -> Mapping[str, str]:
+        """The column of each input; before a network is known, the first that may be one."""
+        return {"": self._columns[0]} if self._names is None else self._names
+
+    @property
+    def _masks(self) -> dict[str, tuple[int, ...]]:
+        """Shapes `(length,)` of masks among the inputs."""
+        shapes = {name: tuple(self._splits["train"].column(column).shape[1:])
+                  for name, column in (self._names or {}).items() if name in MASKS}
+        return {name: shape for name, shape in shapes.items() if len(shape) == 1}
+
+    # -- the protocol of a task --------------------------------------------------------------------------
+
+    @property
+    def metric(self) -> Metric:
+        """The first of the metrics."""
+        return self._given_measures[0].metric if self._given_measures else label_free_metric(self._meanings)
+
+    @property
+    def further(self) -> tuple[Metric, ...]:
+        """The others."""
+        return tuple(measure.metric for measure in self._given_measures[1:])
+
+    @property
+    def has_targets(self) -> bool:
+        """Whether there is a loss."""
+        return self._loss is not None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Content hash of all batches, and of metrics and loss as far as they can be told by their content."""
+        functions = [callable_fingerprint(each) or "unknown" for each in (*self._given_measures, self._loss)]
+        facts = f"{self._content} {functions} {self.metric} {self._meanings} {self._weights} {self.keep}"
+        return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+    @property
+    def views_fingerprint(self) -> str | None:
+        """That of the batches: views are not augmented."""
+        return hashlib.sha256(f"{self._content} {self._column_of}".encode()).hexdigest()[:16]
+
+    @property
+    def described(self) -> str:
+        """Inputs are not changed."""
+        return "as the data give them"
+
+    def samples(self, split: SplitName) -> int:
+        """Number of samples of a split."""
+        return self._splits[split].samples
+
+    def rows(self, split: SplitName, most: int) -> Iterator[slice]:
+        """Ranges of at most `most` rows, none of two batches."""
+        return self._splits[split].pieces(most)
+
+    def inputs(self, split: SplitName, rows: slice | Tensor) -> Inputs:
+        """Samples as the network reads them; numbers with a point are float32."""
+        read: Inputs = named_rows(self._splits[split], self._column_of, rows)
+        return read
+
+    @property
+    def train_targets(self) -> GatheredBatches:
+        """Training samples by rows, as batches for the loss."""
+        return GatheredBatches(self._splits["train"] if self.has_targets else None, self.samples("train"))
+
+    def train_view(self, view: int, seed: int) -> TrainInputs:
+        """The training samples by rows; views are alike."""
+        return TrainInputs(self._splits["train"], self._column_of)
+
+    def normalise(self, inputs: Any) -> Inputs:
+        """Inputs as they are."""
+        unchanged: Inputs = inputs
+        return unchanged
+
+    def likelihood(self, outputs: Inputs, ends_in_sigmoid: Collection[str]) -> Likelihood:
+        """Classes where `outputs` or the metric say so, or probabilities show it, else numbers; see `Reading`."""
+        told = class_outputs(self._measures, by_name(outputs), self._splits["validation"][0]) \
+            if self._given_measures else {}
+        note = "" if self._given_measures else NOTES[self.metric.name]
+        reading = Reading({**told, **self._meanings}, self._weights, self._masks, self._loss, note)
+        return reading.likelihood(outputs, ends_in_sigmoid)
+
+    def score(self, answers: Answers, split: SplitName, likelihood: Likelihood) -> Score:
+        """All metrics, each with its standard error. InputError where one cannot be computed."""
+        return scored(answers, self._splits[split], self._measures, self._original.get(split, {}), split)
+
+    def doubts(self, original: Score, claimed: tuple[str, float] | None) -> list[Warned]:
+        """That the original puts out the same for every sample, or is worse than its weights say."""
+        found = []
+        if original.answers and self.samples("validation") > 1:
+            found.append(Warned("original-one-answer", "the original puts out the same for every sample in "
+                                f"{', '.join(original.answers)}. Likely causes: inputs that are not scaled as in "
+                                "training, or weights of another network"))
+        if claimed is not None and self.metric.name in claimed[0]:
+            value, error = original.metrics[self.metric.name], original.metrics[self.metric.error]
+            if self.metric.drop(claimed[1], value) > max(FAR_BELOW * abs(claimed[1]), ERRORS * error):
+                found.append(Warned("original-below-its-weights", f"the original reaches {self.metric.format(value)}, "
+                                    f"but its weights say {self.metric.format(claimed[1])} ({claimed[0]}). Likely "
+                                    "causes: inputs that are not scaled as in training, or other data"))
+        return found
+
+    def losses(self, original: Score, result: Score) -> tuple[list[Warned], dict[str, Any]]:
+        """That a file is far below the original in a metric."""
+        found = []
+        for metric in (self.metric, *self.further):
+            before, after = original.metrics[metric.name], result.metrics[metric.name]
+            error = max(original.metrics[metric.error], result.metrics[metric.error])
+            if metric.drop(before, after) > max(FAR_BELOW * Reference(metric, before).scale, ERRORS * error):
+                found.append(Warned("result-far-below-original", f"the exported file reaches {metric.name} "
+                                    f"{metric.format(after)} on the test data, far from the original's "
+                                    f"{metric.format(before)}: allow more bytes, or more time"))
+        return found, {}
+
+    def input_facts(self) -> dict[str, Any]:
+        """Inputs are not changed."""
+        return {"scale": "as given"}
+
+    def output_facts(self, likelihood: Likelihood) -> dict[str, Any]:
+        """What the only output means; of several, that they are numbers."""
+        meaning = likelihood.meaning if isinstance(likelihood, OwnLoss) else None
+        return {"meaning": DESCRIPTIONS[meaning] if meaning is not None else "numbers",
+                **({} if self._given_measures else {"note": NOTES[self.metric.name]})}
+
+
+class TrainInputs:
+    """Training samples by rows, as the network reads them."""
+
+    def __init__(self, split: BatchSplit, names: Mapping[str, str]) -> None:
+        self._split, self._names = split, names
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return self._split.samples
+
+    def __getitem__(self, rows: Any) -> Any:
+        """The samples of `rows`."""
+        return named_rows(self._split, self._names, rows)
+
+
+def _recorded(given: Any, split: str, get_inputs: GetInputs | None, first: Structure | None) -> Batches:
+    """All batches of a split. InputError where they do not end."""
+    recorder = BatchRecorder(get_inputs, split, first)
+    for batch in batches_of(given, split):
+        recorder.add(batch)
+        if is_endless(given, recorder.samples):
+            raise endless(split)
+    return recorder.finish()
+
+
+def _check_arguments(loss: Any, meanings: Mapping[str, str], weights: Mapping[str, float]) -> None:
+    if loss is not None and not callable(loss):
+        raise InputError(f"loss must be a function of outputs and a batch, but is {type(loss).__name__}")
+    for name, meaning in meanings.items():
+        if meaning not in MEANINGS:
+            raise InputError(f"outputs must say {', '.join(MEANINGS)}, but {name} is {meaning!r}")
+    for name, weight in weights.items():
+        if not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+            raise InputError(f"weights must be numbers of 0 or more, but that of {name} is {weight!r}")
+    if weights and not any(weights.values()):
+        raise InputError("one of the weights must be above 0")

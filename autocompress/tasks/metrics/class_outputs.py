@@ -1,0 +1,46 @@
+"""Which output of a network is scores of classes, as its metric tells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from torch import Tensor
+
+from autocompress.errors import InputError
+from autocompress.tasks.metrics.classes import checked_labels, class_axis
+from autocompress.tasks.metrics.measure import Measure, OfSamples
+from autocompress.tasks.metrics.selection import SCORE_NAMES, as_array, targets_of
+from autocompress.tasks.metrics.table import CLASS_ROWS
+
+
+def class_outputs(measures: Sequence[Measure], outputs: Mapping[str, Tensor],
+                  batch: Any) -> dict[str, Literal["classes", "classes last"]]:
+    """The outputs that metrics of classes compare, by name, and whether classes are their last axis.
+
+    Args:
+        measures: of a task; functions of the user's say nothing.
+        outputs: of a network `(N, …)` by name.
+        batch: one of the task's, for the shape of its targets.
+    """
+    found: dict[str, Literal["classes", "classes last"]] = {}
+    for measure in measures:
+        if not isinstance(measure, OfSamples) or measure.rows not in CLASS_ROWS or callable(measure.predictions):
+            continue
+        names = [measure.predictions] if measure.predictions is not None else \
+            [*outputs] if len(outputs) == 1 else [name for name in SCORE_NAMES if name in outputs][:1]
+        for name in names:
+            if name in outputs and outputs[name].dim() > 1 and outputs[name].shape[1] > 1:
+                found[name] = "classes last" if _is_last(measure, outputs[name], batch) else "classes"
+    return found
+
+
+def _is_last(measure: OfSamples, output: Tensor, batch: Any) -> bool:
+    if output.dim() < 3 or measure.needs_original:
+        return False
+    try:
+        labels = checked_labels(as_array(targets_of(batch, measure.targets), "targets"))
+        scores = output[:1].expand(len(labels), *output.shape[1:])
+        return class_axis(as_array(scores, "predictions"), labels) != 1
+    except InputError:  # said where the metric is computed
+        return False
