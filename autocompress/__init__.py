@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from autocompress.hardware.profile import HardwareProfile, list_profiles, load_profile
     from autocompress.study import SearchResult, open_study
     from autocompress.study.traced_model import TracedModel, compress, evaluate, export, sensitivity, trace
+    from autocompress.tasks.batch_task import Task
+    from autocompress.tasks.metrics.table import metric
 
 __version__ = "0.1.0"
 
@@ -44,13 +46,15 @@ _HOMES = {
     "EnvironmentFault": "errors", "Evaluation": "core.evaluation", "HardwareProfile": "hardware.profile",
     "InfeasibleError": "errors", "InputError": "errors", "Interrupted": "errors", "Plan": "core.plan",
     "SearchResult": "study", "Step": "core.plan", "list_profiles": "hardware.profile",
-    "load_profile": "hardware.profile", "open_study": "study",
+    "load_profile": "hardware.profile", "metric": "tasks.metrics.table", "open_study": "study",
+    "Task": "tasks.batch_task",
     **dict.fromkeys(("TracedModel", "compress", "evaluate", "export", "sensitivity", "trace"), "study.traced_model"),
 }
 __all__ = [
     "AutocompressError", "Budget", "Candidate", "EnvironmentFault", "Evaluation", "HardwareProfile",
-    "InfeasibleError", "InputError", "Interrupted", "Plan", "SearchResult", "Step", "TracedModel", "compress",
-    "evaluate", "export", "list_profiles", "load_profile", "open_study", "search", "sensitivity", "trace",
+    "InfeasibleError", "InputError", "Interrupted", "Plan", "SearchResult", "Step", "Task", "TracedModel",
+    "compress", "evaluate", "export", "list_profiles", "load_profile", "metric", "open_study", "search", "sensitivity",
+    "trace",
 ]
 
 

@@ -121,7 +121,8 @@ class Trainer:
     def _recipe(self, rung: int, seconds: float | None, trained: bool = False) -> Recipe:
         network = self._network
         batch = rows_at_once(network.sample_shape, self._recovery.batch, TRAINING_BYTES)
-        recipe = replace(self._recovery, batch=max(min(LEAST_BATCH, self._recovery.batch), batch))
+        recipe = replace(self._recovery, batch=max(min(LEAST_BATCH, self._recovery.batch), batch),
+                         label_weight=self._recovery.label_weight if network.task.has_targets else 0.0)
         if trained:
             recipe = replace(recipe, block_steps=0)
         if rung == 1 and recipe.block_steps:  # a short distillation behind it only did harm

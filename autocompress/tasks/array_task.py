@@ -38,6 +38,7 @@ class ArrayTask:
     metric: ClassVar[Metric] = Metric("mse", higher_is_better=False)
     further: ClassVar[tuple[Metric, ...]] = ()
     keep: ClassVar[tuple[str, ...]] = ()
+    has_targets: ClassVar[bool] = True
 
     def __init__(self, splits: Mapping[str, Split]) -> None:
         missing = [split for split in SPLITS if split not in splits or not len(splits[split])]

@@ -74,6 +74,10 @@ class Task(Protocol):
         """Samples as the network reads them: a tensor `(N, …)`, or `NamedTensors` by the arguments of `forward`."""
 
     @property
+    def has_targets(self) -> bool:
+        """Whether the training mixes in `Likelihood.target_loss`; where not, it is towards the original alone."""
+
+    @property
     def train_targets(self) -> Any:
         """What training samples should give: rows of it, `(N, …)`, are what `Likelihood.target_loss` takes. It has a
         length, and is a tensor or what rows are taken of in the same way."""

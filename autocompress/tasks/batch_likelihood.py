@@ -131,10 +131,10 @@ class OwnLoss:
         of_loss = "" if loss is None else f" {callable_fingerprint(loss)}"
         self.fingerprint = likelihood.fingerprint + of_loss
 
-    @property
-    def meaning(self) -> ClassMeaning | None:
-        """What the scores of the only output mean; None where it is no classes, or there are several."""
-        meaning: ClassMeaning | None = getattr(self.likelihood, "meaning", None)
+    def meaning(self, output: str) -> ClassMeaning | None:
+        """What the scores of an output mean; None where they are not of classes."""
+        part = self._parts.get(output)
+        meaning: ClassMeaning | None = getattr(part.likelihood if isinstance(part, Masked) else part, "meaning", None)
         return meaning
 
     def canonical(self, outputs: Any) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,7 +22,7 @@ BATCH = 64
 MOST_SAMPLES = 1_000_000
 
 
-def batches_of(given: Any, name: str) -> Iterator[Any]:
+def batches_of(given: Any, name: str) -> Generator[Any, None, None]:
     """The batches of a split, in the same order whenever they are drawn.
 
     Args:
@@ -33,8 +33,8 @@ def batches_of(given: Any, name: str) -> Iterator[Any]:
     Raises:
         InputError: where it is none of these, raises, or does not end.
     """
-    stream = _stream(given, name)
     with _settled_randomness():
+        stream = _stream(given, name)
         for number in range(1, 2**62):
             try:
                 batch = next(stream)

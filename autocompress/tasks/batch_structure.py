@@ -94,6 +94,8 @@ def parts(value: Any) -> list[tuple[str, Any]]:
         return [(f".{key}", part) for key, part in value.items()]
     if dataclasses.is_dataclass(value):
         return [(f".{field.name}", getattr(value, field.name)) for field in dataclasses.fields(value)]
+    if hasattr(value, "_fields"):
+        return [(f".{name}", part) for name, part in zip(value._fields, value, strict=True)]
     return [(f"[{i}]", part) for i, part in enumerate(value)]
 
 
@@ -186,10 +188,12 @@ def _kind(value: Any, samples: int, place: str, first: Structure | None) -> Kind
 
 
 def _kind_of_list(value: Sequence[Any], samples: int, place: str, told: Kind | None) -> Kind:
-    if not place or told == "parts" or all(is_rows(part) and len(part) == samples for part in value):
+    if not place or told == "parts":
         return "parts"
     if told == "list" or (told is None and len(value) == samples):
         return "list" if len(value) == samples else "whole"
+    if all(is_rows(part) and len(part) == samples for part in value):
+        return "parts"
     return "same" if all(isinstance(part, _PLAIN) for part in value) else "whole"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import cached_property, partial
 from typing import Any
 
@@ -90,8 +91,8 @@ class BatchTask:
         self._content = " ".join(f"{split} {batches.fingerprint}" for split, batches in recorded.items())
         if loss is not None and recorded["train"].structure.whole:
             raise InputError(f"{name}: with a loss, samples of batches are mixed anew, but none can be taken out of "
-                             f"{recorded['train'].structure.whole}: give arrays with a row, or lists with an entry, for "
-                             "each sample")
+                             f"{recorded['train'].structure.whole}: give arrays with a row, or lists with an entry, "
+                             "for each sample")
         self._names: dict[str, str] | None = None
         self._original: dict[SplitName, Original] = {}
         self._compared_with = ""
@@ -259,11 +260,14 @@ class BatchTask:
         """Inputs are not changed."""
         return {"scale": "as given"}
 
-    def output_facts(self, likelihood: Likelihood) -> dict[str, Any]:
-        """What the only output means; of several, that they are numbers."""
-        meaning = likelihood.meaning if isinstance(likelihood, OwnLoss) else None
-        return {"meaning": DESCRIPTIONS[meaning] if meaning is not None else "numbers",
-                **({} if self._given_measures else {"note": NOTES[self.metric.name]})}
+    def output_facts(self, likelihood: Likelihood, name: str = "output") -> dict[str, Any]:
+        """What an output means."""
+        meaning = likelihood.meaning(name) if isinstance(likelihood, OwnLoss) else None
+        return {"meaning": "numbers" if meaning is None else DESCRIPTIONS[meaning]}
+
+
+# Its public name; `tasks.base.Task` is the protocol.
+Task = BatchTask
 
 
 class TrainInputs:
@@ -284,10 +288,11 @@ class TrainInputs:
 def _recorded(given: Any, split: str, get_inputs: GetInputs | None, first: Structure | None) -> Batches:
     """All batches of a split. InputError where they do not end."""
     recorder = BatchRecorder(get_inputs, split, first)
-    for batch in batches_of(given, split):
-        recorder.add(batch)
-        if is_endless(given, recorder.samples):
-            raise endless(split)
+    with closing(batches_of(given, split)) as batches:
+        for batch in batches:
+            recorder.add(batch)
+            if is_endless(given, recorder.samples):
+                raise endless(split)
     return recorder.finish()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,9 @@ class RowWriter:
 
     def finish(self) -> Samples:
         """All rows; nothing can be added afterwards."""
-        return torch.cat(self._pieces) if self._writer is None else self._writer.finish()["rows"]
+        if self._writer is not None:
+            return self._writer.finish()["rows"]
+        return torch.cat(self._pieces) if self._pieces else torch.empty(0)
 
 
 class Column:
@@ -98,7 +100,7 @@ class BatchRecorder:
                              f"{', '.join(str(len(tensor)) for tensor in inputs.values())} rows")
         structure = Structure.of(batch, samples, self._structure)
         self._structure = structure if self._structure is None else self._structure.merged(structure, where)
-        if self._names and self._names.keys() != inputs.keys():
+        if self._get_inputs is not None and self._names and self._names.keys() != inputs.keys():
             raise InputError(f"{where} must give the inputs {', '.join(self._names)}, as the first did, but gives "
                              f"{', '.join(inputs)}")
         written: dict[int, int] = {}
@@ -143,6 +145,11 @@ class BatchRecorder:
     def _inputs(self, batch: Any, where: str) -> Mapping[str, Any]:
         if self._get_inputs is None:
             found = inputs_in(batch)
+            if self._names:  # another array may have as many rows by chance
+                found = {name: rows for name, rows in found.items() if name in self._names}
+                if not found:
+                    raise InputError(f"{where} must be built as the first batch is, with {self._shown_names}, but is "
+                                     f"{described(batch)}: give all batches one structure")
             if not found:
                 raise InputError(f"{where} must hold arrays with a row for each sample, in a dict or as its first "
                                  f"item, but is {described(batch)}: say which are inputs by inputs=")
@@ -160,6 +167,10 @@ class BatchRecorder:
                 raise InputError(f"inputs must give a tensor (N, …), or tensors by name, but for {where} gave "
                                  f"{type(tensor).__name__}{f' for {name!r}' if name else ''}")
         return named
+
+    @property
+    def _shown_names(self) -> str:
+        return ", ".join(self._names) if UNNAMED not in self._names else "an array as its first item"
 
     def _write(self, number: int, rows: Tensor, name: str | None = None) -> bool:
         """Add rows to a column, unless they differ from those it has."""
@@ -291,17 +302,9 @@ def inputs_in(batch: Any) -> dict[str, Any]:
     except TypeError:
         return {}
     rows = {key: part for key, part in found.items() if is_rows(part)}
-    count = len(next(iter(rows.values()))) if rows else 0
-    return {key: part for key, part in rows.items() if len(part) == count}
-
-
-def recorded(batches: Iterable[Any], get_inputs: GetInputs | None, name: str,
-             first: Structure | None = None) -> Batches:
-    """All batches of a split; see `BatchRecorder`."""
-    recorder = BatchRecorder(get_inputs, name, first)
-    for batch in batches:
-        recorder.add(batch)
-    return recorder.finish()
+    lengths = [len(part) for part in rows.values()]
+    samples = max(lengths, key=lengths.count, default=0)
+    return {key: part for key, part in rows.items() if len(part) == samples}
 
 
 class _Pickler(pickle.Pickler):

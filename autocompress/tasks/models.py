@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from autocompress.errors import EnvironmentFault, InputError
 from autocompress.tasks.base import Task
+from autocompress.tasks.batch_task import BatchTask
 from autocompress.tasks.cache import downloading
 from autocompress.tasks.factory import call_factory, is_factory
 from autocompress.tasks.input_forms import evaluating, fitted
@@ -100,9 +101,13 @@ def load_network(spec: str | nn.Module, task: Task, *, weights: Path | None = No
     model.eval()
     fingerprint = model_fingerprint(model)
     model = with_plain_weights(model)
+    if isinstance(task, BatchTask):
+        task.read_by(inner)
     inputs = task.inputs("train", slice(0, 2))
     names = [*inputs] if isinstance(inputs, NamedTensors) else None
     model = with_names(model, names, _check_answers(with_names(model, names, True), inputs, task.name))
+    if isinstance(task, BatchTask):
+        task.compare_with(model, fingerprint)
     return LoadedModel(model, safe_name(name), fingerprint, claimed=claimed)
 
 

@@ -212,6 +212,11 @@ class TaskData:
         return {"meaning": DESCRIPTIONS[_meaning(likelihood)], **classes}
 
     @property
+    def has_targets(self) -> bool:
+        """True: labels."""
+        return True
+
+    @property
     def train_targets(self) -> Tensor:
         """Labels of the training split (N,)."""
         return self.train.targets

@@ -1,0 +1,264 @@
+"""Batches of a task: every form they are given in, recorded, read by rows and mixed anew."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from autocompress.errors import InputError
+from autocompress.tasks import batch_sources, batches
+from autocompress.tasks.batch_sources import batches_of, collated
+from autocompress.tasks.batch_split import completed
+from autocompress.tasks.batches import Batches, BatchRecorder
+from autocompress.tasks.stored_samples import StoredSamples
+
+X = torch.randn(50, 3, 4, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(50) % 5
+
+
+@dataclass
+class Pair:
+    x: Tensor
+    y: Tensor
+
+
+class Fields(NamedTuple):
+    x: Tensor
+    y: Tensor
+
+
+class Samples(Dataset[Any]):
+    """Map-style samples; `noise` is drawn when they are read."""
+
+    def __init__(self, noise: float = 0.0) -> None:
+        self.noise = noise
+
+    def __len__(self) -> int:
+        return 50
+
+    def __getitem__(self, index: int) -> Any:
+        return X[index] + self.noise * torch.rand(1) * random.random() * np.random.rand(), int(Y[index])
+
+
+class Stream(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        yield from zip(X, Y.tolist(), strict=True)
+
+
+def read(given: Any, **options: Any) -> Batches:
+    recorder = BatchRecorder(options.get("inputs"), "train")
+    for batch in batches_of(given, "train"):
+        recorder.add(batch)
+    return recorder.finish()
+
+
+def in_order(batches_: Batches, name: str = "") -> Tensor:
+    return batches_.column(name)[0:batches_.samples]
+
+
+FORMS: dict[str, Any] = {
+    "tuple of arrays": (X, Y),
+    "numpy arrays": (X.numpy(), Y.numpy()),
+    "iterable of batches": [(X[:32], Y[:32]), (X[32:], Y[32:])],
+    "dataset": TensorDataset(X, Y),
+    "samples": Samples(),
+    "stream": Stream(),
+    "loader": DataLoader(TensorDataset(X, Y), batch_size=16),
+    "loader that shuffles": DataLoader(TensorDataset(X, Y), batch_size=16, shuffle=True, drop_last=True),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_splits_of_every_form_have_the_same_samples(form: str) -> None:
+    made = read(FORMS[form])
+    assert made.samples == 50 and torch.equal(in_order(made), X)
+    labels = torch.cat([torch.as_tensor(batch[1]) for batch in made])
+    assert torch.equal(labels, Y)
+    gathered = made.gather(torch.tensor([40, 3, 17]))
+    assert torch.equal(torch.as_tensor(gathered[0]), X[[40, 3, 17]])
+    assert torch.equal(torch.as_tensor(gathered[1]), Y[[40, 3, 17]])
+    assert isinstance(gathered[0], np.ndarray) == (form == "numpy arrays")
+
+
+@pytest.mark.parametrize("batch", [{"x": X, "y": Y}, Pair(X, Y), Fields(X, Y)], ids=["dict", "dataclass", "named"])
+def test_batches_keep_their_type(batch: Any) -> None:
+    made = read([batch])
+    assert type(made[0]) is type(batch) is type(made.gather(torch.tensor([1])))
+    assert set(made.input_columns) == {"x", "y"}
+    assert torch.equal(in_order(made, "x"), X) and torch.equal(in_order(made, "y"), Y)
+
+
+def test_what_is_large_is_read_from_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = read((X, Y))
+    monkeypatch.setattr(batches, "HELD_BYTES", 500)
+    made = read((X, Y))
+    assert isinstance(made.column(""), StoredSamples) and isinstance(kept.column(""), Tensor)
+    assert made.fingerprint == kept.fingerprint and torch.equal(in_order(made), X)
+    other = pickle.loads(pickle.dumps(made))
+    assert torch.equal(other[0][0], X) and torch.equal(other.gather(torch.tensor([7, 2]))[1], Y[[7, 2]])
+    place = made.column("").path
+    assert place.is_file()
+    del made, other
+    assert not place.exists()
+
+
+def test_inputs_that_are_part_of_a_batch_are_kept_once() -> None:
+    whole, read_by_function = read((X, Y)), read((X, Y), inputs=lambda batch: {"a": batch[0], "b": batch[0]})
+    assert in_order(read_by_function, "b").data_ptr() != 0 and torch.equal(in_order(read_by_function, "b"), X)
+    assert len(pickle.dumps(whole)) < 1.5 * X.nbytes + 8000
+    changed = read((X, Y), inputs=lambda batch: batch[0] * 2)
+    assert torch.equal(in_order(changed), 2 * X) and torch.equal(changed[0][0], X)
+
+
+def test_boxes_of_different_numbers_stay_lists() -> None:
+    boxes = [{"boxes": torch.rand(i % 3, 4), "labels": torch.zeros(i % 3)} for i in range(12)]
+    samples = [{"image": X[i], "target": boxes[i], "name": f"picture {i}"} for i in range(12)]
+    batch = collated(samples)
+    assert batch["image"].shape == (12, 3, 4) and batch["target"] == boxes and batch["name"][3] == "picture 3"
+    made = read([batch, collated(samples[:7])])
+    gathered = made.gather(torch.tensor([13, 5, 1]))
+    assert gathered["name"] == ["picture 1", "picture 5", "picture 1"]
+    assert [len(each["boxes"]) for each in gathered["target"]] == [1, 2, 1]
+
+
+def test_images_of_a_list_are_not_taken_for_rows() -> None:
+    """A batch of three pictures of three channels."""
+    images = list(torch.rand(3, 3, 5, 5))
+    made = read([{"x": X[:3], "images": images}])
+    assert torch.equal(made[0]["images"][1], images[1])
+    assert torch.equal(made.gather(torch.tensor([2, 0]))["images"][0], images[2])
+
+
+def test_boxes_of_all_pictures_in_one_array_are_left_whole() -> None:
+    def batch(boxes: int) -> Any:
+        return {"x": X[:8], "boxes": torch.rand(boxes, 6)}
+
+    made = read([batch(8), batch(5)])
+    assert made.structure.whole and made[1]["boxes"].shape == (5, 6)
+    with pytest.raises(InputError, match="cannot be taken out"):
+        made.gather(torch.tensor([0]))
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+def test_random_data_are_the_same_every_time(noise: float) -> None:
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
+    one, other = read(Samples(noise)), read(DataLoader(Samples(noise), batch_size=64, shuffle=True))
+    assert torch.equal(in_order(one), in_order(read(Samples(noise))))
+    assert one.fingerprint == read(Samples(noise)).fingerprint and other.samples == 50
+    assert torch.equal(torch.get_rng_state(), states[0]) and random.getstate() == states[1]
+    assert (np.random.get_state()[1] == states[2]).all()
+
+
+def test_content_tells_batches_apart() -> None:
+    prints = {read(given).fingerprint for given in (
+        (X, Y), (X + 1, Y), (X, Y + 1), (X, Y, Y), [(X[:9], Y[:9]), (X[9:], Y[9:])], [(X, Y, ["a"] * 50)],
+        [(X, Y, ["b"] * 50)])}
+    assert len(prints) == 7
+    assert read([(X, Y, ["a"] * 50)]).fingerprint == read([(X, Y, ["ab"[:1] for _ in range(50)])]).fingerprint
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ([(X, Y), {"x": X}], r"batch 2 of the train split must be built as the first .* dict of x"),
+    ([(X, Y), (X, Y, Y)], "tuple of 3 in place of tuple of 2"),
+    ([{"x": X}, {"x": X, "y": Y}], "dict of 2"),
+    ([{"x": X}, {"z": X}], "with x, but is dict of z"),
+    ([(X, Y), (X, Y.double())], r"float64 with 1 axes in place of a tensor of int64 .* at \[1\]"),
+    ([(X, Y), (X, Y.numpy())], "an array of int64"),
+    ([(X, ["a"] * 50), (X, ["a"] * 3)], r"a list in place of a list of one entry a sample"),
+    ([], "is empty"), (iter([]), "is empty"), (TensorDataset(X[:0]), "is empty"), ([(X[:0], Y[:0])], "row for each"),
+    (None, "must be batches, a Dataset"), ("npz:file", "must be batches, a Dataset"), (3, "must be batches, a Dataset"),
+    ([None], "say which are inputs"), ([("a", Y)], "say which are inputs"), ([{}], "say which are inputs"),
+    ((X, Y[:3]), "have 3 and 50 rows"),
+    ([(X, Y, lambda: 0)], "cannot be kept"),
+])
+def test_batches_that_cannot_be_used_are_said(given: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read(given)
+
+
+@pytest.mark.parametrize(("inputs", "message"), [
+    (lambda batch: batch[5], "inputs failed for batch 1 .* IndexError"),
+    (lambda batch: None, "inputs must give a tensor .* NoneType"),
+    (lambda batch: {"a": 3}, "int for 'a'"),
+    (lambda batch: {"a": batch[0], "b": batch[0][:3]}, "50, 3 rows"),
+    (lambda batch: {"a" if len(batch[0]) == 50 else "b": batch[0]}, "must give the inputs a"),
+])
+def test_inputs_that_are_none_are_said(inputs: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read([(X, Y), (X[:3], Y[:3])], inputs=inputs)
+
+
+def test_samples_of_several_shapes_are_no_input_but_may_be_targets() -> None:
+    made = read([{"x": X, "t": X}, {"x": X, "t": X[:, :2]}])
+    assert torch.equal(made[1]["t"], X[:, :2]) and made.column("x").shape == (100, 3, 4)
+    with pytest.raises(InputError, match=r"one shape and type, but samples are float32 \(3, 4\) and float32 \(2, 4\)"):
+        made.column("t")
+    with pytest.raises(InputError, match="pad all"):
+        made.gather(torch.tensor([0, 70]))
+
+
+class Broken(Dataset[Any]):
+    def __len__(self) -> int:
+        return 200
+
+    def __getitem__(self, index: int) -> Any:
+        if index == 100:
+            raise OSError("the disk is gone")
+        return X[0], 0
+
+
+def test_a_split_that_raises_in_the_middle_is_said() -> None:
+    with pytest.raises(InputError, match="batch 2 raised OSError: the disk is gone"):
+        read(Broken())
+
+
+def test_a_split_that_does_not_end_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    import itertools
+
+    import autocompress
+
+    monkeypatch.setattr(batch_sources, "MOST_SAMPLES", 1000)
+    with pytest.raises(InputError, match="must end, but gave more than 1,000 samples"):
+        autocompress.Task(train=itertools.repeat((X, Y)))
+
+
+@pytest.mark.parametrize(("given", "sizes"), [
+    (("train",), (40, 5, 5)), (("train", "test"), (45, 5, 50)), (("train", "validation"), (50, 25, 25)),
+    (("train", "validation", "test"), (50, 50, 50)),
+])
+def test_splits_that_are_missing_are_held_out(given: Any, sizes: Any) -> None:
+    splits = completed({name: read((X, Y)) for name in given}, "data")
+    assert tuple(splits[name].samples for name in ("train", "validation", "test")) == sizes
+    for split in splits.values():
+        rows = split.column("")[0:split.samples]
+        labels = torch.cat([batch[1] for batch in split])
+        assert torch.equal(torch.cat([batch[0] for batch in split]), rows)
+        assert labels.bincount(minlength=5).float().std() == 0, "each class is spread evenly"
+        assert torch.equal(split.gather(torch.tensor([3, 0]))[0], rows[[3, 0]])
+        assert [piece for at in split.pieces(3) for piece in range(at.start, at.stop)] == [*range(split.samples)]
+    if given == ("train",):
+        together = torch.cat([split.column("")[0:split.samples] for split in splits.values()])
+        assert torch.equal(together.flatten(1).sum(1).sort().values, X.flatten(1).sum(1).sort().values)
+
+
+def test_batches_that_cannot_be_taken_apart_are_held_out_whole() -> None:
+    made = [{"x": X[:4] + i, "boxes": torch.rand(i, 6)} for i in range(20)]
+    splits = completed({"train": read(made)}, "data")
+    assert [len(splits[name]) for name in ("train", "validation", "test")] == [16, 2, 2]
+    split = splits["validation"]
+    assert torch.equal(torch.cat([batch["x"] for batch in split]), split.column("x")[0:8])
+    with pytest.raises(InputError, match=r"10 batches or more, but there are 5 \(no samples"):
+        completed({"train": read(made[:5])}, "data")
+    with pytest.raises(InputError, match="10 samples or more, but there are 4"):
+        completed({"train": read((X[:4], Y[:4]))}, "data")
+    with pytest.raises(InputError, match="needs a train split"):
+        completed({"test": read((X, Y))}, "data")
