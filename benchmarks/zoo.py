@@ -1,4 +1,5 @@
-"""Every classification architecture of torchvision, and families of timm: traced, compressed, exported, run.
+"""Every classification architecture of torchvision, families of timm, and those of `zoo_networks.py`: traced,
+compressed, exported, run.
 
     python benchmarks/zoo.py [--only NAME …] [--timeout 600]
 
@@ -26,6 +27,8 @@ import warnings
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+import zoo_networks
 
 CLASSES = 10
 SAMPLES = 16
@@ -124,10 +127,13 @@ def check(name: str) -> dict[str, Any]:
     import torch
 
     torch.manual_seed(SEED)
+    if not name.startswith(("timm:", "torchvision:")):
+        network, inputs = zoo_networks.build(name, SAMPLES)
+        return check_network(livened(network), inputs)
     model = livened(build(name))
     shape = smallest_input(model)
     tame(model, shape)
-    return check_network(model, shape, CLASSES)
+    return check_network(model, torch.randn(SAMPLES, *shape, generator=torch.Generator().manual_seed(SEED)))
 
 
 def tame(model: Any, shape: tuple[int, ...]) -> None:
@@ -147,25 +153,29 @@ def tame(model: Any, shape: tuple[int, ...]) -> None:
                 buffer.mul_(torch.empty_like(buffer).uniform_(0.5, 1.5))
 
 
-def check_network(model: Any, shape: tuple[int, ...], classes: int) -> dict[str, Any]:
-    """One network from tracing to the file; what was found, or what went wrong."""
+def check_network(network: Any, data: Any) -> dict[str, Any]:
+    """One network, of any number of outputs, from tracing to the file on `data` `(N, …)`; what was found, or what went
+    wrong."""
     import torch
 
     from autocompress.backend.network.fold import fold_norms
     from autocompress.formats.onnx.runtime import Runtime
+    from autocompress.formats.running import largest_difference
     from autocompress.hardware.profile import load_profile
+    from autocompress.study.file_writer import as_arrays
     from autocompress.study.workbench import Workbench
-    from autocompress.testing.networks import task_data
-    from autocompress.testing.techniques import outputs
+    from autocompress.tasks.models import load_network
+    from autocompress.tensors.named import by_name
 
-    bench = Workbench(model, task_data(shape, classes, SAMPLES), load_profile("host"), seed=SEED,
-                      folder=Path(os.devnull), epochs=1)
+    task = answers_of(data)
+    model = load_network(network, task).model
+    bench = Workbench(model, task, load_profile("host"), seed=SEED, folder=Path(os.devnull), epochs=1)
     plan = drawn_plan(bench)
     compressed = bench.network.compressor.compress(plan)
     file = bench.network.write(compressed).data
     inputs = bench.network.calibration
     found = {
-        "input": shape[1],
+        "input": inputs.shape[-1],
         "params": sum(p.numel() for p in model.parameters()),
         "kept": sum(p.numel() for p in compressed.model.parameters()),
         "bytes": len(file),
@@ -179,21 +189,39 @@ def check_network(model: Any, shape: tuple[int, ...], classes: int) -> dict[str,
         "reason": next(iter(bench.network.refused.values()), ""),
         "steps": {kind: len(plan.find(kind)) for kind in KINDS},
     }
-    executed = outputs(fold_norms(compressed, bench.network.table).model, inputs)
-    got = torch.from_numpy(Runtime(file).run(inputs.numpy()))
-    found["error"] = difference(got, executed)
+    with torch.no_grad():
+        executed = by_name(fold_norms(compressed, bench.network.table).model(inputs))
+        expected = {key: tensor.numpy() for key, tensor in executed.items()}
+    if not all(tensor.isfinite().all() for tensor in executed.values()):
+        return found | {"fault": "the compressed network puts out values that are not finite"}
+    found["error"] = largest_difference(Runtime(file).run(as_arrays(inputs)), expected)
     if not found["error"] <= TOLERANCE:
-        exact = outputs(fold_norms(compressed, bench.network.table).model.double(), inputs.double()).float()
-        found["fault"] = (f"the file differs from the network by {found['error']:.2g}, "
-                          f"which itself differs from float64 by {difference(executed, exact):.2g}")
+        found["fault"] = f"the file differs from the network by {found['error']:.2g}"
+        if isinstance(inputs, torch.Tensor) and inputs.is_floating_point():
+            with torch.no_grad():
+                exact = by_name(fold_norms(compressed, bench.network.table).model.double()(inputs.double()))
+            of_itself = largest_difference(expected, {key: tensor.float().numpy() for key, tensor in exact.items()})
+            found["fault"] += f", which itself differs from float64 by {of_itself:.2g}"
     return found
 
 
-def difference(got: Any, expected: Any) -> float:
-    """Largest difference of two batches of scores, relative to the largest score."""
-    if got.shape != expected.shape or not expected.isfinite().all():
-        return float("nan")
-    return float((got - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
+def answers_of(data: Any) -> Any:
+    """A task whose inputs are `data` `(N, …)` and whose outputs are any numbers."""
+    import torch
+
+    from autocompress.tasks.base import ArrayTask, Split
+    from autocompress.tensors.likelihood import Gaussian, Joint
+    from autocompress.tensors.named import by_name
+
+    class Answers(ArrayTask):
+        name = "random"
+
+        def likelihood(self, outputs: Any, ends_in_sigmoid: Any) -> Any:
+            tensors = by_name(outputs)
+            return Joint(outputs, {name: Gaussian(tensor) for name, tensor in tensors.items()})
+
+    split = Split(data, torch.zeros(len(data)))
+    return Answers({"train": split, "validation": split, "test": split})
 
 
 def send_check(name: str, timeout: int, results: Connection) -> None:
@@ -276,7 +304,7 @@ def names() -> list[str]:
     size = {f"timm:{name}": 30_000_000 for name in TIMM}
     for name in models.list_models(module=models):
         size[f"torchvision:{name}"] = models.get_model_weights(name).DEFAULT.meta["num_params"]
-    return sorted(size, key=lambda name: size[name])
+    return sorted(size, key=lambda name: size[name]) + zoo_networks.names()
 
 
 def main() -> None:

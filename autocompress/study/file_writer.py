@@ -31,8 +31,11 @@ log = logging.getLogger(__name__)
 # Most samples that activation ranges are measured on; fewer where inputs are large, see `core/batch_sizes.py`.
 RANGE_SAMPLES = 256
 PARITY_SAMPLES = 16
-# Largest difference between a float file and torch, relative to the largest output.
+# Largest difference between a float file and torch, relative to the largest output; where a prepared graph was filled
+# with other tensors, no more than this many times that of the original: sizes that were written into the graph may make
+# it compute something else that is near.
 PARITY_TOLERANCE = 1e-3
+REFILLED_TOLERANCE, REFILLED_TIMES = 1e-4, 8.0
 
 
 class FileWriter:
@@ -63,6 +66,7 @@ class FileWriter:
             self.prepared = file_format.prepare(original.model, self.example)
             self.original_file = file_format.write(self.prepared, original).data
         self._prepared_without = {frozenset[str](): self.prepared}
+        self._refilled_tolerance = PARITY_TOLERANCE  # until the original is checked
         self.table = file_format.described(table, self.prepared, original)
 
     @property
@@ -74,7 +78,8 @@ class FileWriter:
     def check_original(self) -> None:
         """InputError unless the original's file computes what the original computes."""
         with about_the_original(self.format.runtime):
-            self._check_parity(self._model, self.original_file, PARITY_TOLERANCE)
+            difference = self._check_parity(self._model, self.original_file, PARITY_TOLERANCE)
+        self._refilled_tolerance = min(PARITY_TOLERANCE, max(REFILLED_TOLERANCE, REFILLED_TIMES * difference))
 
     def write(self, compressed: Compressed, restructure: Callable[[Plan], Compressed]) -> Written:
         """The file of a compressed network, checked against it.
@@ -84,10 +89,10 @@ class FileWriter:
         """
         network = self.writable(compressed)
         try:
-            return self._checked(self.prepared_for(compressed.plan, restructure), network)
+            return self._checked(self.prepared_for(compressed.plan, restructure), network, self._refilled_tolerance)
         except TrialError as error:
             log.info("exporting afresh: %s", error)
-            return self._checked(self.format.prepare(network.model, self.example), network)
+            return self._checked(self.format.prepare(network.model, self.example), network, PARITY_TOLERANCE)
 
     def writable(self, compressed: Compressed) -> WritableNetwork:
         """A compressed network as the format is handed it: folded, with the width of every weight and activation."""
@@ -102,10 +107,10 @@ class FileWriter:
             {name: bits for name, bits in activations.items() if bits <= 16}, folded.masks,
             as_arrays(self._calibration[:count]), range_method(compressed.plan))
 
-    def _checked(self, prepared: Any, network: WritableNetwork) -> Written:
+    def _checked(self, prepared: Any, network: WritableNetwork, tolerance: float) -> Written:
         """Write the network in float and compare it with torch, then write it as it is."""
         in_float = self.format.write(prepared, network.in_float, self.threads)
-        self._check_parity(network.model, in_float.data, PARITY_TOLERANCE)
+        self._check_parity(network.model, in_float.data, tolerance)
         if network.integers or network.halves or network.masks:
             return self.format.write(prepared, network, self.threads)
         return in_float
@@ -120,8 +125,8 @@ class FileWriter:
             self._prepared_without[key] = self.format.prepare(bare, self.example)
         return self._prepared_without[key]
 
-    def _check_parity(self, model: nn.Module, file: bytes, tolerance: float) -> None:
-        """TrialError unless the float file computes what the network computes."""
+    def _check_parity(self, model: nn.Module, file: bytes, tolerance: float) -> float:
+        """The difference between the float file and the network. TrialError where that is more than `tolerance`."""
         inputs = self._calibration[:rows_at_once(self._shape, PARITY_SAMPLES, EVERY_TENSOR_BYTES)]
         with torch.no_grad():
             expected = {name: tensor.numpy() for name, tensor in by_name(model(inputs)).items()}
@@ -138,7 +143,7 @@ class FileWriter:
         if not error <= tolerance:
             raise TrialError(f"the exported graph must compute what the network computes (to {tolerance:g} "
                              f"relative), but differs by {error:.2g}")
-
+        return error
 
     @contextmanager
     def _exportable(self) -> Iterator[None]:

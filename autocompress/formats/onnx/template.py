@@ -169,17 +169,20 @@ def _free_flattens(proto: onnx.ModelProto) -> None:
 
 
 def _free_reshapes(proto: onnx.ModelProto) -> None:
-    """Replace one axis of other reshapes that keep the batch by -1, so that it is inferred: the one made of several,
-    the longer of two, or, of three, the middle one (attention heads, between queries, keys, values and head sizes).
-    Where another axis is cut, the file does not compute what the network computes, and the parity check finds it."""
+    """Replace one axis of other reshapes that keep the batch by -1, so that it is inferred: the one made of several;
+    of two, that of attention heads, which change places with the positions, or else the longer one; of three, the
+    middle one (heads, between queries, keys, values and head sizes). Where another axis is cut, the file does not
+    compute what the network computes, and the parity check finds it."""
     shapes = {value.name: [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
               for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output)}
     constants = {i.name: numpy_helper.to_array(i) for i in proto.graph.initializer}
+    heads = {node.input[0] for node in proto.graph.node if node.op_type == "Transpose"
+             and any(list(attribute.ints) == [0, 2, 1, 3] for attribute in node.attribute)}
     for node in proto.graph.node:
         if node.op_type != "Reshape" or node.input[1] not in constants:
             continue
         before, after = shapes.get(node.input[0], []), shapes.get(node.output[0], [])
-        free = _freed(before, after)
+        free = _freed(before, after, node.output[0] in heads)
         if free is not None:
             name = "shape_" + "_".join(map(str, free))
             if name not in constants:
@@ -190,9 +193,10 @@ def _free_reshapes(proto: onnx.ModelProto) -> None:
     _drop_unused(proto)
 
 
-def _freed(before: list[int | str], after: list[int | str]) -> list[int] | None:
+def _freed(before: list[int | str], after: list[int | str], heads: bool = False) -> list[int] | None:
     """Return the target of a reshape from `before` to `after` (names are free sizes) with 0 for every leading axis that
-    stays and -1 for the one that is inferred; None where the reshape does not keep the batch."""
+    stays and -1 for the one that is inferred; None where the reshape does not keep the batch. `heads`: whether its axes
+    1 and 2 change places afterwards."""
     stay = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), 0)
     same = 0
     while same < min(len(before), len(after)) - stay and before[-1 - same] == after[-1 - same]:
@@ -202,7 +206,8 @@ def _freed(before: list[int | str], after: list[int | str]) -> list[int] | None:
             or not all(isinstance(size, int) for size in after[stay:]):
         return None
     sizes = [int(size) for size in after[stay:]]
-    sizes[(0, sizes.index(max(sizes[:2])), 1)[len(new) - 1]] = -1
+    of_two = 0 if heads and stay == 2 else sizes.index(max(sizes[:2]))
+    sizes[(0, of_two, 1)[len(new) - 1]] = -1
     return [0] * stay + sizes
 
 
