@@ -6,20 +6,23 @@ A format is imported when it is asked for: to read `--help`, or a profile, neith
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from autocompress.errors import InputError
+from autocompress.errors import EnvironmentFault, InputError
 from autocompress.hardware.fields import meant
 
 if TYPE_CHECKING:
     from autocompress.core.format_facts import FormatFacts
 
 # Module by name; its `FORMAT` is the format.
-FORMATS = {"onnx": "autocompress.formats.onnx.format"}
+FORMATS = {"onnx": "autocompress.formats.onnx.format", "tflite": "autocompress.formats.tflite.format"}
+# Distributions that a format needs beside those of the package, by its name: the extra, and a module that shows it.
+EXTRAS = {"tflite": ("litert", ("tflite", "ai_edge_litert"))}
 # Name of a shipped file before its format's suffix.
 MODEL = "model"
 # Files that shipped formats write.
-SHIPPED = (f"{MODEL}.onnx",)
+SHIPPED = (f"{MODEL}.onnx", f"{MODEL}.tflite")
 
 
 def format_named(name: str) -> Any:
@@ -27,10 +30,16 @@ def format_named(name: str) -> Any:
 
     Raises:
         InputError: when there is no format of that name.
+        EnvironmentFault: when packages that it needs are not installed.
     """
     if name not in FORMATS:
         raise InputError(f"a format must be one of {', '.join(FORMATS)}, or path/to/file.py:name, but got "
                          f"{name!r}{meant(name, FORMATS)}")
+    extra, modules = EXTRAS.get(name, ("", ()))
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        raise EnvironmentFault(f"{name} files need the package {missing[0]}, but it is not installed: "
+                               f"pip install 'autocompress[{extra}]'")
     return import_module(FORMATS[name]).FORMAT
 
 

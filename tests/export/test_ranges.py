@@ -19,9 +19,9 @@ from autocompress.errors import InputError
 from autocompress.formats.onnx import activations
 from autocompress.formats.onnx.activations import calibrate, quantised_tensors
 from autocompress.formats.onnx.graph import fill
-from autocompress.formats.onnx.ranges import Range, choose_range
 from autocompress.formats.onnx.runtime import Runtime
 from autocompress.formats.onnx.writer import build
+from autocompress.formats.ranges import Range, choose_range
 from autocompress.hardware.profile import load_profile
 from autocompress.study.workbench import Workbench
 from autocompress.techniques.quantize import SETTINGS, range_method

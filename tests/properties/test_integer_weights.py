@@ -18,7 +18,7 @@ from autocompress.backend.network.quantized_weight import (
 )
 from autocompress.backend.quantize.rounding import start_weight
 from autocompress.backend.training.lsq import LsqStep
-from autocompress.formats.onnx.ranges import choose_range
+from autocompress.formats.ranges import choose_range
 from autocompress.techniques.quantize import level_limit
 
 pytestmark = pytest.mark.numerics
