@@ -11,14 +11,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from autocompress.artifact.manifest import CARD, MANIFEST, SCHEMA
 from autocompress.core.files import set_aside, sha256_of, write_together
 from autocompress.errors import EnvironmentFault, InputError
 from autocompress.formats.table import SHIPPED
 
 log = logging.getLogger(__name__)
-
-MANIFEST, CARD = "manifest.json", "README.md"
-SCHEMA = "autocompress/manifest"
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

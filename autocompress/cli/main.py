@@ -20,12 +20,14 @@ from autocompress.cli.console import print_json, say
 from autocompress.cli.errors import document, exit_code, message, wants_traceback
 from autocompress.cli.export import export
 from autocompress.cli.option_groups import Group, help_alone
+from autocompress.cli.predict import predict
 from autocompress.cli.profiles import profiles
 from autocompress.cli.report import report
 from autocompress.cli.search import search
 from autocompress.cli.sensitivity import sensitivity
 from autocompress.cli.show import show
 from autocompress.cli.spaces import spaces
+from autocompress.cli.verify import verify
 
 _EXAMPLES = """\b
 Examples:
@@ -48,7 +50,7 @@ def cli(context: click.Context) -> None:
     help_alone(context)
 
 
-for command in (search, show, report, export, sensitivity, profiles, spaces):
+for command in (search, show, report, export, verify, predict, sensitivity, profiles, spaces):
     cli.add_command(command)
 
 

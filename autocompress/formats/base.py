@@ -25,7 +25,7 @@ from autocompress.core.layer import LayerTable, Part
 from autocompress.core.plan import Receipt
 from autocompress.errors import TrialError
 from autocompress.formats.table import MODEL
-from autocompress.tensors.named import OUTPUT
+from autocompress.tensors.names import OUTPUT
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 FORMATS = {"onnx": "autocompress.formats.onnx.format", "tflite": "autocompress.formats.tflite.format"}
 # Distributions that a format needs beside those of the package, by its name: the extra, and a module that shows it.
 EXTRAS = {"tflite": ("litert", ("tflite", "ai_edge_litert"))}
+# By name of a format, a module without torch whose `open` and `checked` do for shipped files what those of the format
+# do, and which refuses a file that refers to other files; other formats do it themselves.
+READERS = {"onnx": "autocompress.formats.onnx.shipped"}
 # Name of a shipped file before its format's suffix.
 MODEL = "model"
 # Files that shipped formats write.
@@ -41,6 +44,16 @@ def format_named(name: str) -> Any:
         raise EnvironmentFault(f"{name} files need the package {missing[0]}, but it is not installed: "
                                f"pip install 'autocompress[{extra}]'")
     return import_module(FORMATS[name]).FORMAT
+
+
+def reader_named(name: str) -> Any:
+    """What opens and checks shipped files of the format of that name: `open(data, threads)` and `checked(data)`, as of
+    `autocompress.formats.base.Format`.
+
+    Raises:
+        InputError: when there is no format of that name.
+    """
+    return import_module(READERS[name]) if name in READERS else format_named(name)
 
 
 def facts_of(given: FormatFacts | None, name: str) -> FormatFacts:

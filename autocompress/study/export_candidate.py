@@ -12,14 +12,20 @@ import torch
 from torch import Tensor
 
 from autocompress.artifact.card import Running, model_card
-from autocompress.artifact.folder import CARD, MANIFEST, SCHEMA, changed_files, versions, write_artifact
+from autocompress.artifact.folder import changed_files, versions, write_artifact
+from autocompress.artifact.isolated import run_isolated
+from autocompress.artifact.machine import this_machine
+from autocompress.artifact.manifest import CARD, MANIFEST, SAMPLES, SCHEMA, SampleFacts
+from autocompress.artifact.samples import deviation, limit_for, pack_samples
 from autocompress.backend.graph.batch_parity import BATCH
 from autocompress.core.evaluation import Candidate, Metrics
 from autocompress.core.files import sha256_of
 from autocompress.core.warnings import warn
 from autocompress.errors import AutocompressError
 from autocompress.formats.base import INPUT, Runtime
+from autocompress.formats.table import FORMATS
 from autocompress.formats.timing import speedup
+from autocompress.study.expected_answers import MOST_DEVIATION, expected_answers, samples_of
 from autocompress.study.file_writer import as_arrays
 from autocompress.tensors.named import Inputs
 
@@ -51,6 +57,7 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
     runtime = bench.evaluator.open(data)
     metric = description.metric
     _check_batches(runtime, bench.network.calibration[:BATCH])
+    samples, sample_facts = _samples(bench, candidate, runtime, data)
     task = bench.network.task
     validation = bench.evaluator.score(runtime, "validation").metrics[metric.name]
     promised = candidate.metrics[metric.name]
@@ -89,8 +96,10 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
         "budget": msgspec.to_builtins(description.budget), "seed": description.settings.seed,
         "fingerprints": description.fingerprints,
         "versions": versions(("autocompress", "torch", "optuna", "numpy", *file_format.packages)),
-        **_inputs(bench), **_outputs(bench, runtime),
+        **_inputs(bench), **_outputs(bench, runtime), "samples": sample_facts,
+        "machine": msgspec.to_builtins(this_machine()),
     }
+    files |= {SAMPLES: samples}
     manifest["latencies"] = _by_device(bench, candidate, description, facts)
     write_artifact(folder, files, manifest, model_card(manifest, task.name, Running(
         file_format.runtime, file_format.converter, file_format.snippet), metric))
@@ -100,6 +109,28 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
     for doubt in doubts:
         warn(log, doubt)
     return facts | {"sha256": {name: sha256_of(folder / name) for name in (*files, CARD, MANIFEST)}}
+
+
+def _samples(bench: Workbench, candidate: Candidate, runtime: Runtime, data: bytes) -> tuple[bytes, dict[str, Any]]:
+    """The file of samples that ships, and its facts for the manifest; the model's file answered them in a process of
+    its own, within limits.
+
+    AutocompressError where it does not compute what the compressed network computes.
+    """
+    assert candidate.plan is not None and candidate.best is not None
+    inputs, file_format = samples_of(bench), bench.network.writer.format
+    expected, whose = expected_answers(bench, candidate.plan, candidate.best, inputs, runtime)
+    arrays = as_arrays(inputs)
+    outputs = run_isolated(file_format.name, data, arrays).outputs if file_format.name in FORMATS \
+        else runtime.run(arrays)  # a user's own object cannot travel
+    deviates = deviation(outputs, expected)
+    if not deviates <= MOST_DEVIATION:
+        raise AutocompressError(
+            f"the exported file must answer {len(inputs)} calibration samples as the compressed network does, to "
+            f"{MOST_DEVIATION:g} of the largest answer, but deviates by {deviates:.2g}; nothing was written. Please "
+            "report this")
+    facts = SampleFacts(SAMPLES, len(inputs), "calibration", whose, deviates, limit_for(deviates))
+    return pack_samples(arrays, expected), msgspec.to_builtins(facts)
 
 
 def artifact_fault(folder: Path, facts: dict[str, Any] | None) -> str:

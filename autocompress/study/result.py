@@ -13,7 +13,7 @@ from autocompress.core.attribution import Attribution
 from autocompress.core.evaluation import LATENCY, Candidate
 from autocompress.core.front import best, front
 from autocompress.core.layer import Part
-from autocompress.core.metric import Metric
+from autocompress.core.metric import Metric, Reference
 from autocompress.core.plan import Plan
 from autocompress.core.sensitivity import SensitivityTable
 from autocompress.core.warnings import Warned, merged
@@ -95,6 +95,19 @@ class SearchResult:
         return self._description.metric
 
     @property
+    def reference(self) -> Reference:
+        """The task's metric with the original's value on the validation split."""
+        return self._description.reference
+
+    @property
+    def bench(self) -> Workbench:
+        """The network and its data on their workbench. InputError where the study was opened without them."""
+        if self._bench is None:
+            raise InputError("exporting needs the network: this study was opened without it. "
+                             "Use open_study(folder, model=…, data=…), or `autocompress export`")
+        return self._bench
+
+    @property
     def artifact(self) -> dict[str, Any] | None:
         """What was exported last into the study's own folder: path, trial, size_bytes, latency_ms, the
         task's metric …"""
@@ -128,7 +141,7 @@ class SearchResult:
             raise InputError(f"a trial must have been scored to be exported, but trial {chosen.trial} is "
                              f"{chosen.status} ({chosen.reason}); `autocompress report` lists the others")
         target = Path(path) if path is not None else self.folder / ARTIFACT
-        facts = ship(self._require_bench(), chosen, target, self._description)
+        facts = ship(self.bench, chosen, target, self._description)
         if path is None:
             self._description = msgspec.structs.replace(self._description, artifact=facts)
             write_description(self.folder, self._description)
@@ -171,7 +184,7 @@ class SearchResult:
             )
         if chosen is not None and (self.attribution is None or not self.attribution.finished):
             d = msgspec.structs.replace(d, attribution=attribute(
-                self._require_bench(), projection, chosen, everyone, d.budget, sensitivity_table, seconds, should_stop))
+                self.bench, projection, chosen, everyone, d.budget, sensitivity_table, seconds, should_stop))
         self._description = d
 
     @property
@@ -257,12 +270,6 @@ class SearchResult:
             "report": str(self.folder / REPORT / "pareto.html"),
             "seconds": round(self.seconds, 3),
         }
-
-    def _require_bench(self) -> Workbench:
-        if self._bench is None:
-            raise InputError("exporting needs the network: this study was opened without it. "
-                             "Use open_study(folder, model=…, data=…), or `autocompress export`")
-        return self._bench
 
 
 def open_study(folder: Path | str, *, model: Any = None, data: Any = None, load_network: bool = False,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,7 +105,7 @@ def square(path: Path, resize: int, size: int, interpolation: str, levels: Level
     return np.asarray(colour.crop((left, top, left + size, top + size))).transpose(2, 0, 1)
 
 
-def upright(path: Path, levels: Levels | None, remarks: Remarks) -> Image.Image:
+def upright(path: Path | IO[bytes], levels: Levels | None, remarks: Remarks) -> Image.Image:
     """A picture in RGB, turned as its EXIF data say. One of `READING_ERRORS` when it cannot be read."""
     with Image.open(path) as picture:
         turned = ImageOps.exif_transpose(picture)

@@ -12,6 +12,8 @@ import torch.fx
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from autocompress.tensors.names import OUTPUT
+
 T = TypeVar("T")
 
 
@@ -98,8 +100,6 @@ if TYPE_CHECKING:
 else:
     Inputs = Tensor | NamedTensors
 """What a network reads or puts out: one tensor `(N, …)`, or several by name."""
-# Name of the only output of a network that returns a tensor.
-OUTPUT = "output"
 
 
 def _values(value: Any) -> Iterator[NamedTensors]:

@@ -98,7 +98,7 @@ def test_reported_figures_are_those_of_the_file(result: SearchResult, arrays: Ar
     path = Path(facts["path"])
     assert path.stat().st_size == facts["size_bytes"] <= 9_000
     session = onnxruntime.InferenceSession(str(path))
-    test = result._require_bench().network.task.test
+    test = result.bench.network.task.test
     (scores,) = session.run(None, {"input": test.inputs.numpy()})
     assert (scores.argmax(1) == test.targets.numpy()).mean() == pytest.approx(facts["accuracy"])
     manifest = read_manifest(path.parent)
@@ -132,7 +132,7 @@ def test_an_export_that_breaks_its_promise_fails(result: SearchResult, tmp_path:
     best = result.best
     lying = msgspec.structs.replace(best.best, metrics={**best.metrics, "accuracy": best.metrics["accuracy"] - 0.2})
     with pytest.raises(AutocompressError, match="must be as good as the trial"):
-        ship(result._require_bench(), msgspec.structs.replace(best, evaluations=(lying,)), tmp_path / "no",
+        ship(result.bench, msgspec.structs.replace(best, evaluations=(lying,)), tmp_path / "no",
              result._description)
     assert not (tmp_path / "no").exists()
 

@@ -91,7 +91,7 @@ def test_another_budget_starts_where_the_study_ended(first: SearchResult, given:
 
 def test_another_device_asks_only_for_what_it_alone_can_do(first: SearchResult, given: dict[str, Any], tmp_path: Path,
                                                            monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = first._require_bench()
+    bench = first.bench
     known = [
         step for step, _ in options(build_space(bench.network.table, load_space("default"), bench.evaluator.profile))
     ]

@@ -24,7 +24,7 @@ from autocompress.testing.networks import NETWORKS
 from autocompress.testing.techniques import workbench
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "manifest.json"
-VOLATILE = ("metrics", "verified", "versions", "fingerprints", "files", "receipts", "latencies")
+VOLATILE = ("metrics", "verified", "versions", "fingerprints", "files", "receipts", "latencies", "machine", "samples")
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,8 @@ def test_the_manifest_tells_the_truth_about_the_file(artifact: Path) -> None:
     assert manifest["files"]["model.onnx"]["bytes"] == len(data)
     bench = workbench("mlp")
     assert manifest["verified"]["accuracy"] == bench.evaluator.score(Runtime(data), "test").metrics["accuracy"]
-    assert sorted(p.name for p in artifact.iterdir()) == ["README.md", "manifest.json", "model.onnx"]
+    assert sorted(p.name for p in artifact.iterdir()) == [
+        "README.md", "manifest.json", "model.onnx", "samples.safetensors"]
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "README.md"])

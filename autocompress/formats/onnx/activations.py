@@ -9,15 +9,18 @@ runtime moves a DQ behind those.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from autocompress.core.batch_sizes import EVERY_TENSOR_BYTES, rows_at_once
 from autocompress.core.cancellation import checkpoint
 from autocompress.formats.base import Arrays
-from autocompress.formats.onnx.graph import FloatGraph
 from autocompress.formats.onnx.runtime import Runtime
 from autocompress.formats.ranges import Range, choose_range
+
+if TYPE_CHECKING:
+    from autocompress.formats.onnx.graph import FloatGraph
 
 MOST_ROWS = 64  # samples that are run at once, at most
 # Values of a tensor that a range is chosen from, drawn at random: a stride would meet the same places of every picture.

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from autocompress.core.layer import Layer, LayerTable, Part
 from autocompress.core.plan import Receipt, Step
 from autocompress.formats.base import Format, WritableNetwork, Written
+from autocompress.formats.onnx import shipped
 from autocompress.formats.onnx.runtime import Runtime
-from autocompress.formats.onnx.saturation import LARGEST_PAIR, check_saturation
 from autocompress.formats.onnx.size import file_bytes
 from autocompress.formats.onnx.skeleton import as_exported
 from autocompress.formats.onnx.template import Template, export_template
@@ -62,9 +62,7 @@ class OnnxFormat(Format):
 
     def checked(self, data: bytes) -> dict[str, Any]:
         """Prove that no integer kernel can saturate, so that every CPU gives the same answers."""
-        bound = check_saturation(data)
-        return {"saturation": {"possible": False, "largest_pair": bound.largest, "limit": LARGEST_PAIR,
-                               "integer_layers": bound.layers}}
+        return shipped.checked(data)
 
     def snippet(self, file: str, inputs: Mapping[str, str], answers: Sequence[str]) -> str:
         """Run the file by `onnxruntime.InferenceSession`."""

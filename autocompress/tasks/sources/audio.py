@@ -73,7 +73,7 @@ def _stored(path: Path, *, mapped: bool) -> tuple[int, np.ndarray[Any, Any]]:
             warnings.simplefilter("error", wavfile.WavFileWarning)  # an end before the header's
             warnings.filterwarnings("ignore", "Chunk")  # notes of other programs
             rate, stored = wavfile.read(path, mmap=mapped)
-    except (ValueError, OSError, EOFError, wavfile.WavFileWarning) as error:
+    except (ValueError, OSError, EOFError, UnboundLocalError, wavfile.WavFileWarning) as error:  # of a lone header
         if mapped and "mmap" in str(error):  # 24 bits
             return _stored(path, mapped=False)
         raise InputError(f"{path} must be a recording in an intact .wav file, but: {error}") from None

@@ -1,0 +1,156 @@
+"""An artefact in use: `load(folder)` gives a callable with named inputs and outputs. No torch is needed for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autocompress.artifact.contents import Contents, read_contents
+from autocompress.artifact.manifest import Manifest, TensorFacts
+from autocompress.core.batch_sizes import rows_at_once
+from autocompress.errors import InputError, TrialError
+from autocompress.formats.table import reader_named
+
+# Samples of one run at most.
+MOST_ROWS = 256
+PIXELS = "pixels / 255"
+
+
+class LoadedArtifact:
+    """A shipped network. Called with arrays as the network reads them, it gives its outputs by name:
+
+        network = autocompress.load("artifact")
+        network(images)["output"]                      # one input
+        network(tokens=tokens, mask=mask)["output"]    # several, by name
+
+    `normalised` makes such arrays of pixels or values as they are stored.
+
+    Args:
+        contents: the artefact's files.
+        threads: CPU threads.
+
+    Raises:
+        InputError: where the file cannot be run here.
+    """
+
+    def __init__(self, contents: Contents, threads: int = 1) -> None:
+        self.manifest: Manifest = contents.manifest
+        try:
+            self._runtime = reader_named(self.manifest.format).open(contents.model, threads)
+        except TrialError as error:
+            raise InputError(f"{contents.folder / self.manifest.model} cannot be run: {error}") from None
+
+    @property
+    def inputs(self) -> dict[str, TensorFacts]:
+        """What the network reads, by name."""
+        return self.manifest.read
+
+    @property
+    def outputs(self) -> dict[str, TensorFacts]:
+        """What it puts out, by name."""
+        return self.manifest.written
+
+    def __call__(self, *arrays: Any, **named: Any) -> dict[str, np.ndarray]:
+        """Run it on samples.
+
+        Args:
+            arrays: one array `(N, …)` for each input, in order.
+            named: or by name.
+
+        Returns:
+            Arrays `(N, …)` by name of the output.
+
+        Raises:
+            InputError: for arrays of other shapes or types than the network reads.
+        """
+        feed = self._feed(arrays, named)
+        rows = rows_at_once(next(iter(feed.values())).shape[1:], MOST_ROWS)
+        count = len(next(iter(feed.values())))
+        try:
+            batches = [self._runtime.run({name: values[i:i + rows] for name, values in feed.items()})
+                       for i in range(0, count, rows)]
+        except TrialError as error:
+            raise InputError(f"the network cannot be run on these samples: {error}") from None
+        return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+    def normalised(self, values: Any, name: str | None = None) -> np.ndarray:
+        """Stored samples `(N, …)` as the network reads them: bytes of pixels are divided by 255, then the mean is
+        subtracted and the standard deviation divided by, as far as the manifest says so.
+
+        Args:
+            values: pixels or numbers; floats of pixels are taken to be divided by 255 already.
+            name: of the input; needed where there are several.
+        """
+        facts = self._one(name)
+        values = np.asarray(values)
+        kind = np.dtype(facts.dtype)
+        if kind.kind not in "f":
+            whole: np.ndarray = values.astype(kind)
+            return whole
+        scaled: np.ndarray = values.astype(np.float32)
+        if facts.scale == PIXELS and values.dtype.kind in "ui":
+            scaled = scaled / np.float32(255)
+        if any(facts.mean) or any(value != 1 for value in facts.std):
+            shape = (1, -1) + (1,) * (values.ndim - 2)
+            scaled = ((scaled - np.array(facts.mean, np.float32).reshape(shape))
+                      / np.array(facts.std, np.float32).reshape(shape))
+        scaled = scaled.astype(kind)
+        return scaled
+
+    def close(self) -> None:
+        """End what the runtime holds outside this process."""
+        self._runtime.close()
+
+    def _one(self, name: str | None) -> TensorFacts:
+        if name is None and len(self.inputs) == 1:
+            return next(iter(self.inputs.values()))
+        if name not in self.inputs:
+            raise InputError(f"an input must be one of {', '.join(self.inputs)}, but got {name!r}")
+        return self.inputs[name]
+
+    def _feed(self, arrays: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        if len(arrays) > len(self.inputs):
+            raise InputError(f"the network must get {len(self.inputs)} inputs, {', '.join(self.inputs)}, but got "
+                             f"{len(arrays)}")
+        given = {**dict(zip(self.inputs, arrays, strict=False)), **named}
+        if set(given) != set(self.inputs):
+            raise InputError(f"the network must get the inputs {', '.join(self.inputs)}, but got "
+                             f"{', '.join(given) or 'none'}")
+        feed = {name: _checked(name, np.asarray(given[name]), facts) for name, facts in self.inputs.items()}
+        counts = {name: len(values) for name, values in feed.items()}
+        if len(set(counts.values())) != 1:
+            raise InputError(f"inputs must have the same number of samples, but got {counts}")
+        return feed
+
+
+def load(folder: Path | str, threads: int = 1) -> LoadedArtifact:
+    """Load an artefact that `export` wrote, whose files must be what its manifest says.
+
+    Args:
+        folder: the artefact.
+        threads: CPU threads.
+
+    Returns:
+        A callable: arrays in, arrays by name out.
+
+    Raises:
+        InputError: where the folder holds no artefact, one that was changed, or one of a newer release.
+    """
+    return LoadedArtifact(read_contents(folder), threads)
+
+
+def _checked(name: str, values: np.ndarray, facts: TensorFacts) -> np.ndarray:
+    expected = facts.shape[1:]
+    fits = values.ndim == len(facts.shape) and all(
+        isinstance(size, str) or size == found for size, found in zip(expected, values.shape[1:], strict=True))
+    if not fits or not len(values):
+        raise InputError(f"input {name!r} must have shape ({', '.join(map(str, facts.shape))}), with one sample or "
+                         f"more, but has {values.shape}")
+    if values.dtype.kind not in "biuf":
+        raise InputError(f"input {name!r} must hold numbers, but holds {values.dtype}")
+    if np.dtype(facts.dtype).kind in "iu" and values.dtype.kind == "f":
+        raise InputError(f"input {name!r} must hold whole numbers ({facts.dtype}), but holds {values.dtype}")
+    return values.astype(facts.dtype)

@@ -1,0 +1,180 @@
+"""Verifying an artefact: that it is what was exported, loads within limits, and answers as the network did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from autocompress.artifact.contents import Contents, plain_file, unchanged_file
+from autocompress.artifact.isolated import Answers, Limits, run_isolated
+from autocompress.artifact.machine import this_machine
+from autocompress.artifact.manifest import MANIFEST, MOST_BYTES, Manifest, parse
+from autocompress.artifact.samples import deviation, unpack_samples
+from autocompress.core.evaluation import LATENCY
+from autocompress.errors import InputError
+from autocompress.formats.table import FORMATS
+from autocompress.quantities import format_milliseconds
+
+State = Literal["holds", "fails", "skipped"]
+HOLDS: State = "holds"
+FAILS: State = "fails"
+SKIPPED: State = "skipped"
+# How much slower than at export a file may be on the machine of its export.
+LATENCY_FACTOR = 2.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at, and in words what was found."""
+
+    name: str
+    state: State
+    found: str
+
+
+@dataclass
+class Verification:
+    """All checks of an artefact, in order."""
+
+    folder: Path
+    checks: list[Check] = field(default_factory=list)
+    contents: Contents | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether no check fails."""
+        return all(check.state != FAILS for check in self.checks)
+
+    def run(self, name: str, check: Callable[[], str]) -> bool:
+        """Add a check: it holds with the words that `check` returns, and fails with those of its InputError. A text
+        that begins with `skipped: ` says why it could not be done. Returned: whether it does not fail."""
+        try:
+            found = check()
+        except InputError as error:
+            self.checks.append(Check(name, FAILS, str(error)))
+            return False
+        skipped = found.startswith("skipped: ")
+        self.checks.append(Check(name, SKIPPED if skipped else HOLDS, found.removeprefix("skipped: ")))
+        return True
+
+    def document(self) -> dict[str, Any]:
+        """The document of `--json`."""
+        return {"artifact": str(self.folder), "verified": self.holds, "checks": list(map(asdict, self.checks))}
+
+
+def verify(folder: Path | str, limits: Limits | None = None) -> Verification:
+    """Check an artefact with what is inside it.
+
+    Args:
+        folder: the artefact.
+        limits: of the process that loads its file.
+
+    Returns:
+        The checks: `manifest`, `files`, `size`, `load` (with the format's static check), `agreement`, `latency`.
+        Where one fails that others need, those are missing.
+    """
+    found = Verification(Path(folder))
+    contents = _contents(found)
+    if contents is None:
+        return found
+    found.run("size", lambda: _size(contents))
+    answers = _load(found, contents, limits)
+    if answers is not None:
+        found.run("agreement", lambda: _agreement(contents, answers))
+        found.run("latency", lambda: _latency(contents.manifest, answers))
+    return found
+
+
+def _contents(found: Verification) -> Contents | None:
+    """The artefact, where its manifest can be read and its files are what that says."""
+    read: list[tuple[Manifest, dict[str, Any]]] = []
+    files: dict[str, bytes] = {}
+
+    def check_manifest() -> str:
+        path = found.folder / MANIFEST
+        read.append(parse(plain_file(path, MOST_BYTES), str(path)))
+        return f"of trial {read[0][0].trial} of {read[0][0].study}, version {read[0][0].version}"
+
+    def check_files() -> str:
+        for name in read[0][0].files:
+            files[name] = unchanged_file(found.folder, read[0][0], name)
+        return f"{len(files)} files have the sizes and hashes of the manifest"
+
+    if found.run("manifest", check_manifest) and found.run("files", check_files):
+        found.contents = Contents(found.folder, *read[0], files)
+    return found.contents
+
+
+def _size(contents: Contents) -> str:
+    promised, size = contents.manifest.verified.get("size_bytes"), len(contents.model)
+    if promised != size:
+        raise InputError(f"{contents.manifest.model} must have the {promised} bytes that its manifest was verified "
+                         f"with, but has {size:,}")
+    return f"{size:,} bytes, as its manifest says"
+
+
+def _load(found: Verification, contents: Contents, limits: Limits | None) -> Answers | None:
+    manifest, answers = contents.manifest, list[Answers]()
+
+    def check() -> str:
+        if manifest.format not in FORMATS:
+            return f"skipped: {manifest.format} is a format of the user's own, which this command does not know"
+        inputs = _inputs(contents)
+        answers.append(run_isolated(manifest.format, contents.model, inputs, limits, check=True, timed=True))
+        proved = answers[0].proved
+        changed = [name for name, facts in proved.items() if contents.document.get(name, facts) != facts]
+        if changed:
+            raise InputError(f"the static check must find what it found at export, but finds another {changed[0]}: "
+                             f"{proved[changed[0]]}")
+        static = "; no integer kernel can saturate" if "saturation" in proved else ""
+        return f"loads and runs within the limits of time and memory{static}"
+
+    found.run("load", check)
+    return answers[0] if answers else None
+
+
+def _inputs(contents: Contents) -> dict[str, np.ndarray]:
+    """The samples that ship with it; of an artefact without them, zeros."""
+    manifest = contents.manifest
+    if manifest.samples is None:
+        return {name: np.zeros([1 if isinstance(size, str) else size for size in facts.shape], facts.dtype)
+                for name, facts in manifest.read.items()}
+    return _samples(contents)[0]
+
+
+def _samples(contents: Contents) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    facts = contents.manifest.samples
+    assert facts is not None
+    if facts.file not in contents.files:
+        raise InputError(f"the manifest must list its samples {facts.file!r} among its files, but does not")
+    return unpack_samples(contents.files[facts.file], str(contents.folder / facts.file))
+
+
+def _agreement(contents: Contents, answers: Answers) -> str:
+    facts = contents.manifest.samples
+    if facts is None:
+        return "skipped: no samples ship with it; it was exported by an earlier release"
+    found = deviation(answers.outputs, _samples(contents)[1])
+    whose = "the compressed network's" if facts.expected == "network" else "the file's"
+    if not found <= facts.limit:
+        raise InputError(f"the file must answer {facts.count} samples as at export, to {facts.limit:.3g} of the "
+                         f"largest answer, but deviates by {found:.3g}")
+    return f"{facts.count} samples are answered to {found:.2g} of {whose} largest answer (at most {facts.limit:.2g})"
+
+
+def _latency(manifest: Manifest, answers: Answers) -> str:
+    then, now = manifest.verified.get(LATENCY), answers.latency.get(LATENCY)
+    if then is None or now is None:
+        return "skipped: the manifest has no measured latency"
+    told = f"{format_milliseconds(now)} beside {format_milliseconds(then)} at export"
+    here, there = this_machine(), manifest.machine
+    if not there.processor or here.processor != there.processor:
+        return f"skipped: {told}, on another processor ({there.processor or 'unknown'})"
+    if now > LATENCY_FACTOR * then:
+        raise InputError(f"one inference must take at most {LATENCY_FACTOR:g} times what it took at export on this "
+                         f"processor, but takes {told}; look for other work on this machine")
+    return told

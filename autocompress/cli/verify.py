@@ -1,0 +1,59 @@
+"""`autocompress verify`."""
+
+from __future__ import annotations
+
+import click
+
+from autocompress.cli.console import clean_stdout, line, print_json, print_table
+from autocompress.cli.option_groups import Command
+from autocompress.errors import InputError
+
+_EXAMPLES = """\b
+Examples:
+  autocompress verify artifact
+  autocompress verify artifact --study studies/digits-2mb --json
+"""
+
+
+@click.command(cls=Command, epilog=_EXAMPLES, short_help="Check that an artefact is what was exported.")
+@click.argument("artifact", metavar="DIR")
+@click.option("--study", metavar="STUDY", help="The study it is of: its network and test data are loaded.")
+@click.option("--timeout", metavar="DURATION", default="60s", show_default=True, help="For loading and running it.")
+@click.option("--memory", metavar="BYTES", default="4GiB", show_default=True, help="For the process that loads it.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+@click.option("--trust-code", is_flag=True, help="Run the Python files that the study was made from.")
+def verify(artifact: str, study: str | None, timeout: str, memory: str, as_json: bool, trust_code: bool) -> None:
+    """Check DIR, the folder of an exported network: hashes, size, that no integer kernel can saturate, that it loads in
+    a process of its own within limits of time and memory, answers stored samples as it did, and its latency.
+
+    With --study also its answers beside the rebuilt network's, and its metric on the test split. Ends with 0 only if
+    all of it holds, with 2 otherwise.
+    """
+    from autocompress.artifact.isolated import Limits
+    from autocompress.artifact.verify import FAILS
+    from autocompress.artifact.verify import verify as verified
+    from autocompress.quantities import parse_bytes, parse_seconds
+
+    limits = Limits(parse_seconds(timeout, "--timeout"), parse_bytes(memory, "--memory"))
+    found = verified(artifact, limits)
+    if study is not None and found.holds:
+        from pathlib import Path
+
+        from autocompress.cli.progress import progress
+        from autocompress.cli.trust import check_stored
+        from autocompress.study.verify_with_study import verify_with_study
+
+        check_stored(Path(study), trust_code, "verifying")
+        with clean_stdout(), progress(quiet=as_json):
+            verify_with_study(found, Path(study), trust_code)
+    if as_json:
+        print_json(found.document())
+    else:
+        print_table(("check", "", "found"), [(check.name, check.state, check.found) for check in found.checks])
+    failed = next((check for check in found.checks if check.state == FAILS), None)
+    if failed is not None and as_json:
+        raise click.exceptions.Exit(InputError.exit_code)
+    if failed is not None:
+        raise InputError(f"{artifact} is not verified: {failed.found}")
+    if not as_json:
+        line(f"{artifact} is verified")

@@ -1,0 +1,184 @@
+"""`autocompress.load` and `autocompress predict`: samples from files of any kind, by what the manifest says."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import wavfile
+from shipping import edited, stored_inputs
+
+import autocompress
+from autocompress.artifact.loaded import LoadedArtifact
+from autocompress.artifact.predictions import probabilities
+from autocompress.cli.main import main
+from autocompress.errors import InputError
+
+
+def predicted(capsys: pytest.CaptureFixture[str], *args: str) -> Any:
+    """The predictions of one command line with --json."""
+    code = main(["predict", *args, "--json"])
+    out = capsys.readouterr()
+    assert code == 0, out.err
+    return json.loads(out.out)["predictions"]
+
+
+def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    """The message of one that ends with 2."""
+    assert main(["predict", *args]) == 2
+    return capsys.readouterr().err
+
+
+def test_a_loaded_network_answers_as_it_did_when_it_was_exported(artifact: Path) -> None:
+    network = autocompress.load(artifact)
+    samples = stored_inputs(artifact)["input"]
+    answers = network(samples)
+    assert list(answers) == ["output"] and answers["output"].shape == (4, 5)
+    assert np.array_equal(network(input=samples)["output"], answers["output"])
+    assert network.inputs["input"].shape == ["N", 20] and network.outputs["output"].meaning
+    many = np.concatenate([samples] * 200)
+    assert np.allclose(network(many)["output"][:4], answers["output"], atol=1e-5)
+    network.close()
+
+
+@pytest.mark.parametrize("given", [(), (np.zeros((1, 3)),), (np.zeros(20),), (np.zeros((0, 20)),),
+                                   (np.zeros((1, 20)), np.zeros((1, 20))), (np.full((1, 20), "x"),)])
+def test_arrays_that_do_not_fit_are_refused(artifact: Path, given: tuple[np.ndarray, ...]) -> None:
+    network = autocompress.load(artifact)
+    with pytest.raises(InputError, match="must"):
+        network(*given)
+    with pytest.raises(InputError, match="must"):
+        network(tokens=np.zeros((1, 20)))
+
+
+def test_loading_and_predicting_need_no_torch(artifact: Path) -> None:
+    code = ("import sys, autocompress, numpy; network = autocompress.load(sys.argv[1])\n"
+            "network(numpy.zeros((1, 20))); sys.exit('torch' in sys.modules)")
+    assert subprocess.run([sys.executable, "-c", code, str(artifact)], check=False).returncode == 0
+
+
+def test_stored_values_are_normalised_as_the_manifest_says(artifact: Path, tmp_path: Path) -> None:
+    facts = json.loads((artifact / "manifest.json").read_bytes())["input"]
+    edited(artifact, tmp_path, input=facts | {"scale": "pixels / 255", "mean": [0.5], "std": [0.25]})
+    network = autocompress.load(tmp_path)
+    assert np.allclose(network.normalised(np.full((1, 20), 255, np.uint8)), 2)
+    assert np.allclose(network.normalised(np.ones((1, 20))), 2), "floats are divided already"
+    assert np.allclose(autocompress.load(artifact).normalised(np.full((1, 20), 7)), 7)
+
+
+def test_arrays_text_and_standard_input_give_the_same_answers(
+    artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = stored_inputs(artifact)["input"]
+    np.save(tmp_path / "many.npy", samples)
+    np.save(tmp_path / "one.npy", samples[0])
+    np.savez(tmp_path / "named.npz", input=samples)
+    np.savez_compressed(tmp_path / "other.npz", whatever=samples)
+    (tmp_path / "rows.txt").write_text("\n".join(",".join(map(repr, row.tolist())) for row in samples) + "\n\n")
+    expected = predicted(capsys, str(artifact), str(tmp_path / "many.npy"))
+    assert [row["sample"] for row in expected] == [0, 1, 2, 3]
+    for name in ("named.npz", "other.npz", "rows.txt"):
+        found = predicted(capsys, str(artifact), str(tmp_path / name))
+        assert [row["outputs"] for row in found] == [row["outputs"] for row in expected]
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO((tmp_path / "one.npy").read_bytes())))
+    (found,) = predicted(capsys, str(artifact), "-")
+    assert found["outputs"]["output"] == pytest.approx(expected[0]["outputs"]["output"], abs=1e-5)
+    assert found["input"] == "standard input" and 0.2 <= found["probability"] <= 1
+
+
+def test_the_table_has_a_line_for_each_sample_and_no_formulas(
+    artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("=1+1.npy", stored_inputs(artifact)["input"])
+    assert main(["predict", str(artifact), "=1+1.npy"]) == 0
+    rows = list(csv.reader(io.StringIO(capsys.readouterr().out)))
+    assert rows[0] == ["input", "sample", "class", "index", "probability", *(f"output[{i}]" for i in range(5))]
+    assert len(rows) == 5 and rows[1][0] == "'=1+1.npy" and rows[1][2] == rows[1][3]
+
+
+def test_a_picture_is_fitted_as_the_manifest_says(pictures: Path, tmp_path: Path,
+                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (12, 12, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "same.png")
+    Image.fromarray(pixels).resize((40, 20)).save(tmp_path / "other.jpg")
+    facts = json.loads((pictures / "manifest.json").read_bytes())["input"]
+    classes = ["a", "b", "c", "d", "e"]
+    output = json.loads((pictures / "manifest.json").read_bytes())["output"] | {"classes": classes}
+    folder = edited(pictures, tmp_path / "copy", input=facts | {"scale": "pixels / 255"}, output=output)
+    same, other = predicted(capsys, str(folder), str(tmp_path / "same.png"), str(tmp_path / "other.jpg"))
+    expected = autocompress.load(folder)(pixels.transpose(2, 0, 1)[None].astype(np.float32) / 255)["output"][0]
+    assert same["outputs"]["output"] == pytest.approx(expected.tolist(), abs=1e-6) and same["class"] in classes
+    assert other["input"].endswith("other.jpg")
+    cut = edited(pictures, tmp_path / "cut", input=facts | {"files": {"fit": "crop", "resize": 12}})
+    (middle,) = predicted(capsys, str(cut), str(tmp_path / "other.jpg"))
+    assert middle["outputs"] != other["outputs"]
+
+
+def test_a_recording_is_brought_to_rate_and_length(artifact: Path, tmp_path: Path,
+                                                   capsys: pytest.CaptureFixture[str]) -> None:
+    wavfile.write(tmp_path / "a.wav", 8000, (1000 * np.sin(np.arange(400))).astype(np.int16))
+    facts = json.loads((artifact / "manifest.json").read_bytes())["input"]
+    folder = edited(artifact, tmp_path / "copy", input=facts | {"files": {"rate": 4000}})
+    at_rate, as_stored = (predicted(capsys, str(f), str(tmp_path / "a.wav"))[0]["outputs"] for f in (folder, artifact))
+    assert at_rate != as_stored
+
+
+@pytest.mark.parametrize(("name", "data", "said"), [
+    ("a.npy", b"", "has none"),
+    ("a.npy", b"\x93NUMPY\x01\x00v\x00{'descr'", "intact .npy"),
+    ("a.npz", b"PK\x03\x04 not an archive", "intact .npz"),
+    ("a.txt", b"1 2 3\n", "20 numbers"),
+    ("a.txt", b"hello\n", "tokenizer"),
+    ("a.txt", b"\n\n", "empty"),
+    ("a.wav", b"RIFF\x00\x00\x00\x00WAVEfmt ", "intact .wav"),
+    ("a.png", b"\x89PNG\r\n\x1a\n\x00\xff", "no picture"),
+])
+def test_what_cannot_be_read_ends_with_2(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str,
+                                         data: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    assert said in refused(capsys, str(artifact), str(tmp_path / name))
+
+
+def test_inputs_that_do_not_fit_the_network_end_with_2(artifact: Path, pictures: Path, tmp_path: Path,
+                                                       capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((3, 3)))
+    np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
+    np.savez(tmp_path / "a.npz", x=np.zeros(20), y=np.zeros(20))
+    (tmp_path / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n\x00\xff")
+    assert "(20)" in refused(capsys, str(artifact), str(tmp_path / "a.npy"))
+    assert "intact .npy" in refused(capsys, str(artifact), str(tmp_path / "objects.npy"))
+    assert "holds x, y" in refused(capsys, str(artifact), str(tmp_path / "a.npz"))
+    assert "must be a picture" in refused(capsys, str(pictures), str(tmp_path / "damaged.png"))
+    assert "No such file" in refused(capsys, str(artifact), str(tmp_path / "gone"))
+
+
+def test_a_zip_bomb_is_not_unpacked(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("input.npy", b"\0" * 2**24)
+    assert "zip bomb" in refused(capsys, str(artifact), str(tmp_path / "bomb.npz"))
+
+
+def test_what_outputs_mean_says_whether_there_are_classes(artifact: Path) -> None:
+    network: LoadedArtifact = autocompress.load(artifact)
+    facts, values = network.outputs["output"], np.array([[1.0, 2.0, 0.5]])
+    softmax = probabilities(values, facts)
+    assert softmax is not None and softmax.sum() == pytest.approx(1)
+    facts.meaning = "logarithms of class probabilities"
+    logs = probabilities(np.log(softmax), facts)
+    assert logs is not None and logs == pytest.approx(softmax)
+    facts.meaning = "values"
+    assert probabilities(values, facts) is None
+    facts.meaning = "class probabilities"
+    assert probabilities(softmax, facts) is softmax and probabilities(values[0], facts) is None
