@@ -59,14 +59,13 @@ LEAST_HANG, HANG_SHARE, FIRST_HANG = 20.0, 0.1, 60.0
 # Processes whose cores one long training takes together. Two candidates on a core each came out below one on both
 # (`benchmarks/fashion.md`); that it holds up to four is assumed.
 MOST_THREADS = 4
-
-# How often an evaluation whose worker was lost is asked for again.
-MOST_LOSSES = 2
+MOST_LOSSES = 2  # how often an evaluation whose worker was lost is asked for again
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How long and how to search. `seconds` bounds the wall clock from `started` (a `time.perf_counter()`), of
-    which `reserve_seconds` are left for export and verification."""
+    which `reserve_seconds` are left for export and verification; `samples` of the validation split are scored, by rung,
+    where not all are."""
 
     trials: int = 32
     seconds: float | None = None
@@ -74,6 +73,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # Longest that one evaluation may take.
     trial_seconds: float | None = None
     schedule: efforts.Schedule = efforts.Schedule()
+    samples: dict[int, int] = {}
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,10 +99,9 @@ class Engine:
     def __init__(self, store: StudyStore, projection: Projection, budget: Budget, reference: Reference,
                  settings: Settings, started: float, on_event: Callable[[Event], None], should_stop: Callable[[], bool],
                  seeds: Sequence[Values] = (), fit: Callable[[Values], Values] | None = None) -> None:
-        self._seeds, self._fit = seeds, fit
-        self._study, self._projection, self._budget = store.study, projection, budget
-        self._reference, self._settings, self._started = reference, settings, started
-        self._on_event, self._should_stop = on_event, should_stop
+        self._seeds, self._fit, self._study = seeds, fit, store.study
+        self._projection, self._budget, self._reference, self._settings = projection, budget, reference, settings
+        self._started, self._on_event, self._should_stop = started, on_event, should_stop
         self._distributions = distributions(projection.space)
         self._began = time.perf_counter()
         # When the last calibration ended.
@@ -361,7 +360,8 @@ class Engine:
 
     def _job(self, assignment: Assignment) -> Job:
         return Job(plan=assignment.plan, rung=assignment.rung, seconds=assignment.seconds, threads=assignment.threads,
-                   seconds_left=self._seconds_left(assignment), limit=self._limit())
+                   seconds_left=self._seconds_left(assignment), limit=self._limit(),
+                   samples=self._settings.samples.get(assignment.rung))
 
     def _seconds_left(self, assignment: Assignment) -> float | None:
         """After how many seconds an evaluation is broken off. The very first may go on; a training, which ends by

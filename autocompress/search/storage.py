@@ -153,7 +153,7 @@ def store_candidate(trial: optuna.Trial, candidate: Candidate) -> None:
 
 
 def store_rung(study: optuna.Study, trial: int, evaluation: Evaluation) -> None:
-    """Keep the evaluation of a closed trial at a higher rung."""
+    """Keep the evaluation of a closed trial at a higher rung, or anew at the same one."""
     study.set_user_attr(f"{RUNG}:{trial}:{evaluation.rung}", wire.encode(evaluation))
 
 
@@ -191,8 +191,9 @@ def candidates(study: optuna.Study) -> list[Candidate]:
         if trial.state is TrialState.WAITING:
             continue
         candidate = _candidate(trial)
-        rungs = sorted(higher.get(trial.number, []), key=lambda e: e.rung)
-        result.append(msgspec.structs.replace(candidate, evaluations=candidate.evaluations + tuple(rungs)))
+        by_rung = {e.rung: e for e in (*candidate.evaluations, *higher.get(trial.number, []))}
+        rungs = tuple(by_rung[rung] for rung in sorted(by_rung))
+        result.append(msgspec.structs.replace(candidate, evaluations=rungs))
     return result
 
 

@@ -89,5 +89,5 @@ class StudyStore:
         return failures(self.study)
 
     def keep(self, trial: int, evaluation: Evaluation) -> None:
-        """Keep the evaluation of a closed trial at a higher rung."""
+        """Keep the evaluation of a closed trial at a higher rung, or anew at the same one."""
         store_rung(self.study, trial, evaluation)

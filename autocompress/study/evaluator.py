@@ -17,7 +17,7 @@ from autocompress.core.allocator import release_memory
 from autocompress.core.batch_sizes import rows_at_once
 from autocompress.core.cancellation import checkpoint
 from autocompress.core.evaluation import Evaluation, Metrics, Source
-from autocompress.core.metric import DIVERGENCE
+from autocompress.core.metric import DIVERGENCE, Reference
 from autocompress.core.plan import Plan
 from autocompress.core.store import Store
 from autocompress.estimate import estimate, peak_memory_bytes
@@ -31,6 +31,7 @@ from autocompress.study.built_files import keep_file, kept_file
 from autocompress.study.file_writer import PARITY_SAMPLES, about_the_original, as_arrays
 from autocompress.study.original import OriginalFile, original_of
 from autocompress.study.process_state import own_randomness
+from autocompress.study.racing import LEAST, SAMPLES, SCORED_WHOLE, Sizes, corrected, part_of, say, sizes
 from autocompress.study.traced import TracedNetwork
 from autocompress.study.trainer import Trainer
 from autocompress.tasks.base import Score, SplitName
@@ -56,6 +57,9 @@ class Evaluator:
     def __init__(self, network: TracedNetwork, trainer: Trainer, profile: HardwareProfile, *, store: Store,
                  threads: int = 1) -> None:
         self.network, self.trainer, self.profile, self.threads = network, trainer, profile, threads
+        # On how many validation samples candidates are scored; None: on all.
+        self.sizes: Sizes | None = None
+        self._originals: dict[int | None, tuple[Score, Tensor]] = {}
         self._store = store
         self._example = as_arrays(network.example)
         self._format = network.writer.format
@@ -80,47 +84,95 @@ class Evaluator:
         network = self.network
         runtime = self.open(network.writer.original_file)
         metrics = self._static(network.original(), self.original.size_bytes, runtime)
-        metrics |= self.original_score.metrics
+        metrics |= self._original_on(self._last)[0].metrics | self._part(self._last)
         if self._told_apart:
             metrics[DIVERGENCE] = 0.0
         return metrics | self._latency(Plan(), lambda: self.original.time_beside({}, self._example)[1])
 
+    def settle_sizes(self, limit: float | None, last: int | None = None) -> None:
+        """Decide on how many validation samples candidates are scored, where there are many: see `racing`.
+
+        Args:
+            limit: seconds of the search, if any.
+            last: the most, where an earlier run of the study has decided on it.
+        """
+        task = self.network.task
+        samples, tested = task.samples("validation"), task.samples("test")
+        if samples <= SCORED_WHOLE or task.part("validation", LEAST) is None:
+            return
+        began = time.perf_counter()
+        measured = self._original_on(LEAST)[0].metrics
+        reference = Reference(task.metric, measured[task.metric.name])
+        found = sizes(reference, measured[task.metric.error], LEAST, time.perf_counter() - began, samples, tested,
+                      limit)
+        self.sizes = found if last is None else replace(found, first=min(found.first, last), last=last)
+        say(self.sizes, samples, tested)
+
     @property
     def original_score(self) -> Score:
-        """The score of the original's float file on the validation split. InputError where its outputs are not finite.
-        """
-        return self._original[0]
+        """The score of the original's float file on the validation split, as far as it is scored. InputError where its
+        outputs are not finite."""
+        return self._original_on(self._last)[0]
 
-    @cached_property
-    def _original(self) -> tuple[Score, Tensor]:
-        with about_the_original(self._format.runtime):
-            return self._compared(self.open(self.network.writer.original_file))
+    @property
+    def test_samples(self) -> int | None:
+        """How many samples of the test split are scored; None for all."""
+        return None if self.sizes is None else self.sizes.test
 
-    def answers(self, runtime: Runtime, split: SplitName) -> Answers:
-        """What a file puts out for one split, range by range. TrialError where that is not finite."""
-        task, samples = self.network.task, self.network.task.samples(split)
-        for rows in task.rows(split, rows_at_once(self.network.sample_shape, MOST_ROWS)):
-            checkpoint("scoring", rows.start, samples)
+    @property
+    def _last(self) -> int | None:
+        return None if self.sizes is None else self.sizes.last
+
+    def _original_on(self, samples: int | None) -> tuple[Score, Tensor]:
+        """What `_compared` returns for the original's float file."""
+        if samples not in self._originals:
+            with about_the_original(self._format.runtime):
+                self._originals[samples] = self._compared(self.open(self.network.writer.original_file), samples)
+        return self._originals[samples]
+
+    @staticmethod
+    def _part(samples: int | None) -> Metrics:
+        """What metrics say about the samples that they are of."""
+        return {} if samples is None else {SAMPLES: samples}
+
+    def answers(self, runtime: Runtime, split: SplitName, samples: int | None = None) -> Answers:
+        """What a file puts out for one split, or for so many samples that stand for it, some rows after others.
+        TrialError where that is not finite."""
+        task, most = self.network.task, rows_at_once(self.network.sample_shape, MOST_ROWS)
+        part = None if samples is None else task.part(split, samples)
+        total, done = task.samples(split) if part is None else len(part), 0
+        for rows in task.rows(split, most) if part is None else torch.split(part, most):
+            checkpoint("scoring", done, total)
             outputs = in_batches(runtime, as_arrays(task.inputs(split, rows)))
             require_finite(outputs)
+            done += len(next(iter(outputs.values())))
             yield rows, outputs
 
-    def score(self, runtime: Runtime, split: SplitName) -> Score:
-        """The task's score of a file on one split."""
-        return self.network.task.score(self.answers(runtime, split), split, self.network.likelihood)
+    def score(self, runtime: Runtime, split: SplitName, samples: int | None = None) -> Score:
+        """The task's score of a file on one split, or on so many samples that stand for it."""
+        return self.network.task.score(self.answers(runtime, split, samples), split, self.network.likelihood)
+
+    def validated(self, runtime: Runtime, candidate: Metrics, baseline: Metrics) -> Metrics:
+        """The task's metrics of a file on the validation samples that those of a candidate are of, with the correction
+        that they have; `baseline`: the original's."""
+        part = part_of(candidate)
+        metrics = self.score(runtime, "validation", part).metrics
+        if part is None or part == part_of(baseline):
+            return metrics
+        return corrected(metrics, self._original_on(part)[0].metrics, baseline)
 
     @property
     def _told_apart(self) -> bool:
         """Whether the divergence from the original tells files of equal value apart: the task has no finer metric."""
         return self.network.task.metric.finer == DIVERGENCE
 
-    def _compared(self, runtime: Runtime) -> tuple[Score, Tensor]:
-        """The score of a file on the validation split, and its answers to the first samples in canonical form: as many
-        as are compared with the original's."""
+    def _compared(self, runtime: Runtime, samples: int | None) -> tuple[Score, Tensor]:
+        """The score of a file on the validation split, or a part of it, and its answers to the first samples in
+        canonical form: as many as are compared with the original's."""
         compared: list[Tensor] = []
 
         def watched() -> Answers:
-            for rows, outputs in self.answers(runtime, "validation"):
+            for rows, outputs in self.answers(runtime, "validation", samples):
                 if self._told_apart and sum(answers.numel() for answers in compared) < COMPARED_VALUES:
                     inputs = self.network.task.inputs("validation", rows)
                     answers = self.network.likelihood.canonical(as_outputs(outputs))
@@ -130,12 +182,14 @@ class Evaluator:
         score = self.network.task.score(watched(), "validation", self.network.likelihood)
         return score, torch.cat(compared) if compared else torch.empty(0)
 
-    def _scored(self, runtime: Runtime) -> Metrics:
-        """The task's metrics of a file on the validation split, with its divergence where that tells files apart."""
-        score, answers = self._compared(runtime)
+    def _scored(self, runtime: Runtime, samples: int | None) -> Metrics:
+        """The task's metrics of a file on the validation split, or a part of it, with its divergence where that tells
+        files apart."""
+        score, answers = self._compared(runtime, samples)
+        metrics = score.metrics | self._part(samples)
         if self._told_apart:
-            return score.metrics | {DIVERGENCE: self.network.likelihood.divergence(answers, self._original[1])}
-        return score.metrics
+            metrics[DIVERGENCE] = self.network.likelihood.divergence(answers, self._original_on(samples)[1])
+        return metrics
 
     def open(self, data: bytes) -> Runtime:
         """Load a file for scoring, with all threads. TrialError when its runtime refuses it."""
@@ -177,15 +231,16 @@ class Evaluator:
 
         TrialError when the candidate fails: not finite, not exportable, or stopped.
         """
-        return self.completed(self._outcome(plan, rung, seconds, should_stop, threads))
+        samples = None if self.sizes is None else self.sizes.by_rung[rung]
+        return self.completed(self._outcome(plan, rung, seconds, should_stop, threads, samples))
 
     def outcome(self, job: Job, should_stop: Callable[[], bool]) -> Outcome:
         """As `evaluate`, but without the latency that is measured, see `completed`; with the threads that it has."""
-        return self._outcome(job.plan, job.rung, job.seconds, should_stop, None)
+        return self._outcome(job.plan, job.rung, job.seconds, should_stop, None, job.samples)
 
     def outcome_in_worker(self, job: Job, should_stop: Callable[[], bool]) -> Outcome:
         """As `outcome`, with the threads that the job asks for."""
-        return self._outcome(job.plan, job.rung, job.seconds, should_stop, job.threads)
+        return self._outcome(job.plan, job.rung, job.seconds, should_stop, job.threads, job.samples)
 
     def completed(self, outcome: Outcome,
                   quiet: Callable[[], AbstractContextManager[None]] = nullcontext) -> Evaluation:
@@ -195,6 +250,8 @@ class Evaluator:
             self._store.put(key, data)
         evaluation, timings = outcome.evaluation, dict(outcome.evaluation.timings)
         metrics = dict(evaluation.metrics)
+        if self.sizes is not None and (part := part_of(metrics)) not in (None, self._last):
+            metrics = corrected(metrics, self._original_on(part)[0].metrics, self.original_score.metrics)
         unknown = [name for name in self.profile.latencies if name not in metrics]
         if unknown:
             with _timed(timings, "time"), closing(self._format.open(outcome.file)) as runtime, alone(), quiet():
@@ -205,17 +262,17 @@ class Evaluator:
         return replace(evaluation, metrics=metrics, timings=timings, file=file)
 
     def _outcome(self, plan: Plan, rung: int, seconds: float | None, should_stop: Callable[[], bool] | None,
-                 threads: int | None) -> Outcome:
+                 threads: int | None, samples: int | None) -> Outcome:
         if threads is not None and threads != self.threads:
             self.threads = self.trainer.threads = self.network.writer.threads = threads
             torch.set_num_threads(threads)
         check_plan(self.network.table, plan, self.profile, self.network.techniques)
         check_format(plan, self.network.table, self._format)
         with own_randomness(self.network.seed):  # what a candidate becomes does not hang on those before it
-            return self._evaluated(plan, rung, seconds, should_stop)
+            return self._evaluated(plan, rung, seconds, should_stop, samples)
 
-    def _evaluated(self, plan: Plan, rung: int, seconds: float | None,
-                   should_stop: Callable[[], bool] | None) -> Outcome:
+    def _evaluated(self, plan: Plan, rung: int, seconds: float | None, should_stop: Callable[[], bool] | None,
+                   samples: int | None) -> Outcome:
         trainer, timings, weights = self.trainer, dict[str, float](), ""
         release_memory()
         with _timed(timings, "compress"):
@@ -228,20 +285,26 @@ class Evaluator:
             release_memory()
             with _timed(timings, "distill"):
                 weights = trainer.train(compressed, rung, seconds, trained, should_stop)
-        return self._written(compressed, rung, timings, weights)
+        return self._written(compressed, rung, timings, weights, samples)
 
     def measured(self, compressed: Compressed, rung: int, timings: dict[str, float], weights: str = "") -> Evaluation:
         """Build the file, run and time it; `timings` are of what was done before, `weights` is the hash of the file
         that holds them. TrialError when it cannot be exported."""
-        return self.completed(self._written(compressed, rung, timings, weights))
+        return self.completed(self._written(compressed, rung, timings, weights, self._last))
 
-    def _written(self, compressed: Compressed, rung: int, timings: dict[str, float], weights: str) -> Outcome:
+    def rescored(self, plan: Plan, evaluation: Evaluation) -> Evaluation:
+        """An evaluation with the task's metrics of its file on as many validation samples as there are for any."""
+        with closing(self.open(self.file_of(plan, evaluation))) as runtime:
+            return replace(evaluation, metrics=evaluation.metrics | self._scored(runtime, self._last))
+
+    def _written(self, compressed: Compressed, rung: int, timings: dict[str, float], weights: str,
+                 samples: int | None) -> Outcome:
         release_memory()
         with _timed(timings, "export"):
             built = self.network.write(compressed)
         sources = self.sources
         with _timed(timings, "score"), closing(self.open(built.data)) as runtime:
-            metrics = self._scored(runtime)
+            metrics = self._scored(runtime, samples)
             metrics = self._static(compressed, len(built.data), runtime) | metrics
             if runtime.peak_memory_bytes:
                 sources |= {"peak_memory_bytes": "measured"}

@@ -59,7 +59,7 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
     _check_batches(runtime, bench.network.calibration[:BATCH])
     samples, sample_facts = _samples(bench, candidate, runtime, data)
     task = bench.network.task
-    validation = bench.evaluator.score(runtime, "validation").metrics[metric.name]
+    validation = bench.evaluator.validated(runtime, candidate.metrics, description.baseline)[metric.name]
     promised = candidate.metrics[metric.name]
     if abs(validation - promised) > MAX_DEVIATION * description.reference.scale:
         raise AutocompressError(
@@ -70,11 +70,13 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
     graph, before, after = bench.evaluator.original.time_beside(
         {"file": file_format.open(data)}, as_arrays(bench.network.example), 100, 5.0
     )
-    after_score, before_score = (bench.evaluator.score(file, "test") for file in (runtime, original))
+    tested = bench.evaluator.test_samples
+    after_score, before_score = (bench.evaluator.score(file, "test", tested) for file in (runtime, original))
     doubts, further = task.losses(before_score, after_score)
     quality = {key: of.metrics[one.name] for one in (metric, *task.further)
                for key, of in ((one.name, after_score), (f"baseline_{one.name}", before_score))}
     facts: dict[str, Any] = {
+        **({} if tested is None else {"test_samples": tested}),
         "path": str(folder / model), "trial": candidate.trial, "rung": candidate.best.rung,
         "size_bytes": len(data),
         **quality, **after["file"].metrics(),

@@ -76,6 +76,7 @@ def _search(run: stages.Run) -> SearchResult:
         infeasible = stages.try_candidates(run, loaded, traced, measured, limit, table)
         if infeasible is None:
             stages.average(run, traced, measured)
+            stages.confirm(run, traced, measured)
             stages.ship(run, measured)
         if not run.stop():
             stages.explain(run, measured, table)

@@ -46,6 +46,7 @@ from autocompress.study.loading import load_task, make_bench, open_executor, req
 from autocompress.study.model_soup import greedy_soup
 from autocompress.study.ownership import discard
 from autocompress.study.quantization_payoff import unpaying_layers
+from autocompress.study.racing import Sizes, finalist, part_of
 from autocompress.study.request import Request
 from autocompress.study.result import SearchResult
 from autocompress.study.resume import PriorStudy, read_prior_study, seeds, take_answers
@@ -66,6 +67,8 @@ log = logging.getLogger(__name__)
 SENSITIVITY_SHARE, MOST_OF_THE_REST = 0.3, 0.6
 # Shares of a time limit that are left to averaging trained candidates, and to what the best plan's techniques buy.
 AVERAGING_SHARE, ATTRIBUTION_SHARE = 0.01, 0.01
+# Finalists that time is kept for to be scored on more samples, and the most of them.
+FINALISTS, MOST_CONFIRMED = 2, 8
 # About what writing the report takes.
 REPORT_SECONDS = 2.0
 # What it may take where the time for trials is up before the first one, which should be the one that it finds.
@@ -134,7 +137,8 @@ class Traced:
 class Measured:
     """What the original reaches in the task's metric, what may be done with latencies predicted from its own, and the
     study that was opened. `trimmer` removes files that no candidate of the front needs; `reserve` is the seconds that
-    verifying and attribution take at the end."""
+    verifying and attribution take at the end; `sizes` are the validation samples of each rung, where they are not all.
+    """
 
     reference: Reference
     projection: Projection
@@ -142,6 +146,7 @@ class Measured:
     result: SearchResult
     trimmer: Trimmer
     reserve: float
+    sizes: Sizes | None
 
 
 def load(run: Run) -> Loaded:
@@ -185,7 +190,9 @@ def measure(run: Run, loaded: Loaded, traced: Traced) -> Measured:
     release_memory()
     bench.evaluator.prepare()
     run.timings["set-up"] = run.elapsed
+    before = read_description(folder) if is_described(folder) and request.settings.resume else None
     with run.timed("original"):
+        bench.evaluator.settle_sizes(request.settings.timeout, part_of(before.baseline) if before else None)
         baseline = bench.evaluator.baseline()
     projection, predicted = traced.projection, predicted_metrics(request.profile, request.budget)
     if predicted:
@@ -210,9 +217,12 @@ def measure(run: Run, loaded: Loaded, traced: Traced) -> Measured:
         run.stop.end_after(2 * limit + HANG_SECONDS - run.elapsed)
     take_answers(loaded.prior, bench.store, request.settings.seed)
     # At the end the original runs on the test split, the file on both: a bound from what was just measured.
-    reserve = 5 + run.timings["original"] * (0.5 + loaded.data.samples("test") / loaded.data.samples("validation"))
+    sizes = bench.evaluator.sizes
+    tested = loaded.data.samples("test") / loaded.data.samples("validation") if sizes is None else \
+        FINALISTS + sizes.test / sizes.last
+    reserve = 5 + run.timings["original"] * (0.5 + tested)
     return Measured(reference, projection, store, result, Trimmer(bench.store, request.budget, reference),
-                    reserve + ATTRIBUTION_SHARE * (limit or 0.0))
+                    reserve + ATTRIBUTION_SHARE * (limit or 0.0), sizes)
 
 
 def _open_study(request: Request, loaded: Loaded) -> StudyStore:
@@ -230,7 +240,8 @@ def limits(run: Run, measured: Measured) -> Settings:
     settings = run.request.settings
     averaging = AVERAGING_SHARE * (settings.timeout or 0.0)
     return Settings(trials=settings.trials, seconds=settings.timeout, reserve_seconds=measured.reserve + averaging,
-                    trial_seconds=settings.trial_timeout, schedule=EFFORTS[settings.effort].schedule)
+                    trial_seconds=settings.trial_timeout, schedule=EFFORTS[settings.effort].schedule,
+                    samples={} if measured.sizes is None else measured.sizes.by_rung)
 
 
 def predict(run: Run, traced: Traced, measured: Measured, limit: Settings) -> SensitivityTable | None:
@@ -307,6 +318,23 @@ def average(run: Run, traced: Traced, measured: Measured) -> None:
                            run.stop)
     if evaluation is not None:
         measured.store.keep(best.trial, evaluation)
+        result.refresh()
+
+
+def confirm(run: Run, traced: Traced, measured: Measured) -> None:
+    """Score the finalists on as many validation samples as the original, until the best is one that was: those that
+    were not are compared by a part of the samples."""
+    result, sizes, took = measured.result, measured.sizes, run.timings["original"]
+    if sizes is None:
+        return
+    for _ in range(MOST_CONFIRMED):
+        candidate = finalist(result.candidates, result.best, measured.reference.metric, sizes.last)
+        if candidate is None or run.stop() or run.seconds_left(measured.reserve - FINALISTS * took) < took:
+            return
+        assert candidate.plan is not None and candidate.best is not None
+        run.phase(f"scoring trial {candidate.trial} on more samples")
+        with run.timed("confirm"):
+            measured.store.keep(candidate.trial, traced.bench.evaluator.rescored(candidate.plan, candidate.best))
         result.refresh()
 
 

@@ -14,8 +14,9 @@ from autocompress.core.metric import Metric
 from autocompress.core.warnings import Warned
 from autocompress.errors import InputError
 from autocompress.tasks.identity import callable_fingerprint
-from autocompress.tasks.score import Answers, Score, consecutive_rows, gathered
+from autocompress.tasks.score import Answers, Score, consecutive_rows, gathered_rows
 from autocompress.tasks.splits import SPLITS, Split
+from autocompress.tasks.stratified import random_part
 from autocompress.tensors.likelihood import Gaussian, Likelihood
 from autocompress.tensors.named import Inputs
 
@@ -81,6 +82,11 @@ class ArrayTask:
         """In pieces of `most`."""
         return consecutive_rows(self.samples(split), most)
 
+    def part(self, split: str, samples: int) -> Tensor | None:
+        """Drawn at random; None where `score` is another, which may need all rows."""
+        whole = samples >= self.samples(split) or type(self).score is not ArrayTask.score
+        return None if whole else random_part(self.samples(split), samples)
+
     def inputs(self, split: str, rows: Any) -> Inputs:
         """Samples as the network reads them."""
         chosen: Inputs = self.splits[split].inputs[rows]
@@ -114,8 +120,9 @@ class ArrayTask:
 
     def score(self, answers: Answers, split: str, likelihood: Likelihood) -> Score:
         """`measure` of the one output."""
-        (only,) = gathered(answers).values()
-        value, error = self.measure(only, self.splits[split].targets.numpy())
+        rows, answered = gathered_rows(answers)
+        (only,) = answered.values()
+        value, error = self.measure(only, self.splits[split].targets[rows].numpy())
         return Score({self.metric.name: float(value), self.metric.error: float(error)})
 
     def doubts(self, original: Score, claimed: tuple[str, float] | None) -> list[Warned]:

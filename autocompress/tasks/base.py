@@ -70,6 +70,10 @@ class Task(Protocol):
     def rows(self, split: SplitName, most: int) -> Iterator[slice]:
         """Consecutive ranges that cover a split, of at most `most` rows unless the task needs more together."""
 
+    def part(self, split: SplitName, samples: int) -> Tensor | None:
+        """Numbers `(samples,)` int64, ascending, of rows that stand for a split with more samples: a larger part holds
+        the smaller ones. None where `score` needs the answers for all rows, or there are no more."""
+
     def inputs(self, split: SplitName, rows: slice | Tensor) -> Inputs:
         """Samples as the network reads them: a tensor `(N, …)`, or `NamedTensors` by the arguments of `forward`."""
 
@@ -106,7 +110,8 @@ class Task(Protocol):
         the task has one of its own (`Metric.finer`).
 
         Args:
-            answers: ranges of `rows`, in order, with what a file puts out for them; consumed as they come.
+            answers: ranges of `rows`, in order, with what a file puts out for them, or numbers of rows where it is
+                asked for those of `part`; consumed as they come.
         """
 
     def doubts(self, original: Score, claimed: tuple[str, float] | None) -> list[Warned]:

@@ -23,7 +23,8 @@ from autocompress.tasks.classification.sanity_checks import ClassAnswers, origin
 from autocompress.tasks.classification.scores import scores
 from autocompress.tasks.identity import callable_fingerprint
 from autocompress.tasks.samples import HELD_BYTES, Samples, chosen, content_of, is_large, pieces
-from autocompress.tasks.score import Answers, Score, consecutive_rows, gathered
+from autocompress.tasks.score import Answers, Score, consecutive_rows, gathered_rows
+from autocompress.tasks.stratified import stratified_part
 from autocompress.tasks.views import Augment, Shifts, View, augmented_by
 from autocompress.tensors.likelihood import Likelihood
 from autocompress.tensors.named import Inputs, the_tensor
@@ -172,6 +173,11 @@ class TaskData:
         """In pieces of `most`."""
         return consecutive_rows(self.samples(split), most)
 
+    def part(self, split: str, samples: int) -> Tensor | None:
+        """Each class in its share."""
+        targets = getattr(self, split).targets
+        return stratified_part(targets, samples) if samples < len(targets) else None
+
     def inputs(self, split: str, rows: slice | Tensor) -> Tensor:
         """Normalised samples of a split."""
         return self.normalise(getattr(self, split).inputs[rows])
@@ -186,8 +192,9 @@ class TaskData:
 
     def score(self, answers: Answers, split: str, likelihood: Likelihood) -> Score:
         """See `classification.scores`; the classes that are answered are kept beside the labels."""
-        (outputs,) = gathered(answers).values()
-        targets = getattr(self, split).targets.numpy()
+        rows, answered = gathered_rows(answers)
+        (outputs,) = answered.values()
+        targets = getattr(self, split).targets[rows].numpy()
         return Score(scores(as_scores(outputs, _meaning(likelihood)), targets),
                      ClassAnswers(targets, outputs.argmax(axis=1), self.classes, self.class_names))
 

@@ -43,6 +43,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         threads: how many CPU threads it runs with, where the worker has so many.
         seconds_left: after which it is broken off where it asks (`core.cancellation`); None for no such limit.
         limit: seconds after which it is ended wherever it is, with TrialError; None for no such limit.
+        samples: of the validation split that its file is scored on; None for all.
     """
 
     plan: Plan
@@ -51,6 +52,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 1
     seconds_left: float | None = None
     limit: float | None = None
+    samples: int | None = None
 
     def after(self, seconds: float) -> Job:
         """Return the job as it is when it has waited for so many seconds."""
