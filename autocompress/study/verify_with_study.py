@@ -84,9 +84,12 @@ def _network(contents: Contents, result: SearchResult) -> str:
 
 def _metric(contents: Contents, result: SearchResult) -> str:
     bench, metric = result.bench, result.metric
-    promised = contents.manifest.verified.get(metric.name)
+    verified = contents.manifest.verified
+    promised, tested = verified.get(metric.name), verified.get("test_samples")
     try:
-        value = bench.evaluator.score(bench.evaluator.open(contents.model), "test").metrics[metric.name]
+        score = bench.evaluator.score(bench.evaluator.open(contents.model), "test",
+                                      None if tested is None else int(tested))
+        value = score.metrics[metric.name]
     except TrialError as error:
         raise InputError(str(error)) from None
     scale = result.reference.scale

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ def scored(answers: Answers, batches: BatchSplit, measures: Sequence[Measure], o
     for all samples.
 
     Args:
-        answers: what the file puts out, in order.
+        answers: what the file puts out, in order, for all batches or some.
         batches: of the split.
         measures: of the task.
         original: what the original puts out for the split, by name, where a measure needs that.
@@ -39,7 +40,9 @@ def scored(answers: Answers, batches: BatchSplit, measures: Sequence[Measure], o
     kept = [Kept() for _ in measures]
     constant: dict[str, np.ndarray] = {}
     varied: set[str] = set()
-    for number, outputs in enumerate(by_batch(answers, batches)):
+    numbers: list[int] = []
+    for number, outputs in by_batch(answers, batches):
+        numbers.append(number)
         rows = slice(batches.starts[number], batches.starts[number + 1])
         for key, values in outputs.items():
             if key not in varied and (values != constant.setdefault(key, values[:1].copy())).any():
@@ -52,8 +55,9 @@ def scored(answers: Answers, batches: BatchSplit, measures: Sequence[Measure], o
             of.append(_reported(measure, lambda m=measure, c=copies, o=compared, n=number: m.of_batch(c, batches[n], o),
                                 f"for batch {number + 1} of the {name} split"))
     metrics: Metrics = {}
+    every = batches if len(numbers) == len(batches) else _Some(batches, numbers)
     for measure, of in zip(measures, kept, strict=True):
-        value, error = _reported(measure, lambda m=measure, k=of: m.over_split(k, batches), f"on the {name} split")
+        value, error = _reported(measure, lambda m=measure, k=of: m.over_split(k, every), f"on the {name} split")
         if not math.isfinite(value):
             raise InputError(f"the metric {measure.metric.name} must be a finite number, but is {value} on the {name} "
                              "split: a metric that is not defined for these outputs cannot be searched for")
@@ -61,19 +65,41 @@ def scored(answers: Answers, batches: BatchSplit, measures: Sequence[Measure], o
     return Score(metrics, sorted(set(constant) - varied))
 
 
-def by_batch(answers: Answers, batches: BatchSplit) -> Iterator[Outputs]:
-    """Outputs of whole batches, out of ranges of any length in order; no more than a batch and a range are held."""
+def by_batch(answers: Answers, batches: BatchSplit) -> Iterator[tuple[int, Outputs]]:
+    """Numbers and outputs of whole batches, out of ranges of any length in order; no more than a batch and a range are
+    held. Batches may be missing, but each that is there is whole."""
     held: list[Outputs] = []
-    rows, number = 0, 0
-    for _, outputs in answers:
+    numbers: list[int] = []  # of the rows that are held
+    for rows, outputs in answers:
         held.append(outputs)
-        rows += len(next(iter(outputs.values())))
-        while number < len(batches) and rows >= (size := batches.starts[number + 1] - batches.starts[number]):
+        numbers += range(rows.start, rows.stop) if isinstance(rows, slice) else rows.tolist()
+        while numbers:
+            batch = bisect_right(batches.starts, numbers[0]) - 1
+            size = batches.starts[batch + 1] - batches.starts[batch]
+            if len(numbers) < size:
+                break
             joined = held[0] if len(held) == 1 else \
                 {key: np.concatenate([each[key] for each in held]) for key in held[0]}
-            yield {key: values[:size] for key, values in joined.items()}
-            rows, number = rows - size, number + 1
-            held = [{key: values[size:] for key, values in joined.items()}] if rows else []
+            yield batch, {key: values[:size] for key, values in joined.items()}
+            numbers = numbers[size:]
+            held = [{key: values[size:] for key, values in joined.items()}] if numbers else []
+
+
+class _Some(Sequence[Any]):
+    """Some of the batches of a split, each read when it is asked for."""
+
+    def __init__(self, batches: BatchSplit, numbers: Sequence[int]) -> None:
+        self._batches, self._numbers = batches, numbers
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self._numbers)
+
+    def __getitem__(self, number: Any) -> Any:
+        """One batch, or a list of several."""
+        if isinstance(number, slice):
+            return [self._batches[each] for each in self._numbers[number]]
+        return self._batches[self._numbers[number]]
 
 
 class Kept(Sequence[Any]):

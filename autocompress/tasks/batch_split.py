@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 SplitName = Literal["train", "validation", "test"]
 # Least number of samples, or of batches, of which a tenth can be held out.
 LEAST_HELD_OUT = 10
+# Batches that stand for all of a split at least.
+LEAST_BATCHES = 10
 
 
 class BatchSplit(Sequence[Any]):
@@ -84,6 +86,16 @@ class BatchSplit(Sequence[Any]):
         """Ranges of at most `most` samples, none of them of two batches."""
         for start, end in zip(self.starts[:-1], self.starts[1:], strict=True):
             yield from (slice(first, min(first + most, end)) for first in range(start, end, most))
+
+    def part(self, samples: int) -> Tensor | None:
+        """Numbers `(M,)` int64, ascending, of the rows of whole batches, drawn at random until they have as many
+        `samples`. None where those are all, or batches are few."""
+        sizes = torch.tensor(self.starts).diff()
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))
+        taken = order[:int(torch.searchsorted(sizes[order].cumsum(0), samples)) + 1].sort().values.tolist()
+        if len(taken) == len(self) or len(taken) < LEAST_BATCHES:
+            return None
+        return torch.cat([torch.arange(self.starts[number], self.starts[number + 1]) for number in taken])
 
 
 class GatheredBatches:

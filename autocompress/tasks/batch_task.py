@@ -198,6 +198,10 @@ class BatchTask:
         """Ranges of at most `most` rows, none of two batches."""
         return self._splits[split].pieces(most)
 
+    def part(self, split: SplitName, samples: int) -> Tensor | None:
+        """Whole batches, drawn at random."""
+        return self._splits[split].part(samples)
+
     def inputs(self, split: SplitName, rows: slice | Tensor) -> Inputs:
         """Samples as the network reads them; numbers with a point are float32."""
         read: Inputs = named_rows(self._splits[split], self._column_of, rows)

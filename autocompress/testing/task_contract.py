@@ -85,6 +85,20 @@ class TaskContract:
             rows = list(self._task.rows(split, most))
             assert [i for one in rows for i in range(one.start, one.stop)] == [*range(self._task.samples(split))]
 
+    def test_a_part_stands_for_a_split(self) -> None:
+        """Rows in order, of which a larger part has all; its answers alone can be scored. None where all are needed."""
+        task, samples = self._task, self._task.samples("validation")
+        assert task.part("validation", samples) is None
+        small, large = (task.part("validation", samples * quarters // 4) for quarters in (2, 3))
+        if small is None or large is None:
+            return
+        assert small.equal(torch.unique(small)) and set(small.tolist()) <= set(large.tolist()) < set(range(samples))
+        arrays = {name: tensor.numpy() for name, tensor in by_name(self._outputs("validation")).items()}
+        answers = [(rows, {name: values[rows.numpy()] for name, values in arrays.items()})
+                   for rows in torch.split(small, 7)]
+        metrics = task.score(answers, "validation", self._likelihood).metrics
+        assert math.isfinite(metrics[task.metric.name]) and metrics[task.metric.error] >= 0
+
     def test_the_score_is_of_the_outputs_alone(self) -> None:
         """Finite, the same twice, with a standard error that is not negative; worse where outputs are shuffled."""
         task, metric = self._task, self._task.metric

@@ -208,3 +208,21 @@ def test_whole_searches(make: Any, net: Any, budget: str, tmp_path: Path) -> Non
         assert np.isfinite(facts[each.name]) and np.isfinite(facts[f"baseline_{each.name}"])
     assert result.front[metric.name].notna().all()
     assert facts[f"baseline_{metric.name}"] > 0.9, "the original was trained"
+
+
+def test_whole_batches_stand_for_a_split() -> None:
+    """The metric of a part is that of its batches."""
+    data = squares(400)
+    batches = [({"image": data["image"][i:i + size]}, data["label"][i:i + size])
+               for i, size in ((0, 7), *((7 + 12 * k, 12) for k in range(30)))]
+    task = autocompress.Task(batches, batches, batches, metric="accuracy", inputs=lambda batch: batch[0]["image"])
+    part = task.part("validation", 150)
+    assert part is not None and 150 <= len(part) < 162
+    assert set(task.part("validation", 140).tolist()) <= set(part.tolist())
+    assert task.part("validation", 100_000) is None and task.part("validation", 12) is None
+    labels = data["label"][:367]
+    outputs = F.one_hot(torch.where(torch.arange(367) % 3 == 0, (labels + 1) % 4, labels), 4).float().numpy()
+    likelihood = task.likelihood(torch.from_numpy(outputs), ())
+    answers = [(rows, {"output": outputs[rows.numpy()]}) for rows in part.split(50)]
+    assert task.score(answers, "validation", likelihood).metrics["accuracy"] == pytest.approx(
+        float((part % 3 != 0).double().mean()))
