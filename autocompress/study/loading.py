@@ -27,28 +27,36 @@ from autocompress.tasks.cache import cache_dir
 from autocompress.tasks.data import load_data
 from autocompress.tasks.default import default_task
 from autocompress.tasks.factory import is_factory, load_object
+from autocompress.tasks.kinds.names import default_kind, is_kind, is_of_kind
 from autocompress.tasks.models import LoadedModel, built_network, load_model, load_network, model_fingerprint
 from autocompress.tasks.preparation import asked_preparation, preparation_of
 
 # Settings without which a stored study cannot be made a bench of again.
-REOPENED = ("model", "data", "task", "format", "techniques")
+REOPENED = ("model", "data", "task", "metric", "decode", "format", "techniques")
 
 
 def load_task(settings: SearchSettings) -> tuple[LoadedModel, Task]:
-    """The network and the task that the settings name: a user's own, or classification of the data."""
+    """The network and the task that the settings name: a user's own, one of a kind, or classification of the data."""
     reuse_memory()
-    if settings.task is not None:
+    if settings.task is not None and not is_kind(settings.task):
         own: Task = load_object(settings.task, what="task", trust_code=settings.trust_code)
         return load_network(settings.model, own, weights=settings.weights, weights_key=settings.weights_key,
                             trust_code=settings.trust_code), own
     if settings.model is None:
         net, task = default_task()
         return LoadedModel(net, "resnet18-digits", model_fingerprint(net), task), task
+    wished = asked_preparation(settings.image_size, settings.resize, settings.crop, settings.mean, settings.std)
+    kind = settings.task or default_kind(settings.data)
+    if is_of_kind(kind, settings.model, settings.data, settings.metric):
+        from autocompress.tasks.kinds.make import KindRequest, kind_task
+
+        return kind_task(KindRequest(
+            kind, settings.model, settings.data, settings.weights, settings.weights_key, settings.metric,
+            settings.decode, settings.seed, wished, settings.data_root, settings.trust_code, settings.cache_size))
     built = None
     if isinstance(settings.model, str) and is_factory(settings.model):
         built = built_network(settings.model, trust_code=settings.trust_code)
     known = preparation_of(built if built is not None else settings.model, settings.weights)
-    wished = asked_preparation(settings.image_size, settings.resize, settings.crop, settings.mean, settings.std)
     task = load_data(settings.data, root=settings.data_root, seed=settings.seed, trust_code=settings.trust_code,
                      preparation=wished.completed(known), reading=settings.inputs, cache_bytes=settings.cache_size)
     loaded = load_model(settings.model, weights=settings.weights, weights_key=settings.weights_key, data=task,

@@ -167,7 +167,9 @@ def _spec_beside(text: str, folder: Path) -> str:
     kind, _, place = text.partition(":")
     if source_kind(text) is not None:
         return located(text, lambda each: _beside(each, folder))
-    if kind == "imagefolder" and place:
+    if kind == "hf" and not Path(_beside(place, folder)).is_dir():
+        return text  # an id of the hub
+    if kind in ("imagefolder", "hf") and place:
         return f"{kind}:{_beside(place, folder)}"
     path, _, name = text.rpartition(":")
     return f"{_beside(path, folder)}:{name}" if path.endswith(".py") else text

@@ -20,6 +20,7 @@ from autocompress.search.efforts import DEFAULT_EFFORT, EFFORTS
 from autocompress.search.storage_urls import shown_url
 from autocompress.study import setting_kinds as kinds
 from autocompress.study.setting_kinds import ANY_DEVICE, Kind, nearest
+from autocompress.tasks.kinds.names import KINDS, is_kind
 from autocompress.tasks.picture_cache import DEFAULT_BYTES
 
 WHAT, LIMITS, HOW, WHERE = "What to compress", "Limits", "How to search", "Where results go"
@@ -59,8 +60,8 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     model: Annotated[Any, Setting(
-        WHAT, kinds.SOURCE, "torchvision:NAME, timm:NAME or path/to/file.py:factory, which is run. Default: the "
-        "embedded ResNet-18.", "SPEC", "network", identity=True)] = None
+        WHAT, kinds.SOURCE, "torchvision:NAME, timm:NAME, hf:FOLDER of transformers, or path/to/file.py:factory, which "
+        "is run. Default: the embedded ResNet-18.", "SPEC", "network", identity=True)] = None
     weights: Annotated[Path | None, Setting(
         WHAT, kinds.PATH, "Trained weights: .safetensors, or a checkpoint of torch.save (read without running code).",
         "FILE", "network")] = None
@@ -68,13 +69,15 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
         WHAT, kinds.TEXT, "Which state dict of the checkpoint, where several fit, such as state_dict. Default: the "
         "averaged one (EMA), else the only one.", "KEY", "network")] = None
     data: Annotated[Any, Setting(
-        WHAT, kinds.SOURCE, "digits, fashion-mnist, cifar10, imagefolder:DIR, npz:FILE or path/to/file.py:factory, "
-        "which is run.", "SPEC", "data", identity=True)] = None
+        WHAT, kinds.SOURCE, "digits, fashion-mnist, cifar10, imagefolder:DIR, npz:FILE, csv:FILE?target=COLUMN, "
+        "masks:IMAGES,MASKS, coco:JSON,IMAGES, voc:DIR, audio:DIR or path/to/file.py:factory, which is run; "
+        "docs/tasks.md lists the options of each.", "SPEC", "data", identity=True)] = None
     data_root: Annotated[Path | None, Setting(
         WHAT, kinds.PATH, "Folder of the files of fashion-mnist or cifar10.", "DIR", "data")] = None
     image_size: Annotated[int | None, Setting(
-        WHAT, kinds.COUNT, "Side of the square pictures of imagefolder that the network is fed. Default: that of the "
-        "network's weights where timm or torchvision says it, else 224.", "PIXELS", "data")] = None
+        WHAT, kinds.COUNT, "Side of the square pictures that the network is fed. Default: that of the network's "
+        "weights where timm, torchvision or transformers says it, else 224, and for masks and boxes the pictures' own.",
+        "PIXELS", "data")] = None
     resize: Annotated[int | None, Setting(
         WHAT, kinds.COUNT, "Shorter side of a picture before the middle square is cut out. Default: as the weights "
         "say, else the image size.", "PIXELS", "data")] = None
@@ -94,8 +97,16 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
         WHAT, kinds.SIZE, "Bytes of the user's cache folder that decoded pictures of large imagefolders may take; "
         "those of the data set not used for longest go first. Default: 10GB.", "SIZE")] = DEFAULT_BYTES
     task: Annotated[Any, Setting(
-        WHAT, kinds.SOURCE, "What the network is for, where that is not classification: a task of your own. Its file "
-        "is run.", "FILE.py:NAME", "start", identity=True)] = None
+        WHAT, kinds.SOURCE, "What the network is for: classification, regression, embedding, segmentation, detection "
+        "or text; or a task of your own, whose file is run. Default: segmentation of masks, detection of boxes, else "
+        "classification.", "KIND|FILE.py:NAME", "start", identity=True)] = None
+    metric: Annotated[Any, Setting(
+        WHAT, kinds.SOURCE, "What is searched for, where that is not the usual metric of the task: a name such as "
+        "f1_macro, mae or spearman, or a function of outputs and batch, whose file is run.", "NAME|FILE.py:NAME",
+        "start", identity=True)] = None
+    decode: Annotated[Any, Setting(
+        WHAT, kinds.SOURCE, "Detection: a function that makes boxes, scores and labels of what the network returns. "
+        "Its file is run. Default: the network's own method decode.", "FILE.py:NAME", "start", identity=True)] = None
     from_study: Annotated[Path | None, Setting(
         WHAT, kinds.PATH, "Start where another study of the same network and data ended. Network, data, seed, space, "
         "profile, effort and epochs that are not given are taken from it.", "STUDY", "study", flag="from",
@@ -194,15 +205,30 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
                              "torchvision:resnet18 or path/to/file.py:factory")
         if self.weights_key is not None and self.weights is None:
             raise InputError(f"weights_key {self.weights_key!r} needs the weights file in which it is a key")
-        if self.task is not None and self.model is None:
-            raise InputError("a task of your own needs its model: give an nn.Module or path/to/file.py:factory")
-        if self.model is not None and self.data is None and self.task is None:
-            raise InputError("a model needs its data: give digits, fashion-mnist, cifar10, imagefolder:DIR, npz:FILE "
-                             "or path/to/file.py:factory")
+        self._check_task()
         if any(value is not None for value in (self.image_size, self.resize, self.crop)):
             from autocompress.tasks.preparation import asked_preparation  # loads torch
 
             asked_preparation(self.image_size, self.resize, self.crop, self.mean, self.std)
+
+    def _check_task(self) -> None:
+        kind = isinstance(self.task, str) and ".py" not in self.task
+        if kind and not is_kind(self.task):
+            raise InputError(f"task must be one of {', '.join(KINDS)}, or path/to/file.py:name, but got {self.task!r}"
+                             f"{nearest(self.task, KINDS, '; ')}")
+        if self.task is not None and self.model is None:
+            what = f"--task {self.task}" if kind else "a task of your own"
+            raise InputError(f"{what} needs its model: give an nn.Module or path/to/file.py:factory")
+        if self.model is not None and self.data is None and (kind or self.task is None):
+            raise InputError("a model needs its data: give digits, fashion-mnist, cifar10, imagefolder:DIR, npz:FILE, "
+                             "csv:FILE, masks:IMAGES,MASKS, coco:JSON,IMAGES, voc:DIR, audio:DIR or "
+                             "path/to/file.py:factory")
+        for name in ("metric", "decode"):
+            if getattr(self, name) is not None and self.task is not None and not kind:
+                raise InputError(f"{name} is for tasks that are named by their kind, {', '.join(KINDS)}: a task of "
+                                 "your own has its own")
+        if self.metric is not None and self.model is None:
+            raise InputError(f"metric {self.metric!r} needs a model and its data")
 
     def bounds(self, devices: Sequence[str]) -> Budget:
         """The bounds as a Budget; `devices` are the ids of the profiles, the primary first. InputError for a latency

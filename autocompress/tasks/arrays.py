@@ -48,13 +48,13 @@ def from_memory(value: Any, name: str, seed: int) -> TaskData:
     if isinstance(value, TaskData):
         return value
     if isinstance(value, Mapping):
-        parts = {_split_name(key): part for key, part in value.items()}
+        parts = {split_name(key): part for key, part in value.items()}
         options = {key: parts.pop(key) for key in OPTIONS if key in parts}
         unknown = sorted(str(key) for key in parts if key not in SPLITS)
         if unknown:
             raise InputError(f"{name}: keys must be among {SPLITS + OPTIONS}, but there is {', '.join(unknown)}")
     else:
-        parts, options = _by_split(value, name), {}
+        parts, options = by_split(value, name), {}
     options["reading"] = options.pop("inputs", None)
     pairs = {key: _pair(part, f"{name}, {key} split") for key, part in parts.items()}
     targets, class_names = class_numbers({key: labels for key, (_, labels) in pairs.items()}, name)
@@ -64,7 +64,7 @@ def from_memory(value: Any, name: str, seed: int) -> TaskData:
     return assemble(name, splits, seed, **options)
 
 
-def _split_name(key: Any) -> Any:
+def split_name(key: Any) -> Any:
     return next((split for split, spellings in SPELLINGS.items() if key in spellings), key)
 
 
@@ -109,7 +109,7 @@ def _is_array(value: Any) -> bool:
     return isinstance(value, Tensor | np.ndarray)
 
 
-def _by_split(value: Any, name: str) -> dict[str, Any]:
+def by_split(value: Any, name: str) -> dict[str, Any]:
     if _is_dataset(value):
         return {"train": value}
     if isinstance(value, tuple | list):

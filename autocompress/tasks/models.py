@@ -26,7 +26,7 @@ from autocompress.tasks.weights import check_float32, load_weights_file
 from autocompress.tasks.wrapped import copied, unwrapped, with_plain_weights
 from autocompress.tensors.named import Inputs, NamedTensors, by_name, flat_outputs, with_names
 
-MODEL_SPECS = ("torchvision:NAME", "timm:NAME", "path/to/file.py:factory")
+MODEL_SPECS = ("torchvision:NAME", "timm:NAME", "hf:FOLDER", "path/to/file.py:factory")
 _NAME_LENGTH = 80
 
 
@@ -212,14 +212,27 @@ def safe_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", plain)[:_NAME_LENGTH].strip(".-") or "model"
 
 
-def _torchvision(name: str, *, pretrained: bool, data: TaskData) -> nn.Module:
+def library_network(spec: str, outputs: int, channels: int) -> nn.Module:
+    """The network that `torchvision:NAME` or `timm:NAME` names, with that many outputs and input channels, untrained.
+    InputError where the library has none of that name, EnvironmentFault where it is not installed."""
+    library, _, name = spec.partition(":")
+    if library == "timm":
+        made: nn.Module = _timm_library(name).create_model(name, pretrained=False, num_classes=outputs,
+                                                           in_chans=channels)
+        return made
     models = import_torchvision().models
     known = models.list_models(module=models)
     if name not in known:
         raise InputError(f"torchvision has no classification model {name!r}{_suggestion(name, known)}")
+    return _with_channels(models.get_model(name, weights=None, num_classes=outputs), channels)
+
+
+def _torchvision(name: str, *, pretrained: bool, data: TaskData) -> nn.Module:
     channels = data.input_shape[0]
+    model = library_network(f"torchvision:{name}", data.classes, channels if not pretrained else 3)
     if not pretrained:
-        return _with_channels(models.get_model(name, weights=None, num_classes=data.classes), channels)
+        return model
+    models = import_torchvision().models
     default = models.get_model_weights(name).DEFAULT
     _check_hub(f"torchvision:{name}", len(default.meta["categories"]), channels, data)
     path = Path(torch.hub.get_dir()) / "checkpoints" / default.url.rpartition("/")[2]
@@ -229,12 +242,12 @@ def _torchvision(name: str, *, pretrained: bool, data: TaskData) -> nn.Module:
             path.parent.mkdir(parents=True, exist_ok=True)
             prefix = path.stem.rpartition("-")[2]
             torch.hub.download_url_to_file(default.url, str(path), hash_prefix=prefix, progress=False)
-    model: nn.Module = models.get_model(name, weights=None, num_classes=data.classes)
     load_weights_file(model, path, data.classes)
     return model
 
 
-def _timm(name: str, *, pretrained: bool, data: TaskData) -> nn.Module:
+def _timm_library(name: str) -> Any:
+    """The package, which has a network of that name."""
     import_torchvision()  # timm imports it too
     try:
         timm: Any = importlib.import_module("timm")
@@ -242,10 +255,14 @@ def _timm(name: str, *, pretrained: bool, data: TaskData) -> nn.Module:
         raise EnvironmentFault("timm models need the package timm, which is not installed: pip install timm") from error
     if not timm.is_model(name):
         raise InputError(f"timm has no model {name!r}{_suggestion(name, timm.list_models())}")
+    return timm
+
+
+def _timm(name: str, *, pretrained: bool, data: TaskData) -> nn.Module:
     channels = data.input_shape[0]
     if not pretrained:
-        model: nn.Module = timm.create_model(name, pretrained=False, num_classes=data.classes, in_chans=channels)
-        return model
+        return library_network(f"timm:{name}", data.classes, channels)
+    timm = _timm_library(name)
     config = timm.get_pretrained_cfg(name)
     if config is None:
         raise InputError(f"timm has no weights for {name!r}: give a weights file")
@@ -253,7 +270,7 @@ def _timm(name: str, *, pretrained: bool, data: TaskData) -> nn.Module:
     hub = importlib.import_module("huggingface_hub")
     cached = hub.try_to_load_from_cache(config.hf_hub_id or name, "model.safetensors")
     if isinstance(cached, str):
-        model = timm.create_model(name, pretrained=False)
+        model: nn.Module = timm.create_model(name, pretrained=False)
         load_weights_file(model, Path(cached), data.classes)
         return model
     hint = "fill its cache (HF_HOME) on a machine with network, or give a weights file"

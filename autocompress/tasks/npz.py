@@ -54,6 +54,17 @@ def from_npz(path: Path, seed: int, options: dict[str, Any] | None = None) -> Ta
     return from_memory(value | (options or {}), path.stem, seed)
 
 
+def holds_pairs(path: Path) -> bool:
+    """Whether an .npz file has inputs and labels under the names that `from_npz` understands; also where it cannot be
+    read, so that `from_npz` says why."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            held = {name.removesuffix(".npy").lower() for name in archive.namelist()}
+    except (OSError, zipfile.BadZipFile):
+        return True
+    return any(x in held and y in held for x, y in _names("train", SPELLINGS["train"]))
+
+
 def read_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     """The arrays of an .npz file by name, large ones mapped. InputError as of `from_npz`."""
     if not path.is_file():

@@ -24,8 +24,9 @@ from autocompress.tasks.sources.specs import SourceSpec
 
 log = logging.getLogger(__name__)
 
-# The value of pixels that belong to no class, where no option says another, and what stands for it in targets.
-VOID = 255
+# The value of pixels that belong to no class, where no option says another, and what stands for it in targets: that
+# which torch's cross-entropy leaves out.
+WHITE, VOID = 255, -100
 # Masks that are read at the start, spread over all; the others are checked when they are read.
 CHECKED_MASKS = 2000
 # Modes of pictures whose pixels are one whole number.
@@ -102,9 +103,9 @@ def open_masks(spec: SourceSpec, context: SourceContext) -> Source:
         if picture_size(mask) != size:
             raise InputError(f"{mask} must be of the size of its picture {path.name}, {'×'.join(map(str, size))}, but "
                              f"is {'×'.join(map(str, picture_size(mask)))}")
-    ignore = VOID if "ignore" not in spec.options else _value(spec.options["ignore"])
+    ignore = WHITE if "ignore" not in spec.options else _value(spec.options["ignore"])
     values = _values(of_files)
-    binary = "ignore" not in spec.options and values == {0, VOID}
+    binary = "ignore" not in spec.options and values == {0, WHITE}
     classes = int(spec.number("classes", int, "a number of classes")
                   or (2 if binary else 1 + max((value for value in values if value != ignore), default=0)))
     if masks is not None and values <= {ignore}:

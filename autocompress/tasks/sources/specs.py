@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,8 +69,7 @@ def source_kind(spec: object) -> str | None:
 
 def parsed(spec: str) -> SourceSpec:
     """A spec, taken apart. InputError for too few or too many places, and for options that there are not."""
-    kind, _, rest = spec.partition(":")
-    place, _, query = rest.partition("?")
+    kind, place, query = _pieces(spec)
     wanted = PLACES[kind]
     places = tuple(part.strip() for part in place.split(",")) if len(wanted) > 1 else (place,)
     least = sum(not name.startswith("[") for name in wanted)
@@ -91,7 +91,14 @@ def parsed(spec: str) -> SourceSpec:
 
 def located(spec: str, beside: Callable[[str], str]) -> str:
     """A spec of a source with `beside` of each of its places."""
-    kind, _, rest = spec.partition(":")
-    place, mark, query = rest.partition("?")
+    kind, place, query = _pieces(spec)
     places = place.split(",") if len(PLACES[kind]) > 1 else [place]
-    return f"{kind}:{','.join(beside(each.strip()) for each in places)}{mark}{query}"
+    return f"{kind}:{','.join(beside(each.strip()) for each in places)}{'?' if query else ''}{query}"
+
+
+def _pieces(spec: str) -> tuple[str, str, str]:
+    """The kind, the places, and the options: what follows the first question mark before a name and an equals sign, so
+    that a path may have question marks."""
+    kind, _, rest = spec.partition(":")
+    mark = re.search(r"\?(?=\w+=)", rest) if OPTIONS[kind] else None
+    return (kind, rest, "") if mark is None else (kind, rest[:mark.start()], rest[mark.end():])

@@ -32,7 +32,7 @@ def test_pictures_of_one_size_stay_as_they_are(masked: Folders) -> None:
     assert sample["input"].shape == (3, 8, 10) and sample["input"].dtype == torch.uint8
     assert sample["target"].dtype == torch.int64 and source.classes == 2  # type: ignore[attr-defined]
     assert bool((sample["target"][:-1, :3] == 1).all() and (sample["target"][:-1, 3:] == 0).all())
-    assert bool((sample["target"][-1] == 255).all())
+    assert bool((sample["target"][-1] == -100).all())
 
 
 def test_masks_follow_their_pictures_to_another_size(masked: Folders) -> None:
@@ -40,7 +40,7 @@ def test_masks_follow_their_pictures_to_another_size(masked: Folders) -> None:
     assert stretched.shape == (20, 20) and bool((stretched[:17, :6] == 1).all() and (stretched[:17, 6:] == 0).all())
     padded = first(opened(masked, "?fit=pad", image_size=20))
     assert padded["target"].shape == (20, 20) and bool((padded["input"][:, :2] == 114).all())
-    assert bool((padded["target"][:2] == 255).all() and (padded["target"][2:16, :6] == 1).all())
+    assert bool((padded["target"][:2] == -100).all() and (padded["target"][2:16, :6] == 1).all())
     cut = first(opened(masked, "?fit=crop", image_size=8))["target"]
     assert cut.shape == (8, 8) and bool((cut[:7, :2] == 1).all() and (cut[:7, 2:] == 0).all())
 

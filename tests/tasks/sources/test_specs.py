@@ -16,6 +16,8 @@ def test_a_spec_is_a_kind_places_and_options() -> None:
     assert spec.options == {"fit": "pad", "classes": "red cell,white&blue"}
     assert spec.listed("classes") == ("red cell", "white&blue") and spec.listed("none") is None
     assert parsed("csv:a,b.csv").places == ("a,b.csv",)
+    assert parsed("npz:odd ?x=1.npz").places == ("odd ?x=1.npz",)
+    assert parsed("voc:why? not?fit=pad").places == ("why? not",)
     assert parsed("audio:~/x").paths == (Path.home() / "x",)
 
 
@@ -30,8 +32,8 @@ def test_places_beside_a_file() -> None:
 
 @pytest.mark.parametrize(("spec", "said"), [
     ("coco:a", "must be coco:ANNOTATIONS,IMAGES"), ("coco:a,", "must be coco:ANNOTATIONS,IMAGES"),
-    ("voc:a?fit", "'fit' is none; did you mean 'fit'"), ("voc:a?color=red", "there are fit, classes"),
-    ("npz:a?x=1", "there are none"), ("voc:a?fit=pad&fit=crop", "fit must be given once")])
+    ("voc:a?color=red", "there are fit, classes"), ("voc:a?fitt=pad", "did you mean 'fit'"),
+    ("voc:a?fit=pad&classes", "'classes' is none"), ("voc:a?fit=pad&fit=crop", "fit must be given once")])
 def test_specs_that_cannot_be(spec: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
         parsed(spec)

@@ -20,7 +20,7 @@ def save_bert(folder: Path, kind: str = "BertForSequenceClassification", **optio
     known = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS)
     transformers.BertTokenizer(vocab={word: number for number, word in enumerate(known)}).save_pretrained(folder)
     torch.manual_seed(0)
-    config = transformers.BertConfig(vocab_size=5 + len(WORDS), hidden_size=32, num_hidden_layers=2,
+    config = transformers.BertConfig(vocab_size=5 + len(WORDS), hidden_size=32, num_hidden_layers=1,
                                      num_attention_heads=2, intermediate_size=64, max_position_embeddings=32, **options)
     model = getattr(transformers, kind)(config).eval()
     transformers.utils.logging.disable_progress_bar()

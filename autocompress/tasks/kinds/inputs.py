@@ -1,0 +1,122 @@
+"""What a network reads of a source's samples, in the form that it takes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.tasks.input_forms import evaluating
+from autocompress.tasks.sources.base import Source
+from autocompress.tensors.named import NamedTensors
+
+log = logging.getLogger(__name__)
+
+Form = Callable[[Tensor], Tensor]
+
+
+def as_it_is(inputs: Tensor) -> Tensor:
+    """Inputs `(N, …)` unchanged."""
+    return inputs
+
+
+def as_numbers(inputs: Tensor) -> Tensor:
+    """Whole numbers as float32."""
+    return inputs.float()
+
+
+def with_channel(inputs: Tensor) -> Tensor:
+    """Inputs `(N, …)` as `(N, 1, …)`, float32."""
+    return inputs[:, None].float()
+
+
+def channels_first(inputs: Tensor) -> Tensor:
+    """Sequences `(N, length, channels)` as `(N, channels, length)`."""
+    return inputs.transpose(1, 2)
+
+
+def grey(inputs: Tensor) -> Tensor:
+    """Pictures `(N, 3, H, W)` as `(N, 1, H, W)`: the mean of the channels."""
+    return inputs.mean(1, keepdim=True)
+
+
+# Each form in the order in which it is tried, with what is said of it.
+FORMS: tuple[tuple[Form, str], ...] = (
+    (as_it_is, ""), (as_numbers, "whole numbers are fed as float32"), (with_channel, "inputs were given one channel"),
+    (channels_first, "inputs (length, channels) were turned to (channels, length)"),
+    (grey, "the network takes one channel: the mean of three was taken"))
+
+
+@dataclass(frozen=True)
+class InputReader:
+    """Makes what a network reads of stored samples: bytes of pictures divided by 255 and normalised, all else as it is.
+
+    Args:
+        names: of the inputs in a batch.
+        alone: whether they are one tensor, for the first argument of `forward`.
+        mean, std: one value for each channel of pictures, or one for all.
+        form: what is made of the one tensor.
+    """
+
+    names: tuple[str, ...]
+    alone: bool
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    form: Form = as_it_is
+
+    def stored(self, batch: Mapping[str, Tensor]) -> Any:
+        """The inputs of a batch as they are stored: a tensor `(N, …)`, or tensors by name."""
+        return batch[self.names[0]] if self.alone else {name: batch[name] for name in self.names}
+
+    def read(self, stored: Any) -> Any:
+        """Stored inputs as the network reads them."""
+        if isinstance(stored, Tensor):
+            return self.form(self._normalised(stored))
+        return NamedTensors({name: self._normalised(tensor) for name, tensor in stored.items()})
+
+    def _normalised(self, stored: Tensor) -> Tensor:
+        if not is_picture(stored):
+            return stored
+        shape = (1, -1) + (1,) * (stored.dim() - 2)
+        mean, std = (torch.tensor(values, device=stored.device).view(shape) for values in (self.mean, self.std))
+        return (stored.float() / 255 - mean) / std
+
+
+def is_picture(stored: Tensor) -> bool:
+    """Whether a batch `(N, …)` is of bytes of pictures."""
+    return stored.dtype == torch.uint8 and stored.dim() >= 4
+
+
+def input_reader(source: Source, arguments: Mapping[str, bool], model: nn.Module,
+                 batch: Mapping[str, Tensor]) -> InputReader:
+    """How a network reads the samples of a source: as they are where that runs, else in the first other form that does.
+
+    Args:
+        source: the samples.
+        arguments: of `forward`.
+        model: the network, in eval mode.
+        batch: two samples.
+    """
+    first = next(iter(arguments), None)
+    alone = len(source.inputs) == 1 and (source.inputs[0] not in arguments or source.inputs[0] == first)
+    plain = InputReader(source.inputs, alone, source.mean, source.std)
+    for form, said in FORMS if alone else ():
+        reader = replace(plain, form=form)
+        if _runs(model, reader, batch):
+            if said:
+                log.info("%s: %s", source.name, said)
+            return reader
+    return plain
+
+
+def _runs(model: nn.Module, reader: InputReader, batch: Mapping[str, Tensor]) -> bool:
+    with torch.no_grad(), evaluating(model):
+        try:
+            model(reader.read(reader.stored(batch)))
+        except Exception:  # the user's code: anything can come
+            return False
+    return True

@@ -1,0 +1,66 @@
+"""The task of a kind: an `autocompress.Task` of a source, whose pictures are kept as bytes and normalised when read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from autocompress.tasks.batch_split import SplitName
+from autocompress.tasks.batch_task import BatchTask
+from autocompress.tasks.kinds.base import KindFacts
+from autocompress.tasks.kinds.inputs import InputReader, is_picture
+from autocompress.tasks.sources.base import Source
+from autocompress.tasks.splits import SPLITS
+from autocompress.tensors.likelihood import Likelihood
+from autocompress.tensors.named import OUTPUT, Inputs
+
+
+class KindTask(BatchTask):
+    """A task that is named by its kind.
+
+    Args:
+        source: samples, and what is known of their classes.
+        reader: what the network reads of them.
+        facts: what the kind says.
+        metric: what is measured, the objective first; empty where that is how near files come to the original.
+    """
+
+    def __init__(self, source: Source, reader: InputReader, facts: KindFacts, metric: Any) -> None:
+        train, validation, test = (source.splits[split] for split in SPLITS)
+        super().__init__(train, validation, test, inputs=reader.stored, metric=metric or None, name=source.name,
+                         outputs=dict.fromkeys(facts.classes, "classes"))
+        self._reader, self._classes, self._prepared = reader, facts.classes, source.prepared
+        self._class_names = source.class_names
+        stored = super().inputs("train", slice(0, 1))
+        tensors = [stored] if isinstance(stored, Tensor) else [*stored.values()]
+        self._pictures = any(map(is_picture, tensors))
+
+    def inputs(self, split: SplitName, rows: slice | Tensor) -> Inputs:
+        """Samples as the network reads them."""
+        return self.normalise(super().inputs(split, rows))
+
+    def normalise(self, inputs: Any) -> Inputs:
+        """Stored samples as the network reads them."""
+        made: Inputs = self._reader.read(inputs)
+        return made
+
+    @property
+    def described(self) -> str:
+        """How files become what the network reads."""
+        texts = [self._prepared] if self._prepared else []
+        if self._pictures:
+            texts.append(f"divided by 255, mean {self._reader.mean}, std {self._reader.std}")
+        return ", ".join(texts) or super().described
+
+    def input_facts(self) -> dict[str, Any]:
+        """How pictures are brought to size and normalised, or how else files become inputs."""
+        prepared = {"prepared": self._prepared} if self._prepared else {}
+        if not self._pictures:
+            return {**super().input_facts(), **prepared}
+        return {"scale": "pixels / 255", "mean": list(self._reader.mean), "std": list(self._reader.std), **prepared}
+
+    def output_facts(self, likelihood: Likelihood, name: str = OUTPUT) -> dict[str, Any]:
+        """What outputs mean, and of scores the names of their classes."""
+        classes = {"classes": list(self._class_names)} if name in self._classes and self._class_names else {}
+        return {**super().output_facts(likelihood, name), **classes}
