@@ -17,7 +17,7 @@ from autocompress.tasks.metrics.measure import Outputs
 from autocompress.tasks.metrics.selection import as_array
 from autocompress.tasks.sources.base import TARGET
 from autocompress.tasks.sources.boxes import BOX_NUMBERS
-from autocompress.tensors.named import OUTPUT
+from autocompress.tensors.names import OUTPUT
 
 Boxes = dict[str, np.ndarray]
 KEYS = ("boxes", "scores", "labels")

@@ -13,7 +13,8 @@ from autocompress.tasks.kinds.inputs import InputReader, is_picture
 from autocompress.tasks.sources.base import Source
 from autocompress.tasks.splits import SPLITS
 from autocompress.tensors.likelihood import Likelihood
-from autocompress.tensors.named import OUTPUT, Inputs
+from autocompress.tensors.named import Inputs
+from autocompress.tensors.names import OUTPUT
 
 
 class KindTask(BatchTask):
