@@ -38,17 +38,17 @@ def remembered_graph(export: Callable[..., onnx.ModelProto], folder: Path) -> Ca
 def remembered_bytes(export: Callable[..., bytes], folder: Path) -> Callable[..., bytes]:
     """`export`, run once for each network and input."""
 
-    def remembered(model: nn.Module, example: Tensor | Mapping[str, Tensor]) -> bytes:
+    def remembered(model: nn.Module, example: Tensor | Mapping[str, Tensor], *more: Any) -> bytes:
         try:
             inputs = example if isinstance(example, Mapping) else {"": example}
             shapes = [(name, tuple(tensor.shape), tensor.dtype) for name, tensor in inputs.items()]
-            state = f"{shapes} {torch.backends.mha.get_fastpath_enabled()}"
+            state = f"{shapes} {more} {torch.backends.mha.get_fastpath_enabled()}"
             file = folder / hashlib.sha256(f"{fingerprint(model)} {state}".encode()).hexdigest()
         except Unknown:
-            return export(model, example)
+            return export(model, example, *more)
         if not file.exists():
             part = file.with_suffix(f".{os.getpid()}")
-            part.write_bytes(export(model, example))
+            part.write_bytes(export(model, example, *more))
             part.replace(file)
         return file.read_bytes()
 

@@ -23,7 +23,7 @@ import numpy as np
 from autocompress.core.format_facts import FormatFacts
 from autocompress.core.layer import LayerTable, Part
 from autocompress.core.plan import Receipt
-from autocompress.errors import TrialError
+from autocompress.errors import InputError, TrialError
 from autocompress.formats.table import MODEL
 from autocompress.tensors.names import OUTPUT
 
@@ -146,6 +146,12 @@ class Runtime(Protocol):
         return Reading((time.thread_time() - cpu) / runs, (time.perf_counter() - wall) / runs)
 
     @property
+    def free_axes(self) -> dict[str, tuple[int, ...]]:
+        """Axes of each input, by name, whose size may be another than that of the example, beside axis 0, that of the
+        samples."""
+        return {}
+
+    @property
     def peak_memory_bytes(self) -> int | None:
         """Bytes of RAM that activations take in this runtime, as it measured them, such as an arena; None where it
         measures none, and the estimate stands."""
@@ -181,6 +187,18 @@ class Format(FormatFacts, Protocol):
             TrialError: when the format cannot hold the network.
         """
         raise NotImplementedError
+
+    def with_free_sizes(self, free: bool = True) -> Format:
+        """The same format whose files take inputs of any size (height, width, length) that the network takes; not
+        `free`, of the one size of the example.
+
+        Raises:
+            InputError: where files of this format have fixed sizes.
+        """
+        if not free:
+            return self
+        raise InputError(f"{self.name} files have inputs of a fixed size: leave out --dynamic, or choose another "
+                         "format")
 
     def described(self, table: LayerTable, prepared: Any, network: WritableNetwork) -> LayerTable:
         """Complete the facts about the original with what the format adds: the bytes of its file that hold no

@@ -98,7 +98,7 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
         "budget": msgspec.to_builtins(description.budget), "seed": description.settings.seed,
         "fingerprints": description.fingerprints,
         "versions": versions(("autocompress", "torch", "optuna", "numpy", *file_format.packages)),
-        **_inputs(bench), **_outputs(bench, runtime), "samples": sample_facts,
+        **_inputs(bench, runtime), **_outputs(bench, runtime), "samples": sample_facts,
         "machine": msgspec.to_builtins(this_machine()),
     }
     files |= {SAMPLES: samples}
@@ -150,12 +150,16 @@ def artifact_fault(folder: Path, facts: dict[str, Any] | None) -> str:
                  if name != CARD), "")
 
 
-def _inputs(bench: Workbench) -> dict[str, Any]:
+def _inputs(bench: Workbench, runtime: Runtime) -> dict[str, Any]:
     """Under `input` what the network reads, under `inputs` each of several, by name."""
     example, facts = bench.network.example, bench.network.task.input_facts()
     tensors = {INPUT: example} if isinstance(example, Tensor) else dict(example.items())
-    every = [{"name": name, "shape": ["N", *tensor.shape[1:]], "dtype": str(tensor.dtype).removeprefix("torch."),
-              **facts} for name, tensor in tensors.items()]
+    every: list[dict[str, Any]] = [
+        {"name": name, "shape": ["N", *tensor.shape[1:]], "dtype": str(tensor.dtype).removeprefix("torch."), **facts}
+        for name, tensor in tensors.items()]
+    for one in every:
+        if free := runtime.free_axes.get(one["name"]):
+            one["free_axes"] = [*free]
     return {"input": every[0]} if len(every) == 1 else {"inputs": every}
 
 

@@ -17,14 +17,14 @@ from autocompress.core.batch_sizes import EVERY_TENSOR_BYTES, RANGE_BYTES, calib
 from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan
 from autocompress.errors import InputError, TrialError
-from autocompress.formats.base import INPUT, Arrays, Format, WritableNetwork, Written
+from autocompress.formats.base import INPUT, Arrays, Format, Runtime, WritableNetwork, Written
 from autocompress.formats.running import largest_difference
 from autocompress.techniques import resolve
 from autocompress.techniques.apply import Techniques
 from autocompress.techniques.drop import DROP
 from autocompress.techniques.quantize import range_method
 from autocompress.techniques.table import TECHNIQUES
-from autocompress.tensors.named import Inputs, by_name, zeros
+from autocompress.tensors.named import Inputs, NamedTensors, by_name, zeros
 
 log = logging.getLogger(__name__)
 
@@ -62,12 +62,34 @@ class FileWriter:
         self._model, self._calibration, self.format, self.threads = model, calibration, file_format, threads
         self._shape = tuple(calibration.shape[1:])
         original = WritableNetwork(fold_norms(Compressed(model, Plan()), table).model, resolve(table, Plan()))
-        with self._exportable():
-            self.prepared = file_format.prepare(original.model, self.example)
-            self.original_file = file_format.write(self.prepared, original).data
+        self._prepare(original)
+        if refusal := self._other_sizes_refused():
+            log.warning("sizes of inputs stay fixed in the file: %s", refusal)
+            self.format = file_format = file_format.with_free_sizes(False)
+            self._prepare(original)
         self._prepared_without = {frozenset[str](): self.prepared}
         self._refilled_tolerance = PARITY_TOLERANCE  # until the original is checked
         self.table = file_format.described(table, self.prepared, original)
+
+    def _prepare(self, original: WritableNetwork) -> None:
+        with self._exportable():
+            self.prepared = self.format.prepare(original.model, self.example)
+            self.original_file = self.format.write(self.prepared, original).data
+
+    def _other_sizes_refused(self) -> str:
+        """Why the network takes inputs of one size alone, though the format would leave it free; empty where it takes
+        others, or where the format fixes it."""
+        runtime = self.format.open(self.original_file, self.threads)
+        free = runtime.free_axes
+        runtime.close()
+        if not any(free.values()):
+            return ""
+        try:
+            with torch.no_grad():
+                self._model(of_other_sizes(self._calibration[:2], free))
+        except Exception as error:  # the user's code: anything can come
+            return f"the network takes no other, {next(iter(str(error).splitlines()), type(error).__name__)}"
+        return ""
 
     @property
     def example(self) -> Inputs:
@@ -135,6 +157,8 @@ class FileWriter:
         first = {name: values[:1] for name, values in expected.items()}
         runtime = self.format.open(file, self.threads)
         outputs, alone = (runtime.run(as_arrays(batch)) for batch in (inputs, inputs[:1]))
+        if any(runtime.free_axes.values()):
+            _check_other_sizes(model, runtime, inputs[:2], tolerance)
         runtime.close()
         if (_shapes(outputs), _shapes(alone)) != (_shapes(expected), _shapes(first)):
             raise TrialError(f"the exported graph must put out {_shapes(expected)}, and {_shapes(first)} of one "
@@ -153,6 +177,35 @@ class FileWriter:
         except TrialError as error:
             raise InputError(f"the network must be exportable to {self.format.name}, for any number of samples, but "
                              f"{error}. Replace that operation in its forward, or choose another format") from error
+
+
+def _check_other_sizes(model: nn.Module, runtime: Runtime, inputs: Inputs, tolerance: float) -> None:
+    """TrialError unless the file computes what the network computes for inputs of other sizes, where it takes
+    them."""
+    changed = of_other_sizes(inputs, runtime.free_axes)
+    with torch.no_grad():
+        expected = {name: tensor.numpy() for name, tensor in by_name(model(changed)).items()}
+    outputs = runtime.run(as_arrays(changed))
+    if not largest_difference(outputs, expected) <= tolerance:
+        sizes = ", ".join(str(tuple(values.shape[1:])) for values in as_arrays(changed).values())
+        raise TrialError(f"the exported graph must compute what the network computes for other sizes too, but does "
+                         f"not for {sizes}, where it puts out {_shapes(outputs)} for {_shapes(expected)}")
+
+
+def of_other_sizes(inputs: Inputs, free: Mapping[str, tuple[int, ...]]) -> Inputs:
+    """Inputs repeated to 32 more along free axes of maps, which keeps what strides divide, and cut to half the length
+    along those of sequences, whose positions may be numbered in a table."""
+    def changed(name: str, tensor: Tensor) -> Tensor:
+        for axis in free.get(name, ()):
+            size = tensor.shape[axis]
+            rows = torch.arange(size + 32) % size if tensor.dim() > 3 else torch.arange((size + 1) // 2)
+            tensor = tensor.index_select(axis, rows)
+        return tensor
+
+    if isinstance(inputs, Tensor):
+        return changed(INPUT, inputs)
+    made: Inputs = NamedTensors({name: changed(name, tensor) for name, tensor in inputs.items()})
+    return made
 
 
 def _shapes(outputs: Mapping[str, np.ndarray]) -> str:

@@ -43,7 +43,7 @@ def identity_of(loaded: LoadedModel, task: Task, request: Request) -> dict[str, 
         **fingerprints(loaded, task, request),
         "budget": {metric: bound for metric, bound in budget.items() if bound is not None},
         **{name: value if isinstance(value, int) else [label(each) for each in listed(value)]
-           for name, value in values.items() if isinstance(value, int) or listed(value)},
+           for name, value in values.items() if value is not False and (isinstance(value, int) or listed(value))},
     }
 
 

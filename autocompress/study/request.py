@@ -65,7 +65,8 @@ class Request:
     @cached_property
     def file_format(self) -> Format:
         """The format of the files: the user's own, or the one that the profile names."""
-        return chosen_format(self.settings.format, self.profile, self.settings.trust_code)
+        return chosen_format(self.settings.format, self.profile, self.settings.trust_code,
+                             self.settings.dynamic)
 
     @cached_property
     def executor(self) -> Executor:

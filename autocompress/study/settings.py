@@ -136,6 +136,9 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
     format: Annotated[Any, Setting(
         HOW, kinds.SOURCE, "A file format of your own, instead of that of the profile.", "FILE.py:NAME", "start",
         identity=True)] = None
+    dynamic: Annotated[bool, Setting(
+        HOW, kinds.FLAG, "Leave height, width and length of inputs free in the file, where the network takes other "
+        "sizes.", "", "start", identity=True)] = False
     techniques: Annotated[tuple[Any, ...], Setting(
         HOW, kinds.SOURCES, "A technique of your own, beside those of the space. Can be repeated.", "FILE.py:NAME",
         "start", flag="technique", identity=True)] = ()

@@ -27,6 +27,7 @@ class _Other(OnnxFormat):
     """A format of another name."""
 
     def __init__(self, name: str) -> None:
+        super().__init__()
         self.name = name
 
 
@@ -40,7 +41,7 @@ class _Row(Drop):
 BOUNDS = {"budget": ("2500", "2504"), "latency": ("5ms", "5.001ms"), "macs": ("50M", "50000001"),
           "peak_memory": ("1kB", "1001B"), "max_drop": ("1%", "0.01004")}
 OWN = {"task": ("a.py:One", "a.py:Two"), "format": (_Other("one"), _Other("two")), "seed": (0, 1),
-       "metric": ("mae", "r2"), "decode": ("a.py:one", "a.py:two"),
+       "dynamic": (False, True), "metric": ("mae", "r2"), "decode": ("a.py:one", "a.py:two"),
        "techniques": ([_Row("one")], [_Row("one"), _Row("two")])}
 
 

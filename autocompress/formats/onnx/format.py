@@ -25,6 +25,13 @@ class OnnxFormat(Format):
     name, suffix, runtime, converter = "onnx", ".onnx", "ONNX Runtime", "torch.onnx.export"
     packages = ("onnx", "onnxruntime", "onnxscript")
 
+    def __init__(self, free_sizes: bool = False) -> None:
+        self.free_sizes = free_sizes
+
+    def with_free_sizes(self, free: bool = True) -> Format:
+        """ONNX files with named sizes."""
+        return OnnxFormat(free)
+
     def legal(self, step: Step, layer: Layer) -> str:
         """Every width, grid and pattern of a plan has its nodes; layers that the graph does not show are locked by
         `described`."""
@@ -36,7 +43,7 @@ class OnnxFormat(Format):
 
     def prepare(self, network: nn.Module, example: Tensor | Mapping[str, Tensor]) -> Template:
         """Export the graph by `torch.onnx.export`, which takes seconds, and take the tensors of the network out."""
-        return export_template(network, example)
+        return export_template(network, example, self.free_sizes)
 
     def described(self, table: LayerTable, prepared: Template, network: WritableNetwork) -> LayerTable:
         """Lock what the graph does not show as one node; the skeleton is the template."""
@@ -58,7 +65,7 @@ class OnnxFormat(Format):
 
     def plain(self, network: nn.Module, example: Tensor | Mapping[str, Tensor]) -> bytes:
         """Export the untouched network with the defaults of `torch.onnx.export`."""
-        return plain_export(network, example)
+        return plain_export(network, example, self.free_sizes)
 
     def checked(self, data: bytes) -> dict[str, Any]:
         """Prove that no integer kernel can saturate, so that every CPU gives the same answers."""

@@ -46,6 +46,8 @@ class Runtime(base.Runtime):
         except Exception as error:  # its exceptions share no base class
             raise TrialError(f"ONNX Runtime refuses the file: {reason_of(error)}") from error
         self._dtypes = {given.name: DTYPES.get(given.type, np.float32) for given in self._session.get_inputs()}
+        self._axes = {given.name: tuple(i for i, size in enumerate(given.shape) if i and not isinstance(size, int))
+                      for given in self._session.get_inputs()}
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     @overload
@@ -71,6 +73,11 @@ class Runtime(base.Runtime):
         except Exception as error:  # as above
             samples = len(next(iter(inputs.values()), ()))
             raise TrialError(f"ONNX Runtime fails on {samples} inputs: {reason_of(error)}") from error
+
+    @property
+    def free_axes(self) -> dict[str, tuple[int, ...]]:
+        """Axes with a name in place of a size."""
+        return self._axes
 
     def constants(self) -> list[np.ndarray]:
         """Every output of a graph that has no inputs."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from autocompress.errors import InputError
 from autocompress.formats.onnx.pads import unfold_pads
-from autocompress.formats.onnx.torch_onnx import Example, exporting, free_samples, input_names, output_names
+from autocompress.formats.onnx.torch_onnx import Example, exporting, free_shapes, input_names, output_names
 
 OPSET = 20
 LARGEST_BYTES = 2**31 - 1  # of one protobuf message; tensors beside the file are not written
@@ -57,11 +57,12 @@ class Template:
         return len(self.model.SerializeToString())
 
 
-def export_template(model: nn.Module, example: Example) -> Template:
+def export_template(model: nn.Module, example: Example, free_sizes: bool = False) -> Template:
     """Export the structure of `model` (eval mode, norms folded) with a free number of samples.
 
     Args:
         example: what the network is called with, of two samples.
+        free_sizes: leave sizes of inputs free as well, where the network does not fix them.
 
     Raises:
         TrialError: when it cannot be exported.
@@ -71,7 +72,7 @@ def export_template(model: nn.Module, example: Example) -> Template:
     if weights_bytes > LARGEST_BYTES:
         raise InputError(f"the weights of the original must fit into one ONNX file, {LARGEST_BYTES / 1e9:.2f} GB at "
                          f"most, but they take {weights_bytes / 1e9:.2f} GB: take a smaller original")
-    proto = _export(_randomised(model), example)
+    proto = _export(_randomised(model), example, free_sizes)
     values = {key: value.detach().numpy() for key, value in _randomised(model).state_dict().items()
               if value.is_floating_point()}
     slots = {}
@@ -110,10 +111,10 @@ def _randomised(model: nn.Module) -> nn.Module:
     return model
 
 
-def _export(model: nn.Module, example: Example) -> onnx.ModelProto:
+def _export(model: nn.Module, example: Example, free_sizes: bool) -> onnx.ModelProto:
     with exporting():
         names = output_names(model, example)
-        program = torch.export.export(model, (example,), dynamic_shapes=(free_samples(example),))
+        program = torch.export.export(model, (example,), dynamic_shapes=(free_shapes(example, free_sizes),))
         exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False, optimize=False,
                                      input_names=input_names(example), output_names=names)
         assert exported is not None
@@ -125,17 +126,28 @@ def _export(model: nn.Module, example: Example) -> onnx.ModelProto:
         raise InputError(f"the exported graph must read {', '.join(input_names(example))} and put out "
                          f"{', '.join(names)}, but has {len(proto.graph.input)} inputs and {len(proto.graph.output)} "
                          "outputs: every input must be used, and every output computed from them")
-    _name_batch(proto)
+    _name_free_axes(proto)
     return proto
 
 
-def _name_batch(proto: onnx.ModelProto) -> None:
-    """Name the free dimension `batch`."""
-    free = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+# Names of the axes behind the channels of maps, the last ones first.
+_OF_MAPS = ("width", "height", "depth")
+
+
+def _name_free_axes(proto: onnx.ModelProto) -> None:
+    """Name what is free in the inputs: `batch`, and `height`, `width` or `length` where sizes are."""
+    names: dict[str, str] = {}
+    for value in proto.graph.input:
+        dims = value.type.tensor_type.shape.dim
+        for axis, dim in enumerate(dims):
+            if dim.dim_param and dim.dim_param not in names:
+                name = "batch" if axis == 0 else _OF_MAPS[len(dims) - 1 - axis] if len(dims) > 3 else "length"
+                taken = sum(other.startswith(name) for other in names.values())
+                names[dim.dim_param] = f"{name}_{taken}" if taken else name
     for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
         for dim in value.type.tensor_type.shape.dim:
-            if free and dim.dim_param == free:
-                dim.dim_param = "batch"
+            if dim.dim_param in names:
+                dim.dim_param = names[dim.dim_param]
 
 
 def _simplify(exported: torch.onnx.ONNXProgram, program: torch.export.ExportedProgram) -> None:

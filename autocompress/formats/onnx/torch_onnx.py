@@ -29,7 +29,7 @@ LOGGERS = ("torch.onnx", "torch.export", "torch._dynamo", "torch.fx.experimental
            "onnx_ir")
 
 
-def plain_export(model: nn.Module, example: Example) -> bytes:
+def plain_export(model: nn.Module, example: Example, free_sizes: bool = False) -> bytes:
     """Export `model` (eval mode) by `torch.onnx.export` with its defaults and a free number of samples: the file that a
     user has without autocompress.
 
@@ -38,20 +38,36 @@ def plain_export(model: nn.Module, example: Example) -> bytes:
     """
     given = (example, {}) if isinstance(example, Mapping) else (example,)  # a last mapping is taken for keywords
     with exporting():
-        exported = torch.onnx.export(model, given, dynamo=True, verbose=False,
-                                     dynamic_shapes=(free_samples(example),), input_names=input_names(example),
+        exported = torch.onnx.export(model, given, dynamo=True, verbose=False, input_names=input_names(example),
+                                     dynamic_shapes=(free_shapes(example, free_sizes),),
                                      output_names=output_names(model, example))
         assert exported is not None
         data: bytes = exported.model_proto.SerializeToString()
         return data
 
 
-def free_samples(example: Example) -> Any:
-    """The dynamic shapes that leave the number of samples free in every input of `example`."""
-    free = {0: torch.export.Dim("batch")}
-    if type(example) is dict:
-        return dict.fromkeys(example, free)
-    return [free for _ in example] if isinstance(example, Mapping) else free  # a type of its own: leaf by leaf
+def free_shapes(example: Example, sizes: bool = False) -> Any:
+    """The dynamic shapes that leave the number of samples free in every input of `example`; with `sizes`, also those
+    that the network does not fix: height and width of maps, length of sequences."""
+    batch = torch.export.Dim("batch")
+
+    def free(tensor: Tensor) -> dict[int, Any]:
+        return {0: batch} | (dict.fromkeys(size_axes(tensor), torch.export.Dim.AUTO) if sizes else {})
+
+    if not isinstance(example, Mapping):
+        return free(example)
+    shapes = {name: free(tensor) for name, tensor in example.items()}
+    return shapes if type(example) is dict else [*shapes.values()]  # a type of its own: leaf by leaf
+
+
+def size_axes(tensor: Tensor) -> tuple[int, ...]:
+    """Axes of an input `(N, …)` that hold positions: all but the channels of maps; of rows of numbers or tokens, that
+    of the length."""
+    if tensor.dim() > 3:
+        return tuple(range(2, tensor.dim()))
+    if not tensor.is_floating_point() or tensor.dtype == torch.bool:
+        return (1,) if tensor.dim() == 2 else ()
+    return (1, 2) if tensor.dim() == 3 else ()
 
 
 def input_names(example: Example) -> list[str]:
