@@ -54,6 +54,9 @@ class Store(Protocol):
     def keys(self, kind: str) -> list[str]:
         """Return the keys of one kind, sorted."""
 
+    def used(self, kind: str) -> list[str]:
+        """Return the keys of one kind that this object has read or put, and that are there, sorted."""
+
     def nearest(self, plan: Plan, most: int | None = None) -> list[tuple[str, Mapping[str, str]]]:
         """Return the trained weights, those of the plan with most steps in common first, at most `most`: keys of the
         kinds `weights` and `earlier`, each with the header of its file, from which nothing else was read."""
@@ -78,6 +81,7 @@ class FolderStore:
     def __init__(self, folder: Path, places: Mapping[str, Path] | None = None,
                  limits: Mapping[str, int] | None = None) -> None:
         self._folder, self._places, self._limits = folder, dict(places or {}), dict(limits or {})
+        self._used: set[str] = set()
 
     def path(self, key: str) -> Path:
         """Return where the bytes of `key` are. ValueError for what is no key."""
@@ -91,6 +95,7 @@ class FolderStore:
             data = path.read_bytes()
         except OSError:
             return None
+        self._used.add(key)
         if key.partition("/")[0] in self._limits:
             with suppress(OSError):
                 os.utime(path)
@@ -99,6 +104,7 @@ class FolderStore:
     def put(self, key: str, data: bytes) -> None:
         """See `Store`."""
         path, limit = self.path(key), self._limits.get(key.partition("/")[0])
+        self._used.add(key)
         try:
             write_whole(path, data)
             if limit is not None:
@@ -117,6 +123,10 @@ class FolderStore:
         """See `Store`."""
         return sorted(f"{kind}/{path.name}" for path in self._of(kind).glob("*")
                       if _NAME.fullmatch(path.name) and path.is_file())
+
+    def used(self, kind: str) -> list[str]:
+        """See `Store`."""
+        return [key for key in self.keys(kind) if key in self._used]
 
     def nearest(self, plan: Plan, most: int | None = None) -> list[tuple[str, Mapping[str, str]]]:
         """See `Store`. Of each file only the header is read."""
@@ -173,6 +183,10 @@ class MemoryStore:
     def keys(self, kind: str) -> list[str]:
         """See `Store`."""
         return sorted(key for key in self._data.keys() | self._references.keys() if key.partition("/")[0] == kind)
+
+    def used(self, kind: str) -> list[str]:
+        """See `Store`: all that it has."""
+        return self.keys(kind)
 
     def nearest(self, plan: Plan, most: int | None = None) -> list[tuple[str, Mapping[str, str]]]:
         """See `Store`."""

@@ -112,7 +112,7 @@ class Engine:
         self._known: dict[str, Candidate] = {}
         self._twins: dict[str, list[tuple[optuna.Trial, Candidate]]] = {}
         self._lost: list[Assignment] = []
-        self._count = self._repeats = 0
+        self._count, self._repeats, self._most_threads = 0, 0, MOST_THREADS
         # Trainings that came to their end, and that failed.
         self._trained = self._untrained = 0
         self._rungs = {CALIBRATED: Rung("calibrating candidates", settings.trials),
@@ -144,7 +144,7 @@ class Engine:
             if not reason.startswith("timeout"):
                 self._rungs[rung].begun.add(number)
         self._trained, self._untrained = sum(rung > 0 for _, rung in reached), len(failed)
-        began = time.perf_counter()
+        began, self._most_threads = time.perf_counter(), MOST_THREADS if executor.shares_cores else 1
         self._enqueue_first()
         self.overhead_seconds += time.perf_counter() - began
         running: dict[Future[Outcome], Assignment] = {}
@@ -190,7 +190,7 @@ class Engine:
         if assignment is not None:
             return self._started_at(assignment)
         everyone, timed = self.candidates(), self._settings.seconds is not None
-        together = max(1, jobs // MOST_THREADS)
+        together = max(1, jobs // self._most_threads)
         short_share = min(1.0, schedule.short_share + self._late_share())
         for level, places, lanes, share in ((SHORT, schedule.short, jobs, short_share),
                                             (LONG, schedule.long, together, 1.0)):

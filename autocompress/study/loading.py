@@ -13,7 +13,7 @@ import torch
 
 from autocompress.backend.training.distill import Recipe
 from autocompress.core.allocator import reuse_memory
-from autocompress.core.store import Store
+from autocompress.core.store import STATISTICS, Store
 from autocompress.errors import EnvironmentFault, InputError
 from autocompress.hardware.targets import load_targets
 from autocompress.search.executors.base import Evaluate, Executor, Place, Workplace
@@ -30,6 +30,7 @@ from autocompress.tasks.factory import is_factory, load_object
 from autocompress.tasks.kinds.names import default_kind, is_kind, is_of_kind
 from autocompress.tasks.models import LoadedModel, built_network, load_model, load_network, model_fingerprint
 from autocompress.tasks.preparation import asked_preparation, preparation_of
+from autocompress.techniques.table import TECHNIQUES
 
 # Settings without which a stored study cannot be made a bench of again.
 REOPENED = ("model", "data", "task", "metric", "decode", "format", "techniques")
@@ -113,16 +114,20 @@ def require_same_task(description: Description, loaded: LoadedModel, task: Task)
 
 def open_executor(bench: Workbench, loaded: LoadedModel, task: Task, request: Request, folder: Path,
                   should_stop: Callable[[], bool]) -> Executor:
-    """Where evaluations run: where the user's own executor says, else here, or in `jobs` processes that load the
-    networks again."""
+    """Where evaluations run: where the user's own executor or `workers` say, else here, or in `jobs` processes that
+    load the networks again."""
     model, executor = request.settings.model, request.executor
-    if model is None or isinstance(model, str):
+    if executor.elsewhere:
+        own = {"techniques": tuple(request.techniques[name] for name in request.techniques if name not in TECHNIQUES),
+               "format": request.file_format if request.settings.format is not None else None}
+        make = partial(_rebuilt, loaded, task, _portable(request, model="sent", data="sent", task=None, **own), folder)
+    elif model is None or isinstance(model, str):
         # A class from a user's file cannot be unpickled elsewhere; the specs can be loaded again.
         make = partial(_reloaded, _portable(request), folder)
     else:
         portable = _portable(request, model="given as an object", data="given as an object")
         make = partial(_rebuilt, loaded, task, portable, folder)
-    executor.open(Workplace(bench.evaluator.outcome, make, bench.store, should_stop))
+    executor.open(Workplace(bench.evaluator.outcome, make, bench.store, should_stop, bench.store.used(STATISTICS)))
     return executor
 
 

@@ -15,10 +15,12 @@ from autocompress.search.executors.base import Executor
 from autocompress.search.executors.inline import Inline
 from autocompress.search.executors.pool import as_executor
 from autocompress.search.executors.processes import Processes
+from autocompress.search.executors.ray import RayActors
 from autocompress.search.samplers.make import check_sampler
 from autocompress.space.spec import SpaceSpec, load_space
 from autocompress.study.chosen_format import chosen_format
 from autocompress.study.settings import SearchSettings
+from autocompress.study.user_code import user_code
 from autocompress.tasks.factory import is_factory, load_object, makes_objects
 from autocompress.techniques.apply import with_own
 from autocompress.techniques.base import Technique
@@ -70,8 +72,12 @@ class Request:
 
     @cached_property
     def executor(self) -> Executor:
-        """The user's own executor, or `jobs` processes, or this one."""
-        jobs, own = self.settings.jobs, _named(self.settings, "executor")
+        """The user's own executor, or actors of Ray, or `jobs` processes, or this one."""
+        settings = self.settings
+        if settings.workers is not None:
+            return RayActors(settings.workers, cpus=settings.cpus_per_worker, gpus=settings.gpus_per_worker,
+                             most=settings.jobs, code=user_code(settings))
+        jobs, own = settings.jobs or 1, _named(settings, "executor")
         if own is None:
             return Inline() if jobs == 1 else Processes(jobs)
         return as_executor(call_with(own, {"jobs": jobs}, "an executor") if makes_objects(own) else own, jobs)

@@ -58,6 +58,8 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
                     Event(kind="progress", text=what, done=done, total=total))))
                 if settings.out is not None:
                     stack.enter_context(claimed(settings.out, resume=settings.resume, replace=settings.force_new_study))
+                stack.callback(request.executor.close)
+                request.executor.connect()
                 return _search(stages.Run(request, notify, stop, stack, started))
         except StoppedNow:
             raise stop.interrupted() from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ from typing import Any
 from autocompress.errors import InputError
 from autocompress.quantities import parse_bytes, parse_count, parse_fraction, parse_milliseconds, parse_seconds
 from autocompress.search.efforts import EFFORTS
+from autocompress.search.executors.ray_cluster import check_address
 from autocompress.tasks.cache import from_home
 from autocompress.tasks.sources.specs import located, source_kind
 
@@ -118,6 +120,17 @@ def _device(value: Any, name: str) -> str:
     return value
 
 
+def _workers(value: Any, name: str) -> str:
+    return check_address(_text(value, name))
+
+
+def _gpus(value: Any, name: str) -> float:
+    number = _number(value, name)
+    if not math.isfinite(number) or number < 0 or (number > 1 and number != int(number)):
+        raise InputError(f"{name} must be a share of one GPU, from 0 to 1, or a whole number, but got {value!r}")
+    return number
+
+
 def _flag(value: Any, name: str) -> bool:
     if not isinstance(value, bool):
         raise InputError(f"{name} must be True or False, but got {value!r}")
@@ -199,6 +212,8 @@ PROFILES = Kind(_profiles, locate=_toml_beside, lists=True, repeatable=True)
 SPACE = Kind(_text, locate=_toml_beside)
 EFFORT = Kind(_effort)
 DEVICE = Kind(_device)
+WORKERS = Kind(_workers)
+GPUS = Kind(_gpus, (int, float), "a number", flag_type=float)
 COUNT = _whole(_count)
 SEED = _whole(_seed)
 NUMBER = Kind(_number, (int, float), "a number", flag_type=float)

@@ -163,8 +163,18 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
         HOW, kinds.DURATION, "Longest that one evaluation of a candidate may take, such as 10m; it fails then. "
         "Default: none, but what is left of --timeout.", "TIME")] = None
     seed: Annotated[int, Setting(HOW, kinds.SEED, "Default: 0.", "N", "start", identity=True)] = 0
-    jobs: Annotated[int, Setting(
-        HOW, kinds.COUNT, "Processes that evaluate candidates. Default: 1.", "N")] = 1
+    jobs: Annotated[int | None, Setting(
+        HOW, kinds.COUNT, "Processes that evaluate candidates. Default: 1; with --workers, as many as there is room "
+        "for.", "N")] = None
+    workers: Annotated[str | None, Setting(
+        HOW, kinds.WORKERS, "Evaluate candidates in actors of Ray: ray starts them on this machine, auto in the "
+        "cluster that this machine is in, ray://HOST:PORT in another one. Default: in processes of this machine.",
+        "ADDRESS")] = None
+    cpus_per_worker: Annotated[int, Setting(
+        HOW, kinds.COUNT, "With --workers, CPU cores of each. Default: 1.", "N")] = 1
+    gpus_per_worker: Annotated[float, Setting(
+        HOW, kinds.GPUS, "With --workers, GPUs of each, or the share of one, such as 0.5: two then share a GPU and its "
+        "memory. Default: 0.", "NUMBER")] = 0.0
     device: Annotated[str, Setting(
         HOW, kinds.DEVICE, "Where networks are trained: auto, cpu or cuda. Default: auto.", "NAME")] = "auto"
     out: Annotated[Path | None, Setting(
@@ -175,7 +185,7 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
         WHERE, kinds.TEXT, "Any storage of Optuna. Default: SQLite in the study's folder.", "URL", "study")] = None
     resume: Annotated[bool, Setting(
         WHERE, kinds.FLAG, "Go on with the study that is there. With --out, what is not given is taken from it, except "
-        "--timeout, --trial-timeout, --jobs and --device.", in_config=False)] = False
+        "--timeout, --trial-timeout, --jobs, --workers and --device.", in_config=False)] = False
     force_new_study: Annotated[bool, Setting(
         WHERE, kinds.FLAG, "Replace the study that is there.", in_config=False)] = False
     trust_code: Annotated[bool, Setting(
@@ -208,6 +218,11 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
                              "torchvision:resnet18 or path/to/file.py:factory")
         if self.weights_key is not None and self.weights is None:
             raise InputError(f"weights_key {self.weights_key!r} needs the weights file in which it is a key")
+        if self.workers is not None and self.executor is not None:
+            raise InputError("workers and executor exclude each other: both say where candidates are evaluated")
+        if self.workers is None and (self.cpus_per_worker, self.gpus_per_worker) != (1, 0.0):
+            raise InputError("cpus_per_worker and gpus_per_worker need workers: ray, auto or ray://HOST:PORT; without, "
+                             "candidates are evaluated in processes of this machine, see jobs")
         self._check_task()
         if any(value is not None for value in (self.image_size, self.resize, self.crop)):
             from autocompress.tasks.preparation import asked_preparation  # loads torch

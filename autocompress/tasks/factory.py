@@ -77,8 +77,13 @@ def _named(spec: str, what: str, trust_code: bool, kind: str) -> Iterator[Any]:
         yield named
 
 
+def module_name(path: Path) -> str:
+    """The name of the module that a user's file becomes; `path` is absolute."""
+    return f"autocompress_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+
+
 def _load(path: Path) -> Any:
-    name = f"autocompress_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    name = module_name(path)
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -50,6 +50,16 @@ class StoreContract:
         assert store.keys("files") == ["files/a.onnx", "files/b.onnx"]
         assert store.keys("weights") == []
 
+    def test_what_was_read_or_put_is_what_was_used(self, tmp_path: Path) -> None:
+        self.make(tmp_path).put("statistics/other.safetensors", b"x")
+        store = self.make(tmp_path)
+        store.put("statistics/a.safetensors", b"x")
+        store.put("files/a.onnx", b"x")
+        assert store.get("statistics/none.safetensors") is None
+        assert store.used("statistics") == ["statistics/a.safetensors"]
+        store.remove("statistics/a.safetensors")
+        assert store.used("statistics") == []
+
     def test_what_was_removed_is_gone(self, tmp_path: Path) -> None:
         store = self.make(tmp_path)
         store.put("files/a.onnx", b"x")

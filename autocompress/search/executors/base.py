@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -116,6 +116,8 @@ class Workplace:
     make: Callable[[Place], Evaluate]
     store: Store = field(default_factory=MemoryStore)
     should_stop: ShouldStop = lambda: False
+    # Keys of what was measured of the original, which every worker will ask for.
+    statistics: Sequence[str] = ()
 
 
 class Executor(Protocol):
@@ -128,8 +130,17 @@ class Executor(Protocol):
     * After `close` nothing that the executor started is left.
     """
 
-    # How many jobs it runs at once, at least 1. The engine submits no more before one is done.
+    # How many jobs it runs at once, at least 1; it may change. The engine submits no more before one is done.
     jobs: int
+    # Whether the workers' cores are those of one machine, so that one long training may take those of several.
+    shares_cores: bool = True
+    # Whether workers may be on machines that do not have the user's files: network and data are sent, not loaded again.
+    elsewhere: bool = False
+
+    def connect(self) -> None:
+        """Reach the workers. Called once, before network and data are loaded; InputError or EnvironmentFault for what
+        cannot be reached or used. `close` follows, whatever comes between."""
+        return None
 
     def open(self, workplace: Workplace) -> None:
         """Take what workers need. Called once, before the first job. InputError where workers cannot have it."""

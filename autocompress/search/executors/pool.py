@@ -15,8 +15,7 @@ from typing import Any
 
 import msgspec
 
-from autocompress.core.evaluation import CALIBRATED, SHORT
-from autocompress.core.store import STATISTICS, TEACHER, MemoryStore, Reference, weights_key
+from autocompress.core.store import STATISTICS, MemoryStore, Reference
 from autocompress.errors import EnvironmentFault, InputError, TrialError
 from autocompress.search.executors.base import (
     Evaluate,
@@ -30,11 +29,10 @@ from autocompress.search.executors.base import (
     alone,
     work,
 )
+from autocompress.search.executors.lending import needed
 from autocompress.search.executors.worker_process import RemoteTraceback, portable
 
-METHODS = ("open", "submit", "quiet", "stop", "close")
-# Weights of so many trained candidates, the nearest in plan, go with a training that may inherit from one.
-MOST_RELATIVES = 3
+METHODS = ("connect", "open", "submit", "quiet", "stop", "close")
 
 # What a job may read of the store: the header of a file of weights, empty for others, and the bytes.
 Lent = tuple[dict[str, str], bytes]
@@ -101,18 +99,11 @@ class Pool(Executor):
         answered.add_done_callback(partial(self._done, future, job))
 
     def _lent(self, job: Job) -> dict[str, Lent]:
-        """What a training may read: the weights that it goes on from, or those nearest in plan, and the teacher's
-        answers; by key, with the headers of weights."""
+        """What the job may read of the store, by key."""
         assert self._workplace is not None
         store = self._workplace.store
-        if job.rung == CALIBRATED or isinstance(self._pool, ThreadPoolExecutor):
-            return {}
-        near = dict(store.nearest(job.plan, MOST_RELATIVES if job.rung == SHORT else None))
-        own = weights_key(job.plan, job.rung - 1)
-        if own in near:
-            near = {own: near[own]}
-        headers = {key: dict(near.get(key, {})) for key in (*list(near)[:MOST_RELATIVES], *store.keys(TEACHER))}
-        return {key: (header, data) for key, header in headers.items() if (data := store.get(key)) is not None}
+        keys = {} if isinstance(self._pool, ThreadPoolExecutor) else needed(store, job)
+        return {key: (dict(header), data) for key, header in keys.items() if (data := store.get(key)) is not None}
 
     def _done(self, future: Future[Outcome], job: Job, answered: Future[Answer]) -> None:
         self._open.pop(future, None)
