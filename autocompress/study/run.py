@@ -36,7 +36,8 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
             the latency on each an objective, and bounded on each by `latency="5ms"`, on some by
             `latency={"stm32h743": "80ms"}`. `task`, `format`, `techniques`, `executor` and `sampler` may be objects of
             your own. With `from_study`, what another study started with is taken where it is not given; with `resume`
-            and `out`, all but `timeout`, `trial_timeout`, `jobs`, `device` and `executor` are the study's own.
+            and `out`, all but `timeout`, `trial_timeout`, `jobs`, `workers`, `device` and
+            `executor` are the study's own.
 
     Returns:
         The study: its front, trials, best candidate and exported file.
