@@ -94,12 +94,9 @@ def restored(structure: Any, tensors: Mapping[str, Tensor], name: str = "") -> A
 
 
 def true_boxes(batch: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    """Boxes and labels of each picture of a batch, those that count."""
-    made = []
-    for rows in batch[TARGET]:
-        there = rows[(rows[:, 4] >= 0) & (rows[:, 5] == 0)]
-        made.append({"boxes": there[:, :4], "labels": there[:, 4].long()})
-    return made
+    """Boxes and labels of each picture of a batch, and which boxes do not count."""
+    there = [rows[rows[:, 4] >= 0] for rows in batch[TARGET]]
+    return [{"boxes": rows[:, :4], "labels": rows[:, 4].long(), "ignored": rows[:, 5] > 0} for rows in there]
 
 
 def detection(context: KindContext) -> KindFacts:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autocompress.errors import InputError
 from autocompress.tasks.input_forms import evaluating
 from autocompress.tasks.sources.base import Source
 from autocompress.tensors.named import NamedTensors
@@ -53,12 +54,13 @@ FORMS: tuple[tuple[Form, str], ...] = (
 
 @dataclass(frozen=True)
 class InputReader:
-    """Makes what a network reads of stored samples: bytes of pictures divided by 255 and normalised, all else as it is.
+    """Makes what a network reads of stored samples. Bytes of pictures are divided by 255; they, and the one tensor of a
+    network with one input, are normalised.
 
     Args:
         names: of the inputs in a batch.
         alone: whether they are one tensor, for the first argument of `forward`.
-        mean, std: one value for each channel of pictures, or one for all.
+        mean, std: one value for each channel, the second axis, or one for all.
         form: what is made of the one tensor.
     """
 
@@ -75,15 +77,24 @@ class InputReader:
     def read(self, stored: Any) -> Any:
         """Stored inputs as the network reads them."""
         if isinstance(stored, Tensor):
-            return self.form(self._normalised(stored))
-        return NamedTensors({name: self._normalised(tensor) for name, tensor in stored.items()})
+            return self.form(self._normalised(stored, not self.is_plain))
+        return NamedTensors({name: self._normalised(tensor, False) for name, tensor in stored.items()})
 
-    def _normalised(self, stored: Tensor) -> Tensor:
-        if not is_picture(stored):
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is subtracted and nothing divided by but the 255 of pictures."""
+        return set(self.mean) == {0.0} and set(self.std) == {1.0}
+
+    def _normalised(self, stored: Tensor, numbers: bool) -> Tensor:
+        """Bytes of pictures normalised, and other `numbers` too where that is said."""
+        if not is_picture(stored) and not numbers:
             return stored
+        if {len(self.mean), len(self.std)} - {1, stored.shape[1]}:
+            raise InputError(f"mean and std must hold 1 or {stored.shape[1]} values, one a channel of {self.names[0]}, "
+                             f"but are {self.mean} and {self.std}")
         shape = (1, -1) + (1,) * (stored.dim() - 2)
         mean, std = (torch.tensor(values, device=stored.device).view(shape) for values in (self.mean, self.std))
-        return (stored.float() / 255 - mean) / std
+        return ((stored.float() / 255 if is_picture(stored) else stored.float()) - mean) / std
 
 
 def is_picture(stored: Tensor) -> bool:
@@ -104,6 +115,7 @@ def input_reader(source: Source, arguments: Mapping[str, bool], model: nn.Module
     first = next(iter(arguments), None)
     alone = len(source.inputs) == 1 and (source.inputs[0] not in arguments or source.inputs[0] == first)
     plain = InputReader(source.inputs, alone, source.mean, source.std)
+    plain.read(plain.stored(batch))  # says where mean and std do not fit
     for form, said in FORMS if alone else ():
         reader = replace(plain, form=form)
         if _runs(model, reader, batch):

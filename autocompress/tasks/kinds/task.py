@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -10,6 +12,7 @@ from autocompress.tasks.batch_split import SplitName
 from autocompress.tasks.batch_task import BatchTask
 from autocompress.tasks.kinds.base import KindFacts
 from autocompress.tasks.kinds.inputs import InputReader, is_picture
+from autocompress.tasks.kinds.read_ahead import ReadAhead
 from autocompress.tasks.sources.base import Source
 from autocompress.tasks.splits import SPLITS
 from autocompress.tensors.likelihood import Likelihood
@@ -28,7 +31,7 @@ class KindTask(BatchTask):
     """
 
     def __init__(self, source: Source, reader: InputReader, facts: KindFacts, metric: Any) -> None:
-        train, validation, test = (source.splits[split] for split in SPLITS)
+        train, validation, test = (ReadAhead(source.splits[split], f"{source.name}, {split} split") for split in SPLITS)
         super().__init__(train, validation, test, inputs=reader.stored, metric=metric or None, name=source.name,
                          outputs=dict.fromkeys(facts.classes, "classes"))
         self._reader, self._classes, self._prepared = reader, facts.classes, source.prepared
@@ -46,20 +49,36 @@ class KindTask(BatchTask):
         made: Inputs = self._reader.read(inputs)
         return made
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """That of the batches and metrics, and of how inputs are made of them."""
+        return self._with_reader(super().fingerprint)
+
+    @property
+    def views_fingerprint(self) -> str | None:
+        """That of the batches, and of how inputs are made of them."""
+        return self._with_reader(super().views_fingerprint or "")
+
+    def _with_reader(self, fingerprint: str) -> str:
+        reader = self._reader
+        facts = f"{fingerprint} {reader.names} {reader.alone} {reader.mean} {reader.std} {reader.form.__name__}"
+        return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
     @property
     def described(self) -> str:
         """How files become what the network reads."""
         texts = [self._prepared] if self._prepared else []
-        if self._pictures:
-            texts.append(f"divided by 255, mean {self._reader.mean}, std {self._reader.std}")
+        texts += ["divided by 255"] if self._pictures else []
+        texts += [] if self._reader.is_plain else [f"mean {self._reader.mean}, std {self._reader.std}"]
         return ", ".join(texts) or super().described
 
     def input_facts(self) -> dict[str, Any]:
         """How pictures are brought to size and normalised, or how else files become inputs."""
         prepared = {"prepared": self._prepared} if self._prepared else {}
-        if not self._pictures:
+        if not self._pictures and self._reader.is_plain:
             return {**super().input_facts(), **prepared}
-        return {"scale": "pixels / 255", "mean": list(self._reader.mean), "std": list(self._reader.std), **prepared}
+        return {"scale": "pixels / 255" if self._pictures else "as given", "mean": list(self._reader.mean),
+                "std": list(self._reader.std), **prepared}
 
     def output_facts(self, likelihood: Likelihood, name: str = OUTPUT) -> dict[str, Any]:
         """What outputs mean, and of scores the names of their classes."""

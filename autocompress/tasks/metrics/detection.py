@@ -24,7 +24,8 @@ MOST_BOXES = 100
 class Matches:
     """The detections of one picture, and which are right.
 
-    `classes` and `scores` `(K,)`; `right` `(K, thresholds)`; `wanted`: the number of true boxes by class.
+    `classes` and `scores` `(K,)`; `right` `(K, thresholds)`: 1, or 0, or -1 where a detection does not count; `wanted`:
+    the number of true boxes by class.
     """
 
     classes: np.ndarray
@@ -39,7 +40,8 @@ def matched(predictions: Any, targets: Any) -> np.ndarray:
     Args:
         predictions: for each picture a mapping of `boxes` `(K, 4)`, `scores` `(K,)` and, of several classes, `labels`
             `(K,)`; or one mapping of arrays `(N, K, …)`, in which labels below 0 or scores of 0 are padding.
-        targets: the same without scores.
+        targets: the same without scores; beside them perhaps `ignored` `(K,)`: boxes that do not count, nor does a
+            detection that lies in one and is not right, as COCO has it of crowds.
 
     Raises:
         InputError: for anything else.
@@ -74,7 +76,9 @@ def _picture(given: Mapping[str, Any], what: str, scored: bool) -> dict[str, np.
     boxes = as_array(given["boxes"], f"{what}: boxes").astype(np.float64).reshape(-1, 4)
     labels = as_array(given["labels"], f"{what}: labels").astype(np.int64).reshape(-1) if "labels" in given else \
         np.zeros(len(boxes), np.int64)
-    columns = {"boxes": boxes, "labels": labels}
+    columns = {"boxes": boxes, "labels": labels, "ignored": np.zeros(len(boxes), bool)}
+    if "ignored" in given:
+        columns["ignored"] = as_array(given["ignored"], f"{what}: ignored").astype(bool).reshape(-1)
     used = labels >= 0
     if scored:
         if "scores" not in given:
@@ -93,14 +97,18 @@ def _match(found: dict[str, np.ndarray], true: dict[str, np.ndarray]) -> Matches
     for label in np.unique(found["labels"]):
         mine = np.flatnonzero(found["labels"] == label)
         mine = mine[np.argsort(-found["scores"][mine], kind="stable")][:MOST_BOXES]
-        overlap = box_iou(found["boxes"][mine], true["boxes"][true["labels"] == label])
+        counted, ignored = (true["boxes"][(true["labels"] == label) & (true["ignored"] == which)]
+                            for which in (False, True))
+        overlap = box_iou(found["boxes"][mine], counted)
+        inside = covered(found["boxes"][mine], ignored)
         classes.append(np.full(len(mine), label))
         scores.append(found["scores"][mine])
-        right.append(np.stack([_taken(overlap, threshold) for threshold in THRESHOLDS], 1))
-    labels, counts = np.unique(true["labels"], return_counts=True)
+        taken = np.stack([_taken(overlap, threshold) for threshold in THRESHOLDS], 1).astype(np.int8)
+        right.append(np.where((taken == 0) & (inside[:, None] >= THRESHOLDS), -1, taken))
+    labels, counts = np.unique(true["labels"][~true["ignored"]], return_counts=True)
     wanted = dict(zip(labels.tolist(), counts.tolist(), strict=True))
     if not classes:
-        return Matches(np.empty(0, np.int64), np.empty(0), np.empty((0, len(THRESHOLDS)), bool), wanted)
+        return Matches(np.empty(0, np.int64), np.empty(0), np.empty((0, len(THRESHOLDS)), np.int8), wanted)
     return Matches(np.concatenate(classes), np.concatenate(scores), np.concatenate(right), wanted)
 
 
@@ -111,6 +119,17 @@ def box_iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     common = np.clip(high - low, 0, None).prod(2)
     areas = [np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(1) for boxes in (one, other)]
     return common / np.maximum(areas[0][:, None] + areas[1][None] - common, 1e-12)  # type: ignore[no-any-return]
+
+
+def covered(boxes: np.ndarray, areas: np.ndarray) -> np.ndarray:
+    """The largest share of each box `(K, 4)` that lies in one of the areas `(M, 4)`, `(K,)`; 0 where there is none."""
+    if not len(areas):
+        return np.zeros(len(boxes))
+    low, high = (better(boxes[:, None, part], areas[None, :, part]) for better, part in (
+        (np.maximum, slice(0, 2)), (np.minimum, slice(2, 4))))
+    common = np.clip(high - low, 0, None).prod(2)
+    own = np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(1)
+    return (common / np.maximum(own, 1e-12)[:, None]).max(1)  # type: ignore[no-any-return]
 
 
 def _taken(overlap: np.ndarray, threshold: float) -> np.ndarray:
@@ -148,11 +167,11 @@ def _by_class(rows: np.ndarray) -> np.ndarray:
 
 
 def _interpolated(right: np.ndarray, wanted: int) -> np.ndarray:
-    """Mean precision at `RECALLS` of detections `(K, thresholds)`, the surest first."""
+    """Mean precision at `RECALLS` of detections `(K, thresholds)`, the surest first; those below 0 do not count."""
     if not len(right):
         return np.zeros(len(THRESHOLDS))
-    hits = np.cumsum(right, 0)
-    precision = hits / np.arange(1, len(right) + 1)[:, None]
+    hits = np.cumsum(right > 0, 0)
+    precision = hits / np.maximum(1, np.cumsum(right >= 0, 0))
     precision = np.maximum.accumulate(precision[::-1], 0)[::-1]
     recall = hits / wanted
     at = np.stack([np.searchsorted(recall[:, k], RECALLS, side="left") for k in range(right.shape[1])], 1)

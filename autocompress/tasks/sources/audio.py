@@ -66,14 +66,20 @@ def read_wav(path: Path) -> tuple[int, np.ndarray[Any, Any]]:
     return rate, values if values.ndim == 1 else values.mean(1, dtype=np.float32)
 
 
+def rate_and_length(path: Path) -> tuple[int, int]:
+    """The rate in Hz and the number of samples, by the header where the file allows that. InputError where it cannot be
+    read, or ends before its header says."""
+    with warnings.catch_warnings():  # filters are the process's: not where several threads read
+        warnings.simplefilter("error", wavfile.WavFileWarning)
+        warnings.filterwarnings("ignore", "Chunk")  # notes of other programs
+        rate, stored = _stored(path, mapped=True)
+    return rate, len(stored)
+
+
 def _stored(path: Path, *, mapped: bool) -> tuple[int, np.ndarray[Any, Any]]:
-    """The rate and the samples as they are stored; `mapped` reads the header alone where the file allows that."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", wavfile.WavFileWarning)  # an end before the header's
-            warnings.filterwarnings("ignore", "Chunk")  # notes of other programs
-            rate, stored = wavfile.read(path, mmap=mapped)
-    except (ValueError, OSError, EOFError, UnboundLocalError, wavfile.WavFileWarning) as error:  # of a lone header
+        rate, stored = wavfile.read(path, mmap=mapped)
+    except (ValueError, OSError, EOFError, wavfile.WavFileWarning) as error:
         if mapped and "mmap" in str(error):  # 24 bits
             return _stored(path, mapped=False)
         raise InputError(f"{path} must be a recording in an intact .wav file, but: {error}") from None
@@ -111,7 +117,8 @@ def open_audio(spec: SourceSpec, context: SourceContext) -> Source:
     splits = in_three_splits(recordings, given, context.seed, str(folder), targets)
     prepared = f"{samples} samples at {rate} Hz, from -1 to 1, channels averaged"
     log.info("%s: %d recordings, %s", folder, len(files), prepared)
-    return Source(folder.resolve().name, splits, (INPUT,), bool(names), len(names) or None, names, prepared=prepared)
+    return Source(folder.resolve().name, splits, (INPUT,), bool(names), len(names) or None, names,
+                  *context.normalisation, prepared)
 
 
 def _label(path: Path, root: Path, names: Sequence[str]) -> int:
@@ -130,14 +137,14 @@ def _rate_and_length(files: Sequence[Path], spec: SourceSpec, folder: Path) -> t
     rates: dict[int, Path] = {}
     seconds = 0.0
     for path in files:
-        rate, stored = _stored(path, mapped=True)
+        rate, length = rate_and_length(path)
         rates.setdefault(rate, path)
-        seconds = max(seconds, len(stored) / rate)
+        seconds = max(seconds, length / rate)
     asked = spec.number("rate", int, "a number of samples a second such as 16000")
     if asked is None and len(rates) > 1:
         told = ", ".join(f"{rate} Hz ({path.name})" for rate, path in sorted(rates.items())[:4])
         raise InputError(f"{folder}: recordings must share one rate, but there are {told}: say the network's, such as "
                          f"audio:{folder}?rate={max(rates)}")
     rate = int(asked or next(iter(rates)))
-    length = spec.number("seconds", float, "a number of seconds such as 1.0") or seconds
-    return rate, max(1, round(length * rate))
+    wanted = spec.number("seconds", float, "a number of seconds such as 1.0") or seconds
+    return rate, max(1, round(wanted * rate))

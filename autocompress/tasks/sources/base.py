@@ -49,6 +49,12 @@ class SourceContext:
     tokenizer: Any = None
     classes: bool = False
 
+    @property
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and std of numbers other than pictures: what the user says, else none."""
+        own = not self.preparation.origin
+        return (own and self.preparation.mean) or (0.0,), (own and self.preparation.std) or (1.0,)
+
 
 @dataclass(frozen=True, eq=False)
 class Source:
@@ -61,8 +67,8 @@ class Source:
         labelled: Whether samples hold a target.
         classes: Number of classes that targets name; None where they are numbers.
         class_names: Names of the classes in the order of their numbers, where targets are classes with names.
-        mean, std: What is subtracted from and divided by after bytes of pictures were divided by 255: one value for
-            each channel, or one for all.
+        mean, std: What is subtracted from and divided by, behind the 255 of pictures' bytes: one value for each
+            channel or column, or one for all.
         prepared: In words, how files became inputs.
     """
 

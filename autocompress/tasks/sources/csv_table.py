@@ -124,9 +124,10 @@ def open_csv(spec: SourceSpec, context: SourceContext) -> Source:
         samples, inputs = TextRows(records, columns.text, read.places, tokens, targets), tokens.names
     strata = targets if context.classes else None
     splits = in_three_splits(samples, read.splits, context.seed, path.name, strata)
+    mean, std = context.normalisation
     classes = len(class_names) or (None if strata is None else int(strata.max()) + 1)
-    return Source(path.stem, splits, inputs, targets is not None, classes, class_names,
-                  prepared=_described(records, columns))
+    return Source(path.stem, splits, inputs, targets is not None, classes, class_names, mean, std,
+                  _described(records, columns))
 
 
 def _columns(spec: SourceSpec, records: Records, context: SourceContext) -> _Columns:

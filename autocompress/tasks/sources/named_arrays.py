@@ -20,7 +20,7 @@ from autocompress.errors import InputError
 from autocompress.tasks.arrays import SPELLINGS
 from autocompress.tasks.labels import class_numbers
 from autocompress.tasks.npz import read_arrays
-from autocompress.tasks.preparation import channel_numbers
+from autocompress.tasks.preparation import Preparation, channel_numbers
 from autocompress.tasks.sources.base import INPUT, TARGET, Sample, Source, SourceContext, in_three_splits
 from autocompress.tasks.sources.specs import SourceSpec
 
@@ -101,12 +101,13 @@ def open_npz(spec: SourceSpec, context: SourceContext) -> Source:
     begins = np.cumsum([0, *(len(part) for part in rows.values())]).tolist()
     ranges = {split: range(begins[number], begins[number + 1]) for number, split in enumerate(rows)}
     everything: ConcatDataset[Sample] = ConcatDataset(list(rows.values()))  # type: ignore[arg-type]
+    pictures = any(array.dtype == np.uint8 and array.ndim > 2 for array in parts["train"].values())
     splits = in_three_splits(everything, ranges, context.seed, str(path), strata)
+    said = Preparation() if context.preparation.origin and not pictures else context.preparation
     facts = {name: channel_numbers(arrays[name], name) for name in _FACTS if name in arrays}
     return Source(path.stem, splits, tuple(parts["train"]), bool(targets),
                   len(class_names) or (None if strata is None else int(strata.max()) + 1), class_names,
-                  context.preparation.mean or facts.get("mean") or (0.0,),
-                  context.preparation.std or facts.get("std") or (1.0,))
+                  said.mean or facts.get("mean") or (0.0,), said.std or facts.get("std") or (1.0,))
 
 
 def _of_split(split: str, spellings: Sequence[str], names: Mapping[str, str], arguments: Mapping[str, bool],

@@ -86,8 +86,11 @@ def source_of(value: Any, name: str, context: SourceContext) -> Source:
     splits = in_three_splits(everything, ranges, context.seed, name, strata)
     first = splits["train"][0]
     classes = len(class_names) or (None if strata is None else int(strata.max()) + 1)
-    return Source(name, splits, tuple(key for key in first if key != TARGET), TARGET in first, classes, class_names,
-                  context.preparation.mean or (0.0,), context.preparation.std or (1.0,))
+    inputs = {key: each for key, each in first.items() if key != TARGET}
+    pictures = any(each.dtype == torch.uint8 and each.dim() > 2 for each in inputs.values())
+    said = context.preparation
+    mean, std = (said.mean or (0.0,), said.std or (1.0,)) if pictures else context.normalisation
+    return Source(name, splits, tuple(inputs), TARGET in first, classes, class_names, mean, std)
 
 
 def _arrays(inputs: Any, targets: Any, where: str) -> ArrayRows:

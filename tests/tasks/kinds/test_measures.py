@@ -134,6 +134,17 @@ def test_boxes_are_decoded_by_the_network_or_the_user() -> None:
     assert len(detection(context(put_out, BOXES)).measures) == 2
 
 
+def test_detections_in_boxes_that_do_not_count_do_not_count_either() -> None:
+    facts = detection(context((torch.zeros(2, 1, 4), torch.zeros(2, 3)), BOXES, decode=two))
+    truth = torch.tensor([[[0, 0, 4, 4, 1, 0], [8, 0, 16, 4, 1, 1.0]]])
+    found = {"output_0": [[[8, 0, 12, 4], [0, 0, 4, 4]]], "output_1": np.zeros((1, 3))}
+    assert value(facts.measures[0], found, {"target": truth}) == pytest.approx(1)
+    truth[0, 1, 5] = 0
+    assert value(facts.measures[0], found, {"target": truth}) == pytest.approx(1)
+    truth[0, 1, :4] = torch.tensor([20, 20, 24, 24])
+    assert 0.2 < value(facts.measures[0], found, {"target": truth}) < 0.3
+
+
 @pytest.mark.parametrize(("decode", "said"), [
     (lambda outputs: outputs["none"], "decode must take what the network's forward returns, but raised TypeError"),
     (lambda outputs: 3, "boxes for each of 2 pictures, but returned int"),
