@@ -12,6 +12,7 @@ from autocompress.backend.canonical.layer_forms import in_one_form
 from autocompress.backend.canonical.plain_layers import with_plain_layers
 from autocompress.backend.compress import Compressor
 from autocompress.backend.graph.batch_parity import check_batch_parity
+from autocompress.backend.graph.kept import freeze, kept_note
 from autocompress.backend.graph.trace import trace
 from autocompress.backend.network.compressed import Compressed
 from autocompress.backend.network.fold import fold_norms
@@ -65,7 +66,8 @@ class TracedNetwork:
         model = with_plain_layers(model, example)
         model, attention_left_whole = with_open_heads(model, example)
         self.model, layers_left_whole = in_one_form(model, example)
-        table, coupling = trace(self.model, self.sample_shape, inputs=self.calibration)
+        table, coupling = trace(self.model, self.sample_shape, inputs=self.calibration, keep=task.keep)
+        freeze(self.model, task.keep)
         self.refused = attention_left_whole | layers_left_whole | coupling.refused
         self.likelihood = task.likelihood(outputs_of(self.model, self.calibration),
                                           ends_in_sigmoid(self.model, self.calibration))
@@ -80,7 +82,8 @@ class TracedNetwork:
     def notes(self) -> list[str]:
         """Sentences for the user about how this network is treated."""
         mode = f"the network {self.training_difference}: it is trained as it is shipped, in eval mode, with live norms"
-        return [note for note in (self.likelihood.note, mode if self.training_difference else "") if note]
+        kept = kept_note(self.table.layers, self.task.keep)
+        return [note for note in (self.likelihood.note, kept, mode if self.training_difference else "") if note]
 
     @property
     def example(self) -> Inputs:

@@ -7,7 +7,7 @@ pass with hooks, which tells whether a module is really called (some parents rea
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from autocompress.backend.graph.aten_ops import MOVES, op_name
 from autocompress.backend.graph.coupling import Coupling
 from autocompress.backend.graph.coupling_groups import record_coupling
 from autocompress.backend.graph.dataflow import Dataflow
+from autocompress.backend.graph.kept import left_whole
 from autocompress.backend.graph.label_propagation import Propagation
 from autocompress.backend.graph.parameter_uses import ParameterUses
 from autocompress.backend.graph.rescalable_pairs import find_scalings, unsafe_rescalings
@@ -40,7 +41,7 @@ _VANISH = {"dropout", "dropout_", "feature_dropout", "contiguous", "alias", "det
 
 
 def trace(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = torch.float32,
-          inputs: Inputs | None = None) -> tuple[LayerTable, Coupling]:
+          inputs: Inputs | None = None, keep: Sequence[str] = ()) -> tuple[LayerTable, Coupling]:
     """Return the layer table of a network and its recorded coupling.
 
     Args:
@@ -48,9 +49,10 @@ def trace(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = t
         input_shape: The shape of one sample.
         dtype: The type of the network's input.
         inputs: Real inputs `(M, …)`, which tell in which axis the samples lie; random ones where None.
+        keep: Patterns of names of modules that no technique may change, see `kept`.
 
     Raises:
-        InputError: The network cannot be traced.
+        InputError: The network cannot be traced, or a pattern names nothing.
     """
     example = torch.zeros(2, *input_shape, dtype=dtype) if inputs is None else zeros(inputs, 2)
     program = exported(copy.deepcopy(model), example)  # tracing leaves marks in some
@@ -77,6 +79,7 @@ def trace(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = t
     layers = [msgspec.structs.replace(_layer(name, module, calls.get(name, []), seen, folds, uses, steps.get(name, 1)),
                                       **dict(zip(("reads", "writes"), ends.get(name, ("", "")), strict=True)))
               for name, module in _in_order(model, seen) if _own_params(module)]
+    layers = left_whole(layers, keep)
     names = {layer.name for layer in layers}
     flow = Dataflow(program, {k: name for k, name in owner.items() if name in names}, len(example))
     table = LayerTable(
