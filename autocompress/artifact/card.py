@@ -59,7 +59,7 @@ def model_card(manifest: dict[str, Any], data: str, running: Running, metric: Me
                        for name in answers)
     rows = [
         f"| {what} | {show(facts[f'baseline_{key}'])} | {show(facts[key])} |" for what, key, show in (
-            (f"{metric.name} on the test split of {data}", metric.name, metric.format),
+            *((f"{each.words} on the test split of {data}", each.name, each.format) for each in metric.every),
             ("size", "size_bytes", format_bytes),
             (f"latency (batch 1, CPU time of one thread, {running.runtime} on the exporting machine)", "latency_ms",
              format_milliseconds),

@@ -44,7 +44,8 @@ def _estimates(result: SearchResult, metrics: dict[str, float]) -> list[Row]:
 def print_facts(facts: dict[str, Any], metric: Metric, further: list[Row] | None = None) -> None:
     """What was verified of an exported file, beside the original: both were run on the test split, on this machine."""
     rows = [
-        compare(f"Test {metric.name}", metric.name, facts[f"baseline_{metric.name}"], facts[metric.name], metric),
+        *(compare(f"Test {each.words}", each.name, facts[f"baseline_{each.name}"], facts[each.name], metric)
+          for each in metric.every),
         compare("Size", "size_bytes", facts["baseline_size_bytes"], facts["size_bytes"], metric),
         (*compare("Latency here", "latency_ms", facts["baseline_latency_ms"], facts["latency_ms"], metric)[:3],
          format_speedup(facts.get("speedup"))),
@@ -56,8 +57,9 @@ def print_facts(facts: dict[str, Any], metric: Metric, further: list[Row] | None
 def compare(title: str, name: str, before: float | None, after: float, metric: Metric) -> Row:
     """A row: the metric `name` of the original, of what it became, and the change as a difference or a factor. `metric`
     is the task's."""
-    if name == metric.name:
-        change = "" if before is None else metric.format_change(after - before)
+    of = metric.named(name)
+    if of is not None:
+        change = "" if before is None else of.format_change(after - before)
     elif name == metric.finer:
         change = "" if before is None else f"{after - before:+.4f}"
     else:

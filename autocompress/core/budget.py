@@ -6,17 +6,29 @@ import msgspec
 
 from autocompress.core.evaluation import Metrics, latency_on
 from autocompress.core.metric import Metric, Reference
+from autocompress.errors import InputError
 from autocompress.quantities import format_bytes, format_count, format_milliseconds, format_percent
 
 # By how much a bound may be missed, as rounding makes it.
 ROUNDING = 1e-12
+# Stands before the metric's name in the name of a constraint.
+AT_LEAST = "at least "
+
+
+def shown_excess(constraint: str, excess: float, metric: Metric) -> str:
+    """By how much a constraint is missed, for people; `metric` is the task's."""
+    if constraint == "max_drop":
+        return metric.format_excess(excess)
+    of = metric.named(constraint.removeprefix(AT_LEAST))
+    return f"{excess:.1%}" if of is None or not constraint.startswith(AT_LEAST) else of.format_excess(excess)
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
     """None means unbounded. `max_drop` is the largest loss in the task's metric against the original, in the unit in
     which values are stored (shares 0 to 1), or, where `max_drop_is_share`, a share of the original's value.
-    `further_latency_ms` bounds the latency on devices beside the primary one, by id. What is left out leaves no trace
-    in a stored study."""
+    `further_latency_ms` bounds the latency on devices beside the primary one, by id. `at_least` are the worst values
+    that are allowed of metrics of quality, by name: the least ones where higher is better, else the largest. What is
+    left out leaves no trace in a stored study."""
 
     size_bytes: int | None = None
     latency_ms: float | None = None
@@ -25,10 +37,19 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     max_drop: float | None = None
     further_latency_ms: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
     max_drop_is_share: bool | msgspec.UnsetType = msgspec.UNSET
+    at_least: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
 
     def of_metric(self, metric: Metric) -> Budget:
         """This budget, as a user gave it, for a task of that metric: a drop of 1% is a point of a metric in percent,
-        and a hundredth of the original's value of any other."""
+        and a hundredth of the original's value of any other.
+
+        Raises:
+            InputError: where `at_least` bounds what the task does not measure.
+        """
+        for name in self.at_least or {}:
+            if metric.named(name) is None:
+                names = ", ".join(each.name for each in metric.every)
+                raise InputError(f"at_least must bound a metric of the task, {names}, but bounds {name!r}")
         if self.max_drop is None or metric.is_share:
             return self
         return msgspec.structs.replace(self, max_drop_is_share=True)
@@ -38,6 +59,11 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
         if self.max_drop is None or not self.max_drop_is_share:
             return self.max_drop
         return self.max_drop * abs(reference.value)
+
+    @property
+    def resources(self) -> Budget:
+        """The bounds on resources alone."""
+        return msgspec.structs.replace(self, max_drop=None, at_least=msgspec.UNSET)
 
     @property
     def bounds(self) -> dict[str, float]:
@@ -51,8 +77,8 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
         return self.further_latency_ms or {}
 
     def excess(self, metrics: Metrics, reference: Reference | None = None) -> dict[str, float]:
-        """For each constraint, by how much it is missed relative to its bound, and of the drop by how many units of the
-        metric; ≤ 0 means that it holds.
+        """For each constraint, by how much it is missed relative to its bound, and of bounds on quality, the drop and
+        `at least NAME`, by how many units of the metric; ≤ 0 means that it holds.
 
         A bounded metric that was not evaluated is left out: it cannot be judged.
         """
@@ -61,6 +87,9 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
             allowed = self.most_drop(reference)
             if allowed is not None:
                 over["max_drop"] = reference.drop(metrics) - allowed
+        if reference is not None:
+            over |= {f"{AT_LEAST}{name}": missed
+                     for name, missed in reference.metric.missed(self.at_least or {}, metrics).items()}
         return over
 
     def allows(self, metrics: Metrics, reference: Reference | None = None) -> bool:
@@ -83,4 +112,8 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
             in_unit = metric is not None and not (metric.is_share or self.max_drop_is_share)
             allowed = metric.format(self.max_drop) if metric and in_unit else format_percent(self.max_drop)
             texts.append(f"{metric.name if metric else 'metric'} drop ≤ {allowed}")
+        for name, bound in (self.at_least or {}).items():
+            of = None if metric is None else metric.named(name)
+            texts.append(f"{name} at least {bound:g}" if of is None else
+                         f"{name} {'≥' if of.higher_is_better else '≤'} {of.format(bound)}")
         return ", ".join(texts) or "no constraint"

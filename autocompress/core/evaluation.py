@@ -74,11 +74,13 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     # The largest drop against the reference that the budget allows: evaluations that lost more count only where all
     # did. Not stored.
     most_drop: float | msgspec.UnsetType = msgspec.UNSET
+    # The worst values that the budget allows of metrics of quality, by name, in the same way. Not stored.
+    at_least: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def unjudged(self) -> Candidate:
-        """The candidate as it is stored, without reference and largest drop."""
-        return msgspec.structs.replace(self, reference=msgspec.UNSET, most_drop=msgspec.UNSET)
+        """The candidate as it is stored, without reference, largest drop and worst values."""
+        return msgspec.structs.replace(self, reference=msgspec.UNSET, most_drop=msgspec.UNSET, at_least=msgspec.UNSET)
 
     @property
     def best(self) -> Evaluation | None:
@@ -89,7 +91,8 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
             return max(self.evaluations, key=lambda e: e.rung, default=None)
         reference = self.reference
         enough = [e for e in self.evaluations if reference.metric.name in e.metrics
-                  and (self.most_drop is msgspec.UNSET or reference.drop(e.metrics) <= self.most_drop)]
+                  and (self.most_drop is msgspec.UNSET or reference.drop(e.metrics) <= self.most_drop)
+                  and all(missed <= 0 for missed in reference.metric.missed(self.at_least or {}, e.metrics).values())]
         ranked = sorted(enough or self.evaluations, key=lambda e: -e.rung)
         return ranked[best_of([e.metrics for e in ranked], reference.metric)]
 

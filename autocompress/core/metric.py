@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import msgspec
 
@@ -32,6 +33,8 @@ class Metric(msgspec.Struct, frozen=True):
         title: Heading for people; left out, the name.
         finer: Key of another metric, lower being better, that decides between values that the standard error does not
             tell apart.
+        further: Metrics that are reported beside it and can be bounded; left out, there is none, and no trace of it in
+            a stored study.
     """
 
     name: str
@@ -39,6 +42,28 @@ class Metric(msgspec.Struct, frozen=True):
     higher_is_better: bool = True
     title: str = ""
     finer: str = DIVERGENCE
+    further: tuple[Metric, ...] | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def every(self) -> tuple[Metric, ...]:
+        """The metric and the further ones."""
+        return (self, *(self.further or ()))
+
+    def named(self, name: str) -> Metric | None:
+        """That of the name, of the metric and the further ones."""
+        return next((metric for metric in self.every if metric.name == name), None)
+
+    def missed(self, bounds: Mapping[str, float], metrics: Metrics) -> dict[str, float]:
+        """By how many units a bound on each metric of `bounds` is missed, by name; negative where it holds. A metric
+        without a value is left out."""
+        found = {name: self.named(name) for name in bounds}
+        return {name: of.drop(bounds[name], metrics[name]) for name, of in found.items()
+                if of is not None and name in metrics}
+
+    @property
+    def words(self) -> str:
+        """The heading within a sentence."""
+        return self.heading if not self.heading[1:2].islower() else self.heading[:1].lower() + self.heading[1:]
 
     @property
     def heading(self) -> str:

@@ -58,7 +58,8 @@ def cards(view: StudyView) -> str:
     best = view.trial(view.best)
     trial = view.metrics_of(best) if best else {}
     tiles = []
-    for metric in in_order((view.metric.name, "size_bytes", *_latencies(view), "macs"), view.metric):
+    quality = (each.name for each in view.metric.every)
+    for metric in in_order((*quality, "size_bytes", *_latencies(view), "macs"), view.metric):
         before, after, source = finite(view.baseline, metric), finite(trial, metric), view.source(metric, best)
         elsewhere = metric == LATENCY and source == "estimated"  # the file was run on this machine
         if view.shipped and view.shipped.get(metric) is not None and not elsewhere:
@@ -83,7 +84,7 @@ def verdict(view: StudyView) -> str:
     path = escape(str(view.shipped.get("path", "")))
     if view.shipped.get("verified"):
         return (f'<p class="verdict">{text}, exported to <code>{path}</code> and verified in its runtime. '
-                f"Above: the file itself, {escape(view.metric.name)} on the test data. Below: the trials, on the "
+                f"Above: the file itself, {escape(view.metric.words)} on the test data. Below: the trials, on the "
                 "validation data.</p>")
     return f'<p class="verdict bad">{text}, exported to <code>{path}</code>, but <b>not verified</b>.</p>'
 

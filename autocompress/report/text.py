@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from autocompress.core.budget import Budget
+from autocompress.core.budget import AT_LEAST, Budget, shown_excess
 from autocompress.core.evaluation import LATENCY, LATENCY_SPREAD, LATENCY_WALL, RUNG_NAMES, Metrics, further_latencies
 from autocompress.core.layer import LayerTable
 from autocompress.core.metric import Metric, Reference
@@ -31,7 +31,7 @@ _FORMATS: dict[str, Callable[[float], str]] = {
 def titles(metric: Metric) -> dict[str, str]:
     """Headings of all metrics of a study, in the order in which they are shown: the task's `metric` first, the finer
     one last."""
-    return {metric.name: metric.heading, **TITLES, metric.finer: metric.finer_heading}
+    return {**{each.name: each.heading for each in metric.every}, **TITLES, metric.finer: metric.finer_heading}
 
 
 def finer_of(metric: Metric) -> str:
@@ -63,8 +63,9 @@ def format_metric(name: str, value: float | None, metric: Metric | None = None) 
         return "–"
     if not math.isfinite(value):
         return str(value)
-    if metric is not None and name in (metric.name, metric.error):
-        return metric.format(value)
+    of = None if metric is None else next((each for each in metric.every if name in (each.name, each.error)), None)
+    if of is not None:
+        return of.format(value)
     if metric is not None and name == metric.finer:
         return f"{value:.4f}"
     return _FORMATS.get(name.partition("@")[0], "{:.4g}".format)(value)
@@ -151,5 +152,7 @@ def nearest_miss(budget: Budget, rows: list[tuple[int, Metrics]], reference: Ref
     value, trial, name = min(judged)
     what, by = f"the {title_of(name, targets).lower()} bound", f"{value:.1%}"
     if name == "max_drop" and reference is not None:
-        what, by = f"the allowed {reference.metric.name} drop", reference.metric.format_excess(value)
+        what, by = f"the allowed {reference.metric.name} drop", shown_excess(name, value, reference.metric)
+    elif name.startswith(AT_LEAST) and reference is not None:
+        what, by = f"the bound on {name.removeprefix(AT_LEAST)}", shown_excess(name, value, reference.metric)
     return f"Nearest: trial {trial} misses {what} by {by}."

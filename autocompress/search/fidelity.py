@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-import msgspec
-
 from autocompress.core.budget import Budget
 from autocompress.core.evaluation import SHORT, Candidate
 from autocompress.core.hypervolume import volume_gains
@@ -30,7 +28,7 @@ EQUAL = 0.005
 
 def promotable(candidates: Sequence[Candidate], budget: Budget) -> list[Candidate]:
     """Candidates whose resources are inside the budget, whatever they lost in the task's metric: training mends it."""
-    resources = msgspec.structs.replace(budget, max_drop=None)
+    resources = budget.resources
     return [c for c in candidates if c.status in ("complete", "infeasible") and c.metrics
             and c.duplicate_of is None and resources.allows(c.metrics)]
 

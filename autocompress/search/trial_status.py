@@ -6,7 +6,7 @@ import math
 
 import msgspec
 
-from autocompress.core.budget import ROUNDING, Budget
+from autocompress.core.budget import AT_LEAST, ROUNDING, Budget, shown_excess
 from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.core.metric import Reference
 from autocompress.errors import TrialError
@@ -23,15 +23,15 @@ def as_duplicate(candidate: Candidate, twin: Candidate) -> Candidate:
 def judge(candidate: Candidate, budget: Budget, reference: Reference) -> Candidate:
     """Complete or infeasible, by the metrics of the rung that counts, with the reason."""
     allowed = budget.most_drop(reference)
-    candidate = msgspec.structs.replace(candidate, reference=reference,
+    candidate = msgspec.structs.replace(candidate, reference=reference, at_least=budget.at_least,
                                         most_drop=msgspec.UNSET if allowed is None else allowed + ROUNDING)
     if candidate.status in ("failed", "duplicate") or not candidate.metrics:
         return candidate
     excess = {n: v for n, v in budget.excess(candidate.metrics, reference).items() if v > ROUNDING}
     if not excess:
         return msgspec.structs.replace(candidate, status="complete", reason="")
-    texts = [f"{name} over by {reference.metric.format_excess(value) if name == 'max_drop' else f'{value:.1%}'}"
-             for name, value in excess.items()]
+    texts = [f"{name} {'missed' if name.startswith(AT_LEAST) else 'over'} by "
+             f"{shown_excess(name, value, reference.metric)}" for name, value in excess.items()]
     return msgspec.structs.replace(candidate, status="infeasible", reason=", ".join(texts))
 
 

@@ -20,6 +20,7 @@ from autocompress.core.evaluation import Evaluation, Metrics, Source
 from autocompress.core.metric import DIVERGENCE, Reference
 from autocompress.core.plan import Plan
 from autocompress.core.store import Store
+from autocompress.errors import InputError, TrialError
 from autocompress.estimate import estimate, peak_memory_bytes
 from autocompress.formats.base import Runtime
 from autocompress.formats.running import MOST_ROWS, as_outputs, in_batches, require_finite
@@ -183,9 +184,12 @@ class Evaluator:
         return score, torch.cat(compared) if compared else torch.empty(0)
 
     def _scored(self, runtime: Runtime, samples: int | None) -> Metrics:
-        """The task's metrics of a file on the validation split, or a part of it, with its divergence where that tells
-        files apart."""
-        score, answers = self._compared(runtime, samples)
+        """The task's metrics of a candidate's file on the validation split, or a part of it, with its divergence where
+        that tells files apart. TrialError where the task cannot score it: it could score the original."""
+        try:
+            score, answers = self._compared(runtime, samples)
+        except InputError as error:
+            raise TrialError(str(error)) from error
         metrics = score.metrics | self._part(samples)
         if self._told_apart:
             metrics[DIVERGENCE] = self.network.likelihood.divergence(answers, self._original_on(samples)[1])

@@ -73,7 +73,7 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
     tested = bench.evaluator.test_samples
     after_score, before_score = (bench.evaluator.score(file, "test", tested) for file in (runtime, original))
     doubts, further = task.losses(before_score, after_score)
-    quality = {key: of.metrics[one.name] for one in (metric, *task.further)
+    quality = {key: of.metrics[one.name] for one in metric.every
                for key, of in ((one.name, after_score), (f"baseline_{one.name}", before_score))}
     facts: dict[str, Any] = {
         **({} if tested is None else {"test_samples": tested}),

@@ -15,7 +15,7 @@ from autocompress.study.folder import DESCRIPTION, Description, is_described, re
 from autocompress.study.former_layout import former_identities, space_hash
 from autocompress.study.request import Request
 from autocompress.study.settings import LIMITS, SETTINGS, SearchSettings, listed
-from autocompress.tasks.base import Task
+from autocompress.tasks.base import Task, metric_of
 from autocompress.tasks.models import LoadedModel
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def described(name: str, request: Request, hashes: Mapping[str, str], bench: Wor
         name=name, settings=settings, objects=request.settings.objects, budget=request.budget, baseline=baseline,
         sources=dict(bench.evaluator.sources), table=bench.network.table, refused=bench.network.refused,
         fingerprints=dict(hashes), timings=dict(timings), unpaying=tuple(sorted(unpaying)),
-        targets=tuple(device.id for device in request.profile.targets), metric=bench.network.task.metric)
+        targets=tuple(device.id for device in request.profile.targets), metric=metric_of(bench.network.task))
     if before is None:
         return made
     return msgspec.structs.replace(made, baseline=before.baseline, artifact=before.artifact,

@@ -248,12 +248,13 @@ class SearchResult:
         members = front(everyone, d.budget, d.reference)
         shipped = d.artifact or {}
         baseline = dict(d.baseline)
-        if f"baseline_{d.metric.name}" in shipped:
-            baseline |= {d.metric.name: shipped[f"baseline_{d.metric.name}"]}
+        for each in d.metric.every:
+            if f"baseline_{each.name}" in shipped:
+                baseline |= {each.name: shipped[f"baseline_{each.name}"]}
         if "baseline_latency_ms" in shipped and d.sources[LATENCY] != "estimated":
             baseline |= {LATENCY: shipped["baseline_latency_ms"]}
-        keys = ("path", "size_bytes", d.metric.name, "latency_ms", "latency_wall_ms", "latency_spread",
-                "baseline_latency_ms", "baseline_latency_wall_ms", "speedup", "original", "verified")
+        keys = ("path", "size_bytes", *(each.name for each in d.metric.every), "latency_ms", "latency_wall_ms",
+                "latency_spread", "baseline_latency_ms", "baseline_latency_wall_ms", "speedup", "original", "verified")
         return {
             "study": {"name": d.name, "storage": storage_url(self.folder, d.settings.storage), "seed": d.settings.seed,
                       "profile": msgspec.to_builtins(d.settings.profile), "budget": msgspec.to_builtins(d.budget),

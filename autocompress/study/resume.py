@@ -62,7 +62,7 @@ def with_stored(said: Mapping[str, Any]) -> dict[str, Any]:
         return dict(said)
     if is_described(out):
         return _taken(read_description(out), said, ("study", "start", "network", "data"), out) | dict(said)
-    alone = not said.keys() & {"model", "budget", "latency", "macs", "peak_memory", "max_drop"}
+    alone = not said.keys() & {"model", "budget", "latency", "macs", "peak_memory", "max_drop", "at_least"}
     if not is_study(out) and alone:
         raise InputError(f"--resume must find a study in --out, but {out} holds none; see studies/ for yours. To begin "
                          "one there, say what to compress or how small")

@@ -158,6 +158,24 @@ def _named(entry: Any) -> tuple[str | None, Any]:
     return (device.strip(), time) if named else (None, entry)
 
 
+def _qualities(given: Any, name: str) -> dict[str, float]:
+    """Worst values by the name of a metric. `given` is a dict of them, or a list of `METRIC=VALUE`."""
+    bounds: dict[str, float] = {}
+    for metric, value in given.items() if isinstance(given, Mapping) else (
+            map(_named, given if isinstance(given, list | tuple) else [given])):
+        if not metric or isinstance(value, bool):
+            raise InputError(f"at_least must name a metric, such as miou=70%, but got {given!r}")
+        if metric in bounds:
+            raise InputError(f"at_least must bound {metric} once, but is {bounds[metric]:g} and {value!r}")
+        try:
+            bounds[metric] = float(value) if isinstance(value, int | float) or not str(value).endswith("%") else \
+                parse_fraction(value, f"at_least {metric}")
+        except ValueError:
+            raise InputError(f"at_least must be a number or a share, such as {metric}=0.7 or {metric}=70%, but got "
+                             f"{value!r}") from None
+    return bounds
+
+
 def nearest(name: str, legal: Any, lead: str = "") -> str:
     """`did you mean 'x'?` behind `lead` where one of the legal names is near, else empty."""
     import difflib
@@ -223,4 +241,5 @@ AMOUNT = _quantity(parse_count)
 SHARE = _quantity(parse_fraction)
 DURATION = _quantity(parse_seconds)
 LATENCIES = replace(_quantity(_latencies), lists=True, repeatable=True, table=True)
+QUALITIES = Kind(_qualities, (str, int, float), 'text such as "miou=70%"', lists=True, repeatable=True, table=True)
 FLAG = Kind(_flag, flag_type=bool)

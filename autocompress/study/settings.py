@@ -126,6 +126,9 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_drop: Annotated[float | None, Setting(
         LIMITS, kinds.SHARE, "Largest loss of the task's metric against the original, such as 1%.", "SHARE", "study",
         identity=True)] = None
+    at_least: Annotated[dict[str, float] | None, Setting(
+        LIMITS, kinds.QUALITIES, "The worst value that is allowed of a metric of the task, such as miou=70%; of one "
+        "where less is better, the largest. Can be repeated.", "METRIC=VALUE", "study", identity=True)] = None
     profile: Annotated[str | tuple[str, ...], Setting(
         HOW, kinds.PROFILES, "The device: see `autocompress profiles list`. Repeated, for several devices at once: "
         "plans are legal on all of them, and the front is of the latency on each. Default: host, measured on this "
@@ -260,7 +263,7 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
         further = {device: bound for device, bound in latencies.items() if device != devices[0] and bound is not None}
         return Budget(size_bytes=self.budget, latency_ms=latencies[devices[0]],
                       further_latency_ms=further or msgspec.UNSET, macs=self.macs, peak_memory_bytes=self.peak_memory,
-                      max_drop=self.max_drop)
+                      max_drop=self.max_drop, at_least=self.at_least or msgspec.UNSET)
 
     @property
     def objects(self) -> tuple[str, ...]:

@@ -54,7 +54,7 @@ from autocompress.study.sensitivity import sensitivity
 from autocompress.study.shortfalls import shortfalls, slower
 from autocompress.study.signals import HANG_SECONDS, Stop
 from autocompress.study.workbench import Workbench
-from autocompress.tasks.base import Task
+from autocompress.tasks.base import Task, metric_of
 from autocompress.tasks.models import LoadedModel, safe_name
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def load(run: Run) -> Loaded:
     prior = read_prior_study(settings.from_study, settings.resume)
     run.phase("loading the network and its data")
     network, data = load_task(settings)
-    run.request = replace(run.request, budget=run.request.budget.of_metric(data.metric))
+    run.request = replace(run.request, budget=run.request.budget.of_metric(metric_of(data)))
     if prior is not None:
         require_same_task(prior.description, network, data)
     asked = settings.name or (settings.out.resolve().name if settings.out else default_name(network, data, settings))
@@ -204,7 +204,7 @@ def measure(run: Run, loaded: Loaded, traced: Traced) -> Measured:
         warn(log, doubt)
     if request.settings.force_new_study:
         discard(folder)
-    reference = Reference(loaded.data.metric, baseline[loaded.data.metric.name])
+    reference = Reference(metric_of(loaded.data), baseline[loaded.data.metric.name])
     store = _open_study(request, loaded)
     before = read_description(folder) if is_described(folder) else None
     description = described(loaded.name, request, fingerprints(loaded.network, loaded.data, request), bench, baseline,

@@ -25,6 +25,7 @@ from autocompress.study.process_state import kept_surroundings
 from autocompress.study.request import Request
 from autocompress.study.sensitivity import sensitivity as measured_sensitivity
 from autocompress.study.settings import SearchSettings
+from autocompress.tasks.base import metric_of
 from autocompress.techniques.apply import check_plan
 
 
@@ -49,7 +50,7 @@ class TracedModel:
         prepare_folder(folder)
         with kept_surroundings():
             self._network, self._data = load_task(settings)
-            self._request = replace(request, budget=request.budget.of_metric(self._data.metric))
+            self._request = replace(request, budget=request.budget.of_metric(metric_of(self._data)))
             self._bench = make_bench(self._network, self._data, self._request, folder)
 
     @property

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any, Literal, Protocol
 
+import msgspec
 from torch import Tensor
 
 from autocompress.core.metric import Metric
@@ -24,6 +25,11 @@ __all__ = ["Answers", "ArrayTask", "Gaussian", "Inputs", "Likelihood", "Metric",
            "Split", "SplitName", "Task", "standard_error"]
 
 SplitName = Literal["train", "validation", "test"]
+
+
+def metric_of(task: Task) -> Metric:
+    """The metric of a task, with the further ones."""
+    return msgspec.structs.replace(task.metric, further=tuple(task.further)) if task.further else task.metric
 
 
 class Task(Protocol):

@@ -65,14 +65,12 @@ class Reading:
         weights: how much an output counts beside the others, by name; left out, 1.
         masks: shapes `(length,)` of the masks among the inputs, by name.
         loss: of outputs by name and a batch, or None.
-        note: a sentence for the user.
     """
 
     meanings: Mapping[str, Meaning]
     weights: Mapping[str, float] = field(default_factory=dict)
     masks: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     loss: Loss | None = None
-    note: str = ""
 
     def likelihood(self, outputs: Inputs, ends_in_sigmoid: Collection[str]) -> Likelihood:
         """What outputs `(N, …)` of a network stand for; those that are not floating-point numbers are not compared.
@@ -92,7 +90,7 @@ class Reading:
                              f"{', '.join(f'{name} ({tensor.dtype})' for name, tensor in tensors.items())}")
         alone = len(tensors) == 1
         joint = next(iter(parts.values())) if alone else Joint(outputs, parts, self.weights)
-        return OwnLoss(joint, parts, alone, self.loss, self.note)
+        return OwnLoss(joint, parts, alone, self.loss)
 
     def _part(self, name: str, output: Tensor, from_sigmoid: bool) -> Likelihood:
         meaning = self.meanings.get(name)
@@ -121,13 +119,11 @@ class OwnLoss:
         alone: whether the network puts out one tensor, so that `likelihood` is its part.
         loss: outputs `(N, …)` by name, as the network puts them out, and a batch → a number; None where the training
             has no targets.
-        note: a sentence for the user.
     """
 
-    def __init__(self, likelihood: Likelihood, parts: Mapping[str, Likelihood], alone: bool, loss: Loss | None,
-                 note: str) -> None:
+    def __init__(self, likelihood: Likelihood, parts: Mapping[str, Likelihood], alone: bool, loss: Loss | None) -> None:
         self.likelihood, self._parts, self._alone, self._loss = likelihood, dict(parts), alone, loss
-        self.note = ". ".join(text for text in (note, likelihood.note) if text)
+        self.note = likelihood.note
         of_loss = "" if loss is None else f" {callable_fingerprint(loss)}"
         self.fingerprint = likelihood.fingerprint + of_loss
 

@@ -225,8 +225,7 @@ class BatchTask:
         """Classes where `outputs` or the metric say so, or probabilities show it, else numbers; see `Reading`."""
         told = class_outputs(self._measures, by_name(outputs), self._splits["validation"][0]) \
             if self._given_measures else {}
-        note = "" if self._given_measures else NOTES[self.metric.name]
-        reading = Reading({**told, **self._meanings}, self._weights, self._masks, self._loss, note)
+        reading = Reading({**told, **self._meanings}, self._weights, self._masks, self._loss)
         return reading.likelihood(outputs, ends_in_sigmoid)
 
     def score(self, answers: Answers, split: SplitName, likelihood: Likelihood) -> Score:
@@ -236,6 +235,8 @@ class BatchTask:
     def doubts(self, original: Score, claimed: tuple[str, float] | None) -> list[Warned]:
         """That the original puts out the same for every sample, or is worse than its weights say."""
         found = []
+        if not self._given_measures:
+            found.append(Warned("label-free", NOTES[self.metric.name]))
         if original.answers and self.samples("validation") > 1:
             found.append(Warned("original-one-answer", "the original puts out the same for every sample in "
                                 f"{', '.join(original.answers)}. Likely causes: inputs that are not scaled as in "

@@ -1,0 +1,168 @@
+"""What `autocompress.Task` refuses, each with a sentence and before anything is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import autocompress
+from autocompress.errors import InputError
+from autocompress.tasks.models import load_network
+
+X, Y = torch.randn(60, 4, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3
+
+
+class Net(nn.Module):
+    """Three scores of four numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x).relu())
+
+
+class Masked(nn.Module):
+    """Scores of tokens with a mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(9, 8), nn.Linear(8, 3)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return self.head((self.embed(input_ids) * attention_mask[:, :, None]).sum(1))
+
+
+def search(task: Any, net: nn.Module | None = None, **options: Any) -> Any:
+    torch.manual_seed(0)
+    given = {"budget": "1kB", "trials": 1, "epochs": 1} | options
+    return autocompress.search((net or Net()).eval(), task=task, **given)
+
+
+def nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a candidate was evaluated")
+
+    monkeypatch.setattr("autocompress.study.evaluator.Evaluator.outcome", refuse)
+
+
+def raises(outputs: Any, batch: Any) -> float:
+    raise ZeroDivisionError("no boxes")
+
+
+@pytest.mark.parametrize(("metric", "message"), [
+    (raises, r"metric raises for batch 1 of the validation split must return a number, but raised ZeroDivisionError: "
+     "no boxes"),
+    (autocompress.metric(lambda outputs, batch: float("nan"), name="empty"),
+     "empty must be a finite number, but is nan on the validation split"),
+    (autocompress.metric(lambda outputs, batch: torch.tensor(1.0), name="tensor"), "but returned Tensor"),
+    (autocompress.metric(lambda outputs, batch: outputs["boxes"].mean(), name="boxes"),
+     "the file puts out output, but the metric asks for 'boxes'"),
+    (autocompress.metric(lambda outputs, batches: outputs[0]["boxes"].mean(), name="all"), "asks for 'boxes'"),
+    (autocompress.metric("accuracy", predictions="boxes"), "asks for 'boxes'"),
+    (autocompress.metric("accuracy", targets="kind"), "batches, tuple of 2, have no 'kind'"),
+    ("miou", "labels must have the shape of scores|from 0 to 2"),
+    ("map", "map needs boxes"),
+    ("mae", "same shape"),
+])
+def test_metrics_that_cannot_be_computed(metric: Any, message: str, monkeypatch: pytest.MonkeyPatch,
+                                         tmp_path: Path) -> None:
+    nothing_is_trained(monkeypatch)
+    labels = Y[:, None].expand(60, 5) if metric == "miou" else Y
+    with pytest.raises(InputError, match=message):
+        search(autocompress.Task(train=(X, labels), metric=metric), out=tmp_path / "study")
+
+
+def test_labels_that_are_no_class(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    nothing_is_trained(monkeypatch)
+    with pytest.raises(InputError, match="labels must be from 0 to 2, for 3 scores, but one is 3"):
+        search(autocompress.Task(train=(X, Y + 1), metric="accuracy"), out=tmp_path / "study")
+
+
+@pytest.mark.parametrize(("loss", "message"), [
+    (lambda outputs, batch: torch.tensor(1.0, requires_grad=True), "must depend on the outputs"),
+    (lambda outputs, batch: outputs["output"].detach().mean(), "must depend on the outputs"),
+    (lambda outputs, batch: outputs["output"].mean().item(), "must return a tensor of one number, but returned float"),
+    (lambda outputs, batch: outputs["output"].mean(1), "a tensor of 32 values: take the mean"),
+    (lambda outputs, batch: outputs["logits"].mean(), r"takes? the outputs output .* KeyError: there is no 'logits'"),
+    (lambda outputs, batch: outputs["output"].mean() / 0, "must be finite"),
+    (lambda outputs: 0, "TypeError"),
+])
+def test_losses_that_train_nothing(loss: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_network(Net().eval(), autocompress.Task(train=(X, Y), metric="accuracy", loss=loss))
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"loss": "mse"}, "loss must be a function"), ({"outputs": {"output": "scores"}}, "outputs must say classes"),
+    ({"weights": {"output": -1}}, "weights must be"), ({"weights": {"output": 0}}, "above 0"),
+    ({"inputs": 3}, "inputs must be a function"), ({"inputs": ["x", "x"]}, "name 'x' twice"),
+    ({"inputs": ["z"]}, "there is no 'z'"), ({"metric": "nothing"}, "must be one of"),
+])
+def test_arguments_that_are_none(options: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        autocompress.Task(train={"x": X, "y": Y}, **options)
+
+
+def test_a_loss_needs_samples_that_can_be_mixed() -> None:
+    boxes = [{"x": X, "boxes": torch.rand(i, 6)} for i in (3, 5)]
+    with pytest.raises(InputError, match=r"none can be taken out of a tensor of float32 with 2 axes at .boxes"):
+        autocompress.Task(train=boxes, validation=boxes, test=boxes, loss=lambda outputs, batch: outputs["a"].mean())
+
+
+def test_keep_must_name_a_module(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"'tail.\*' names none of its layers body, head"):
+        search(autocompress.Task(train=(X, Y), metric="accuracy", keep="tail.*"), out=tmp_path / "study")
+
+
+@pytest.mark.parametrize(("task", "net", "message"), [
+    (lambda: autocompress.Task(train=(X[:, :3], Y)), Net, "must take the inputs of data, but said: RuntimeError"),
+    (lambda: autocompress.Task(train={"a": X, "y": Y}, inputs=["a"]), Net,
+     "arguments of the network's forward, x, but a"),
+    (lambda: autocompress.Task(train={"input_ids": Y[:, None], "y": Y}), Masked,
+     "forward needs attention_mask, but batches have input_ids, y"),
+    (lambda: autocompress.Task(train=Y[:, None]), Masked, "batches hold one input"),
+    (lambda: autocompress.Task(train={"input_ids": Y[:, None].expand(60, 7),
+                                      "attention_mask": (torch.arange(60)[:, None] > torch.arange(7)).long()}), Masked,
+     "attention_mask must be usable for every sample, but for 1 of the .* split it is 0 everywhere"),
+    (lambda: autocompress.Task(train=(torch.where(X > 2, torch.nan, X), Y)), Net, "is NaN or infinite"),
+    (lambda: autocompress.Task(train=X, outputs={"boxes": "classes"}), Net, "puts out .* output, but name boxes"),
+    (lambda: autocompress.Task(train=X, outputs={"output": "classes"}, weights={"boxes": 1}), Net, "'boxes'"),
+])
+def test_examples_that_do_not_fit_the_network(task: Any, net: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        search(task(), net(), out=tmp_path / "study")
+
+
+def test_the_command_line_ends_with_2(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from autocompress.cli.main import run
+
+    (tmp_path / "mine.py").write_text(
+        "import torch, autocompress\nnet = lambda: torch.nn.Linear(4, 3)\n"
+        "def task():\n    return autocompress.Task(train=(torch.zeros(60, 4), torch.zeros(3)), metric='accuracy')\n")
+    with pytest.raises(SystemExit) as ended:
+        run(["search", "--model", f"{tmp_path}/mine.py:net", "--task", f"{tmp_path}/mine.py:task", "--budget", "1kB",
+             "--out", f"{tmp_path}/study"])
+    assert ended.value.code == 2 and "have 3 and 60 rows" in capfd.readouterr().err
+
+
+def test_a_candidate_whose_metric_is_not_defined_fails_alone(tmp_path: Path) -> None:
+    """The original's metric is fine; that of some candidates raises, and the search goes on."""
+    calls = []
+
+    def moody(outputs: Any, batch: Any) -> float:
+        calls.append(len(outputs["output"]))
+        if len(calls) == 2:
+            raise ValueError("undefined here")
+        return float((outputs["output"].argmax(1) == np.asarray(batch[1])).mean())
+
+    task = autocompress.Task(train=(X, Y), validation=(X[:20], Y[:20]), test=(X[:20], Y[:20]), metric=moody)
+    result = search(task, trials=3, out=tmp_path / "study")
+    reasons = result.trials["reason"].tolist() if "reason" in result.trials else []
+    assert any("undefined here" in str(reason) for reason in reasons) and result.best is not None
