@@ -39,7 +39,8 @@ class _Row(Drop):
 
 
 BOUNDS = {"budget": ("2500", "2504"), "latency": ("5ms", "5.001ms"), "macs": ("50M", "50000001"),
-          "peak_memory": ("1kB", "1001B"), "max_drop": ("1%", "0.01004"), "at_least": ("accuracy=90%", "accuracy=0.901")}
+          "peak_memory": ("1kB", "1001B"), "max_drop": ("1%", "0.01004"),
+          "at_least": ("accuracy=90%", "accuracy=0.901")}
 OWN = {"task": ("a.py:One", "a.py:Two"), "format": (_Other("one"), _Other("two")), "seed": (0, 1),
        "dynamic": (False, True), "metric": ("mae", "r2"), "decode": ("a.py:one", "a.py:two"),
        "techniques": ([_Row("one")], [_Row("one"), _Row("two")])}
