@@ -12,8 +12,7 @@ import torch
 import autocompress
 
 PAGE = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text("utf-8")
-EXAMPLES = {kind: code for kind, code in re.findall(r"^## ([^\n]*)\n(?:(?!^## ).)*?^```python\n(.*?)^```", PAGE,
-                                                    re.MULTILINE | re.DOTALL)}
+EXAMPLES = dict(re.findall(r"^### ([^\n]*)\n(?:(?!^#+ ).)*?^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
 search = autocompress._search
 
 

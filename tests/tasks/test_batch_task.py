@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import autocompress
+from autocompress.errors import InputError
 from autocompress.tasks.base import Task
 from autocompress.testing.task_contract import TaskContract
 
@@ -226,3 +228,27 @@ def test_whole_batches_stand_for_a_split() -> None:
     answers = [(rows, {"output": outputs[rows.numpy()]}) for rows in part.split(50)]
     assert task.score(answers, "validation", likelihood).metrics["accuracy"] == pytest.approx(
         float((part % 3 != 0).double().mean()))
+
+
+def test_what_is_kept_is_neither_compressed_nor_trained() -> None:
+    task = two_headed_task(keep=["place", "body.?"])
+    traced = autocompress.trace(two_heads(), task=task, epochs=1)
+    reasons = {layer.name: layer.not_compressible_reason for layer in traced.layers.layers}
+    assert reasons == {"body.0": "kept whole, as body.? says", "body.2": "kept whole, as body.? says", "classes": "",
+                       "place": "kept whole, as place says"}
+    plan = autocompress.Plan.of([autocompress.Step("classes", "quantize", {"weight_bits": 4, "activation_bits": 32})])
+    traced.evaluate(plan, rung=1)
+    trained = dict(traced._bench.trainer.rebuild(plan, 1).model.named_parameters())
+    for name, before in two_heads().named_parameters():
+        assert torch.equal(trained[name], before) == (not name.startswith("classes"))
+    with pytest.raises(InputError, match="place cannot be quantised: kept whole, as place says"):
+        traced.evaluate(autocompress.Plan.of([autocompress.Step("place", "quantize", {"weight_bits": 4})]))
+
+
+def test_loaders_and_labels_are_not_kept_alive_by_a_task() -> None:
+    """A task of a loader that cannot be pickled travels, because what it read is its own."""
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(DATA["image"], DATA["label"]), batch_size=50,
+                                         collate_fn=lambda samples: torch.utils.data.default_collate(samples))
+    task = autocompress.Task(train=loader, metric="accuracy")
+    again = pickle.loads(pickle.dumps(task))
+    assert again.fingerprint == task.fingerprint and again.samples("train") == 192
