@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from autocompress.artifact.encryption import SUFFIX, decrypted
 from autocompress.artifact.manifest import MANIFEST, MOST_BYTES, Manifest, parse
+from autocompress.artifact.plain_file import plain_file
+from autocompress.artifact.protection import Trust
+from autocompress.artifact.signature import require_signature
 from autocompress.errors import InputError
 
 
@@ -29,17 +32,40 @@ class Contents:
         return self.files[self.manifest.model]
 
 
-def read_contents(folder: Path | str) -> Contents:
+def read_contents(folder: Path | str, trust: Trust | None = None) -> Contents:
     """Read an artefact.
+
+    Args:
+        folder: the artefact.
+        trust: who must have signed it, and the key of what is encrypted.
 
     Raises:
         InputError: where the folder holds no artefact, one of a newer release, or a file that is missing, is no plain
-            file, or is not what the manifest says.
+            file, or is not what the manifest says; where it is not signed as asked for; where it is encrypted and no
+            key, or another, is given.
     """
-    folder = Path(folder)
-    manifest, document = parse(plain_file(folder / MANIFEST, MOST_BYTES), str(folder / MANIFEST))
-    files = {name: unchanged_file(folder, manifest, name) for name in manifest.files}
-    return Contents(folder, manifest, document, files)
+    folder, trust = Path(folder), trust or Trust()
+    text = plain_file(folder / MANIFEST, MOST_BYTES)
+    if trust.signer is not None:
+        require_signature(folder, text, trust.signer)
+    manifest, document = parse(text, str(folder / MANIFEST))
+    stored = {name: unchanged_file(folder, manifest, name) for name in manifest.files}
+    return Contents(folder, manifest, document, opened(manifest, stored, trust))
+
+
+def opened(manifest: Manifest, stored: Mapping[str, bytes], trust: Trust) -> dict[str, bytes]:
+    """Files by name as they were before they were encrypted. InputError where that takes a key, or another one."""
+    if manifest.encrypted is None:
+        return dict(stored)
+    if trust.secret is None:
+        raise InputError(f"{', '.join(manifest.encrypted.files)} of the artefact must be opened with the key of their "
+                         "encryption, but none is given: --decrypt KEYFILE (load(…, decrypt=KEYFILE))")
+    files = {name: data for name, data in stored.items() if name.removesuffix(SUFFIX) not in manifest.encrypted.files}
+    for name in manifest.encrypted.files:
+        if f"{name}{SUFFIX}" not in stored:
+            raise InputError(f"the manifest must list {name}{SUFFIX} among its files, but does not")
+        files[name] = decrypted(stored[f"{name}{SUFFIX}"], name, trust.secret)
+    return files
 
 
 def unchanged_file(folder: Path, manifest: Manifest, name: str) -> bytes:
@@ -54,19 +80,3 @@ def unchanged_file(folder: Path, manifest: Manifest, name: str) -> bytes:
         raise InputError(f"{folder / name} must have sha256 {facts.sha256[:12]}…, as its manifest says, but has "
                          f"{found[:12]}…: it was changed since it was exported. Export it again")
     return data
-
-
-def plain_file(path: Path, most: int) -> bytes:
-    """The content of a file, read up to `most` bytes and one more. InputError where it is no plain file: links could
-    lead out of the folder, and pipes never end."""
-    try:
-        mode = path.lstat().st_mode
-        if not stat.S_ISREG(mode):
-            kind = "a link" if stat.S_ISLNK(mode) else "a folder" if stat.S_ISDIR(mode) else "a device"
-            raise InputError(f"{path} must be a plain file, but is {kind}")
-        with path.open("rb") as stream:
-            return stream.read(most + 1)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"an artefact must hold {MANIFEST} and the files that it names, but {path}: {reason}"
-                         ) from None

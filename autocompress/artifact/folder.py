@@ -11,7 +11,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from autocompress.artifact.manifest import CARD, MANIFEST, SCHEMA
+from autocompress.artifact.manifest import CARD, MANIFEST, SCHEMA, SIGNATURE
+from autocompress.artifact.protection import Protection
+from autocompress.artifact.signature import signed
 from autocompress.core.files import set_aside, sha256_of, write_together
 from autocompress.errors import EnvironmentFault, InputError
 from autocompress.formats.table import SHIPPED
@@ -30,38 +32,51 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
     return versions_by_name
 
 
-def write_artifact(folder: Path, model: Mapping[str, bytes], manifest: dict[str, Any], card: str) -> None:
+def write_artifact(folder: Path, model: Mapping[str, bytes], manifest: dict[str, Any], card: str,
+                   protection: Protection | None = None) -> dict[str, bytes]:
     """Write an artefact, each of its files whole or not at all. A file that was changed since it was written is set
     aside, with a warning.
 
     Args:
         folder: where to; it is made if need be.
-        model: the files of the model by name.
+        model: the files of the model, and its samples, by name.
         manifest: facts, to which the hashes of the other files are added.
         card: the text of README.md.
+        protection: who signs it, and the key under which the files of the model lie.
+
+    Returns:
+        The files as they were written, by name.
 
     Raises:
         InputError: when the folder cannot be written, or holds files of these names that are no artefact.
         EnvironmentFault: when the disk gives out.
     """
-    folder = Path(folder)
+    folder, protection = Path(folder), protection or Protection()
+    model, hidden = protection.stored(model)
     require_no_foreign(folder, model)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out must be a folder that can be written, but {folder}: {error.strerror}") from None
     files = {**model, CARD: card.encode()}
-    manifest = manifest | {"files": {name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    manifest = manifest | hidden | {"files": {name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
                                      for name, data in files.items()}}
     files[MANIFEST] = (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode()
+    # The manifest goes first: files without one would be taken for somebody else's.
+    files = {MANIFEST: files[MANIFEST], **files}
+    if protection.signer is not None:
+        files[SIGNATURE] = signed(files[MANIFEST], protection.signer)
     try:
         for name in changed_files(folder):
             log.warning("%s was changed since it was written: kept as %s", folder / name, set_aside(folder / name).name)
-        # The manifest goes first: files without one would be taken for somebody else's.
-        write_together(folder, {name: files[name] for name in (MANIFEST, *model, CARD)})
+        stale = [name for name in file_names(folder) if name not in files]
+        write_together(folder, files)
+        for name in stale:  # of an artefact in another format, or protected otherwise
+            (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise EnvironmentFault(f"{error.filename or folder} could not be written: {error.strerror}; free space or "
                                "choose another folder") from error
+    return files
 
 
 def require_no_foreign(folder: Path, model: Iterable[str] = SHIPPED) -> None:
@@ -74,7 +89,8 @@ def require_no_foreign(folder: Path, model: Iterable[str] = SHIPPED) -> None:
     Raises:
         InputError: naming the files.
     """
-    taken = [name for name in (*model, MANIFEST, CARD) if (folder / name).exists() or (folder / name).is_symlink()]
+    names = (*model, MANIFEST, CARD, SIGNATURE)
+    taken = [name for name in names if (folder / name).exists() or (folder / name).is_symlink()]
     if taken and _hashes(folder) is None:
         raise InputError(f"{folder} must not hold files of other things where an artefact is to be written, but "
                          f"{', '.join(taken)} is there and was not written by autocompress: choose another folder, or "
@@ -88,9 +104,9 @@ def changed_files(folder: Path) -> list[str]:
 
 
 def file_names(folder: Path) -> list[str]:
-    """Names of all files of an artefact, its manifest included; none where it has no manifest."""
+    """Names of all files that an artefact has or may have, its manifest included; none where it has no manifest."""
     hashes = _hashes(folder)
-    return [] if hashes is None else [*hashes, MANIFEST]
+    return [] if hashes is None else [*hashes, MANIFEST, SIGNATURE]
 
 
 def _hashes(folder: Path) -> dict[str, str] | None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from autocompress.artifact.contents import Contents, read_contents
 from autocompress.artifact.manifest import Manifest, TensorFacts
+from autocompress.artifact.protection import Trust
 from autocompress.core.batch_sizes import rows_at_once
 from autocompress.errors import InputError, TrialError
 from autocompress.formats.table import reader_named
@@ -126,20 +127,25 @@ class LoadedArtifact:
         return feed
 
 
-def load(folder: Path | str, threads: int = 1) -> LoadedArtifact:
+def load(folder: Path | str, threads: int = 1, *, key: Path | str | None = None,
+         decrypt: Path | str | None = None) -> LoadedArtifact:
     """Load an artefact that `export` wrote, whose files must be what its manifest says.
 
     Args:
         folder: the artefact.
         threads: CPU threads.
+        key: file of the public key by whose owner it must be signed.
+        decrypt: file of the key that opens it where it is encrypted; it is opened in memory.
 
     Returns:
         A callable: arrays in, arrays by name out.
 
     Raises:
-        InputError: where the folder holds no artefact, one that was changed, or one of a newer release.
+        InputError: where the folder holds no artefact, one that was changed, one of a newer release, or one that is
+            not signed or encrypted with these keys.
+        EnvironmentFault: where keys are given and `cryptography` is not installed.
     """
-    return LoadedArtifact(read_contents(folder), threads)
+    return LoadedArtifact(read_contents(folder, Trust.of(key, decrypt)), threads)
 
 
 def _checked(name: str, values: np.ndarray, facts: TensorFacts) -> np.ndarray:

@@ -15,7 +15,8 @@ from msgspec import Meta
 
 from autocompress.errors import InputError
 
-MANIFEST, CARD, SAMPLES = "manifest.json", "README.md", "samples.safetensors"
+MANIFEST, SIGNATURE = "manifest.json", "manifest.json.sig"
+CARD, SAMPLES = "README.md", "samples.safetensors"
 SCHEMA, VERSION = "autocompress/manifest", 1
 # A manifest holds a plan of a few hundred bytes a layer.
 MOST_BYTES = 64 * 2**20
@@ -64,6 +65,13 @@ class SampleFacts(msgspec.Struct):
     limit: Annotated[float, Meta(description="The largest deviation with which the file is verified.")]
 
 
+class Encryption(msgspec.Struct):
+    """Files that lie encrypted, each under its name with `.enc` behind it."""
+
+    cipher: Annotated[str, Meta(description="`AES-256-GCM`.")]
+    files: Annotated[list[str], Meta(description="Names of the files as they were before.")]
+
+
 class Machine(msgspec.Struct):
     """The machine that latencies were measured on."""
 
@@ -90,6 +98,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     output: Annotated[TensorFacts | None, Meta(description="What it puts out, where that is one tensor.")] = None
     outputs: Annotated[list[TensorFacts], Meta(description="Its outputs, where there are several.")] = []
     samples: Annotated[SampleFacts | None, Meta(description="The samples that it is verified with.")] = None
+    encrypted: Annotated[Encryption | None, Meta(description="What lies encrypted.")] = None
     machine: Annotated[Machine, Meta(description="The machine of the export.")] = msgspec.field(default_factory=Machine)
     latencies: Annotated[dict[str, DeviceLatency], Meta(description="Latency by device.")] = {}
     rung: Annotated[int, Meta(description="0 calibrated, 1 briefly distilled, 2 distilled, 3 averaged.")] = 0
@@ -147,11 +156,14 @@ def parse(text: bytes, origin: str = MANIFEST) -> tuple[Manifest, dict[str, Any]
     strange = [name for name in manifest.files if not is_plain(name)]
     if strange:
         raise InputError(f"{origin} must name files of its own folder, but names {strange[0]!r}")
-    if manifest.model not in manifest.files:
+    hidden = manifest.encrypted.files if manifest.encrypted else []
+    listed = {*manifest.files, *(name for name in hidden if f"{name}.enc" in manifest.files)}
+    if manifest.model not in listed:
         raise InputError(f"{origin} must list the model's file {manifest.model!r} among its files, but does not")
     return manifest, document
 
 
 def is_plain(name: str) -> bool:
-    """Whether a name is that of a file directly in a folder, and no manifest."""
-    return name not in ("", ".", "..", MANIFEST) and not set(name) & {"/", "\\", "\0"} and Path(name).name == name
+    """Whether a name is that of a file directly in a folder, and neither the manifest nor its signature."""
+    taken = ("", ".", "..", MANIFEST, SIGNATURE)
+    return name not in taken and not set(name) & {"/", "\\", "\0"} and Path(name).name == name

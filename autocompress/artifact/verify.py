@@ -9,11 +9,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from autocompress.artifact.contents import Contents, plain_file, unchanged_file
+from autocompress.artifact.contents import Contents, opened, unchanged_file
 from autocompress.artifact.isolated import Answers, Limits, run_isolated
 from autocompress.artifact.machine import this_machine
-from autocompress.artifact.manifest import MANIFEST, MOST_BYTES, Manifest, parse
+from autocompress.artifact.manifest import MANIFEST, MOST_BYTES, SIGNATURE, Manifest, parse
+from autocompress.artifact.plain_file import plain_file
+from autocompress.artifact.protection import Trust
 from autocompress.artifact.samples import deviation, unpack_samples
+from autocompress.artifact.signature import require_signature
 from autocompress.core.evaluation import LATENCY
 from autocompress.errors import InputError
 from autocompress.formats.table import FORMATS
@@ -66,19 +69,20 @@ class Verification:
         return {"artifact": str(self.folder), "verified": self.holds, "checks": list(map(asdict, self.checks))}
 
 
-def verify(folder: Path | str, limits: Limits | None = None) -> Verification:
+def verify(folder: Path | str, limits: Limits | None = None, trust: Trust | None = None) -> Verification:
     """Check an artefact with what is inside it.
 
     Args:
         folder: the artefact.
         limits: of the process that loads its file.
+        trust: who must have signed it, and the key of what is encrypted.
 
     Returns:
-        The checks: `manifest`, `files`, `size`, `load` (with the format's static check), `agreement`, `latency`.
-        Where one fails that others need, those are missing.
+        The checks: `manifest`, `signature`, `files`, `size`, `load` (with the format's static check), `agreement`,
+        `latency`. Where one fails that others need, those are missing.
     """
     found = Verification(Path(folder))
-    contents = _contents(found)
+    contents = _contents(found, trust or Trust())
     if contents is None:
         return found
     found.run("size", lambda: _size(contents))
@@ -89,22 +93,33 @@ def verify(folder: Path | str, limits: Limits | None = None) -> Verification:
     return found
 
 
-def _contents(found: Verification) -> Contents | None:
-    """The artefact, where its manifest can be read and its files are what that says."""
+def _contents(found: Verification, trust: Trust) -> Contents | None:
+    """The artefact, where its manifest can be read and is signed as asked for, and its files are what that says."""
+    text: list[bytes] = []
     read: list[tuple[Manifest, dict[str, Any]]] = []
     files: dict[str, bytes] = {}
 
     def check_manifest() -> str:
         path = found.folder / MANIFEST
-        read.append(parse(plain_file(path, MOST_BYTES), str(path)))
+        text.append(plain_file(path, MOST_BYTES))
+        read.append(parse(text[0], str(path)))
         return f"of trial {read[0][0].trial} of {read[0][0].study}, version {read[0][0].version}"
 
-    def check_files() -> str:
-        for name in read[0][0].files:
-            files[name] = unchanged_file(found.folder, read[0][0], name)
-        return f"{len(files)} files have the sizes and hashes of the manifest"
+    def check_signature() -> str:
+        if trust.signer is None:
+            there = (found.folder / SIGNATURE).exists()
+            return f"skipped: {'signed, but no --key says by whom' if there else 'not signed'}"
+        require_signature(found.folder, text[0], trust.signer)
+        return "signed by the owner of the key"
 
-    if found.run("manifest", check_manifest) and found.run("files", check_files):
+    def check_files() -> str:
+        stored = {name: unchanged_file(found.folder, read[0][0], name) for name in read[0][0].files}
+        files.update(opened(read[0][0], stored, trust))
+        opens = ", and open with the key" if read[0][0].encrypted else ""
+        return f"{len(stored)} files have the sizes and hashes of the manifest{opens}"
+
+    checks = (("manifest", check_manifest), ("signature", check_signature), ("files", check_files))
+    if all(found.run(name, check) for name, check in checks):
         found.contents = Contents(found.folder, *read[0], files)
     return found.contents
 

@@ -21,8 +21,11 @@ Examples:
 @click.argument("artifact", metavar="DIR")
 @click.argument("inputs", metavar="INPUT…", nargs=-1, required=True)
 @click.option("--as-is", is_flag=True, help="Arrays are what the network reads: they are not normalised.")
+@click.option("--key", metavar="KEYFILE", help="It must be signed by the owner of this public Ed25519 key (PEM).")
+@click.option("--decrypt", metavar="KEYFILE", help="The key that opens it, where it is encrypted.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output, in place of CSV.")
-def predict(artifact: str, inputs: tuple[str, ...], as_is: bool, as_json: bool) -> None:
+def predict(artifact: str, inputs: tuple[str, ...], as_is: bool, key: str | None, decrypt: str | None,
+            as_json: bool) -> None:
     """Print what the network in DIR says of each INPUT: a picture, an array (.npy), arrays by name of the input (.npz),
     a recording (.wav) or text with the numbers of a sample in each line; - is standard input.
 
@@ -32,7 +35,7 @@ def predict(artifact: str, inputs: tuple[str, ...], as_is: bool, as_json: bool) 
     from autocompress.artifact.loaded import load
     from autocompress.artifact.predictions import as_csv, predictions
 
-    network = load(artifact)
+    network = load(artifact, key=key, decrypt=decrypt)
     stdin = getattr(sys.stdin, "buffer", None)
     rows = [row for place in inputs for row in predictions(network, read_samples(network, place, stdin, as_is))]
     if as_json:

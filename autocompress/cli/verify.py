@@ -18,24 +18,29 @@ Examples:
 @click.command(cls=Command, epilog=_EXAMPLES, short_help="Check that an artefact is what was exported.")
 @click.argument("artifact", metavar="DIR")
 @click.option("--study", metavar="STUDY", help="The study it is of: its network and test data are loaded.")
+@click.option("--key", metavar="KEYFILE", help="It must be signed by the owner of this public Ed25519 key (PEM).")
+@click.option("--decrypt", metavar="KEYFILE", help="The key that opens it, where it is encrypted.")
 @click.option("--timeout", metavar="DURATION", default="60s", show_default=True, help="For loading and running it.")
 @click.option("--memory", metavar="BYTES", default="4GiB", show_default=True, help="For the process that loads it.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 @click.option("--trust-code", is_flag=True, help="Run the Python files that the study was made from.")
-def verify(artifact: str, study: str | None, timeout: str, memory: str, as_json: bool, trust_code: bool) -> None:
-    """Check DIR, the folder of an exported network: hashes, size, that no integer kernel can saturate, that it loads in
-    a process of its own within limits of time and memory, answers stored samples as it did, and its latency.
+def verify(artifact: str, study: str | None, key: str | None, decrypt: str | None, timeout: str, memory: str,
+           as_json: bool, trust_code: bool) -> None:
+    """Check DIR, the folder of an exported network: its signature (with --key), hashes and size, that no integer kernel
+    can saturate, that it loads in a process of its own within limits of time and memory, that it answers stored samples
+    as it did, and its latency.
 
     With --study also its answers beside the rebuilt network's, and its metric on the test split. Ends with 0 only if
     all of it holds, with 2 otherwise.
     """
     from autocompress.artifact.isolated import Limits
+    from autocompress.artifact.protection import Trust
     from autocompress.artifact.verify import FAILS
     from autocompress.artifact.verify import verify as verified
     from autocompress.quantities import parse_bytes, parse_seconds
 
     limits = Limits(parse_seconds(timeout, "--timeout"), parse_bytes(memory, "--memory"))
-    found = verified(artifact, limits)
+    found = verified(artifact, limits, Trust.of(key, decrypt))
     if study is not None and found.holds:
         from pathlib import Path
 

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from autocompress.artifact.card import Running, model_card
+from autocompress.artifact.encryption import SUFFIX
 from autocompress.artifact.folder import changed_files, versions, write_artifact
 from autocompress.artifact.isolated import run_isolated
 from autocompress.artifact.machine import this_machine
 from autocompress.artifact.manifest import CARD, MANIFEST, SAMPLES, SCHEMA, SampleFacts
+from autocompress.artifact.protection import Protection
 from autocompress.artifact.samples import deviation, limit_for, pack_samples
 from autocompress.backend.graph.batch_parity import BATCH
 from autocompress.core.evaluation import Candidate, Metrics
@@ -41,8 +43,10 @@ BATCH_DEVIATION = 0.02
 MAX_DEVIATION = 0.005
 
 
-def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Description) -> dict[str, Any]:
+def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Description,
+         protection: Protection | None = None) -> dict[str, Any]:
     """Write the artefact of the candidate's file, as it was kept or made again, run it, and return the verified facts.
+    `protection`: who signs it, and the key that encrypts it.
 
     Values of the task's metric are of the test split; latency is the file's beside the original's, interleaved in this
     process.
@@ -103,14 +107,15 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
     }
     files |= {SAMPLES: samples}
     manifest["latencies"] = _by_device(bench, candidate, description, facts)
-    write_artifact(folder, files, manifest, model_card(manifest, task.name, Running(
-        file_format.runtime, file_format.converter, file_format.snippet), metric))
-    for name, content in files.items():
+    written = write_artifact(folder, files, manifest, model_card(manifest, task.name, Running(
+        file_format.runtime, file_format.converter, file_format.snippet), metric), protection)
+    for name, content in written.items():
         if (folder / name).read_bytes() != content:
             raise AutocompressError(f"{folder / name} must hold the bytes that were verified, but does not")
     for doubt in doubts:
         warn(log, doubt)
-    return facts | {"sha256": {name: sha256_of(folder / name) for name in (*files, CARD, MANIFEST)}}
+    path = next(folder / name for name in (model, f"{model}{SUFFIX}") if name in written)
+    return facts | {"path": str(path), "sha256": {name: sha256_of(folder / name) for name in written}}
 
 
 def _samples(bench: Workbench, candidate: Candidate, runtime: Runtime, data: bytes) -> tuple[bytes, dict[str, Any]]:

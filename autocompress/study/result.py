@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pandas as pd
 
+from autocompress.artifact.protection import Protection
 from autocompress.core.attribution import Attribution
 from autocompress.core.evaluation import LATENCY, Candidate
 from autocompress.core.front import best, front
@@ -124,24 +125,28 @@ class SearchResult:
             raise InputError(f"a trial must be a number from {span} or `best`, but {what}")
         return chosen
 
-    def export(self, path: Path | str | None = None, trial: int | str = "best") -> Path:
+    def export(self, path: Path | str | None = None, trial: int | str = "best", *, sign: Path | str | None = None,
+               encrypt: Path | str | None = None) -> Path:
         """Write the artefact of a trial into folder `path` (default: the study's), run it, and return the
-        path of its file.
+        path of its file. `sign`: file of the private key that signs it; `encrypt`: of the key that its model and
+        samples lie under (docs/security.md).
 
         InputError for a trial that has nothing to export, StorageError where a run is at work on the study,
         AutocompressError when the file does not do what the trial promised.
         """
+        protection = Protection.of(sign, encrypt)
         with locked(self.folder), kept_surroundings():
-            return self.ship(path, trial)
+            return self.ship(path, trial, protection)
 
-    def ship(self, path: Path | str | None = None, trial: int | str = "best") -> Path:
+    def ship(self, path: Path | str | None = None, trial: int | str = "best",
+             protection: Protection | None = None) -> Path:
         """As `export`, for who holds the study's lock."""
         chosen = self.candidate(trial)
         if chosen.plan is None or not chosen.evaluations:
             raise InputError(f"a trial must have been scored to be exported, but trial {chosen.trial} is "
                              f"{chosen.status} ({chosen.reason}); `autocompress report` lists the others")
         target = Path(path) if path is not None else self.folder / ARTIFACT
-        facts = ship(self.bench, chosen, target, self._description)
+        facts = ship(self.bench, chosen, target, self._description, protection)
         if path is None:
             self._description = msgspec.structs.replace(self._description, artifact=facts)
             write_description(self.folder, self._description)
