@@ -27,8 +27,8 @@ def test_the_network_is_rebuilt_and_the_test_split_scored(cli: Cli, finished: An
     assert out.code == 0, out.err
     checks = {check["name"]: check for check in out.document["checks"]}
     assert {name: check["state"] for name, check in checks.items()} == {
-        "manifest": "holds", "files": "holds", "size": "holds", "load": "holds", "agreement": "holds",
-        "latency": "skipped", "study": "holds", "network": "holds", "metric": "holds"}
+        "manifest": "holds", "signature": "skipped", "files": "holds", "size": "holds", "load": "holds",
+        "agreement": "holds", "latency": "skipped", "study": "holds", "network": "holds", "metric": "holds"}
     assert "rebuilt network" in checks["network"]["found"] and "test split" in checks["metric"]["found"]
 
 
