@@ -37,8 +37,8 @@ def test_what_was_exported_is_verified(artifact: Path, tmp_path: Path, capsys: p
     found = verify(tmp_path)
     assert found.holds
     assert {check.name: check.state for check in found.checks} == {
-        "manifest": "holds", "signature": "skipped", "files": "holds", "size": "holds", "load": "holds", "agreement": "holds",
-        "latency": "skipped"}
+        "manifest": "holds", "signature": "skipped", "files": "holds", "size": "holds", "load": "holds",
+        "agreement": "holds", "latency": "skipped"}
     assert "no integer kernel can saturate" in next(c.found for c in found.checks if c.name == "load")
     assert main(["verify", str(tmp_path)]) == 0
     assert "is verified" in capsys.readouterr().out
