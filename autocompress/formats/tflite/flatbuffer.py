@@ -60,14 +60,18 @@ class _Writer:
         tensors_at, operators_at = self._offsets(tensors), self._offsets(operations)
         subgraph = self._table("SubGraph", Tensors=tensors_at, Inputs=inputs, Outputs=outputs, Operators=operators_at)
         subgraphs, buffers = self._offsets([subgraph]), self._offsets(self._buffers)
-        codes = self._offsets([self._table(
-            "OperatorCode", DeprecatedBuiltinCode=min(getattr(tflite.BuiltinOperator, kind), 127), Version=1,
-            BuiltinCode=getattr(tflite.BuiltinOperator, kind)) for kind in self._codes])
+        codes = self._offsets([self._code(kind) for kind in self._codes])
         description = builder.CreateString(" ".join(["autocompress", *sorted(graph.channels_last)]))
         model = self._table("Model", Version=SCHEMA_VERSION, OperatorCodes=codes, Subgraphs=subgraphs,
                             Description=description, Buffers=buffers)
         builder.Finish(model, file_identifier=IDENTIFIER)
         return bytes(builder.Output())
+
+    def _code(self, kind: str) -> int:
+        number = getattr(tflite.BuiltinOperator, kind, tflite.BuiltinOperator.CUSTOM)
+        custom = self._builder.CreateString(kind) if number == tflite.BuiltinOperator.CUSTOM else None
+        return self._table("OperatorCode", DeprecatedBuiltinCode=min(number, 127), CustomCode=custom, Version=1,
+                           BuiltinCode=number)
 
     def _every_tensor(self) -> list[Tensor]:
         operations = self._graph.operations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -11,6 +11,7 @@ from autocompress.core.plan import Receipt, Step
 from autocompress.formats.base import Format, WritableNetwork, Written
 from autocompress.formats.tflite.calibration import observe
 from autocompress.formats.tflite.flatbuffer import file_of
+from autocompress.formats.tflite.graph import Graph
 from autocompress.formats.tflite.integers import Quantizer
 from autocompress.formats.tflite.legality import refused
 from autocompress.formats.tflite.rules import lower
@@ -43,18 +44,7 @@ class TfliteFormat(Format):
 
     def write(self, prepared: Example, network: WritableNetwork, threads: int = 1) -> Written:
         """Lower the network, and put the integers of the plan in."""
-        traced = trace(network.model, prepared)
-        graph = lower(traced)
-        if not (network.integers or network.halves):
-            return Written(file_of(graph))
-        quantizer = Quantizer(graph, network)
-        wanted = quantizer.wanted
-        observed = observe(network.model, prepared, traced, wanted, network.calibration,
-                           network.range_method != "minmax") if wanted else {}
-        chosen = quantizer.quantize(observed)
-        return Written(file_of(graph), tuple(
-            Receipt(f"{name}:input", "activation-range", {"scale": of.scale, "zero_point": of.zero_point})
-            for name, of in sorted(chosen.items())))
+        return written(prepared, network, in_four_bits)
 
     def open(self, data: bytes, threads: int = 1) -> Runtime:
         """Load a file in LiteRT."""
@@ -65,6 +55,33 @@ class TfliteFormat(Format):
         feed = ", ".join(f'"{name}": {variable}' for name, variable in inputs.items())
         return SNIPPET.format(file=file, feed=feed,
                               answers=f"{', '.join(answers)}{',' if len(answers) == 1 else ''}")
+
+
+def written(prepared: Example, network: WritableNetwork, narrow: Callable[[Graph], None],
+            bias_scales: bool = True) -> Written:
+    """Lower a network and put the integers of its plan in; `narrow` stores weights of fewer than 8 bits in the way of a
+    runtime."""
+    traced = trace(network.model, prepared)
+    graph = lower(traced)
+    if not (network.integers or network.halves):
+        return Written(file_of(graph))
+    quantizer = Quantizer(graph, network, bias_scales)
+    wanted = quantizer.wanted
+    observed = observe(network.model, prepared, traced, wanted, network.calibration,
+                       network.range_method != "minmax") if wanted else {}
+    chosen = quantizer.quantize(observed)
+    narrow(graph)
+    return Written(file_of(graph), tuple(
+        Receipt(f"{name}:input", "activation-range", {"scale": of.scale, "zero_point": of.zero_point})
+        for name, of in sorted(chosen.items())))
+
+
+def in_four_bits(graph: Graph) -> None:
+    """Store weights of 4 bits two a byte."""
+    for operation in graph.operations:
+        for tensor in operation.inputs:
+            if tensor is not None and tensor.table is not None:
+                tensor.dtype = "int4"
 
 
 SNIPPET = '''import numpy as np

@@ -33,11 +33,13 @@ class Tensor:
     scale: np.ndarray | None = None
     zero_point: int = 0
     axis: int = 0
+    # Of an integer weight of fewer than 8 bits all levels that it may have, int8.
+    table: np.ndarray | None = None
 
 
 @dataclass(eq=False)
 class Operation:
-    """One operator, by the name it has in the schema, with the fields of its options.
+    """One operator, by the name it has in the schema or, of a custom one, in the runtime, with the fields of its options.
 
     `layer`: the module that it executes; its inputs are then the activation, the weight, and the bias or None.
     """

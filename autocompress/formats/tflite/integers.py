@@ -84,11 +84,15 @@ def _width(operation: Operation, network: WritableNetwork, found: Mapping[int, i
 class Quantizer:
     """Turns a float graph into one with integers, in place.
 
-    `ranges`: observed values by torch node. `scales`: chosen integers of the input of each integer layer, by module.
+    Args:
+        graph: the float graph.
+        network: what the file is to hold.
+        bias_scales: whether biases have their scales in the file, which follow from others: LiteRT's fast kernels ask
+            for them.
     """
 
-    def __init__(self, graph: Graph, network: WritableNetwork) -> None:
-        self.graph, self._network = graph, network
+    def __init__(self, graph: Graph, network: WritableNetwork, bias_scales: bool = True) -> None:
+        self.graph, self._network, self._bias_scales = graph, network, bias_scales
         self._width = {id(operation): width for operation, width in zip(graph.operations, widths(graph, network),
                                                                          strict=True)}
         self._of = {id(tensor): self._width[id(operation)] for operation in graph.operations
@@ -153,7 +157,7 @@ class Quantizer:
                 assert source is not None and source.scale is not None
                 layers[operation.layer] = Chosen(float(source.scale[0]), source.zero_point,
                                                  self._width[id(operation)])
-                _integer_layer(operation, integers[operation.layer], self._width[id(operation)])
+                _integer_layer(operation, integers[operation.layer], self._width[id(operation)], self._bias_scales)
             elif operation.layer:
                 operations += self._stored(operation, weights)
             operations.append(operation)
@@ -254,11 +258,19 @@ def _integers(weight: Tensor, integers: IntegerWeight, floor: np.ndarray | None)
     levels = weight.arrange(integers.levels.numpy())
     scale = integers.scale.numpy().astype(np.float32)
     scale = np.maximum(scale, 1e-12 if floor is None else floor.astype(np.float32))
-    narrow = integers.bits <= 4
-    return Tensor(weight.shape, "int4" if narrow else "int8", levels.astype(np.int8), scale=scale, axis=weight.axis)
+    return Tensor(weight.shape, "int8", levels.astype(np.int8), scale=scale, axis=weight.axis,
+                  table=None if integers.bits == 8 else level_table(integers))
 
 
-def _integer_layer(operation: Operation, integers: IntegerWeight, width: int) -> None:
+def level_table(integers: IntegerWeight) -> np.ndarray:
+    """All levels of a weight of fewer than 8 bits, int8, ascending, `2**bits` of them at most."""
+    if integers.table is not None:
+        return np.unique(integers.table.numpy())
+    top = 63 if integers.bits == 7 else 2**integers.bits - 1
+    return np.arange(-top, top + 1, 1 if integers.bits == 7 else 2).astype(np.int8)
+
+
+def _integer_layer(operation: Operation, integers: IntegerWeight, width: int, bias_scales: bool) -> None:
     """Weight and bias of a layer in integers: the bias counts products of the scales of input and weight."""
     source, weight, bias = operation.inputs[:3]
     assert source is not None and source.scale is not None and weight is not None
@@ -270,4 +282,4 @@ def _integer_layer(operation: Operation, integers: IntegerWeight, width: int) ->
     kind = "int32" if width == 8 else "int64"
     data = np.rint(bias.data.astype(np.float64) / scale).astype(kind)
     operation.inputs[1] = stored
-    operation.inputs[2] = Tensor(bias.shape, kind, data, scale=scale.astype(np.float32))
+    operation.inputs[2] = Tensor(bias.shape, kind, data, scale=scale.astype(np.float32) if bias_scales else None)

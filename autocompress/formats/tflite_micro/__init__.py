@@ -1,0 +1,1 @@
+"""TFLite files for microcontrollers, run in the interpreter of TensorFlow Lite Micro."""
