@@ -37,11 +37,12 @@ def estimate_parts(table: LayerTable, parts: Parts, profile: HardwareProfile,
                    file_format: FormatFacts | None = None) -> Metrics:
     """`estimate` of a plan whose parts are resolved already."""
     executed, beside = flatten(parts), operations(table, parts)
+    facts = facts_of(file_format, profile.format)
     metrics: Metrics = {
-        "size_bytes": facts_of(file_format, profile.format).size(executed, table.skeleton_bytes, _absent(table, parts)),
+        "size_bytes": facts.size(executed, table.skeleton_bytes, _absent(table, parts)),
         "macs": sum(part.macs for part in executed) + sum(done.macs for done in beside),
         "params": sum(part.weights + (part.out_channels if part.bias else 0) for part in executed),
-        "peak_memory_bytes": peak_memory_bytes(table, parts, profile),
+        "peak_memory_bytes": facts.memory(peak_activations(table, parts, profile), executed),
     }
     return metrics | {name: estimate_latency_ms(executed, device, beside)
                       for name, device in profile.latencies.items() if device.latency == "estimated"}
@@ -82,7 +83,7 @@ def operations(table: LayerTable, parts: Parts) -> list[Executed]:
     return [done for done in map(scaled, table.operations) if done.elements or done.macs]
 
 
-def peak_memory_bytes(table: LayerTable, parts: Parts, profile: HardwareProfile) -> int:
+def peak_activations(table: LayerTable, parts: Parts, profile: HardwareProfile) -> int:
     """Peak of live activations for one sample, from the original's lifetimes scaled to the cut channels. A device that
     knows no float activations takes its input in integers."""
     left = _Left(table, parts)

@@ -35,3 +35,12 @@ class FormatFacts(Protocol):
             absent: convolutions and linear layers of the original that dropped blocks took along.
         """
         raise NotImplementedError
+
+    def memory(self, activation_bytes: int, parts: Sequence[Part]) -> int:
+        """Predict the bytes of RAM that a network takes in the format's runtime.
+
+        Args:
+            activation_bytes: the largest sum of activations that are alive at once.
+            parts: every executed layer, in order of execution.
+        """
+        return activation_bytes

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from autocompress.core.format_facts import FormatFacts
 
 # Module by name; its `FORMAT` is the format.
-FORMATS = {"onnx": "autocompress.formats.onnx.format", "tflite": "autocompress.formats.tflite.format"}
+FORMATS = {"onnx": "autocompress.formats.onnx.format", "tflite": "autocompress.formats.tflite.format",
+           "tflite-micro": "autocompress.formats.tflite_micro.format"}
 # Distributions that a format needs beside those of the package, by its name: the extra, and a module that shows it.
-EXTRAS = {"tflite": ("litert", ("tflite", "ai_edge_litert"))}
+EXTRAS = {"tflite": ("litert", ("tflite", "ai_edge_litert")), "tflite-micro": ("mcu", ("tflite", "tflite_micro"))}
 # By name of a format, a module without torch whose `open` and `checked` do for shipped files what those of the format
 # do, and which refuses a file that refers to other files; other formats do it themselves.
 READERS = {"onnx": "autocompress.formats.onnx.shipped"}
@@ -42,7 +43,7 @@ def format_named(name: str) -> Any:
     missing = [module for module in modules if find_spec(module) is None]
     if missing:
         raise EnvironmentFault(f"{name} files need the package {missing[0]}, but it is not installed: "
-                               f"pip install 'autocompress[{extra}]'")
+                               f"pip install {'--pre ' * (extra == 'mcu')}'autocompress[{extra}]'")
     return import_module(FORMATS[name]).FORMAT
 
 

@@ -21,7 +21,7 @@ from autocompress.core.metric import DIVERGENCE, Reference
 from autocompress.core.plan import Plan
 from autocompress.core.store import Store
 from autocompress.errors import InputError, TrialError
-from autocompress.estimate import estimate, peak_memory_bytes
+from autocompress.estimate import estimate
 from autocompress.formats.base import Runtime
 from autocompress.formats.running import MOST_ROWS, as_outputs, in_batches, require_finite
 from autocompress.formats.timing import Timing, time_files
@@ -37,7 +37,6 @@ from autocompress.study.traced import TracedNetwork
 from autocompress.study.trainer import Trainer
 from autocompress.tasks.base import Score, SplitName
 from autocompress.tasks.score import Answers
-from autocompress.techniques import resolve
 from autocompress.techniques.apply import check_plan
 
 # Values of outputs, in canonical form, that are compared with the original's: about 128 MiB.
@@ -200,13 +199,12 @@ class Evaluator:
         return self._format.open(data, self.threads)
 
     def _static(self, compressed: Compressed, size: int, runtime: Runtime) -> Metrics:
-        table = self.network.table
         executed = self.network.executed(compressed)
+        estimated = estimate(self.network.table, compressed.plan, self.profile, self._format, self.network.techniques)
         return {
             "size_bytes": size, "macs": count_macs(executed, self.network.example),
             "params": sum(p.numel() for p in executed.parameters()),
-            "peak_memory_bytes": runtime.peak_memory_bytes
-            or peak_memory_bytes(table, resolve(table, compressed.plan, self.network.techniques), self.profile),
+            "peak_memory_bytes": runtime.peak_memory_bytes or estimated["peak_memory_bytes"],
         }
 
     def _latency(self, plan: Plan, timed: Callable[[], Timing]) -> Metrics:

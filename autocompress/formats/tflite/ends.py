@@ -12,6 +12,8 @@ from autocompress.errors import TrialError
 from autocompress.formats.tflite.flatbuffer import IDENTIFIER, TYPES
 
 DTYPES = {getattr(tflite.TensorType, name): dtype for dtype, name in TYPES.items() if dtype != "int4"}
+# Bytes of a value by type.
+BYTES = {kind: np.dtype(dtype).itemsize for kind, dtype in DTYPES.items()} | {tflite.TensorType.INT4: 1}
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class Tensor:
 
 @dataclass(eq=False)
 class Operation:
-    """One operator, by the name it has in the schema or, of a custom one, in the runtime, with the fields of its options.
+    """One operator, by its name in the schema, or in the runtime of a custom one; with the fields of its options.
 
     `layer`: the module that it executes; its inputs are then the activation, the weight, and the bias or None.
     """
