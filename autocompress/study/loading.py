@@ -53,7 +53,8 @@ def load_task(settings: SearchSettings) -> tuple[LoadedModel, Task]:
 
         return kind_task(KindRequest(
             kind, settings.model, settings.data, settings.weights, settings.weights_key, settings.metric,
-            settings.decode, settings.seed, wished, settings.data_root, settings.trust_code, settings.cache_size))
+            settings.decode, settings.seed, wished, settings.inputs, settings.data_root, settings.trust_code,
+            settings.cache_size))
     built = None
     if isinstance(settings.model, str) and is_factory(settings.model):
         built = built_network(settings.model, trust_code=settings.trust_code)

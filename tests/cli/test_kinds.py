@@ -237,7 +237,8 @@ def test_text_by_a_network_of_transformers_and_its_tokenizer(cli: Cli, nets: Pat
     rng = np.random.default_rng(0)
     rows = [f'"{" ".join(rng.choice(WORDS, 3 + number % 5))}",{number % 2}' for number in range(40)]
     (tmp_path / "texts.csv").write_text("\n".join(["text,label", *rows]))
-    found = searched(cli, nets, f"hf:{tmp_path}/bert", f"csv:{tmp_path}/texts.csv", tmp_path, "--task", "text")
+    found = searched(cli, nets, f"hf:{tmp_path}/bert", f"csv:{tmp_path}/texts.csv", tmp_path, "--task", "text",
+                     "--space", "int8", "--sampler", "random")
     assert found["study"]["metric"]["name"] == "accuracy"
     assert [(each["name"], each["dtype"], each["shape"]) for each in found["manifest"]["inputs"]] == [
         ("input_ids", "int64", ["N", 16]), ("attention_mask", "int64", ["N", 16])]

@@ -66,6 +66,7 @@ class KindRequest:
     decode: Any = None
     seed: int = 0
     preparation: Preparation = field(default_factory=Preparation)
+    reading: str | None = None
     data_root: Path | None = None
     trust_code: bool = True
     cache_bytes: int = DEFAULT_BYTES
@@ -84,7 +85,7 @@ def kind_task(asked: KindRequest) -> tuple[LoadedModel, KindTask]:
                                                                     asked.weights_key)
     model.eval()
     batch = _first_two(source)
-    reader = input_reader(source, given.arguments, model, batch)
+    reader = input_reader(source, given.arguments, model, batch, asked.reading)
     returned = _returned(model, reader, batch, source.name)
     decode = load_object(asked.decode, what="--decode", trust_code=asked.trust_code, call=False)
     context = KindContext(source, model, returned, _outputs(returned), batch, decode)

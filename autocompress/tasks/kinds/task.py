@@ -37,8 +37,8 @@ class KindTask(BatchTask):
         self._reader, self._classes, self._prepared = reader, facts.classes, source.prepared
         self._class_names = source.class_names
         stored = super().inputs("train", slice(0, 1))
-        tensors = [stored] if isinstance(stored, Tensor) else [*stored.values()]
-        self._pictures = any(map(is_picture, tensors))
+        self._pixels = reader.are_pixels(stored) if isinstance(stored, Tensor) else \
+            any(map(is_picture, stored.values()))
 
     def inputs(self, split: SplitName, rows: slice | Tensor) -> Inputs:
         """Samples as the network reads them."""
@@ -62,22 +62,23 @@ class KindTask(BatchTask):
     def _with_reader(self, fingerprint: str) -> str:
         reader = self._reader
         facts = f"{fingerprint} {reader.names} {reader.alone} {reader.mean} {reader.std} {reader.form.__name__}"
+        facts += "" if reader.reading is None else f" {reader.reading}"
         return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
     @property
     def described(self) -> str:
         """How files become what the network reads."""
         texts = [self._prepared] if self._prepared else []
-        texts += ["divided by 255"] if self._pictures else []
+        texts += ["divided by 255"] if self._pixels else []
         texts += [] if self._reader.is_plain else [f"mean {self._reader.mean}, std {self._reader.std}"]
         return ", ".join(texts) or super().described
 
     def input_facts(self) -> dict[str, Any]:
         """How pictures are brought to size and normalised, or how else files become inputs."""
         prepared = {"prepared": self._prepared} if self._prepared else {}
-        if not self._pictures and self._reader.is_plain:
+        if not self._pixels and self._reader.is_plain:
             return {**super().input_facts(), **prepared}
-        return {"scale": "pixels / 255" if self._pictures else "as given", "mean": list(self._reader.mean),
+        return {"scale": "pixels / 255" if self._pixels else "as given", "mean": list(self._reader.mean),
                 "std": list(self._reader.std), **prepared}
 
     def output_facts(self, likelihood: Likelihood, name: str = OUTPUT) -> dict[str, Any]:

@@ -74,6 +74,20 @@ def test_pictures_are_kept_as_bytes_and_a_grey_network_reads_them() -> None:
     assert set(scored(loaded, task)) >= {"f1_macro", "accuracy"}
 
 
+def test_what_numbers_are_may_be_said() -> None:
+    maps, whole = RNG.integers(0, 256, (30, 8, 8, 3), dtype=np.uint8), RNG.integers(0, 9, (30, 3))
+    labels = np.arange(30) % 2
+    _, task = kind_task(KindRequest("classification", convolution(3), (maps, labels), metric="auroc", reading="values"))
+    assert float(task.inputs("train", slice(0, 24)).max()) > 200 and task.input_facts()["scale"] == "as given"
+    _, task = kind_task(KindRequest("classification", linear(3, 2), (whole, labels), metric="auroc"))
+    assert task.inputs("train", slice(0, 2)).dtype == torch.float32
+    with pytest.raises(InputError, match="must be one of pixels, values, tokens, but got 'numbers'"):
+        kind_task(KindRequest("classification", linear(3, 2), (whole, labels), metric="auroc", reading="numbers"))
+    embedding = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 2))
+    _, task = kind_task(KindRequest("text", embedding, (whole, labels), reading="tokens"))
+    assert task.inputs("train", slice(0, 2)).dtype == torch.int64
+
+
 class Items(torch.utils.data.Dataset[Any]):
     """Samples as mappings."""
 
