@@ -59,6 +59,8 @@ class Evaluator:
         self.network, self.trainer, self.profile, self.threads = network, trainer, profile, threads
         # On how many validation samples candidates are scored; None: on all.
         self.sizes: Sizes | None = None
+        # What the original took on as many as are scored of any.
+        self.scoring_seconds = 0.0
         self._originals: dict[int | None, tuple[Score, Tensor]] = {}
         self._store = store
         self._example = as_arrays(network.example)
@@ -84,7 +86,9 @@ class Evaluator:
         network = self.network
         runtime = self.open(network.writer.original_file)
         metrics = self._static(network.original(), self.original.size_bytes, runtime)
+        began = time.perf_counter()
         metrics |= self._original_on(self._last)[0].metrics | self._part(self._last)
+        self.scoring_seconds = time.perf_counter() - began
         if self._told_apart:
             metrics[DIVERGENCE] = 0.0
         return metrics | self._latency(Plan(), lambda: self.original.time_beside({}, self._example)[1])

@@ -18,7 +18,7 @@ from autocompress.core.evaluation import AVERAGED, Candidate, Evaluation
 from autocompress.core.metric import Metric, Reference
 from autocompress.core.model_selection import best_of
 from autocompress.core.plan import Plan, Scalar
-from autocompress.errors import TrialError
+from autocompress.errors import OutOfTime, TrialError
 from autocompress.study.warm_start import rescaled
 from autocompress.study.workbench import Workbench
 from autocompress.techniques.apply import before_training
@@ -54,7 +54,10 @@ def greedy_soup(bench: Workbench, candidates: Sequence[Candidate], best: Candida
     relatives = _relatives(bench, candidates, best, reference.metric)
     if not relatives:
         return None
-    members = [bench.trainer.rebuild(best.plan, start.rung, start.weights)]
+    try:
+        members = [bench.trainer.rebuild(best.plan, start.rung, start.weights)]
+    except OutOfTime:
+        return None
     averaged: Evaluation | None = None
     end, each = time.perf_counter() + seconds, sum(v for phase, v in start.timings.items() if phase != "distill")
     for plan, evaluation in relatives:

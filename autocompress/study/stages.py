@@ -218,9 +218,9 @@ def measure(run: Run, loaded: Loaded, traced: Traced) -> Measured:
     take_answers(loaded.prior, bench.store, request.settings.seed)
     # At the end the original runs on the test split, the file on both: a bound from what was just measured.
     sizes = bench.evaluator.sizes
-    tested = loaded.data.samples("test") / loaded.data.samples("validation") if sizes is None else \
-        FINALISTS + sizes.test / sizes.last
-    reserve = 5 + run.timings["original"] * (0.5 + tested)
+    reserve = 5 + (
+        run.timings["original"] * (0.5 + loaded.data.samples("test") / loaded.data.samples("validation"))
+        if sizes is None else bench.evaluator.scoring_seconds * (1 + FINALISTS + 1.5 * sizes.test / sizes.last))
     return Measured(reference, projection, store, result, Trimmer(bench.store, request.budget, reference),
                     reserve + ATTRIBUTION_SHARE * (limit or 0.0), sizes)
 
@@ -324,7 +324,7 @@ def average(run: Run, traced: Traced, measured: Measured) -> None:
 def confirm(run: Run, traced: Traced, measured: Measured) -> None:
     """Score the finalists on as many validation samples as the original, until the best is one that was: those that
     were not are compared by a part of the samples."""
-    result, sizes, took = measured.result, measured.sizes, run.timings["original"]
+    result, sizes, took = measured.result, measured.sizes, traced.bench.evaluator.scoring_seconds
     if sizes is None:
         return
     for _ in range(MOST_CONFIRMED):

@@ -1,4 +1,4 @@
-"""A base class for tasks whose samples are tensors in memory and whose outputs are numbers."""
+"""A base class for tasks whose samples are tensors, or read by rows, and whose outputs are numbers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from autocompress.core.metric import Metric
 from autocompress.core.warnings import Warned
 from autocompress.errors import InputError
 from autocompress.tasks.identity import callable_fingerprint
+from autocompress.tasks.samples import content_of
 from autocompress.tasks.score import Answers, Score, consecutive_rows, gathered_rows
 from autocompress.tasks.splits import SPLITS, Split
 from autocompress.tasks.stratified import random_part
@@ -22,7 +23,8 @@ from autocompress.tensors.named import Inputs
 
 
 class ArrayTask:
-    """A regression on samples in memory: implement `measure`, and name the data and the `metric`.
+    """A regression on samples that are in memory or read by rows: implement `measure`, and name the data and the
+    `metric`.
 
     Training distils by squared error over the variance of the original's outputs. There is no augmentation. Every
     method of the protocol may be overridden.
@@ -58,10 +60,11 @@ class ArrayTask:
         digest = hashlib.sha256(f"{self.metric} {callable_fingerprint(type(self).measure)}".encode())
         for split in SPLITS:
             inputs, targets = self.splits[split].inputs, self.splits[split].targets
-            named = {"input": inputs} if isinstance(inputs, Tensor) else dict(inputs.items())
-            for name, tensor in (*named.items(), ("", targets)):
-                digest.update(f"{split} {name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                digest.update(tensor.contiguous().numpy().data)
+            named = dict(inputs.items()) if isinstance(inputs, Mapping) else {"input": inputs}
+            for name, samples in (*named.items(), ("", targets)):
+                digest.update(f"{split} {name} {samples.dtype} {tuple(samples.shape)}".encode())
+                for content in content_of(samples):
+                    digest.update(content)
         return digest.hexdigest()[:16]
 
     @property
@@ -97,10 +100,9 @@ class ArrayTask:
         """Targets of the training split."""
         return self.splits["train"].targets
 
-    def train_view(self, view: int, seed: int) -> Inputs:
+    def train_view(self, view: int, seed: int) -> Any:
         """All training samples."""
-        samples: Inputs = self.splits["train"].inputs
-        return samples
+        return self.splits["train"].inputs
 
     def normalise(self, inputs: Any) -> Inputs:
         """Inputs as they are."""

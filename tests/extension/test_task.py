@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 import autocompress
 from autocompress.tasks.base import ArrayTask, Metric, NamedTensors, Split, Task, standard_error
+from autocompress.tasks.samples import NamedSamples
+from autocompress.tasks.stored_samples import SampleWriter
 from autocompress.testing.task_contract import TaskContract
 
 
@@ -77,3 +79,18 @@ def test_a_search_ships_a_file_whose_metric_is_the_networks(tmp_path: Path) -> N
     assert facts["baseline_mae"] == pytest.approx(expected, rel=1e-3)
     assert expected < facts["mae"] + 0.01 and result.baseline["mae"] < 0.2
     assert result.front["mae"].notna().all()
+
+
+def test_samples_on_a_disk_are_those_in_memory(tmp_path: Path) -> None:
+    held, splits = Distances(), {}
+    for name, split in held.splits.items():
+        writer = SampleWriter(tmp_path)
+        writer.append(dict(split.inputs.items()))
+        splits[name] = Split(NamedSamples(writer.finish()), split.targets)
+    stored = Distances()
+    stored.splits = splits
+    assert stored.fingerprint == held.fingerprint
+    rows = torch.tensor([5, 0, 2])
+    for name in ("here", "there"):
+        assert torch.equal(stored.inputs("train", rows)[name], held.inputs("train", rows)[name])
+        assert torch.equal(stored.train_view(1, 0)[rows][name], held.train_view(1, 0)[rows][name])

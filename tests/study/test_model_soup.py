@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 
 import msgspec
@@ -10,6 +11,7 @@ import pytest
 
 from autocompress.backend.network.checkpoint import encode_weights
 from autocompress.core.budget import Budget
+from autocompress.core.cancellation import controlled
 from autocompress.core.evaluation import AVERAGED, Candidate
 from autocompress.core.metric import Reference
 from autocompress.core.plan import Plan, Step
@@ -80,6 +82,14 @@ def test_without_a_gain_budget_relatives_or_time_there_is_none(trained: tuple[Wo
     assert greedy_soup(bench, candidates, alone, Budget(), ORIGINAL, math.inf, _never) is None
     calibrated = _scored(candidates[0], 1.0, 0.0, 0.0)
     assert greedy_soup(bench, candidates, calibrated, Budget(), ORIGINAL, math.inf, _never) is None
+
+
+def test_none_is_begun_when_the_time_is_up(trained: tuple[Workbench, list[Candidate]]) -> None:
+    """However the time was overrun before, the search goes on to what it has."""
+    bench, candidates = trained
+    with controlled(deadline=time.perf_counter() - 1):
+        assert greedy_soup(bench, candidates, _scored(candidates[0], 0.0, 0.0, 0.0), Budget(), ORIGINAL, -1.0,
+                           _never) is None
 
 
 def test_networks_that_are_rescaled_in_other_ways_are_no_relatives(trained: tuple[Workbench, list[Candidate]]) -> None:
