@@ -21,6 +21,7 @@ from autocompress.tasks.cache import downloading
 from autocompress.tasks.factory import call_factory, is_factory
 from autocompress.tasks.input_forms import evaluating, fitted
 from autocompress.tasks.splits import TaskData, check_normalisation
+from autocompress.tasks.token_ranges import require_rows
 from autocompress.tasks.vision import import_torchvision
 from autocompress.tasks.weights import check_float32, load_weights_file
 from autocompress.tasks.wrapped import copied, unwrapped, with_plain_weights
@@ -105,6 +106,7 @@ def load_network(spec: str | nn.Module, task: Task, *, weights: Path | None = No
         task.read_by(inner)
     inputs = task.inputs("train", slice(0, 2))
     names = [*inputs] if isinstance(inputs, NamedTensors) else None
+    require_rows(with_names(model, names, True), task)
     model = with_names(model, names, _check_answers(with_names(model, names, True), inputs, task.name))
     if isinstance(task, BatchTask):
         task.compare_with(model, fingerprint)

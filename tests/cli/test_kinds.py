@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ import pytest
 from PIL import Image
 from scipy.io import wavfile
 from tiny_hugging_face import WORDS, save_bert
+
+from autocompress.study.settings import SearchSettings
+from autocompress.tasks.kinds.names import is_kind
+from autocompress.tasks.sources.specs import parsed
 
 Cli = Callable[..., Any]
 NETS = '''
@@ -246,3 +251,18 @@ def test_text_by_a_network_of_transformers_and_its_tokenizer(cli: Cli, nets: Pat
     refused = cli("search", "--model", f"{nets}:table", "--data", f"csv:{tmp_path}/texts.csv?text=text", "--budget",
                   "1kB")
     assert refused.code == 2 and "a tokenizer must turn into tokens: give the network as --model hf:" in refused.err
+
+
+def documented() -> list[list[str]]:
+    """The commands of docs/tasks.md that say what they are of."""
+    text = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text("utf-8").replace("\\\n", " ")
+    lines = [shlex.split(line) for line in text.splitlines() if line.startswith("autocompress search ")]
+    return [line for line in lines if "SOURCE" not in line]
+
+
+@pytest.mark.parametrize("command", documented(), ids=lambda command: command[3])
+def test_documented_commands_are_understood(command: list[str]) -> None:
+    flags = dict(zip(command[2::2], command[3::2], strict=True))
+    settings = SearchSettings.of(**{flag[2:].replace("-", "_"): int(value) if value.isdecimal() else value
+                                    for flag, value in flags.items()})
+    assert parsed(settings.data).paths and (settings.task is None or is_kind(settings.task))

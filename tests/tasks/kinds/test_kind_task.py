@@ -88,6 +88,14 @@ def test_what_numbers_are_may_be_said() -> None:
     assert task.inputs("train", slice(0, 2)).dtype == torch.int64
 
 
+def test_tokens_beyond_the_table_are_said_wherever_they_are() -> None:
+    tokens, labels = RNG.integers(0, 9, (60, 3)), np.arange(60) % 2
+    network = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 2))
+    tokens[57] = 9
+    with pytest.raises(InputError, match=r"split: tokens must be from 0 to 8, .* but they are from 0 to 9"):
+        kind_task(KindRequest("text", network, (tokens, labels)))
+
+
 class Items(torch.utils.data.Dataset[Any]):
     """Samples as mappings."""
 
