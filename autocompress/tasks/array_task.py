@@ -42,6 +42,8 @@ class ArrayTask:
     further: ClassVar[tuple[Metric, ...]] = ()
     keep: ClassVar[tuple[str, ...]] = ()
     has_targets: ClassVar[bool] = True
+    # Set it where `train_view` is overridden.
+    is_augmented: ClassVar[bool] = False
 
     def __init__(self, splits: Mapping[str, Split]) -> None:
         missing = [split for split in SPLITS if split not in splits or not len(splits[split])]

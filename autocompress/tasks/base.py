@@ -92,6 +92,10 @@ class Task(Protocol):
         """What training samples should give: rows of it, `(N, …)`, are what `Likelihood.target_loss` takes. It has a
         length, and is a tensor or what rows are taken of in the same way."""
 
+    @property
+    def is_augmented(self) -> bool:
+        """Whether views of the training samples differ."""
+
     def train_view(self, view: int, seed: int) -> Any:
         """All training samples as stored, augmented: rows of it, `(N, …)`, are what `normalise` takes. Each view number
         gives another. It has a length, and is a tensor, or what rows are taken of in the same way."""

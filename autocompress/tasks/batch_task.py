@@ -208,6 +208,11 @@ class BatchTask:
         return read
 
     @property
+    def is_augmented(self) -> bool:
+        """False: random augmentations of the user's data were drawn once."""
+        return False
+
+    @property
     def train_targets(self) -> GatheredBatches:
         """Training samples by rows, as batches for the loss."""
         return GatheredBatches(self._splits["train"] if self.has_targets else None, self.samples("train"))

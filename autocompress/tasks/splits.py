@@ -228,6 +228,11 @@ class TaskData:
         """Labels of the training split (N,)."""
         return self.train.targets
 
+    @property
+    def is_augmented(self) -> bool:
+        """Whether pictures are moved or mirrored, or `augment` is given."""
+        return bool(self.pad or self.flip or self.augment is not None)
+
     def train_view(self, view: int, seed: int) -> Any:
         """All training inputs as stored, augmented; each view number gives another, settled by `seed`. Where inputs
         are not in memory, samples are augmented when they are read."""

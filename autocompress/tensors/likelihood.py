@@ -130,6 +130,11 @@ def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
     return total / max(1, student.numel() // student.shape[1])
 
 
+def is_categorical(likelihood: Any) -> bool:
+    """Whether outputs are scores of classes; a likelihood that adds to another says which by its `likelihood`."""
+    return isinstance(getattr(likelihood, "likelihood", likelihood), Categorical)
+
+
 # For networks that put out scores.
 CATEGORICAL = Categorical()
 

@@ -97,6 +97,8 @@ def test_it_is_trained_all_the_same(extra: str) -> None:
 class _Broken:
     """Training data whose augmentation fails at its second view."""
 
+    is_augmented = True
+
     def __init__(self) -> None:
         self._data = task_data((3, 12, 12))
         self.train_targets, self.normalise = self._data.train_targets, self._data.normalise

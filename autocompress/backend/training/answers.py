@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from autocompress.tensors.likelihood import TEMPERATURE, Categorical, Likelihood
+from autocompress.tensors.likelihood import TEMPERATURE, Likelihood, is_categorical
 
 # Of more classes than this, the scores of so many are kept, and what the others have together, where all would be too
 # much.
@@ -81,7 +81,7 @@ class Likeliest:
 
 def encoding_of(answers: Tensor, likelihood: Likelihood | None, samples: int) -> Encoding:
     """How such answers `(N, …)`, in canonical form, are kept, of so many samples."""
-    many = answers.dim() == 2 and answers.shape[1] > MANY_CLASSES and isinstance(likelihood, Categorical)
+    many = answers.dim() == 2 and answers.shape[1] > MANY_CLASSES and is_categorical(likelihood)
     return Likeliest(answers.shape[1]) if many and 4 * samples * answers.shape[1] > LIMIT_BYTES else Whole()
 
 

@@ -38,6 +38,10 @@ class TrainingData(Protocol):
         """A hash of all that `train_view` depends on beside the seed; None where that cannot be told."""
 
     @property
+    def is_augmented(self) -> bool:
+        """Whether views differ."""
+
+    @property
     def train_targets(self) -> Tensor:
         """The targets `(N, …)`, such as labels."""
 
@@ -73,7 +77,7 @@ class Teacher:
     def batch(self, epoch: int, rows: Tensor) -> tuple[Inputs, Tensor]:
         """Return normalised inputs `(B, …)` and the teacher's outputs for `rows` `(B,)` of the view of `epoch`."""
         began = time.perf_counter()
-        index = 1 + epoch % self.VIEWS
+        index = self._index(epoch)
         inputs = self._data.normalise(self._view(index)[rows])
         table = self._tables[index]
         missing = ~table.answered(rows)
@@ -97,9 +101,13 @@ class Teacher:
         The outputs are computed anew and not kept, nor is their time counted as the teacher's: each student pays for
         its batches.
         """
-        stored = self._view(1 + epoch % self.VIEWS)
+        stored = self._view(self._index(epoch))
         inputs: Any = torch.lerp(self._data.normalise(stored[partners]), self._data.normalise(stored[rows]), share)
         return inputs, self._answer(inputs).float().cpu()
+
+    def _index(self, epoch: int) -> int:
+        """The number of the view of an epoch."""
+        return 1 + epoch % (self.VIEWS if self._data.is_augmented else 1)
 
     def save(self) -> None:
         """Write the outputs computed so far to the store, merged with what another process has written meanwhile.
