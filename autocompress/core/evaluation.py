@@ -20,7 +20,7 @@ LATENCY, LATENCY_WALL, LATENCY_SPREAD = "latency_ms", "latency_wall_ms", "latenc
 CALIBRATED, SHORT, LONG, AVERAGED = range(4)
 RUNG_NAMES = ("calibrated", "distilled briefly", "distilled", "averaged")
 
-Source = Literal["estimated", "measured"]
+Source = Literal["estimated", "measured", "compiled"]
 Status = Literal["running", "complete", "infeasible", "failed", "duplicate"]
 
 
@@ -37,7 +37,8 @@ def further_latencies(metrics: Iterable[str]) -> list[str]:
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """Metrics of a plan at one rung of the fidelity ladder.
 
-    `sources` marks each metric as estimated (from facts) or measured (the real thing was run).
+    `sources` marks each metric as estimated (from facts), measured (the real thing was run), or compiled (the device's
+    compiler told it of the file).
     `timings` are the seconds of each phase.
     """
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -130,6 +130,9 @@ class Reading:
 class Runtime(Protocol):
     """One loaded file."""
 
+    # Whether this runtime or a compiler tells the bytes of RAM and flash, and the latency, that it has.
+    source: Literal["measured", "compiled"] = "measured"
+
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Run the file on a batch of any number of samples.
 
@@ -155,6 +158,18 @@ class Runtime(Protocol):
     def peak_memory_bytes(self) -> int | None:
         """Bytes of RAM that activations take in this runtime, as it measured them, such as an arena; None where it
         measures none, and the estimate stands."""
+        return None
+
+    @property
+    def flash_bytes(self) -> int | None:
+        """Bytes of flash that the file takes on the device, as its compiler told; None where it has none, and the bytes
+        of the file stand."""
+        return None
+
+    @property
+    def latency_ms(self) -> float | None:
+        """Milliseconds of one inference on the device, as its compiler counted them; None where it has none, and the
+        estimate stands."""
         return None
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from autocompress.core.batch_sizes import rows_at_once
+from autocompress.core.evaluation import LATENCY, Metrics
 from autocompress.errors import TrialError
 from autocompress.formats.base import Arrays, Runtime
 from autocompress.tensors.named import from_names
@@ -24,6 +25,13 @@ def in_batches(runtime: Runtime, inputs: Arrays) -> dict[str, np.ndarray]:
     every = [runtime.run({name: values[i:i + rows] for name, values in inputs.items()})
              for i in range(0, len(first), rows)]
     return {name: np.concatenate([batch[name] for batch in every]) for name in every[0]}
+
+
+def on_device(runtime: Runtime) -> Metrics:
+    """The metrics that a runtime, or the compiler for its device, tells of a file."""
+    told = {"size_bytes": runtime.flash_bytes, "peak_memory_bytes": runtime.peak_memory_bytes,
+            LATENCY: runtime.latency_ms}
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def require_finite(outputs: Mapping[str, np.ndarray]) -> None:

@@ -15,11 +15,16 @@ from autocompress.hardware.fields import meant
 if TYPE_CHECKING:
     from autocompress.core.format_facts import FormatFacts
 
-# Module by name; its `FORMAT` is the format.
+# Module by name; its `FORMAT` is the format, or what a colon names.
 FORMATS = {"onnx": "autocompress.formats.onnx.format", "tflite": "autocompress.formats.tflite.format",
-           "tflite-micro": "autocompress.formats.tflite_micro.format"}
+           "tflite-micro": "autocompress.formats.tflite_micro.format",
+           "vela": "autocompress.formats.vela.format:U55_128",
+           "vela-u55-256": "autocompress.formats.vela.format:U55_256",
+           "vela-u65-256": "autocompress.formats.vela.format:U65_256",
+           "vela-u85-256": "autocompress.formats.vela.format:U85_256"}
 # Distributions that a format needs beside those of the package, by its name: the extra, and a module that shows it.
-EXTRAS = {"tflite": ("litert", ("tflite", "ai_edge_litert")), "tflite-micro": ("mcu", ("tflite", "tflite_micro"))}
+EXTRAS = {"tflite": ("litert", ("tflite", "ai_edge_litert")), "tflite-micro": ("mcu", ("tflite", "tflite_micro")),
+          **{name: ("ethos-u", ("tflite", "ai_edge_litert", "ethosu")) for name in FORMATS if name.startswith("vela")}}
 # By name of a format, a module without torch whose `open` and `checked` do for shipped files what those of the format
 # do, and which refuses a file that refers to other files; other formats do it themselves.
 READERS = {"onnx": "autocompress.formats.onnx.shipped"}
@@ -44,7 +49,8 @@ def format_named(name: str) -> Any:
     if missing:
         raise EnvironmentFault(f"{name} files need the package {missing[0]}, but it is not installed: "
                                f"pip install {'--pre ' * (extra == 'mcu')}'autocompress[{extra}]'")
-    return import_module(FORMATS[name]).FORMAT
+    module, _, attribute = FORMATS[name].partition(":")
+    return getattr(import_module(module), attribute or "FORMAT")
 
 
 def reader_named(name: str) -> Any:

@@ -23,7 +23,7 @@ from autocompress.core.store import Store
 from autocompress.errors import InputError, TrialError
 from autocompress.estimate import estimate
 from autocompress.formats.base import Runtime
-from autocompress.formats.running import MOST_ROWS, as_outputs, in_batches, require_finite
+from autocompress.formats.running import MOST_ROWS, as_outputs, in_batches, on_device, require_finite
 from autocompress.formats.timing import Timing, time_files
 from autocompress.hardware.profile import HardwareProfile
 from autocompress.search.executors.base import Job, Outcome, alone
@@ -208,7 +208,7 @@ class Evaluator:
         return {
             "size_bytes": size, "macs": count_macs(executed, self.network.example),
             "params": sum(p.numel() for p in executed.parameters()),
-            "peak_memory_bytes": runtime.peak_memory_bytes or estimated["peak_memory_bytes"],
+            "peak_memory_bytes": estimated["peak_memory_bytes"], **on_device(runtime),
         }
 
     def _latency(self, plan: Plan, timed: Callable[[], Timing]) -> Metrics:
@@ -312,11 +312,11 @@ class Evaluator:
         with _timed(timings, "score"), closing(self.open(built.data)) as runtime:
             metrics = self._scored(runtime, samples)
             metrics = self._static(compressed, len(built.data), runtime) | metrics
-            if runtime.peak_memory_bytes:
-                sources |= {"peak_memory_bytes": "measured"}
             estimated = estimate(self.network.table, compressed.plan, self.profile, self._format,
                                  self.network.techniques)
             metrics |= {name: estimated[name] for name in self.profile.latencies if name in estimated}
+            told = on_device(runtime)
+            metrics, sources = metrics | told, sources | dict.fromkeys(told, runtime.source)
         evaluation = Evaluation(rung=rung, metrics=metrics, sources=sources, timings=timings, weights=weights,
                                 receipts=(*compressed.receipts, *built.receipts))
         return Outcome(evaluation=evaluation, file=built.data)

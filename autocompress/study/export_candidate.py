@@ -82,7 +82,7 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
     facts: dict[str, Any] = {
         **({} if tested is None else {"test_samples": tested}),
         "path": str(folder / model), "trial": candidate.trial, "rung": candidate.best.rung,
-        "size_bytes": len(data),
+        "size_bytes": runtime.flash_bytes or len(data),
         **quality, **after["file"].metrics(),
         "baseline_size_bytes": bench.evaluator.original.size_bytes, **_of_baseline(before.metrics()),
         "speedup": speedup(before, after["file"]),
@@ -198,7 +198,9 @@ def _by_device(bench: Workbench, candidate: Candidate, description: Description,
                facts: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Latency of the original and of the candidate on each device, in milliseconds, and its source; where it is
     measured, both as they were timed together."""
+    assert candidate.best is not None
     return {device.id: {"source": "measured", "ms": facts["latency_ms"], "baseline_ms": facts["baseline_latency_ms"]}
             if device.latency == "measured" else
-            {"source": "estimated", "ms": candidate.metrics[name], "baseline_ms": description.baseline[name]}
+            {"source": candidate.best.sources.get(name, "estimated"), "ms": candidate.metrics[name],
+             "baseline_ms": description.baseline[name]}
             for name, device in bench.evaluator.profile.latencies.items()}

@@ -126,7 +126,6 @@ class KeywordSpotter(nn.Module):
 
 def keyword_spotter() -> nn.Module:
     """DS-CNN with the weights of MLPerf Tiny's float file, which holds those of its large layers as int8."""
-    sys.path.insert(0, os.environ["STRANGERS_PACKAGES"])
     import tflite
 
     data = (Path(os.environ["STRANGERS_SHARED"]) / "data/kws_ref_model_float32.tflite").read_bytes()

@@ -67,9 +67,13 @@ def test_shipped_profile_is_valid_and_sourced(name: str) -> None:
 
 def test_shipped_profiles_are_the_documented_ones() -> None:
     assert list_profiles() == [
-        "host", "nvidia-t4", "raspberry-pi-4", "raspberry-pi-5", "stm32h743", "x86-avx2", "x86-avx512-vnni",
+        "esp32s3", "ethos-u55-128", "ethos-u65-256", "host", "nrf52840", "nvidia-t4", "pixel-3", "raspberry-pi-4",
+        "raspberry-pi-5", "stm32h743", "stm32h7a3", "stm32l4r5", "x86-avx2", "x86-avx512-vnni",
     ]
     assert [name for name in list_profiles() if load_profile(name).latency == "measured"] == ["host"]
+    assert {name: load_profile(name).format for name in list_profiles() if load_profile(name).format != "onnx"} == {
+        "pixel-3": "tflite", "ethos-u55-128": "vela", "ethos-u65-256": "vela-u65-256",
+        **dict.fromkeys(("esp32s3", "nrf52840", "stm32h7a3", "stm32l4r5"), "tflite-micro")}
 
 
 def test_fingerprints_differ_and_ignore_wording() -> None:

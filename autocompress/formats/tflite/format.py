@@ -25,7 +25,7 @@ class TfliteFormat(Format):
     4 bits."""
 
     name, suffix, runtime = "tflite", ".tflite", "LiteRT"
-    packages = ("ai-edge-litert", "tflite", "flatbuffers")
+    packages: tuple[str, ...] = ("ai-edge-litert", "tflite", "flatbuffers")
 
     def legal(self, step: Step, layer: Layer) -> str:
         """Weights of 8 bits, 4 in convolutions and linear layers, or floats; one scale for each channel."""

@@ -1,0 +1,1 @@
+"""TFLite files compiled for Arm Ethos-U by Vela, which tells their cycles, memory and flash."""
