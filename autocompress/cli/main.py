@@ -22,6 +22,7 @@ from autocompress.cli.export import export
 from autocompress.cli.option_groups import Group, help_alone
 from autocompress.cli.predict import predict
 from autocompress.cli.profiles import profiles
+from autocompress.cli.repair import repair
 from autocompress.cli.report import report
 from autocompress.cli.search import search
 from autocompress.cli.sensitivity import sensitivity
@@ -50,7 +51,7 @@ def cli(context: click.Context) -> None:
     help_alone(context)
 
 
-for command in (search, show, report, export, verify, predict, sensitivity, profiles, spaces):
+for command in (search, show, report, export, verify, predict, sensitivity, profiles, spaces, repair):
     cli.add_command(command)
 
 

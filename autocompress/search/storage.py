@@ -1,4 +1,4 @@
-"""The study's database: opening it, what it must agree with, and the candidates it holds.
+"""What a study's database holds: what it must agree with, and its candidates.
 
 A trial stores its rung-0 candidate; evaluations at higher rungs come later, when the trial is closed, and are
 kept beside it as attributes of the study. Everything is written the moment it is known.
@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import unquote
 
 import msgspec
 import optuna
@@ -23,85 +20,15 @@ from autocompress.core import wire
 from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.core.front import Direction
 from autocompress.core.quiet import quiet
-from autocompress.errors import EnvironmentFault, InputError, StorageError, StudyMismatchError
-from autocompress.search.storage_urls import check_storage, shown_url, usable_url, without_password
+from autocompress.errors import StudyMismatchError
+from autocompress.search.databases import storage_errors
 from autocompress.search.stored_trials import StoredTrial, stored_trials
 
 T = TypeVar("T")
-DATABASE = "study.db"
 CANDIDATE, IDENTITY, RUNG, FAILURE = "candidate", "identity", "rung", "failure"
 TRACEBACK, TRIES, FIRST, REASON = "traceback", "tries", "first trials", "reason"
 # The reason of trials whose process was killed again and again.
 STOPPED = "the process was stopped before it finished"
-
-
-
-def storage_url(folder: Path, url: str | None) -> str:
-    """The URL given, or SQLite inside the study's folder."""
-    return url or sqlite_url(folder / DATABASE)
-
-
-def sqlite_url(database: Path) -> str:
-    """The URL of a database file: what SQLAlchemy and Optuna would take for an escape, a query or a template in its
-    path is escaped."""
-    path = str(database.resolve())
-    return "sqlite:///" + "".join(f"%{ord(c):02X}" if c in "%?{}" else c for c in path)
-
-
-def sqlite_path(url: str) -> Path | None:
-    """The database file of a SQLite URL; None for other storages."""
-    if not url.startswith("sqlite:///"):
-        return None
-    return Path(unquote(url.removeprefix("sqlite:///").partition("?")[0]))
-
-
-@contextmanager
-def storage_errors(what: str, url: str = "") -> Iterator[None]:
-    """Database faults become StorageError with their first line."""
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError) as error:
-        cause = without_password(str(error.__cause__ or error).strip().splitlines()[0], url)
-        raise StorageError(f"{what} must be a usable study database, but: {cause}. Nothing was overwritten") from error
-
-
-def open_storage(url: str) -> optuna.storages.BaseStorage:
-    """Any Optuna storage by URL; SQLite in write-ahead mode, waiting up to a minute for a lock."""
-    path = sqlite_path(url)
-    if path is None:
-        if url.endswith(".log") and "://" not in url:
-            from optuna.storages.journal import JournalFileBackend
-
-            return optuna.storages.JournalStorage(JournalFileBackend(url))
-        from sqlalchemy.exc import ArgumentError
-
-        check_storage(url)
-        url = usable_url(url)
-        with storage_errors(shown_url(url), url):
-            try:
-                return optuna.storages.get_storage(url)
-            except ImportError as error:
-                raise EnvironmentFault(f"--storage {shown_url(url)} needs its database driver: {error}") from None
-            except (ValueError, TypeError, ArgumentError) as error:
-                raise InputError(f"--storage must be a URL that Optuna understands, but got {shown_url(url)!r}: "
-                                 f"{without_password(str(error), url)}") from None
-    if path.exists() and path.stat().st_size and _head(path) != b"SQLite format 3\x00":
-        raise StorageError(f"{path} must be a SQLite database, but it is something else or corrupt. "
-                           "Nothing was overwritten; move it away or choose another --out")
-    with storage_errors(str(path)):
-        storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
-        with storage.engine.connect() as connection:
-            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-            # In WAL mode NORMAL loses nothing when the process is killed, only when the power goes.
-            connection.exec_driver_sql("PRAGMA synchronous=NORMAL")
-        return storage
-
-
-def _head(path: Path) -> bytes:
-    with storage_errors(str(path)), path.open("rb") as stream:
-        return stream.read(16)
 
 
 def create_study(storage: optuna.storages.BaseStorage, name: str, sampler: optuna.samplers.BaseSampler | None,

@@ -7,9 +7,9 @@ import os
 from autocompress.errors import EnvironmentFault, InputError
 
 PASSWORD_VARIABLE = "AUTOCOMPRESS_STORAGE_PASSWORD"
-# What to install for a driver's module, where the names differ.
-PACKAGES = {"psycopg2": "psycopg2-binary", "psycopg": "'psycopg[binary]'", "MySQLdb": "mysqlclient",
-            "pymysql": "PyMySQL"}
+# What to install for a driver's module, where that is not its name.
+PACKAGES = {"psycopg": "'autocompress[postgresql]'", "pymysql": "'autocompress[mysql]'", "psycopg2": "psycopg2-binary",
+            "MySQLdb": "mysqlclient (or 'autocompress[mysql]', with mysql+pymysql:// in the URL)"}
 _HIDDEN = "***"
 
 

@@ -39,7 +39,7 @@ def stored_trials(study: optuna.Study, first: str, second: str) -> list[StoredTr
 
 def _selected(study: optuna.Study, first: str, second: str) -> list[StoredTrial] | None:
     storage = getattr(study._storage, "_backend", study._storage)
-    if not isinstance(storage, optuna.storages.RDBStorage):
+    if not hasattr(storage, "engine"):
         return None
     from sqlalchemy import text
     from sqlalchemy.exc import SQLAlchemyError

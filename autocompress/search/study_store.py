@@ -11,15 +11,14 @@ import optuna
 from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.core.front import Direction
 from autocompress.errors import InputError, StorageError
+from autocompress.search.databases import open_storage, sqlite_path
 from autocompress.search.storage import (
     candidates,
     create_study,
     delete_study,
     failures,
     load_study,
-    open_storage,
     require_same,
-    sqlite_path,
     store_rung,
 )
 from autocompress.search.storage_urls import shown_url
@@ -34,7 +33,7 @@ class StudyStore:
     @classmethod
     def read(cls, url: str, name: str, folder: Path) -> StudyStore:
         """Open a stored study of `folder`. StorageError when its database holds none of that name."""
-        study = load_study(open_storage(url), name)
+        study = load_study(open_storage(url, extend=False), name)
         if study is None:
             raise StorageError(f"the database of {folder} must hold study {name!r}, but does not")
         return cls(study)

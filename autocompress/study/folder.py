@@ -18,7 +18,7 @@ from autocompress.core.layer import LayerTable
 from autocompress.core.metric import Metric, Reference
 from autocompress.core.warnings import Warned
 from autocompress.errors import EnvironmentFault, InputError
-from autocompress.search.storage import DATABASE
+from autocompress.search.databases import DATABASE
 from autocompress.study.former_layout import from_version_1
 from autocompress.study.settings import SearchSettings
 from autocompress.tasks.classification.metric import ACCURACY

@@ -20,7 +20,7 @@ import msgspec
 
 from autocompress.core.files import is_alive
 from autocompress.errors import InputError, StorageError
-from autocompress.search.storage import DATABASE
+from autocompress.search.databases import DATABASE
 from autocompress.study.folder import DESCRIPTION
 
 try:

@@ -16,7 +16,7 @@ from autocompress.core.files import remove_leftovers, set_aside
 from autocompress.core.store import FILES, TEACHER, WEIGHTS, FolderStore, header_in
 from autocompress.errors import InputError
 from autocompress.report import files as report
-from autocompress.search.storage import DATABASE
+from autocompress.search.databases import DATABASE
 from autocompress.study.built_files import is_intact, own_files
 from autocompress.study.folder import ARTIFACT, DESCRIPTION, REPORT, SCHEMA
 from autocompress.study.lock import LOCK, read_owner

@@ -24,7 +24,7 @@ from autocompress.report.html import write_report
 from autocompress.report.pareto import pareto_figure
 from autocompress.report.tables import front_frame, trials_frame
 from autocompress.report.view import StudyView
-from autocompress.search.storage import sqlite_path, storage_url
+from autocompress.search.databases import sqlite_path, storage_url
 from autocompress.search.study_store import StudyStore
 from autocompress.search.trial_status import judged
 from autocompress.space.plan_sensitivity import plan_sensitivity

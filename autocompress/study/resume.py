@@ -17,7 +17,7 @@ from typing import Any
 from autocompress.core.evaluation import Candidate
 from autocompress.core.store import TEACHER, FolderStore, Store
 from autocompress.errors import EnvironmentFault, InputError, StorageError
-from autocompress.search.storage import sqlite_path, sqlite_url, storage_url
+from autocompress.search.databases import sqlite_path, sqlite_url, storage_url
 from autocompress.search.study_store import StudyStore
 from autocompress.search.trial_status import judged
 from autocompress.space.encode import encode

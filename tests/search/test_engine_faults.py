@@ -11,9 +11,10 @@ from engine_bench import Bench
 from autocompress.core.front import objectives
 from autocompress.core.layer import LayerTable
 from autocompress.errors import EnvironmentFault, InfeasibleError, InputError, TrialError
+from autocompress.search.databases import open_storage
 from autocompress.search.efforts import Schedule
 from autocompress.search.samplers.make import make_sampler
-from autocompress.search.storage import create_study, load_study, open_storage, queue_interrupted
+from autocompress.search.storage import create_study, load_study, queue_interrupted
 from autocompress.search.trial_status import describe_failure
 from autocompress.space.space import Values
 from autocompress.tasks.classification.metric import ACCURACY

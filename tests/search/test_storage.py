@@ -11,15 +11,13 @@ from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.core.front import objectives
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError, StorageError, StudyMismatchError
+from autocompress.search.databases import open_storage, sqlite_path, storage_url
 from autocompress.search.samplers.make import make_sampler
 from autocompress.search.storage import (
     candidates,
     create_study,
     load_study,
-    open_storage,
     require_same,
-    sqlite_path,
-    storage_url,
     store_candidate,
     store_rung,
 )
