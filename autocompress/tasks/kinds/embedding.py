@@ -18,6 +18,9 @@ from autocompress.tasks.metrics.table import NAMED
 from autocompress.tasks.sources.base import TARGET
 
 RECALL = Metric("recall_at_1", unit="%", title="Recall at 1")
+# What libraries call embeddings. Of transformers the mean over tokens comes before the output of the pooler, which most
+# sentence encoders leave untrained.
+NAMES = ("sentence_embedding", "embeddings", "embedding", "last_hidden_state", "pooler_output")
 # Similarities that are computed at once.
 MOST_SIMILARITIES = 2**24
 
@@ -103,9 +106,8 @@ def embedding(context: KindContext) -> KindFacts:
     """Where samples have labels, recall at 1, and beside it the cosine similarity to the original's vectors; without
     labels, the latter."""
     rank = min((tensor.dim() for tensor in context.outputs.values() if tensor.dim() > 1), default=2)
-    output = chosen_output(context, lambda tensor: tensor.dim() == rank,
-                           ("sentence_embedding", "embeddings", "embedding", "pooler_output", "last_hidden_state"),
-                           "vectors (N, D), or (N, tokens, D)")
+    known = next((context.outputs[name].dim() for name in NAMES if name in context.outputs), rank)
+    output = chosen_output(context, lambda tensor: tensor.dim() == known, NAMES, "vectors (N, D), or (N, tokens, D)")
     named = NAMED["cosine"]
     cosine = OfVectors(named.metric, named.rows, named.value, predictions=output, targets=ORIGINAL, output=output)
     if not context.source.labelled:

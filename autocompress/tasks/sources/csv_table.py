@@ -220,8 +220,10 @@ def _targets(columns: Sequence[Sequence[str]], classes: bool, path: Path) -> tup
         empty = next((row for row, cell in enumerate(columns[0]) if not cell), None)
         if empty is not None:
             raise InputError(f"{path}, record {empty + 1}: the target must name a class, but is empty")
-        number = all(map(is_number, columns[0]))
-        found, names = class_numbers({"train": np.array(columns[0], float if number else str)}, str(path))
+        labels = np.array(columns[0], float if all(map(is_number, columns[0])) else str)
+        if labels.dtype == float and bool(np.isfinite(labels).all()) and bool((labels == labels.round()).all()):
+            labels = labels.astype(np.int64)
+        found, names = class_numbers({"train": labels}, str(path))
         return found["train"], names
     for column in columns:
         wrong = next((row for row, cell in enumerate(column) if not (is_number(cell) and isfinite(float(cell)))), None)

@@ -92,9 +92,11 @@ def test_embeddings_are_told_by_their_neighbours() -> None:
     with pytest.raises(InputError, match="classes of two samples or more in each split, but 2 samples are of 2"):
         nearest_is_alike(vectors[:2], np.array([0, 1]))
     facts = embedding(context({"last_hidden_state": torch.zeros(2, 4, 8), "pooler_output": torch.zeros(2, 8)}, LABELS))
-    assert [m.metric.name for m in facts.measures] == ["recall_at_1", "cosine"] and facts.predictions == "pooler_output"
+    assert [m.metric.name for m in facts.measures] == ["recall_at_1", "cosine"]
+    assert facts.predictions == "last_hidden_state"
+    facts = embedding(context({"maps": torch.zeros(2, 4, 8), "vector": torch.zeros(2, 8)}, LABELS))
     labels = {"target": torch.tensor([0, 0, 1, 1])}
-    outputs = {"pooler_output": vectors[[0, 1, 2, 3]], "last_hidden_state": np.zeros((4, 1, 2))}
+    outputs = {"vector": vectors[[0, 1, 2, 3]], "maps": np.zeros((4, 1, 2))}
     assert value(facts.measures[0], outputs, labels) == 1
     assert value(facts.measures[1], outputs, labels, outputs) == pytest.approx(1)
     assert [m.metric.name for m in embedding(context(torch.zeros(2, 8))).measures] == ["cosine"]
