@@ -31,15 +31,21 @@ def require_signature(folder: Path, manifest: bytes, key: Ed25519PublicKey) -> N
     Raises:
         InputError: where there is none, or it was not made by the owner of `key`, or the manifest was changed since.
     """
+    path = folder / SIGNATURE
+    there = path.is_symlink() or path.exists()
+    check_signature(plain_file(path, SIGNATURE_BYTES) if there else None, manifest, key, str(folder))
+
+
+def check_signature(signature: bytes | None, manifest: bytes, key: Ed25519PublicKey, whose: str = "the artefact"
+                    ) -> None:
+    """The same for a signature that was read; None where there is none."""
     from cryptography.exceptions import InvalidSignature
 
-    path = folder / SIGNATURE
-    if not path.is_symlink() and not path.exists():
-        raise InputError(f"{folder} must be signed, but has no {SIGNATURE}: export it with --sign, or do not ask for a "
+    if signature is None:
+        raise InputError(f"{whose} must be signed, but has no {SIGNATURE}: export it with --sign, or do not ask for a "
                          "signature")
-    signature = plain_file(path, SIGNATURE_BYTES)
     try:
         key.verify(signature, manifest)
     except InvalidSignature:
-        raise InputError(f"{path} must be the signature of {MANIFEST} by the owner of this key, but is not: the "
-                         "manifest was changed, or somebody else signed it") from None
+        raise InputError(f"{whose} must have in {SIGNATURE} the signature of {MANIFEST} by the owner of this key, but "
+                         "has not: the manifest was changed, or somebody else signed it") from None

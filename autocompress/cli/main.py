@@ -17,9 +17,11 @@ import click
 
 from autocompress import __version__
 from autocompress.cli.console import print_json, say
+from autocompress.cli.diff import diff
 from autocompress.cli.errors import document, exit_code, message, wants_traceback
 from autocompress.cli.export import export
 from autocompress.cli.option_groups import Group, help_alone
+from autocompress.cli.patch import patch
 from autocompress.cli.predict import predict
 from autocompress.cli.profiles import profiles
 from autocompress.cli.repair import repair
@@ -51,7 +53,8 @@ def cli(context: click.Context) -> None:
     help_alone(context)
 
 
-for command in (search, show, report, export, verify, predict, sensitivity, profiles, spaces, repair):
+COMMANDS = (search, show, report, export, verify, predict, diff, patch, sensitivity, profiles, spaces, repair)
+for command in COMMANDS:
     cli.add_command(command)
 
 

@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -77,6 +78,25 @@ def write_together(folder: Path, contents: Mapping[str, bytes]) -> None:
                 part.unlink(missing_ok=True)
 
 
+def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Make a folder with these files by name, or raise OSError and leave nothing: it is filled under a temporary name,
+    and then moved to its place, where there must be nothing or an empty folder."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for path in folder.parent.glob(".autocompress-*.tmp"):
+        if _is_left_over(path) and path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+    part = folder.with_name(temporary_name())
+    try:
+        part.mkdir()
+        for name, content in contents.items():
+            (part / name).write_bytes(content)
+            sync(part / name)
+        part.replace(folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
 def sync(path: Path) -> None:
     """Have the disk hold what was written to `path`."""
     with path.open("rb+") as stream:
@@ -92,10 +112,15 @@ def sha256_of(path: Path) -> str:
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files directly in `folder` whose writer was a process of this machine that is gone."""
     for path in folder.glob(".autocompress-*.tmp"):
-        named = _TEMPORARY.fullmatch(path.name)
-        if named and named[1] == _HOST and not is_alive(int(named[2])) and path.is_file() and not path.is_symlink():
+        if _is_left_over(path) and path.is_file() and not path.is_symlink():
             with suppress(OSError):
                 path.unlink()
+
+
+def _is_left_over(path: Path) -> bool:
+    """Whether a name says that its writer was a process of this machine that is gone."""
+    named = _TEMPORARY.fullmatch(path.name)
+    return named is not None and named[1] == _HOST and not is_alive(int(named[2]))
 
 
 def set_aside(path: Path) -> Path:

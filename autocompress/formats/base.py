@@ -23,6 +23,7 @@ import numpy as np
 from autocompress.core.format_facts import FormatFacts
 from autocompress.core.layer import LayerTable, Part
 from autocompress.core.plan import Receipt
+from autocompress.core.spans import Span
 from autocompress.errors import InputError, TrialError
 from autocompress.formats.table import MODEL
 from autocompress.tensors.names import OUTPUT
@@ -265,6 +266,15 @@ class Format(FormatFacts, Protocol):
 
         Raises:
             AutocompressError: when the file may answer differently elsewhere.
+        """
+        return {}
+
+    def tensor_spans(self, data: bytes) -> dict[str, Span]:
+        """Where a file holds its tensors, by name in order, so that updates are told tensor by tensor; empty where that
+        is not known.
+
+        Raises:
+            TrialError: when the bytes are no file of the format.
         """
         return {}
 

@@ -25,8 +25,8 @@ FORMATS = {"onnx": "autocompress.formats.onnx.format", "tflite": "autocompress.f
 # Distributions that a format needs beside those of the package, by its name: the extra, and a module that shows it.
 EXTRAS = {"tflite": ("litert", ("tflite", "ai_edge_litert")), "tflite-micro": ("mcu", ("tflite", "tflite_micro")),
           **{name: ("ethos-u", ("tflite", "ai_edge_litert", "ethosu")) for name in FORMATS if name.startswith("vela")}}
-# By name of a format, a module without torch whose `open` and `checked` do for shipped files what those of the format
-# do, and which refuses a file that refers to other files; other formats do it themselves.
+# By name of a format, a module without torch whose `open`, `checked` and `tensor_spans` do for shipped files what those
+# of the format do, and which refuses a file that refers to other files; other formats do it themselves.
 READERS = {"onnx": "autocompress.formats.onnx.shipped"}
 # Name of a shipped file before its format's suffix.
 MODEL = "model"
@@ -54,8 +54,8 @@ def format_named(name: str) -> Any:
 
 
 def reader_named(name: str) -> Any:
-    """What opens and checks shipped files of the format of that name: `open(data, threads)` and `checked(data)`, as of
-    `autocompress.formats.base.Format`.
+    """What opens and checks shipped files of the format of that name: `open(data, threads)`, `checked(data)` and
+    `tensor_spans(data)`, as of `autocompress.formats.base.Format`.
 
     Raises:
         InputError: when there is no format of that name.

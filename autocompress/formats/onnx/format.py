@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from autocompress.core.layer import Layer, LayerTable, Part
 from autocompress.core.plan import Receipt, Step
+from autocompress.core.spans import Span
 from autocompress.formats.base import Format, WritableNetwork, Written
 from autocompress.formats.onnx import shipped
 from autocompress.formats.onnx.runtime import Runtime
@@ -70,6 +71,10 @@ class OnnxFormat(Format):
     def checked(self, data: bytes) -> dict[str, Any]:
         """Prove that no integer kernel can saturate, so that every CPU gives the same answers."""
         return shipped.checked(data)
+
+    def tensor_spans(self, data: bytes) -> dict[str, Span]:
+        """Stored tensors of 64 bytes or more."""
+        return shipped.tensor_spans(data)
 
     def snippet(self, file: str, inputs: Mapping[str, str], answers: Sequence[str]) -> str:
         """Run the file by `onnxruntime.InferenceSession`."""

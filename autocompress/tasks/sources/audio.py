@@ -79,7 +79,7 @@ def rate_and_length(path: Path) -> tuple[int, int]:
 def _stored(path: Path, *, mapped: bool) -> tuple[int, np.ndarray[Any, Any]]:
     try:
         rate, stored = wavfile.read(path, mmap=mapped)
-    except (ValueError, OSError, EOFError, wavfile.WavFileWarning) as error:
+    except (ValueError, OSError, EOFError, UnboundLocalError, wavfile.WavFileWarning) as error:  # of a lone header
         if mapped and "mmap" in str(error):  # 24 bits
             return _stored(path, mapped=False)
         raise InputError(f"{path} must be a recording in an intact .wav file, but: {error}") from None
