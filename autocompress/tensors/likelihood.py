@@ -266,6 +266,11 @@ class Masked:
         return self.likelihood.drawn_loss(outputs.nan_to_num(), generator)
 
 
+def _rows(values: Tensor) -> Tensor:
+    """Values `(N, …)`, or one a sample, as `(N, values)`."""
+    return values.flatten(1) if values.dim() > 1 else values[:, None]
+
+
 class Joint:
     """Independent distributions, one for each output of a network that has several.
 
@@ -299,7 +304,7 @@ class Joint:
     def canonical(self, outputs: Any) -> Tensor:
         """`(N, values)`: all outputs, each in its own canonical form."""
         tensors = by_name(outputs)
-        return torch.cat([part.canonical(tensors[name]).flatten(1) for name, part in self._parts.items()], 1)
+        return torch.cat([_rows(part.canonical(tensors[name])) for name, part in self._parts.items()], 1)
 
     def split(self, answers: Tensor) -> dict[str, Tensor]:
         """The reverse of `canonical`: each output in its own canonical form, by name."""
@@ -309,7 +314,7 @@ class Joint:
 
     def compared(self, answers: Tensor, inputs: Inputs) -> Tensor:
         """As each part says."""
-        return torch.cat([self._parts[name].compared(piece, inputs).flatten(1)
+        return torch.cat([_rows(self._parts[name].compared(piece, inputs))
                           for name, piece in self.split(answers).items()], 1)
 
     def distillation_loss(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -346,7 +351,7 @@ class Joint:
     def drawn_gradient(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         """Those of the parts, in the units of their weighted mean."""
         return torch.cat([
-            (math.sqrt(self._weights[name]) * self._parts[name].drawn_gradient(piece, generator)).flatten(1)
+            _rows(math.sqrt(self._weights[name]) * self._parts[name].drawn_gradient(piece, generator))
             for name, piece in self.split(outputs).items()], 1)
 
     def drawn_loss(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
