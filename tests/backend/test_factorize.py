@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -170,3 +172,15 @@ def test_a_network_may_ask_a_factored_layer_for_the_type_of_its_weight() -> None
     network.inner = factorizing.factorize(network.inner, "svd", {"rank": 6})  # type: ignore[assignment]
     assert network(torch.zeros(2, 8, dtype=torch.float64)).dtype == torch.float32
     assert set(network.state_dict()) == {"inner.0.weight", "inner.1.weight", "inner.1.bias"}
+
+
+@pytest.mark.parametrize("method", ["channel-svd", "spatial-svd", "tucker2"])
+def test_factors_have_what_networks_read_of_a_layer(method: str) -> None:
+    """Some compute a length from the stride of a convolution, or make a tensor of the type of its weight."""
+    conv = nn.Conv2d(8, 6, 3, stride=2, padding=1)
+    ranks = {"rank_in": 3, "rank_out": 2} if method == "tucker2" else {"rank": 3}
+    factors = copy.deepcopy(factorize(conv, method, ranks))
+    for name in ("stride", "padding", "kernel_size", "dilation", "groups", "in_channels", "out_channels"):
+        assert getattr(factors, name) == getattr(conv, name)
+    assert factors.bias is factors[-1].bias and factors.weight is factors[-1].weight
+    assert not hasattr(factors, "out_features")

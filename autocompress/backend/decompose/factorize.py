@@ -38,13 +38,32 @@ _PLAIN = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
 class Factors(nn.Sequential):
-    """The factors of one layer, in execution order. They have a `weight` for networks that read its type or device."""
+    """The factors of one layer, in execution order.
 
-    @property
-    def weight(self) -> Tensor:
-        """The weight of the last factor."""
-        last: Tensor = self[-1].weight  # type: ignore[assignment]
-        return last
+    Networks read more of a layer than its output (the type of its `weight`, its `stride` to compute a length), so the
+    factors have what the layer had: geometry as it was, features and weight as they are.
+
+    Args:
+        factors: The layers.
+        layer: The layer in whose place they stand.
+    """
+
+    def __init__(self, *factors: nn.Module, layer: nn.Module) -> None:
+        super().__init__(*factors)
+        self.geometry = {name: getattr(layer, name) for name in _GEOMETRY if hasattr(layer, name)}
+
+    def __getattr__(self, name: str) -> Any:
+        """What a layer has: of the first factor what is read, of the last one what is written, else its geometry."""
+        if name in _GEOMETRY and name in self.__dict__.get("geometry", ()):
+            return self.geometry[name]
+        if name in ("in_channels", "in_features"):
+            return getattr(self[0], name)
+        if name in ("out_channels", "out_features", "bias", "weight"):
+            return getattr(self[-1], name)
+        return super().__getattr__(name)
+
+
+_GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "padding_mode", "groups")
 
 
 @dataclass(frozen=True)
@@ -131,7 +150,7 @@ def shapes(module: nn.Module, method: str, args: Mapping[str, int]) -> nn.Sequen
         nn.init.zeros_(factor.weight)
     if module.bias is not None:
         factors[-1].bias = nn.Parameter(module.bias.detach().clone())
-    return Factors(*factors)
+    return Factors(*factors, layer=module)
 
 
 def _factor(module: nn.Module, n_in: int, n_out: int, spans: tuple[bool, ...], groups: int) -> Any:
