@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import click
 
 from autocompress import __version__
+from autocompress.cli.apply import apply
 from autocompress.cli.console import print_json, say
 from autocompress.cli.diff import diff
 from autocompress.cli.errors import document, exit_code, message, wants_traceback
@@ -53,7 +54,7 @@ def cli(context: click.Context) -> None:
     help_alone(context)
 
 
-COMMANDS = (search, show, report, export, verify, predict, diff, patch, sensitivity, profiles, spaces, repair)
+COMMANDS = (search, show, report, export, verify, predict, apply, diff, patch, sensitivity, profiles, spaces, repair)
 for command in COMMANDS:
     cli.add_command(command)
 
