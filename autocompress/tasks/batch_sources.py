@@ -22,18 +22,19 @@ BATCH = 64
 MOST_SAMPLES = 1_000_000
 
 
-def batches_of(given: Any, name: str) -> Generator[Any, None, None]:
+def batches_of(given: Any, name: str, view: int = 0) -> Generator[Any, None, None]:
     """The batches of a split, in the same order whenever they are drawn.
 
     Args:
         given: a DataLoader (one that shuffles is read in order), a Dataset of samples, arrays with a row for each
             sample (one, or a tuple, dict or dataclass of them), or any iterable of batches.
         name: of the split, for messages.
+        view: number of the pass: random augmentations of the user's are drawn by it.
 
     Raises:
         InputError: where it is none of these, raises, or does not end.
     """
-    with _settled_randomness():
+    with _settled_randomness(view):
         stream = _stream(given, name)
         for number in range(1, 2**62):
             try:
@@ -147,14 +148,14 @@ def _of_arrays(given: Any, name: str) -> Iterator[Any]:
 
 
 @contextmanager
-def _settled_randomness() -> Iterator[None]:
-    """A context in which random augmentations of a user's data are the same every time; the caller's random numbers
-    are afterwards what they were."""
+def _settled_randomness(seed: int) -> Iterator[None]:
+    """A context in which random augmentations of a user's data are drawn by `seed`; the caller's random numbers are
+    afterwards what they were."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        random.seed(0)
-        np.random.seed(0)
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)
         try:
             yield
         finally:

@@ -37,7 +37,7 @@ class BatchSplit(Sequence[Any]):
     """
 
     def __init__(self, batches: Batches, numbers: Sequence[int] | None = None, rows: Tensor | None = None) -> None:
-        self._batches, self._rows = batches, rows
+        self._batches, self._rows, self._chosen = batches, rows, (numbers, rows)
         self._numbers = range(len(batches)) if numbers is None else [*numbers]
         sizes = [batches.starts[number + 1] - batches.starts[number] for number in self._numbers]
         if rows is not None:
@@ -66,6 +66,10 @@ class BatchSplit(Sequence[Any]):
         if self._cut and self._rows is not None:
             return self._batches.gather(self._rows[self.starts[number]:self.starts[number + 1]])
         return self._batches[self._numbers[number]]
+
+    def among(self, batches: Batches) -> BatchSplit:
+        """The same batches or samples of others."""
+        return BatchSplit(batches, *self._chosen)
 
     @property
     def columns(self) -> list[str]:

@@ -43,7 +43,8 @@ class BatchTask:
     """What a network is for: batches, the metric that an exported file is scored by, and, where labels are trained
     towards, the loss.
 
-    Batches are read once, when the task is made: arrays with a row for each sample are then kept by rows, in memory
+    Batches are read when the task is made, those of the training split twice where random augmentations make others of
+    them: arrays with a row for each sample are then kept by rows, in memory
     while they are small, else in the user's cache folder, and the rest of each batch as it came.
 
     Args:
@@ -88,6 +89,10 @@ class BatchTask:
                 first = recorded["train"].structure if recorded else None
                 recorded[split] = _recorded(batches, split, get_inputs, first)
         self._splits = completed(recorded, name)
+        self._train = recorded["train"]
+        again = _drawn_again(train, self._train, get_inputs)
+        self._again = None if again is None else (again, self._splits["train"].among(again))
+        recorded |= {} if again is None else {"again": again}
         self._content = " ".join(f"{split} {batches.fingerprint}" for split, batches in recorded.items())
         if loss is not None and recorded["train"].structure.whole:
             raise InputError(f"{name}: with a loss, samples of batches are mixed anew, but none can be taken out of "
@@ -209,8 +214,10 @@ class BatchTask:
 
     @property
     def is_augmented(self) -> bool:
-        """False: random augmentations of the user's data were drawn once."""
-        return False
+        """Whether the training batches came out otherwise when they were drawn a second time, and where there is a
+        loss, in their inputs alone: it is given the batches that were drawn first."""
+        return self._again is not None and (self._loss is None or self._train.is_alike(
+            self._again[0], self._column_of.values()))
 
     @property
     def train_targets(self) -> GatheredBatches:
@@ -218,8 +225,10 @@ class BatchTask:
         return GatheredBatches(self._splits["train"] if self.has_targets else None, self.samples("train"))
 
     def train_view(self, view: int, seed: int) -> TrainInputs:
-        """The training samples by rows; views are alike."""
-        return TrainInputs(self._splits["train"], self._column_of)
+        """The training samples by rows: those drawn first, or where augmentations make others, as drawn again."""
+        second = self._again is not None and self.is_augmented and view > 0 and view % 2 == 0
+        return TrainInputs(self._again[1] if self._again is not None and second else self._splits["train"],
+                           self._column_of)
 
     def normalise(self, inputs: Any) -> Inputs:
         """Inputs as they are."""
@@ -304,6 +313,21 @@ def _recorded(given: Any, split: str, get_inputs: GetInputs | None, first: Struc
             if is_endless(given, recorder.samples):
                 raise endless(split)
     return recorder.finish()
+
+
+def _drawn_again(given: Any, first: Batches, get_inputs: GetInputs | None) -> Batches | None:
+    """The training batches, drawn a second time where random augmentations make others of them; None where they do not,
+    or where batches can be drawn but once."""
+    if isinstance(given, Iterator):
+        return None
+    recorder = BatchRecorder(get_inputs, "train", first.structure)
+    with closing(batches_of(given, "train", view=1)) as batches:
+        for number, batch in enumerate(batches):
+            recorder.add(batch)
+            if not number and recorder.is_start_of(first):
+                return None
+    again = recorder.finish()
+    return again if again.starts == first.starts else None
 
 
 def _check_arguments(loss: Any, meanings: Mapping[str, str], weights: Mapping[str, float]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -129,6 +129,13 @@ class BatchRecorder:
         """Number of samples so far."""
         return self._starts[-1]
 
+    def is_start_of(self, other: Batches) -> bool:
+        """Whether all samples so far are those that others begin with; nothing of the batch is looked at beside its
+        inputs."""
+        return all(self._columns[number].writer.fingerprint
+                   == hashlib.sha256(bytes_of(other.column(name)[0:self.samples])).hexdigest()
+                   for name, number in self._names.items() if name in other.input_columns and name not in other.shut)
+
     def finish(self) -> Batches:
         """What was recorded; nothing can be added afterwards. InputError where that is nothing."""
         if self._structure is None or not self.samples:
@@ -139,8 +146,10 @@ class BatchRecorder:
         self._digest.update(f"{[*self._names]} {self._structure.words} {self._blobs.fingerprint}".encode())
         inputs = dict(self._names)
         shut = {name: self._columns[number].closed for name, number in inputs.items() if self._columns[number].closed}
+        hashes = [column.writer.fingerprint for column in self._columns]
         return Batches([column.writer.finish() for column in self._columns], inputs, shut, self._blobs.finish(),
-                       self._starts, self._ends, self._structure, self._digest.hexdigest()[:16])
+                       self._starts, self._ends, self._structure, self._digest.hexdigest()[:16],
+                       [*hashes, self._blobs.fingerprint])
 
     def _inputs(self, batch: Any, where: str) -> Mapping[str, Any]:
         if self._get_inputs is None:
@@ -218,13 +227,15 @@ class Batches(Sequence[Any]):
         ends: the same of bytes.
         structure: how batches are built.
         fingerprint: content hash.
+        hashes: content hashes of the columns, and of what is beside them.
     """
 
     def __init__(self, columns: Sequence[Samples], inputs: Mapping[str, int], shut: Mapping[str, str], blobs: Samples,
-                 starts: Sequence[int], ends: Sequence[int], structure: Structure, fingerprint: str) -> None:
+                 starts: Sequence[int], ends: Sequence[int], structure: Structure, fingerprint: str,
+                 hashes: Sequence[str]) -> None:
         self._columns, self._blobs, self._ends = [*columns], blobs, [*ends]
         self.input_columns, self.shut, self.structure = dict(inputs), dict(shut), structure
-        self.starts, self.fingerprint = [*starts], fingerprint
+        self.starts, self.fingerprint, self._hashes = [*starts], fingerprint, [*hashes]
 
     def __len__(self) -> int:
         """Number of batches."""
@@ -234,6 +245,13 @@ class Batches(Sequence[Any]):
     def samples(self) -> int:
         """Number of samples."""
         return self.starts[-1]
+
+    def is_alike(self, other: Batches, but: Collection[str]) -> bool:
+        """Whether others hold the same but for the columns of some inputs."""
+        ignored = {self.input_columns[name] for name in but}
+        return self.starts == other.starts and len(self._hashes) == len(other._hashes) and all(
+            one == another for number, (one, another) in enumerate(zip(self._hashes, other._hashes, strict=True))
+            if number not in ignored)
 
     def column(self, name: str) -> Samples:
         """The samples of an input. InputError where they have more than one shape or type."""

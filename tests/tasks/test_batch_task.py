@@ -252,3 +252,40 @@ def test_loaders_and_labels_are_not_kept_alive_by_a_task() -> None:
     task = autocompress.Task(train=loader, metric="accuracy")
     again = pickle.loads(pickle.dumps(task))
     assert again.fingerprint == task.fingerprint and again.samples("train") == 192
+
+
+class Noisy(torch.utils.data.Dataset[Any]):
+    """Pictures that are drawn anew each time, and labels that are too where `labels` says so."""
+
+    def __init__(self, labels: bool = False) -> None:
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return 60
+
+    def __getitem__(self, index: int) -> Any:
+        image = DATA["image"][index] + 0.1 * torch.randn(1, 12, 12)
+        return image, int(DATA["label"][index]) + (torch.randint(0, 3, ()).item() if self.labels else 0)
+
+
+def first_loss(outputs: Any, batch: Any) -> Tensor:
+    return F.cross_entropy(outputs["output"], batch[1])
+
+
+@pytest.mark.parametrize(("data", "loss", "augmented"), [
+    (Noisy(), None, True), (Noisy(), first_loss, True), (Noisy(labels=True), None, True),
+    (Noisy(labels=True), first_loss, False), ((DATA["image"], DATA["label"]), None, False),
+    (iter([(DATA["image"], DATA["label"])]), None, False)])
+def test_random_augmentations_are_two_views(data: Any, loss: Any, augmented: bool) -> None:
+    """Of the same samples, the same ones whenever a task is made; a loss is given targets of what the network read."""
+    task = autocompress.Task(train=data, loss=loss)
+    assert task.is_augmented is augmented
+    rows = torch.arange(20)
+    views = [task.train_view(view, 0)[rows] for view in range(4)]
+    assert torch.equal(views[1], task.inputs("train", rows)) and torch.equal(views[0], views[1])
+    assert torch.equal(views[1], views[2]) is not augmented and torch.equal(views[1], views[3])
+    assert (views[1] - views[2]).abs().mean() < 0.3, "of the same samples"
+    if isinstance(data, Noisy):
+        again = autocompress.Task(train=data, loss=loss)
+        assert again.views_fingerprint == task.views_fingerprint
+        assert torch.equal(again.train_view(2, 0)[rows], views[2])
