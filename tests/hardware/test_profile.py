@@ -225,7 +225,7 @@ def test_what_is_no_text_file_is_refused(tmp_path: Path) -> None:
 
 def test_unknown_name_gets_the_nearest_and_the_list() -> None:
     with pytest.raises(InputError, match="did you mean 'stm32h743'") as caught:
-        load_profile("stm32h734")
+        load_profile("stm32h743x")
     assert "nvidia-t4" in str(caught.value)
     for name in ("", "../host", "/etc/passwd", "host\0", "ho st"):
         with pytest.raises(InputError):
