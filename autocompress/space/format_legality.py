@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -44,17 +44,21 @@ def refusal(step: Step, table: LayerTable, file_format: FormatFacts) -> str:
 
 
 def space_of(table: LayerTable, spec: SpaceSpec, profile: HardwareProfile, file_format: FormatFacts,
-             unpaying: frozenset[str] = frozenset(), techniques: Techniques = TECHNIQUES) -> Space:
-    """Build the space of a network on a device, with the choices alone that the format can hold.
+             unpaying: frozenset[str] = frozenset(), techniques: Techniques = TECHNIQUES,
+             further: Sequence[FormatFacts] = ()) -> Space:
+    """Build the space of a network on a device, with the choices alone that the format can hold, and `further` ones in
+    which the best candidate is to ship.
 
-    Widths that the space leaves to the profile are those of the device and of the format.
+    Widths that the space leaves to the profile are those of the device and of the formats.
 
     Raises:
         InputError: as `build_space`, and when the space lists a choice that the format can hold at no site.
     """
     space = build_space(table, spec, profile, unpaying, file_format, techniques)
     left = {BITS: spec.quantize.weight_bits, ACTIVATIONS: spec.quantize.activation_bits} if spec.quantize else {}
-    return inside_format(space, file_format, [kind for kind, widths in left.items() if widths == "profile"])
+    for each in (file_format, *further):
+        space = inside_format(space, each, [kind for kind, widths in left.items() if widths == "profile"])
+    return space
 
 
 def inside_format(space: Space, file_format: FormatFacts, left_open: Collection[str] = ()) -> Space:

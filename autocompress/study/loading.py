@@ -120,7 +120,7 @@ def open_executor(bench: Workbench, loaded: LoadedModel, task: Task, request: Re
     model, executor = request.settings.model, request.executor
     if executor.elsewhere:
         own = {"techniques": tuple(request.techniques[name] for name in request.techniques if name not in TECHNIQUES),
-               "format": request.file_format if request.settings.format is not None else None}
+               "format": request.file_format if request.settings.first_format is not None else None}
         make = partial(_rebuilt, loaded, task, _portable(request, model="sent", data="sent", task=None, **own), folder)
     elif model is None or isinstance(model, str):
         # A class from a user's file cannot be unpickled elsewhere; the specs can be loaded again.

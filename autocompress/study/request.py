@@ -8,7 +8,9 @@ from typing import Any
 
 from autocompress.core.budget import Budget
 from autocompress.core.calling import call_with
+from autocompress.errors import InputError
 from autocompress.formats.base import Format
+from autocompress.formats.table import format_named
 from autocompress.hardware.profile import HardwareProfile
 from autocompress.hardware.targets import load_targets
 from autocompress.search.executors.base import Executor
@@ -51,6 +53,7 @@ class Request:
         request = cls(settings, space, profile, settings.bounds(devices))
         check_sampler(request.sampler)
         assert request.file_format is not None  # what is no format is said before anything is loaded
+        assert request.further_formats is not None
         assert request.executor is not None
         return request
 
@@ -67,8 +70,16 @@ class Request:
     @cached_property
     def file_format(self) -> Format:
         """The format of the files: the user's own, or the one that the profile names."""
-        return chosen_format(self.settings.format, self.profile, self.settings.trust_code,
+        return chosen_format(self.settings.first_format, self.profile, self.settings.trust_code,
                              self.settings.dynamic)
+
+    @cached_property
+    def further_formats(self) -> tuple[Format, ...]:
+        """The formats in which the best candidate ships beside the one that is searched."""
+        further: tuple[Format, ...] = tuple(map(format_named, self.settings.further_formats))
+        if any(one.name == self.file_format.name for one in further):
+            raise InputError(f"each format must be named once, but {self.file_format.name} is that of the profile too")
+        return further
 
     @cached_property
     def executor(self) -> Executor:

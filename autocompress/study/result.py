@@ -29,7 +29,7 @@ from autocompress.search.study_store import StudyStore
 from autocompress.search.trial_status import judged
 from autocompress.space.plan_sensitivity import plan_sensitivity
 from autocompress.study.attribution import attribute
-from autocompress.study.export_candidate import artifact_fault, ship
+from autocompress.study.export_candidate import artifact_fault
 from autocompress.study.folder import (
     ARTIFACT,
     REPORT,
@@ -37,6 +37,7 @@ from autocompress.study.folder import (
     read_description,
     write_description,
 )
+from autocompress.study.further_formats import ship_in_all
 from autocompress.study.lock import locked
 from autocompress.study.process_state import kept_surroundings
 from autocompress.techniques.apply import at_hand, resolve, untouched
@@ -146,7 +147,7 @@ class SearchResult:
             raise InputError(f"a trial must have been scored to be exported, but trial {chosen.trial} is "
                              f"{chosen.status} ({chosen.reason}); `autocompress report` lists the others")
         target = Path(path) if path is not None else self.folder / ARTIFACT
-        facts = ship(self.bench, chosen, target, self._description, protection)
+        facts = ship_in_all(self.bench, chosen, target, self._description, protection)
         if path is None:
             self._description = msgspec.structs.replace(self._description, artifact=facts)
             write_description(self.folder, self._description)

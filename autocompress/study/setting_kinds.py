@@ -74,6 +74,11 @@ def _objects(value: Any, name: str) -> tuple[Any, ...]:
     return tuple(_object(each, name) for each in (value if isinstance(value, list | tuple) else (value,)))
 
 
+def _one_or_several(value: Any, name: str) -> Any:
+    several = _objects(value, name)
+    return several[0] if len(several) == 1 else several
+
+
 def _profiles(value: Any, name: str) -> str | tuple[str, ...]:
     if isinstance(value, str):
         return value
@@ -226,6 +231,7 @@ TEXT = Kind(_text)
 PATH = Kind(_path, locate=_beside)
 SOURCE = Kind(_object, locate=_spec_beside, runs_code=True)
 SOURCES = Kind(_objects, locate=_spec_beside, runs_code=True, lists=True, repeatable=True)
+ONE_OR_SEVERAL = Kind(_one_or_several, locate=_spec_beside, runs_code=True, lists=True, repeatable=True)
 PROFILES = Kind(_profiles, locate=_toml_beside, lists=True, repeatable=True)
 SPACE = Kind(_text, locate=_toml_beside)
 EFFORT = Kind(_effort)

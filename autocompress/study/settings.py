@@ -15,6 +15,7 @@ import msgspec
 
 from autocompress.core.budget import Budget
 from autocompress.errors import InputError
+from autocompress.formats.table import FORMATS
 from autocompress.hardware.fields import meant
 from autocompress.search.efforts import DEFAULT_EFFORT, EFFORTS
 from autocompress.search.storage_urls import shown_url
@@ -137,8 +138,9 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
         HOW, kinds.SPACE, "What may be done: see `autocompress spaces list`. Default: default.", "NAME|FILE", "start",
         identity=True)] = "default"
     format: Annotated[Any, Setting(
-        HOW, kinds.SOURCE, "A file format of your own, instead of that of the profile.", "FILE.py:NAME", "start",
-        identity=True)] = None
+        HOW, kinds.ONE_OR_SEVERAL, f"Format of the files: {', '.join(FORMATS)}, or one of your own. Repeated: the "
+        "first is searched, and the best candidate ships in the others too. Default: that of the profile.",
+        "NAME|FILE.py:NAME", "start", identity=True)] = None
     dynamic: Annotated[bool, Setting(
         HOW, kinds.FLAG, "Leave height, width and length of inputs free in the file, where the network takes other "
         "sizes.", "", "start", identity=True)] = False
@@ -227,6 +229,7 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
             raise InputError("cpus_per_worker and gpus_per_worker need workers: ray, auto or ray://HOST:PORT; without, "
                              "candidates are evaluated in processes of this machine, see jobs")
         self._check_task()
+        self._check_formats()
         if any(value is not None for value in (self.image_size, self.resize, self.crop)):
             from autocompress.tasks.preparation import asked_preparation  # loads torch
 
@@ -251,6 +254,15 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
         if self.metric is not None and self.model is None:
             raise InputError(f"metric {self.metric!r} needs a model and its data")
 
+    def _check_formats(self) -> None:
+        further = self.further_formats
+        for name in further:
+            if name not in FORMATS:
+                raise InputError(f"formats after the first must be among {', '.join(FORMATS)}, but got {name!r}"
+                                 + (nearest(name, FORMATS, "; ") if isinstance(name, str) else ""))
+        if len(set(further)) < len(further) or self.first_format in further:
+            raise InputError(f"each format must be named once, but got {', '.join(map(str, listed(self.format)))}")
+
     def bounds(self, devices: Sequence[str]) -> Budget:
         """The bounds as a Budget; `devices` are the ids of the profiles, the primary first. InputError for a latency
         on another device."""
@@ -264,6 +276,16 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
         return Budget(size_bytes=self.budget, latency_ms=latencies[devices[0]],
                       further_latency_ms=further or msgspec.UNSET, macs=self.macs, peak_memory_bytes=self.peak_memory,
                       max_drop=self.max_drop, at_least=self.at_least or msgspec.UNSET)
+
+    @property
+    def first_format(self) -> Any:
+        """The format that is searched: a name, an object or None for that of the profile."""
+        return next(iter(listed(self.format)), None)
+
+    @property
+    def further_formats(self) -> tuple[str, ...]:
+        """Names of the formats in which the best candidate ships too."""
+        return tuple(listed(self.format)[1:])
 
     @property
     def objects(self) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ from autocompress.space.solver.solver import Solver
 from autocompress.study.built_files import Trimmer
 from autocompress.study.folder import choose_folder, is_described, read_description, write_description
 from autocompress.study.folder_claim import claimed
+from autocompress.study.further_formats import in_format
 from autocompress.study.identity import (
     default_name,
     described,
@@ -174,8 +175,10 @@ def trace(run: Run, loaded: Loaded) -> Traced:
     for note in bench.network.notes:
         log.warning(note)
     unpaying = kept_float(request.settings, loaded.folder, lambda: unpaying_layers(bench, request.space))
+    for further in request.further_formats:
+        in_format(bench, further)  # what one cannot hold is said before anything is searched
     space = space_of(bench.network.table, request.space, request.profile, bench.network.writer.format, unpaying,
-                     request.techniques)
+                     request.techniques, request.further_formats)
     projection = Projection(space, request.budget)
     projection.require_feasible()
     return Traced(bench, unpaying, projection)
@@ -195,7 +198,7 @@ def measure(run: Run, loaded: Loaded, traced: Traced) -> Measured:
     if predicted:
         device = predicting(bench, baseline, request.budget)
         space = space_of(bench.network.table, request.space, device, bench.network.writer.format, traced.unpaying,
-                         request.techniques)
+                         request.techniques, request.further_formats)
         projection = Projection(space, request.budget, predicted)
     for doubt in loaded.data.doubts(bench.evaluator.original_score, loaded.network.claimed):
         warn(log, doubt)

@@ -75,7 +75,7 @@ class TracedModel:
         """
         request = self._request
         space = space_of(self.layers, request.space, request.profile, request.file_format, frozenset(),
-                         request.techniques)
+                         request.techniques, request.further_formats)
         with kept_surroundings():
             return measured_sensitivity(self._bench, space, timeout)
 

@@ -41,6 +41,12 @@ def test_widths_left_to_the_profile_are_those_that_the_format_holds() -> None:
         knob.key: knob.choices for knob in whole.knobs if knob.kind != "bits"}
 
 
+def test_what_a_further_format_cannot_hold_is_left_out_too() -> None:
+    space = space_of(TABLE, load_space("default"), HOST, FORMAT, further=[_Narrow()])
+    assert {knob.key: knob.choices for knob in space.knobs} == {
+        knob.key: knob.choices for knob in space_of(TABLE, load_space("default"), HOST, _Narrow()).knobs}
+
+
 def test_a_listed_width_that_the_format_holds_nowhere_is_refused() -> None:
     with pytest.raises(InputError, match=r"narrow files can hold, but of bits it lists 3: 3 bits have no operator"):
         space_of(TABLE, parse_space(LISTED.format("3, 8"), "a.toml"), HOST, _Narrow())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from autocompress.core.layer import Layer
+from autocompress.core.layer import Layer, Part
 from autocompress.core.plan import Step
 from autocompress.formats.base import WritableNetwork, Written
 from autocompress.formats.tflite.format import TfliteFormat, written
@@ -32,6 +33,12 @@ class VelaFormat(TfliteFormat):
         if step.technique == "quantize" and int(step.args.get("activation_bits", 32)) == 32:
             return "Ethos-U computes with integer activations alone: choose 8 or 16 bits"
         return ""
+
+    def memory(self, activation_bytes: int, parts: Sequence[Part]) -> int:
+        """SRAM: activations, and the weights of one layer, which are fetched before it runs; ten bytes of scale and
+        bias for each channel."""
+        staged = (part.weights + 10 * part.out_channels for part in parts if part.kind in ("conv", "linear"))
+        return activation_bytes + max(staged, default=0)
 
     def write(self, prepared: Example, network: WritableNetwork, threads: int = 1) -> Written:
         """Lower the network and put the integers of the plan in."""

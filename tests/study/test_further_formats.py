@@ -1,0 +1,63 @@
+"""A search in one format whose best candidate ships in others too."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import autocompress
+from autocompress.errors import InputError
+from autocompress.formats.table import format_named
+from autocompress.study.settings import SearchSettings
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU(),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3)).eval()
+
+
+def data() -> tuple[torch.Tensor, torch.Tensor]:
+    inputs = torch.randn(120, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    return inputs, torch.arange(120) % 3
+
+
+def test_the_best_candidate_ships_in_every_format(tmp_path: Path) -> None:
+    result = autocompress.search(network(), data(), budget="4500B", format=["onnx", "tflite", "tflite-micro"], trials=1,
+                                 epochs=1, effort="fast", out=tmp_path / "study")
+    artifact, plans = tmp_path / "study/artifact", set()
+    for folder, name in ((artifact, "onnx"), (artifact / "tflite", "tflite"), (artifact / "tflite-micro",
+                                                                               "tflite-micro")):
+        manifest = json.loads((folder / "manifest.json").read_text())
+        plans.add(manifest["plan_fingerprint"])
+        assert manifest["format"] == name and manifest["verified"]["verified"]
+        file_format = format_named(name)
+        assert file_format.open((folder / manifest["model"]).read_bytes()).run({"input": data()[0][:2].numpy()})
+    assert len(plans) == 1
+    assert set(result.artifact["further"]) == {"tflite", "tflite-micro"}
+
+
+@pytest.mark.parametrize(("formats", "reason"), [
+    (["onnx", "tflight"], "among onnx.*but got 'tflight'; did you mean 'tflite'"), (["onnx", "onnx"], "named once"),
+    (["onnx", object()], "formats after the first")])
+def test_further_formats_are_shipped_ones_named_once(formats: list[object], reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        SearchSettings.of(model=network(), data=data(), format=formats)
+
+
+def test_one_format_is_itself() -> None:
+    settings = SearchSettings.of(model=network(), data=data(), format=["tflite"])
+    assert settings.format == "tflite" == settings.first_format and settings.further_formats == ()
+
+
+def test_a_network_that_a_further_format_cannot_hold_is_refused_before_the_search(tmp_path: Path) -> None:
+    volume = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(),
+                           nn.Linear(4, 2)).eval()
+    inputs = torch.randn(60, 1, 4, 4, 4)
+    with pytest.raises(InputError, match=r"exportable to tflite.*conv3d"):
+        autocompress.search(volume, (inputs, (inputs.mean((1, 2, 3, 4)) > 0).long()), budget="3kB",
+                            format=["onnx", "tflite"], trials=1, epochs=1, effort="fast", out=tmp_path / "study")
