@@ -92,8 +92,11 @@ def _stream(given: Any, name: str) -> Iterator[Any]:
         return _grouped(given[i] for i in range(len(given)))
     if isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping):
         return iter(given)
+    odd = [f"{key} is {type(part).__name__}" for key, part in given.items() if not _arrays(part)] \
+        if isinstance(given, Mapping) else []
+    hint = f", in which {', '.join(odd)}: give what is no array by a Dataset of samples" if odd else ""
     raise InputError(f"the {name} split must be batches, a Dataset, a DataLoader or arrays with a row for each sample, "
-                     f"but is {type(given).__name__}")
+                     f"but is {type(given).__name__}{hint}")
 
 
 def _in_order(loader: DataLoader[Any]) -> Iterable[Any]:

@@ -266,7 +266,10 @@ class BatchTask:
     def losses(self, original: Score, result: Score) -> tuple[list[Warned], dict[str, Any]]:
         """That a file is far below the original in a metric."""
         found = []
-        for metric in (self.metric, *self.further):
+        for measure in self._measures:
+            metric = measure.metric
+            if measure.needs_original and not metric.is_share:
+                continue  # an error against the original itself is 0 for it, which is no scale for what is far
             before, after = original.metrics[metric.name], result.metrics[metric.name]
             error = max(original.metrics[metric.error], result.metrics[metric.error])
             if metric.drop(before, after) > max(FAR_BELOW * Reference(metric, before).scale, ERRORS * error):

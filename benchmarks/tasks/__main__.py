@@ -71,7 +71,7 @@ def row(subject: Any, share: float, timeout: str, folder: Path) -> dict[str, Any
 
     train, test = subject.inputs("train"), subject.inputs("test")
     whole, integer, ours = folder / "float.onnx", folder / "int8.onnx", folder / "study" / "artifact" / "model.onnx"
-    files.plain_export(subject.network(), train, subject.outputs, whole)
+    files.plain_export(subject.network(), train, whole)
     failure = tried(lambda: files.int8(whole, train, integer, dynamic=subject.dynamic))
     budget = int(share * whole.stat().st_size)
     document, facts = searched([*subject.search(), "--budget", str(budget), "--timeout", timeout], folder)
@@ -83,7 +83,7 @@ def row(subject: Any, share: float, timeout: str, folder: Path) -> dict[str, Any
     paths = {label: path for label, path in (("float", whole), ("int8", integer), ("ours", ours)) if path.exists()}
     times = files.processor_ms(paths, test)
     for label, path in paths.items():
-        value, error = subject.measure(files.outputs_of(path, test)).with_error()
+        value, error = subject.measure(files.outputs_of(path, test, subject.outputs)).with_error()
         result[label] = {"bytes": path.stat().st_size, "value": value, "error": error, "ms": times[label]}
     return result
 

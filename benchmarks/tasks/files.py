@@ -34,11 +34,11 @@ def pieces(inputs: Arrays, most: int | None = None) -> Iterator[Arrays]:
     return ({name: array[i:min(i + BATCH, rows)] for name, array in inputs.items()} for i in range(0, rows, BATCH))
 
 
-def plain_export(network: nn.Module, inputs: Arrays, outputs: tuple[str, ...], path: Path) -> None:
+def plain_export(network: nn.Module, inputs: Arrays, path: Path) -> None:
     """`torch.onnx.export` as its documentation shows it, with a free batch size."""
     example = {name: torch.from_numpy(array[:2]) for name, array in inputs.items()}
-    torch.onnx.export(network.eval(), (), str(path), kwargs=example, input_names=[*example], output_names=[*outputs],
-                      dynamo=True, external_data=False, verbose=False,
+    torch.onnx.export(network.eval(), (), str(path), kwargs=example, input_names=[*example], dynamo=True,
+                      external_data=False, verbose=False,
                       dynamic_shapes={name: {0: torch.export.Dim("batch")} for name in example})
 
 
@@ -46,7 +46,10 @@ def int8(float_file: Path, inputs: Arrays, path: Path, *, dynamic: bool) -> None
     """int8 weights per channel; activations as uint8 in ranges of the extremes of 128 samples, or, `dynamic`, in those
     of each run."""
     prepared = path.with_suffix(".prepared.onnx")
-    quant_pre_process(str(float_file), str(prepared))
+    try:
+        quant_pre_process(str(float_file), str(prepared))
+    except Exception:  # where its symbolic shapes do not suffice, it says to leave them out
+        quant_pre_process(str(float_file), str(prepared), skip_symbolic_shape=True)
     if dynamic:
         quantize_dynamic(str(prepared), str(path), per_channel=True, weight_type=QuantType.QInt8)
     else:
@@ -68,12 +71,13 @@ def fed(runtime: onnxruntime.InferenceSession, batch: Arrays) -> Arrays:
     return {names[0]: next(iter(batch.values()))} if len(names) == 1 else {name: batch[name] for name in names}
 
 
-def outputs_of(path: Path, inputs: Arrays) -> Arrays:
-    """What a file puts out for all samples, `(N, …)` by name."""
+def outputs_of(path: Path, inputs: Arrays, outputs: tuple[str, ...]) -> Arrays:
+    """What a file puts out for all samples, `(N, …)` by the names `outputs`: those of the file, else in its order."""
     runtime = session(path)
     names = [each.name for each in runtime.get_outputs()]
+    names = [*outputs] if {*names} == {*outputs} else names
     rows = [runtime.run(names, fed(runtime, batch)) for batch in pieces(inputs)]
-    return {name: np.concatenate([row[i] for row in rows]) for i, name in enumerate(names)}
+    return {name: np.concatenate([row[i] for row in rows]) for i, name in enumerate(outputs)}
 
 
 def processor_ms(files: Mapping[str, Path], inputs: Arrays, rounds: int = 25) -> dict[str, float]:

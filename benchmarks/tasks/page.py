@@ -10,6 +10,7 @@ from typing import Any
 from subject import Subject
 
 QUARTER = 0.25
+SHARES = (QUARTER, 0.1)
 
 
 def shown(figure: dict[str, Any] | None, unit: str) -> str:
@@ -82,8 +83,11 @@ def page(rows: Sequence[dict[str, Any]], subjects: Sequence[Subject]) -> str:
     lines += shortfalls(rows, named) or ["* nothing."]
     odd = [f"* {row['network']} at {row['share']:g}: {row['int8_failure']}" for row in rows if row["int8_failure"]]
     lines += ["", "int8 could not be made:", "", *odd] if odd else []
-    lines += ["", "| network | kind | what it is |", "|---|---|---|"]
     there = {row["network"] for row in rows}
+    missing = [f"{subject.name} at {share:g}" for subject in subjects for share in SHARES
+               if not any((row["network"], row["share"]) == (subject.name, share) for row in rows)]
+    lines += ["", f"No row yet: {', '.join(missing)}."] if missing else []
+    lines += ["", "| network | kind | what it is |", "|---|---|---|"]
     lines += [f"| {subject.name} | {subject.kind} | {subject.source}{'; ' if subject.note else ''}{subject.note} |"
               for subject in subjects if subject.name in there]
     return "\n".join(lines) + "\n"

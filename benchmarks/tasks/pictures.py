@@ -90,7 +90,7 @@ def classifier() -> nn.Module:
     """ResNet-8 on photographs."""
     pixels, labels = photographs("train")
     rows = {"image": torch.from_numpy(normalised(pixels)), "label": torch.from_numpy(labels)}
-    return trained("classifier", ResNet8, rows, picture_loss, epochs=8, rate=5e-3, batch=128)
+    return trained("classifier", ResNet8, rows, picture_loss, epochs=3, rate=5e-3, batch=128)
 
 
 def _write(folder: Path) -> None:
@@ -156,7 +156,7 @@ def upscaler() -> nn.Module:
     """`Upscaler` on solar cells."""
     small, large = map(torch.from_numpy, _pairs("train"))
     rows = {"small": small[:800], "large": large[:800]}
-    return trained("upscaler", Upscaler, rows, upscaling_loss, epochs=6, batch=16)
+    return trained("upscaler", Upscaler, rows, upscaling_loss, epochs=3, batch=16)
 
 
 def psnr(outputs: Mapping[str, np.ndarray], batch: Mapping[str, Tensor]) -> float:

@@ -79,12 +79,12 @@ def _rows(read: tuple[np.ndarray, np.ndarray]) -> dict[str, Tensor]:
 
 def leaves_cnn() -> nn.Module:
     """The 1-D CNN on outlines of leaves."""
-    return trained("leaves_cnn", SeriesCNN, _rows(_leaves("train")), class_loss, epochs=60, batch=32)
+    return trained("leaves_cnn", SeriesCNN, _rows(_leaves("train")), class_loss, epochs=120, batch=32)
 
 
 def vowels_lstm() -> nn.Module:
     """The LSTM on vowels."""
-    return trained("vowels_lstm", SeriesLSTM, _rows(_vowels("train")), class_loss, epochs=80, batch=32)
+    return trained("vowels_lstm", SeriesLSTM, _rows(_vowels("train")), class_loss, epochs=40, batch=32)
 
 
 def _write_leaves(path: Path) -> None:
@@ -156,7 +156,7 @@ def forecast_loss(network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 def pressure_tcn() -> nn.Module:
     """The TCN on a blood pressure."""
     past, ahead = map(torch.from_numpy, _pressure("train"))
-    return trained("pressure_tcn", TCN, {"past": past, "next": ahead}, forecast_loss, epochs=40, batch=64)
+    return trained("pressure_tcn", TCN, {"past": past, "next": ahead}, forecast_loss, epochs=16, batch=64)
 
 
 def _write_pressure(path: Path) -> None:

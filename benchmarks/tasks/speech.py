@@ -94,7 +94,7 @@ def digit_loss(network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 def spoken_digits() -> nn.Module:
     """`Waveforms`, trained on 2,700 recordings."""
     waves, digits = _waves(False)
-    return trained("spoken_digits", Waveforms, {"wave": waves, "digit": digits}, digit_loss, epochs=12)
+    return trained("spoken_digits", Waveforms, {"wave": waves, "digit": digits}, digit_loss, epochs=6)
 
 
 def _recordings(folder: Path) -> None:

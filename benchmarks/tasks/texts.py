@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from training import trained
 
 import autocompress
+from autocompress.tasks.vision import mend_torchvision
 
 HERE = Path(__file__).resolve()
+mend_torchvision()  # transformers imports torchvision
 LENGTH, WORDS = 64, 6000
 SPLITS = {"train": (0, 1400), "val": (1400, 1700), "test": (1700, 2225)}
 
@@ -72,7 +74,7 @@ def news_loss(network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 def news() -> nn.Module:
     """The small BERT on BBC News."""
     rows = {name: torch.from_numpy(array) for name, array in tokens("train").items()}
-    return trained("news", _bert, {**rows, "label": torch.from_numpy(articles("train")[1])}, news_loss, epochs=14,
+    return trained("news", _bert, {**rows, "label": torch.from_numpy(articles("train")[1])}, news_loss, epochs=7,
                    batch=32, rate=1e-3)
 
 
@@ -163,7 +165,7 @@ def pair_loss(network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 def sentences() -> nn.Module:
     """The encoder, trained on 6,000 pairs."""
     rows = {name: torch.from_numpy(array).view(-1, 2, PIECE) for name, array in _piece_inputs("train").items()}
-    return trained("sentences", SentenceEncoder, rows, pair_loss, epochs=8, batch=128, rate=3e-3)
+    return trained("sentences", SentenceEncoder, rows, pair_loss, epochs=4, batch=128, rate=3e-3)
 
 
 def other_half(outputs: Sequence[Mapping[str, np.ndarray]], batches: Sequence[Mapping[str, Any]]) -> float:

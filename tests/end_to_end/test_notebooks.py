@@ -29,7 +29,7 @@ def test_the_code_of_its_cells_runs_and_shows_the_figure(path: Path, monkeypatch
             body = ast.parse(cell.source).body
             last = body.pop().value if isinstance(body[-1], ast.Expr) else ast.Constant(None)
             exec(compile(ast.Module(body, []), path.name, "exec"), names)
-            shown.append(eval(compile(ast.Expression(last), path.name, "eval"), names))
+            shown.append(eval(compile(ast.fix_missing_locations(ast.Expression(last)), path.name, "eval"), names))
     assert any(isinstance(value, go.Figure) for value in shown), "the Pareto figure is shown"
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import autocompress
 from autocompress.errors import InputError
 from autocompress.tasks.base import Task
+from autocompress.tasks.score import Score
 from autocompress.testing.task_contract import TaskContract
 
 
@@ -289,3 +290,14 @@ def test_random_augmentations_are_two_views(data: Any, loss: Any, augmented: boo
         again = autocompress.Task(train=data, loss=loss)
         assert again.views_fingerprint == task.views_fingerprint
         assert torch.equal(again.train_view(2, 0)[rows], views[2])
+
+
+def test_an_error_against_the_original_is_not_called_far_from_its_own_zero() -> None:
+    data = {"x": torch.randn(60, 4), "target": torch.arange(60) % 3}
+    task = autocompress.Task(train=data, metric=["accuracy", autocompress.metric("rmse", targets="original")])
+    original = Score({"accuracy": 0.9, "accuracy_error": 0.01, "rmse": 1e-7, "rmse_error": 1e-8}, [])
+    near = Score({"accuracy": 0.9, "accuracy_error": 0.01, "rmse": 0.01, "rmse_error": 0.001}, [])
+    worse = Score({"accuracy": 0.5, "accuracy_error": 0.01, "rmse": 0.01, "rmse_error": 0.001}, [])
+    assert task.losses(original, near)[0] == []
+    (warning,) = task.losses(original, worse)[0]
+    assert "accuracy" in warning.message

@@ -166,3 +166,9 @@ def test_a_candidate_whose_metric_is_not_defined_fails_alone(tmp_path: Path) -> 
     result = search(task, trials=3, out=tmp_path / "study")
     reasons = result.trials["reason"].tolist() if "reason" in result.trials else []
     assert any("undefined here" in str(reason) for reason in reasons) and result.best is not None
+
+
+def test_a_dict_of_rows_says_which_entry_is_no_array() -> None:
+    boxes = [{"boxes": torch.zeros(1, 4)}] * 60
+    with pytest.raises(InputError, match=r"but is dict, in which target is list: give what is no array by a Dataset"):
+        autocompress.Task(train={"x": X, "target": boxes})
