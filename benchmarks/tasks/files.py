@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import chdir
 from pathlib import Path
 
 import numpy as np
@@ -46,10 +47,11 @@ def int8(float_file: Path, inputs: Arrays, path: Path, *, dynamic: bool) -> None
     """int8 weights per channel; activations as uint8 in ranges of the extremes of 128 samples, or, `dynamic`, in those
     of each run."""
     prepared = path.with_suffix(".prepared.onnx")
-    try:
-        quant_pre_process(str(float_file), str(prepared))
-    except Exception:  # where its symbolic shapes do not suffice, it says to leave them out
-        quant_pre_process(str(float_file), str(prepared), skip_symbolic_shape=True)
+    with chdir(path.parent):  # it leaves files where it fails
+        try:
+            quant_pre_process(str(float_file), str(prepared))
+        except Exception:  # where its symbolic shapes do not suffice, it says to leave them out
+            quant_pre_process(str(float_file), str(prepared), skip_symbolic_shape=True)
     if dynamic:
         quantize_dynamic(str(prepared), str(path), per_channel=True, weight_type=QuantType.QInt8)
     else:

@@ -83,6 +83,9 @@ def page(rows: Sequence[dict[str, Any]], subjects: Sequence[Subject]) -> str:
     lines += shortfalls(rows, named) or ["* nothing."]
     odd = [f"* {row['network']} at {row['share']:g}: {row['int8_failure']}" for row in rows if row["int8_failure"]]
     lines += ["", "int8 could not be made:", "", *odd] if odd else []
+    untrained = [f"{row['network']} at {row['share']:g}" for row in rows
+                 if any(warning["code"] == "search-fell-short" for warning in row.get("warnings", []))]
+    lines += ["", f"The time ended before any file was trained: {', '.join(untrained)}."] if untrained else []
     there = {row["network"] for row in rows}
     missing = [f"{subject.name} at {share:g}" for subject in subjects for share in SHARES
                if not any((row["network"], row["share"]) == (subject.name, share) for row in rows)]
