@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from html import escape
+
 from autocompress.core.attribution import Attribution, StepShare, TechniqueShare
 from autocompress.core.layer import LayerTable
 from autocompress.core.metric import Metric
 from autocompress.core.plan import Plan, Step
-from autocompress.report.markup import text_table
+from autocompress.report.markup import capitalised, text_table
 from autocompress.report.text import format_metric
 from autocompress.report.view import StudyView
 from autocompress.techniques.apply import Techniques
@@ -24,7 +26,7 @@ HINT = ("Savings are what the plan would lose without the technique, or without 
 def technique_heads(metric: Metric) -> tuple[str, ...]:
     """Headings of `technique_rows`; `metric` is the task's."""
     saved = (f"{title} saved" for title in METRICS.values())
-    return ("technique", "sites", *saved, metric.name, "alone saves", "note")
+    return ("technique", "sites", *saved, metric.words, "alone saves", "note")
 
 
 def technique_rows(found: Attribution, metric: Metric) -> list[tuple[str, ...]]:
@@ -77,7 +79,7 @@ def attribution_tables(view: StudyView) -> str:
                   for row in technique_rows(found, view.metric)]
     steps = [([(row[0], ""), (row[1], "name"), (row[2], ""), (row[3], "n"), (row[4], "n")], "")
              for row in step_rows(found, best.plan, view.layers, view.techniques)]
-    return "".join(text_table([head[0].upper() + head[1:] for head in heads], rows, numeric=0)
+    return "".join(text_table([escape(capitalised(head)) for head in heads], rows, numeric=0)
                    for heads, rows in ((technique_heads(view.metric), techniques), (STEP_HEADS, steps)))
 
 

@@ -25,3 +25,8 @@ def table_frame(heads: list[str], lines: list[str], numeric: set[int]) -> str:
     head = "".join(f'<th scope="col"{" class=n" if i in numeric else ""}>{text}</th>' for i, text in enumerate(heads))
     return (f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
             f'<tbody>{"".join(lines)}</tbody></table></div>')
+
+
+def capitalised(head: str) -> str:
+    """A heading with a capital letter in front, but for names such as mAP, which are written as they are."""
+    return head[:1].upper() + head[1:] if head[1:2].islower() else head

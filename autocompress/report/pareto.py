@@ -28,7 +28,7 @@ from autocompress.report.style import (
     metric_lines,
     rung_colour,
 )
-from autocompress.report.text import STATUSES, finite, format_metric, format_rung, title_of
+from autocompress.report.text import STATUSES, axis_title, finite, format_metric, format_rung, title_of
 from autocompress.report.view import StudyView
 
 # Costs against which the metric is drawn, with the title and the number format of the axis.
@@ -88,7 +88,7 @@ def pareto_figure(view: StudyView, x: str = "size_bytes") -> go.Figure:
     # few enough ticks that Plotly labels 1, 2, 5 of a decade and not all nine, which collide on a phone
     figure.update_xaxes(type="log", range=window.x, title=f"{x_title} (log scale)", tickformat=tick_format,
                         tickangle=0, nticks=5 if decades < 1 else min(6, int(decades / 0.31)))
-    figure.update_yaxes(range=window.y, title=html.escape(view.metric.heading),
+    figure.update_yaxes(range=window.y, title=html.escape(axis_title(view.metric)),
                         ticksuffix=html.escape(view.metric.suffix))
     figure.update_layout(
         legend={"orientation": "h", "y": -0.2, "x": 0, "yanchor": "top"},

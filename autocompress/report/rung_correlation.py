@@ -8,7 +8,7 @@ import math
 import msgspec
 import pandas as pd
 
-from autocompress.report.markup import text_table
+from autocompress.report.markup import capitalised, text_table
 from autocompress.report.text import format_rung
 from autocompress.report.view import StudyView
 
@@ -63,7 +63,7 @@ def agreement_table(view: StudyView) -> str:
     if not found.candidates:
         return '<p class="hint">No candidate was scored.</p>'
     rows = [([(row[0], ""), *((cell, "n") for cell in row[1:])], "") for row in agreement_rows(found)]
-    return text_table([head[0].upper() + head[1:] for head in agreement_heads(found)], rows, numeric=0)
+    return text_table([*map(capitalised, agreement_heads(found))], rows, numeric=0)
 
 
 def _scores(view: StudyView) -> dict[str, dict[int, float]]:

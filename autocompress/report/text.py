@@ -34,6 +34,11 @@ def titles(metric: Metric) -> dict[str, str]:
     return {**{each.name: each.heading for each in metric.every}, **TITLES, metric.finer: metric.finer_heading}
 
 
+def axis_title(metric: Metric) -> str:
+    """The metric's heading beside an axis, with its direction where that is not upwards."""
+    return metric.heading if metric.higher_is_better else f"{metric.heading}, less is better"
+
+
 def finer_of(metric: Metric) -> str:
     """The finer metric within a sentence."""
     return metric.finer_heading.lower()

@@ -188,10 +188,12 @@ class Evaluator:
 
     def _scored(self, runtime: Runtime, samples: int | None) -> Metrics:
         """The task's metrics of a candidate's file on the validation split, or a part of it, with its divergence where
-        that tells files apart. TrialError where the task cannot score it: it could score the original."""
+        that tells files apart. TrialError where the task cannot score it, InputError where it cannot score the
+        original either."""
         try:
             score, answers = self._compared(runtime, samples)
         except InputError as error:
+            self._original_on(samples)
             raise TrialError(str(error)) from error
         metrics = score.metrics | self._part(samples)
         if self._told_apart:

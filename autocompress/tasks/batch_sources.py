@@ -44,15 +44,20 @@ def batches_of(given: Any, name: str, view: int = 0) -> Generator[Any, None, Non
             except AutocompressError:
                 raise
             except Exception as error:  # the user's code: anything can come
-                first = next(iter(str(error).splitlines()), "no message")
                 raise InputError(f"the {name} split must give all its batches, but batch {number} raised "
-                                 f"{type(error).__name__}: {first}") from error
+                                 f"{_told(error)}") from error
             yield batch
 
 
 def is_endless(given: Any, samples: int) -> bool:
     """Whether so many samples are more than an iterable without a length is believed to hold."""
-    return samples > MOST_SAMPLES and not hasattr(given, "__len__")
+    if samples <= MOST_SAMPLES:
+        return False
+    try:
+        len(given)
+    except TypeError:  # a DataLoader has the method, but raises where its dataset has no length
+        return True
+    return False
 
 
 def endless(name: str) -> InputError:
@@ -97,6 +102,14 @@ def _stream(given: Any, name: str) -> Iterator[Any]:
     hint = f", in which {', '.join(odd)}: give what is no array by a Dataset of samples" if odd else ""
     raise InputError(f"the {name} split must be batches, a Dataset, a DataLoader or arrays with a row for each sample, "
                      f"but is {type(given).__name__}{hint}")
+
+
+def _told(error: Exception) -> str:
+    """The type and the message of an error, of one line; those of the error in a worker of a DataLoader are the last
+    line of the traceback that torch gives back as the message."""
+    lines = str(error).strip().splitlines() or ["no message"]
+    inside = lines[0].startswith(f"Caught {type(error).__name__} in DataLoader worker")
+    return lines[-1] if inside else f"{type(error).__name__}: {lines[0]}"
 
 
 def _in_order(loader: DataLoader[Any]) -> Iterable[Any]:

@@ -129,6 +129,9 @@ def _check_answers(model: nn.Module, inputs: Inputs, name: str) -> bool:
     if not isinstance(outputs, Tensor) and not [*outputs]:
         raise InputError("the model must return tensors, but returns none")
     for key, tensor in by_name(outputs).items():
+        if isinstance(inputs, NamedTensors) and key in inputs:
+            raise InputError(f"inputs and outputs of a file must have different names, but the model reads and puts "
+                             f"out {key!r}: give the output another one, such as {key}_out, in a module around it")
         if not tensor.dim() or len(tensor) != len(inputs):
             raise InputError(f"the model must answer {len(inputs)} samples of {name} with tensors whose first axis is "
                              f"the samples, but {key} has the shape {tuple(tensor.shape)}: leave out what is not of "

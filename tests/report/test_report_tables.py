@@ -159,3 +159,15 @@ def test_rank_share(view: StudyView, args: dict[str, int | str], rank: str, shar
     assert rows[name]["rank"] == rank
     assert rows[name]["rank_share"] == pytest.approx(share)
     assert rows["classifier"]["rank_share"] is None
+
+
+def test_metrics_are_called_by_their_titles_and_errors_say_their_direction() -> None:
+    from autocompress.core.metric import Metric
+    from autocompress.report.attribution_tables import technique_heads
+    from autocompress.report.markup import capitalised
+    from autocompress.report.text import axis_title
+
+    error, precision = Metric("mae", "m", False, "Mean absolute error"), Metric("map50", "%", title="mAP at IoU 0.5")
+    assert technique_heads(error)[-3] == "mean absolute error" and technique_heads(precision)[-3] == precision.title
+    assert [*map(capitalised, ("size saved", precision.title, ""))] == ["Size saved", precision.title, ""]
+    assert axis_title(error) == "Mean absolute error, less is better" and axis_title(precision) == precision.title

@@ -28,6 +28,13 @@ class Net(nn.Module):
         return self.head(self.body(x).relu())
 
 
+class Stateful(Net):
+    """A state goes in and out under one name."""
+
+    def forward(self, x: Tensor, state: Tensor) -> Any:
+        return {"scores": super().forward(x + state), "state": state + x}
+
+
 class Masked(nn.Module):
     """Scores of tokens with a mask."""
 
@@ -77,6 +84,12 @@ def test_metrics_that_cannot_be_computed(metric: Any, message: str, monkeypatch:
     labels = Y[:, None].expand(60, 5) if metric == "miou" else Y
     with pytest.raises(InputError, match=message):
         search(autocompress.Task(train=(X, labels), metric=metric), out=tmp_path / "study")
+
+
+def test_a_metric_that_cannot_be_computed_is_bad_input_of_a_plan_too() -> None:
+    traced = autocompress.trace(Net().eval(), task=autocompress.Task(train=(X, Y), metric=raises))
+    with pytest.raises(InputError, match="raised ZeroDivisionError"):
+        traced.evaluate(autocompress.Plan())
 
 
 def test_labels_that_are_no_class(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -131,6 +144,7 @@ def test_keep_must_name_a_module(tmp_path: Path) -> None:
     (lambda: autocompress.Task(train={"input_ids": Y[:, None].expand(60, 7),
                                       "attention_mask": (torch.arange(60)[:, None] > torch.arange(7)).long()}), Masked,
      "attention_mask must be usable for every sample, but for 1 of the .* split it is 0 everywhere"),
+    (lambda: autocompress.Task(train={"x": X, "state": X}), Stateful, "reads and puts out 'state': give the output"),
     (lambda: autocompress.Task(train=(torch.where(X > 2, torch.nan, X), Y)), Net, "is NaN or infinite"),
     (lambda: autocompress.Task(train=X, outputs={"boxes": "classes"}), Net, "puts out .* output, but name boxes"),
     (lambda: autocompress.Task(train=X, outputs={"output": "classes"}, weights={"boxes": 1}), Net, "'boxes'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import random
 from collections.abc import Iterator
@@ -221,14 +222,23 @@ def test_a_split_that_raises_in_the_middle_is_said() -> None:
         read(Broken())
 
 
-def test_a_split_that_does_not_end_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    import itertools
+def test_what_raised_in_a_worker_of_a_loader_is_said() -> None:
+    with pytest.raises(InputError, match="batch 2 raised OSError: the disk is gone"):
+        read(DataLoader(Broken(), batch_size=64, num_workers=1))
 
+
+class Endless(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        return itertools.repeat((X[0], 0))
+
+
+@pytest.mark.parametrize("given", [itertools.repeat((X, Y)), DataLoader(Endless(), batch_size=64)])
+def test_a_split_that_does_not_end_is_bounded(given: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import autocompress
 
     monkeypatch.setattr(batch_sources, "MOST_SAMPLES", 1000)
     with pytest.raises(InputError, match="must end, but gave more than 1,000 samples"):
-        autocompress.Task(train=itertools.repeat((X, Y)))
+        autocompress.Task(train=given)
 
 
 @pytest.mark.parametrize(("given", "sizes"), [

@@ -39,7 +39,8 @@ def matched(predictions: Any, targets: Any) -> np.ndarray:
 
     Args:
         predictions: for each picture a mapping of `boxes` `(K, 4)`, `scores` `(K,)` and, of several classes, `labels`
-            `(K,)`; or one mapping of arrays `(N, K, …)`, in which labels below 0 or scores of 0 are padding.
+            `(K,)`, or a tuple of these three; or one mapping of arrays `(N, K, …)`, in which labels below 0 or scores
+            of 0 are padding.
         targets: the same without scores; beside them perhaps `ignored` `(K,)`: boxes that do not count, nor does a
             detection that lies in one and is not right, as COCO has it of crowds.
 
@@ -66,16 +67,36 @@ def pictures(value: Any, what: str, scored: bool) -> list[dict[str, np.ndarray]]
                              f"{what}=a function that makes them)")
         value = [{key: value[key][row] for key in (*keys, "labels") if key in value}
                  for row in range(len(value["boxes"]))]
-    if not isinstance(value, Sequence) or not all(isinstance(each, Mapping) and "boxes" in each for each in value):
-        raise InputError(f"{what} must be a list with a mapping of boxes for each picture, but are "
+    if not isinstance(value, Sequence):
+        raise InputError(f"{what} must be a list with the {_listed(keys)} of each picture, but are "
                          f"{type(value).__name__}: give autocompress.metric('map', {what}=a function that makes them)")
-    return [_picture(each, what, scored) for each in value]
+    return [_picture(_by_name(each, what, keys), what, scored) for each in value]
+
+
+def _by_name(given: Any, what: str, keys: tuple[str, ...]) -> Mapping[str, Any]:
+    """What is given of one picture as a mapping: it may be a tuple of boxes, scores where there are any, and labels."""
+    if isinstance(given, tuple | list) and len(given) in (len(keys), len(keys) + 1):
+        given = dict(zip((*keys, "labels"), given, strict=False))
+    if not isinstance(given, Mapping) or "boxes" not in given:
+        told = f"a mapping of {', '.join(map(str, given))}" if isinstance(given, Mapping) else type(given).__name__
+        raise InputError(f"{what} must be a list with the {_listed(keys)} of each picture, as a mapping or a tuple, "
+                         f"but of a picture are {told}: give autocompress.metric('map', {what}=a function that makes "
+                         "them)")
+    return given
+
+
+def _listed(keys: tuple[str, ...]) -> str:
+    return f"{', '.join(keys)} and labels"
 
 
 def _picture(given: Mapping[str, Any], what: str, scored: bool) -> dict[str, np.ndarray]:
     boxes = as_array(given["boxes"], f"{what}: boxes").astype(np.float64).reshape(-1, 4)
     labels = as_array(given["labels"], f"{what}: labels").astype(np.int64).reshape(-1) if "labels" in given else \
         np.zeros(len(boxes), np.int64)
+    if not scored and not (boxes[:, :2] <= boxes[:, 2:]).all():  # not of a number either
+        wrong = boxes[~(boxes[:, :2] <= boxes[:, 2:]).all(1)][0]
+        raise InputError(f"{what} must be boxes (x0, y0, x1, y1) with x0 ≤ x1 and y0 ≤ y1, but one is "
+                         f"({', '.join(f'{side:g}' for side in wrong)})")
     columns = {"boxes": boxes, "labels": labels, "ignored": np.zeros(len(boxes), bool)}
     if "ignored" in given:
         columns["ignored"] = as_array(given["ignored"], f"{what}: ignored").astype(bool).reshape(-1)

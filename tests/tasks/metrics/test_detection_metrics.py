@@ -64,12 +64,21 @@ def test_padded_arrays_and_lists_are_the_same() -> None:
     ([found(BOX, scores=[0.9, 0.8])], [true(BOX)], "as many labels and scores"),
     ([true(BOX)], [true(BOX)], "must have scores"),
     ([found(BOX, scores=[0.9])], [true(BOX), true(BOX)], "same pictures"),
-    (np.zeros((2, 4)), [true(BOX)], "list with a mapping of boxes"),
+    (np.zeros((2, 4)), [true(BOX)], "list with the boxes, scores and labels of each picture, but are ndarray"),
+    ([np.zeros((2, 4))], [true(BOX)], "as a mapping or a tuple, but of a picture are ndarray"),
+    ([found(BOX, scores=[0.9])], [true([10, 0, 0, 10])], r"with x0 ≤ x1 and y0 ≤ y1, but one is \(10, 0, 0, 10\)"),
+    ([found(BOX, scores=[0.9])], [true([0, 0, np.nan, 10])], r"but one is \(0, 0, nan, 10\)"),
     ({"maps": np.zeros((2, 4))}, [true(BOX)], "function that makes them"),
 ])
 def test_boxes_that_are_none_are_refused(predictions: Any, targets: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         matched(predictions, targets)
+
+
+def test_boxes_may_be_tuples() -> None:
+    given, wanted = found(BOX, FAR, scores=[0.9, 0.8], labels=[0, 1]), true(BOX, FAR, labels=[1, 1])
+    rows = matched([(given["boxes"], given["scores"], given["labels"])], [(wanted["boxes"], wanted["labels"])])
+    assert average_precision_50(rows) == average_precision_50(matched([given], [wanted]))
 
 
 def test_it_is_what_pycocotools_computes() -> None:
