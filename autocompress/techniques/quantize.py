@@ -9,7 +9,7 @@ stored in integers but computed with in float.
 
 Further args, left out where they are the default:
 * `grid`: "linear"; "codebook", the levels of a layer fitted to its weights (2 to 6 bits); "pow2", signed powers of
-  two (2 to 4 bits).
+  two (2 to 4 bits); "whole", evenly spaced with zero among the levels, as kernels for 4-bit weights want them (3, 4).
 * `group`: that many weights of a row share a scale, instead of the whole row. With float activations only: integer
   kernels know one scale per channel.
 * `rounding`: "gptq", each error made up for by the weights that follow; "nearest"; or "adaround", up or
@@ -51,8 +51,8 @@ WEIGHT_BITS = (1, 2, 3, 4, 5, 6, 7, 8, 16, 32)
 KINDS = ("conv", "linear", "embedding", "recurrent")
 ACTIVATION_BITS = (8, 16, 32)
 # Widths of each grid: one bit is two levels however they are placed; where levels are many, even ones are as good, and
-# further powers of two too small to matter.
-GRIDS = {"linear": (1, 2, 3, 4, 5, 6, 7, 8), "codebook": (2, 3, 4, 5, 6), "pow2": (2, 3, 4)}
+# further powers of two too small to matter; from 7 bits on linear levels are whole numbers.
+GRIDS = {"linear": (1, 2, 3, 4, 5, 6, 7, 8), "codebook": (2, 3, 4, 5, 6), "pow2": (2, 3, 4), "whole": (3, 4)}
 # What else a step may say beside its widths; the first of each is the default and is left out of `args`.
 SETTINGS: dict[str, tuple[Scalar, ...]] = {
     "grid": tuple(GRIDS), "group": (0, 32, 64, 128), "rounding": ("gptq", "nearest", "adaround"),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from autocompress.backend.network.checkpoint import encode_weights, load_weights
 from autocompress.backend.network.fold import fold_norms
-from autocompress.backend.network.grids import _cluster, codebook_levels, nearest, power_levels
+from autocompress.backend.network.grids import _cluster, codebook_levels, nearest, power_levels, whole_levels
 from autocompress.backend.network.quantized_weight import QuantizedWeight, per_channel, quantize_weight
 from autocompress.backend.quantize.gptq import round_gptq
 from autocompress.backend.training.distill import Recipe, distill
@@ -23,7 +23,8 @@ from autocompress.formats.onnx.runtime import Runtime
 from autocompress.testing.exporters import integers, structure
 from autocompress.testing.techniques import outputs, trained_workbench, workbench
 
-UNEVEN = [("codebook", bits) for bits in (2, 3, 4, 5, 6)] + [("pow2", bits) for bits in (2, 3, 4)]
+UNEVEN = [("codebook", bits) for bits in (2, 3, 4, 5, 6)] + [("pow2", bits) for bits in (2, 3, 4)] \
+    + [("whole", bits) for bits in (3, 4)]
 
 
 def _heavy_tailed(*shape: int, seed: int = 0) -> Tensor:
@@ -54,6 +55,10 @@ def test_the_smallest_power_is_zero_only_where_the_largest_would_not_fit() -> No
     assert power_levels(2).tolist() == [-2, -1, 1, 2]
     assert power_levels(3).tolist() == [-8, -4, -2, -1, 1, 2, 4, 8]
     assert power_levels(4).tolist()[8:] == [0, 1, 2, 4, 8, 16, 32, 64]
+
+
+def test_whole_numbers_have_zero_among_them() -> None:
+    assert whole_levels(3).tolist() == [-3, -2, -1, 0, 0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 5])

@@ -12,6 +12,7 @@ from autocompress.backend.network.compressed import Compressed
 from autocompress.backend.network.fold import fold_norms
 from autocompress.core.plan import Plan
 from autocompress.errors import TrialError
+from autocompress.estimate import estimate
 from autocompress.formats.base import INPUT, OUTPUT, WritableNetwork
 from autocompress.formats.tflite.format import FORMAT
 from autocompress.formats.tflite.rules import lower
@@ -19,7 +20,7 @@ from autocompress.formats.tflite.trace import trace
 from autocompress.study.workbench import Workbench
 from autocompress.testing.exporters import integers
 from autocompress.testing.format_contract import FormatContract
-from autocompress.testing.techniques import workbench
+from autocompress.testing.techniques import outputs, workbench
 
 
 def stored_weights(data: bytes) -> list[np.ndarray]:
@@ -108,6 +109,21 @@ def test_all_integers_means_integer_inputs_and_outputs() -> None:
         tflite.TensorType.INT8}
     kinds = {model.OperatorCodes(i).BuiltinCode() for i in range(model.OperatorCodesLength())}
     assert not kinds & {tflite.BuiltinOperator.QUANTIZE, tflite.BuiltinOperator.DEQUANTIZE}
+
+
+def test_four_bits_are_stored_in_four_bits_and_run() -> None:
+    bench = workbench("flattened", FORMAT)
+    plan = integers(bench, (4,), 8, grid="whole")
+    compressed = bench.network.compressor.compress(plan)
+    data = bench.network.write(compressed).data
+    whole = bench.network.write(bench.network.compressor.compress(integers(bench, (8,), 8))).data
+    weights = sum(layer.params for layer in bench.network.table.layers)
+    assert len(whole) - len(data) == pytest.approx(weights / 2, rel=0.1)
+    answers = FORMAT.open(data).run({INPUT: bench.network.calibration.numpy()})[OUTPUT]
+    expected = outputs(compressed.model, bench.network.calibration).numpy()
+    assert np.corrcoef(answers.ravel(), expected.ravel())[0, 1] > 0.999
+    predicted = estimate(bench.network.table, plan, bench.evaluator.profile, FORMAT)
+    assert predicted["size_bytes"] == pytest.approx(len(data), rel=0.01)
 
 
 @pytest.mark.parametrize(("network", "example", "operation"), [

@@ -8,8 +8,11 @@ from autocompress.core.plan import Step
 from autocompress.errors import TrialError
 from autocompress.formats.running import on_device
 from autocompress.formats.table import format_named
+from autocompress.formats.tflite.rules import lower
+from autocompress.formats.tflite.trace import trace
 from autocompress.formats.vela.compiler import compile_file
 from autocompress.formats.vela.format import U55_128, U65_256, U85_256, VelaFormat
+from autocompress.formats.vela.pooling import with_pooled_means
 from autocompress.hardware.profile import load_profile
 from autocompress.study.workbench import Workbench
 from autocompress.testing.exporters import integers
@@ -71,3 +74,11 @@ def test_an_evaluation_counts_what_the_compiler_tells() -> None:
         "size_bytes": compiled.flash_bytes, "peak_memory_bytes": compiled.ram_bytes,
         "latency_ms": 1e3 * compiled.seconds}
     assert {evaluation.sources[name] for name in ("size_bytes", "peak_memory_bytes", "latency_ms")} == {"compiled"}
+
+
+def test_means_over_places_are_pooled() -> None:
+    graph = lower(trace(NETWORKS["separable"].make(), NETWORKS["separable"].data().train.inputs[:2]))
+    assert [operation.kind for operation in graph.operations].count("MEAN") == 1
+    with_pooled_means(graph)
+    kinds = [operation.kind for operation in graph.operations]
+    assert "MEAN" not in kinds and kinds.count("AVERAGE_POOL_2D") == 1

@@ -1,4 +1,4 @@
-"""Non-uniform quantisation grids: powers of two, and codebooks fitted to a layer's weights by k-means.
+"""Quantisation grids that are tables: powers of two, whole numbers, and codebooks fitted to a layer's weights.
 
 Every grid is a table of int8 levels, symmetric about zero, that a scale per output channel multiplies. So the same
 integer kernels run, the factor of a norm moves into the scales, and a negative one into the signs. Rounding a
@@ -6,7 +6,7 @@ codebook's entries to integers costs little beside the distance between 2**bits 
 
 Sources: Han et al., "Deep Compression" (ICLR 2016), for weight sharing; Wang & Song, "Ckmeans.1d.dp" (The R Journal,
 2011), for k-means in one dimension, which dynamic programming solves exactly; Zhou et al., "Incremental Network
-Quantization" (ICLR 2017), for powers of two.
+Quantization" (ICLR 2017), for powers of two. Whole numbers are what kernels for 4-bit weights read.
 """
 
 from __future__ import annotations
@@ -30,6 +30,11 @@ def power_levels(bits: int) -> Tensor:
     count = 2 ** (bits - 1)
     powers = [0, *(2**i for i in range(count - 1))] if count > 7 else [2**i for i in range(count)]
     return _mirrored(torch.tensor(powers))
+
+
+def whole_levels(bits: int) -> Tensor:
+    """Return evenly spaced whole numbers with zero among them, int8 `(2**bits,)`, ascending: zero is there twice."""
+    return _mirrored(torch.arange(2 ** (bits - 1)))
 
 
 def codebook_levels(rows: Tensor, importance: Tensor, bits: int, top: int) -> Tensor:

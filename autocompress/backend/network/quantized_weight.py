@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autocompress.backend.network.grids import codebook_levels, nearest, ordinary_unit, power_levels
+from autocompress.backend.network.grids import codebook_levels, nearest, ordinary_unit, power_levels, whole_levels
 from autocompress.techniques.quantize import LARGEST_LEVEL
 
 
@@ -120,7 +120,7 @@ def quantize_weight(weight: Tensor, bits: int, grid: str = "linear", group: int 
     Args:
         weight: The float weight `(C, …)`.
         bits: The bit-width.
-        grid: `linear`, `pow2` or `codebook`.
+        grid: `linear`, `pow2`, `whole` or `codebook`.
         group: The number of weights of a row that share a scale; 0 for whole rows.
         importance: Second moments `(groups, d, d)` of the input, which weigh the errors that a codebook is fitted to.
         kept: Bool, of the weight's shape. Where it is False the level is zero, which is not on the grid below 7 bits.
@@ -141,6 +141,8 @@ def quantize_weight(weight: Tensor, bits: int, grid: str = "linear", group: int 
     table = None
     if grid == "pow2":
         table = power_levels(bits)
+    elif grid == "whole":
+        table = whole_levels(bits)
     elif grid == "codebook":
         error_weights = torch.ones_like(flat) if importance is None else _of_columns(importance, flat)
         table = codebook_levels(rows, F.pad(error_weights * inside, (0, padding)).reshape(rows.shape), bits,

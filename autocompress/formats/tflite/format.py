@@ -58,11 +58,20 @@ class TfliteFormat(Format):
 
 
 def written(prepared: Example, network: WritableNetwork, narrow: Callable[[Graph], None],
-            bias_scales: bool = True) -> Written:
-    """Lower a network and put the integers of its plan in; `narrow` stores weights of fewer than 8 bits in the way of a
-    runtime."""
+            bias_scales: bool = True, suited: Callable[[Graph], None] | None = None) -> Written:
+    """Lower a network and put the integers of its plan in.
+
+    Args:
+        prepared: one sample with which the network is traced.
+        network: what the file is to hold.
+        narrow: stores weights of fewer than 8 bits in the way of a runtime.
+        bias_scales: whether biases have their scales in the file.
+        suited: replaces operations of the float graph by those that suit a runtime.
+    """
     traced = trace(network.model, prepared)
     graph = lower(traced)
+    if suited is not None:
+        suited(graph)
     if not (network.integers or network.halves):
         return Written(file_of(graph))
     quantizer = Quantizer(graph, network, bias_scales)

@@ -11,6 +11,7 @@ from autocompress.formats.base import WritableNetwork, Written
 from autocompress.formats.tflite.format import TfliteFormat, written
 from autocompress.formats.tflite.trace import Example
 from autocompress.formats.vela.compiler import Accelerator
+from autocompress.formats.vela.pooling import with_pooled_means
 from autocompress.formats.vela.runtime import VelaRuntime
 
 
@@ -42,7 +43,7 @@ class VelaFormat(TfliteFormat):
 
     def write(self, prepared: Example, network: WritableNetwork, threads: int = 1) -> Written:
         """Lower the network and put the integers of the plan in."""
-        return written(prepared, network, lambda graph: None)
+        return written(prepared, network, lambda graph: None, suited=with_pooled_means)
 
     def open(self, data: bytes, threads: int = 1) -> VelaRuntime:
         """Load a file in LiteRT; it is compiled when its figures are asked for."""
