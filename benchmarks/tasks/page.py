@@ -83,6 +83,10 @@ def page(rows: Sequence[dict[str, Any]], subjects: Sequence[Subject]) -> str:
     lines += shortfalls(rows, named) or ["* nothing."]
     odd = [f"* {row['network']} at {row['share']:g}: {row['int8_failure']}" for row in rows if row["int8_failure"]]
     lines += ["", "int8 could not be made:", "", *odd] if odd else []
+    ahead = [f"{row['network']} at {row['share']:g}" for row in rows if "ours" in row and "int8" in row
+             and gain(row, "int8", named[row["network"]]) > row["float"]["error"]]
+    lines += ["", "Differences of less than a standard error tell nothing. By more than that ours is ahead of int8 in: "
+              f"{', '.join(ahead) or 'no row; it is smaller, and as good as can be told'}."]
     untrained = [f"{row['network']} at {row['share']:g}" for row in rows
                  if any(warning["code"] == "search-fell-short" for warning in row.get("warnings", []))]
     lines += ["", f"The time ended before any file was trained: {', '.join(untrained)}."] if untrained else []

