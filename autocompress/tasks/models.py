@@ -94,6 +94,9 @@ def load_network(spec: str | nn.Module, task: Task, *, weights: Path | None = No
     if isinstance(spec, str) and not is_factory(spec):
         raise InputError("model must be an nn.Module or path/to/file.py:factory where a task is given, but got "
                          f"{spec!r}")
+    if not callable(getattr(task, "inputs", None)):
+        raise InputError("task must be an autocompress.Task, or have the members of autocompress.tasks.base.Task, but "
+                         f"is {type(task).__name__}: a function that --task names must return it")
     given = built_network(spec, trust_code=trust_code) if isinstance(spec, str) else spec
     inner = unwrapped(given)
     name = Path(spec.rpartition(":")[0]).stem if isinstance(spec, str) else type(inner).__name__

@@ -123,6 +123,11 @@ def test_arguments_that_are_none(options: Any, message: str) -> None:
         autocompress.Task(train={"x": X, "y": Y}, **options)
 
 
+def test_a_task_is_an_object_of_ours_or_like_it() -> None:
+    with pytest.raises(InputError, match=r"task must be an autocompress\.Task, .* but is NoneType"):
+        load_network(Net().eval(), None)  # type: ignore[arg-type]
+
+
 def test_a_loss_needs_samples_that_can_be_mixed() -> None:
     boxes = [{"x": X, "boxes": torch.rand(i, 6)} for i in (3, 5)]
     with pytest.raises(InputError, match=r"none can be taken out of a tensor of float32 with 2 axes at .boxes"):

@@ -111,6 +111,10 @@ def open_masks(spec: SourceSpec, context: SourceContext) -> Source:
     if masks is not None and values <= {ignore}:
         raise InputError(f"{masks}: masks must hold class numbers, but every pixel is {ignore}, which does not count: "
                          "say another value with ?ignore=")
+    if masks is not None and not binary and len(values - {ignore}) < 2 and "classes" not in spec.options:
+        raise InputError(f"{masks}: masks must hold two classes or more, but every pixel that counts is "
+                         f"{min(values - {ignore})}: nothing can be told by them; say how many classes there are with "
+                         "?classes= where others are rare")
     fit = fit_for(spec, context.preparation, sizes, name)
     mean, std = normalisation(context.preparation)
     meaning = "0 and 255 are two classes" if binary else f"{classes} classes, {ignore} is not counted"

@@ -106,3 +106,11 @@ def test_what_is_asked_for_and_cannot_be(masked: Folders) -> None:
         open_source("masks:a,b,c", SourceContext())
     with pytest.raises(InputError, match="there is no folder"):
         open_source("masks:nowhere", SourceContext())
+
+
+def test_masks_of_one_class_tell_nothing(masked: Folders) -> None:
+    for path in masked[1].glob("*.png"):
+        write_picture(path, np.zeros((8, 10), np.uint8))
+    with pytest.raises(InputError, match="two classes or more, but every pixel that counts is 0"):
+        opened(masked)
+    assert opened(masked, "?classes=3").classes == 3  # type: ignore[attr-defined]
