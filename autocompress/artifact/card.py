@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from autocompress.artifact import card_sections as sections
 from autocompress.core.metric import Metric
 from autocompress.quantities import format_bytes, format_milliseconds
 from autocompress.techniques.decompose import DECOMPOSE
@@ -26,18 +27,27 @@ class Running(NamedTuple):
     snippet: Callable[[str, Mapping[str, str], Sequence[str]], str]
 
 
-def model_card(manifest: dict[str, Any], data: str, running: Running, metric: Metric) -> str:
-    """Write in Markdown what the file is, what was verified, and a snippet that runs it.
+def model_card(manifest: dict[str, Any], data: str, running: Running, metric: Metric, encrypted: bool = False) -> str:
+    """Write in Markdown what the file is, what was verified, who pays for it, and snippets that run it.
 
     Args:
         manifest: the facts of the artefact.
         data: the name of the data set.
         running: how the file is run.
         metric: of the task.
+        encrypted: whether the file lies encrypted, so that autocompress alone runs it.
     """
-    facts, inputs = manifest["verified"], manifest.get("inputs") or [manifest["input"]]
-    model = manifest["model"]
-    steps = manifest["plan"]["steps"]
+    quality = manifest.get("quality") or {}
+    parts = [_figures(manifest, data, running, metric), sections.by_class(quality),
+             sections.robustness(quality, metric), sections.attribution(manifest.get("attribution"), metric),
+             "" if encrypted else _snippet(manifest, running), sections.use(encrypted),
+             sections.words(manifest.get("licence", ""), manifest.get("intended_use", ""))]
+    return "".join(parts)
+
+
+def _done(plan: dict[str, Any]) -> str:
+    """What a plan does, counted."""
+    steps = plan["steps"]
     bits = Counter(step["args"]["weight_bits"] for step in steps if step["technique"] == QUANTIZE.name)
     pruned = sum(step["technique"] == PRUNE.name for step in steps)
     factored = Counter(step["args"]["method"] for step in steps if step["technique"] == DECOMPOSE.name)
@@ -50,13 +60,11 @@ def model_card(manifest: dict[str, Any], data: str, running: Running, metric: Me
     done += [f"{n} layers factored by {method}" for method, n in sorted(factored.items())]
     done += [f"{sparse} layers with single weights taken out"] if sparse else []
     done += [f"{n} layers with {b}-bit weights" for b, n in sorted(bits.items())]
-    outputs = manifest.get("outputs") or [manifest["output"]]
-    answers = [_variable(one, alone=len(outputs) == 1) for one in outputs]
-    feed = {one["name"]: one["name"] if len(inputs) > 1 else "inputs" for one in inputs}
-    prepared = "\n".join(_prepared(one, feed[one["name"]]) for one in inputs)
-    described = "; ".join(f"{one['meaning']}, ({', '.join(map(str, one['shape']))})" for one in outputs)
-    answer = "\n".join(f"print({name}.argmax(axis=1))" if name in ("scores", "probabilities") else f"print({name})"
-                       for name in answers)
+    return ", ".join(done) or "nothing changed"
+
+
+def _figures(manifest: dict[str, Any], data: str, running: Running, metric: Metric) -> str:
+    facts, memory = manifest["verified"], manifest.get("peak_memory")
     rows = [
         f"| {what} | {show(facts[f'baseline_{key}'])} | {show(facts[key])} |" for what, key, show in (
             *((f"{each.words} on the test split of {data}", each.name, each.format) for each in metric.every),
@@ -69,14 +77,18 @@ def model_card(manifest: dict[str, Any], data: str, running: Running, metric: Me
     estimates = [device for device, of in elsewhere.items() if of["source"] == "estimated"]
     rows += [f"| latency on {device}, {of['source']} | {format_milliseconds(of['baseline_ms'])} | "
              f"{format_milliseconds(of['ms'])} |" for device, of in elsewhere.items()]
+    if memory:
+        rows.append(f"| peak memory of activations, {memory['source']} | {format_bytes(memory['baseline_bytes'])} | "
+                    f"{format_bytes(memory['bytes'])} |")
     names = ", ".join(f"`{device}`" for device in devices)
-    figures = "All figures but estimates" if estimates else "All figures"
+    is_estimated = estimates or (memory and memory["source"] == "estimated")
+    figures = "All figures but estimates" if is_estimated else "All figures"
     original = f"of what `{running.converter}` makes of it" if running.converter else "written in the same format"
     same = "" if not manifest.get("saturation", {}).get("integer_layers") else (
         " No integer kernel can saturate on these weights:\nCPUs without dot-product instructions answer as others do.")
     return f"""# {manifest["study"]}, trial {manifest["trial"]}
 
-Compressed by autocompress for {names}: {", ".join(done) or "nothing changed"}.
+Compressed by autocompress for {names}: {_done(manifest["plan"])}.
 
 | | original | this file |
 |---|---|---|
@@ -84,7 +96,20 @@ Compressed by autocompress for {names}: {", ".join(done) or "nothing changed"}.
 
 {figures} are of the files themselves, run in {running.runtime}; of the original, {original}.
 {_speed(facts)}`manifest.json` has the plan, the receipts, the hashes and the versions.{same}
+"""
 
+
+def _snippet(manifest: dict[str, Any], running: Running) -> str:
+    """Lines that run the file without autocompress."""
+    inputs = manifest.get("inputs") or [manifest["input"]]
+    outputs = manifest.get("outputs") or [manifest["output"]]
+    answers = [_variable(one, alone=len(outputs) == 1) for one in outputs]
+    feed = {one["name"]: one["name"] if len(inputs) > 1 else "inputs" for one in inputs}
+    prepared = "\n".join(_prepared(one, feed[one["name"]]) for one in inputs)
+    described = "; ".join(f"{one['meaning']}, ({', '.join(map(str, one['shape']))})" for one in outputs)
+    answer = "\n".join(f"print({name}.argmax(axis=1))" if name in ("scores", "probabilities") else f"print({name})"
+                       for name in answers)
+    return f"""
 ## Run it
 
 ```python
@@ -92,7 +117,7 @@ import numpy as np
 
 {prepared}
 
-{running.snippet(model, feed, answers)}  # {described}
+{running.snippet(manifest["model"], feed, answers)}  # {described}
 {answer}
 ```
 """

@@ -10,8 +10,8 @@ from typing import Any
 
 from autocompress.artifact.encryption import SUFFIX, decrypted
 from autocompress.artifact.manifest import MANIFEST, MOST_BYTES, Manifest, parse
+from autocompress.artifact.options import Trust
 from autocompress.artifact.plain_file import plain_file
-from autocompress.artifact.protection import Trust
 from autocompress.artifact.signature import require_signature
 from autocompress.errors import InputError
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.artifact.manifest import CARD, MANIFEST, SCHEMA, SIGNATURE
-from autocompress.artifact.protection import Protection
+from autocompress.artifact.options import ExportOptions
 from autocompress.artifact.signature import signed
 from autocompress.core.files import set_aside, sha256_of, write_together
 from autocompress.errors import EnvironmentFault, InputError
@@ -33,7 +33,7 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def write_artifact(folder: Path, model: Mapping[str, bytes], manifest: dict[str, Any], card: str,
-                   protection: Protection | None = None) -> dict[str, bytes]:
+                   options: ExportOptions | None = None) -> dict[str, bytes]:
     """Write an artefact, each of its files whole or not at all. A file that was changed since it was written is set
     aside, with a warning.
 
@@ -42,7 +42,7 @@ def write_artifact(folder: Path, model: Mapping[str, bytes], manifest: dict[str,
         model: the files of the model, and its samples, by name.
         manifest: facts, to which the hashes of the other files are added.
         card: the text of README.md.
-        protection: who signs it, and the key under which the files of the model lie.
+        options: who signs it, and the key under which the files of the model lie.
 
     Returns:
         The files as they were written, by name.
@@ -51,8 +51,8 @@ def write_artifact(folder: Path, model: Mapping[str, bytes], manifest: dict[str,
         InputError: when the folder cannot be written, or holds files of these names that are no artefact.
         EnvironmentFault: when the disk gives out.
     """
-    folder, protection = Path(folder), protection or Protection()
-    model, hidden = protection.stored(model)
+    folder, options = Path(folder), options or ExportOptions()
+    model, hidden = options.stored(model)
     require_no_foreign(folder, model)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -64,8 +64,8 @@ def write_artifact(folder: Path, model: Mapping[str, bytes], manifest: dict[str,
     files[MANIFEST] = (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode()
     # The manifest goes first: files without one would be taken for somebody else's.
     files = {MANIFEST: files[MANIFEST], **files}
-    if protection.signer is not None:
-        files[SIGNATURE] = signed(files[MANIFEST], protection.signer)
+    if options.signer is not None:
+        files[SIGNATURE] = signed(files[MANIFEST], options.signer)
     try:
         for name in changed_files(folder):
             log.warning("%s was changed since it was written: kept as %s", folder / name, set_aside(folder / name).name)

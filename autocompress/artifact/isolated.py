@@ -45,6 +45,8 @@ class Answers:
     proved: dict[str, Any] = field(default_factory=dict)
     # Medians of one inference in milliseconds, by name of the metric; none where nothing was timed.
     latency: dict[str, float] = field(default_factory=dict)
+    # Bytes of flash on the device, where a compiler tells them.
+    flash_bytes: int | None = None
 
 
 def run_isolated(format_name: str, data: bytes, inputs: Mapping[str, np.ndarray], limits: Limits | None = None, *,
@@ -82,7 +84,7 @@ def run_isolated(format_name: str, data: bytes, inputs: Mapping[str, np.ndarray]
     answer, arrays = _understood(done.stdout)
     if "error" in answer:
         raise InputError(answer["error"])
-    return Answers(arrays, answer["proved"], answer["latency"])
+    return Answers(arrays, answer["proved"], answer["latency"], answer["flash_bytes"])
 
 
 def _ending(code: int, errors: bytes) -> str:
@@ -125,7 +127,7 @@ def _serve(message: bytes) -> bytes:
             latency = timing.time_files({FILE: runtime}, first, ROUNDS, TIMING_SECONDS)[FILE].metrics()
     except (AutocompressError, TrialError, MemoryError) as error:
         return _message({"error": str(error) or type(error).__name__}, {})
-    return _message({"proved": proved, "latency": latency}, outputs)
+    return _message({"proved": proved, "latency": latency, "flash_bytes": runtime.flash_bytes}, outputs)
 
 
 def _limit(memory_bytes: int, seconds: float) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from autocompress.artifact.contents import Contents, read_contents
 from autocompress.artifact.manifest import Manifest, TensorFacts
-from autocompress.artifact.protection import Trust
+from autocompress.artifact.options import Trust
 from autocompress.core.batch_sizes import rows_at_once
 from autocompress.errors import InputError, TrialError
 from autocompress.formats.table import reader_named
@@ -151,7 +151,8 @@ def load(folder: Path | str, threads: int = 1, *, key: Path | str | None = None,
 def _checked(name: str, values: np.ndarray, facts: TensorFacts) -> np.ndarray:
     expected = facts.shape[1:]
     fits = values.ndim == len(facts.shape) and all(
-        isinstance(size, str) or size == found for size, found in zip(expected, values.shape[1:], strict=True))
+        isinstance(size, str) or size == found or axis in facts.free_axes
+        for axis, (size, found) in enumerate(zip(expected, values.shape[1:], strict=True), 1))
     if not fits or not len(values):
         raise InputError(f"input {name!r} must have shape ({', '.join(map(str, facts.shape))}), with one sample or "
                          f"more, but has {values.shape}")

@@ -35,6 +35,7 @@ class TensorFacts(msgspec.Struct, kw_only=True):
     files: Annotated[dict[str, Any], Meta(description="How a user's file becomes those numbers, as values.")] = {}
     meaning: Annotated[str, Meta(description="Of an output: what its numbers are, in words.")] = ""
     classes: Annotated[list[str], Meta(description="Names of the classes of an output, in order.")] = []
+    free_axes: Annotated[list[int], Meta(description="Axes of an input that may have another size.")] = []
 
 
 class FileFacts(msgspec.Struct):
@@ -72,6 +73,25 @@ class Encryption(msgspec.Struct):
     files: Annotated[list[str], Meta(description="Names of the files as they were before.")]
 
 
+class Quality(msgspec.Struct):
+    """What one number does not tell of the file, on the test split, beside the original."""
+
+    classes: Annotated[list[dict[str, Any]], Meta(description=(
+        "Of a classifier: name, samples, and the share that the `original` and the `file` answer rightly."))] = []
+    calibration_error: Annotated[dict[str, float], Meta(description=(
+        "Of a classifier: expected calibration error of the `original` and of the `file`, in 15 bins."))] = {}
+    robustness: Annotated[dict[str, Any], Meta(description=(
+        "The `metric` of the `original` and the `file` on so many `samples`, in `rows` by `disturbance`."))] = {}
+
+
+class PeakMemory(msgspec.Struct):
+    """RAM that activations take on the primary device."""
+
+    bytes: float
+    baseline_bytes: Annotated[float, Meta(description="Of the original.")]
+    source: Annotated[str, Meta(description="`measured`, or `estimated`.")]
+
+
 class Machine(msgspec.Struct):
     """The machine that latencies were measured on."""
 
@@ -101,6 +121,12 @@ class Manifest(msgspec.Struct, kw_only=True):
     encrypted: Annotated[Encryption | None, Meta(description="What lies encrypted.")] = None
     machine: Annotated[Machine, Meta(description="The machine of the export.")] = msgspec.field(default_factory=Machine)
     latencies: Annotated[dict[str, DeviceLatency], Meta(description="Latency by device.")] = {}
+    peak_memory: Annotated[PeakMemory | None, Meta(description="Peak memory of activations.")] = None
+    quality: Annotated[Quality, Meta(description="By class, of probabilities, and on disturbed samples.")] = \
+        msgspec.field(default_factory=Quality)
+    attribution: Annotated[dict[str, Any] | None, Meta(description="What each technique and step bought.")] = None
+    licence: Annotated[str, Meta(description="The user's words (`export --licence`).")] = ""
+    intended_use: Annotated[str, Meta(description="The user's words (`export --intended-use`).")] = ""
     rung: Annotated[int, Meta(description="0 calibrated, 1 briefly distilled, 2 distilled, 3 averaged.")] = 0
     plan_fingerprint: str = ""
     plan: Annotated[dict[str, Any], Meta(description="The steps that made it, by names of the original's layers.")] = {}

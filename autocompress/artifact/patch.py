@@ -21,8 +21,8 @@ import msgspec
 
 from autocompress.artifact.contents import unchanged_file
 from autocompress.artifact.manifest import MANIFEST, MOST_BYTES, SIGNATURE, Manifest, is_plain, parse
+from autocompress.artifact.options import Trust
 from autocompress.artifact.plain_file import plain_file
-from autocompress.artifact.protection import Trust
 from autocompress.artifact.signature import check_signature
 from autocompress.artifact.tensor_delta import LEGAL_BITS, applied, difference
 from autocompress.core.files import write_folder

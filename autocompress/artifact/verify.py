@@ -13,8 +13,8 @@ from autocompress.artifact.contents import Contents, opened, unchanged_file
 from autocompress.artifact.isolated import Answers, Limits, run_isolated
 from autocompress.artifact.machine import this_machine
 from autocompress.artifact.manifest import MANIFEST, MOST_BYTES, SIGNATURE, Manifest, parse
+from autocompress.artifact.options import Trust
 from autocompress.artifact.plain_file import plain_file
-from autocompress.artifact.protection import Trust
 from autocompress.artifact.samples import deviation, unpack_samples
 from autocompress.artifact.signature import require_signature
 from autocompress.core.evaluation import LATENCY
@@ -78,16 +78,16 @@ def verify(folder: Path | str, limits: Limits | None = None, trust: Trust | None
         trust: who must have signed it, and the key of what is encrypted.
 
     Returns:
-        The checks: `manifest`, `signature`, `files`, `size`, `load` (with the format's static check), `agreement`,
+        The checks: `manifest`, `signature`, `files`, `load` (with the format's static check), `size`, `agreement`,
         `latency`. Where one fails that others need, those are missing.
     """
     found = Verification(Path(folder))
     contents = _contents(found, trust or Trust())
     if contents is None:
         return found
-    found.run("size", lambda: _size(contents))
     answers = _load(found, contents, limits)
     if answers is not None:
+        found.run("size", lambda: _size(contents, answers))
         found.run("agreement", lambda: _agreement(contents, answers))
         found.run("latency", lambda: _latency(contents.manifest, answers))
     return found
@@ -124,12 +124,12 @@ def _contents(found: Verification, trust: Trust) -> Contents | None:
     return found.contents
 
 
-def _size(contents: Contents) -> str:
-    promised, size = contents.manifest.verified.get("size_bytes"), len(contents.model)
+def _size(contents: Contents, answers: Answers) -> str:
+    promised, size = contents.manifest.verified.get("size_bytes"), answers.flash_bytes or len(contents.model)
     if promised != size:
         raise InputError(f"{contents.manifest.model} must have the {promised} bytes that its manifest was verified "
                          f"with, but has {size:,}")
-    return f"{size:,} bytes, as its manifest says"
+    return f"{size:,} bytes{' of flash' if answers.flash_bytes else ''}, as its manifest says"
 
 
 def _load(found: Verification, contents: Contents, limits: Limits | None) -> Answers | None:

@@ -39,7 +39,7 @@ def apply(study: str, trial: str, weights: str, out: str, data: str | None, rung
     does not keep the study's bounds.
     """
     from autocompress.artifact.folder import read_manifest, require_no_foreign
-    from autocompress.artifact.protection import Protection
+    from autocompress.artifact.options import ExportOptions
     from autocompress.cli.progress import progress
     from autocompress.cli.summary import print_facts
     from autocompress.quantities import parse_seconds
@@ -49,7 +49,7 @@ def apply(study: str, trial: str, weights: str, out: str, data: str | None, rung
 
     if not out:
         raise InputError("--out must not be empty")
-    protection = Protection.of(sign, encrypt)
+    options = ExportOptions.of(sign, encrypt)
     seconds = None if timeout is None else parse_seconds(timeout, "--timeout")
     check_stored(Path(study), trust_code, "applying a plan of it", ("weights", *(["data"] if data else [])))
     require_no_foreign(Path(out))
@@ -57,7 +57,7 @@ def apply(study: str, trial: str, weights: str, out: str, data: str | None, rung
     try:
         with locked(Path(study)), clean_stdout(), progress(quiet=False):
             applied = apply_plan(Path(study), trial, Path(weights), Path(out), data=data, rung=rung, seconds=seconds,
-                                 device=device, trust_code=trust_code, protection=protection)
+                                 device=device, trust_code=trust_code, options=options)
     finally:
         remove_empty(made)
     print_facts(read_manifest(Path(out))["verified"], applied.metric, [])

@@ -26,14 +26,17 @@ Examples:
 @click.option("--out", metavar="DIR", required=True, help="Folder for the file, manifest.json and README.md.")
 @click.option("--sign", metavar="KEYFILE", help="Sign it with this private Ed25519 key (PEM).")
 @click.option("--encrypt", metavar="KEYFILE", help="Encrypt its model and samples with this key of 32 bytes (AES-GCM).")
+@click.option("--licence", metavar="TEXT", default="", help="Its licence, for manifest and card.")
+@click.option("--intended-use", metavar="TEXT", default="", help="What it is meant for, for manifest and card.")
 @click.option("--trust-code", is_flag=True, help="Run the Python files that the study was made from.")
-def export(study: str, trial: str, out: str, sign: str | None, encrypt: str | None, trust_code: bool) -> None:
+def export(study: str, trial: str, out: str, sign: str | None, encrypt: str | None, licence: str,
+           intended_use: str, trust_code: bool) -> None:
     """Write the verified file of one trial of STUDY, the folder of a search.
 
     The network is rebuilt, written, and the file is run on the test split before the command says that it is done.
     """
     from autocompress.artifact.folder import read_manifest, require_no_foreign
-    from autocompress.artifact.protection import Protection
+    from autocompress.artifact.options import ExportOptions
     from autocompress.cli.progress import progress
     from autocompress.cli.summary import compare, print_facts
     from autocompress.study import open_study
@@ -44,13 +47,13 @@ def export(study: str, trial: str, out: str, sign: str | None, encrypt: str | No
         raise InputError("--out must not be empty")
     check_stored(Path(study), trust_code, "exporting")
     open_study(study).candidate(trial)  # a wrong number is said before the network is loaded
-    protection = Protection.of(sign, encrypt)
+    options = ExportOptions.of(sign, encrypt, licence, intended_use)
     require_no_foreign(Path(out))
     made = prepare_folder(Path(out))
     try:
         with locked(Path(study)), clean_stdout(), progress(quiet=False):
             result = open_study(study, load_network=True, trust_code=trust_code)
-            file, metric = result.ship(out, trial, protection), result.metric
+            file, metric = result.ship(out, trial, options), result.metric
     finally:
         remove_empty(made)
     manifest = read_manifest(Path(out))

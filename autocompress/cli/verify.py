@@ -34,7 +34,7 @@ def verify(artifact: str, study: str | None, key: str | None, decrypt: str | Non
     all of it holds, with 2 otherwise.
     """
     from autocompress.artifact.isolated import Limits
-    from autocompress.artifact.protection import Trust
+    from autocompress.artifact.options import Trust
     from autocompress.artifact.verify import FAILS
     from autocompress.artifact.verify import verify as verified
     from autocompress.quantities import parse_bytes, parse_seconds

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from autocompress.artifact.protection import Protection
+from autocompress.artifact.options import ExportOptions
 from autocompress.core.budget import Budget, shown_excess
 from autocompress.core.evaluation import LONG, Candidate
 from autocompress.core.metric import Metric, Reference
@@ -40,7 +40,7 @@ class Applied:
 
 def apply_plan(study: Path, trial: int | str, weights: Path, out: Path, *, data: str | None = None,
                rung: int | None = None, seconds: float | None = None, device: str = "auto", trust_code: bool = False,
-               protection: Protection | None = None) -> Applied:
+               options: ExportOptions | None = None) -> Applied:
     """Carry out the plan of a trial on other weights of the study's network, and export it.
 
     Training starts from the weights that the study trained for the plan, where these answer more like the network with
@@ -56,7 +56,7 @@ def apply_plan(study: Path, trial: int | str, weights: Path, out: Path, *, data:
         seconds: that the training may take.
         device: a torch device.
         trust_code: run the Python files that the study was made from.
-        protection: who signs the artefact, and the key that encrypts it.
+        options: who signs the artefact, and the key that encrypts it.
 
     Raises:
         InputError: for a study without such a trial, a trial that has no plan, and weights or data that do not fit.
@@ -90,7 +90,7 @@ def apply_plan(study: Path, trial: int | str, weights: Path, out: Path, *, data:
             hashes = fingerprints(loaded, task, request)
             told = described(description.name, request, hashes, bench, baseline, timings={})
             _require_inside(description.budget, made, told.reference)
-            facts = ship(bench, made, out, told, protection)
+            facts = ship(bench, made, out, told, options)
         return Applied(facts, told.metric, baseline[told.metric.name])
     finally:
         shutil.rmtree(folder, ignore_errors=True)

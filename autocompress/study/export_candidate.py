@@ -17,9 +17,10 @@ from autocompress.artifact.folder import changed_files, versions, write_artifact
 from autocompress.artifact.isolated import run_isolated
 from autocompress.artifact.machine import this_machine
 from autocompress.artifact.manifest import CARD, MANIFEST, SAMPLES, SCHEMA, SampleFacts
-from autocompress.artifact.protection import Protection
+from autocompress.artifact.options import ExportOptions
 from autocompress.artifact.samples import deviation, limit_for, pack_samples
 from autocompress.backend.graph.batch_parity import BATCH
+from autocompress.core.attribution import Attribution
 from autocompress.core.evaluation import Candidate, Metrics
 from autocompress.core.files import sha256_of
 from autocompress.core.warnings import warn
@@ -29,6 +30,7 @@ from autocompress.formats.table import FORMATS
 from autocompress.formats.timing import speedup
 from autocompress.study.expected_answers import MOST_DEVIATION, expected_answers, samples_of
 from autocompress.study.file_writer import as_arrays
+from autocompress.study.robustness import robustness
 from autocompress.tensors.named import Inputs
 
 if TYPE_CHECKING:
@@ -39,14 +41,16 @@ log = logging.getLogger(__name__)
 
 # Largest mean difference, relative to the largest score, between samples answered alone and together.
 BATCH_DEVIATION = 0.02
+# Facts of a task about classes, for the card.
+BY_CLASS = ("classes", "calibration_error")
 # Largest difference between a trial and its exported file on validation data, in units of quality (`Reference.scale`).
 MAX_DEVIATION = 0.005
 
 
 def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Description,
-         protection: Protection | None = None) -> dict[str, Any]:
+         options: ExportOptions | None = None) -> dict[str, Any]:
     """Write the artefact of the candidate's file, as it was kept or made again, run it, and return the verified facts.
-    `protection`: who signs it, and the key that encrypts it.
+    `options`: who signs it, the key that encrypts it, and what the card says beside figures.
 
     Values of the task's metric are of the test split; latency is the file's beside the original's, interleaved in this
     process.
@@ -54,6 +58,7 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
     answer differently on another CPU.
     """
     assert candidate.plan is not None and candidate.best is not None
+    options = options or ExportOptions()
     data = bench.evaluator.file_of(candidate.plan, candidate.best)
     file_format = bench.network.writer.format
     proved, files = file_format.checked(data), file_format.files(data)
@@ -77,6 +82,8 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
     tested = bench.evaluator.test_samples
     after_score, before_score = (bench.evaluator.score(file, "test", tested) for file in (runtime, original))
     doubts, further = task.losses(before_score, after_score)
+    told = {name: further.pop(name) for name in BY_CLASS if name in further}
+    told["robustness"] = robustness(bench, original, runtime, description.baseline["macs"])
     quality = {key: of.metrics[one.name] for one in metric.every
                for key, of in ((one.name, after_score), (f"baseline_{one.name}", before_score))}
     facts: dict[str, Any] = {
@@ -103,12 +110,17 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
         "fingerprints": description.fingerprints,
         "versions": versions(("autocompress", "torch", "optuna", "numpy", *file_format.packages)),
         **_inputs(bench, runtime), **_outputs(bench, runtime), "samples": sample_facts,
-        "machine": msgspec.to_builtins(this_machine()),
+        "machine": msgspec.to_builtins(this_machine()), "quality": told,
+        "licence": options.licence, "intended_use": options.intended_use,
+        "attribution": msgspec.to_builtins(_attribution(description, candidate)),
+        "peak_memory": {"bytes": candidate.metrics["peak_memory_bytes"],
+                        "baseline_bytes": description.baseline["peak_memory_bytes"],
+                        "source": candidate.best.sources["peak_memory_bytes"]},
     }
     files |= {SAMPLES: samples}
     manifest["latencies"] = _by_device(bench, candidate, description, facts)
     written = write_artifact(folder, files, manifest, model_card(manifest, task.name, Running(
-        file_format.runtime, file_format.converter, file_format.snippet), metric), protection)
+        file_format.runtime, file_format.converter, file_format.snippet), metric, options.secret is not None), options)
     for name, content in written.items():
         if (folder / name).read_bytes() != content:
             raise AutocompressError(f"{folder / name} must hold the bytes that were verified, but does not")
@@ -138,6 +150,14 @@ def _samples(bench: Workbench, candidate: Candidate, runtime: Runtime, data: byt
             "report this")
     facts = SampleFacts(SAMPLES, len(inputs), "calibration", whose, deviates, limit_for(deviates))
     return pack_samples(arrays, expected), msgspec.to_builtins(facts)
+
+
+def _attribution(description: Description, candidate: Candidate) -> Attribution | None:
+    """What the techniques of the candidate's plan bought, where a search has found that out."""
+    known = description.attribution
+    assert candidate.plan is not None
+    same = known is not None and (known.trial, known.plan_fingerprint) == (candidate.trial, candidate.plan.fingerprint)
+    return known if same else None
 
 
 def artifact_fault(folder: Path, facts: dict[str, Any] | None) -> str:

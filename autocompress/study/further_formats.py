@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from autocompress.artifact.protection import Protection
+from autocompress.artifact.options import ExportOptions
 from autocompress.core.evaluation import Candidate
 from autocompress.core.store import MemoryStore
 from autocompress.errors import AutocompressError, TrialError
@@ -49,7 +49,7 @@ def in_format(bench: Workbench, file_format: Format) -> Workbench:
 
 
 def ship_in_all(bench: Workbench, candidate: Candidate, folder: Path, description: Description,
-                protection: Protection | None = None) -> dict[str, Any]:
+                options: ExportOptions | None = None) -> dict[str, Any]:
     """Write the artefact of a candidate, and one in each further format of the study in a folder of the format's name.
 
     Returns:
@@ -59,16 +59,16 @@ def ship_in_all(bench: Workbench, candidate: Candidate, folder: Path, descriptio
         AutocompressError: as `ship`, and when a further format's file cannot be written or does not do what the
             candidate's does.
     """
-    facts = ship(bench, candidate, folder, description, protection)
+    facts = ship(bench, candidate, folder, description, options)
     names = description.settings.further_formats
     if names:
         facts["further"] = {name: _shipped(in_format(bench, format_named(name)), candidate, folder / name, description,
-                                           protection) for name in names}
+                                           options) for name in names}
     return facts
 
 
 def _shipped(other: Workbench, candidate: Candidate, folder: Path, description: Description,
-             protection: Protection | None) -> dict[str, Any]:
+             options: ExportOptions | None) -> dict[str, Any]:
     """The artefact of a candidate in the format of `other`, scored there first."""
     assert candidate.plan is not None and candidate.best is not None
     best, name = candidate.best, other.network.writer.format.name
@@ -81,4 +81,4 @@ def _shipped(other: Workbench, candidate: Candidate, folder: Path, description: 
     metric = description.metric
     log.info("in %s: %s %s, %d bytes", name, metric.name, metric.format(scored.metrics[metric.name]),
              scored.metrics["size_bytes"])
-    return ship(other, msgspec.structs.replace(candidate, evaluations=(scored,)), folder, description, protection)
+    return ship(other, msgspec.structs.replace(candidate, evaluations=(scored,)), folder, description, options)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pandas as pd
 
-from autocompress.artifact.protection import Protection
+from autocompress.artifact.options import ExportOptions
 from autocompress.core.attribution import Attribution
 from autocompress.core.evaluation import LATENCY, Candidate
 from autocompress.core.front import best, front
@@ -40,6 +40,7 @@ from autocompress.study.folder import (
 from autocompress.study.further_formats import ship_in_all
 from autocompress.study.lock import locked
 from autocompress.study.process_state import kept_surroundings
+from autocompress.study.tell_attribution import tell_attribution
 from autocompress.techniques.apply import at_hand, resolve, untouched
 from autocompress.techniques.table import TECHNIQUES
 
@@ -127,27 +128,27 @@ class SearchResult:
         return chosen
 
     def export(self, path: Path | str | None = None, trial: int | str = "best", *, sign: Path | str | None = None,
-               encrypt: Path | str | None = None) -> Path:
+               encrypt: Path | str | None = None, licence: str = "", intended_use: str = "") -> Path:
         """Write the artefact of a trial into folder `path` (default: the study's), run it, and return the
         path of its file. `sign`: file of the private key that signs it; `encrypt`: of the key that its model and
-        samples lie under (docs/security.md).
+        samples lie under (docs/security.md); `licence` and `intended_use`: words for manifest and card.
 
         InputError for a trial that has nothing to export, StorageError where a run is at work on the study,
         AutocompressError when the file does not do what the trial promised.
         """
-        protection = Protection.of(sign, encrypt)
+        options = ExportOptions.of(sign, encrypt, licence, intended_use)
         with locked(self.folder), kept_surroundings():
-            return self.ship(path, trial, protection)
+            return self.ship(path, trial, options)
 
     def ship(self, path: Path | str | None = None, trial: int | str = "best",
-             protection: Protection | None = None) -> Path:
+             options: ExportOptions | None = None) -> Path:
         """As `export`, for who holds the study's lock."""
         chosen = self.candidate(trial)
         if chosen.plan is None or not chosen.evaluations:
             raise InputError(f"a trial must have been scored to be exported, but trial {chosen.trial} is "
                              f"{chosen.status} ({chosen.reason}); `autocompress report` lists the others")
         target = Path(path) if path is not None else self.folder / ARTIFACT
-        facts = ship_in_all(self.bench, chosen, target, self._description, protection)
+        facts = ship_in_all(self.bench, chosen, target, self._description, options)
         if path is None:
             self._description = msgspec.structs.replace(self._description, artifact=facts)
             write_description(self.folder, self._description)
@@ -191,6 +192,8 @@ class SearchResult:
         if chosen is not None and (self.attribution is None or not self.attribution.finished):
             d = msgspec.structs.replace(d, attribution=attribute(
                 self.bench, projection, chosen, everyone, d.budget, sensitivity_table, seconds, should_stop))
+        if self._bench is not None and not artifact_fault(self.folder / ARTIFACT, d.artifact):
+            d = tell_attribution(self._bench, self.folder / ARTIFACT, d)
         self._description = d
 
     @property

@@ -17,9 +17,16 @@ from torch import Tensor
 from autocompress.core.metric import Metric
 from autocompress.core.warnings import Warned
 from autocompress.errors import InputError
+from autocompress.tasks.classification.calibration import confidences
 from autocompress.tasks.classification.metric import ACCURACY
 from autocompress.tasks.classification.outputs import DESCRIPTIONS, ClassOutputs, Meaning, as_scores, recognise
-from autocompress.tasks.classification.sanity_checks import ClassAnswers, original_doubts, rarest, result_doubts
+from autocompress.tasks.classification.sanity_checks import (
+    ClassAnswers,
+    original_doubts,
+    quality,
+    rarest,
+    result_doubts,
+)
 from autocompress.tasks.classification.scores import scores
 from autocompress.tasks.identity import callable_fingerprint
 from autocompress.tasks.samples import HELD_BYTES, Samples, chosen, content_of, is_large, pieces
@@ -195,18 +202,22 @@ class TaskData:
         rows, answered = gathered_rows(answers)
         (outputs,) = answered.values()
         targets = getattr(self, split).targets[rows].numpy()
-        return Score(scores(as_scores(outputs, _meaning(likelihood)), targets),
-                     ClassAnswers(targets, outputs.argmax(axis=1), self.classes, self.class_names))
+        meaning = _meaning(likelihood)
+        return Score(scores(as_scores(outputs, meaning), targets),
+                     ClassAnswers(targets, outputs.argmax(axis=1), self.classes, self.class_names,
+                                  confidences(outputs, meaning)))
 
     def doubts(self, original: Score, claimed: tuple[str, float] | None) -> list[Warned]:
         """See `classification.sanity_checks`."""
         return original_doubts(original.answers, claimed, self.described)
 
     def losses(self, original: Score, result: Score) -> tuple[list[Warned], dict[str, Any]]:
-        """See `classification.sanity_checks`; the facts tell of the rarest classes."""
+        """See `classification.sanity_checks`; the facts tell of the rarest classes, of every class, and how far
+        probabilities are from what they say."""
         before, after = original.answers, result.answers
         trained = np.bincount(self.train.targets.numpy(), minlength=self.classes).tolist()
-        return result_doubts(before, after, trained), {"rarest": rarest(before, after, trained)}
+        return result_doubts(before, after, trained), {"rarest": rarest(before, after, trained),
+                                                      **quality(before, after)}
 
     def input_facts(self) -> dict[str, Any]:
         """How pixels or values are scaled."""

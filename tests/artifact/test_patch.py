@@ -20,8 +20,8 @@ from shipping import copied, edited, quantised, shipped
 from test_protection import key_pair
 
 from autocompress.artifact import patch as patching
+from autocompress.artifact.options import ExportOptions
 from autocompress.artifact.patch import apply_patch, make_patch
-from autocompress.artifact.protection import Protection
 from autocompress.artifact.tensor_delta import LEGAL_BITS, applied, difference
 from autocompress.artifact.verify import verify
 from autocompress.cli.main import main
@@ -96,7 +96,7 @@ def test_signatures_travel_and_are_asked_for(versions: tuple[Path, Path], tmp_pa
     bench = workbench("mlp")
     private, public = key_pair(tmp_path, "own")
     _, other = key_pair(tmp_path, "other")
-    signed = shipped(bench, quantised(bench), tmp_path / "signed", protection=Protection.of(private))
+    signed = shipped(bench, quantised(bench), tmp_path / "signed", options=ExportOptions.of(private))
     (tmp_path / "p").write_bytes(make_patch(versions[0], signed))
     flags = ("patch", str(versions[0]), str(tmp_path / "p"), "--out", str(tmp_path / "updated"), "--key")
     assert main([*flags, str(other)]) == 2 and not (tmp_path / "updated").exists()

@@ -18,7 +18,7 @@ import autocompress
 from autocompress.artifact import keys
 from autocompress.artifact.encryption import MAGIC, decrypted, encrypted
 from autocompress.artifact.folder import write_artifact
-from autocompress.artifact.protection import Protection
+from autocompress.artifact.options import ExportOptions
 from autocompress.cli.main import main
 from autocompress.errors import EnvironmentFault, InputError
 from autocompress.testing.techniques import workbench
@@ -52,7 +52,7 @@ def protected(keyring: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The classifier of 20 numbers, signed and encrypted."""
     bench = workbench("mlp")
     return shipped(bench, quantised(bench), tmp_path_factory.mktemp("artifact") / "protected",
-                   protection=Protection.of(keyring / "own.pem", keyring / "aes.hex"))
+                   options=ExportOptions.of(keyring / "own.pem", keyring / "aes.hex"))
 
 
 def verify(folder: Path, keyring: Path, key: str = "own.pub.pem", decrypt: str = "aes.hex",

@@ -49,6 +49,10 @@ def test_show_tells_what_each_technique_of_the_best_plan_bought(cli: Cli, finish
     assert stored["attribution"] == found["attribution"] and len(stored["sensitivities"]) == 3
     other = next(n for n in range(3) if n != found["trial"])
     assert cli("show", str(finished.folder), "--trial", str(other), "--json").document["attribution"] is None
+    artifact = finished.folder / "artifact"
+    card, manifest = ((artifact / name).read_text("utf-8") for name in ("README.md", "manifest.json"))
+    assert "## What each technique bought" in card and "| quantize |" in card
+    assert json.loads(manifest)["attribution"] == found["attribution"]
     page = (finished.folder / "report" / "pareto.html").read_text("utf-8")
     assert "What each technique bought" in page and "alone saves" in page.lower()
 
@@ -75,6 +79,7 @@ def test_what_is_known_of_the_best_plan_is_not_found_out_again(finished: Any, mo
         return known
 
     monkeypatch.setattr("autocompress.study.result.attribute", attribute)
+    monkeypatch.setattr("autocompress.study.result.tell_attribution", lambda bench, folder, description: description)
     monkeypatch.setattr(result, "_bench", object())
 
     def explain(stored: Attribution) -> int:

@@ -24,7 +24,8 @@ from autocompress.testing.networks import NETWORKS
 from autocompress.testing.techniques import workbench
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "manifest.json"
-VOLATILE = ("metrics", "verified", "versions", "fingerprints", "files", "receipts", "latencies", "machine", "samples")
+VOLATILE = ("metrics", "verified", "versions", "fingerprints", "files", "receipts", "latencies", "machine", "samples",
+            "quality", "peak_memory")
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from scipy.optimize import linear_sum_assignment
 
 from autocompress.core.warnings import Warned
 from autocompress.quantities import format_percent
+from autocompress.tasks.classification.calibration import calibration_error
 
 ERRORS = 3.0
 # Accuracy that a compressed network may lose before this is called so.
@@ -32,12 +33,13 @@ Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 @dataclass(frozen=True)
 class ClassAnswers:
-    """Labels (N,) of a split and what a network answers (N,)."""
+    """Labels (N,) of a split and what a network answers (N,), with the probability (N,) that it gives that."""
 
     targets: Numbers
     answers: Numbers
     classes: int
     names: tuple[str, ...] = ()
+    confidence: np.ndarray[Any, Any] | None = None
 
     @property
     def accuracy(self) -> float:
@@ -109,6 +111,20 @@ def rarest(original: ClassAnswers, result: ClassAnswers, trained: Sequence[int])
     return [{"class": original.name(label), "training_samples": int(trained[label]),
              "test_samples": original.right(label)[1], "original_right": original.right(label)[0],
              "right": result.right(label)[0]} for label in few]
+
+
+def quality(original: ClassAnswers, result: ClassAnswers) -> dict[str, Any]:
+    """Who pays for the compression: of each class that the split has the share that is answered rightly, before and
+    after; and the calibration error of both."""
+    rows = []
+    for label in range(original.classes):
+        (before, count), (after, _) = original.right(label), result.right(label)
+        if count:
+            rows.append({"class": original.name(label), "samples": count, "original": before / count,
+                         "file": after / count})
+    errors = {whose: calibration_error(given.confidence, given.targets == given.answers)
+              for whose, given in (("original", original), ("file", result)) if given.confidence is not None}
+    return {"classes": rows, **({"calibration_error": errors} if len(errors) == 2 else {})}
 
 
 def _error(share: float, count: int) -> float:

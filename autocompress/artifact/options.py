@@ -1,4 +1,4 @@
-"""What protects an artefact: who signed it, and under which key it lies; for who writes it and for who reads it."""
+"""What an artefact is written with, and what it is read with: keys, and words that no measurement gives."""
 
 from __future__ import annotations
 
@@ -15,16 +15,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Protection:
-    """How an artefact is written: `signer` signs it; `secret`, 32 bytes, encrypts its model and its samples."""
+class ExportOptions:
+    """How an artefact is written.
+
+    `signer` signs it; `secret`, 32 bytes, encrypts its model and its samples. `licence` and `intended_use` are the
+    user's words for manifest and card.
+    """
 
     signer: Ed25519PrivateKey | None = None
     secret: bytes | None = None
+    licence: str = ""
+    intended_use: str = ""
 
     @classmethod
-    def of(cls, sign: Path | str | None = None, encrypt: Path | str | None = None) -> Protection:
+    def of(cls, sign: Path | str | None = None, encrypt: Path | str | None = None, licence: str = "",
+           intended_use: str = "") -> ExportOptions:
         """Keys out of files. InputError where one holds no such key, EnvironmentFault without `cryptography`."""
-        return cls(private_key(sign) if sign else None, secret_key(encrypt) if encrypt else None)
+        return cls(private_key(sign) if sign else None, secret_key(encrypt) if encrypt else None, licence.strip(),
+                   intended_use.strip())
 
     def stored(self, files: Mapping[str, bytes]) -> tuple[dict[str, bytes], dict[str, Any]]:
         """Files as they lie in the folder, by name, and what the manifest says of that."""
