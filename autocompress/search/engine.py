@@ -20,7 +20,8 @@ from autocompress.core.evaluation import CALIBRATED, LONG, RUNG_NAMES, SHORT, Ca
 from autocompress.core.front import objectives
 from autocompress.core.metric import Reference
 from autocompress.errors import AutocompressError, EnvironmentFault, InfeasibleError, OutOfTime
-from autocompress.search import efforts, fidelity
+from autocompress.search import fidelity
+from autocompress.search.clock import Clock, Settings
 from autocompress.search.executors.base import POLL_SECONDS, Executor, Job, Outcome, WorkerLost
 from autocompress.search.jobs import Assignment, Rung
 from autocompress.search.ledger import Ledger
@@ -49,31 +50,12 @@ log = logging.getLogger(__name__)
 
 FAILURES_BEFORE_JUDGING = 5
 MAX_FAILURE_SHARE = 0.5
-# Of the time limit, that measuring a trained candidate may take beyond it.
-GRACE_SHARE = 0.05
 # Proposals in a row that repeat known plans, after which the space counts as used up.
 MAX_REPEATS = 20
-# What an evaluation may take beyond the time limit before it is taken to hang: seconds, and the share of that limit;
-# and seconds where nothing was evaluated before.
-LEAST_HANG, HANG_SHARE, FIRST_HANG = 20.0, 0.1, 60.0
 # Processes whose cores one long training takes together. Two candidates on a core each came out below one on both
 # (`benchmarks/fashion.md`); that it holds up to four is assumed.
 MOST_THREADS = 4
 MOST_LOSSES = 2  # how often an evaluation whose worker was lost is asked for again
-
-
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """How long and how to search. `seconds` bounds the wall clock from `started` (a `time.perf_counter()`), of
-    which `reserve_seconds` are left for export and verification; `samples` of the validation split are scored, by rung,
-    where not all are."""
-
-    trials: int = 32
-    seconds: float | None = None
-    reserve_seconds: float = 0.0
-    # Longest that one evaluation may take.
-    trial_seconds: float | None = None
-    schedule: efforts.Schedule = efforts.Schedule()
-    samples: dict[int, int] = {}
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,9 +85,7 @@ class Engine:
         self._projection, self._budget, self._reference, self._settings = projection, budget, reference, settings
         self._started, self._on_event, self._should_stop = started, on_event, should_stop
         self._distributions = distributions(projection.space)
-        self._began = time.perf_counter()
-        # When the last calibration ended.
-        self._calibrated = self._began
+        self._clock = Clock(settings, started)
         self.overhead_seconds = 0.0
         self._always = 0
         self._ledger: Ledger | None = None
@@ -191,7 +171,7 @@ class Engine:
             return self._started_at(assignment)
         everyone, timed = self.candidates(), self._settings.seconds is not None
         together = max(1, jobs // self._most_threads)
-        short_share = min(1.0, schedule.short_share + self._late_share())
+        short_share = min(1.0, schedule.short_share + self._clock.late_share)
         for level, places, lanes, share in ((SHORT, schedule.short, jobs, short_share),
                                             (LONG, schedule.long, together, 1.0)):
             threads = jobs // lanes
@@ -203,7 +183,7 @@ class Engine:
             chosen = fidelity.promote(everyone, self._budget, self._reference, level, places, rung.begun, timed)
             if chosen:
                 if not rung.begun:  # the same for all: they are compared
-                    rung.seconds = self._slice(share, math.ceil(len(chosen) / lanes), chosen)
+                    rung.seconds = self._clock.training_seconds(share, math.ceil(len(chosen) / lanes), chosen)
                 rung.total = len(rung.begun) + len(chosen)
                 rung.begun.add(chosen[0].trial)
                 assert chosen[0].plan is not None
@@ -222,7 +202,7 @@ class Engine:
     def _new_trial(self) -> Assignment | None:
         """The next candidate that is not one that there is already."""
         while (self._count < self._settings.trials and self._repeats < MAX_REPEATS
-               and self._open(self._calibration_share())):
+               and self._open(self._clock.calibration_share(self._count))):
             began = time.perf_counter()
             trial, candidate = self._ask()
             self._all.put(candidate)
@@ -239,18 +219,6 @@ class Engine:
             elif twins is not None:  # to be closed with the one that is under way
                 twins.append((trial, candidate))
         return None
-
-    def _calibration_share(self) -> float:
-        """Of the time, until which candidates are calibrated."""
-        schedule = self._settings.schedule
-        return schedule.most_calibration_share if self._count < schedule.least else schedule.calibration_share
-
-    def _late_share(self) -> float:
-        """Of the time, by which the calibrations that are done took longer than their share."""
-        if self._settings.seconds is None:
-            return 0.0
-        whole = self._settings.seconds - self._settings.reserve_seconds - (self._began - self._started)
-        return max(0.0, (self._calibrated - self._began) / max(whole, 1e-9) - self._settings.schedule.calibration_share)
 
     def _ask(self) -> tuple[optuna.Trial, Candidate]:
         trial, sampler = self._study.ask(self._distributions), self._study.sampler
@@ -288,7 +256,7 @@ class Engine:
             self._climbed(assignment, evaluation, error, reason)
             self._require_success(reason)
             return
-        self._calibrated = time.perf_counter()
+        self._clock.calibration_ended()
         if error is not None:
             assignment.trial.set_user_attr(TRACEBACK, traceback_of(error))
         candidate = (msgspec.structs.replace(assignment.candidate, status="failed", reason=reason)
@@ -350,51 +318,14 @@ class Engine:
         rung.done += 1
         self._on_event(Event(
             kind="result", text=rung.phase, candidate=candidate, done=rung.done, total=rung.total,
-            feasible=self._all.feasible, best=self._all.best, seconds_left=self._left(1.0)))
-
-    def _left(self, share: float) -> float | None:
-        if self._settings.seconds is None:
-            return None
-        end = self._started + self._settings.seconds - self._settings.reserve_seconds
-        return self._began + share * max(0.0, end - self._began) - time.perf_counter()
+            feasible=self._all.feasible, best=self._all.best, seconds_left=self._clock.left(1.0)))
 
     def _job(self, assignment: Assignment) -> Job:
         return Job(plan=assignment.plan, rung=assignment.rung, seconds=assignment.seconds, threads=assignment.threads,
-                   seconds_left=self._seconds_left(assignment), limit=self._limit(),
+                   seconds_left=self._clock.seconds_left(assignment.trial is None, self._count),
+                   limit=self._clock.limit(is_first=not self._known),
                    samples=self._settings.samples.get(assignment.rung))
 
-    def _seconds_left(self, assignment: Assignment) -> float | None:
-        """After how many seconds an evaluation is broken off. The very first may go on; a training, which ends by
-        itself in time, has a grace for being measured."""
-        left = self._left(1.0)
-        if left is None or self._settings.seconds is None or (assignment.trial is not None and self._count <= 1):
-            return None
-        return left + (GRACE_SHARE * self._settings.seconds if assignment.trial is None else 0.0)
-
-    def _limit(self) -> float | None:
-        """Seconds after which the next evaluation is ended wherever it is: those of one trial, and what is left of the
-        time for all with a grace that only code which hangs needs. The first result may take as long as the search."""
-        left, whole = self._left(1.0), self._settings.seconds
-        if left is None or whole is None:
-            return self._settings.trial_seconds
-        grace = max(LEAST_HANG, HANG_SHARE * whole) if self._known else max(FIRST_HANG, whole)
-        limit = max(0.0, left) + grace
-        return limit if self._settings.trial_seconds is None else min(limit, self._settings.trial_seconds)
-
     def _open(self, share: float) -> bool:
-        """Whether the phase that ends at `share` of the time may start something. One trial always may, and what
-        is always tried as long as there is time at all."""
-        if self._should_stop():
-            return False
-        left, whole = self._left(share), self._left(1.0)
-        if left is None or whole is None or left > 0:
-            return True
-        begun = len(self._all)
-        return begun == 0 or (whole > 0 and begun < self._always)
-
-    def _slice(self, share: float, waves: int, chosen: Sequence[Candidate]) -> float | None:
-        """Seconds of training, less what compressing and measuring took each of the `chosen` before."""
-        left = self._left(share)
-        if left is None:
-            return None
-        return max(1.0, left / waves - max(c.evaluations[0].seconds for c in chosen))
+        """Whether the phase that ends at `share` of the time may start something."""
+        return not self._should_stop() and self._clock.is_open(share, len(self._all), self._always)

@@ -18,9 +18,10 @@ from autocompress.core.metric import Reference
 from autocompress.core.sensitivity import SensitivityTable
 from autocompress.core.warnings import Warned, warn
 from autocompress.errors import InfeasibleError, TrialError
+from autocompress.search.clock import Settings
 from autocompress.search.databases import storage_errors, storage_url
 from autocompress.search.efforts import EFFORTS
-from autocompress.search.engine import Engine, Event, Settings
+from autocompress.search.engine import Engine, Event
 from autocompress.search.samplers.make import AUTO, asks_solver, make_sampler
 from autocompress.search.study_store import StudyStore
 from autocompress.space.format_legality import space_of

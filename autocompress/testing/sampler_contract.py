@@ -23,8 +23,9 @@ from autocompress.core.metric import Reference
 from autocompress.core.plan import Plan
 from autocompress.errors import TrialError
 from autocompress.hardware.profile import load_profile
+from autocompress.search.clock import Settings
 from autocompress.search.efforts import Schedule
-from autocompress.search.engine import Engine, Settings
+from autocompress.search.engine import Engine
 from autocompress.search.executors.inline import Inline
 from autocompress.search.samplers.make import make_sampler
 from autocompress.search.storage import create_study

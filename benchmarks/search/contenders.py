@@ -16,8 +16,9 @@ from autocompress.core.metric import Reference
 from autocompress.core.plan import Plan
 from autocompress.core.sensitivity import SensitivityTable
 from autocompress.errors import InfeasibleError
+from autocompress.search.clock import Settings
 from autocompress.search.efforts import Schedule
-from autocompress.search.engine import Engine, Settings
+from autocompress.search.engine import Engine
 from autocompress.search.executors.inline import Inline
 from autocompress.search.samplers.initial_trials import UNIFORM_BITS
 from autocompress.search.samplers.make import make_sampler

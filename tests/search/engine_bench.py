@@ -15,8 +15,9 @@ from autocompress.core.layer import LayerTable
 from autocompress.core.metric import Reference
 from autocompress.core.plan import Plan
 from autocompress.hardware.profile import load_profile
+from autocompress.search.clock import Settings
 from autocompress.search.efforts import Schedule
-from autocompress.search.engine import Engine, Event, Settings
+from autocompress.search.engine import Engine, Event
 from autocompress.search.executors.inline import Inline
 from autocompress.search.samplers.make import make_sampler
 from autocompress.search.storage import create_study

@@ -19,8 +19,9 @@ from autocompress.core.metric import Reference
 from autocompress.core.plan import Plan, Receipt
 from autocompress.hardware.profile import load_profile
 from autocompress.search import engine, storage
+from autocompress.search.clock import Settings
 from autocompress.search.databases import open_storage, storage_url
-from autocompress.search.engine import Engine, Settings
+from autocompress.search.engine import Engine
 from autocompress.search.executors.inline import Inline
 from autocompress.search.samplers.make import make_sampler
 from autocompress.search.samplers.thompson_sampler import MOST_TRIALS_READ, distributions, informative_trials
