@@ -76,12 +76,20 @@ def open_storage(url: str, *, extend: bool = True) -> optuna.storages.BaseStorag
         raise StorageError(f"{path} must be a SQLite database, but it is something else or corrupt. "
                            "Nothing was overwritten; move it away or choose another --out")
     with storage_errors(str(path)), _versions(str(path)):
+        from sqlalchemy import event
+
         storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
-        with storage.engine.connect() as connection:
-            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-            # In WAL mode NORMAL loses nothing when the process is killed, only when the power goes.
-            connection.exec_driver_sql("PRAGMA synchronous=NORMAL")
-        return storage
+        storage.engine.dispose()
+        event.listen(storage.engine, "connect", _in_write_ahead_mode)
+        with storage.engine.connect():
+            return storage
+
+
+def _in_write_ahead_mode(connection: Any, _: Any) -> None:
+    """Every thread has a connection. In this mode NORMAL loses nothing when the process is killed, only when the power
+    goes."""
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
 
 
 def upgrade_schema(url: str) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from typing import Literal
 
 import msgspec
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from autocompress.core.budget import Budget
@@ -34,7 +35,6 @@ from autocompress.search.storage import (
     TRACEBACK,
     candidates,
     failures,
-    queue_interrupted,
     store_candidate,
     store_failure,
     store_rung,
@@ -81,9 +81,9 @@ class Engine:
     def __init__(self, store: StudyStore, projection: Projection, budget: Budget, reference: Reference,
                  settings: Settings, started: float, on_event: Callable[[Event], None], should_stop: Callable[[], bool],
                  seeds: Sequence[Values] = (), fit: Callable[[Values], Values] | None = None) -> None:
-        self._seeds, self._fit, self._study = seeds, fit, store.study
+        self._seeds, self._fit, self._study, self._drivers = seeds, fit, store.study, store.drivers
         self._projection, self._budget, self._reference, self._settings = projection, budget, reference, settings
-        self._started, self._on_event, self._should_stop = started, on_event, should_stop
+        self._on_event, self._should_stop = on_event, should_stop
         self._distributions = distributions(projection.space)
         self._clock = Clock(settings, started)
         self.overhead_seconds = 0.0
@@ -111,7 +111,11 @@ class Engine:
         """Calibrate, then promote, on an open executor; `receive` keeps what came of an evaluation and completes its
         metrics, in this thread. InfeasibleError when nothing inside the budget came out; EnvironmentFault when most
         trials fail."""
-        for trial, candidate in queue_interrupted(self._study):  # killed between storing and closing
+        with self._drivers.present():
+            self._run(executor, receive)
+
+    def _run(self, executor: Executor, receive: Callable[[Outcome], Evaluation]) -> None:
+        for trial, candidate in self._drivers.interrupted()[0]:  # killed between storing and closing
             self._tell_study(trial, candidate)
         self._ledger = ledger = self._read()
         before = ledger.candidates
@@ -133,7 +137,7 @@ class Engine:
             while len(running) < executor.jobs and (
                     assignment := self._next(executor.jobs, list(running.values()))) is not None:
                 running[executor.submit(self._job(assignment))] = assignment
-            if not running:
+            if not running and not self._waits_for_others():
                 break
             done = wait(running, POLL_SECONDS, FIRST_COMPLETED).done
             if not stopped and self._should_stop():
@@ -147,7 +151,18 @@ class Engine:
         if not self._should_stop() and ledger.best is None:
             raise InfeasibleError(nearest(ledger.candidates, self._budget, self._reference))
 
+    def _waits_for_others(self) -> bool:
+        """Whether there may be more to do once it is known what other drivers are at."""
+        if self._should_stop() or not self._open(1.0) or not self._drivers.are_undecided:
+            return False
+        time.sleep(POLL_SECONDS)
+        return True
+
     def _enqueue_first(self) -> None:
+        while FIRST not in self._study.user_attrs and not self._drivers.claim(FIRST):
+            if self._should_stop():
+                return
+            time.sleep(POLL_SECONDS)
         there = len(self._study.get_trials(deepcopy=False))
         if FIRST in self._study.user_attrs or any(c.status != "running" for c in self.candidates()):
             return
@@ -155,6 +170,7 @@ class Engine:
         for origin, values in first[there:]:  # a process may have been killed in between
             self._study.enqueue_trial(stored(values), user_attrs={"origin": origin})
         self._study.set_user_attr(FIRST, len(first))
+        self._drivers.done(FIRST)
         solved = sum(origin == fidelity.SOLVER for origin, _ in first)
         self._always = len(first) - max(0, solved - ALWAYS_SOLVED)
 
@@ -166,6 +182,7 @@ class Engine:
         anyway."""
         if self._lost and not self._should_stop():
             return self._lost.pop(0)
+        self._hear_of_others()
         schedule, assignment = self._settings.schedule, self._new_trial()
         if assignment is not None:
             return self._started_at(assignment)
@@ -180,8 +197,10 @@ class Engine:
                 return None
             rung = self._rungs[level]
             places = math.ceil(places / lanes) * lanes  # the last of them trained beside others cost no time
-            chosen = fidelity.promote(everyone, self._budget, self._reference, level, places, rung.begun, timed)
-            if chosen:
+            elsewhere = {number for number, at in map(_training, self._drivers.claimed()) if at == level}
+            chosen = fidelity.promote(everyone, self._budget, self._reference, level, places, rung.begun | elsewhere,
+                                      timed)
+            if chosen and self._drivers.claim(f"{chosen[0].trial}:{level}"):
                 if not rung.begun:  # the same for all: they are compared
                     rung.seconds = self._clock.training_seconds(share, math.ceil(len(chosen) / lanes), chosen)
                 rung.total = len(rung.begun) + len(chosen)
@@ -202,15 +221,20 @@ class Engine:
     def _new_trial(self) -> Assignment | None:
         """The next candidate that is not one that there is already."""
         while (self._count < self._settings.trials and self._repeats < MAX_REPEATS
-               and self._open(self._clock.calibration_share(self._count))):
+               and self._open(self._clock.calibration_share(self._count))
+               and self._drivers.may_ask(self._settings.trials)):
             began = time.perf_counter()
             trial, candidate = self._ask()
+            assert candidate.plan is not None
+            try:
+                other = self._drivers.begin(trial, candidate.plan.fingerprint)
+            except UpdateFinishedTrialError:
+                continue
             self._all.put(candidate)
             self.overhead_seconds += time.perf_counter() - began
             self._count += 1
-            assert candidate.plan is not None
             twin, twins = self._known.get(candidate.plan.fingerprint), self._twins.get(candidate.plan.fingerprint)
-            if twin is None and twins is None:
+            if twin is None and twins is None and other is None:
                 self._repeats, self._twins[candidate.plan.fingerprint] = 0, []
                 return Assignment(candidate, candidate.plan, CALIBRATED, trial=trial)
             self._repeats += 1
@@ -218,7 +242,23 @@ class Engine:
                 self._close(trial, as_duplicate(candidate, twin))
             elif twins is not None:  # to be closed with the one that is under way
                 twins.append((trial, candidate))
+            elif other is not None:
+                self._close(trial, msgspec.structs.replace(
+                    candidate, status="duplicate", duplicate_of=other,
+                    reason=f"same plan as trial {other}, which another driver evaluates"))
         return None
+
+    def _hear_of_others(self) -> None:
+        """Take in what other drivers of the study have done, and take over what those have left that are gone."""
+        finished, queued = self._drivers.abandoned()
+        for trial, candidate in finished:
+            self._tell_study(trial, candidate)
+        self._count -= len(queued)
+        for candidate in self._drivers.news():
+            self._count += not self._all.has(candidate.trial)
+            self._all.put(candidate)
+            if candidate.plan is not None and candidate.evaluations and candidate.duplicate_of is None:
+                self._known.setdefault(candidate.plan.fingerprint, candidate)
 
     def _ask(self) -> tuple[optuna.Trial, Candidate]:
         trial, sampler = self._study.ask(self._distributions), self._study.sampler
@@ -257,15 +297,13 @@ class Engine:
             self._require_success(reason)
             return
         self._clock.calibration_ended()
-        if error is not None:
-            assignment.trial.set_user_attr(TRACEBACK, traceback_of(error))
         candidate = (msgspec.structs.replace(assignment.candidate, status="failed", reason=reason)
                      if reason or evaluation is None else
                      judge(msgspec.structs.replace(assignment.candidate, evaluations=(evaluation,)), self._budget,
                            self._reference))
         if candidate.evaluations:
             self._known[assignment.plan.fingerprint] = candidate
-        self._close(assignment.trial, candidate)
+        self._close(assignment.trial, candidate, error)
         for trial, twin in self._twins.pop(assignment.plan.fingerprint, []):
             self._close(trial, as_duplicate(twin, candidate))
 
@@ -279,12 +317,23 @@ class Engine:
             self._trained += 1
             store_rung(self._study, trial, evaluation)
             self._all.add(trial, evaluation)
+        self._drivers.done(f"{trial}:{assignment.rung}")
         self._tell(self._all.of(trial), self._rungs[assignment.rung])
 
-    def _close(self, trial: optuna.Trial, candidate: Candidate) -> None:
+    def _close(self, trial: optuna.Trial, candidate: Candidate, error: BaseException | None = None) -> None:
         began = time.perf_counter()
-        store_candidate(trial, candidate)
-        self._tell_study(trial, candidate)
+        try:
+            if not self._drivers.holds(trial):
+                raise UpdateFinishedTrialError
+            if error is not None:
+                trial.set_user_attr(TRACEBACK, traceback_of(error))
+            store_candidate(trial, candidate)
+            self._tell_study(trial, candidate)
+        except UpdateFinishedTrialError:  # this driver was not heard of for long, as on a machine that slept
+            log.warning("trial %d was taken over by another driver: what came of it here is left out", trial.number)
+            return
+        finally:
+            self._drivers.end(trial)
         self._all.put(candidate)
         self.overhead_seconds += time.perf_counter() - began
         self._tell(candidate, self._rungs[CALIBRATED])
@@ -329,3 +378,9 @@ class Engine:
     def _open(self, share: float) -> bool:
         """Whether the phase that ends at `share` of the time may start something."""
         return not self._should_stop() and self._clock.is_open(share, len(self._all), self._always)
+
+
+def _training(claim: str) -> tuple[int, int]:
+    """The trial and the rung that a claim is of; of any other, none."""
+    number, _, rung = claim.partition(":")
+    return (int(number), int(rung)) if number.isdigit() and rung.isdigit() else (-1, -1)

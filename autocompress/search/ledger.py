@@ -52,6 +52,10 @@ class Ledger:
         """What is known of a trial."""
         return self._known[trial]
 
+    def has(self, trial: int) -> bool:
+        """Whether a trial was begun."""
+        return trial in self._known
+
     def __len__(self) -> int:
         """Trials that were begun."""
         return len(self._known)

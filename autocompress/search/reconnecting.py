@@ -55,7 +55,7 @@ class Patient:
             except Exception as error:
                 if not is_silence(error):
                     raise
-                cause = self._clean(reason_of(_innermost(error)))
+                cause = self._clean(reason_of(_cause(error)))
                 if time.monotonic() - began + pause > PATIENCE_SECONDS:
                     raise StorageError(f"{self._shown} must answer within {PATIENCE_SECONDS:g} s, but: {cause}. What "
                                        "was done is kept: go on with --resume when it is there") from error
@@ -98,5 +98,8 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         one = one.__cause__ or one.__context__
 
 
-def _innermost(error: BaseException) -> BaseException:
-    return list(_chain(error))[-1]
+def _cause(error: BaseException) -> BaseException:
+    """The driver's own error."""
+    from sqlalchemy.exc import DBAPIError
+
+    return next((one.orig for one in _chain(error) if isinstance(one, DBAPIError) and one.orig is not None), error)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -108,20 +108,26 @@ def failures(study: optuna.Study) -> dict[tuple[int, int], str]:
 
 def candidates(study: optuna.Study) -> list[Candidate]:
     """Every trial as a candidate, with all its rungs, in order of number."""
-    higher: dict[int, list[Evaluation]] = {}
-    for key, text in study.user_attrs.items():
+    higher = rungs_by_trial(study.user_attrs)
+    return [candidate_of(trial, higher.get(trial.number, {}), study.study_name)
+            for trial in stored_trials(study, CANDIDATE, REASON) if trial.state is not TrialState.WAITING]
+
+
+def rungs_by_trial(attributes: Mapping[str, Any]) -> dict[int, dict[str, str]]:
+    """The stored evaluations of closed trials at higher rungs, by trial and by key, of a study's attributes."""
+    higher: dict[int, dict[str, str]] = {}
+    for key, text in attributes.items():
         if key.startswith(f"{RUNG}:"):
-            number = int(key.split(":")[1])
-            higher.setdefault(number, []).append(_decoded(text, Evaluation, f"{study.study_name} {key}"))
-    result = []
-    for trial in stored_trials(study, CANDIDATE, REASON):
-        if trial.state is TrialState.WAITING:
-            continue
-        candidate = _candidate(trial)
-        by_rung = {e.rung: e for e in (*candidate.evaluations, *higher.get(trial.number, []))}
-        rungs = tuple(by_rung[rung] for rung in sorted(by_rung))
-        result.append(msgspec.structs.replace(candidate, evaluations=rungs))
-    return result
+            higher.setdefault(int(key.split(":")[1]), {})[key] = text
+    return higher
+
+
+def candidate_of(trial: StoredTrial | FrozenTrial, higher: Mapping[str, str], name: str) -> Candidate:
+    """A trial of the study of that name as a candidate, with its evaluations at higher rungs as they are stored."""
+    candidate = _candidate(trial)
+    evaluations = [_decoded(text, Evaluation, f"{name} {key}") for key, text in higher.items()]
+    by_rung = {e.rung: e for e in (*candidate.evaluations, *evaluations)}
+    return msgspec.structs.replace(candidate, evaluations=tuple(by_rung[rung] for rung in sorted(by_rung)))
 
 
 @lru_cache(maxsize=2**14)
@@ -140,18 +146,31 @@ def _candidate(trial: StoredTrial | FrozenTrial) -> Candidate:
     return Candidate(trial=trial.number, status="failed", reason=trial.user_attrs.get(REASON, "no result was stored"))
 
 
-def queue_interrupted(study: optuna.Study, retries: int = 2) -> list[tuple[optuna.Trial, Candidate]]:
+def queue_interrupted(study: optuna.Study, retries: int = 2,
+                      is_free: Callable[[FrozenTrial], bool] = lambda trial: True,
+                      ) -> tuple[list[tuple[optuna.Trial, Candidate]], list[int]]:
     """Trials that a killed process left running are queued again as they are, at most `retries` times: the same number
-    and the same settings, as if nothing had been. Returned are those whose result was stored already, to be closed."""
-    finished = []
+    and the same settings, as if nothing had been.
+
+    Args:
+        is_free: whether a trial that runs is nobody's.
+
+    Returns:
+        Those whose result was stored already, to be closed, and the numbers of those that were queued or have failed.
+    """
+    finished, queued = [], []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if not is_free(trial):
+            continue
         tries = int(trial.user_attrs.get(TRIES, 0)) + 1
         if CANDIDATE in trial.user_attrs:
             finished.append((optuna.Trial(study, trial._trial_id), _candidate(trial)))
-        elif tries <= retries:
+            continue
+        queued.append(trial.number)
+        if tries <= retries:
             study._storage.set_trial_user_attr(trial._trial_id, TRIES, tries)
             study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
         else:
             study._storage.set_trial_user_attr(trial._trial_id, REASON, STOPPED)
             study.tell(trial.number, state=TrialState.FAIL)
-    return finished
+    return finished, queued

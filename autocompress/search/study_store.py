@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.core.front import Direction
 from autocompress.errors import InputError, StorageError
 from autocompress.search.databases import open_storage, sqlite_path
+from autocompress.search.other_drivers import Alone, Drivers
 from autocompress.search.storage import (
     candidates,
     create_study,
@@ -25,10 +27,12 @@ from autocompress.search.storage_urls import shown_url
 
 
 class StudyStore:
-    """Reads and extends the trials of one study. `study` is Optuna's, for this room alone."""
+    """Reads and extends the trials of one study. `study` is Optuna's, `drivers` who else may extend it, for this room
+    alone."""
 
-    def __init__(self, study: optuna.Study) -> None:
+    def __init__(self, study: optuna.Study, *, shared: bool = False) -> None:
         self.study = study
+        self.drivers = Drivers(study) if shared else Alone(study)
 
     @classmethod
     def read(cls, url: str, name: str, folder: Path) -> StudyStore:
@@ -40,7 +44,7 @@ class StudyStore:
 
     @classmethod
     def open(cls, url: str, name: str, identity: Mapping[str, Any], objectives: Mapping[str, Direction],
-             sampler: optuna.samplers.BaseSampler, *, resume: bool, replace: bool,
+             sampler: optuna.samplers.BaseSampler, *, resume: bool, replace: bool, shared: bool = False,
              former: Mapping[str, Collection[Any]] | None = None) -> StudyStore:
         """Open the stored study to go on with, or create one.
 
@@ -52,6 +56,7 @@ class StudyStore:
             sampler: of a study that is created.
             resume: whether a stored study is gone on with.
             replace: whether a stored study is deleted first.
+            shared: whether other drivers may reach it.
             former: by field of the identity, further values that stand for the same in earlier releases.
 
         Raises:
@@ -63,13 +68,16 @@ class StudyStore:
             delete_study(storage, name)
         study = load_study(storage, name)
         if study is None:
-            return cls(create_study(storage, name, sampler, identity, objectives))
+            with suppress(optuna.exceptions.DuplicatedStudyError):  # another driver was faster
+                return cls(create_study(storage, name, sampler, identity, objectives), shared=shared)
+            study = load_study(storage, name)
+            assert study is not None
         require_same(study, identity, objectives, former)
         if not resume:
             place = sqlite_path(url) or shown_url(url)
             raise InputError(f"study {name!r} is already in {place}: add --resume to go on with it, or choose another "
                              "--out")
-        return cls(study)
+        return cls(study, shared=shared)
 
     def __len__(self) -> int:
         """Trials that were begun or wait."""

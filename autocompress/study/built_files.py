@@ -7,11 +7,13 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 
+from msgspec.structs import replace
+
 from autocompress.core.budget import Budget
-from autocompress.core.evaluation import Candidate
+from autocompress.core.evaluation import CALIBRATED, Candidate, Evaluation
 from autocompress.core.front import front
 from autocompress.core.metric import Reference
-from autocompress.core.store import FILES, Store
+from autocompress.core.store import FILES, WEIGHTS, Store, weights_key
 from autocompress.errors import StorageError
 
 # Files that are kept in any case while trials run.
@@ -65,6 +67,18 @@ class Trimmer:
 def own_files(store: Store) -> dict[str, str]:
     """Return the keys of the files that a store keeps, by the hashes in their names."""
     return {name.partition(".")[0]: key for key in store.keys(FILES) if NAME.fullmatch(name := key.partition("/")[2])}
+
+
+def at_hand_here(everyone: Sequence[Candidate], store: Store) -> list[Candidate]:
+    """Candidates without the evaluations whose file cannot be had again from this store: those of trainings that
+    another driver did."""
+    files, weights = own_files(store), set(store.keys(WEIGHTS))
+
+    def is_here(candidate: Candidate, evaluation: Evaluation) -> bool:
+        return (evaluation.rung == CALIBRATED or evaluation.file in files or candidate.plan is None
+                or weights_key(candidate.plan, evaluation.rung) in weights)
+
+    return [replace(c, evaluations=tuple(e for e in c.evaluations if is_here(c, e))) for c in everyone]
 
 
 def is_intact(digest: str, data: bytes) -> bool:

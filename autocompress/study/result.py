@@ -17,6 +17,7 @@ from autocompress.core.layer import Part
 from autocompress.core.metric import Metric, Reference
 from autocompress.core.plan import Plan
 from autocompress.core.sensitivity import SensitivityTable
+from autocompress.core.store import FolderStore
 from autocompress.core.warnings import Warned, merged
 from autocompress.errors import InputError, StorageError
 from autocompress.estimate import flatten
@@ -29,6 +30,7 @@ from autocompress.search.study_store import StudyStore
 from autocompress.search.trial_status import judged
 from autocompress.space.plan_sensitivity import plan_sensitivity
 from autocompress.study.attribution import attribute
+from autocompress.study.built_files import at_hand_here
 from autocompress.study.export_candidate import artifact_fault
 from autocompress.study.folder import (
     ARTIFACT,
@@ -74,8 +76,13 @@ class SearchResult:
 
     @property
     def best(self) -> Candidate | None:
-        """The candidate inside the budget that is best in the task's metric, or None."""
-        return best(self.candidates, self._description.budget, self._description.reference)
+        """The candidate inside the budget that is best in the task's metric, or None; where several drivers share the
+        study, of those whose file or weights are here."""
+        d = self._description
+        everyone = self.candidates
+        if d.settings.storage is not None:
+            everyone = judged(at_hand_here(everyone, FolderStore(self.folder)), d.budget, d.reference)
+        return best(everyone, d.budget, d.reference)
 
     @property
     def front(self) -> pd.DataFrame:

@@ -232,7 +232,7 @@ def _open_study(request: Request, loaded: Loaded) -> StudyStore:
     return StudyStore.open(
         storage_url(loaded.folder, settings.storage), loaded.name, identity_of(loaded.network, loaded.data, request),
         objectives(loaded.data.metric, request.profile.latencies), make_sampler(AUTO, settings.seed),
-        resume=settings.resume, replace=settings.force_new_study,
+        resume=settings.resume, replace=settings.force_new_study, shared=settings.storage is not None,
         former=former_identity(request, loaded.folder))
 
 

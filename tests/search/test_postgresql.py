@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -43,8 +41,7 @@ def closed() -> Iterator[None]:
     yield
     while OPENED:
         OPENED.pop()._backend._forget_connections()
-    with warnings.catch_warnings(action="ignore"):  # of storages whose opening failed
-        gc.collect()
+    Server.forget_connections()  # of storages whose opening failed
 
 
 def _open(url: str) -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pwd
 import shutil
 import socket
 import subprocess
 import tempfile
+import warnings
 from pathlib import Path
 
 _PLACES = os.pathsep.join([os.environ.get("PATH", ""), *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin")))])
@@ -65,6 +67,12 @@ class Server:
         subprocess.run([str(PG_CTL), "-D", str(self.folder / "data"), "-m", "immediate", "stop"],
                        user=self._user.pw_uid if self._user else None, capture_output=True, check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    @staticmethod
+    def forget_connections() -> None:
+        """Let go of connections of this process that nobody closed."""
+        with warnings.catch_warnings(action="ignore"):
+            gc.collect()
 
     def _run(self, *command: object) -> None:
         subprocess.run([str(part) for part in command], check=True, capture_output=True, cwd=self.folder,
