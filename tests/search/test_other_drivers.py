@@ -85,12 +85,12 @@ def test_two_drivers_share_the_trials_and_the_trainings(table: LayerTable, url: 
 
 
 def test_what_a_living_driver_is_at_is_left_alone(table: LayerTable, url: str) -> None:
-    first = _driver(table, url)
+    first = _driver(table, url, renew=2.0)
     with first.engine._drivers.present():
         trial, candidate = first.engine._ask()
         assert candidate.plan is not None
         first.engine._drivers.begin(trial, candidate.plan.fingerprint)
-        second = _driver(table, url, seed=1)
+        second = _driver(table, url, seed=1, renew=10 * SOON)
         second.run()  # ends by itself: the other is known to be alive
         assert first.engine._drivers.holds(trial)
         assert first.study._storage.get_trial(trial._trial_id).state is TrialState.RUNNING
