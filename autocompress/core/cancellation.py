@@ -26,6 +26,7 @@ class _Control:
 
 
 _control: ContextVar[_Control] = ContextVar("control", default=_Control())  # noqa: B039 (frozen)
+_last_checkpoint = time.monotonic()
 
 
 @contextmanager
@@ -48,6 +49,8 @@ def checkpoint(what: str = "", done: int = 0, total: int = 0) -> None:
 
     TrialError when the user has stopped the work, OutOfTime when its time is up.
     """
+    global _last_checkpoint
+    _last_checkpoint = time.monotonic()
     control = _control.get()
     if any(must_stop() for must_stop in control.should_stop):
         raise TrialError("stopped when the search was")
@@ -55,6 +58,11 @@ def checkpoint(what: str = "", done: int = 0, total: int = 0) -> None:
         raise OutOfTime("the time was up before it was done")
     if control.tell is not None and what:
         control.tell(what, done, total)
+
+
+def idle_seconds() -> float:
+    """Return the seconds since the last checkpoint of this process: what works calls one at each batch."""
+    return time.monotonic() - _last_checkpoint
 
 
 def seconds_left() -> float:

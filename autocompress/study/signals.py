@@ -16,6 +16,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal
 
+from autocompress.core.cancellation import idle_seconds
 from autocompress.errors import AutocompressError, EnvironmentFault, Interrupted
 
 log = logging.getLogger(__name__)
@@ -23,7 +24,8 @@ log = logging.getLogger(__name__)
 # After a request, how long what is under way may take to stop by itself, after how long the process is ended, and how
 # much longer it may take where only the report is missing.
 GRACE_SECONDS, LAST_SECONDS, CLOSING_SECONDS = 4.0, 9.0, 20.0
-# How far beyond a search's time limit, its grace included, the process is ended.
+# How far beyond a search's time limit, its grace included, the process is ended where it has not come to a checkpoint
+# for as long: a slow export on a busy machine is no hang.
 HANG_SECONDS = 60.0
 
 LastResort = Callable[[Path | None, AutocompressError], None]
@@ -60,11 +62,12 @@ class Stop:
             self._mode = "closing"
 
     def end_after(self, seconds: float) -> None:
-        """Where the process is ours to end, end it after `seconds`, unless the run is over by then."""
+        """Where the process is ours to end, end it after `seconds`, unless the run is over by then, or still comes to
+        checkpoints."""
         if self._last_resort is not None:
             error = EnvironmentFault("the search must end with its time limit, but something that it runs does not let "
                                      "go; what was finished is kept: go on with --resume")
-            self._thread(self._end, seconds, error)
+            self._thread(self._end_if_hanging, seconds, error)
 
     def handle(self, number: int, frame: Any) -> None:
         """The handler of the signals."""
@@ -113,6 +116,12 @@ class Stop:
                 signal.pthread_kill(main, signal.SIGTERM)
             else:
                 signal.raise_signal(signal.SIGTERM)
+
+    def _end_if_hanging(self, seconds: float, error: AutocompressError) -> None:
+        while not self._over.wait(seconds):
+            if idle_seconds() >= HANG_SECONDS:
+                return self._end(0.0, error)
+            seconds = HANG_SECONDS - idle_seconds()
 
     def _end(self, seconds: float, error: AutocompressError, closing: float = 0.0) -> None:
         if self._over.wait(seconds) or (self._mode == "closing" and self._over.wait(closing)):

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from autocompress.core.cancellation import checkpoint, idle_seconds
 from autocompress.errors import AutocompressError
+from autocompress.study import signals
 from autocompress.study.signals import StoppedNow, ending_the_process, stoppable
 
 
@@ -88,3 +90,26 @@ def test_a_process_that_does_not_let_go_is_ended_where_it_is_ours(monkeypatch: p
             if not ended:
                 time.sleep(0.05)
     assert [error.exit_code for error in ended] == [130]
+
+
+def test_a_search_beyond_its_time_is_ended_only_where_it_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it comes to checkpoints, as an export does on a busy machine, it goes on."""
+    ended, asked = threading.Event(), []
+    idle = iter([0.0, 0.0, 0.005, 0.005, 60.0])
+
+    def idle_for() -> float:
+        asked.append(next(idle))
+        return asked[-1]
+
+    monkeypatch.setattr(signals, "HANG_SECONDS", 0.01)
+    monkeypatch.setattr(signals, "idle_seconds", idle_for)
+    with ending_the_process(lambda folder, error: ended.set()), stoppable() as stop:
+        stop.end_after(0.0)
+        assert ended.wait(30)
+    assert len(asked) == 5
+
+
+def test_a_checkpoint_is_a_sign_of_life() -> None:
+    before = idle_seconds()
+    checkpoint()
+    assert idle_seconds() <= before
