@@ -45,6 +45,8 @@ def read_contents(folder: Path | str, trust: Trust | None = None) -> Contents:
             key, or another, is given.
     """
     folder, trust = Path(folder), trust or Trust()
+    if folder.is_file():
+        raise InputError(f"{folder} is a file: give the folder that holds it, with its {MANIFEST}")
     text = plain_file(folder / MANIFEST, MOST_BYTES)
     if trust.signer is not None:
         require_signature(folder, text, trust.signer)

@@ -95,7 +95,7 @@ def _taken(description: Description, said: Mapping[str, Any], owners: Sequence[O
     for name in description.objects:
         if name in names and name not in said:
             raise InputError(f"{name} must be given, because {folder} was made from a Python object: "
-                             "search(model, data, …) with the same ones")
+                             f"search({name}=…, resume=True, out=…) with the same one")
     values = {name: getattr(description.settings, name) for name in names}
     return {name: value for name, value in values.items() if value is not None}
 

@@ -182,3 +182,11 @@ def test_what_outputs_mean_says_whether_there_are_classes(artifact: Path) -> Non
     assert probabilities(values, facts) is None
     facts.meaning = "class probabilities"
     assert probabilities(softmax, facts) is softmax and probabilities(values[0], facts) is None
+
+
+def test_the_file_in_place_of_its_folder_is_said(tmp_path: Path) -> None:
+    """`load(".../model.onnx")` is what users of a runtime write."""
+    file = tmp_path / "model.onnx"
+    file.write_bytes(b"")
+    with pytest.raises(InputError, match=r"model.onnx is a file: give the folder that holds it, with its manifest.json"):
+        autocompress.load(file)
