@@ -10,13 +10,14 @@ from typing import Any
 from autocompress.errors import InputError
 from autocompress.tasks.arrays import from_memory
 from autocompress.tasks.cache import from_home
+from autocompress.tasks.data_checks import checked
 from autocompress.tasks.factory import call_factory, is_factory
 from autocompress.tasks.image_folder import image_folder
 from autocompress.tasks.named_sets import cifar10, digits, fashion_mnist
 from autocompress.tasks.npz import from_npz
 from autocompress.tasks.picture_cache import DEFAULT_BYTES
 from autocompress.tasks.preparation import Preparation
-from autocompress.tasks.splits import PIXELS, READINGS, Split, TaskData, checked
+from autocompress.tasks.splits import PIXELS, READINGS, Split, TaskData
 
 log = logging.getLogger(__name__)
 

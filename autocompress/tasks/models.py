@@ -18,9 +18,10 @@ from autocompress.errors import EnvironmentFault, InputError
 from autocompress.tasks.base import Task
 from autocompress.tasks.batch_task import BatchTask
 from autocompress.tasks.cache import downloading
+from autocompress.tasks.data_checks import check_normalisation
 from autocompress.tasks.factory import call_factory, is_factory
 from autocompress.tasks.input_forms import evaluating, fitted
-from autocompress.tasks.splits import TaskData, check_normalisation
+from autocompress.tasks.splits import TaskData
 from autocompress.tasks.token_ranges import require_rows
 from autocompress.tasks.vision import import_torchvision
 from autocompress.tasks.weights import check_float32, load_weights_file

@@ -22,8 +22,9 @@ from autocompress.space.space import build_space
 from autocompress.space.spec import load_space
 from autocompress.study.workbench import Workbench
 from autocompress.tasks.arrays import from_memory
+from autocompress.tasks.data_checks import checked
 from autocompress.tasks.input_forms import fitted
-from autocompress.tasks.splits import Split, checked
+from autocompress.tasks.splits import Split
 from autocompress.techniques.apply import check_plan
 from autocompress.testing.networks import CLASSES, NETWORKS, task_data
 from autocompress.testing.techniques import outputs, workbench

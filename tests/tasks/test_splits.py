@@ -10,7 +10,8 @@ import torch
 
 from autocompress.errors import InputError
 from autocompress.tasks import samples, splits
-from autocompress.tasks.splits import SPLITS, Split, TaskData, checked, complete, phases
+from autocompress.tasks.data_checks import checked
+from autocompress.tasks.splits import SPLITS, Split, TaskData, complete, phases
 from autocompress.tasks.stored_samples import SampleWriter
 
 
