@@ -188,5 +188,5 @@ def test_the_file_in_place_of_its_folder_is_said(tmp_path: Path) -> None:
     """`load(".../model.onnx")` is what users of a runtime write."""
     file = tmp_path / "model.onnx"
     file.write_bytes(b"")
-    with pytest.raises(InputError, match="model.onnx is a file: give the folder that holds it"):
+    with pytest.raises(InputError, match=r"model\.onnx is a file: give the folder that holds it"):
         autocompress.load(file)
