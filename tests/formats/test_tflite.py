@@ -126,6 +126,16 @@ def test_four_bits_are_stored_in_four_bits_and_run() -> None:
     assert predicted["size_bytes"] == pytest.approx(len(data), rel=0.01)
 
 
+def test_sums_that_norms_read_stay_in_float() -> None:
+    """A transformer's sums would lose what its norms amplify."""
+    bench = workbench("encoder", FORMAT)
+    plan = integers(bench, (8,), 8)
+    compressed = bench.network.compressor.compress(plan)
+    answers = FORMAT.open(bench.network.write(compressed).data).run({INPUT: bench.network.calibration.numpy()})[OUTPUT]
+    expected = outputs(compressed.model, bench.network.calibration).numpy()
+    assert np.abs(answers - expected).mean() / np.abs(expected).max() < 0.02
+
+
 @pytest.mark.parametrize(("network", "example", "operation"), [
     (nn.Conv3d(2, 4, 3), torch.randn(2, 2, 4, 4, 4), "conv3d"), (nn.LSTM(4, 4), torch.randn(2, 3, 4), "lstm"),
     (nn.Softmax(1), torch.randn(2, 3, 4), "softmax is over the last axis")])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from autocompress.core.plan import Step
-from autocompress.errors import TrialError
+from autocompress.errors import InputError, TrialError
 from autocompress.formats.running import on_device
 from autocompress.formats.table import format_named
 from autocompress.formats.tflite.rules import lower
@@ -82,3 +82,8 @@ def test_means_over_places_are_pooled() -> None:
     with_pooled_means(graph)
     kinds = [operation.kind for operation in graph.operations]
     assert "MEAN" not in kinds and kinds.count("AVERAGE_POOL_2D") == 1
+
+
+def test_a_network_that_the_processor_would_have_to_help_is_refused() -> None:
+    with pytest.raises(InputError, match=r"exportable to vela.*has no integer kernel"):
+        workbench("encoder", U55_128)

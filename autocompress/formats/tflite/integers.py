@@ -1,8 +1,8 @@
 """From a float graph to integers: which operations compute in integers, and the scales of their tensors.
 
 A layer that the plan quantises computes in integers of its width; so does every other operation that has an integer
-kernel and reads integers alone. Between integers and floats stand QUANTIZE and DEQUANTIZE. Where all computes in
-integers, so are the inputs and outputs of the file.
+kernel and reads integers alone, but for sums that floats read. Between integers and floats stand QUANTIZE and
+DEQUANTIZE. Where all computes in integers, so are the inputs and outputs of the file.
 
 Source: tensorflow.org/lite/performance/quantization_spec, for the scales that each operator wants.
 """
@@ -24,6 +24,8 @@ FLOAT = 32
 SAME_SCALE = ("RESHAPE", "TRANSPOSE", "MAX_POOL_2D", "AVERAGE_POOL_2D", "PAD", "PADV2", "CONCATENATION", "SLICE",
               "STRIDED_SLICE", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "BROADCAST_TO", "RELU", "MAXIMUM",
               "MINIMUM", "DEPTH_TO_SPACE")
+# Operators that stay in float where one of their readers is: a transformer's sums, which norms read.
+SUMS = ("ADD", "SUB", "CONCATENATION")
 # Operators whose output has a scale and a zero point that the kernel knows, by width.
 FIXED = {("SOFTMAX", 8): (1 / 256, -128), ("LOGISTIC", 8): (1 / 256, -128), ("TANH", 8): (1 / 128, 0),
          ("LOG_SOFTMAX", 8): (16 / 256, 127), ("SOFTMAX", 16): (1 / 32768, 0), ("LOGISTIC", 16): (1 / 32768, 0),
@@ -56,12 +58,16 @@ def widths(graph: Graph, network: WritableNetwork) -> list[int]:
         found.update({id(tensor): result[-1] for tensor in operation.outputs})
     readers = graph.readers()
     index = {id(operation): number for number, operation in enumerate(graph.operations)}
-    for number in reversed(range(len(result))):  # what stands before the first layer follows its readers
-        if result[number] is None:
+    for number in reversed(range(len(result))):
+        if result[number] is None:  # what stands before the first layer follows its readers
             after = {result[index[id(reader)]] for tensor in graph.operations[number].outputs
                      for reader in readers.get(id(tensor), [])}
             width = after.pop() if len(after) == 1 else FLOAT
             result[number] = width if width in WIDTHS.get(graph.operations[number].kind, ()) else FLOAT
+        elif graph.operations[number].kind in SUMS and any(
+                result[index[id(reader)]] == FLOAT for tensor in graph.operations[number].outputs
+                for reader in readers.get(id(tensor), [])):
+            result[number] = FLOAT
     return [FLOAT if width is None else width for width in result]
 
 

@@ -72,22 +72,24 @@ def _stored(part: Part, bias_scales: bool) -> float:
     return total + weights
 
 
+# What a tensor of integers has beside one of floats: its type, and its scale and zero point.
+SCALED = 8 + 12 + _vector(1, 4) + 12
+
+
 def _activations(parts: list[Part]) -> float:
-    """Scales of activations, and the operators between integers and floats."""
-    written = {part.writes: part.activation_bits for part in parts if part.kind in ("conv", "linear")}
-    total, seen = 0.0, dict[str, int]()
-    for part in parts:
-        if part.activation_bits <= 16:
-            total += 8 + 12 + _vector(1, 4) + 12  # of the output
-        for name in filter(None, (part.reads,)):
-            width = min(part.activation_bits, 32)
-            if part.kind in ("conv", "linear") and seen.get(name) != width:
-                before = written.get(name)
-                if before is None and width <= 16:
-                    total += 8 + 12 + _vector(1, 4) + 12  # of what sums, pools and inputs give
-                elif before is not None and before != width:
-                    total += PLAIN_OPERATOR + 2 * _vector(1, 4) + 16 + REFERENCE
-                seen[name] = width
+    """Scales of activations, and the operators between integers and floats. What sums, pooling and inputs give is
+    computed as the layer before it is; an input, as the layer that reads it."""
+    layers = [part for part in parts if part.kind in ("conv", "linear")]
+    width = {part.writes: part.activation_bits for part in layers}
+    total, before = float(SCALED * sum(part.activation_bits <= 16 for part in layers)), 0
+    read: set[tuple[str, int]] = set()
+    for part in layers:
+        own = part.activation_bits
+        if part.reads and part.reads not in width:
+            width[part.reads] = before or own
+            total += SCALED * (width[part.reads] <= 16)
+        if part.reads and width[part.reads] != own and (part.reads, own) not in read:
+            read.add((part.reads, own))
+            total += PLAIN_OPERATOR + 2 * _vector(1, 4) + 8 + REFERENCE + SCALED * (own <= 16)
+        before = own
     return total
-
-

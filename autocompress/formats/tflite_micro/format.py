@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from torch import Tensor, nn
+
 from autocompress.core.layer import Layer, Part
 from autocompress.core.plan import Step
+from autocompress.errors import TrialError
 from autocompress.formats.base import WritableNetwork, Written
 from autocompress.formats.tflite.format import TfliteFormat, written
-from autocompress.formats.tflite.trace import Example
+from autocompress.formats.tflite.rules import lower
+from autocompress.formats.tflite.trace import Example, samples_of, trace
 from autocompress.formats.tflite_micro.c_source import c_files
 from autocompress.formats.tflite_micro.decoding import decoded
 from autocompress.formats.tflite_micro.legality import refused
 from autocompress.formats.tflite_micro.runtime import MicroRuntime
 from autocompress.formats.tflite_micro.size import arena_bytes, file_bytes
+
+# Operators of LiteRT that the interpreter for microcontrollers lacks.
+LACKING = {"GELU"}
 
 
 class MicroFormat(TfliteFormat):
@@ -34,6 +41,14 @@ class MicroFormat(TfliteFormat):
     def memory(self, activation_bytes: int, parts: Sequence[Part]) -> int:
         """The arena: activations, the largest weight that is looked up, and what the interpreter keeps."""
         return arena_bytes(activation_bytes, parts)
+
+    def prepare(self, network: nn.Module, example: Tensor | Mapping[str, Tensor]) -> Example:
+        """As for LiteRT; what the interpreter for microcontrollers lacks is refused too, by name."""
+        one = samples_of(example, 1)
+        lacking = sorted({operation.kind for operation in lower(trace(network, one)).operations} & LACKING)
+        if lacking:
+            raise TrialError(f"{self.runtime} has no operator {lacking[0]}")
+        return one
 
     def write(self, prepared: Example, network: WritableNetwork, threads: int = 1) -> Written:
         """Lower the network, put the integers of the plan in, and look up those of fewer than 8 bits."""

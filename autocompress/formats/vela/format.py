@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from torch import Tensor, nn
 
 from autocompress.core.layer import Layer, Part
 from autocompress.core.plan import Step
+from autocompress.errors import TrialError
 from autocompress.formats.base import WritableNetwork, Written
 from autocompress.formats.tflite.format import TfliteFormat, written
-from autocompress.formats.tflite.trace import Example
+from autocompress.formats.tflite.integers import widths
+from autocompress.formats.tflite.rules import lower
+from autocompress.formats.tflite.trace import Example, samples_of, trace
 from autocompress.formats.vela.compiler import Accelerator
 from autocompress.formats.vela.pooling import with_pooled_means
 from autocompress.formats.vela.runtime import VelaRuntime
@@ -34,6 +39,17 @@ class VelaFormat(TfliteFormat):
         if step.technique == "quantize" and int(step.args.get("activation_bits", 32)) == 32:
             return "Ethos-U computes with integer activations alone: choose 8 or 16 bits"
         return ""
+
+    def prepare(self, network: nn.Module, example: Tensor | Mapping[str, Tensor]) -> Example:
+        """As for LiteRT; what would be left to the processor, because it has no integer kernel, is refused by name."""
+        one = samples_of(example, 1)
+        graph = lower(trace(network, one))
+        layers = {operation.layer for operation in graph.operations if operation.kind != "GATHER"} - {""}
+        integers = WritableNetwork(network, {}, activation_bits=dict.fromkeys(layers, 8))
+        for operation, width in zip(graph.operations, widths(graph, integers), strict=True):
+            if width != 8:
+                raise TrialError(f"Ethos-U computes with integers, and {operation.kind} has no integer kernel here")
+        return one
 
     def memory(self, activation_bytes: int, parts: Sequence[Part]) -> int:
         """SRAM: activations, and the weights of one layer, which are fetched before it runs; ten bytes of scale and
