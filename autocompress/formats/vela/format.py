@@ -18,6 +18,7 @@ from autocompress.formats.tflite.trace import Example, samples_of, trace
 from autocompress.formats.vela.compiler import Accelerator
 from autocompress.formats.vela.pooling import with_pooled_means
 from autocompress.formats.vela.runtime import VelaRuntime
+from autocompress.techniques.quantize import QUANTIZE
 
 
 class VelaFormat(TfliteFormat):
@@ -36,7 +37,7 @@ class VelaFormat(TfliteFormat):
             return "Ethos-U computes with weights of 8 bits"
         if step.args.get("grid") or step.args.get("group"):
             return "Ethos-U computes with even levels and one scale for each channel"
-        if step.technique == "quantize" and int(step.args.get("activation_bits", 32)) == 32:
+        if step.technique == QUANTIZE.name and int(step.args.get("activation_bits", 32)) == 32:
             return "Ethos-U computes with integer activations alone: choose 8 or 16 bits"
         return ""
 
