@@ -136,7 +136,8 @@ class Manifest(msgspec.Struct, kw_only=True):
     profile: Annotated[Any, Meta(description="The device or devices that it was searched for.")] = None
     budget: Annotated[dict[str, Any], Meta(description="The bounds that it keeps.")] = {}
     seed: int = 0
-    fingerprints: Annotated[dict[str, str], Meta(description="Content hashes of model, data, space and profile.")] = {}
+    fingerprints: Annotated[dict[str, str], Meta(
+        description="Content hashes of model, data, space, profile and code of own techniques.")] = {}
     versions: Annotated[dict[str, str], Meta(description="Of the packages that made it.")] = {}
 
     @property

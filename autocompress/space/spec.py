@@ -163,4 +163,7 @@ def _legal_keys(message: str, kind: type[msgspec.Struct]) -> str:
     table = next((field.type.__args__[0] for field in msgspec.structs.fields(kind) if field.name == found[2]), kind)
     legal = [field.name for field in msgspec.structs.fields(table) if field.name != "own"]
     close = difflib.get_close_matches(found[1], legal, n=1)
-    return f"; did you mean `{close[0]}`?" if close else f"; legal here are {', '.join(legal)}"
+    if close:
+        return f"; did you mean `{close[0]}`?"
+    own = ", and the tables of techniques given by --technique FILE.py:NAME" if table is SpaceSpec else ""
+    return f"; legal here are {', '.join(legal)}{own}"

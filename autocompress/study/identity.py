@@ -13,6 +13,7 @@ from autocompress.errors import InputError
 from autocompress.quantities import exact_bytes
 from autocompress.study.folder import DESCRIPTION, Description, is_described, read_description
 from autocompress.study.former_layout import former_identities, space_hash
+from autocompress.study.own_code import TECHNIQUE_CODE, technique_code
 from autocompress.study.request import Request
 from autocompress.study.settings import LIMITS, SETTINGS, SearchSettings, listed
 from autocompress.tasks.base import Task, metric_of
@@ -48,9 +49,10 @@ def identity_of(loaded: LoadedModel, task: Task, request: Request) -> dict[str, 
 
 
 def fingerprints(loaded: LoadedModel, task: Task, request: Request) -> dict[str, str]:
-    """Hashes of what the settings of `BY_CONTENT` name."""
+    """Hashes of what the settings of `BY_CONTENT` name, and of the code of a user's own techniques."""
+    code = technique_code(request)
     return {"model": loaded.fingerprint, "data": task.fingerprint, "profile": request.profile.fingerprint,
-            "space": space_hash(request.space)}
+            "space": space_hash(request.space), **({TECHNIQUE_CODE: code} if code else {})}
 
 
 def label(own: Any) -> str:
@@ -61,10 +63,10 @@ def label(own: Any) -> str:
     return name if isinstance(name, str) else getattr(own, "__qualname__", type(own).__qualname__)
 
 
-def former_identity(request: Request, folder: Path) -> Mapping[str, list[str]]:
+def former_identity(request: Request, folder: Path) -> Mapping[str, list[Any]]:
     """Further values of an identity's fields that stand for the same in what earlier releases stored."""
     stored = read_description(folder).budget if is_described(folder) else None
-    return former_identities(request.space, request.budget, stored)
+    return {**former_identities(request.space, request.budget, stored), TECHNIQUE_CODE: [None]}
 
 
 def stored_name(settings: SearchSettings, folder: Path, name: str) -> str:

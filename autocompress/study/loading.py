@@ -19,6 +19,7 @@ from autocompress.hardware.targets import load_targets
 from autocompress.search.executors.base import Evaluate, Executor, Place, Workplace
 from autocompress.space.spec import load_space
 from autocompress.study.folder import Description
+from autocompress.study.own_code import TECHNIQUE_CODE, technique_code
 from autocompress.study.request import Request
 from autocompress.study.settings import SearchSettings, read
 from autocompress.study.workbench import Workbench, study_store
@@ -101,6 +102,7 @@ def reopen_bench(folder: Path, description: Description, given: Mapping[str, Any
     request = Request(settings, load_space("default"), profile, description.budget)  # nothing is searched
     loaded, task = load_task(settings)
     require_same_task(description, loaded, task)
+    _require_same_techniques(description, request)
     return make_bench(loaded, task, request, folder)
 
 
@@ -113,6 +115,15 @@ def require_same_task(description: Description, loaded: LoadedModel, task: Task)
                              f"{description.fingerprints[what]}), but is another ({now}): give the same one{split}")
 
 
+def _require_same_techniques(description: Description, request: Request) -> None:
+    """InputError when the code of a user's own techniques is not that of the study."""
+    stored, now = description.fingerprints.get(TECHNIQUE_CODE), technique_code(request)
+    if stored and now and now != stored:
+        names = ", ".join(name for name in request.techniques if name not in TECHNIQUES)
+        raise InputError(f"the code of the technique {names} must be the one that the study was made with (fingerprint "
+                         f"{stored}), but is another ({now}): undo the change, or search anew")
+
+
 def open_executor(bench: Workbench, loaded: LoadedModel, task: Task, request: Request, folder: Path,
                   should_stop: Callable[[], bool]) -> Executor:
     """Where evaluations run: where the user's own executor or `workers` say, else here, or in `jobs` processes that
@@ -121,13 +132,13 @@ def open_executor(bench: Workbench, loaded: LoadedModel, task: Task, request: Re
     if executor.elsewhere:
         own = {"techniques": tuple(request.techniques[name] for name in request.techniques if name not in TECHNIQUES),
                "format": request.file_format if request.settings.first_format is not None else None}
-        make = partial(_rebuilt, loaded, task, _portable(request, model="sent", data="sent", task=None, **own), folder)
+        make = partial(_rebuilt, loaded, task, portable(request, model="sent", data="sent", task=None, **own), folder)
     elif model is None or isinstance(model, str):
         # A class from a user's file cannot be unpickled elsewhere; the specs can be loaded again.
-        make = partial(_reloaded, _portable(request), folder)
+        make = partial(_reloaded, portable(request), folder)
     else:
-        portable = _portable(request, model="given as an object", data="given as an object")
-        make = partial(_rebuilt, loaded, task, portable, folder)
+        beside = portable(request, model="given as an object", data="given as an object")
+        make = partial(_rebuilt, loaded, task, beside, folder)
     executor.open(Workplace(bench.evaluator.outcome, make, bench.store, should_stop, bench.store.used(STATISTICS)))
     return executor
 
@@ -146,7 +157,8 @@ def _rebuilt(loaded: LoadedModel, task: Task, request: Request, folder: Path, pl
     return make_bench(loaded, task, request, folder, place.store).evaluator.outcome_in_worker
 
 
-def _portable(request: Request, **without: Any) -> Request:
-    """The request without the objects that travel beside it, or stay where the search runs."""
+def portable(request: Request, **without: Any) -> Request:
+    """The request without the objects that travel beside it, or stay where the search runs, such as the tables of a
+    user's own techniques in the space: nothing is decided in a worker."""
     settings = msgspec.structs.replace(request.settings, executor=None, sampler="auto", **without)
-    return replace(request, settings=settings)
+    return replace(request, settings=settings, space=msgspec.structs.replace(request.space, own=msgspec.UNSET))
