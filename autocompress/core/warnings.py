@@ -24,11 +24,11 @@ def warn(logger: logging.Logger, warned: Warned) -> None:
 class _Collector(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.found: list[Warned] = []
+        self.warnings: list[Warned] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         code = getattr(record, "code", record.name.rpartition(".")[2].replace("_", "-"))
-        self.found = merged((*self.found, Warned(str(code), record.getMessage())))
+        self.warnings = merged((*self.warnings, Warned(str(code), record.getMessage())))
 
 
 @contextmanager

@@ -86,11 +86,11 @@ def apply_plan(study: Path, trial: int | str, weights: Path, out: Path, *, data:
             except TrialError as error:
                 raise InputError(f"the plan of trial {candidate.trial} must be carried out with weights of the study's "
                                  f"network, but with these: {error}") from None
-            made = Candidate(trial=candidate.trial, status="complete", plan=candidate.plan, evaluations=(evaluation,))
+            result = Candidate(trial=candidate.trial, status="complete", plan=candidate.plan, evaluations=(evaluation,))
             hashes = fingerprints(loaded, task, request)
             told = described(description.name, request, hashes, bench, baseline, timings={})
-            _require_inside(description.budget, made, told.reference)
-            facts = ship(bench, made, out, told, options)
+            _require_inside(description.budget, result, told.reference)
+            facts = ship(bench, result, out, told, options)
         return Applied(facts, told.metric, baseline[told.metric.name])
     finally:
         shutil.rmtree(folder, ignore_errors=True)

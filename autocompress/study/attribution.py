@@ -33,22 +33,22 @@ NO_TIME, STOPPED = "not measured: no time was left", "not measured: the search w
 def attribute(
     bench: Workbench,
     projection: Projection,
-    chosen: Candidate,
+    candidate: Candidate,
     everyone: Sequence[Candidate],
     budget: Budget,
     sensitivity_table: SensitivityTable | None,
     seconds: float,
     should_stop: Callable[[], bool],
 ) -> Attribution:
-    """Leave every technique of `chosen`'s plan out once, and every step.
+    """Leave every technique of `candidate`'s plan out once, and every step.
 
     Estimates are of all; the task's metric is measured for the techniques that buy most of what `budget` bounds, before
     training, as that of trials is. What a trial has measured is not measured again; nothing is begun that would take
     longer than the `seconds` there are.
     """
-    assert chosen.plan is not None and chosen.evaluations
+    assert candidate.plan is not None and candidate.evaluations
     end = time.perf_counter() + seconds
-    plan, calibrated = chosen.plan, chosen.evaluations[0]
+    plan, calibrated = candidate.plan, candidate.evaluations[0]
     original, estimated = projection.estimate(Plan()), projection.estimate(plan)
     shares = {name: _share(projection, plan, name) for name in _techniques(plan, projection.space.techniques)}
     measured_metrics = {c.plan.fingerprint: c.evaluations[0].metrics for c in everyone if c.plan and c.evaluations}
@@ -69,7 +69,7 @@ def attribute(
             measured, note = _measure(bench, without, should_stop)
         shares[name] = msgspec.structs.replace(shares[name], measured=measured, note=note or shares[name].note)
     return Attribution(
-        trial=chosen.trial, plan_fingerprint=plan.fingerprint, original=original, estimated=estimated,
+        trial=candidate.trial, plan_fingerprint=plan.fingerprint, original=original, estimated=estimated,
         calibrated=calibrated.metrics, techniques=tuple(shares.values()), steps=steps,
         finished=not any(share.note in (NO_TIME, STOPPED) for share in shares.values()))
 
@@ -95,8 +95,8 @@ def _without(plan: Plan, name: str) -> Plan:
 def _float_activations(step: Step) -> Step:
     if step.technique != QUANTIZE.name:
         return step
-    kept = {key: value for key, value in step.args.items() if key != "range"}
-    return msgspec.structs.replace(step, args={**kept, "activation_bits": 32})
+    weight_args = {key: value for key, value in step.args.items() if key != "range"}
+    return msgspec.structs.replace(step, args={**weight_args, "activation_bits": 32})
 
 
 def _share(projection: Projection, plan: Plan, name: str) -> TechniqueShare:

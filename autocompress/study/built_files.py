@@ -58,9 +58,9 @@ class Trimmer:
         self._remove(everyone, own_files(self._store))
 
     def _remove(self, everyone: Sequence[Candidate], among: Collection[str]) -> None:
-        wanted = {c.best.file for c in front(everyone, self._budget, self._reference) if c.best is not None}
+        of_front = {c.best.file for c in front(everyone, self._budget, self._reference) if c.best is not None}
         for digest, key in own_files(self._store).items():
-            if digest in among and digest not in wanted:
+            if digest in among and digest not in of_front:
                 self._store.remove(key)
 
 

@@ -15,11 +15,11 @@ REQUIRED = ("name", "suffix", "runtime", "legal", "size", "prepare", "described"
             "files", "snippet", "with_free_sizes")
 
 
-def chosen_format(given: Any, profile: HardwareProfile, trust_code: bool = True, free_sizes: bool = False) -> Format:
+def chosen_format(spec: Any, profile: HardwareProfile, trust_code: bool = True, free_sizes: bool = False) -> Format:
     """Return the format that a user asks for.
 
     Args:
-        given: an object; `path/to/file.py:name`; the name of a shipped format; or None for the profile's.
+        spec: an object; `path/to/file.py:name`; the name of a shipped format; or None for the profile's.
         profile: the device.
         trust_code: whether a user's file may be run.
         free_sizes: whether its files take inputs of any size that the network takes.
@@ -27,13 +27,13 @@ def chosen_format(given: Any, profile: HardwareProfile, trust_code: bool = True,
     Raises:
         InputError: when there is no such format, or when an object is none.
     """
-    if given is None or (isinstance(given, str) and not is_factory(given)):
-        shipped: Format = format_named(given or profile.format)
+    if spec is None or (isinstance(spec, str) and not is_factory(spec)):
+        shipped: Format = format_named(spec or profile.format)
         return shipped.with_free_sizes() if free_sizes else shipped
-    own: Format = load_object(given, what="the format", trust_code=trust_code)
-    missing = [name for name in REQUIRED if not hasattr(own, name)]
-    if missing or isinstance(own, type):
-        what = f"{own.__name__} is a class" if isinstance(own, type) else f"it has no {', '.join(missing)}"
+    loaded: Format = load_object(spec, what="the format", trust_code=trust_code)
+    missing = [name for name in REQUIRED if not hasattr(loaded, name)]
+    if missing or isinstance(loaded, type):
+        what = f"{loaded.__name__} is a class" if isinstance(loaded, type) else f"it has no {', '.join(missing)}"
         raise InputError(f"a format must be an object with what autocompress.formats.base.Format has, but {what}: "
                          "inherit from that class, and give an object of it")
-    return own.with_free_sizes() if free_sizes else own
+    return loaded.with_free_sizes() if free_sizes else loaded

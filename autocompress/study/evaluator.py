@@ -73,7 +73,7 @@ class Evaluator:
         """The original's own file, a plain export, that candidates are compared with. Made when first asked for: it
         takes seconds."""
         network = self.network
-        return original_of(self._format, network.given, network.writer.original_file,
+        return original_of(self._format, network.user_model, network.writer.original_file,
                            network.calibration[:PARITY_SAMPLES], network.writer.example)
 
     def prepare(self) -> None:
@@ -107,9 +107,9 @@ class Evaluator:
         began = time.perf_counter()
         measured = self._original_on(LEAST)[0].metrics
         reference = Reference(task.metric, measured[task.metric.name])
-        found = sizes(reference, measured[task.metric.error], LEAST, time.perf_counter() - began, samples, tested,
-                      limit)
-        self.sizes = found if last is None else replace(found, first=min(found.first, last), last=last)
+        counts = sizes(reference, measured[task.metric.error], LEAST, time.perf_counter() - began, samples, tested,
+                       limit)
+        self.sizes = counts if last is None else replace(counts, first=min(counts.first, last), last=last)
         say(self.sizes, samples, tested)
 
     @property
@@ -325,9 +325,9 @@ class Evaluator:
 
     def file_of(self, plan: Plan, evaluation: Evaluation) -> bytes:
         """The file that was run to evaluate a plan: as it was kept, or made again."""
-        kept = kept_file(self._store, evaluation.file, self._format.suffix)
-        if kept is not None:
-            return kept
+        stored_file = kept_file(self._store, evaluation.file, self._format.suffix)
+        if stored_file is not None:
+            return stored_file
         return self.network.write(self.trainer.rebuild(plan, evaluation.rung, evaluation.weights)).data
 
 

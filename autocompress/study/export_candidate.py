@@ -154,10 +154,10 @@ def _samples(bench: Workbench, candidate: Candidate, runtime: Runtime, data: byt
 
 def _attribution(description: Description, candidate: Candidate) -> Attribution | None:
     """What the techniques of the candidate's plan bought, where a search has found that out."""
-    known = description.attribution
+    saved = description.attribution
     assert candidate.plan is not None
-    same = known is not None and (known.trial, known.plan_fingerprint) == (candidate.trial, candidate.plan.fingerprint)
-    return known if same else None
+    same = saved is not None and (saved.trial, saved.plan_fingerprint) == (candidate.trial, candidate.plan.fingerprint)
+    return saved if same else None
 
 
 def artifact_fault(folder: Path, facts: dict[str, Any] | None) -> str:

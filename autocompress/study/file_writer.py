@@ -204,8 +204,8 @@ def of_other_sizes(inputs: Inputs, free: Mapping[str, tuple[int, ...]]) -> Input
 
     if isinstance(inputs, Tensor):
         return changed(INPUT, inputs)
-    made: Inputs = NamedTensors({name: changed(name, tensor) for name, tensor in inputs.items()})
-    return made
+    resized: Inputs = NamedTensors({name: changed(name, tensor) for name, tensor in inputs.items()})
+    return resized
 
 
 def _shapes(outputs: Mapping[str, np.ndarray]) -> str:

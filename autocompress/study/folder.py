@@ -94,23 +94,23 @@ def prepare_folder(folder: Path) -> list[Path]:
 
     InputError where it cannot, before any work is done.
     """
-    made = []
+    created = []
     try:
-        made = [place for place in (*reversed(folder.parents), folder) if not place.exists()]
+        created = [place for place in (*reversed(folder.parents), folder) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / temporary_name()
         probe.write_bytes(b"")
         probe.unlink()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        remove_empty(made)
+        remove_empty(created)
         raise InputError(f"--out must be a folder that can be written, but {str(folder)!r}: {reason}") from None
-    return made
+    return created
 
 
-def remove_empty(made: Sequence[Path]) -> None:
+def remove_empty(folders: Sequence[Path]) -> None:
     """Remove folders that were made, the outermost first, and hold nothing."""
-    for place in reversed(made):
+    for place in reversed(folders):
         with suppress(OSError, ValueError):  # a name that cannot be was never made
             place.rmdir()
 

@@ -22,11 +22,11 @@ def claimed(folder: Path, *, resume: bool, replace: bool) -> Iterator[None]:
     if is_study(folder) and is_own(folder) and not resume and not replace:
         raise InputError(f"{folder} holds a study already: add --resume to go on with it, --force-new-study to "
                          "replace it, or choose another --out")
-    made = prepare_folder(folder)
+    created = prepare_folder(folder)
     try:
         require_no_foreign(folder)
         with locked(folder):
             clean(folder)
             yield
     finally:
-        remove_empty(made)
+        remove_empty(created)

@@ -28,11 +28,11 @@ def from_version_1(document: dict[str, Any]) -> dict[str, Any]:
     settings |= {name: value for name in ("storage", "from_study") if (value := document.pop(name, ""))}
     effort = EFFORTS.get(settings.get("effort", DEFAULT_EFFORT), EFFORTS[DEFAULT_EFFORT])
     settings["trials"] = document.pop("trials", 0) or effort.trials  # older files do not say how many
-    given = document.pop("given", None) or {}
-    settings |= {name: given[name] for name in _OF_THE_TASK if given.get(name) is not None}
-    settings |= {name: _numbers(given[name], name) for name in ("mean", "std") if given.get(name) is not None}
-    default = given.get("default", True)
-    objects = [] if default else [name for name in ("model", "data") if given.get(name) is None]
+    former = document.pop("given", None) or {}
+    settings |= {name: former[name] for name in _OF_THE_TASK if former.get(name) is not None}
+    settings |= {name: _numbers(former[name], name) for name in ("mean", "std") if former.get(name) is not None}
+    default = former.get("default", True)
+    objects = [] if default else [name for name in ("model", "data") if former.get(name) is None]
     settings |= _bounds(document.get("budget"), document.get("targets") or [])
     document["sensitivities"] = document.pop("harms", {})
     if isinstance(attribution := document.get("attribution"), dict):

@@ -55,12 +55,12 @@ def fingerprints(loaded: LoadedModel, task: Task, request: Request) -> dict[str,
             "space": space_hash(request.space), **({TECHNIQUE_CODE: code} if code else {})}
 
 
-def label(own: Any) -> str:
+def label(spec: Any) -> str:
     """What an object of the user's own is called: the name behind its file, its `name`, or that of its class."""
-    if isinstance(own, str):
-        return own.rpartition(":")[2]
-    name = getattr(own, "name", None)
-    return name if isinstance(name, str) else getattr(own, "__qualname__", type(own).__qualname__)
+    if isinstance(spec, str):
+        return spec.rpartition(":")[2]
+    name = getattr(spec, "name", None)
+    return name if isinstance(name, str) else getattr(spec, "__qualname__", type(spec).__qualname__)
 
 
 def former_identity(request: Request, folder: Path) -> Mapping[str, list[Any]]:
@@ -83,17 +83,17 @@ def described(name: str, request: Request, hashes: Mapping[str, str], bench: Wor
               timings: Mapping[str, float], unpaying: frozenset[str] = frozenset(),
               before: Description | None = None) -> Description:
     """The description of a study; one that is resumed, described `before`, keeps what it exported and found."""
-    settings = request.settings.kept()
+    settings = request.settings.storable()
     if settings.from_study is None and before is not None:
         settings = msgspec.structs.replace(settings, from_study=before.settings.from_study)
-    made = Description(
+    description = Description(
         name=name, settings=settings, objects=request.settings.objects, budget=request.budget, baseline=baseline,
         sources=dict(bench.evaluator.sources), table=bench.network.table, refused=bench.network.refused,
         fingerprints=dict(hashes), timings=dict(timings), unpaying=tuple(sorted(unpaying)),
         targets=tuple(device.id for device in request.profile.targets), metric=metric_of(bench.network.task))
     if before is None:
-        return made
-    return msgspec.structs.replace(made, baseline=before.baseline, artifact=before.artifact,
+        return description
+    return msgspec.structs.replace(description, baseline=before.baseline, artifact=before.artifact,
                                    attribution=before.attribution, sensitivities=before.sensitivities)
 
 

@@ -47,14 +47,14 @@ def predicting(bench: Workbench, baseline: Metrics, budget: Budget) -> HardwareP
     integers = integer_plan(bench.network)
     ratio = _integer_ratio(bench, integers) if device.rates.get("int8") and integers.steps else None
 
-    def taking(plan: Plan, known: HardwareProfile) -> float:
-        return estimate(bench.network.table, plan, known, bench.network.writer.format)["latency_ms"]
+    def taking(plan: Plan, rates: HardwareProfile) -> float:
+        return estimate(bench.network.table, plan, rates, bench.network.writer.format)["latency_ms"]
 
-    known = calibrated(device, baseline[name], lambda p: taking(Plan(), p),
-                       None if ratio is None else ratio * baseline[name], lambda p: taking(integers, p))
+    fitted = calibrated(device, baseline[name], lambda p: taking(Plan(), p),
+                        None if ratio is None else ratio * baseline[name], lambda p: taking(integers, p))
     if not profile.targets:
-        return known
-    return together([known if other.id == device.id else other for other in profile.targets])
+        return fitted
+    return together([fitted if other.id == device.id else other for other in profile.targets])
 
 
 def _integer_ratio(bench: Workbench, plan: Plan) -> float | None:

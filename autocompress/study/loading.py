@@ -41,9 +41,9 @@ def load_task(settings: SearchSettings) -> tuple[LoadedModel, Task]:
     """The network and the task that the settings name: a user's own, one of a kind, or classification of the data."""
     reuse_memory()
     if settings.task is not None and not is_kind(settings.task):
-        own: Task = load_object(settings.task, what="task", trust_code=settings.trust_code)
-        return load_network(settings.model, own, weights=settings.weights, weights_key=settings.weights_key,
-                            trust_code=settings.trust_code), own
+        user_task: Task = load_object(settings.task, what="task", trust_code=settings.trust_code)
+        return load_network(settings.model, user_task, weights=settings.weights, weights_key=settings.weights_key,
+                            trust_code=settings.trust_code), user_task
     if settings.model is None:
         net, task = default_task()
         return LoadedModel(net, "resnet18-digits", model_fingerprint(net), task), task
@@ -59,9 +59,9 @@ def load_task(settings: SearchSettings) -> tuple[LoadedModel, Task]:
     built = None
     if isinstance(settings.model, str) and is_factory(settings.model):
         built = built_network(settings.model, trust_code=settings.trust_code)
-    known = preparation_of(built if built is not None else settings.model, settings.weights)
+    recorded = preparation_of(built if built is not None else settings.model, settings.weights)
     task = load_data(settings.data, root=settings.data_root, seed=settings.seed, trust_code=settings.trust_code,
-                     preparation=wished.completed(known), reading=settings.inputs, cache_bytes=settings.cache_size)
+                     preparation=wished.completed(recorded), reading=settings.inputs, cache_bytes=settings.cache_size)
     loaded = load_model(settings.model, weights=settings.weights, weights_key=settings.weights_key, data=task,
                         trust_code=settings.trust_code, built=built)
     return loaded, loaded.data or task
@@ -85,11 +85,11 @@ def make_bench(loaded: LoadedModel, task: Task, request: Request, folder: Path,
                      file_format=request.file_format, techniques=request.techniques)
 
 
-def reopen_bench(folder: Path, description: Description, given: Mapping[str, Any], trust_code: bool,
+def reopen_bench(folder: Path, description: Description, objects: Mapping[str, Any], trust_code: bool,
                  device: str) -> Workbench:
-    """The workbench of a stored study, whose Python objects are `given` again. InputError when its network or data are
-    not those of the study."""
-    said = read(given)
+    """The workbench of a stored study, whose Python objects the caller gives again in `objects`. InputError when its
+    network or data are not those of the study."""
+    said = read(objects)
     if "model" not in said and {"model", "data"} & set(description.objects):
         raise InputError("this study was made from Python objects: use open_study(folder, model=…, data=…)")
     missing = [name for name in description.objects if name not in said and name in REOPENED]
@@ -130,9 +130,10 @@ def open_executor(bench: Workbench, loaded: LoadedModel, task: Task, request: Re
     load the networks again."""
     model, executor = request.settings.model, request.executor
     if executor.elsewhere:
-        own = {"techniques": tuple(request.techniques[name] for name in request.techniques if name not in TECHNIQUES),
-               "format": request.file_format if request.settings.first_format is not None else None}
-        make = partial(_rebuilt, loaded, task, portable(request, model="sent", data="sent", task=None, **own), folder)
+        added = {"techniques": tuple(request.techniques[name] for name in request.techniques if name not in TECHNIQUES),
+                 "format": request.file_format if request.settings.first_format is not None else None}
+        beside = portable(request, model="sent", data="sent", task=None, **added)
+        make = partial(_rebuilt, loaded, task, beside, folder)
     elif model is None or isinstance(model, str):
         # A class from a user's file cannot be unpickled elsewhere; the specs can be loaded again.
         make = partial(_reloaded, portable(request), folder)

@@ -46,17 +46,17 @@ class OriginalFile:
         return fastest, timed[fastest], {name: timed[name] for name in files}
 
 
-def original_of(file_format: Format, model: nn.Module, own: bytes, inputs: Inputs, example: Inputs) -> OriginalFile:
+def original_of(file_format: Format, model: nn.Module, file: bytes, inputs: Inputs, example: Inputs) -> OriginalFile:
     """Convert the untouched network as its user would, and check that file against our own.
 
     Args:
         file_format: the format of both files.
         model: the untouched network, in eval mode.
-        own: our file of it.
+        file: our file of it.
         inputs: real ones `(N, …)`, on which a plain export must answer as ours does, alone and together.
         example: two samples with which the network is traced.
     """
-    runtime = file_format.open(own)
+    runtime = file_format.open(file)
     try:
         plain = file_format.plain(model, example)
         loaded = file_format.open(plain)
@@ -65,11 +65,11 @@ def original_of(file_format: Format, model: nn.Module, own: bytes, inputs: Input
     except TrialError as error:
         note = f"there is no plain export to compare with, so our own graph of the original stands for it: {error}"
         log.info(note)
-        return OriginalFile(own, {OWN: runtime}, len(own), note)
-    return OriginalFile(plain, {f"plain {file_format.converter}": loaded, OWN: runtime}, min(len(plain), len(own)))
+        return OriginalFile(file, {OWN: runtime}, len(file), note)
+    return OriginalFile(plain, {f"plain {file_format.converter}": loaded, OWN: runtime}, min(len(plain), len(file)))
 
 
-def _require_same(plain: Runtime, ours: Runtime, batch: Arrays) -> None:
-    if not largest_difference(plain.run(batch), ours.run(batch)) <= TOLERANCE:
+def _require_same(plain: Runtime, written: Runtime, batch: Arrays) -> None:
+    if not largest_difference(plain.run(batch), written.run(batch)) <= TOLERANCE:
         samples = len(next(iter(batch.values())))
         raise TrialError(f"it answers {samples} inputs otherwise than the network")

@@ -40,10 +40,10 @@ def is_own(folder: Path) -> bool:
 
 def require_no_foreign(folder: Path) -> None:
     """InputError where something that is not a study's stands in a place that a study writes to."""
-    known = is_own(folder)
-    found = [] if known else [folder / name for name in (DESCRIPTION, *DATABASE_FILES, LOCK)]
-    found += [] if known else list(_named(folder / TEACHER, _ANSWERS_NAME))
-    in_the_way = [path for path in found if path.exists() or path.is_symlink()]
+    is_study = is_own(folder)
+    places = [] if is_study else [folder / name for name in (DESCRIPTION, *DATABASE_FILES, LOCK)]
+    places += [] if is_study else list(_named(folder / TEACHER, _ANSWERS_NAME))
+    in_the_way = [path for path in places if path.exists() or path.is_symlink()]
     in_the_way += [folder / name for name in FOLDERS if (folder / name).exists() and not (folder / name).is_dir()]
     if in_the_way:
         names = ", ".join(str(path.relative_to(folder)) for path in in_the_way)
@@ -66,17 +66,17 @@ def discard(folder: Path) -> None:
     clean(folder)
     for name in artifact.changed_files(folder / ARTIFACT):
         set_aside(folder / ARTIFACT / name)
-    own = [folder / name for name in (*DATABASE_FILES, DESCRIPTION)]
-    own += [path for path in _named(folder / WEIGHTS, _WEIGHTS_NAME)
-            if read_structure(header_in(path) or {}) is not None]
-    own += [path for path in _named(folder / TEACHER, _ANSWERS_NAME) if holds_answers(path)]
+    paths = [folder / name for name in (*DATABASE_FILES, DESCRIPTION)]
+    paths += [path for path in _named(folder / WEIGHTS, _WEIGHTS_NAME)
+              if read_structure(header_in(path) or {}) is not None]
+    paths += [path for path in _named(folder / TEACHER, _ANSWERS_NAME) if holds_answers(path)]
     store = FolderStore(folder)
-    own += [store.path(key) for digest, key in own_files(store).items() if is_intact(digest, store.get(key) or b"")]
+    paths += [store.path(key) for digest, key in own_files(store).items() if is_intact(digest, store.get(key) or b"")]
     artifact.require_no_foreign(folder / ARTIFACT)
     report.require_no_foreign(folder / REPORT)
-    own += [folder / ARTIFACT / name for name in artifact.file_names(folder / ARTIFACT)]
-    own += [folder / REPORT / name for name in (report.PAGE, report.CSV, report.JSON)]
-    present = [path for path in own if path.is_file()]
+    paths += [folder / ARTIFACT / name for name in artifact.file_names(folder / ARTIFACT)]
+    paths += [folder / REPORT / name for name in (report.PAGE, report.CSV, report.JSON)]
+    present = [path for path in paths if path.is_file()]
     for path in present:
         path.unlink()
     for place in {path.parent for path in present} - {folder}:

@@ -75,25 +75,25 @@ class _Comparison:
         every = {layer.name for layer in self._layers}
         if not every:
             return frozenset()
-        kept, best, real = set(every), self._file(every), self._file(())
+        integer_layers, best, real = set(every), self._file(every), self._file(())
         integer_ms, real_ms = self._times(best, real)
         hopeless = integer_ms > HOPELESS * real_ms
         for names in self._classes() if integer_ms < LONGEST_MS and not hopeless else ():
-            rest = kept - names
+            rest = integer_layers - names
             if not rest:
                 continue
             file = self._file(rest)
             before, after = self._times(best, file)
             if after < MARGIN * before:
-                kept, best = rest, file
-        fast, slow = self._times(best, real) if len(kept) < len(every) else (integer_ms, real_ms)
+                integer_layers, best = rest, file
+        fast, slow = self._times(best, real) if len(integer_layers) < len(every) else (integer_ms, real_ms)
         if fast > MARGIN * slow:
-            kept = set()
-        if kept != every:
+            integer_layers = set()
+        if integer_layers != every:
             log.info("activations of %d of %d layers stay float: on this machine the original takes %s in float, %s "
-                     "with 8-bit activations, and %s with those that pay", len(every - kept), len(every),
-                     *map(format_milliseconds, (slow, integer_ms, fast if kept else slow)))
-        return frozenset(every - kept)
+                     "with 8-bit activations, and %s with those that pay", len(every - integer_layers), len(every),
+                     *map(format_milliseconds, (slow, integer_ms, fast if integer_layers else slow)))
+        return frozenset(every - integer_layers)
 
     def _classes(self) -> list[set[str]]:
         """Layers that one kernel runs, those first that have the fewest multiplications each."""

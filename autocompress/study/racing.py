@@ -62,8 +62,8 @@ def sizes(reference: Reference, error: float, measured: int, seconds: float, sam
         tested: of the test split.
         limit: seconds of the search, if any: scoring the original then takes no more than a share of it.
     """
-    asked = measured * (error / (ERROR * reference.scale)) ** 2 if math.isfinite(error) else math.inf
-    first, last, test = min(float(samples), max(float(LEAST), asked)), float(samples), float(tested)
+    enough = measured * (error / (ERROR * reference.scale)) ** 2 if math.isfinite(error) else math.inf
+    first, last, test = min(float(samples), max(float(LEAST), enough)), float(samples), float(tested)
     if limit is not None:
         a_second = measured / max(seconds, 1e-9)
         first = min(first, max(LEAST, FIRST_SHARE * limit * a_second))
@@ -72,11 +72,11 @@ def sizes(reference: Reference, error: float, measured: int, seconds: float, sam
     return Sizes(math.ceil(first), math.ceil(last), math.ceil(test))
 
 
-def say(found: Sizes, samples: int, tested: int) -> None:
+def say(counts: Sizes, samples: int, tested: int) -> None:
     """Log on how many samples candidates are scored."""
     log.info("candidates are scored on %d of %d validation samples at first, trained ones on up to %d, the same for "
-             "all%s", found.first, samples, found.last, "" if (found.last, found.test) == (samples, tested) else
-             f"; the exported file on {found.test} of {tested} test samples: more would take over {LAST_SHARE:.0%} of "
+             "all%s", counts.first, samples, counts.last, "" if (counts.last, counts.test) == (samples, tested) else
+             f"; the exported file on {counts.test} of {tested} test samples: more would take over {LAST_SHARE:.0%} of "
              "the time")
 
 

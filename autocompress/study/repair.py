@@ -67,9 +67,9 @@ def _copied(database: Path) -> Path:
     copy = free_name(database, "before-repair")
     try:
         with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as source:
-            (found,), *_ = source.execute("PRAGMA integrity_check").fetchall()
-            if found != "ok":
-                raise sqlite3.DatabaseError(found)
+            (verdict,), *_ = source.execute("PRAGMA integrity_check").fetchall()
+            if verdict != "ok":
+                raise sqlite3.DatabaseError(verdict)
             with closing(sqlite3.connect(copy)) as target:
                 source.backup(target)
     except sqlite3.Error as error:

@@ -30,7 +30,7 @@ from autocompress.techniques.base import Technique
 
 def own_techniques(settings: SearchSettings) -> dict[str, Technique]:
     """The table of techniques with those of the user's own; a class is called. InputError for what is no technique."""
-    rows = [load_object(given, what="--technique", trust_code=settings.trust_code) for given in settings.techniques]
+    rows = [load_object(spec, what="--technique", trust_code=settings.trust_code) for spec in settings.techniques]
     return with_own([row() if isinstance(row, type) else row for row in rows])
 
 
@@ -88,10 +88,10 @@ class Request:
         if settings.workers is not None:
             return RayActors(settings.workers, cpus=settings.cpus_per_worker, gpus=settings.gpus_per_worker,
                              most=settings.jobs, code=user_code(settings))
-        jobs, own = settings.jobs or 1, _named(settings, "executor")
-        if own is None:
+        jobs, spec = settings.jobs or 1, _named(settings, "executor")
+        if spec is None:
             return Inline() if jobs == 1 else Processes(jobs)
-        return as_executor(call_with(own, {"jobs": jobs}, "an executor") if makes_objects(own) else own, jobs)
+        return as_executor(call_with(spec, {"jobs": jobs}, "an executor") if makes_objects(spec) else spec, jobs)
 
 
 def _named(settings: SearchSettings, name: str) -> Any:

@@ -126,13 +126,13 @@ class SearchResult:
     def candidate(self, trial: int | str = "best") -> Candidate:
         """One trial by number, or the best. InputError when there is none such."""
         numbered = {str(c.trial): c for c in self.candidates}
-        chosen = self.best if trial == "best" else numbered.get(str(trial))
-        if chosen is None:
+        candidate = self.best if trial == "best" else numbered.get(str(trial))
+        if candidate is None:
             numbers = [c.trial for c in self.candidates]
             span = f"0 to {max(numbers)}" if numbers else "(none yet)"
             what = "there is no trial inside the budget" if trial == "best" else f"there is no trial {trial!r}"
             raise InputError(f"a trial must be a number from {span} or `best`, but {what}")
-        return chosen
+        return candidate
 
     def export(self, path: Path | str | None = None, trial: int | str = "best", *, sign: Path | str | None = None,
                encrypt: Path | str | None = None, licence: str = "", intended_use: str = "") -> Path:
@@ -150,12 +150,12 @@ class SearchResult:
     def ship(self, path: Path | str | None = None, trial: int | str = "best",
              options: ExportOptions | None = None) -> Path:
         """As `export`, for who holds the study's lock."""
-        chosen = self.candidate(trial)
-        if chosen.plan is None or not chosen.evaluations:
-            raise InputError(f"a trial must have been scored to be exported, but trial {chosen.trial} is "
-                             f"{chosen.status} ({chosen.reason}); `autocompress report` lists the others")
+        candidate = self.candidate(trial)
+        if candidate.plan is None or not candidate.evaluations:
+            raise InputError(f"a trial must have been scored to be exported, but trial {candidate.trial} is "
+                             f"{candidate.status} ({candidate.reason}); `autocompress report` lists the others")
         target = Path(path) if path is not None else self.folder / ARTIFACT
-        facts = ship_in_all(self.bench, chosen, target, self._description, options)
+        facts = ship_in_all(self.bench, candidate, target, self._description, options)
         if path is None:
             self._description = msgspec.structs.replace(self._description, artifact=facts)
             write_description(self.folder, self._description)
@@ -164,10 +164,11 @@ class SearchResult:
     @property
     def is_exported(self) -> bool:
         """Whether the study's own artefact is the best candidate as it is now."""
-        facts, chosen = self.artifact or {}, self.best
-        return (bool(facts) and not self.artifact_fault and chosen is not None and chosen.best is not None
+        facts, candidate = self.artifact or {}, self.best
+        # A later average has another rung or metric.
+        return (bool(facts) and not self.artifact_fault and candidate is not None and candidate.best is not None
                 and (facts.get("trial"), facts.get("rung"), facts.get(f"promised_{self.metric.name}"))
-                == (chosen.trial, chosen.best.rung, chosen.metrics[self.metric.name]))  # a later average has another
+                == (candidate.trial, candidate.best.rung, candidate.metrics[self.metric.name]))
 
     @property
     def artifact_fault(self) -> str:
@@ -178,16 +179,16 @@ class SearchResult:
     @property
     def attribution(self) -> Attribution | None:
         """What each technique of the best plan bought and cost; None until a search has found that out."""
-        known, chosen = self._description.attribution, self.best
-        same = known is not None and chosen is not None and chosen.plan is not None \
-            and (known.trial, known.plan_fingerprint) == (chosen.trial, chosen.plan.fingerprint)
-        return known if same else None
+        stored, candidate = self._description.attribution, self.best
+        same = stored is not None and candidate is not None and candidate.plan is not None \
+            and (stored.trial, stored.plan_fingerprint) == (candidate.trial, candidate.plan.fingerprint)
+        return stored if same else None
 
     def explain(self, projection: Projection, sensitivity_table: SensitivityTable | None, seconds: float,
                 should_stop: Callable[[], bool]) -> None:
         """Find out, unless it is known already, what each technique of the best plan bought and cost, within
         `seconds`; with `sensitivity_table`, also what sensitivity was predicted of each trial. `conclude` keeps it."""
-        chosen, everyone, d = self.best, self.candidates, self._description
+        candidate, everyone, d = self.best, self.candidates, self._description
         if sensitivity_table is not None:
             sensitivities = {c.trial: plan_sensitivity(projection.space, c.plan, sensitivity_table) for c in everyone
                      if c.plan and c.trial not in d.sensitivities}  # those of an earlier run are known
@@ -196,9 +197,9 @@ class SearchResult:
                 sensitivities=d.sensitivities
                 | {n: sensitivity for n, sensitivity in sensitivities.items() if sensitivity is not None},
             )
-        if chosen is not None and (self.attribution is None or not self.attribution.finished):
+        if candidate is not None and (self.attribution is None or not self.attribution.finished):
             d = msgspec.structs.replace(d, attribution=attribute(
-                self.bench, projection, chosen, everyone, d.budget, sensitivity_table, seconds, should_stop))
+                self.bench, projection, candidate, everyone, d.budget, sensitivity_table, seconds, should_stop))
         if self._bench is not None and not artifact_fault(self.folder / ARTIFACT, d.artifact):
             d = tell_attribution(self._bench, self.folder / ARTIFACT, d)
         self._description = d
@@ -213,9 +214,9 @@ class SearchResult:
         """Keep the timings and warnings of a finished run and write the report."""
         self.seconds = seconds
         of_file = (self.artifact or {}).get("warnings", ())
-        kept = tuple(warned for warned in warnings if msgspec.to_builtins(warned) not in of_file)
+        of_search = tuple(warned for warned in warnings if msgspec.to_builtins(warned) not in of_file)
         self._description = msgspec.structs.replace(self._description, timings=timings | {"search": seconds},
-                                                    warnings=kept)
+                                                    warnings=of_search)
         write_description(self.folder, self._description)
         self.report()
 
@@ -230,14 +231,14 @@ class SearchResult:
 
     def view(self) -> StudyView:
         """Everything a report shows, as plain data."""
-        d, everyone, chosen = self._description, self.candidates, self.best
+        d, everyone, candidate = self._description, self.candidates, self.best
         members = front(everyone, d.budget, d.reference)
         return StudyView(
             name=d.name, profile=", ".join(d.targets) or str(d.settings.profile), budget=d.budget,
             metric=d.metric, seed=d.settings.seed, space=d.settings.space,
             baseline=d.baseline, sources=d.sources, candidates=tuple(everyone),
-            front=tuple(c.trial for c in members), best=chosen.trial if chosen else None, layers=d.table,
-            parts=self._parts(chosen.plan) if chosen and chosen.plan else (),
+            front=tuple(c.trial for c in members), best=candidate.trial if candidate else None, layers=d.table,
+            parts=self._parts(candidate.plan) if candidate and candidate.plan else (),
             untouched=untouched(d.table), artifact=d.artifact, timings=self._timings(everyone), targets=d.targets,
             attribution=self.attribution, sensitivities=d.sensitivities, warnings=tuple(self.warnings),
             techniques=self._techniques,
@@ -258,7 +259,7 @@ class SearchResult:
 
     def to_dict(self) -> dict[str, Any]:
         """The document of `--json`."""
-        d, everyone, chosen = self._description, self.candidates, self.best
+        d, everyone, candidate = self._description, self.candidates, self.best
         counts = {status: sum(c.status == status for c in everyone)
                   for status in ("complete", "infeasible", "failed", "duplicate")}
         members = front(everyone, d.budget, d.reference)
@@ -276,8 +277,8 @@ class SearchResult:
                       "profile": msgspec.to_builtins(d.settings.profile), "budget": msgspec.to_builtins(d.budget),
                       "metric": msgspec.to_builtins(d.metric)},
             "baseline": baseline,
-            "best": {"trial": chosen.trial, "metrics": chosen.metrics,
-                     "plan_fingerprint": chosen.plan.fingerprint if chosen.plan else None} if chosen else None,
+            "best": {"trial": candidate.trial, "metrics": candidate.metrics,
+                     "plan_fingerprint": candidate.plan.fingerprint if candidate.plan else None} if candidate else None,
             "front": [{"trial": c.trial, "metrics": c.metrics} for c in members],
             "trials": counts,
             "artifact": {key: shipped.get(key) for key in keys} | {"verified": not self.artifact_fault} if shipped
@@ -290,8 +291,8 @@ class SearchResult:
 
 
 def open_study(folder: Path | str, *, model: Any = None, data: Any = None, load_network: bool = False,
-               trust_code: bool = True, device: str = "auto", **own: Any) -> SearchResult:
-    """A stored study. With `load_network`, or a `model` and `data` given, trials can be exported too. `own`: objects
+               trust_code: bool = True, device: str = "auto", **objects: Any) -> SearchResult:
+    """A stored study. With `load_network`, or a `model` and `data` given, trials can be exported too. `objects`: those
     of `task`, `format` or `techniques` with which the search was made.
 
     InputError when the folder holds none, StorageError when its database cannot be used.
@@ -308,6 +309,6 @@ def open_study(folder: Path | str, *, model: Any = None, data: Any = None, load_
         from autocompress.study.loading import reopen_bench
 
         with kept_surroundings():
-            given = {"model": model, "data": data, **own}
-            bench = reopen_bench(folder, description, given, trust_code, device)
+            options = {"model": model, "data": data, **objects}
+            bench = reopen_bench(folder, description, options, trust_code, device)
     return SearchResult(folder, description, store=store, bench=bench)

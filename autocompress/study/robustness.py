@@ -48,17 +48,17 @@ def robustness(bench: Workbench, original: Runtime, file: Runtime, macs: float) 
     """
     task, metric = bench.network.task, bench.network.task.metric.name
     kinds = disturbances(as_arrays(bench.network.calibration))
-    wanted = int(min(MOST_SAMPLES, max(LEAST_SAMPLES, MOST_MACS / (len(kinds) * max(1.0, macs)))))
+    affordable = int(min(MOST_SAMPLES, max(LEAST_SAMPLES, MOST_MACS / (len(kinds) * max(1.0, macs)))))
     available = task.samples("test")
-    if len(kinds) < 2 or (available > wanted and task.part("test", wanted) is None):
+    if len(kinds) < 2 or (available > affordable and task.part("test", affordable) is None):
         return {}
-    samples = None if available <= wanted else wanted
+    samples = None if available <= affordable else affordable
     rows = []
     for what, make in kinds.items():
         scored = {whose: bench.evaluator.score(_Disturbed(runtime, make()), "test", samples).metrics[metric]
                   for whose, runtime in (("original", original), ("file", file))}
         rows.append({"disturbance": what, **scored})
-    return {"samples": min(available, wanted), "metric": metric, "rows": rows}
+    return {"samples": min(available, affordable), "metric": metric, "rows": rows}
 
 
 def disturbances(inputs: Arrays) -> dict[str, Callable[[], dict[str, Disturbance]]]:

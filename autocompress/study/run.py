@@ -47,8 +47,8 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
         promised, or Interrupted after Ctrl-C; a study that has begun is kept in each case.
     """
     started = time.perf_counter()
-    given = read({"model": model, "data": data, "budget": budget, **options})
-    settings = SearchSettings.completed(with_stored(given))
+    values = read({"model": model, "data": data, "budget": budget, **options})
+    settings = SearchSettings.completed(with_stored(values))
     request = Request.of(settings)
     check_storage(settings.storage)
     notify = on_event or (lambda event: None)
@@ -83,7 +83,7 @@ def _search(run: stages.Run) -> SearchResult:
             stages.ship(run, measured)
         if not run.stop():
             stages.explain(run, measured, table)
-    return _report(run, measured, infeasible, collector.found)
+    return _report(run, measured, infeasible, collector.warnings)
 
 
 def _report(run: stages.Run, measured: stages.Measured, infeasible: InfeasibleError | None,

@@ -19,9 +19,9 @@ def sensitivity(bench: Workbench, space: Space, seconds: float = math.inf) -> Se
     Raises:
         TrialError: where they are too short for any.
     """
-    asked = options(space)
-    nats = sensitivities(bench.network.compressor, [step for step, _ in asked], seconds)
-    return SensitivityTable.of((step, option, cost) for (step, option), cost in zip(asked, nats, strict=True)
+    choices = options(space)
+    nats = sensitivities(bench.network.compressor, [step for step, _ in choices], seconds)
+    return SensitivityTable.of((step, option, cost) for (step, option), cost in zip(choices, nats, strict=True)
                                if not math.isnan(cost))
 
 

@@ -142,14 +142,14 @@ def _flag(value: Any, name: str) -> bool:
     return value
 
 
-def _latencies(given: Any, name: str) -> dict[str, float]:
-    """Bounds in milliseconds by device. `given` is one for all devices, a dict of some, or a list of `TIME`, for all
+def _latencies(raw: Any, name: str) -> dict[str, float]:
+    """Bounds in milliseconds by device. `raw` is one for all devices, a dict of some, or a list of `TIME`, for all
     that have none of their own, and `ID=TIME`."""
     bounds: dict[str, float] = {}
-    for device, time in given.items() if isinstance(given, Mapping) else (
-            map(_named, given if isinstance(given, list | tuple) else [given])):
-        if time == "" or (device == "" and not isinstance(given, Mapping)):
-            raise InputError(f"latency must be a time such as 5ms, or host=5ms, but got {given!r}")
+    for device, time in raw.items() if isinstance(raw, Mapping) else (
+            map(_named, raw if isinstance(raw, list | tuple) else [raw])):
+        if time == "" or (device == "" and not isinstance(raw, Mapping)):
+            raise InputError(f"latency must be a time such as 5ms, or host=5ms, but got {raw!r}")
         device = device or ANY_DEVICE
         if device in bounds:
             raise InputError(f"latency must be bounded once {f'on {device}' if device else 'on all profiles'}, but is "
@@ -163,13 +163,13 @@ def _named(entry: Any) -> tuple[str | None, Any]:
     return (device.strip(), time) if named else (None, entry)
 
 
-def _qualities(given: Any, name: str) -> dict[str, float]:
-    """Worst values by the name of a metric. `given` is a dict of them, or a list of `METRIC=VALUE`."""
+def _qualities(raw: Any, name: str) -> dict[str, float]:
+    """Worst values by the name of a metric. `raw` is a dict of them, or a list of `METRIC=VALUE`."""
     bounds: dict[str, float] = {}
-    for metric, value in given.items() if isinstance(given, Mapping) else (
-            map(_named, given if isinstance(given, list | tuple) else [given])):
+    for metric, value in raw.items() if isinstance(raw, Mapping) else (
+            map(_named, raw if isinstance(raw, list | tuple) else [raw])):
         if not metric or isinstance(value, bool):
-            raise InputError(f"at_least must name a metric, such as miou=70%, but got {given!r}")
+            raise InputError(f"at_least must name a metric, such as miou=70%, but got {raw!r}")
         if metric in bounds:
             raise InputError(f"at_least must bound {metric} once, but is {bounds[metric]:g} and {value!r}")
         try:

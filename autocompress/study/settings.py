@@ -198,10 +198,10 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
         in_config=False)] = True
 
     @classmethod
-    def of(cls, **given: Any) -> SearchSettings:
+    def of(cls, **values: Any) -> SearchSettings:
         """The settings that a user gave, checked; what is None is not given. InputError, with the nearest name there
         is for one that there is not."""
-        return cls.completed(read(given))
+        return cls.completed(read(values))
 
     @classmethod
     def completed(cls, values: Mapping[str, Any]) -> SearchSettings:
@@ -266,12 +266,12 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
     def bounds(self, devices: Sequence[str]) -> Budget:
         """The bounds as a Budget; `devices` are the ids of the profiles, the primary first. InputError for a latency
         on another device."""
-        given = self.latency or {}
-        for device in given:
+        latency = self.latency or {}
+        for device in latency:
             if device not in (ANY_DEVICE, *devices):
                 raise InputError(f"latency must be bounded on a profile that is searched for, {', '.join(devices)}, "
                                  f"but got {device!r}{meant(device, devices)}")
-        latencies = {device: given.get(device, given.get(ANY_DEVICE)) for device in devices}
+        latencies = {device: latency.get(device, latency.get(ANY_DEVICE)) for device in devices}
         further = {device: bound for device, bound in latencies.items() if device != devices[0] and bound is not None}
         return Budget(size_bytes=self.budget, latency_ms=latencies[devices[0]],
                       further_latency_ms=further or msgspec.UNSET, macs=self.macs, peak_memory_bytes=self.peak_memory,
@@ -294,14 +294,14 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
                      and any(not isinstance(each, str) for each in listed(getattr(self, name))))
 
 
-    def kept(self) -> SearchSettings:
+    def storable(self) -> SearchSettings:
         """The settings as a file can keep them for later searches: specs of files with their absolute places, the
         storage without its password, nothing of one run, and no objects."""
-        kept = {name: _kept(getattr(self, name), setting.kind) for name, setting in SETTINGS.items()
-                if setting.owner != "run"}
+        values = {name: _kept(getattr(self, name), setting.kind) for name, setting in SETTINGS.items()
+                  if setting.owner != "run"}
         if self.storage is not None:
-            kept["storage"] = shown_url(self.storage)
-        return SearchSettings(**{name: value for name, value in kept.items() if value is not None})
+            values["storage"] = shown_url(self.storage)
+        return SearchSettings(**{name: value for name, value in values.items() if value is not None})
 
 
 def _kept(value: Any, kind: Kind) -> Any:
@@ -334,14 +334,14 @@ def flag_name(name: str) -> str:
     return (SETTINGS[name].flag or name).replace("_", "-")
 
 
-def read(given: Mapping[str, Any]) -> dict[str, Any]:
+def read(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of settings that a user gave, by name; None means that one is not given. InputError for a name or a
     value that cannot be."""
-    for name in given:
+    for name in values:
         if name not in SETTINGS:
             hint = nearest(name, SETTINGS) or f"there are {', '.join(SETTINGS)}"
             raise InputError(f"search() has no argument {name!r}; {hint}")
-    return {name: SETTINGS[name].kind.parse(value, name) for name, value in given.items() if value is not None}
+    return {name: SETTINGS[name].kind.parse(value, name) for name, value in values.items() if value is not None}
 
 
 def markdown_table() -> str:

@@ -104,8 +104,8 @@ class Stop:
         """The run has ended."""
         self._over.set()
 
-    def _thread(self, work: Callable[..., Any], *given: Any) -> None:
-        threading.Thread(target=work, args=given, daemon=True).start()
+    def _thread(self, work: Callable[..., Any], *args: Any) -> None:
+        threading.Thread(target=work, args=args, daemon=True).start()
 
     def _cut_off(self) -> None:
         """Interrupt the main thread until it has let go."""

@@ -157,8 +157,8 @@ def load(run: Run) -> Loaded:
     run.request = replace(run.request, budget=run.request.budget.of_metric(metric_of(data)))
     if prior is not None:
         require_same_task(prior.description, network, data)
-    asked = settings.name or (settings.out.resolve().name if settings.out else default_name(network, data, settings))
-    name = safe_name(asked)
+    title = settings.name or (settings.out.resolve().name if settings.out else default_name(network, data, settings))
+    name = safe_name(title)
     folder = choose_folder(settings.out, name, settings.resume)
     if settings.out is None:
         run.stack.enter_context(claimed(folder, resume=settings.resume, replace=settings.force_new_study))

@@ -26,11 +26,11 @@ def tell_attribution(bench: Workbench, folder: Path, description: Description) -
     Nothing is done where the artefact is of another trial, was changed, or says it already. A disk that gives out
     leaves it as it was.
     """
-    facts, found = description.artifact, description.attribution
-    if facts is None or found is None or facts.get("trial") != found.trial or changed_files(folder):
+    facts, attribution = description.artifact, description.attribution
+    if facts is None or attribution is None or facts.get("trial") != attribution.trial or changed_files(folder):
         return description
-    manifest, told = read_manifest(folder), json.loads(msgspec.json.encode(found))
-    if manifest.get("attribution") == told or manifest.get("plan_fingerprint") != found.plan_fingerprint:
+    manifest, told = read_manifest(folder), json.loads(msgspec.json.encode(attribution))
+    if manifest.get("attribution") == told or manifest.get("plan_fingerprint") != attribution.plan_fingerprint:
         return description
     file_format = bench.network.writer.format
     manifest["attribution"] = told

@@ -57,7 +57,7 @@ class TracedNetwork:
 
     def __init__(self, model: nn.Module, task: Task, *, seed: int, file_format: Format, threads: int = 1,
                  store: Store | None = None, techniques: Techniques = TECHNIQUES) -> None:
-        self.given, self.task, self.seed, self.techniques = model, task, seed, techniques
+        self.user_model, self.task, self.seed, self.techniques = model, task, seed, techniques
         self.sample_shape = tuple(task.inputs("train", slice(0, 1)).shape[1:])
         count = calibration_rows(self.sample_shape, CALIBRATION_SAMPLES)
         self.calibration = task.inputs("train", random_rows(task.samples("train"), count, seed))
@@ -82,8 +82,8 @@ class TracedNetwork:
     def notes(self) -> list[str]:
         """Sentences for the user about how this network is treated."""
         mode = f"the network {self.training_difference}: it is trained as it is shipped, in eval mode, with live norms"
-        kept = kept_note(self.table.layers, self.task.keep)
-        return [note for note in (self.likelihood.note, kept, mode if self.training_difference else "") if note]
+        untouched = kept_note(self.table.layers, self.task.keep)
+        return [note for note in (self.likelihood.note, untouched, mode if self.training_difference else "") if note]
 
     @property
     def example(self) -> Inputs:

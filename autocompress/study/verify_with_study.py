@@ -20,25 +20,25 @@ from autocompress.study.result import SearchResult, open_study
 SAMPLES = 16
 
 
-def verify_with_study(found: Verification, study: Path, trust_code: bool) -> None:
+def verify_with_study(verification: Verification, study: Path, trust_code: bool) -> None:
     """Add the checks `study`, `network` and `metric` to those of an artefact that was read.
 
     Args:
-        found: the checks so far.
+        verification: the checks so far.
         study: folder of the study.
         trust_code: run the Python files that it was made from.
 
     Raises:
         InputError: where the study cannot be loaded.
     """
-    contents, description = found.contents, read_description(study)
+    contents, description = verification.contents, read_description(study)
     assert contents is not None
-    if not found.run("study", lambda: _same_study(contents, description)):
+    if not verification.run("study", lambda: _same_study(contents, description)):
         return
     result = open_study(study, load_network=True, trust_code=trust_code)
     with kept_surroundings():
-        if found.run("network", lambda: _network(contents, result)):
-            found.run("metric", lambda: _metric(contents, result))
+        if verification.run("network", lambda: _network(contents, result)):
+            verification.run("metric", lambda: _metric(contents, result))
 
 
 def _same_study(contents: Contents, description: Description) -> str:

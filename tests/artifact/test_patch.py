@@ -42,7 +42,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def versions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A network of pictures at 4 bits, and the same after its weights moved a little."""
     folder, bench = tmp_path_factory.mktemp("versions"), workbench("chain")
-    moved = copy.deepcopy(bench.network.given)
+    moved = copy.deepcopy(bench.network.user_model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in moved.parameters():

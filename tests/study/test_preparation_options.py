@@ -53,7 +53,7 @@ def test_the_users_numbers_go_before_the_networks(folder: Path) -> None:
 
 def test_what_was_said_is_kept_with_the_study(folder: Path) -> None:
     asked = _options(folder, mean=(0.5, 0.5, 0.5), crop=0.5, image_size=8, inputs="pixels")
-    kept = asked.kept()
+    kept = asked.storable()
     again = _options(folder, **{name: getattr(kept, name) for name, s in SETTINGS.items()
                                 if s.owner == "data" and name != "data"})
     assert load_task(again)[1].fingerprint == load_task(asked)[1].fingerprint

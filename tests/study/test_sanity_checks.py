@@ -99,4 +99,4 @@ def test_warnings_are_collected_once_with_their_codes() -> None:
         log.warning("left out %d", 3)
         log.info("not this")
     log.warning("nor this")
-    assert collector.found == [Warned("label-order", "100% of them"), Warned("some-place", "left out 3")]
+    assert collector.warnings == [Warned("label-order", "100% of them"), Warned("some-place", "left out 3")]
