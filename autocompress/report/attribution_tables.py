@@ -29,17 +29,18 @@ def technique_heads(metric: Metric) -> tuple[str, ...]:
     return ("technique", "sites", *saved, metric.words, "alone saves", "note")
 
 
-def technique_rows(found: Attribution, metric: Metric) -> list[tuple[str, ...]]:
+def technique_rows(attribution: Attribution, metric: Metric) -> list[tuple[str, ...]]:
     """One row a technique, under `technique_heads`."""
     rows = []
-    for share in found.techniques:
-        saved = [_saved(metric, found.without(share, metric)) for metric in METRICS]
-        alone = _saved("size_bytes", (found.original["size_bytes"], share.alone["size_bytes"]) if share.alone else None)
-        rows.append((share.technique, str(share.sites), *saved, _cost(found, share, metric), alone, share.note))
+    for share in attribution.techniques:
+        saved = [_saved(metric, attribution.without(share, metric)) for metric in METRICS]
+        sizes = (attribution.original["size_bytes"], share.alone["size_bytes"]) if share.alone else None
+        alone = _saved("size_bytes", sizes)
+        rows.append((share.technique, str(share.sites), *saved, _cost(attribution, share, metric), alone, share.note))
     return rows
 
 
-def step_rows(found: Attribution, plan: Plan, layers: LayerTable,
+def step_rows(attribution: Attribution, plan: Plan, layers: LayerTable,
               techniques: Techniques = TECHNIQUES) -> list[tuple[str, ...]]:
     """One row for each step that saves most or has the largest sensitivity, under `STEP_HEADS`, in order of size."""
     steps = {(step.technique, step.site): step for step in plan.steps}
@@ -51,11 +52,11 @@ def step_rows(found: Attribution, plan: Plan, layers: LayerTable,
     def saved(share: StepShare) -> float:
         return -1.0 if share.saved_bytes is None else share.saved_bytes
 
-    savers = sorted(found.steps, key=lambda share: -saved(share))
+    savers = sorted(attribution.steps, key=lambda share: -saved(share))
     harmful = sorted((s for s in savers if s.sensitivity is not None), key=lambda share: -(share.sensitivity or 0.0))
-    chosen = [share for share in savers if share in savers[:SHOWN] or share in harmful[:SHOWN]]
-    total = sum(share.sensitivity or 0.0 for share in found.steps)
-    size = found.estimated["size_bytes"]
+    shares = [share for share in savers if share in savers[:SHOWN] or share in harmful[:SHOWN]]
+    total = sum(share.sensitivity or 0.0 for share in attribution.steps)
+    size = attribution.estimated["size_bytes"]
     return [
         (
             share.technique,
@@ -66,19 +67,19 @@ def step_rows(found: Attribution, plan: Plan, layers: LayerTable,
             if share.sensitivity is None
             else f"{share.sensitivity:.2g} nats ({share.sensitivity / max(total, 1e-12):.0%})",
         )
-        for share in chosen
+        for share in shares
     ]
 
 
 def attribution_tables(view: StudyView) -> str:
     """Both as markup."""
-    found, best = view.attribution, view.trial(view.best)
-    if found is None or best is None or best.plan is None:
+    attribution, best = view.attribution, view.trial(view.best)
+    if attribution is None or best is None or best.plan is None:
         return '<p class="hint">It was not found out for the best plan.</p>'
     techniques = [([(row[0], ""), *((cell, "n") for cell in row[1:-1]), (row[-1], "say" if row[-1] else "")], "")
-                  for row in technique_rows(found, view.metric)]
+                  for row in technique_rows(attribution, view.metric)]
     steps = [([(row[0], ""), (row[1], "name"), (row[2], ""), (row[3], "n"), (row[4], "n")], "")
-             for row in step_rows(found, best.plan, view.layers, view.techniques)]
+             for row in step_rows(attribution, best.plan, view.layers, view.techniques)]
     return "".join(text_table([escape(capitalised(head)) for head in heads], rows, numeric=0)
                    for heads, rows in ((technique_heads(view.metric), techniques), (STEP_HEADS, steps)))
 
@@ -93,6 +94,6 @@ def _saved(metric: str, pair: tuple[float, float] | None) -> str:
     return f"{sign}{format_metric(metric, abs(without - plan))}{share}"
 
 
-def _cost(found: Attribution, share: TechniqueShare, metric: Metric) -> str:
-    cost = found.cost(share, metric)
+def _cost(attribution: Attribution, share: TechniqueShare, metric: Metric) -> str:
+    cost = attribution.cost(share, metric)
     return "–" if cost is None else metric.format_change(-cost + 0.0).replace("-", "−")

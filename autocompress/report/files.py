@@ -41,10 +41,10 @@ def is_report(folder: Path) -> bool:
     """Whether the page in `folder` is ours, and the tables beside it begin as ours do."""
     try:
         head = _head(folder / PAGE)
-        ours = GENERATOR.encode() in head or " · autocompress</title>".encode() in head
+        has_our_page = GENERATOR.encode() in head or " · autocompress</title>".encode() in head
         starts = {CSV: (b"trial,status,",), JSON: (b"[]", b'[\n {\n  "trial":')}
-        return ours and all(_head(folder / name).startswith(begin) for name, begin in starts.items()
-                            if (folder / name).exists())
+        return has_our_page and all(_head(folder / name).startswith(begin) for name, begin in starts.items()
+                                    if (folder / name).exists())
     except OSError:
         return False
 

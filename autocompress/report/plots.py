@@ -33,10 +33,10 @@ def plan_figure(view: StudyView) -> go.Figure:
     style(figure, height=620)
     at = list(range(len(rows)))
     names = [html.escape(shorten(row["layer"], 60), quote=False) for row in rows]
-    kept = [100 * (1 - row["removed"]) for row in rows]
+    kept_percent = [100 * (1 - row["removed"]) for row in rows]
     bits = [row["weight_bits"] for row in rows]
     ranks = [None if row["rank_share"] is None else 100 * row["rank_share"] for row in rows]
-    _bars(figure, 1, at, kept, RUNG_COLOURS[1], [
+    _bars(figure, 1, at, kept_percent, RUNG_COLOURS[1], [
         f"{n}<br>{r['out_before']} → {r['out_after']} channels" for n, r in zip(names, rows, strict=True)])
     _bars(figure, 2, at, bits, [NO_RUNG if b >= 32 else RUNG_COLOURS[2] for b in bits], [
         f"{n}<br>weights {r['weight_bits']} bit, activations {r['activation_bits']} bit"
@@ -77,9 +77,9 @@ def progress_figure(view: StudyView) -> go.Figure:
         best_so_far.append(best)
         inside_so_far.append(inside)
     kinds = (("outside or not finished", False, NO_RUNG), ("inside the budget", True, RUNG_COLOURS[1]))
-    for name, wanted, colour in kinds:
+    for name, feasible, colour in kinds:
         group = [c for c in view.candidates
-                 if view.feasible(c) is wanted and view.value(view.metrics_of(c)) is not None]
+                 if view.feasible(c) is feasible and view.value(view.metrics_of(c)) is not None]
         figure.add_trace(go.Scatter(
             x=[c.trial for c in group], y=[view.value(view.metrics_of(c)) for c in group], mode="markers",
             name=name, marker={"color": colour, "size": 6, "opacity": 0.75}, hoverinfo="text",

@@ -44,26 +44,26 @@ def agreement(view: StudyView) -> Agreement:
                                         for lower, upper in itertools.combinations(levels, 2)))
 
 
-def agreement_heads(found: Agreement) -> tuple[str, ...]:
+def agreement_heads(ranks: Agreement) -> tuple[str, ...]:
     """Of `agreement_rows`: the levels that something can be compared with stand across."""
-    return "level", "candidates", *list(found.candidates)[1:]
+    return "level", "candidates", *list(ranks.candidates)[1:]
 
 
-def agreement_rows(found: Agreement) -> list[tuple[str, ...]]:
+def agreement_rows(ranks: Agreement) -> list[tuple[str, ...]]:
     """One row a level; in the columns of dearer levels `0.83 (12)`, correlation and pairs, or why there is none."""
-    texts = {(c.lower, c.upper): f"{c.note or format(c.spearman, '.2f')} ({c.pairs})" for c in found.correlations}
-    names = list(found.candidates)
+    texts = {(c.lower, c.upper): f"{c.note or format(c.spearman, '.2f')} ({c.pairs})" for c in ranks.correlations}
+    names = list(ranks.candidates)
     return [(name, str(count), *(texts.get((name, upper), "") for upper in names[1:]))
-            for name, count in found.candidates.items()]
+            for name, count in ranks.candidates.items()]
 
 
 def agreement_table(view: StudyView) -> str:
     """Return the table of rank correlations as markup."""
-    found = agreement(view)
-    if not found.candidates:
+    ranks = agreement(view)
+    if not ranks.candidates:
         return '<p class="hint">No candidate was scored.</p>'
-    rows = [([(row[0], ""), *((cell, "n") for cell in row[1:])], "") for row in agreement_rows(found)]
-    return text_table([*map(capitalised, agreement_heads(found))], rows, numeric=0)
+    rows = [([(row[0], ""), *((cell, "n") for cell in row[1:])], "") for row in agreement_rows(ranks)]
+    return text_table([*map(capitalised, agreement_heads(ranks))], rows, numeric=0)
 
 
 def _scores(view: StudyView) -> dict[str, dict[int, float]]:

@@ -50,8 +50,8 @@ def metric_lines(view: StudyView, metrics: Metrics, candidate: Candidate | None)
     lines = []
     for name, value in metrics.items():
         source = view.source(name, candidate)
-        known = f" ({source})" if source else ""
-        lines.append(f"{title_of(name, view.targets, view.metric)} {format_metric(name, value, view.metric)}{known}")
+        suffix = f" ({source})" if source else ""
+        lines.append(f"{title_of(name, view.targets, view.metric)} {format_metric(name, value, view.metric)}{suffix}")
     return "<br>".join(html.escape(line, quote=False) for line in lines)
 
 
@@ -66,9 +66,9 @@ def hover(view: StudyView, candidate: Candidate) -> str:
 def _hover(view: StudyView, candidate: Candidate) -> str:
     head = f"<b>Trial {candidate.trial}</b> · {STATUSES[candidate.status]} · {html.escape(format_rung(candidate.rung))}"
     if candidate.trial not in view.in_detail:
-        known = view.metrics_of(candidate)
-        brief = ", ".join(format_metric(name, known[name], view.metric)
-                          for name in (view.metric.name, "size_bytes") if name in known)
+        metrics = view.metrics_of(candidate)
+        brief = ", ".join(format_metric(name, metrics[name], view.metric)
+                          for name in (view.metric.name, "size_bytes") if name in metrics)
         return "<br>".join(line for line in (head, html.escape(brief, quote=False)) if line)
     lines = [head, metric_lines(view, view.metrics_of(candidate), candidate),
              html.escape(f"from {shorten(candidate.origin, 40)}", quote=False)]

@@ -34,8 +34,8 @@ def trials_frame(view: StudyView) -> pd.DataFrame:
     """One row a trial, in the order of the study. Units are in the column names; metrics in percent are 0 to 1."""
     rows = [candidate.flat() for candidate in view.candidates]
     leading = [*_LEADING, *titles(view.metric)]
-    known = {*leading, *_TRAILING}
-    others = sorted({name for row in rows for name in row} - known)
+    placed = {*leading, *_TRAILING}
+    others = sorted({name for row in rows for name in row} - placed)
     frame = pd.DataFrame(rows, columns=[*leading, *others, *_TRAILING])
     for name in _WHOLE:
         values = frame[name].astype("float64")
@@ -91,9 +91,9 @@ def plan_rows(layers: LayerTable, plan: Plan, parts: tuple[Part, ...] = (),
     gone, own_steps = dropped_layers(layers, plan), _own_steps(layers, plan, techniques)
     rows = []
     for layer in layers.layers:
-        own = [part for part in parts if part.layer == layer.name]
+        layer_parts = [part for part in parts if part.layer == layer.name]
         dropped = layer.name in gone
-        in_after, out_after = (0, 0) if dropped else _channels_after(layer, layers.groups, pruned, own)
+        in_after, out_after = (0, 0) if dropped else _channels_after(layer, layers.groups, pruned, layer_parts)
         quantize, decompose = quantized.get(layer.name), decomposed.get(layer.name)
         bits = quantize.args if quantize else {}
         rows.append({
@@ -107,7 +107,7 @@ def plan_rows(layers: LayerTable, plan: Plan, parts: tuple[Part, ...] = (),
             "rank": rank_text(decompose),
             "rank_share": _rank_share(layer, in_after, out_after, decompose),
             "bytes_before": 0 if layer.folds_into else 4 * layer.params,
-            "bytes": round(sum(map(_part_bytes, own))) if parts else None,
+            "bytes": round(sum(map(_part_bytes, layer_parts))) if parts else None,
             "note": ("its block is dropped" if dropped else own_steps.get(layer.name)
                      or _note(layer, in_after, out_after, bool(quantize or decompose or layer.name in sparse))),
         })
@@ -126,10 +126,10 @@ def _own_steps(layers: LayerTable, plan: Plan, techniques: Techniques) -> dict[s
 
 
 def _channels_after(
-    layer: Layer, groups: tuple[Group, ...], pruned: dict[str, Step], own: list[Part]
+    layer: Layer, groups: tuple[Group, ...], pruned: dict[str, Step], parts: list[Part]
 ) -> tuple[int, int]:
-    if own:
-        return own[0].in_channels, own[-1].out_channels
+    if parts:
+        return parts[0].in_channels, parts[-1].out_channels
     after = {"in": layer.in_channels, "out": layer.out_channels}
     for group in groups:
         if group.name in pruned:

@@ -50,16 +50,16 @@ def title_of(name: str, targets: Sequence[str] = (), metric: Metric | None = Non
     name, _, device = name.partition("@")
     if name == LATENCY and targets:
         device = device or targets[0]
-    known = TITLES if metric is None else titles(metric)
-    return known.get(name, name) + (f" on {device}" if device else "")
+    names = TITLES if metric is None else titles(metric)
+    return names.get(name, name) + (f" on {device}" if device else "")
 
 
 def in_order(metrics: Iterable[str], metric: Metric) -> list[str]:
     """Those of the metrics that have a heading, in the order of `titles`, latencies together."""
-    found = set(metrics)
-    further = further_latencies(found)
+    names = set(metrics)
+    further = further_latencies(names)
     every = [name for first in titles(metric) for name in (first, *(further if first == LATENCY else ()))]
-    return [name for name in every if name in found]
+    return [name for name in every if name in names]
 
 
 def format_metric(name: str, value: float | None, metric: Metric | None = None) -> str:

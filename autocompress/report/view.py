@@ -111,8 +111,8 @@ class StudyView(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     def source(self, metric: str, candidate: Candidate | None = None) -> str:
         """`measured` or `estimated`, as the candidate's evaluation says, else the study, else nothing."""
-        own = candidate.best.sources if candidate and candidate.best else {}
-        return own.get(metric) or self.sources.get(metric, "")
+        evaluated = candidate.best.sources if candidate and candidate.best else {}
+        return evaluated.get(metric) or self.sources.get(metric, "")
 
     def feasible(self, candidate: Candidate) -> bool:
         """Complete, with finite metrics, and inside the budget."""

@@ -55,18 +55,18 @@ class Clock:
         end = self._started + self._settings.seconds - self._settings.reserve_seconds
         return self._began + share * max(0.0, end - self._began) - time.perf_counter()
 
-    def is_open(self, share: float, begun: int, always: int) -> bool:
-        """Whether the phase that ends at `share` of the time may start something when so many trials were `begun`. One
-        trial always may, and the first `always` as long as there is time at all."""
+    def is_open(self, share: float, started: int, always: int) -> bool:
+        """Whether the phase that ends at `share` of the time may start something when so many trials were `started`.
+        One trial always may, and the first `always` as long as there is time at all."""
         left, whole = self.left(share), self.left(1.0)
         if left is None or whole is None or left > 0:
             return True
-        return begun == 0 or (whole > 0 and begun < always)
+        return started == 0 or (whole > 0 and started < always)
 
-    def calibration_share(self, begun: int) -> float:
+    def calibration_share(self, started: int) -> float:
         """Of the time, until which candidates are calibrated when so many were begun."""
         schedule = self._settings.schedule
-        return schedule.most_calibration_share if begun < schedule.least else schedule.calibration_share
+        return schedule.most_calibration_share if started < schedule.least else schedule.calibration_share
 
     @property
     def late_share(self) -> float:
@@ -76,19 +76,19 @@ class Clock:
         whole = self._settings.seconds - self._settings.reserve_seconds - (self._began - self._started)
         return max(0.0, (self._calibrated - self._began) / max(whole, 1e-9) - self._settings.schedule.calibration_share)
 
-    def training_seconds(self, share: float, waves: int, chosen: Sequence[Candidate]) -> float | None:
-        """Seconds of training for each of `waves`, less what compressing and measuring took each of the `chosen`
+    def training_seconds(self, share: float, waves: int, candidates: Sequence[Candidate]) -> float | None:
+        """Seconds of training for each of `waves`, less what compressing and measuring took each of the `candidates`
         before."""
         left = self.left(share)
         if left is None:
             return None
-        return max(1.0, left / waves - max(c.evaluations[0].seconds for c in chosen))
+        return max(1.0, left / waves - max(c.evaluations[0].seconds for c in candidates))
 
-    def seconds_left(self, training: bool, begun: int) -> float | None:
+    def seconds_left(self, training: bool, started: int) -> float | None:
         """After how many seconds an evaluation is broken off. The very first may go on; a training, which ends by
         itself in time, has a grace for being measured."""
         left = self.left(1.0)
-        if left is None or self._settings.seconds is None or (not training and begun <= 1):
+        if left is None or self._settings.seconds is None or (not training and started <= 1):
             return None
         return left + (GRACE_SHARE * self._settings.seconds if training else 0.0)
 

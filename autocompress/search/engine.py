@@ -126,7 +126,7 @@ class Engine:
         failed = {key: reason for key, reason in failures(self._study).items() if key not in reached}
         for (number, rung), reason in failed.items():  # what failed would fail again
             if not reason.startswith("timeout"):
-                self._rungs[rung].begun.add(number)
+                self._rungs[rung].started.add(number)
         self._trained, self._untrained = sum(rung > 0 for _, rung in reached), len(failed)
         began, self._most_threads = time.perf_counter(), MOST_THREADS if executor.shares_cores else 1
         self._enqueue_first()
@@ -198,15 +198,15 @@ class Engine:
             rung = self._rungs[level]
             places = math.ceil(places / lanes) * lanes  # the last of them trained beside others cost no time
             elsewhere = {number for number, at in map(_training, self._drivers.claimed()) if at == level}
-            chosen = fidelity.promote(everyone, self._budget, self._reference, level, places, rung.begun | elsewhere,
-                                      timed)
-            if chosen and self._drivers.claim(f"{chosen[0].trial}:{level}"):
-                if not rung.begun:  # the same for all: they are compared
-                    rung.seconds = self._clock.training_seconds(share, math.ceil(len(chosen) / lanes), chosen)
-                rung.total = len(rung.begun) + len(chosen)
-                rung.begun.add(chosen[0].trial)
-                assert chosen[0].plan is not None
-                return self._started_at(Assignment(chosen[0], chosen[0].plan, level, rung.seconds, threads))
+            promoted = fidelity.promote(everyone, self._budget, self._reference, level, places,
+                                        rung.started | elsewhere, timed)
+            if promoted and self._drivers.claim(f"{promoted[0].trial}:{level}"):
+                if not rung.started:  # the same for all: they are compared
+                    rung.seconds = self._clock.training_seconds(share, math.ceil(len(promoted) / lanes), promoted)
+                rung.total = len(rung.started) + len(promoted)
+                rung.started.add(promoted[0].trial)
+                assert promoted[0].plan is not None
+                return self._started_at(Assignment(promoted[0], promoted[0].plan, level, rung.seconds, threads))
         return None
 
     def _started_at(self, assignment: Assignment) -> Assignment:

@@ -34,16 +34,16 @@ def promotable(candidates: Sequence[Candidate], budget: Budget) -> list[Candidat
 
 
 def promote(candidates: Sequence[Candidate], budget: Budget, reference: Reference, rung: int, count: int,
-            begun: Collection[int] = (), timed: bool = False) -> list[Candidate]:
-    """Who goes on to `rung`, the best next first, until `count` are there; trials whose promotion was `begun` count.
+            started: Collection[int] = (), timed: bool = False) -> list[Candidate]:
+    """Who goes on to `rung`, the best next first, until `count` are there; trials whose promotion was `started` count.
 
     A share of the short rung's places is the baselines', half of the others go to the best in the task's metric; the
     rest is for those that add most to the front of who is promoted already, so that it holds small and fast ones too.
     To the long rung go the best; where a clock ends it (`timed`), of those that are as good as equal the one with the
     fewest multiply-accumulates, for it will be trained for the most steps.
     """
-    ahead = [c for c in candidates if (c.reached or 0) >= rung or c.trial in begun]
-    pool = [c for c in promotable(candidates, budget) if c.reached == rung - 1 and c.trial not in begun]
+    ahead = [c for c in candidates if (c.reached or 0) >= rung or c.trial in started]
+    pool = [c for c in promotable(candidates, budget) if c.reached == rung - 1 and c.trial not in started]
     places = count - len(ahead)
     if places <= 0 or not pool:
         return []
@@ -56,11 +56,11 @@ def promote(candidates: Sequence[Candidate], budget: Budget, reference: Referenc
     solved = any(c.origin == SOLVER for c in promotable(candidates, budget))
     quota = round(count * (SOLVED_SHARE if solved else UNIFORM_SHARE))
     baselines = sum(c.origin == "uniform" for c in ahead)
-    chosen = [c for c in ranked if c.origin == "uniform"][:max(0, quota - baselines)]
+    promoted = [c for c in ranked if c.origin == "uniform"][:max(0, quota - baselines)]
     highest = max(1, (count - quota) // 2) - (len(ahead) - baselines)
-    chosen += [c for c in ranked if c not in chosen][:max(0, highest)]
-    while len(chosen) < min(places, len(pool)):
-        left = [c for c in ranked if c not in chosen]
-        gains = volume_gains([*ahead, *chosen], left, metric, MOST_LOST * reference.scale)
-        chosen.append(left[int(gains.argmax())])  # where nothing gains, the best in the task's metric
-    return chosen[:places]
+    promoted += [c for c in ranked if c not in promoted][:max(0, highest)]
+    while len(promoted) < min(places, len(pool)):
+        left = [c for c in ranked if c not in promoted]
+        gains = volume_gains([*ahead, *promoted], left, metric, MOST_LOST * reference.scale)
+        promoted.append(left[int(gains.argmax())])  # where nothing gains, the best in the task's metric
+    return promoted[:places]

@@ -32,5 +32,5 @@ class Rung:
     phase: str
     total: int = 0
     done: int = 0
-    begun: set[int] = field(default_factory=set)
+    started: set[int] = field(default_factory=set)
     seconds: float | None = None

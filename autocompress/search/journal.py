@@ -51,8 +51,8 @@ def mend_journal(path: Path) -> list[str]:
             return [f"{path}: every line is a record; nothing was changed"]
         copy = free_name(path, "before-repair")
         shutil.copyfile(path, copy)
-        kept = [line for number, line in enumerate(_lines(path), 1) if number not in bad and line.endswith(b"\n")]
-        write_whole(path, b"".join(kept))
+        intact = [line for number, line in enumerate(_lines(path), 1) if number not in bad and line.endswith(b"\n")]
+        write_whole(path, b"".join(intact))
         said = [f"{path}: left out {'line' if len(bad) == 1 else 'lines'} {', '.join(map(str, bad))}"] if bad else []
         said += [f"{path}: cut off a torn last line"] if torn is not None else []
         return [*said, f"the file as it was: {copy}"]

@@ -44,9 +44,9 @@ class Ledger:
 
     def add(self, trial: int, evaluation: Evaluation) -> Candidate:
         """Take in an evaluation of a trial at a higher rung."""
-        known = self._known[trial]
-        rungs = sorted([*known.evaluations, evaluation], key=lambda e: e.rung)
-        return self.put(msgspec.structs.replace(known, evaluations=tuple(rungs)))
+        candidate = self._known[trial]
+        rungs = sorted([*candidate.evaluations, evaluation], key=lambda e: e.rung)
+        return self.put(msgspec.structs.replace(candidate, evaluations=tuple(rungs)))
 
     def of(self, trial: int) -> Candidate:
         """What is known of a trial."""

@@ -163,10 +163,10 @@ class Drivers(Alone):
 
     def may_ask(self, most: int) -> bool:
         """See `Alone`. Of the last few trials, one at a time is begun."""
-        begun = self._begun()
-        if begun < most - LAST:
+        started = self._begun()
+        if started < most - LAST:
             return True
-        if begun >= most or not self.claim(ASK):
+        if started >= most or not self.claim(ASK):
             return False
         if self._begun() < most:
             return True
@@ -200,8 +200,8 @@ class Drivers(Alone):
 
     def holds(self, trial: optuna.Trial) -> bool:
         """See `Alone`."""
-        known = self._storage.get_trial(trial._trial_id)
-        return known.state is TrialState.RUNNING and (known.user_attrs.get(LEASE) or {}).get("by") == self._me
+        stored = self._storage.get_trial(trial._trial_id)
+        return stored.state is TrialState.RUNNING and (stored.user_attrs.get(LEASE) or {}).get("by") == self._me
 
     def end(self, trial: optuna.Trial) -> None:
         """See `Alone`."""
@@ -260,11 +260,11 @@ class Drivers(Alone):
         self._attributes = self._storage.get_study_user_attrs(self._study._study_id)
         higher, changed = rungs_by_trial(self._attributes), []
         with self._lock:
-            own = set(self._trials.values())
+            numbers = set(self._trials.values())
         for trial in self._study.get_trials(deepcopy=False):
             rungs = higher.get(trial.number, {})
             now = trial.state, len(rungs)
-            if trial.number in own or self._seen.get(trial.number) == now:
+            if trial.number in numbers or self._seen.get(trial.number) == now:
                 continue
             self._seen[trial.number] = now
             if trial.state is not TrialState.WAITING:
@@ -290,13 +290,13 @@ class Drivers(Alone):
         if lease is not None and (lease["by"] == NOBODY or (lease["host"] == socket.gethostname()
                                                             and not is_alive(lease["process"]))):
             return True
-        known = self._watched.get(key)
-        if known is None or known[0] != lease:
-            if known is not None and lease is not None:
+        seen = self._watched.get(key)
+        if seen is None or seen[0] != lease:
+            if seen is not None and lease is not None:
                 self._alive.add(lease["by"])
             self._watched[key] = lease, time.monotonic()
             return False
-        return time.monotonic() - known[1] > self._stale
+        return time.monotonic() - seen[1] > self._stale
 
     def _renew_all(self) -> None:
         while not self._over.wait(self._renew):

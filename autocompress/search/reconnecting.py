@@ -34,22 +34,22 @@ class Patient:
         self._backend, self._shown, self._clean = backend, shown, clean
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._backend, name)
-        if not callable(found) or name in ("engine", "scoped_session"):
-            return found
+        attribute = getattr(self._backend, name)
+        if not callable(attribute) or name in ("engine", "scoped_session"):
+            return attribute
 
-        def patiently(*given: Any, **named: Any) -> Any:
-            return self._tried(found, given, named)
+        def patiently(*args: Any, **named: Any) -> Any:
+            return self._tried(attribute, args, named)
 
         return patiently
 
-    def _tried(self, call: Callable[..., Any], given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    def _tried(self, call: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         began, pause, last = time.monotonic(), FIRST_PAUSE, None
         while True:
             try:
-                return call(*given, **named)
+                return call(*args, **named)
             except optuna.exceptions.UpdateFinishedTrialError:
-                if last is not None and self._has_state(given, named):
+                if last is not None and self._has_state(args, named):
                     return True
                 raise
             except Exception as error:
@@ -67,9 +67,9 @@ class Patient:
                 time.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
 
-    def _has_state(self, given: tuple[Any, ...], named: dict[str, Any]) -> bool:
+    def _has_state(self, args: tuple[Any, ...], named: dict[str, Any]) -> bool:
         """Whether a trial has the state that was to be set: the answer alone was lost."""
-        trial, state = (*given, named.get("trial_id"))[0], named.get("state", given[1] if len(given) > 1 else None)
+        trial, state = (*args, named.get("trial_id"))[0], named.get("state", args[1] if len(args) > 1 else None)
         return state is not None and self._tried(self._backend.get_trial, (trial,), {}).state == state
 
     def _forget_connections(self) -> None:

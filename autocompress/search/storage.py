@@ -98,12 +98,12 @@ def traceback_of(error: BaseException) -> str:
 
 def failures(study: optuna.Study) -> dict[tuple[int, int], str]:
     """Why candidates failed above their calibration, by trial and rung; they may have got there later."""
-    found = {}
+    reasons = {}
     for key, reason in study.user_attrs.items():
         if key.startswith(f"{FAILURE}:"):
             _, trial, rung = key.split(":")
-            found[int(trial), int(rung)] = str(reason)
-    return found
+            reasons[int(trial), int(rung)] = str(reason)
+    return reasons
 
 
 def candidates(study: optuna.Study) -> list[Candidate]:

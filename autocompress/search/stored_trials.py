@@ -29,12 +29,12 @@ class StoredTrial(NamedTuple):
 
 def stored_trials(study: optuna.Study, first: str, second: str) -> list[StoredTrial]:
     """All of them, by number, with the attributes `first` and `second` where they have them."""
-    found = _selected(study, first, second)
-    if found is None:
-        found = [StoredTrial(trial.number, trial.state, {key: value for key, value in trial.user_attrs.items()
-                                                         if key in (first, second)})
-                 for trial in study.get_trials(deepcopy=False)]
-    return found
+    trials = _selected(study, first, second)
+    if trials is None:
+        trials = [StoredTrial(trial.number, trial.state, {key: value for key, value in trial.user_attrs.items()
+                                                          if key in (first, second)})
+                  for trial in study.get_trials(deepcopy=False)]
+    return trials
 
 
 def _selected(study: optuna.Study, first: str, second: str) -> list[StoredTrial] | None:

@@ -254,7 +254,7 @@ class Evaluator:
                   quiet: Callable[[], AbstractContextManager[None]] = nullcontext) -> Evaluation:
         """Keep what a worker sends back and time the file, on this machine and, inside `quiet`, beside nothing else of
         the search: the one place where candidates are timed."""
-        for key, data in outcome.kept.items():
+        for key, data in outcome.stored.items():
             self._store.put(key, data)
         evaluation, timings = outcome.evaluation, dict(outcome.evaluation.timings)
         metrics = dict(evaluation.metrics)

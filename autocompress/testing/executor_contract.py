@@ -124,7 +124,7 @@ class ExecutorContract:
     def test_workers_read_the_store_and_send_back_what_they_put(self, executor: Executor, store: Store) -> None:
         outcome = executor.submit(Job(plan=PLAN, rung=READ)).result(PATIENCE)
         assert outcome.evaluation.metrics["bytes"] == len(weights_of(PLAN))
-        for key, data in outcome.kept.items():
+        for key, data in outcome.stored.items():
             store.put(key, data)
         assert store.get(weights_key(PLAN, 2)) == weights_of(PLAN)
 

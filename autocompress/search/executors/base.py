@@ -66,12 +66,12 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         evaluation: the metrics; latency that is measured is left out, see `Executor.quiet`.
         file: the bytes of the file that was scored.
-        kept: what the worker has put into its store, by key, for the driver to put into its own.
+        stored: what the worker has put into its store, by key, for the driver to put into its own.
     """
 
     evaluation: Evaluation
     file: bytes = b""
-    kept: dict[str, bytes] = {}
+    stored: dict[str, bytes] = {}
 
 
 class WorkerLost(TrialError):
@@ -183,7 +183,7 @@ def work(evaluate: Evaluate, job: Job, should_stop: ShouldStop, store: MemorySto
         deadline = None if job.seconds_left is None else began + job.seconds_left
         with time_limit(job.limit if interrupt else None), controlled(should_stop, deadline):
             outcome = evaluate(job, should_stop)
-    return outcome if store is None else msgspec.structs.replace(outcome, kept={**outcome.kept, **store.taken()})
+    return outcome if store is None else msgspec.structs.replace(outcome, stored={**outcome.stored, **store.taken()})
 
 
 @contextmanager

@@ -18,7 +18,7 @@ def needed(store: Store, job: Job) -> dict[str, Mapping[str, str]]:
     if job.rung == CALIBRATED:
         return {}
     near = dict(store.nearest(job.plan, MOST_RELATIVES if job.rung == SHORT else None))
-    own = weights_key(job.plan, job.rung - 1)
-    if own in near:
-        near = {own: near[own]}
+    start = weights_key(job.plan, job.rung - 1)
+    if start in near:
+        near = {start: near[start]}
     return {key: near.get(key, {}) for key in (*list(near)[:MOST_RELATIVES], *store.keys(TEACHER))}

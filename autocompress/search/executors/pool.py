@@ -138,16 +138,16 @@ class Pool(Executor):
         _EVALUATIONS.pop(self._key, None)
 
 
-def as_executor(given: Any, jobs: int) -> Executor:
+def as_executor(user_executor: Any, jobs: int) -> Executor:
     """Return a user's own executor; over a pool one that gives it so many `jobs` at a time, or where that is 1, as many
     as the pool says that it runs. InputError for what is neither."""
-    if isinstance(given, FuturesExecutor):
-        size = getattr(given, "_max_workers", None) or getattr(given, "num_workers", None)
-        return Pool(given, jobs if jobs > 1 or not isinstance(size, int) else size)
-    if not all(callable(getattr(given, name, None)) for name in METHODS):
+    if isinstance(user_executor, FuturesExecutor):
+        size = getattr(user_executor, "_max_workers", None) or getattr(user_executor, "num_workers", None)
+        return Pool(user_executor, jobs if jobs > 1 or not isinstance(size, int) else size)
+    if not all(callable(getattr(user_executor, name, None)) for name in METHODS):
         raise InputError("executor must be a concurrent.futures.Executor, or an object with what "
-                         f"autocompress.search.executors.base.Executor asks for, but got {given!r}")
-    executor: Executor = given
+                         f"autocompress.search.executors.base.Executor asks for, but got {user_executor!r}")
+    executor: Executor = user_executor
     return executor
 
 

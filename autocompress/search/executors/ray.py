@@ -41,7 +41,7 @@ MOST_KEPT = 64
 
 
 @dataclass
-class _Asked:
+class _Call:
     """A job, since when it waits, and since when it runs."""
 
     job: Job
@@ -52,11 +52,11 @@ class _Asked:
 
 @dataclass(eq=False)
 class _Actor:
-    """An actor: `place` is known once it is ready, `asked` is what it runs."""
+    """An actor: `place` is known once it is ready, `call` is what it runs."""
 
     handle: Any
     place: Whereabouts | None = None
-    asked: _Asked | None = None
+    call: _Call | None = None
 
 
 class RayActors(Executor):
@@ -81,7 +81,7 @@ class RayActors(Executor):
         self._cpus, self._gpus = cpus, gpus
         self._events: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._actors: list[_Actor] = []
-        self._waiting: deque[_Asked] = deque()
+        self._waiting: deque[_Call] = deque()
         self._references: OrderedDict[str, Any] = OrderedDict()
         self._fault: BaseException | None = None
         self._thread: threading.Thread | None = None
@@ -119,9 +119,9 @@ class RayActors(Executor):
 
     def submit(self, job: Job) -> Future[Outcome]:
         """See `Executor`. The limit counts from when an actor has it."""
-        asked = _Asked(job, Future(), time.monotonic())
-        self._events.put(partial(self._take, asked))
-        return asked.future
+        call = _Call(job, Future(), time.monotonic())
+        self._events.put(partial(self._take, call))
+        return call.future
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
@@ -167,8 +167,8 @@ class RayActors(Executor):
                                            f"{reason_of(error)}. Go on with --resume when it is there"))
         self._end(TrialError("the executor was closed"))
 
-    def _take(self, asked: _Asked) -> None:
-        self._waiting.append(asked)
+    def _take(self, call: _Call) -> None:
+        self._waiting.append(call)
         self._assign()
 
     def _assign(self) -> None:
@@ -177,7 +177,7 @@ class RayActors(Executor):
             while self._waiting:
                 _settle(self._waiting.popleft().future, error=self._fault)
             return
-        for actor in [actor for actor in self._actors if actor.place is not None and actor.asked is None]:
+        for actor in [actor for actor in self._actors if actor.place is not None and actor.call is None]:
             if self._waiting:
                 self._begin(actor, self._waiting.popleft())
         starting = sum(actor.place is None for actor in self._actors)
@@ -187,11 +187,11 @@ class RayActors(Executor):
             self._when_done(actor.handle.prepare.remote(self._make, self._statistics, self._cpus),
                             partial(self._prepared, actor))
 
-    def _begin(self, actor: _Actor, asked: _Asked) -> None:
-        actor.asked, asked.began = asked, time.monotonic()
-        job = asked.job.after(asked.began - asked.submitted)
+    def _begin(self, actor: _Actor, call: _Call) -> None:
+        actor.call, call.began = call, time.monotonic()
+        job = call.job.after(call.began - call.submitted)
         lent = self._lent(needed(self._workplace.store, job))
-        self._when_done(actor.handle.run.remote(job, lent, self._cpus), partial(self._answered, actor, asked))
+        self._when_done(actor.handle.run.remote(job, lent, self._cpus), partial(self._answered, actor, call))
 
     def _lent(self, keys: Mapping[str, Mapping[str, str]]) -> dict[str, Lent]:
         """References to what is in the study's store."""
@@ -227,33 +227,33 @@ class RayActors(Executor):
             actor.place, self._deaths = done.result(), 0
         self._assign()
 
-    def _answered(self, actor: _Actor, asked: _Asked, done: Future[Answer]) -> None:
-        if actor.asked is not asked:  # it was killed at its limit
+    def _answered(self, actor: _Actor, call: _Call, done: Future[Answer]) -> None:
+        if actor.call is not call:  # it was killed at its limit
             return
-        actor.asked, error = None, done.exception()
+        actor.call, error = None, done.exception()
         if error is not None:
             self._dismiss(actor)
             where = actor.place.host if actor.place is not None else "?"
-            _settle(asked.future, error=WorkerLost(f"the worker on {where} was lost ({type(error).__name__}: "
-                                                   f"{reason_of(error)})"))
+            _settle(call.future, error=WorkerLost(f"the worker on {where} was lost ({type(error).__name__}: "
+                                                  f"{reason_of(error)})"))
         else:
             answer = done.result()
             if answer.error is not None:
                 answer.error.__cause__ = RemoteTraceback(answer.traceback)
-            for key in answer.outcome.kept if answer.outcome is not None else ():
+            for key in answer.outcome.stored if answer.outcome is not None else ():
                 self._references.pop(key, None)  # the driver will have another
-            _settle(asked.future, answer.outcome, answer.error)
+            _settle(call.future, answer.outcome, answer.error)
         self._assign()
 
     def _look(self) -> None:
         """Kill what has passed its limit; use what room there is by now."""
         now = time.monotonic()
         for actor in list(self._actors):
-            asked = actor.asked
-            if asked is not None and asked.job.limit is not None and now - asked.began > asked.job.limit:
-                actor.asked = None
+            call = actor.call
+            if call is not None and call.job.limit is not None and now - call.began > call.job.limit:
+                actor.call = None
                 self._dismiss(actor)
-                _settle(asked.future, error=out_of_time(asked.job.limit))
+                _settle(call.future, error=out_of_time(call.job.limit))
         if not self._waiting or any(actor.place is not None for actor in self._actors):
             self._alone_since = now
         if now - self._alone_since > START_SECONDS:
@@ -271,7 +271,7 @@ class RayActors(Executor):
     def _stop(self) -> None:
         stopped = TrialError("stopped by the user")
         for actor in list(self._actors):
-            if actor.asked is not None:
+            if actor.call is not None:
                 actor.handle.stop.options(concurrency_group="control").remote()
             else:
                 self._dismiss(actor)
@@ -281,8 +281,8 @@ class RayActors(Executor):
         """Kill all actors; every job that there is or comes fails."""
         for actor in list(self._actors):
             self._dismiss(actor)
-            if actor.asked is not None and fault is not None:
-                _settle(actor.asked.future, error=fault)
+            if actor.call is not None and fault is not None:
+                _settle(actor.call.future, error=fault)
         self._refuse(fault)
 
     def _refuse(self, fault: BaseException | None) -> None:

@@ -164,32 +164,32 @@ class RayCluster:
             import os
             from importlib import metadata
 
-            found = {}
+            versions = {}
             for name in names:
                 with contextlib.suppress(metadata.PackageNotFoundError):
-                    found[name] = metadata.version(name).partition("+")[0]
-            return os.environ.get("RAY_AUTH_MODE", "").lower() == "token", found
+                    versions[name] = metadata.version(name).partition("+")[0]
+            return os.environ.get("RAY_AUTH_MODE", "").lower() == "token", versions
 
         affinity = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
         nodes = [node for node in ray.nodes() if node["Alive"]]
-        asked = {node["NodeID"]: ray.remote(num_cpus=0)(about).options(
+        pending = {node["NodeID"]: ray.remote(num_cpus=0)(about).options(
             scheduling_strategy=affinity(node["NodeID"], soft=False)).remote() for node in nodes}
         hosts: dict[str, tuple[str, bool, dict[str, str]]] = {}
         for node in nodes:
             host = str(node["NodeManagerHostname"])
             try:
-                token, found = ray.get(asked[node["NodeID"]], timeout=PROBE_SECONDS)
+                token, versions = ray.get(pending[node["NodeID"]], timeout=PROBE_SECONDS)
             except Exception as error:
                 raise EnvironmentFault(f"the host {host} of the cluster must run a task within {PROBE_SECONDS:g} s, "
                                        f"but: {reason_of(error)}") from error
-            hosts[host] = str(node["NodeManagerAddress"]), token, found
+            hosts[host] = str(node["NodeManagerAddress"]), token, versions
         return hosts
 
 
 def installed() -> dict[str, str]:
     """The versions of the packages of `COMPARED` here, without what tells builds for different devices apart."""
-    found = {}
+    versions = {}
     for name in COMPARED:
         with suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name).partition("+")[0]
-    return found
+            versions[name] = importlib.metadata.version(name).partition("+")[0]
+    return versions

@@ -64,8 +64,8 @@ class RayWorker:
             error = InputError(f"the worker on {socket.gethostname()} must find every file that network and data read "
                                f"later, but there is no {missing.filename or missing}: put it at the same place on "
                                "every host, or give data that are held in memory")
-        except AutocompressError as known:
-            error = type(known)(f"the worker on {socket.gethostname()} cannot begin: {known}")
+        except AutocompressError as fault:
+            error = type(fault)(f"the worker on {socket.gethostname()} cannot begin: {fault}")
         except (Exception, SystemExit) as failed:  # the user's code: anything can come
             error = EnvironmentFault(f"the worker on {socket.gethostname()} cannot begin: {type(failed).__name__}: "
                                      f"{reason_of(failed)}")

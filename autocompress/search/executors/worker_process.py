@@ -114,8 +114,8 @@ class Worker:
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process, self._ready = context.Process(target=serve, args=(theirs, self._make)), False
+        self._pipe, worker_end = context.Pipe()
+        self._process, self._ready = context.Process(target=serve, args=(worker_end, self._make)), False
         try:
             with _starting, _one_thread(), _signals_blocked():
                 self._process.start()
@@ -124,7 +124,7 @@ class Worker:
             raise InputError("with jobs above 1, model and data go to other processes and must be picklable, but: "
                              f"{error}. Give them as path/to/file.py:factory, or jobs=1") from error
         finally:
-            theirs.close()
+            worker_end.close()
 
     def _answer(self, job: Job | None, limit: float | None) -> Any:
         assert self._pipe is not None
@@ -158,10 +158,10 @@ class Worker:
             raise error from RemoteTraceback(text)
         return result
 
-    def _read(self, method: str, *given: Any) -> Any:
+    def _read(self, method: str, *args: Any) -> Any:
         if method not in READS:
             raise ValueError(f"a worker may ask its store for {', '.join(READS)}, but asked for {method!r}")
-        return getattr(self._store, method)(*given)
+        return getattr(self._store, method)(*args)
 
 
 @contextmanager

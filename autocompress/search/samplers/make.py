@@ -100,33 +100,33 @@ def name_of(sampler: Any) -> str:
     return str(getattr(sampler, "name", None) or getattr(kind, "__name__", type(sampler).__name__))
 
 
-def check_sampler(given: Any) -> None:
+def check_sampler(sampler: Any) -> None:
     """Raise InputError for a name of no sampler, with the nearest that there is, and for what can make none."""
-    if isinstance(given, str):
+    if isinstance(sampler, str):
         names = (AUTO, *SAMPLERS)
-        if given not in names:
-            close = difflib.get_close_matches(given, names, n=1)
+        if sampler not in names:
+            close = difflib.get_close_matches(sampler, names, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise InputError(f"--sampler must be one of {', '.join(names)}, or path/to/file.py:name, but got "
-                             f"{given!r}{hint}")
-    elif not isinstance(given, BaseSampler) and not callable(given):
+                             f"{sampler!r}{hint}")
+    elif not isinstance(sampler, BaseSampler) and not callable(sampler):
         raise InputError("sampler must be a name, an optuna.samplers.BaseSampler, or a function or class that makes "
-                         f"one, but got {given!r}")
+                         f"one, but got {sampler!r}")
 
 
-def asks_solver(given: Any) -> bool:
+def asks_solver(sampler: Any) -> bool:
     """Whether a sampler proposes by a solver, and so keeps to the budget by itself."""
-    return given == AUTO if isinstance(given, str) else (not isinstance(given, BaseSampler)
-                                                         and "solver" in parameters_of(given))
+    return sampler == AUTO if isinstance(sampler, str) else (not isinstance(sampler, BaseSampler)
+                                                             and "solver" in parameters_of(sampler))
 
 
-def make_sampler(given: Sampler, seed: int, solver: Solver | None = None,
+def make_sampler(sampler: Sampler, seed: int, solver: Solver | None = None,
                  reference: Reference | None = None, projection: Projection | None = None,
                  trials: int = 0) -> BaseSampler:
     """Make the sampler of a study.
 
     Args:
-        given: a name, an object that is taken as it is, or a factory, which is called once.
+        sampler: a name, an object that is taken as it is, or a factory, which is called once.
         seed: of the search.
         solver: of the space, where its options' sensitivity is known; None otherwise.
         reference: what the original has of the task's metric.
@@ -137,24 +137,24 @@ def make_sampler(given: Sampler, seed: int, solver: Solver | None = None,
     Raises:
         InputError: what `check_sampler` refuses, and a factory that makes something else or requires other arguments.
     """
-    check_sampler(given)
-    if given == AUTO:
+    check_sampler(sampler)
+    if sampler == AUTO:
         if solver is None or reference is None:
             return Reseeded(_tpe, seed)
         return SolverSampler(solver, seed, reference)
-    if isinstance(given, str):
-        return _quietly(lambda first: Reseeded(SAMPLERS[given], first), seed)
-    if isinstance(given, BaseSampler):
+    if isinstance(sampler, str):
+        return _quietly(lambda first: Reseeded(SAMPLERS[sampler], first), seed)
+    if isinstance(sampler, BaseSampler):
         if trials:
-            given.reseed_rng()
-        return given
+            sampler.reseed_rng()
+        return sampler
     available = {"seed": _seed(seed, trials) if trials else seed, "projection": projection, "solver": solver,
                  "reference": reference}
-    made = call_with(given, available, "a factory of samplers")
-    if not isinstance(made, BaseSampler):
-        raise InputError(f"a factory of samplers must return an optuna.samplers.BaseSampler, but {name_of(given)} "
-                         f"returned {made!r}")
-    return made
+    instance = call_with(sampler, available, "a factory of samplers")
+    if not isinstance(instance, BaseSampler):
+        raise InputError(f"a factory of samplers must return an optuna.samplers.BaseSampler, but {name_of(sampler)} "
+                         f"returned {instance!r}")
+    return instance
 
 
 def _seed(seed: int, number: int) -> int:
