@@ -132,18 +132,18 @@ def _variable(output: dict[str, Any], alone: bool) -> str:
     return "probabilities" if "probabilit" in output["meaning"] else "outputs"
 
 
-def _prepared(given: dict[str, Any], variable: str) -> str:
+def _prepared(facts: dict[str, Any], variable: str) -> str:
     """Python lines that make an input of the file, from pixels or values where it is known how they were normalised."""
-    shape = ", ".join(str(size) for size in given["shape"][1:])
-    if given["dtype"] == "int64":
+    shape = ", ".join(str(size) for size in facts["shape"][1:])
+    if facts["dtype"] == "int64":
         return f"{variable} = np.zeros((1, {shape}), np.int64)  # your tokens"
-    if "mean" not in given:
-        return f"{variable} = np.zeros((1, {shape}), np.{given['dtype']})  # your input"
-    scaled = "pixels.astype(np.float32) / 255" if given["scale"] == "pixels / 255" else "pixels.astype(np.float32)"
-    axes = ", ".join(["1", "-1", *["1"] * (len(given["shape"]) - 2)])
-    return f"""pixels = np.zeros((1, {shape}))  # {given.get("prepared") or "your input"}
-mean = np.array({given["mean"]}, np.float32).reshape({axes})
-std = np.array({given["std"]}, np.float32).reshape({axes})
+    if "mean" not in facts:
+        return f"{variable} = np.zeros((1, {shape}), np.{facts['dtype']})  # your input"
+    scaled = "pixels.astype(np.float32) / 255" if facts["scale"] == "pixels / 255" else "pixels.astype(np.float32)"
+    axes = ", ".join(["1", "-1", *["1"] * (len(facts["shape"]) - 2)])
+    return f"""pixels = np.zeros((1, {shape}))  # {facts.get("prepared") or "your input"}
+mean = np.array({facts["mean"]}, np.float32).reshape({axes})
+std = np.array({facts["std"]}, np.float32).reshape({axes})
 {variable} = (({scaled} - mean) / std).astype(np.float32)"""
 
 

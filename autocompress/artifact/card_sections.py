@@ -41,24 +41,25 @@ Share of the test samples of each class that are answered rightly, classes that 
 
 def robustness(quality: dict[str, Any], metric: Metric) -> str:
     """The metric on disturbed samples; empty where none was measured."""
-    found = quality.get("robustness") or {}
-    if not found:
+    disturbed = quality.get("robustness") or {}
+    if not disturbed:
         return ""
-    rows = [(row["disturbance"], metric.format(row["original"]), metric.format(row["file"])) for row in found["rows"]]
+    rows = [(row["disturbance"], metric.format(row["original"]), metric.format(row["file"]))
+            for row in disturbed["rows"]]
     return f"""
 ## Disturbed inputs
 
-{metric.words} on {found["samples"]} test samples.
+{metric.words} on {disturbed["samples"]} test samples.
 
 {_table(("disturbance", "original", "this file"), rows)}
 """
 
 
-def attribution(found: dict[str, Any] | None, metric: Metric) -> str:
+def attribution(document: dict[str, Any] | None, metric: Metric) -> str:
     """What each technique bought; empty where no search found that out."""
-    if found is None:
+    if document is None:
         return ""
-    shares = technique_rows(msgspec.convert(found, Attribution), metric)
+    shares = technique_rows(msgspec.convert(document, Attribution), metric)
     return f"""
 ## What each technique bought
 

@@ -77,8 +77,8 @@ def unchanged_file(folder: Path, manifest: Manifest, name: str) -> bytes:
     if len(data) != facts.bytes:
         raise InputError(f"{folder / name} must have {facts.bytes:,} bytes, as its manifest says, but has "
                          f"{len(data):,}: copy or export it again")
-    found = hashlib.sha256(data).hexdigest()
-    if found != facts.sha256:
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != facts.sha256:
         raise InputError(f"{folder / name} must have sha256 {facts.sha256[:12]}…, as its manifest says, but has "
-                         f"{found[:12]}…: it was changed since it was exported. Export it again")
+                         f"{digest[:12]}…: it was changed since it was exported. Export it again")
     return data

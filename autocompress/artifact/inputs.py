@@ -99,7 +99,7 @@ def _batched(values: np.ndarray, facts: TensorFacts, origin: str) -> np.ndarray:
     """One sample, or several, as `(N, …)`."""
     sizes = facts.shape[1:]
     for samples in (values, values[None]):
-        if samples.ndim == len(facts.shape) and all(isinstance(size, str) or size == found for size, found in
+        if samples.ndim == len(facts.shape) and all(isinstance(size, str) or size == actual for size, actual in
                                                     zip(sizes, samples.shape[1:], strict=True)):
             return samples
     raise InputError(f"{origin} must hold samples of shape ({', '.join(map(str, sizes))}), one or several, for input "
@@ -150,9 +150,9 @@ def _from_recording(facts: TensorFacts, data: bytes, origin: str) -> np.ndarray:
             rate, values = read_wav(Path(file.name))
         except InputError as error:
             raise InputError(str(error).replace(file.name, origin)) from None
-    asked = int(facts.files.get("rate", rate))
-    if rate != asked:
-        values = resample_poly(values, asked, rate).astype(np.float32)
+    rate_read = int(facts.files.get("rate", rate))
+    if rate != rate_read:
+        values = resample_poly(values, rate_read, rate).astype(np.float32)
     wave = np.zeros(facts.shape[-1], np.float32)
     wave[:len(values)] = values[:facts.shape[-1]]
     return wave if len(facts.shape) == 2 else wave[None]
@@ -206,7 +206,7 @@ def _from_picture(facts: TensorFacts, data: bytes, origin: str) -> np.ndarray:
             picture = upright(io.BytesIO(data), Levels(*how["levels"]) if how.get("levels") else None, Remarks())
     except READING_ERRORS as error:
         raise InputError(f"{origin} must be a picture, .npy, .npz, .wav or text, but: {error}") from None
-    height, width = (side if isinstance(side, int) else found for side, found in
+    height, width = (side if isinstance(side, int) else actual for side, actual in
                      zip(shape[2:], (picture.height, picture.width), strict=True))
     fit = Fit(how.get("fit", STRETCH), (height, width), how.get("resize", min(height, width)),
               how.get("interpolation", "bilinear"))

@@ -90,8 +90,8 @@ def run_isolated(format_name: str, data: bytes, inputs: Mapping[str, np.ndarray]
 def _ending(code: int, errors: bytes) -> str:
     """How a process ended, in words."""
     if code < 0:
-        known = {number.value: number.name for number in signal.Signals}
-        return f"was ended by {known.get(-code, f'signal {-code}')}"
+        signals = {number.value: number.name for number in signal.Signals}
+        return f"was ended by {signals.get(-code, f'signal {-code}')}"
     last = errors.decode(errors="replace").strip().splitlines()
     return f"ended with {code}: {last[-1] if last else 'without a word'}"
 

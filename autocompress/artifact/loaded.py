@@ -116,11 +116,11 @@ class LoadedArtifact:
         if len(arrays) > len(self.inputs):
             raise InputError(f"the network must get {len(self.inputs)} inputs, {', '.join(self.inputs)}, but got "
                              f"{len(arrays)}")
-        given = {**dict(zip(self.inputs, arrays, strict=False)), **named}
-        if set(given) != set(self.inputs):
+        arrays_by_name = {**dict(zip(self.inputs, arrays, strict=False)), **named}
+        if set(arrays_by_name) != set(self.inputs):
             raise InputError(f"the network must get the inputs {', '.join(self.inputs)}, but got "
-                             f"{', '.join(given) or 'none'}")
-        feed = {name: _checked(name, np.asarray(given[name]), facts) for name, facts in self.inputs.items()}
+                             f"{', '.join(arrays_by_name) or 'none'}")
+        feed = {name: _checked(name, np.asarray(arrays_by_name[name]), facts) for name, facts in self.inputs.items()}
         counts = {name: len(values) for name, values in feed.items()}
         if len(set(counts.values())) != 1:
             raise InputError(f"inputs must have the same number of samples, but got {counts}")
@@ -151,8 +151,8 @@ def load(folder: Path | str, threads: int = 1, *, key: Path | str | None = None,
 def _checked(name: str, values: np.ndarray, facts: TensorFacts) -> np.ndarray:
     expected = facts.shape[1:]
     fits = values.ndim == len(facts.shape) and all(
-        isinstance(size, str) or size == found or axis in facts.free_axes
-        for axis, (size, found) in enumerate(zip(expected, values.shape[1:], strict=True), 1))
+        isinstance(size, str) or size == actual or axis in facts.free_axes
+        for axis, (size, actual) in enumerate(zip(expected, values.shape[1:], strict=True), 1))
     if not fits or not len(values):
         raise InputError(f"input {name!r} must have shape ({', '.join(map(str, facts.shape))}), with one sample or "
                          f"more, but has {values.shape}")

@@ -153,8 +153,8 @@ class Manifest(msgspec.Struct, kw_only=True):
 
 def schema() -> dict[str, Any]:
     """The JSON schema of a manifest (draft 2020-12)."""
-    found = msgspec.json.schema(Manifest)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": SCHEMA} | found
+    generated = msgspec.json.schema(Manifest)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": SCHEMA} | generated
 
 
 def parse(text: bytes, origin: str = MANIFEST) -> tuple[Manifest, dict[str, Any]]:

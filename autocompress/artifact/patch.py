@@ -93,8 +93,8 @@ def make_patch(old: Path | str, new: Path | str) -> bytes:
             content = data[at:at + length]
             at += length
             if begin < 0 or bits:
-                known = before.files[name][begin:begin + length] if begin >= 0 else b""
-                streams[_stream(begin, bits)].append(difference(known, content, bits) if begin >= 0 else content)
+                source = before.files[name][begin:begin + length] if begin >= 0 else b""
+                streams[_stream(begin, bits)].append(difference(source, content, bits) if begin >= 0 else content)
     packed = {name: _packed(b"".join(pieces)) for name, pieces in streams.items()}
     head = _packed(msgspec.json.encode(_Header(before.fingerprint, files, [*map(len, packed.values())])))
     body = MAGIC + len(head).to_bytes(LENGTH_BYTES, "little") + head + b"".join(packed.values())
@@ -140,16 +140,16 @@ def _by_tensor(old: Mapping[str, Span], new: Mapping[str, Span], old_end: int, n
     """Tensors of one name and size as differences, and so what stands between two of them."""
     at, old_at = 0, 0
     for name, span in (*new.items(), ("", Span(new_end, 0))):
-        known = old.get(name) if span.length else Span(old_end, 0)
+        old_span = old.get(name) if span.length else Span(old_end, 0)
         gap = span.begin - at
-        same_gap = known is not None and known.begin - old_at == gap
+        same_gap = old_span is not None and old_span.begin - old_at == gap
         if gap:
             yield (gap, old_at, 8) if same_gap else (gap, -1, 8)
         if span.length:
-            same = known is not None and known[1:] == span[1:]
-            yield (span.length, known.begin, span.bits) if same and known else (span.length, -1, 8)
+            same = old_span is not None and old_span[1:] == span[1:]
+            yield (span.length, old_span.begin, span.bits) if same and old_span else (span.length, -1, 8)
         at = span.begin + span.length
-        old_at = known.begin + known.length if known is not None else -1
+        old_at = old_span.begin + old_span.length if old_span is not None else -1
 
 
 def _by_line(old: bytes, new: bytes) -> Iterator[Part]:
@@ -230,8 +230,8 @@ def apply_patch(old: Path | str, patch: bytes) -> dict[str, bytes]:
     if header.old != before.fingerprint:
         raise InputError(f"the patch must be for this artefact, but is for one whose {MANIFEST} has sha256 "
                          f"{header.old[:12]}…, and that of {old} has {before.fingerprint[:12]}…")
-    total, known = sum(file.bytes for file in header.files), sum(map(len, before.files.values()))
-    if total > max(LEAST_LIMIT, MOST_GROWTH * (known + len(patch))):
+    total, held = sum(file.bytes for file in header.files), sum(map(len, before.files.values()))
+    if total > max(LEAST_LIMIT, MOST_GROWTH * (held + len(patch))):
         raise InputError(f"a patch must unpack to at most {MOST_GROWTH} times the artefact and itself, but declares "
                          f"{total:,} bytes: refused, it may be a bomb")
     return _rebuilt(header.files, before.files, streams)
@@ -250,11 +250,11 @@ def _rebuilt(files: list[_File], old: Mapping[str, bytes], packed: Mapping[str, 
         source = old.get(file.name, b"")
         pieces = []
         for length, begin, bits in file.parts:
-            known = source[begin:begin + length] if begin >= 0 else b""
-            if begin >= 0 and len(known) != length:
+            reference = source[begin:begin + length] if begin >= 0 else b""
+            if begin >= 0 and len(reference) != length:
                 raise InputError("a patch must refer to what the old artefact holds, but does not")
-            content = streams[_stream(begin, bits)].read(length) if begin < 0 or bits else known
-            pieces.append(applied(known, content, bits) if begin >= 0 and bits else content)
+            content = streams[_stream(begin, bits)].read(length) if begin < 0 or bits else reference
+            pieces.append(applied(reference, content, bits) if begin >= 0 and bits else content)
         data = b"".join(pieces)
         if hashlib.sha256(data).hexdigest() != file.sha256:
             raise InputError(f"{file.name} must come out with the hash that the patch says, but does not")

@@ -25,14 +25,14 @@ def predictions(network: LoadedArtifact, samples: Samples) -> Iterator[dict[str,
               if name in network.outputs}
     classes = next(((name, values) for name, values in scored.items() if values is not None), None)
     for number in range(samples.count):
-        found: dict[str, Any] = {"input": samples.origin, "sample": number}
+        row: dict[str, Any] = {"input": samples.origin, "sample": number}
         if classes is not None:
             name, values = classes
             index = int(values[number].argmax())
             names = network.outputs[name].classes
-            found |= {"class": names[index] if index < len(names) else str(index), "index": index,
-                      "probability": float(values[number][index])}
-        yield found | {"outputs": {name: values[number].tolist() for name, values in outputs.items()}}
+            row |= {"class": names[index] if index < len(names) else str(index), "index": index,
+                    "probability": float(values[number][index])}
+        yield row | {"outputs": {name: values[number].tolist() for name, values in outputs.items()}}
 
 
 def probabilities(values: np.ndarray, facts: TensorFacts) -> np.ndarray | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,7 +36,7 @@ class Check:
 
     name: str
     state: State
-    found: str
+    detail: str
 
 
 @dataclass
@@ -56,17 +56,18 @@ class Verification:
         """Add a check: it holds with the words that `check` returns, and fails with those of its InputError. A text
         that begins with `skipped: ` says why it could not be done. Returned: whether it does not fail."""
         try:
-            found = check()
+            detail = check()
         except InputError as error:
             self.checks.append(Check(name, FAILS, str(error)))
             return False
-        skipped = found.startswith("skipped: ")
-        self.checks.append(Check(name, SKIPPED if skipped else HOLDS, found.removeprefix("skipped: ")))
+        skipped = detail.startswith("skipped: ")
+        self.checks.append(Check(name, SKIPPED if skipped else HOLDS, detail.removeprefix("skipped: ")))
         return True
 
     def document(self) -> dict[str, Any]:
         """The document of `--json`."""
-        return {"artifact": str(self.folder), "verified": self.holds, "checks": list(map(asdict, self.checks))}
+        return {"artifact": str(self.folder), "verified": self.holds,
+                "checks": [{"name": check.name, "state": check.state, "found": check.detail} for check in self.checks]}
 
 
 def verify(folder: Path | str, limits: Limits | None = None, trust: Trust | None = None) -> Verification:
@@ -81,47 +82,47 @@ def verify(folder: Path | str, limits: Limits | None = None, trust: Trust | None
         The checks: `manifest`, `signature`, `files`, `load` (with the format's static check), `size`, `agreement`,
         `latency`. Where one fails that others need, those are missing.
     """
-    found = Verification(Path(folder))
-    contents = _contents(found, trust or Trust())
+    verification = Verification(Path(folder))
+    contents = _contents(verification, trust or Trust())
     if contents is None:
-        return found
-    answers = _load(found, contents, limits)
+        return verification
+    answers = _load(verification, contents, limits)
     if answers is not None:
-        found.run("size", lambda: _size(contents, answers))
-        found.run("agreement", lambda: _agreement(contents, answers))
-        found.run("latency", lambda: _latency(contents.manifest, answers))
-    return found
+        verification.run("size", lambda: _size(contents, answers))
+        verification.run("agreement", lambda: _agreement(contents, answers))
+        verification.run("latency", lambda: _latency(contents.manifest, answers))
+    return verification
 
 
-def _contents(found: Verification, trust: Trust) -> Contents | None:
+def _contents(verification: Verification, trust: Trust) -> Contents | None:
     """The artefact, where its manifest can be read and is signed as asked for, and its files are what that says."""
     text: list[bytes] = []
     read: list[tuple[Manifest, dict[str, Any]]] = []
     files: dict[str, bytes] = {}
 
     def check_manifest() -> str:
-        path = found.folder / MANIFEST
+        path = verification.folder / MANIFEST
         text.append(plain_file(path, MOST_BYTES))
         read.append(parse(text[0], str(path)))
         return f"of trial {read[0][0].trial} of {read[0][0].study}, version {read[0][0].version}"
 
     def check_signature() -> str:
         if trust.signer is None:
-            there = (found.folder / SIGNATURE).exists()
+            there = (verification.folder / SIGNATURE).exists()
             return f"skipped: {'signed, but no --key says by whom' if there else 'not signed'}"
-        require_signature(found.folder, text[0], trust.signer)
+        require_signature(verification.folder, text[0], trust.signer)
         return "signed by the owner of the key"
 
     def check_files() -> str:
-        stored = {name: unchanged_file(found.folder, read[0][0], name) for name in read[0][0].files}
+        stored = {name: unchanged_file(verification.folder, read[0][0], name) for name in read[0][0].files}
         files.update(opened(read[0][0], stored, trust))
         opens = ", and open with the key" if read[0][0].encrypted else ""
         return f"{len(stored)} files have the sizes and hashes of the manifest{opens}"
 
     checks = (("manifest", check_manifest), ("signature", check_signature), ("files", check_files))
-    if all(found.run(name, check) for name, check in checks):
-        found.contents = Contents(found.folder, *read[0], files)
-    return found.contents
+    if all(verification.run(name, check) for name, check in checks):
+        verification.contents = Contents(verification.folder, *read[0], files)
+    return verification.contents
 
 
 def _size(contents: Contents, answers: Answers) -> str:
@@ -132,7 +133,7 @@ def _size(contents: Contents, answers: Answers) -> str:
     return f"{size:,} bytes{' of flash' if answers.flash_bytes else ''}, as its manifest says"
 
 
-def _load(found: Verification, contents: Contents, limits: Limits | None) -> Answers | None:
+def _load(verification: Verification, contents: Contents, limits: Limits | None) -> Answers | None:
     manifest, answers = contents.manifest, list[Answers]()
 
     def check() -> str:
@@ -148,7 +149,7 @@ def _load(found: Verification, contents: Contents, limits: Limits | None) -> Ans
         static = "; no integer kernel can saturate" if "saturation" in proved else ""
         return f"loads and runs within the limits of time and memory{static}"
 
-    found.run("load", check)
+    verification.run("load", check)
     return answers[0] if answers else None
 
 
@@ -173,12 +174,12 @@ def _agreement(contents: Contents, answers: Answers) -> str:
     facts = contents.manifest.samples
     if facts is None:
         return "skipped: no samples ship with it; it was exported by an earlier release"
-    found = deviation(answers.outputs, _samples(contents)[1])
+    error = deviation(answers.outputs, _samples(contents)[1])
     whose = "the compressed network's" if facts.expected == "network" else "the file's"
-    if not found <= facts.limit:
+    if not error <= facts.limit:
         raise InputError(f"the file must answer {facts.count} samples as at export, to {facts.limit:.3g} of the "
-                         f"largest answer, but deviates by {found:.3g}")
-    return f"{facts.count} samples are answered to {found:.2g} of {whose} largest answer (at most {facts.limit:.2g})"
+                         f"largest answer, but deviates by {error:.3g}")
+    return f"{facts.count} samples are answered to {error:.2g} of {whose} largest answer (at most {facts.limit:.2g})"
 
 
 def _latency(manifest: Manifest, answers: Answers) -> str:

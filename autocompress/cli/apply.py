@@ -53,12 +53,12 @@ def apply(study: str, trial: str, weights: str, out: str, data: str | None, rung
     seconds = None if timeout is None else parse_seconds(timeout, "--timeout")
     check_stored(Path(study), trust_code, "applying a plan of it", ("weights", *(["data"] if data else [])))
     require_no_foreign(Path(out))
-    made = prepare_folder(Path(out))
+    created = prepare_folder(Path(out))
     try:
         with locked(Path(study)), clean_stdout(), progress(quiet=False):
             applied = apply_plan(Path(study), trial, Path(weights), Path(out), data=data, rung=rung, seconds=seconds,
                                  device=device, trust_code=trust_code, options=options)
     finally:
-        remove_empty(made)
+        remove_empty(created)
     print_facts(read_manifest(Path(out))["verified"], applied.metric, [])
     line(f"model    {applied.facts['path']}")

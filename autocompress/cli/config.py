@@ -29,13 +29,13 @@ def read_config(file: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # ValueError: TOML, UTF-8, a path or number beyond limits
         raise InputError(f"{file} must be valid TOML, but: {error}") from None
     settings: dict[str, Any] = {}
-    for given, value in document.items():
-        key = given.replace("-", "_")
+    for entry, value in document.items():
+        key = entry.replace("-", "_")
         if key in COMMAND_LINE_ONLY:
-            raise InputError(f"{file}: `{given}` must be given on the command line, not in a file")
+            raise InputError(f"{file}: `{entry}` must be given on the command line, not in a file")
         if key not in KEYS:
             hint = nearest(key, KEYS).replace("'", "`") or f"known are {', '.join(sorted(KEYS))}"
-            raise InputError(f"{file}: `{given}` is not a known setting; {hint}")
+            raise InputError(f"{file}: `{entry}` is not a known setting; {hint}")
         if KEYS[key] in settings:
             raise InputError(f"{file}: `{key}` must be given once, but is there with a dash and an underscore")
         kind = SETTINGS[KEYS[key]].kind

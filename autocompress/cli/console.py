@@ -116,17 +116,17 @@ def clean_stdout() -> Iterator[None]:
     """What a library or a user's file prints goes to standard error, from worker processes too."""
     sys.stdout.flush()
     try:
-        kept = os.dup(1)
+        duplicate = os.dup(1)
         os.dup2(2, 1)
     except OSError:  # one of the two is closed
-        kept = -1
+        duplicate = -1
     else:
-        _kept.append(kept)
+        _kept.append(duplicate)
     try:
         with redirect_stdout(sys.stderr):
             yield
     finally:
-        if kept >= 0:
-            _kept.remove(kept)
-            os.dup2(kept, 1)
-            os.close(kept)
+        if duplicate >= 0:
+            _kept.remove(duplicate)
+            os.dup2(duplicate, 1)
+            os.close(duplicate)

@@ -49,13 +49,13 @@ def export(study: str, trial: str, out: str, sign: str | None, encrypt: str | No
     open_study(study).candidate(trial)  # a wrong number is said before the network is loaded
     options = ExportOptions.of(sign, encrypt, licence, intended_use)
     require_no_foreign(Path(out))
-    made = prepare_folder(Path(out))
+    created = prepare_folder(Path(out))
     try:
         with locked(Path(study)), clean_stdout(), progress(quiet=False):
             result = open_study(study, load_network=True, trust_code=trust_code)
             file, metric = result.ship(out, trial, options), result.metric
     finally:
-        remove_empty(made)
+        remove_empty(created)
     manifest = read_manifest(Path(out))
     print_facts(manifest["verified"], metric, [
         compare(f"Latency on {device}, estimated", LATENCY, of["baseline_ms"], of["ms"], metric)

@@ -115,8 +115,8 @@ def _on_terminate() -> Callable[[], None]:
     signal.signal(signal.SIGTERM, handle)
 
     def restore() -> None:
-        for known, handler in before.items():
-            signal.signal(known, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
     return restore
 

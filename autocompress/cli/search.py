@@ -41,13 +41,13 @@ _FLAGS = flags(name for name in SETTINGS if name != "trust_code")
 @click.option("--json", "as_json", cls=Option, is_flag=True,
               help="One JSON document on standard output, all else on standard error.")
 @click.option("--quiet", "-q", cls=Option, is_flag=True, help="No progress; only warnings, errors and the summary.")
-def search(config: str | None, trust_code: bool, as_json: bool, quiet: bool, **given: Any) -> None:
+def search(config: str | None, trust_code: bool, as_json: bool, quiet: bool, **named: Any) -> None:
     """Search for the best compressed versions of a network inside a budget, and export the best.
 
     Channels are pruned, layers decomposed and weights quantised in proportions found by the search; the most
     promising candidates are distilled from the original. The best one is exported, run and verified.
     """
-    _search(given_settings(given, config, trust_code), as_json=as_json, quiet=quiet)
+    _search(given_settings(named, config, trust_code), as_json=as_json, quiet=quiet)
 
 
 def _search(settings: dict[str, Any], *, as_json: bool, quiet: bool) -> None:

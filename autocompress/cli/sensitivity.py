@@ -28,13 +28,13 @@ _NAMES = [*(name for name, setting in SETTINGS.items() if setting.section == WHA
 @click.option("--trust-code", cls=Option, is_flag=True, help="Run Python files that only the --config file names.")
 @click.option("--config", cls=Option, metavar="FILE", help="TOML file with settings of a search; flags override it.")
 @click.option("--json", "as_json", cls=Option, is_flag=True, help="One JSON document with every option.")
-def sensitivity(top: int, config: str | None, trust_code: bool, as_json: bool, **given: Any) -> None:
+def sensitivity(top: int, config: str | None, trust_code: bool, as_json: bool, **named: Any) -> None:
     """Print what each option of each layer would cost, worst first, without a search.
 
     The cost is predicted from one forward and one backward pass over calibration data: nats of KL divergence between
     the original's answers and those of the network with that one change. Training usually wins back a part of it.
     """
-    settings = given_settings(given, config, trust_code)
+    settings = given_settings(named, config, trust_code)
     from autocompress.quantities import parse_seconds
     from autocompress.study.traced_model import trace
 

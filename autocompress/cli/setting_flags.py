@@ -31,12 +31,12 @@ def _flag(name: str) -> Option:
 def given_settings(flags: Mapping[str, Any], config: str | None, trust_code: bool) -> dict[str, Any]:
     """Settings that were given: by flags, else in the config file. InputError for one that is empty, and where a Python
     file would be run that neither the user named nor is trusted."""
-    given = {name: value for name, value in flags.items() if value is not None and value is not False and value != ()}
-    settings = {**(read_config(Path(config)) if config is not None else {}), **given}
+    by_flag = {name: value for name, value in flags.items() if value is not None and value is not False and value != ()}
+    settings = {**(read_config(Path(config)) if config is not None else {}), **by_flag}
     for name, value in settings.items():
         if value == "" or (isinstance(value, tuple) and "" in value):
             raise InputError(f"--{flag_name(name)} must not be empty; leave it out for its default")
-    _check_trust({name: value for name, value in settings.items() if name not in given}, trust_code, config)
+    _check_trust({name: value for name, value in settings.items() if name not in by_flag}, trust_code, config)
     check_source(settings, trust_code)
     return settings
 

@@ -81,10 +81,10 @@ def summarise(receipts: tuple[Receipt, ...]) -> str:
     for technique, facts in by_technique.items():
         if technique == "inherit" and not any(fact["layers"] for fact in facts):
             continue  # looked into, and not done
-        kept = sum(len(fact["kept"]) for fact in facts if isinstance(fact.get("kept"), list))
+        channels = sum(len(fact["kept"]) for fact in facts if isinstance(fact.get("kept"), list))
         before, after = (sum(int(fact.get(f"weights_{when}", 0)) for fact in facts) for when in ("before", "after"))
         epochs = sum(float(fact.get("epochs", 0)) for fact in facts)
-        detail = (f" ({epochs:g} epochs)" if epochs else f" (kept {kept} channels)" if kept
+        detail = (f" ({epochs:g} epochs)" if epochs else f" (kept {channels} channels)" if channels
                   else f" ({before} → {after} weights)" if before else "")
         texts.append(f"{technique} {len(facts)}{detail}")
     return ", ".join(texts)
@@ -123,12 +123,12 @@ def _print(view: StudyView, candidate: Candidate) -> None:
     if rows:
         line("")
         print_table(("layer", "kind", "in", "out", "bits", "factors", "bytes", "note"), [_cells(row) for row in rows])
-    found = _attribution(view, candidate)
-    if found is not None and candidate.plan is not None:
+    attribution = _attribution(view, candidate)
+    if attribution is not None and candidate.plan is not None:
         line("")
-        print_table(technique_heads(view.metric), technique_rows(found, view.metric))
+        print_table(technique_heads(view.metric), technique_rows(attribution, view.metric))
         line("")
-        print_table(STEP_HEADS, step_rows(found, candidate.plan, view.layers, view.techniques))
+        print_table(STEP_HEADS, step_rows(attribution, candidate.plan, view.layers, view.techniques))
         line("")
         line(HINT)
     levels = agreement(view)

@@ -11,14 +11,14 @@ from autocompress.errors import InputError
 from autocompress.study.settings import SETTINGS
 
 
-def check_stored(study: Path, trust_code: bool, doing: str, given: Collection[str] = ()) -> None:
+def check_stored(study: Path, trust_code: bool, doing: str, replaced: Collection[str] = ()) -> None:
     """InputError when `doing` something with a study would run a Python file that only the study names, unless the
-    user trusts it. `given`: which settings are named by other means."""
+    user trusts it. `replaced`: which settings are named by other means."""
     from autocompress.study.folder import read_description
 
     stored = read_description(study).settings
     for name, setting in SETTINGS.items():
-        for spec in setting.kind.specs(getattr(stored, name)) if name not in given else ():
+        for spec in setting.kind.specs(getattr(stored, name)) if name not in replaced else ():
             if not trust_code:
                 raise InputError(f"{study} was made with {name} {spec}: {doing} would run code from that file. "
                                  "Add --trust-code if you trust it")

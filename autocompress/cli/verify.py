@@ -40,8 +40,8 @@ def verify(artifact: str, study: str | None, key: str | None, decrypt: str | Non
     from autocompress.quantities import parse_bytes, parse_seconds
 
     limits = Limits(parse_seconds(timeout, "--timeout"), parse_bytes(memory, "--memory"))
-    found = verified(artifact, limits, Trust.of(key, decrypt))
-    if study is not None and found.holds:
+    verification = verified(artifact, limits, Trust.of(key, decrypt))
+    if study is not None and verification.holds:
         from pathlib import Path
 
         from autocompress.cli.progress import progress
@@ -50,15 +50,15 @@ def verify(artifact: str, study: str | None, key: str | None, decrypt: str | Non
 
         check_stored(Path(study), trust_code, "verifying")
         with clean_stdout(), progress(quiet=as_json):
-            verify_with_study(found, Path(study), trust_code)
+            verify_with_study(verification, Path(study), trust_code)
     if as_json:
-        print_json(found.document())
+        print_json(verification.document())
     else:
-        print_table(("check", "", "found"), [(check.name, check.state, check.found) for check in found.checks])
-    failed = next((check for check in found.checks if check.state == FAILS), None)
+        print_table(("check", "", "found"), [(check.name, check.state, check.detail) for check in verification.checks])
+    failed = next((check for check in verification.checks if check.state == FAILS), None)
     if failed is not None and as_json:
         raise click.exceptions.Exit(InputError.exit_code)
     if failed is not None:
-        raise InputError(f"{artifact} is not verified: {failed.found}")
+        raise InputError(f"{artifact} is not verified: {failed.detail}")
     if not as_json:
         line(f"{artifact} is verified")

@@ -25,16 +25,16 @@ def call_with(factory: Callable[..., Any], available: Mapping[str, Any], what: s
     Raises:
         InputError: where it requires an argument of another name.
     """
-    given = {}
+    arguments = {}
     for name, parameter in _signature(factory).items():
         if name in available and parameter.kind is not inspect.Parameter.POSITIONAL_ONLY:
-            given[name] = available[name]
+            arguments[name] = available[name]
         elif parameter.default is inspect.Parameter.empty and parameter.kind not in (
                 inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
             raise InputError(f"{what} may require arguments named {', '.join(available)}, but "
                              f"{getattr(factory, '__name__', factory)!r} requires {name!r}: give it a default, or "
                              "another name")
-    return factory(**given)
+    return factory(**arguments)
 
 
 def _signature(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:

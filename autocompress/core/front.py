@@ -33,15 +33,15 @@ def non_dominated(points: Sequence[Sequence[float]]) -> list[int]:
     if values.size == 0:
         return []
     finite = np.isfinite(values).all(axis=1)
-    kept = []
+    members = []
     for i, row in enumerate(values):
         if not finite[i]:
             continue
         better = finite & (values <= row).all(axis=1) & (values < row).any(axis=1)
         equal_before = (values[:i] == row).all(axis=1)
         if not better.any() and not equal_before.any():
-            kept.append(i)
-    return kept
+            members.append(i)
+    return members
 
 
 def minimised(metrics: dict[str, float], metric: Metric) -> list[float]:

@@ -22,7 +22,7 @@ REFERENCE_MARGIN = 0.2
 
 
 def hypervolume_contribution(
-    front: np.ndarray, asked: np.ndarray, rng: np.random.Generator, most_lost: float = np.inf
+    front: np.ndarray, candidates: np.ndarray, rng: np.random.Generator, most_lost: float = np.inf
 ) -> np.ndarray:
     """Return the hypervolume contribution of each candidate to a front, as a share of the box, by Monte Carlo.
 
@@ -30,34 +30,34 @@ def hypervolume_contribution(
 
     Args:
         front: Objectives of the front's members `(m, objectives)`, all minimised, the error first.
-        asked: Objectives of the candidates `(n, objectives)`.
+        candidates: Objectives of the candidates `(n, objectives)`.
         rng: The source of the random points.
         most_lost: The error above the least beyond which nothing counts.
 
     Returns:
         Shares `(n,)`.
     """
-    both = np.concatenate([front, asked])
+    both = np.concatenate([front, candidates])
     low, high = both.min(0), both.max(0)
     high = high + REFERENCE_MARGIN * (high - low)
     high[0] = min(high[0], low[0] + most_lost)
     points = low + (high - low) * rng.random((POINTS, both.shape[1]))
-    kept = np.empty_like(front[:0])
+    corners = np.empty_like(front[:0])
     for point in front[np.argsort(front.sum(1))]:  # what another dominates comes behind it, and takes nothing more
-        if not (kept <= point).all(1).any():
-            kept = np.vstack([kept, point])
+        if not (corners <= point).all(1).any():
+            corners = np.vstack([corners, point])
             points = points[(points < point).any(1)]
-    won: np.ndarray = (points >= asked[:, None]).all(2).sum(1)
+    won: np.ndarray = (points >= candidates[:, None]).all(2).sum(1)
     return won / POINTS
 
 
-def volume_gains(front: Sequence[Candidate], asked: Sequence[Candidate], metric: Metric,
+def volume_gains(front: Sequence[Candidate], proposals: Sequence[Candidate], metric: Metric,
                  most_lost: float = np.inf) -> np.ndarray:
     """Return `hypervolume_contribution` of candidates in the task's metric and the logarithms of other objectives."""
     def rows(candidates: Sequence[Candidate]) -> np.ndarray:
         return np.array([[1 + metric.cost(c.metrics), *np.log([c.metrics[name] for name in others])]
                          for c in candidates if c.metrics]).reshape(-1, 1 + len(others))
 
-    names = objectives(metric, next(c.metrics for c in asked if c.metrics))
+    names = objectives(metric, next(c.metrics for c in proposals if c.metrics))
     others = [name for name in names if name != metric.name]
-    return hypervolume_contribution(rows(front), rows(asked), np.random.default_rng(0), most_lost)
+    return hypervolume_contribution(rows(front), rows(proposals), np.random.default_rng(0), most_lost)

@@ -56,8 +56,8 @@ class Metric(msgspec.Struct, frozen=True):
     def missed(self, bounds: Mapping[str, float], metrics: Metrics) -> dict[str, float]:
         """By how many units a bound on each metric of `bounds` is missed, by name; negative where it holds. A metric
         without a value is left out."""
-        found = {name: self.named(name) for name in bounds}
-        return {name: of.drop(bounds[name], metrics[name]) for name, of in found.items()
+        metric_of = {name: self.named(name) for name in bounds}
+        return {name: of.drop(bounds[name], metrics[name]) for name, of in metric_of.items()
                 if of is not None and name in metrics}
 
     @property

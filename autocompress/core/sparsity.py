@@ -21,8 +21,8 @@ BYTE = 8
 @lru_cache(maxsize=64)
 def group_of(pattern: str) -> tuple[int, int]:
     """`"2:4"` → (2, 4). InputError for anything else but a small n:m."""
-    found = re.fullmatch(r"([1-9]\d?):([1-9]\d?)", pattern)
-    n, m = (int(found[1]), int(found[2])) if found else (0, 0)
+    match = re.fullmatch(r"([1-9]\d?):([1-9]\d?)", pattern)
+    n, m = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 0 < n < m <= MAX_GROUP or comb(m, n) > MAX_ARRANGEMENTS:
         raise InputError(f"a sparsity pattern must be {UNSTRUCTURED!r} or n:m with n < m ≤ {MAX_GROUP} and at most "
                          f"{MAX_ARRANGEMENTS} arrangements, such as '2:4', but got {pattern!r}")
@@ -55,13 +55,13 @@ def mask_bits(pattern: str) -> float:
     return code_bits(pattern) / group_size(pattern)
 
 
-def saves(pattern: str, weights: int, kept: int, bits: int) -> bool:
+def saves(pattern: str, weights: int, nonzero: int, bits: int) -> bool:
     """Tell whether a layer is smaller sparse than dense, without the tables that layers share."""
-    return mask_bits(pattern) * weights + kept * bits < weights * bits
+    return mask_bits(pattern) * weights + nonzero * bits < weights * bits
 
 
-def stored_bits(pattern: str, weights: int, kept: int, bits: int) -> float:
+def stored_bits(pattern: str, weights: int, nonzero: int, bits: int) -> float:
     """Return the bits of a layer's weights with their mask, or dense where smaller; without a pattern always dense."""
-    if pattern and (bits < 8 or saves(pattern, weights, kept, bits)):
-        return mask_bits(pattern) * weights + kept * bits
+    if pattern and (bits < 8 or saves(pattern, weights, nonzero, bits)):
+        return mask_bits(pattern) * weights + nonzero * bits
     return weights * bits

@@ -177,8 +177,8 @@ class MemoryStore:
     def remove(self, key: str) -> None:
         """See `Store`."""
         checked(key)
-        for known in (self._data, self._new, self._references):
-            known.pop(key, None)  # type: ignore[attr-defined]
+        for entries in (self._data, self._new, self._references):
+            entries.pop(key, None)  # type: ignore[attr-defined]
 
     def keys(self, kind: str) -> list[str]:
         """See `Store`."""
@@ -249,8 +249,8 @@ def header_in(path: Path) -> dict[str, str] | None:
 
 def _texts(header: bytes) -> dict[str, str] | None:
     try:
-        known: Any = json.loads(header)
-        return {str(name): str(text) for name, text in known.get("__metadata__", {}).items()}
+        fields: Any = json.loads(header)
+        return {str(name): str(text) for name, text in fields.get("__metadata__", {}).items()}
     except (ValueError, AttributeError):
         return None
 

@@ -108,12 +108,12 @@ def _from_text(kind: type, text: Any) -> Any:
     raise NotImplementedError(kind)
 
 
-def _unknown(document: Any, known: Any, place: str) -> list[str]:
+def _unknown(document: Any, read_back: Any, place: str) -> list[str]:
     """Paths of what is in `document` and in nothing that was made of it."""
-    if isinstance(document, dict) and isinstance(known, dict):
+    if isinstance(document, dict) and isinstance(read_back, dict):
         return [path for key, value in document.items() for path in
-                (_unknown(value, known[key], f"{place}.{key}") if key in known else [f"{place}.{key}"])]
-    if isinstance(document, list) and isinstance(known, list | tuple):
-        return [path for number, (value, other) in enumerate(zip(document, known, strict=False))
+                (_unknown(value, read_back[key], f"{place}.{key}") if key in read_back else [f"{place}.{key}"])]
+    if isinstance(document, list) and isinstance(read_back, list | tuple):
+        return [path for number, (value, other) in enumerate(zip(document, read_back, strict=False))
                 for path in _unknown(value, other, f"{place}[{number}]")]
     return []

@@ -35,18 +35,18 @@ def table(value: Any, field: str) -> dict[str, Any]:
     return value
 
 
-def refuse_unknown(entries: Mapping[str, Any], known: Collection[str], prefix: str) -> None:
+def refuse_unknown(entries: Mapping[str, Any], names: Collection[str], prefix: str) -> None:
     """InputError for the first key that is not known, with the nearest that is."""
     for key in entries:
-        if key not in known:
+        if key not in names:
             raise InputError(
-                f"`{prefix}{key}` is not a known field{meant(key, known) or '; known are ' + ', '.join(known)}"
+                f"`{prefix}{key}` is not a known field{meant(key, names) or '; known are ' + ', '.join(names)}"
             )
 
 
-def meant(word: str, known: Collection[str]) -> str:
+def meant(word: str, names: Collection[str]) -> str:
     """`"; did you mean 'depthwise'?"`, or nothing when no known word is near."""
-    close = difflib.get_close_matches(word, known, n=1)
+    close = difflib.get_close_matches(word, names, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

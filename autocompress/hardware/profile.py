@@ -103,10 +103,10 @@ class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         least."""
         if self.targets:
             every = [device.memories for device in self.targets]
-            names = [metric for metric in ("size_bytes", "peak_memory_bytes") if any(metric in own for own in every)]
-            least = {metric: min(own[metric][0] for own in every if metric in own) for metric in names}
-            return {metric: (bound, listed([own[metric][1] for own in every if own.get(metric, (0, ""))[0] == bound]))
-                    for metric, bound in least.items()}
+            names = [name for name in ("size_bytes", "peak_memory_bytes") if any(name in room for room in every)]
+            least = {name: min(room[name][0] for room in every if name in room) for name in names}
+            return {name: (bound, listed([room[name][1] for room in every if room.get(name, (0, ""))[0] == bound]))
+                    for name, bound in least.items()}
         left = {}
         if self.flash_bytes is not None:
             left["size_bytes"] = self.flash_bytes - self.runtime_flash_bytes, self.id
@@ -200,11 +200,11 @@ def list_profiles() -> list[str]:
 
 def profile_text(name: str) -> str:
     """The TOML text of a shipped profile: a template for one's own. InputError for an unknown name."""
-    known = list_profiles()
-    if name not in known:
+    names = list_profiles()
+    if name not in names:
         raise InputError(
-            f"a profile must be one of {', '.join(known)}, or a path to a .toml file, "
-            f"but got {name!r}{meant(name, known)}"
+            f"a profile must be one of {', '.join(names)}, or a path to a .toml file, "
+            f"but got {name!r}{meant(name, names)}"
         )
     return (_shipped() / f"{name}.toml").read_text(encoding="utf-8")
 
@@ -252,9 +252,9 @@ def _build(document: dict[str, Any]) -> HardwareProfile:
     version = document.get("schema_version")
     if type(version) is int and version > SCHEMA_VERSION:  # before the keys: a newer schema has others
         raise InputError(f"`schema_version` must be at most {SCHEMA_VERSION}, but got {version}: update autocompress")
-    known = [field for field in msgspec.structs.fields(HardwareProfile) if field.name not in ("sources", "targets")]
-    refuse_unknown(document, [field.name for field in known], "")
-    for field in known:
+    fields = [field for field in msgspec.structs.fields(HardwareProfile) if field.name not in ("sources", "targets")]
+    refuse_unknown(document, [field.name for field in fields], "")
+    for field in fields:
         if field.required and field.name not in document:
             raise InputError(f"`{field.name}` must be given, but it is missing")
     plain, sources = dict(document), dict[str, str]()

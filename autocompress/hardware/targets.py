@@ -11,9 +11,9 @@ from autocompress.errors import InputError
 from autocompress.hardware.profile import HardwareProfile, listed, load_profile
 
 
-def load_targets(asked: str | Sequence[str]) -> HardwareProfile:
+def load_targets(names: str | Sequence[str]) -> HardwareProfile:
     """`load_profile` of one name or path, or of several, `together`."""
-    return together([load_profile(name) for name in ([asked] if isinstance(asked, str) else asked)])
+    return together([load_profile(name) for name in ([names] if isinstance(names, str) else names)])
 
 
 def together(profiles: Sequence[HardwareProfile]) -> HardwareProfile:

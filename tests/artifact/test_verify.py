@@ -39,7 +39,7 @@ def test_what_was_exported_is_verified(artifact: Path, tmp_path: Path, capsys: p
     assert {check.name: check.state for check in found.checks} == {
         "manifest": "holds", "signature": "skipped", "files": "holds", "size": "holds", "load": "holds",
         "agreement": "holds", "latency": "skipped"}
-    assert "no integer kernel can saturate" in next(c.found for c in found.checks if c.name == "load")
+    assert "no integer kernel can saturate" in next(c.detail for c in found.checks if c.name == "load")
     assert main(["verify", str(tmp_path)]) == 0
     assert "is verified" in capsys.readouterr().out
     assert main(["verify", str(tmp_path), "--json"]) == 0
@@ -76,7 +76,7 @@ def test_a_file_that_leads_out_of_the_folder_is_refused(artifact: Path, tmp_path
     (folder / "model.onnx").rename(tmp_path / "elsewhere.onnx")
     (folder / "model.onnx").symlink_to(tmp_path / "elsewhere.onnx")
     found = verify(folder)
-    assert failed(found) == ["files"] and "a link" in found.checks[-1].found
+    assert failed(found) == ["files"] and "a link" in found.checks[-1].detail
     (folder / "model.onnx").unlink()
     os.mkfifo(folder / "model.onnx")
     assert failed(verify(folder)) == ["files"], "and a pipe is not waited for"
@@ -94,7 +94,7 @@ def test_a_manifest_that_names_other_folders_files_is_refused(artifact: Path, tm
 def test_a_manifest_of_another_kind_or_release_is_refused(artifact: Path, tmp_path: Path, keys: object) -> None:
     found = verify(edited(artifact, tmp_path, **keys))  # type: ignore[arg-type]
     assert failed(found) == ["manifest"]
-    assert ("update autocompress" in found.checks[0].found) == (keys == {"version": 99})
+    assert ("update autocompress" in found.checks[0].detail) == (keys == {"version": 99})
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"{}", b"\xff\xfe", b"[" * 100_000, b'{"schema": "x", "version": "y"}'])
@@ -133,7 +133,7 @@ def test_tensors_outside_the_file_are_not_read(artifact: Path, tmp_path: Path, p
     tensor.data_location = TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value=place)
     found = verify(with_file(artifact, tmp_path, "model.onnx", model.SerializeToString()))
-    assert failed(found) == ["load"] and place in found.checks[-1].found
+    assert failed(found) == ["load"] and place in found.checks[-1].detail
 
 
 def test_what_is_no_model_is_refused(artifact: Path, tmp_path: Path) -> None:
