@@ -53,13 +53,13 @@ def _definitions(kind: type) -> Iterator[str]:
     for statement in tree.body:
         for name in _names(statement):
             defined.setdefault(name, []).append(statement)
-    wanted, seen = [kind.__qualname__.partition(".")[0]], set[str]()
-    while wanted:
-        name = wanted.pop()
+    pending, seen = [kind.__qualname__.partition(".")[0]], set[str]()
+    while pending:
+        name = pending.pop()
         if name in seen or name not in defined:
             continue
         seen.add(name)
-        wanted += [node.id for each in defined[name] for node in ast.walk(each) if isinstance(node, ast.Name)]
+        pending += [node.id for each in defined[name] for node in ast.walk(each) if isinstance(node, ast.Name)]
     yield from (_plain(each) for name in sorted(seen) for each in defined[name])
 
 

@@ -21,7 +21,7 @@ from autocompress.core.store import MemoryStore
 from autocompress.errors import InfeasibleError, InputError, StudyMismatchError
 from autocompress.search.executors.base import Job, Place
 from autocompress.study.folder import read_description
-from autocompress.study.loading import _portable, _rebuilt
+from autocompress.study.loading import _rebuilt, portable
 from autocompress.study.request import Request
 from autocompress.study.result import SearchResult
 from autocompress.study.settings import SearchSettings
@@ -139,7 +139,7 @@ def test_a_worker_process_evaluates_for_both(data: TaskData, tmp_path: Path, mon
     monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
     sampler = optuna.samplers.RandomSampler()
     settings = SearchSettings.of(model=CHAIN.make(), data=data, profile=list(BOTH), jobs=2, sampler=sampler)
-    asked = _portable(Request.of(settings), model="an object", data="an object")
+    asked = portable(Request.of(settings), model="an object", data="an object")
     model = LoadedModel(CHAIN.make(), "chain", "fingerprint")
     sent = pickle.dumps(partial(_rebuilt, model, data, asked, tmp_path))
     evaluate = pickle.loads(sent)(Place(MemoryStore()))
