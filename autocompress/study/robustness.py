@@ -48,17 +48,27 @@ def robustness(bench: Workbench, original: Runtime, file: Runtime, macs: float) 
     """
     task, metric = bench.network.task, bench.network.task.metric.name
     kinds = disturbances(as_arrays(bench.network.calibration))
-    affordable = int(min(MOST_SAMPLES, max(LEAST_SAMPLES, MOST_MACS / (len(kinds) * max(1.0, macs)))))
-    available = task.samples("test")
-    if len(kinds) < 2 or (available > affordable and task.part("test", affordable) is None):
+    count, available = _samples(len(kinds), macs), task.samples("test")
+    if len(kinds) < 2 or (available > count and task.part("test", count) is None):
         return {}
-    samples = None if available <= affordable else affordable
+    samples = None if available <= count else count
     rows = []
     for what, make in kinds.items():
         scored = {whose: bench.evaluator.score(_Disturbed(runtime, make()), "test", samples).metrics[metric]
                   for whose, runtime in (("original", original), ("file", file))}
         rows.append({"disturbance": what, **scored})
-    return {"samples": min(available, affordable), "metric": metric, "rows": rows}
+    return {"samples": min(available, count), "metric": metric, "rows": rows}
+
+
+def disturbed_runs(bench: Workbench, macs: float) -> int:
+    """Return how many samples `robustness` runs through one file, for the time that is reserved for it."""
+    kinds = len(disturbances(as_arrays(bench.network.calibration)))
+    return 0 if kinds < 2 else kinds * min(_samples(kinds, macs), bench.network.task.samples("test"))
+
+
+def _samples(kinds: int, macs: float) -> int:
+    """How many samples are disturbed in so many ways, for a network of so many multiply-accumulates a sample."""
+    return int(min(MOST_SAMPLES, max(LEAST_SAMPLES, MOST_MACS / (kinds * max(1.0, macs)))))
 
 
 def disturbances(inputs: Arrays) -> dict[str, Callable[[], dict[str, Disturbance]]]:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from autocompress.core.allocator import release_memory
 from autocompress.core.cancellation import controlled
@@ -49,15 +48,13 @@ from autocompress.study.racing import Sizes, finalist, part_of
 from autocompress.study.request import Request
 from autocompress.study.result import SearchResult
 from autocompress.study.resume import PriorStudy, read_prior_study, seeds, take_answers
+from autocompress.study.robustness import disturbed_runs
 from autocompress.study.sensitivity import sensitivity
 from autocompress.study.shortfalls import shortfalls, slower
 from autocompress.study.signals import HANG_SECONDS, Stop
 from autocompress.study.workbench import Workbench
 from autocompress.tasks.base import Task, metric_of
 from autocompress.tasks.models import LoadedModel, safe_name
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +67,8 @@ AVERAGING_SHARE, ATTRIBUTION_SHARE = 0.01, 0.01
 FINALISTS, MOST_CONFIRMED = 2, 8
 # About what writing the report takes.
 REPORT_SECONDS = 2.0
+# Seconds in which an exported file is opened, in a process of its own too, and timed.
+OPENING_SECONDS = 5.0
 # What it may take where the time for trials is up before the first one, which should be the one that it finds.
 LATE_SECONDS = 10.0
 
@@ -217,13 +216,20 @@ def measure(run: Run, loaded: Loaded, traced: Traced) -> Measured:
     if limit is not None:
         run.stop.end_after(2 * limit + HANG_SECONDS - run.elapsed)
     take_answers(loaded.prior, bench.store, request.settings.seed)
-    # At the end the original runs on the test split, the file on both: a bound from what was just measured.
-    sizes = bench.evaluator.sizes
-    reserve = 5 + (
-        run.timings["original"] * (0.5 + loaded.data.samples("test") / loaded.data.samples("validation"))
-        if sizes is None else bench.evaluator.scoring_seconds * (1 + FINALISTS + 1.5 * sizes.test / sizes.last))
-    return Measured(reference, projection, store, result, Trimmer(bench.store, request.budget, reference),
-                    reserve + ATTRIBUTION_SHARE * (limit or 0.0), sizes)
+    reserve = _export_seconds(bench, baseline["macs"]) + ATTRIBUTION_SHARE * (limit or 0.0)
+    return Measured(reference, projection, store, result, Trimmer(bench.store, request.budget, reference), reserve,
+                    bench.evaluator.sizes)
+
+
+def _export_seconds(bench: Workbench, macs: float) -> float:
+    """A bound on the seconds of an export, from those in which the original was scored: it runs on the test split, the
+    file on that and on the validation split, and both on disturbed samples; a file counts as half of the original."""
+    task, sizes = bench.network.task, bench.evaluator.sizes
+    scored = task.samples("validation") if sizes is None else sizes.last
+    tested = task.samples("test") if sizes is None else sizes.test
+    finalists = 0 if sizes is None else FINALISTS + 0.5
+    runs = 1.5 * (tested + disturbed_runs(bench, macs)) + (0.5 + finalists) * scored
+    return OPENING_SECONDS + bench.evaluator.scoring_seconds * runs / scored
 
 
 def _open_study(request: Request, loaded: Loaded) -> StudyStore:

@@ -18,7 +18,8 @@ from test_protection import key_pair
 from autocompress.artifact import card_sections
 from autocompress.artifact.options import ExportOptions
 from autocompress.core.attribution import Attribution, TechniqueShare
-from autocompress.study.robustness import disturbances
+from autocompress.formats.base import Arrays, Runtime
+from autocompress.study.robustness import disturbances, disturbed_runs, robustness
 from autocompress.tasks.classification.calibration import calibration_error, confidences
 from autocompress.tasks.classification.metric import ACCURACY
 from autocompress.tasks.classification.sanity_checks import ClassAnswers, quality
@@ -52,6 +53,26 @@ def test_the_card_says_who_pays_and_how_robust_it_is(artifact: Path, pictures: P
     rows = json.loads((pictures / "manifest.json").read_bytes())["quality"]["robustness"]["rows"]
     assert [row["disturbance"].split(",")[0] for row in rows] == ["none", "normal noise", "Gaussian blur", "contrast"]
     assert "expected calibration error" in card and "peak memory of activations, estimated" in card
+
+
+class Counting(Runtime):
+    """A file that counts the samples that it runs on."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime, self.samples = runtime, 0
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        self.samples += len(next(iter(inputs.values())))
+        return self._runtime.run(inputs)
+
+
+@pytest.mark.parametrize("macs", [1.0, 2e9])
+def test_the_time_of_disturbed_samples_is_reserved_by_their_number(macs: float) -> None:
+    bench = workbench("mlp")
+    original = bench.evaluator.open(bench.network.writer.original_file)
+    file = Counting(original)
+    robustness(bench, original, file, macs)
+    assert disturbed_runs(bench, macs) == file.samples > 0
 
 
 def test_the_users_words_stand_in_manifest_and_card(tmp_path: Path, artifact: Path) -> None:
