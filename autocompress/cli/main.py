@@ -32,6 +32,7 @@ from autocompress.cli.sensitivity import sensitivity
 from autocompress.cli.show import show
 from autocompress.cli.spaces import spaces
 from autocompress.cli.verify import verify
+from autocompress.cli.watch import watch
 
 _EXAMPLES = """\b
 Examples:
@@ -54,7 +55,8 @@ def cli(context: click.Context) -> None:
     help_alone(context)
 
 
-COMMANDS = (search, show, report, export, verify, predict, apply, diff, patch, sensitivity, profiles, spaces, repair)
+COMMANDS = (search, watch, show, report, export, verify, predict, apply, diff, patch, sensitivity, profiles, spaces,
+            repair)
 for command in COMMANDS:
     cli.add_command(command)
 

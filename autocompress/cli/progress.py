@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Protocol
 
 from autocompress.cli.console import console, is_rich, printable
 from autocompress.quantities import format_bytes, format_milliseconds, format_seconds
+from autocompress.search.search_state import SearchState
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -53,62 +54,11 @@ def progress(*, quiet: bool, stream: IO[str] | None = None) -> Iterator[Progress
             yield block
 
 
-class State:
-    """What is known of a running search."""
-
-    def __init__(self) -> None:
-        self.phase, self.done, self.total, self.feasible = "starting", 0, 0, 0
-        self.best: Candidate | None = None
-        self.running: list[str] = []
-        # What is under way within the phase, and how far it is.
-        self.step = ""
-        self._deadline: float | None = None
-        self._began = time.monotonic()
-        self._before: int | None = None
-
-    def update(self, event: Event) -> None:
-        """Take one event in."""
-        self.step = ""
-        if event.kind == "phase":
-            self.phase, self.done, self.total = event.text, 0, event.total
-            self._began, self._before = time.monotonic(), None
-        elif event.kind == "progress":
-            self.step = f"{event.text} {event.done}/{event.total}"
-            return
-        elif event.kind == "start":
-            self.running.append(event.text)
-        else:
-            name = f"trial {event.candidate.trial}" if event.candidate else ""
-            self.running = [text for text in self.running if text != name]
-            self.feasible, self.best = event.feasible, event.best
-            if event.text == self.phase:  # not a late one of the rung below
-                self.done, self.total = event.done, event.total
-                if self._before is None:  # a resumed phase does not begin at zero
-                    self._before = event.done - 1
-            if event.seconds_left is not None:
-                self._deadline = time.monotonic() + event.seconds_left
-
-    @property
-    def elapsed(self) -> str:
-        """Time since the phase began."""
-        return format_seconds(time.monotonic() - self._began)
-
-    @property
-    def left(self) -> str:
-        """Time left: of the limit when there is one, else what the rest of the phase should take."""
-        if self._deadline is not None:
-            return f"{format_seconds(max(0.0, self._deadline - time.monotonic()))} left"
-        if self._before is None or not self.total:
-            return ""
-        each = (time.monotonic() - self._began) / max(1, self.done - self._before)
-        return f"about {format_seconds(each * max(0, self.total - self.done))} left in this phase"
-
-
 class Lines:
     """One line for each phase and each result. A reader that went away does not stop the search."""
 
     def __init__(self, stream: IO[str], quiet: bool = False) -> None:
-        self._stream, self._quiet, self._state = stream, quiet, State()
+        self._stream, self._quiet, self._state = stream, quiet, SearchState()
         self._said = time.monotonic()
 
     def __call__(self, event: Event) -> None:
@@ -120,12 +70,12 @@ class Lines:
         if event.kind == "phase":
             self.note(f"{event.text} ({event.total})" if event.total else event.text)
         elif event.kind == "progress":
-            self.note(f"  {', '.join([*self._state.running, self._state.step])}, {self._state.elapsed}")
+            self.note(f"  {', '.join([*running(self._state), self._state.step])}, {self._state.elapsed}")
         elif event.candidate is not None:
             parts = [f"[{event.done}/{event.total}] {describe(event.candidate)}", f"{event.feasible} feasible"]
             if event.best is not None:
                 parts.append(f"best {quality(event.best)} (trial {event.best.trial})")
-            self.note("; ".join([*parts, *filter(None, [self._state.left])]))
+            self.note("; ".join([*parts, *filter(None, [busy(self._state), left(self._state)])]))
 
     def _is_due(self) -> bool:
         """Whether nothing was said for so long that somebody may wonder."""
@@ -141,7 +91,7 @@ class Block:
     """Phase, bar, best so far and time left, as something that rich draws again and again."""
 
     def __init__(self) -> None:
-        self._state = State()
+        self._state = SearchState()
 
     def __call__(self, event: Event) -> None:
         """Take it in; the next drawing shows it."""
@@ -157,14 +107,14 @@ class Block:
         from rich.text import Text
 
         state = self._state
-        running = f": {', '.join(state.running)}" if state.running else ""
+        names = f": {', '.join(running(state))}" if state.running else ""
         rows: list[RenderableType] = [
-            Text.assemble((printable(f"{state.phase}{running}"), "bold"), (f"  {state.elapsed}", "dim"),
+            Text.assemble((printable(f"{state.phase}{names}"), "bold"), (f"  {state.elapsed}", "dim"),
                           (printable(f"  {state.step}"), "dim"))]
         if state.total:
             bar = Table.grid(padding=(0, 1), expand=False)
             bar.add_row(ProgressBar(total=state.total, completed=state.done, width=20),
-                        Text(f"{state.done}/{state.total}"), Text(state.left, style="dim"))
+                        Text(f"{state.done}/{state.total}"), Text(left(state), style="dim"))
             rows.append(bar)
         if state.best is not None:
             best = Text.assemble(("best so far  ", "dim"), (figures(state.best), "green"),
@@ -172,7 +122,27 @@ class Block:
             rows.append(best)
         if state.done:
             rows.append(Text.assemble(("feasible     ", "dim"), str(state.feasible)))
+        if busy(state):
+            rows.append(Text.assemble(("workers      ", "dim"), busy(state)))
         return Group(*rows)
+
+
+def running(state: SearchState) -> list[str]:
+    """`trial 3` for each evaluation under way."""
+    return [f"trial {each.trial}" for each in state.running]
+
+
+def busy(state: SearchState) -> str:
+    """`3 of 4 workers busy`, where there are several."""
+    return f"{len(state.running)} of {state.workers} workers busy" if state.workers > 1 else ""
+
+
+def left(state: SearchState) -> str:
+    """Time left: of the limit when there is one, else what the rest of the phase should take."""
+    if state.seconds_left is None:
+        return ""
+    text = format_seconds(state.seconds_left)
+    return f"{text} left" if state.is_limited else f"about {text} left in this phase"
 
 
 def describe(candidate: Candidate) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any, Literal
 
 import msgspec
@@ -58,7 +59,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
         return sum(self.timings.values())
 
 
-class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+class Candidate(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """A trial: its plan and its evaluations at rising rungs."""
 
     trial: int
@@ -83,7 +84,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
         """The candidate as it is stored, without reference, largest drop and worst values."""
         return msgspec.structs.replace(self, reference=msgspec.UNSET, most_drop=msgspec.UNSET, at_least=msgspec.UNSET)
 
-    @property
+    @cached_property
     def best(self) -> Evaluation | None:
         """The evaluation that counts and is exported: the best as far as can be told (`model_selection.best_of`), of
         equals the highest rung. The first training may find better weights than a longer one. Of a candidate that was

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -32,16 +33,14 @@ def non_dominated(points: Sequence[Sequence[float]]) -> list[int]:
     values = np.asarray(points, dtype=float)
     if values.size == 0:
         return []
-    finite = np.isfinite(values).all(axis=1)
-    members = []
-    for i, row in enumerate(values):
-        if not finite[i]:
-            continue
-        better = finite & (values <= row).all(axis=1) & (values < row).any(axis=1)
-        equal_before = (values[:i] == row).all(axis=1)
-        if not better.any() and not equal_before.any():
-            members.append(i)
-    return members
+    front, members = values[:0], []
+    # In this order a row comes behind all that dominate it, and behind equal ones that were first.
+    for i in np.lexsort(values.T[::-1]):
+        row = values[i]
+        if np.isfinite(row).all() and not (front <= row).all(axis=1).any():
+            front = np.vstack([front, row])
+            members.append(int(i))
+    return sorted(members)
 
 
 def minimised(metrics: dict[str, float], metric: Metric) -> list[float]:
@@ -71,7 +70,7 @@ def best(candidates: Sequence[Candidate], budget: Budget, reference: Reference) 
 
 def _inside(candidates: Sequence[Candidate], budget: Budget, reference: Reference) -> list[Candidate]:
     return [c for c in candidates if c.status == "complete" and budget.allows(c.metrics, reference)
-            and np.isfinite(minimised(c.metrics, reference.metric)).all()]
+            and all(map(math.isfinite, minimised(c.metrics, reference.metric)))]
 
 
 def _best(inside: Sequence[Candidate], metric: Metric) -> Candidate:

@@ -19,8 +19,10 @@ def best_of(measured: Sequence[Metrics], metric: Metric) -> int:
 
     Source: Breiman et al., "Classification and Regression Trees" (1984).
     """
-    qualities = [np.nan_to_num(metric.quality(metrics, 0.0 if metric.higher_is_better else -np.inf), nan=0.0
-                               if metric.higher_is_better else -np.inf) for metrics in measured]
+    if len(measured) == 1:
+        return 0
+    missing = 0.0 if metric.higher_is_better else -np.inf
+    qualities = np.nan_to_num([metric.quality(metrics, missing) for metrics in measured], nan=missing).tolist()
     highest = max(range(len(measured)), key=qualities.__getitem__)
     least = qualities[highest] - measured[highest].get(metric.error, 0.0)
     near = [i for i, quality in enumerate(qualities) if quality >= least]

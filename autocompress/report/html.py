@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from pathlib import Path
+from typing import NamedTuple
 
 from plotly.offline import get_plotlyjs
 
@@ -11,7 +12,7 @@ from autocompress.core.evaluation import LATENCY
 from autocompress.core.front import minimised, non_dominated
 from autocompress.report import attribution_tables, rung_correlation
 from autocompress.report.files import GENERATOR, write_files
-from autocompress.report.page import POLICY, SCRIPT, STYLE
+from autocompress.report.page import LIVE_POLICY, LIVE_SCRIPT, POLICY, SCRIPT, STYLE
 from autocompress.report.plots import axes, pareto_figure, plan_figure, progress_figure, timings_figure
 from autocompress.report.sections import (
     cards,
@@ -35,10 +36,18 @@ def write_report(view: StudyView, folder: Path) -> Path:
     EnvironmentFault when the folder cannot be written.
     """
     frame = trials_frame(view)
-    return write_files(folder, _page(view), as_csv(frame), as_json(frame))
+    return write_files(folder, page(view), as_csv(frame), as_json(frame))
 
 
-def _page(view: StudyView) -> str:
+class Live(NamedTuple):
+    """What makes a page a live one: which version of the study it shows, and the markup of who searches."""
+
+    version: str
+    markup: str
+
+
+def page(view: StudyView, live: Live | None = None, *, scripts: bool = True) -> str:
+    """The page as text. Without `scripts` it is what a live page takes over when the study has changed."""
     figures = {f"pareto-{x}": pareto_figure(view, x) for x in axes(view)}
     figures |= {"plan": plan_figure(view), "progress": progress_figure(view), "timings": timings_figure(view)}
     heights = {name: int(figure.layout.height) for name, figure in figures.items()}
@@ -61,7 +70,7 @@ def _page(view: StudyView) -> str:
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta http-equiv="Content-Security-Policy" content="{LIVE_POLICY if live else POLICY}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="referrer" content="no-referrer">
 {GENERATOR}
@@ -69,9 +78,10 @@ def _page(view: StudyView) -> str:
 <title>{title} · autocompress</title>
 <style>{STYLE}</style>
 </head>
-<body data-trials="{len(view.candidates)}">
+<body data-trials="{len(view.drawn)}">
 <header><div>
 <h1>{title}</h1>
+{f'<div id="live" data-version="{html.escape(live.version)}">{live.markup}</div>' if live else ""}
 <p class="lead">{html.escape(view.budget.describe(view.metric))}</p>
 {facts(view)}
 {cards(view)}
@@ -79,7 +89,7 @@ def _page(view: StudyView) -> str:
 {warnings(view)}
 </div></header>
 <main>
-{_section(f"{title_in} against size", "Every trial is drawn; hover a point for its metrics and plan. Click a "
+{_section(f"{title_in} against size", f"{_drawn(view)}; hover a point for its metrics and plan. Click a "
           "status to hide or show it in all such figures.",
           key(view) + pareto("size_bytes", f"{title_in} against size"), True)}
 {latencies}
@@ -96,13 +106,21 @@ def _page(view: StudyView) -> str:
 {_section("Layers no technique touches", "", untouched_table(view), True)}
 </main>
 <footer>Every trial as data: <a href="trials.csv">trials.csv</a>, <a href="trials.json">trials.json</a>.
-Made by autocompress; this page works offline.</footer>
+Made by autocompress; this page {"follows a search" if live else "works offline"}.</footer>
 <script type="application/json" id="figures">{_inert(data)}</script>
-<script>{get_plotlyjs()}</script>
-<script>{SCRIPT}</script>
+{f"<script>{get_plotlyjs()}</script><script>{SCRIPT}{LIVE_SCRIPT if live else ''}</script>" if scripts else ""}
 </body>
 </html>
 """
+
+
+def _drawn(view: StudyView) -> str:
+    """How many trials the figures draw, and which."""
+    drawn, every = len(view.drawn), len(view.candidates)
+    if drawn == every:
+        return "Every trial is drawn"
+    return (f"{drawn:,} of {every:,} trials are drawn: the whole front, those that were trained, the best in the "
+            "metric, and of the others evenly many by number; trials.csv holds all")
 
 
 def _front_hint(view: StudyView) -> str:

@@ -1,12 +1,14 @@
 """The fixed text of the page: its style and its script. Nothing here comes from a study.
 
-The policy forbids every request: what the page needs is inside it.
+The policy forbids every request: what the page needs is inside it. A live page may ask the server that it came from.
 """
 
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
     "base-uri 'none'; form-action 'none'"
 )
+
+LIVE_POLICY = f"{POLICY}; connect-src 'self'"
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #f5f6f8; --card: #ffffff; --ink: #1b2430; --soft: #5b6472;
@@ -39,6 +41,11 @@ h2 { margin: 0 0 2px; font-size: 18px; letter-spacing: -0.005em; }
 .verdict { margin: 14px 0 0; padding: 10px 16px; border-radius: 10px; border: 1px solid var(--line);
   border-left: 4px solid var(--good); background: var(--card); }
 .verdict.bad { border-left-color: var(--bad); }
+#live { margin: 14px 0 0; padding: 2px 16px 12px; border-radius: 10px; border: 1px solid var(--line);
+  border-left: 4px solid var(--accent); background: var(--card); }
+#live .verdict { border: 0; padding: 8px 0 0; margin: 0; }
+#live.lost { border-left-color: var(--bad); }
+.running { margin: 6px 0 0; padding: 0 0 0 18px; font-size: 13px; color: var(--soft); columns: 260px auto; }
 main { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 18px; padding-top: 18px; }
 section { padding: 18px 20px; min-width: 0; }
 section.wide { grid-column: 1 / -1; }
@@ -79,7 +86,8 @@ a { color: var(--accent); }
 
 SCRIPT = """
 "use strict";
-const figures = JSON.parse(document.getElementById("figures").textContent);
+let figures = JSON.parse(document.getElementById("figures").textContent);
+const hidden = new Set();
 const config = {responsive: true, displaylogo: false, showSendToCloud: false, scrollZoom: false,
   modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"]};
 const colour = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -93,21 +101,66 @@ async function draw() {
   for (const [id, figure] of Object.entries(figures)) {
     const plot = document.getElementById(id);
     if (plot.dataset.key === "page") { figure.layout.showlegend = false; figure.layout.margin.b = 10; }
-    await Plotly.newPlot(plot, figure.data, figure.layout, config);
+    figure.data.forEach(trace => { if (plot.dataset.key && hidden.has(trace.name)) trace.visible = false; });
+    await Plotly.react(plot, figure.data, figure.layout, config);
     await Plotly.relayout(plot, theme());
   }
   document.body.dataset.points = drawnTrials(document.getElementById("pareto-size_bytes"));
 }
 
-document.querySelectorAll(".key button").forEach(button => button.addEventListener("click", () => {
+document.addEventListener("click", event => {
+  const button = event.target.closest(".key button");
+  if (!button) return;
   const shown = button.getAttribute("aria-pressed") !== "true";
   button.setAttribute("aria-pressed", shown);
+  shown ? hidden.delete(button.dataset.trace) : hidden.add(button.dataset.trace);
   document.querySelectorAll("[data-key=page]").forEach(plot => {
     const traces = plot.data.flatMap((trace, i) => trace.name === button.dataset.trace ? [i] : []);
     if (traces.length) Plotly.restyle(plot, {visible: shown}, traces);
   });
-}));
+});
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () =>
   Object.keys(figures).forEach(id => Plotly.relayout(id, theme())));
 draw();
+"""
+
+# Asks the server how far the search is; where trials have come, it takes over what the page says of them, in place, and
+# draws the figures anew.
+LIVE_SCRIPT = """
+const seconds = 3;
+
+async function renew() {
+  const text = await (await fetch("content", {cache: "no-store"})).text();
+  const fresh = new DOMParser().parseFromString(text, "text/html");
+  figures = JSON.parse(fresh.getElementById("figures").textContent);
+  fresh.querySelectorAll("[role=img]").forEach(place => {
+    const plot = document.getElementById(place.id);
+    if (plot) { plot.style.height = place.style.height; place.replaceWith(document.adoptNode(plot)); }
+  });
+  fresh.querySelectorAll(".key button").forEach(button =>
+    button.setAttribute("aria-pressed", !hidden.has(button.dataset.trace)));
+  fresh.getElementById("live").replaceWith(document.adoptNode(document.getElementById("live")));
+  const scrolled = window.scrollY;
+  document.querySelector("header").replaceWith(document.adoptNode(fresh.querySelector("header")));
+  document.querySelector("main").replaceWith(document.adoptNode(fresh.querySelector("main")));
+  document.body.dataset.trials = fresh.body.dataset.trials;
+  await draw();
+  window.scrollTo(0, scrolled);
+}
+
+async function look() {
+  const live = document.getElementById("live");
+  try {
+    const state = await (await fetch("live", {cache: "no-store"})).json();
+    if (state.version !== live.dataset.version) { await renew(); live.dataset.version = state.version; }
+    live.innerHTML = state.markup;
+    live.classList.remove("lost");
+  } catch (error) {
+    if (!live.classList.contains("lost"))
+      live.insertAdjacentHTML("beforeend", "<p class='verdict bad'>The server of this page does not answer.</p>");
+    live.classList.add("lost");
+  }
+  setTimeout(look, 1000 * seconds);
+}
+setTimeout(look, 1000 * seconds);
 """

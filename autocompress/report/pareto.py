@@ -1,6 +1,6 @@
-"""The task's metric against a cost, every trial drawn.
+"""The task's metric against a cost, every trial drawn, or of thousands those of `StudyView.drawn`.
 
-The traces with meta `trials` hold each trial exactly once; whatever repeats a trial (front, best) or is
+The traces with meta `trials` hold each of them exactly once; whatever repeats a trial (front, best) or is
 none (the original, the key of colours) carries another meta.
 """
 
@@ -54,7 +54,7 @@ def axes(view: StudyView) -> dict[str, tuple[str, str]]:
 
 def pareto_figure(view: StudyView, x: str = "size_bytes") -> go.Figure:
     """The task's metric against `size_bytes`, `latency_ms`, `macs` or, with several devices, `latency_ms@ID`, on a
-    logarithmic axis, every trial drawn.
+    logarithmic axis, every trial of `view.drawn` as a point.
 
     A trial without one of the two metrics stands in the band "no metrics" at the bottom or the left. The
     line joins the front's members that no other member beats in these two metrics; members that are there
@@ -69,7 +69,7 @@ def pareto_figure(view: StudyView, x: str = "size_bytes") -> go.Figure:
     window = _window([*spots.values(), base], view.budget.bounds.get(x), len(spots), view)
     figure = blank_figure(height=480)
     for status in sorted(SYMBOLS, key=lambda s: (s == "complete", s != "failed")):
-        group = [c for c in view.candidates if c.status == status]
+        group = [c for c in view.drawn if c.status == status]
         if group:
             figure.add_trace(_trial_trace(view, status, group, spots, window))
     for rung in sorted({c.rung for c in view.candidates if c.rung is not None}):
@@ -137,7 +137,7 @@ def _placed(
 
 def _trial_trace(view: StudyView, status: str, group: list[Candidate],
                  spots: dict[int, tuple[float | None, float | None]], window: _Window) -> go.Scatter:
-    order = {c.trial: i for i, c in enumerate(c for c in view.candidates if spots[c.trial] == (None, None))}
+    order = {c.trial: i for i, c in enumerate(c for c in view.drawn if spots[c.trial] == (None, None))}
     places = [_placed(c.trial, order.get(c.trial, 0), max(len(order), 1), spots[c.trial], window) for c in group]
     colours = [FAILED if status == "failed" else rung_colour(c.rung) for c in group]
     return go.Scatter(

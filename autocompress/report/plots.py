@@ -78,7 +78,7 @@ def progress_figure(view: StudyView) -> go.Figure:
         inside_so_far.append(inside)
     kinds = (("outside or not finished", False, NO_RUNG), ("inside the budget", True, RUNG_COLOURS[1]))
     for name, feasible, colour in kinds:
-        group = [c for c in view.candidates
+        group = [c for c in view.drawn
                  if view.feasible(c) is feasible and view.value(view.metrics_of(c)) is not None]
         figure.add_trace(go.Scatter(
             x=[c.trial for c in group], y=[view.value(view.metrics_of(c)) for c in group], mode="markers",

@@ -17,8 +17,8 @@ from autocompress.core.warnings import Warned
 from autocompress.techniques.apply import Techniques
 from autocompress.techniques.table import TECHNIQUES
 
-# The largest number of trials that figures describe in full: thousands would be most of the page.
-MOST_IN_DETAIL = 300
+# The largest number of trials that figures describe in full, and that they draw: thousands would be most of the page.
+MOST_IN_DETAIL, MOST_DRAWN = 300, 2000
 
 
 class StudyView(msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -96,6 +96,17 @@ class StudyView(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         ranked = sorted(self.candidates, key=lambda c: (-(c.reached or 0), -self.metric.quality(c.metrics, -math.inf),
                                                           c.trial))
         return frozenset(told | {c.trial for c in ranked[:MOST_IN_DETAIL // 2]})
+
+    @cached_property
+    def drawn(self) -> tuple[Candidate, ...]:
+        """Trials that figures draw, in order: of a very large study those of `in_detail`, which hold the front whole,
+        and of the others evenly many by number."""
+        if len(self.candidates) <= MOST_DRAWN:
+            return self.candidates
+        others = [c.trial for c in self.candidates if c.trial not in self.in_detail]
+        places = MOST_DRAWN - len(self.in_detail)
+        chosen = {others[i * len(others) // places] for i in range(places)} if places > 0 else set[int]()
+        return tuple(c for c in self.candidates if c.trial in self.in_detail or c.trial in chosen)
 
     @cached_property
     def hovers(self) -> dict[int, str]:

@@ -60,7 +60,7 @@ MOST_LOSSES = 2  # how often an evaluation whose worker was lost is asked for ag
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """Progress, for whoever shows it. `text` is the phase; of a start, the trial; of "progress", what is at `done` of
-    `total` steps within the phase, a few times a second or more."""
+    `total` steps within the phase, a few times a second or more. `workers` evaluate at once, as many as there are."""
 
     kind: Literal["phase", "start", "result", "progress"]
     text: str = ""
@@ -70,6 +70,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     feasible: int = 0
     best: Candidate | None = None
     seconds_left: float | None = None
+    rung: int = 0
+    workers: int = 0
 
 
 class Engine:
@@ -87,7 +89,7 @@ class Engine:
         self._distributions = distributions(projection.space)
         self._clock = Clock(settings, started)
         self.overhead_seconds = 0.0
-        self._always = 0
+        self._always = self._workers = 0
         self._ledger: Ledger | None = None
         self._known: dict[str, Candidate] = {}
         self._twins: dict[str, list[tuple[optuna.Trial, Candidate]]] = {}
@@ -134,8 +136,10 @@ class Engine:
         running: dict[Future[Outcome], Assignment] = {}
         stopped = False
         while True:
-            while len(running) < executor.jobs and (
-                    assignment := self._next(executor.jobs, list(running.values()))) is not None:
+            while len(running) < (jobs := executor.jobs):
+                self._workers = jobs
+                if (assignment := self._next(jobs, list(running.values()))) is None:
+                    break
                 running[executor.submit(self._job(assignment))] = assignment
             if not running and not self._waits_for_others():
                 break
@@ -215,7 +219,7 @@ class Engine:
             self._shown = rung
             self._on_event(Event(kind="phase", text=rung.phase, total=rung.total))
         self._on_event(Event(kind="start", text=f"trial {assignment.candidate.trial}",
-                             candidate=assignment.candidate))
+                             candidate=assignment.candidate, rung=assignment.rung, workers=self._workers))
         return assignment
 
     def _new_trial(self) -> Assignment | None:
@@ -367,7 +371,8 @@ class Engine:
         rung.done += 1
         self._on_event(Event(
             kind="result", text=rung.phase, candidate=candidate, done=rung.done, total=rung.total,
-            feasible=self._all.feasible, best=self._all.best, seconds_left=self._clock.left(1.0)))
+            feasible=self._all.feasible, best=self._all.best, seconds_left=self._clock.left(1.0),
+            workers=self._workers))
 
     def _job(self, assignment: Assignment) -> Job:
         return Job(plan=assignment.plan, rung=assignment.rung, seconds=assignment.seconds, threads=assignment.threads,

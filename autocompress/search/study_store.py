@@ -7,14 +7,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import optuna
+from optuna.trial import TrialState
 
 from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.core.front import Direction
+from autocompress.core.search_status import SearchStatus
 from autocompress.errors import InputError, StorageError
 from autocompress.search.databases import open_storage, sqlite_path
 from autocompress.search.other_drivers import Alone, Drivers
 from autocompress.search.storage import (
+    FAILURE,
+    RUNG,
     candidates,
     create_study,
     delete_study,
@@ -24,6 +29,9 @@ from autocompress.search.storage import (
     store_rung,
 )
 from autocompress.search.storage_urls import shown_url
+
+# Of attributes of a study that hold what drivers tell of their searches, by driver.
+STATUS = "status"
 
 
 class StudyStore:
@@ -94,6 +102,22 @@ class StudyStore:
     def failures(self) -> dict[tuple[int, int], str]:
         """Why candidates failed above their calibration, by trial and rung."""
         return failures(self.study)
+
+    def publish(self, driver: str, status: SearchStatus | None) -> None:
+        """Keep what a driver tells of its search; None when it has ended."""
+        told = None if status is None else msgspec.to_builtins(status)
+        self.study._storage.set_study_user_attr(self.study._study_id, f"{STATUS}:{driver}", told)
+
+    def watched(self) -> tuple[str, dict[str, SearchStatus]]:
+        """A text that differs when trials or evaluations have come, and the statuses of drivers, by driver. Read
+        without the trials themselves."""
+        storage, study = self.study._storage, self.study._study_id
+        attributes = storage.get_study_user_attrs(study)
+        statuses = {key.partition(":")[2]: msgspec.convert(told, SearchStatus) for key, told in attributes.items()
+                    if key.startswith(f"{STATUS}:") and told is not None}
+        counts = [storage.get_n_trials(study, state) for state in TrialState]
+        later = sum(key.startswith((f"{RUNG}:", f"{FAILURE}:")) for key in attributes)
+        return " ".join(map(str, (*counts, later))), statuses
 
     def keep(self, trial: int, evaluation: Evaluation) -> None:
         """Keep the evaluation of a closed trial at a higher rung, or anew at the same one."""

@@ -290,6 +290,15 @@ class SearchResult:
         }
 
 
+def read_store(folder: Path, description: Description) -> StudyStore:
+    """The stored trials of a study. StorageError when its database cannot be used."""
+    url = storage_url(folder, description.settings.storage)
+    database = sqlite_path(url)
+    if database is not None and not database.exists():
+        raise StorageError(f"{folder} must hold the study's database, but {database} is gone")
+    return StudyStore.read(url, description.name, folder)
+
+
 def open_study(folder: Path | str, *, model: Any = None, data: Any = None, load_network: bool = False,
                trust_code: bool = True, device: str = "auto", **objects: Any) -> SearchResult:
     """A stored study. With `load_network`, or a `model` and `data` given, trials can be exported too. `objects`: those
@@ -299,11 +308,7 @@ def open_study(folder: Path | str, *, model: Any = None, data: Any = None, load_
     """
     folder = Path(folder)
     description = read_description(folder)
-    url = storage_url(folder, description.settings.storage)
-    database = sqlite_path(url)
-    if database is not None and not database.exists():
-        raise StorageError(f"{folder} must hold the study's database, but {database} is gone")
-    store = StudyStore.read(url, description.name, folder)
+    store = read_store(folder, description)
     bench = None
     if load_network or model is not None:
         from autocompress.study.loading import reopen_bench

@@ -21,6 +21,7 @@ from autocompress.search.clock import Settings
 from autocompress.search.databases import storage_errors, storage_url
 from autocompress.search.efforts import EFFORTS
 from autocompress.search.engine import Engine, Event
+from autocompress.search.publisher import Publisher
 from autocompress.search.samplers.make import AUTO, asks_solver, make_sampler
 from autocompress.search.study_store import StudyStore
 from autocompress.space.format_legality import space_of
@@ -92,6 +93,17 @@ class Run:
         """Tell what begins, without the memory that the phase before has freed."""
         release_memory()
         self.notify(Event(kind="phase", text=text))
+
+    def publish(self, store: StudyStore) -> None:
+        """Tell what begins and ends from here on to whoever watches the study, too."""
+        publisher, notify = Publisher(store), self.notify
+        self.stack.enter_context(publisher.present())
+
+        def told(event: Event) -> None:
+            publisher(event)
+            notify(event)
+
+        self.notify = told
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -291,6 +303,8 @@ def try_candidates(run: Run, loaded: Loaded, traced: Traced, measured: Measured,
     solver = Solver(projection, table) if table else None
     store.use(make_sampler(request.sampler, request.settings.seed, solver, measured.reference, projection,
                            trials=len(store)))
+    run.publish(store)
+
     def told(event: Event) -> None:
         run.notify(event)
         if event.kind == "result":

@@ -9,11 +9,12 @@ import msgspec
 import pytest
 
 from autocompress.cli.console import is_rich, printable
-from autocompress.cli.progress import State, figures, progress
+from autocompress.cli.progress import busy, figures, progress, running
 from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.core.metric import Reference
 from autocompress.core.plan import Plan
 from autocompress.search.engine import Event
+from autocompress.search.search_state import SearchState
 from autocompress.tasks.classification.metric import ACCURACY
 
 SCORED = Evaluation(rung=0, metrics={"accuracy": 0.921, "size_bytes": 1_900_433, "latency_ms": 1.25}, sources={})
@@ -26,7 +27,7 @@ EVENTS = [
           seconds_left=250.0),
     Event(kind="result", text="calibrating candidates", done=5, total=32, feasible=2, best=GOOD, seconds_left=240.0,
           candidate=Candidate(trial=4, status="failed", reason="nan: \x1b[31mloss")),
-    Event(kind="start", text="trial 5", candidate=GOOD),
+    Event(kind="start", text="trial 5", candidate=msgspec.structs.replace(GOOD, trial=5)),
 ]
 
 
@@ -84,12 +85,22 @@ def test_terminal(monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
 
 
 def test_a_late_result_of_the_rung_below_leaves_the_bar_alone() -> None:
-    state = State()
+    state = SearchState()
     for event in (*EVENTS[:4], Event(kind="phase", text="candidates trained briefly", total=6),
                   Event(kind="result", text="candidates trained briefly", candidate=GOOD, done=1, total=6),
                   Event(kind="result", text="calibrating candidates", candidate=GOOD, done=5, total=32, feasible=3)):
         state.update(event)
     assert (state.done, state.total, state.feasible) == (1, 6, 3)
+
+
+def test_workers_are_told_where_there_are_several() -> None:
+    state = SearchState()
+    state.update(EVENTS[-1])
+    assert busy(state) == "" and running(state) == ["trial 5"]
+    state.update(msgspec.structs.replace(EVENTS[2], workers=4, rung=1))
+    assert busy(state) == "2 of 4 workers busy" and [each.rung for each in state.running] == [0, 1]
+    state.update(msgspec.structs.replace(EVENTS[3], workers=3))
+    assert busy(state) == "1 of 3 workers busy"
 
 
 @pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])

@@ -14,6 +14,7 @@ import pytest
 from msgspec.structs import replace
 
 from autocompress.core.evaluation import Candidate
+from autocompress.report import html
 from autocompress.report.html import write_report
 from autocompress.report.sections import verdict
 from autocompress.report.text import format_factor
@@ -164,3 +165,24 @@ def test_the_verdict_says_why_the_best_is_not_the_most_accurate(view: StudyView)
     told = verdict(replace(view, candidates=tuple(rows.get(c.trial, c) for c in view.candidates)))
     assert f"trial {chosen.trial} (the least cross-entropy of those within ± 0.36%" in told
     assert f"of the best accuracy, {100 * higher:.2f}%)" in told
+
+
+def test_the_page_of_thousands_of_trials_is_bounded_and_holds_the_front(view: StudyView,
+                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autocompress.report.view.MOST_DRAWN", 60)
+    monkeypatch.setattr("autocompress.report.view.MOST_IN_DETAIL", 40)
+
+    def of(times: int) -> StudyView:
+        count = len(view.candidates)
+        copies = [replace(c, trial=c.trial + i * count, duplicate_of=None) for i in range(times)
+                  for c in view.candidates]
+        return replace(view, candidates=tuple(copies))
+
+    pages = {times: html.page(of(times), scripts=False) for times in (10, 40)}
+    large = of(40)
+    assert len(large.drawn) == 60 and {*view.front, view.best} <= {c.trial for c in large.drawn}
+    assert max(c.trial for c in large.drawn) > 0.95 * len(large.candidates)
+    assert "60 of 1,680 trials are drawn: the whole front" in pages[40] and "trials.csv holds all" in pages[40]
+    more = len(large.candidates) - len(of(10).candidates)
+    assert len(pages[40]) - len(pages[10]) < 60 * more, "what grows is the line of the best so far"
+    assert "Every trial is drawn" in html.page(view, scripts=False)

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from autocompress.core.evaluation import Candidate, Evaluation
-from autocompress.report.html import _page
+from autocompress.report.html import page
 from autocompress.report.rung_correlation import Agreement, Correlation, agreement, agreement_heads, agreement_rows
 from autocompress.report.view import StudyView
 
@@ -60,8 +60,8 @@ def test_repeated_plans_and_what_is_not_finite_do_not_count(view: StudyView) -> 
 
 
 def test_the_page_shows_it(view: StudyView) -> None:
-    section = _page(view).split("<h2>Do the rungs agree?</h2>")[1].split("</section>")[0]
+    section = page(view).split("<h2>Do the rungs agree?</h2>")[1].split("</section>")[0]
     found = agreement(view)
     for row in agreement_rows(found):
         assert all(cell in section for cell in row)
-    assert "No candidate was scored" in _page(msgspec.structs.replace(view, candidates=(), front=(), best=None))
+    assert "No candidate was scored" in page(msgspec.structs.replace(view, candidates=(), front=(), best=None))

@@ -10,71 +10,21 @@ import optuna
 import pytest
 from optuna.trial import create_trial
 from plotly.offline import get_plotlyjs
+from stored_study import BASELINE, BUDGET, drawn_metrics, filled
 
-from autocompress.core import wire
-from autocompress.core.budget import Budget
-from autocompress.core.evaluation import Candidate, Evaluation
-from autocompress.core.front import objectives
+from autocompress.core.evaluation import Evaluation
 from autocompress.core.metric import Reference
-from autocompress.core.plan import Plan, Receipt
-from autocompress.hardware.profile import load_profile
+from autocompress.core.plan import Plan
 from autocompress.search import engine, storage
 from autocompress.search.clock import Settings
-from autocompress.search.databases import open_storage, storage_url
 from autocompress.search.engine import Engine
 from autocompress.search.executors.inline import Inline
-from autocompress.search.samplers.make import make_sampler
-from autocompress.search.samplers.thompson_sampler import MOST_TRIALS_READ, distributions, informative_trials
-from autocompress.search.storage import CANDIDATE, create_study
+from autocompress.search.samplers.thompson_sampler import MOST_TRIALS_READ, informative_trials
+from autocompress.search.storage import CANDIDATE
 from autocompress.search.stored_trials import stored_trials
 from autocompress.search.study_store import StudyStore
-from autocompress.space.projection import Projection
-from autocompress.space.space import build_space
-from autocompress.space.spec import load_space
 from autocompress.study import open_study
-from autocompress.study.folder import Description, write_description
-from autocompress.study.settings import SearchSettings
 from autocompress.tasks.classification.metric import ACCURACY
-from autocompress.techniques.knobs import from_stored
-from autocompress.testing.facts import small_table
-
-BUDGET = Budget(size_bytes=20_000)
-BASELINE = {"accuracy": 0.95, "size_bytes": 80_000.0, "latency_ms": 9.0, "macs": 1e6}
-
-
-def _metrics(rng: random.Random) -> dict[str, float]:
-    size = rng.uniform(5_000, 19_000)
-    return {"accuracy": 0.6 + size / 1e5 + rng.gauss(0, 0.01), "accuracy_error": 0.01, "cross_entropy": rng.random(),
-            "size_bytes": size, "latency_ms": size / 1e4 + rng.random(), "macs": size * 10}
-
-
-def _filled(folder: Path, trials: int) -> tuple[optuna.Study, Projection]:
-    """A study in `folder` with so many complete trials of a few plans."""
-    table = small_table()
-    projection = Projection(build_space(table, load_space("default"), load_profile("host")), BUDGET)
-    knobs = distributions(projection.space)
-    study = create_study(open_storage(storage_url(folder, None)), "large", make_sampler("random", 0), {},
-                         objectives(ACCURACY))
-    drawn, rng = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)), random.Random(0)
-    plans: list[tuple[dict[str, Any], Plan]] = []
-    for number in range(trials):
-        if number < 20:
-            params = drawn.ask(knobs).params
-            plans.append((params, projection.project(from_stored(params)).plan))
-        params, plan = plans[number % len(plans)]
-        receipts = tuple(Receipt(step.site, step.technique, {"kept": list(range(16))}) for step in plan.steps)
-        metrics = _metrics(rng)
-        candidate = Candidate(trial=number, status="complete", plan=plan, evaluations=(
-            Evaluation(rung=0, metrics=metrics, sources={}, receipts=receipts, timings={"score": 1.0}),))
-        values = [metrics[name] for name in objectives(ACCURACY)]
-        study.add_trial(create_trial(params=params, distributions=knobs, values=values,
-                                     user_attrs={CANDIDATE: wire.encode(candidate)}))
-    sources = dict.fromkeys(BASELINE, "measured")
-    write_description(folder, Description(
-        name="large", settings=SearchSettings(image_size=224), budget=BUDGET, baseline=BASELINE, sources=sources,
-        table=table, refused={},
-        fingerprints=dict.fromkeys(("model", "data", "space", "profile"), "x")))
-    return study, projection
 
 
 def _look(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
@@ -94,7 +44,7 @@ def _look(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
 
 
 def test_what_is_selected_is_what_optuna_knows(tmp_path: Path) -> None:
-    study, _ = _filled(tmp_path, 6)
+    study, _ = filled(tmp_path, 6)
     study.enqueue_trial({}, user_attrs={"reason": "waits"})
     study.ask()
     memory = optuna.create_study(directions=["maximize", "minimize", "minimize"])
@@ -106,13 +56,13 @@ def test_what_is_selected_is_what_optuna_knows(tmp_path: Path) -> None:
 
 
 def test_a_study_is_read_once_however_much_is_asked_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _filled(tmp_path, 24)
+    filled(tmp_path, 24)
     assert _look(tmp_path, monkeypatch)[0] == 1
 
 
 @pytest.mark.slow
 def test_two_thousand_trials_are_read_once_and_fit_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _filled(tmp_path, 2000)
+    filled(tmp_path, 2000)
     reads, size = _look(tmp_path, monkeypatch)
     assert reads == 1 and size - len(get_plotlyjs()) < 2000 * 1000
 
@@ -120,14 +70,14 @@ def test_two_thousand_trials_are_read_once_and_fit_a_page(tmp_path: Path, monkey
 @pytest.mark.parametrize("trials", [4, 12])
 def test_a_run_reads_what_is_stored_once_however_many_it_tries(trials: int, tmp_path: Path,
                                                                monkeypatch: pytest.MonkeyPatch) -> None:
-    study, projection = _filled(tmp_path, 8)
+    study, projection = filled(tmp_path, 8)
     reads: list[int] = []
     real = engine.candidates
     monkeypatch.setattr(engine, "candidates", lambda study: (reads.append(1), real(study))[1])
     rng = random.Random(1)
 
     def evaluate(plan: Plan, rung: int, *_: Any) -> Evaluation:
-        return Evaluation(rung=rung, metrics=_metrics(rng), sources={})
+        return Evaluation(rung=rung, metrics=drawn_metrics(rng), sources={})
 
     run = Engine(StudyStore(study), projection, BUDGET, Reference(ACCURACY, BASELINE["accuracy"]),
                  Settings(trials=8 + trials), 0.0,

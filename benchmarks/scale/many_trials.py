@@ -1,0 +1,128 @@
+"""A study of thousands of trials, and how long `show`, `report` and `--resume` take on it.
+
+The search, its samplers, its database and its files are those of any other; only what evaluates is not: the first
+plan is evaluated, the metrics of all others are drawn by their fingerprint, below those of the first, so that what
+ships is what it is said to be.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+
+import msgspec
+from network import write_files
+
+import autocompress
+from autocompress.core.evaluation import Evaluation
+from autocompress.core.plan import Plan
+from autocompress.search.executors.base import Executor, Job, Outcome, Workplace
+from autocompress.study import open_study
+
+# Bounded by what it may lose alone: proposals then cost little beside what a driver does with each of them.
+MOST_LOST = "40%"
+
+
+class Drawn(Executor):
+    """Evaluates one candidate, and draws the metrics of the others."""
+
+    jobs = 1
+
+    def __init__(self) -> None:
+        self._workplace: Workplace | None = None
+        self._first: Outcome | None = None
+        self._plan: Plan | None = None
+
+    def open(self, workplace: Workplace) -> None:
+        """See `Executor`."""
+        self._workplace = workplace
+
+    def submit(self, job: Job) -> Future[Outcome]:
+        """See `Executor`."""
+        future: Future[Outcome] = Future()
+        if self._first is None or job.plan == self._plan:
+            assert self._workplace is not None
+            self._first, self._plan = self._workplace.evaluate(job, lambda: False), job.plan
+            future.set_result(self._first)
+        else:
+            future.set_result(msgspec.structs.replace(self._first, evaluation=drawn(job, self._first.evaluation)))
+        return future
+
+
+def drawn(job: Job, like: Evaluation) -> Evaluation:
+    """An evaluation of a plan with the receipts of another one."""
+    rng = random.Random(job.plan.fingerprint)
+    share = rng.uniform(0.2, 1.1)
+    metrics = dict(like.metrics)
+    metrics["accuracy"] -= 0.05 + 0.25 * (1.1 - share) - 0.02 * job.rung + abs(rng.gauss(0, 0.01))
+    metrics |= {"size_bytes": float(round(16_000 * share)), "latency_ms": 0.05 + 0.1 * share * rng.uniform(0.8, 1.2),
+                "macs": float(round(1e6 * share * rng.uniform(0.7, 1.0))), "cross_entropy": rng.random()}
+    return msgspec.structs.replace(like, rung=job.rung, metrics=metrics, timings={"score": 0.1})
+
+
+def fill(folder: Path, trials: int, sampler: str = "random") -> tuple[Path, float]:
+    """A study of so many trials in `folder`, and the seconds of the driver for each of them, all told."""
+    model, data, weights = write_files(folder)
+    study = folder / "study"
+    marks: list[tuple[float, float]] = []
+
+    def told(event: autocompress.search.engine.Event) -> None:  # type: ignore[name-defined]
+        if event.kind == "result":
+            marks.append((time.perf_counter(), time.process_time()))
+
+    autocompress.search(model, data, weights=weights, max_drop=MOST_LOST, trials=trials, epochs=1, sampler=sampler,
+                        effort="fast", executor=Drawn(), out=study, on_event=told)
+    wall, processor = (marks[-1][i] - marks[0][i] for i in range(2))
+    print(f"{trials} trials by {sampler}: {1000 * wall / len(marks):.1f} ms each, {1000 * processor / len(marks):.1f} "
+          "ms of processor", flush=True)
+    return study, wall / len(marks)
+
+
+def commands(study: Path, trials: int) -> dict[str, list[str]]:
+    """Command lines by name; the one that goes on has nothing left to try."""
+    return {"show": ["show", str(study)], "show --trial N --json": ["show", str(study), "--trial", "7", "--json"],
+            "report": ["report", str(study)],
+            "search --resume": ["search", "--resume", "--out", str(study), "--trials", str(trials), "--sampler",
+                                "random", "--effort", "fast", "--trust-code", "--json"]}
+
+
+def timed(command: list[str]) -> tuple[float, int]:
+    """Seconds of a command in a process of its own, and its largest memory in MiB."""
+    code = ("import resource, sys\nfrom autocompress.cli.main import main\ncode = main(sys.argv[1:])\n"
+            "print('MiB', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr)\nsys.exit(code)")
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=False,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})
+    seconds = time.perf_counter() - began
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")
+    return seconds, int(done.stderr.rpartition("MiB ")[2])
+
+
+def rows(folder: Path, counts: list[int], say: Callable[[str], None] = print) -> list[str]:
+    """Lines of a table: for each count of trials, seconds of each command, and bytes of the study and its report."""
+    lines = ["| trials | driver per trial | " + " | ".join(f"`{name}`" for name in commands(folder, 1))
+             + " | report | study.json | database |", "|---" * (5 + len(commands(folder, 1))) + "|"]
+    for trials in counts:
+        place = folder / str(trials)
+        study = place / "study"
+        each = "–"
+        if not (study / "report").exists():
+            each = f"{1000 * fill(place, trials)[1]:.1f} ms"
+        cells = []
+        for name, command in commands(study, trials).items():
+            seconds, mebibytes = timed(command)
+            cells.append(f"{seconds:.1f} s, {mebibytes} MiB")
+            say(f"{trials} trials, {name}: {cells[-1]}")
+        sizes = [path.stat().st_size / 1e6 for path in (study / "report" / "pareto.html", study / "study.json",
+                                                       study / "study.db")]
+        assert len(open_study(study).candidates) >= trials
+        lines.append(f"| {trials:,} | {each} | " + " | ".join(cells) + " | "
+                     + " | ".join(f"{size:.1f} MB" for size in sizes) + " |")
+    return lines
