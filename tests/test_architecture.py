@@ -60,6 +60,16 @@ def test_every_setting_stands_in_the_guide() -> None:
     assert markdown_table() in text, "docs/settings.md must hold what study.settings.markdown_table gives"
 
 
+def test_the_counts_of_the_page_are_those_of_the_package() -> None:
+    """Each row of docs/architecture.md whose command is a grep."""
+    rows = re.findall(r"^\| [^|]+ \| `(grep .+?)` \| (\d+)", (ROOT / "docs/architecture.md").read_text("utf-8"), re.M)
+    assert len(rows) == 3
+    for command, figure in rows:
+        shown = subprocess.run(command.replace("\\|", "|"), shell=True, cwd=ROOT, capture_output=True, text=True,
+                               check=True)
+        assert int(shown.stdout) == int(figure), command
+
+
 def test_importing_the_package_does_not_wait_for_torch() -> None:
     done = subprocess.run([sys.executable, "-c", "import sys, autocompress; sys.exit('torch' in sys.modules)"],
                           cwd=ROOT, check=False)

@@ -10,9 +10,9 @@ import msgspec
 from autocompress.quantities import format_percent
 
 # Values by name, the unit in the name: that of the task's metric, its standard error as `{name}_error` and its finer
-# metric (of classification `accuracy`, 0 to 1, `accuracy_error` and `cross_entropy` in nats); size_bytes, latency_ms,
-# macs, params, peak_memory_bytes; of several devices the latency on each further one as `latency_ms@ID`; where latency
-# is measured, latency_wall_ms and latency_spread.
+# metric (of classification the cross-entropy in nats); size_bytes, latency_ms, macs, params, peak_memory_bytes; of
+# several devices the latency on each further one as `latency_ms@ID`; where latency is measured, latency_wall_ms and
+# latency_spread.
 Metrics = dict[str, float]
 
 # The metric that tells candidates of equal quality apart where a task names no finer one: how far the outputs of a file

@@ -12,12 +12,13 @@ from autocompress.core.budget import Budget
 from autocompress.errors import InputError
 from autocompress.search.efforts import DEFAULT_EFFORT, EFFORTS
 from autocompress.space.spec import FORMER_ROUNDINGS, SpaceSpec
-from autocompress.study.setting_kinds import ANY_DEVICE
+from autocompress.study.setting_kinds import ANY_DEVICE, NUMBERS
 from autocompress.study.settings import SETTINGS
 from autocompress.tasks.classification.metric import ACCURACY
 
 _PLACES = ("seed", "space", "profile", "epochs", "effort", "sampler")
-_OF_THE_TASK = ("model", "weights", "weights_key", "data", "data_root", "image_size", "resize", "crop", "inputs")
+# What says which network and data: in older files beside one another under `given`.
+_OF_THE_TASK = [name for name, setting in SETTINGS.items() if setting.owner in ("network", "data")]
 _BOUNDS = {"budget": "size_bytes", "macs": "macs", "peak_memory": "peak_memory_bytes", "max_drop": "max_drop"}
 
 
@@ -29,8 +30,7 @@ def from_version_1(document: dict[str, Any]) -> dict[str, Any]:
     effort = EFFORTS.get(settings.get("effort", DEFAULT_EFFORT), EFFORTS[DEFAULT_EFFORT])
     settings["trials"] = document.pop("trials", 0) or effort.trials  # older files do not say how many
     former = document.pop("given", None) or {}
-    settings |= {name: former[name] for name in _OF_THE_TASK if former.get(name) is not None}
-    settings |= {name: _numbers(former[name], name) for name in ("mean", "std") if former.get(name) is not None}
+    settings |= {name: _value(former[name], name) for name in _OF_THE_TASK if former.get(name) is not None}
     default = former.get("default", True)
     objects = [] if default else [name for name in ("model", "data") if former.get(name) is None]
     settings |= _bounds(document.get("budget"), document.get("targets") or [])
@@ -47,7 +47,10 @@ def _with_sensitivity(step: Any) -> Any:
     return {**{key: value for key, value in step.items() if key != "harm"}, "sensitivity": step["harm"]}
 
 
-def _numbers(value: Any, name: str) -> Any:
+def _value(value: Any, name: str) -> Any:
+    """A setting's value; numbers for each channel were text."""
+    if SETTINGS[name].kind is not NUMBERS:
+        return value
     try:
         return list(SETTINGS[name].kind.parse(value, name))
     except InputError:

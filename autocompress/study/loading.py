@@ -30,7 +30,7 @@ from autocompress.tasks.default import default_task
 from autocompress.tasks.factory import is_factory, load_object
 from autocompress.tasks.kinds.names import default_kind, is_kind, is_of_kind
 from autocompress.tasks.models import LoadedModel, built_network, load_model, load_network, model_fingerprint
-from autocompress.tasks.preparation import asked_preparation, preparation_of
+from autocompress.tasks.preparation import preparation_of
 from autocompress.techniques.table import TECHNIQUES
 
 # Settings without which a stored study cannot be made a bench of again.
@@ -47,21 +47,21 @@ def load_task(settings: SearchSettings) -> tuple[LoadedModel, Task]:
     if settings.model is None:
         net, task = default_task()
         return LoadedModel(net, "resnet18-digits", model_fingerprint(net), task), task
-    wished = asked_preparation(settings.image_size, settings.resize, settings.crop, settings.mean, settings.std)
     kind = settings.task or default_kind(settings.data)
     if is_of_kind(kind, settings.model, settings.data, settings.metric):
         from autocompress.tasks.kinds.make import KindRequest, kind_task
 
         return kind_task(KindRequest(
             kind, settings.model, settings.data, settings.weights, settings.weights_key, settings.metric,
-            settings.decode, settings.seed, wished, settings.inputs, settings.data_root, settings.trust_code,
-            settings.cache_size))
+            settings.decode, settings.seed, settings.preparation, settings.inputs, settings.data_root,
+            settings.trust_code, settings.cache_size))
     built = None
     if isinstance(settings.model, str) and is_factory(settings.model):
         built = built_network(settings.model, trust_code=settings.trust_code)
     recorded = preparation_of(built if built is not None else settings.model, settings.weights)
     task = load_data(settings.data, root=settings.data_root, seed=settings.seed, trust_code=settings.trust_code,
-                     preparation=wished.completed(recorded), reading=settings.inputs, cache_bytes=settings.cache_size)
+                     preparation=settings.preparation.completed(recorded), reading=settings.inputs,
+                     cache_bytes=settings.cache_size)
     loaded = load_model(settings.model, weights=settings.weights, weights_key=settings.weights_key, data=task,
                         trust_code=settings.trust_code, built=built)
     return loaded, loaded.data or task

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import msgspec
 
@@ -23,6 +23,9 @@ from autocompress.study import setting_kinds as kinds
 from autocompress.study.setting_kinds import ANY_DEVICE, Kind, nearest
 from autocompress.tasks.kinds.names import KINDS, is_kind
 from autocompress.tasks.picture_cache import DEFAULT_BYTES
+
+if TYPE_CHECKING:
+    from autocompress.tasks.preparation import Preparation
 
 WHAT, LIMITS, HOW, WHERE = "What to compress", "Limits", "How to search", "Where results go"
 GENERAL = "General"
@@ -230,10 +233,8 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
                              "candidates are evaluated in processes of this machine, see jobs")
         self._check_task()
         self._check_formats()
-        if any(value is not None for value in (self.image_size, self.resize, self.crop)):
-            from autocompress.tasks.preparation import asked_preparation  # loads torch
-
-            asked_preparation(self.image_size, self.resize, self.crop, self.mean, self.std)
+        if any(value is not None for value in self._of_pictures):
+            _ = self.preparation
 
     def _check_task(self) -> None:
         kind = isinstance(self.task, str) and ".py" not in self.task
@@ -276,6 +277,18 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
         return Budget(size_bytes=self.budget, latency_ms=latencies[devices[0]],
                       further_latency_ms=further or msgspec.UNSET, macs=self.macs, peak_memory_bytes=self.peak_memory,
                       max_drop=self.max_drop, at_least=self.at_least or msgspec.UNSET)
+
+    @property
+    def _of_pictures(self) -> tuple[int | None, int | None, float | None]:
+        return self.image_size, self.resize, self.crop
+
+    @property
+    def preparation(self) -> Preparation:
+        """How pictures are resized, cut and normalised, as far as the user says it. InputError where what is said does
+        not go together."""
+        from autocompress.tasks.preparation import asked_preparation  # loads torch
+
+        return asked_preparation(*self._of_pictures, self.mean, self.std)
 
     @property
     def first_format(self) -> Any:

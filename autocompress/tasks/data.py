@@ -23,29 +23,29 @@ log = logging.getLogger(__name__)
 
 __all__ = ["DATA_SPECS", "Split", "TaskData", "load_data"]
 
+UNSPECIFIED = Preparation()
 DATA_SPECS = ("digits", "fashion-mnist", "cifar10", "imagefolder:DIR", "npz:FILE", "path/to/file.py:factory")
 
 
 def load_data(
-    spec: Any, *, root: Path | None = None, seed: int = 0, trust_code: bool = True, image_size: int | None = None,
-    preparation: Preparation | None = None, reading: str | None = None, cache_bytes: int = DEFAULT_BYTES,
+    spec: Any, *, root: Path | None = None, seed: int = 0, trust_code: bool = True,
+    preparation: Preparation = UNSPECIFIED, reading: str | None = None, cache_bytes: int = DEFAULT_BYTES,
 ) -> TaskData:
     """The data set that `spec` names or is.
 
     `spec` is one of `DATA_SPECS`, a TaskData, or whatever `arrays.from_memory` takes: arrays, torch
     Datasets, a dict of splits; a factory returns any of these. `root` is the folder of the files of a
-    named data set, `seed` settles the splits that are made here. `preparation` (or `image_size` alone) says how the
+    named data set, `seed` settles the splits that are made here. `preparation` says how the
     pictures of an imagefolder are brought to size, and how inputs of any kind are normalised; `reading`, whether stored
     numbers are pixels, values or tokens (see `TaskData`); `cache_bytes`, how much of the disk decoded pictures may
     take. InputError when the data cannot be used, EnvironmentFault when a download fails.
     """
     if reading is not None and reading not in READINGS:
         raise InputError(f"inputs must be one of {', '.join(READINGS)}, but got {reading!r}")
-    wished = preparation or Preparation(image_size)
-    data = _loaded(spec, root, seed, trust_code, wished, cache_bytes)
+    data = _loaded(spec, root, seed, trust_code, preparation, cache_bytes)
     if reading is not None:
         data = replace(data, reading=reading)
-    return checked(_normalised(data, wished, spec))
+    return checked(_normalised(data, preparation, spec))
 
 
 def _loaded(spec: Any, root: Path | None, seed: int, trust_code: bool, preparation: Preparation,

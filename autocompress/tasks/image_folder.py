@@ -26,8 +26,6 @@ log = logging.getLogger(__name__)
 
 # More pictures, or larger ones than `HELD_BYTES`, are decoded when they are needed.
 HELD_PICTURES = 10_000
-# The longest side that a picture is scaled to: one of them is then less than 200 MiB.
-MOST_PIXELS = 8192
 # Of so many pictures that are decoded later, some are looked at before.
 LOOKED_AT = 256
 # Files of kinds that may hold more than 8 bits that are looked at for their range.
@@ -50,8 +48,6 @@ def image_folder(folder: Path, seed: int, preparation: Preparation, cache_bytes:
     if not folder.is_dir():
         raise InputError(f"data: there is no folder {str(folder)!r}")
     resize, size = preparation.sides
-    if resize > MOST_PIXELS:
-        raise InputError(f"image_size and resize must be at most {MOST_PIXELS} pixels, but got {resize}")
     roots = _split_folders(folder)
     names = _class_names(roots["train"])
     listings = {split: _listed(root, names) for split, root in roots.items()}

@@ -10,7 +10,7 @@ import numpy as np
 
 from autocompress.core.metric import Metric
 from autocompress.errors import InputError
-from autocompress.tasks.metrics.classes import same_class
+from autocompress.tasks.classification.measures import same_class
 from autocompress.tasks.metrics.measure import Measure, Outputs, mean_with_error
 
 # In units of the variance of the original's outputs, so that 1 is what always putting out their mean costs.

@@ -20,6 +20,10 @@ from autocompress.tasks.vision import import_torchvision
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DEFAULT_SIZE = 224
+# The longest side that a picture is scaled to: one of them is then less than 200 MiB.
+MOST_PIXELS = 8192
+# What to do where the size must be specified and is not.
+SAY_SIZE = "say the network's with --image-size (image_size)"
 _INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 
 
@@ -53,12 +57,19 @@ class Preparation:
                        origin=known.origin if self.mean is None else "", **sizes)
 
     @property
+    def says_size(self) -> bool:
+        """Whether the size that the network is fed is specified."""
+        return self.image_size is not None
+
+    @property
     def sides(self) -> tuple[int, int]:
         """Of the shorter side before the cut, and of the square. InputError when the square is the larger."""
         size = DEFAULT_SIZE if self.image_size is None else self.image_size
         if size < 1:
             raise InputError(f"image_size must be 1 pixel or more, but got {size}")
         resize = self.resize if self.resize is not None else math.floor(size / (self.crop or 1.0) + 1e-9)
+        if resize > MOST_PIXELS:
+            raise InputError(f"image_size and resize must be at most {MOST_PIXELS} pixels, but got {resize}")
         if resize < size:
             raise InputError(f"resize must be at least the {size} pixels of image_size, which are cut out of it, but "
                              f"got {resize}")

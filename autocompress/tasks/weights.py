@@ -10,13 +10,12 @@ from torch import Tensor, nn
 
 from autocompress.errors import InputError
 from autocompress.tasks.checkpoint import SAVE_HINT, read_checkpoint
+from autocompress.tasks.classification.claimed import claimed_value
 from autocompress.tasks.state_dict import Candidate, candidates, distinct, is_counter, networks
 
 log = logging.getLogger(__name__)
 
 _NAMED = 5
-_ACCURACIES = ("best_acc1", "best_acc", "best_accuracy", "acc1", "acc", "accuracy", "val_acc", "val_accuracy",
-               "test_acc", "test_accuracy", "best_metric", "metric")
 
 
 def load_weights_file(model: nn.Module, path: Path, classes: int,
@@ -49,20 +48,7 @@ def load_weights_file(model: nn.Module, path: Path, classes: int,
             raise
         raise InputError(f"{error}. {_compared(others)}") from None
     _say(chosen, path)
-    return _claimed(content)
-
-
-def _claimed(content: object) -> tuple[str, float] | None:
-    """The accuracy, 0 to 1, that a training script kept beside the weights."""
-    if not isinstance(content, dict):
-        return None
-    for key in _ACCURACIES:
-        value = content.get(key)
-        if isinstance(value, Tensor) and value.numel() == 1:
-            value = float(value)
-        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 100:
-            return key, value / 100 if value > 1 else float(value)
-    return None
+    return claimed_value(content)
 
 
 def _chosen(fitting: list[Candidate], path: Path) -> Candidate:

@@ -21,12 +21,13 @@ from torch import nn
 import torch
 import autocompress
 from autocompress.tasks.data import load_data
+from autocompress.tasks.preparation import Preparation
 
 torch.manual_seed(0)
 net = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1),
                     nn.BatchNorm2d(32), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 1000))
 figures = {}
-data = load_data(f"imagefolder:{sys.argv[1]}", image_size=32)
+data = load_data(f"imagefolder:{sys.argv[1]}", preparation=Preparation(32))
 figures["loaded"] = time.perf_counter() - began
 data.fingerprint
 figures["known"] = time.perf_counter() - began

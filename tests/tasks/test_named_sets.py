@@ -14,6 +14,7 @@ from PIL import Image
 from autocompress.errors import EnvironmentFault, InputError
 from autocompress.tasks import cache, named_sets
 from autocompress.tasks.data import load_data
+from autocompress.tasks.preparation import Preparation
 
 
 @pytest.fixture
@@ -139,7 +140,7 @@ def _class_folders(root: Path, count: int = 12, size: tuple[int, int] = (10, 6),
 
 def test_image_folder_without_splits(tmp_path: Path) -> None:
     _class_folders(tmp_path)
-    data = load_data(f"imagefolder:{tmp_path}", image_size=4)
+    data = load_data(f"imagefolder:{tmp_path}", preparation=Preparation(4))
     assert (len(data.train), len(data.validation), len(data.test)) == (20, 2, 2)
     assert (data.input_shape, data.train.inputs.dtype, data.classes) == ((3, 4, 4), torch.uint8, 2)
     assert torch.equal((data.train.inputs[:, 0, 0, 0] == 200).long(), data.train.targets)
@@ -148,11 +149,11 @@ def test_image_folder_without_splits(tmp_path: Path) -> None:
 def test_image_folder_with_splits(tmp_path: Path) -> None:
     for split, count in (("train", 5), ("val", 3), ("test", 2)):
         _class_folders(tmp_path / split, count)
-    data = load_data(f"imagefolder:{tmp_path}", image_size=4)
+    data = load_data(f"imagefolder:{tmp_path}", preparation=Preparation(4))
     assert (len(data.train), len(data.validation), len(data.test)) == (10, 6, 4)
     _class_folders(tmp_path / "test", names="abc")
     with pytest.raises(InputError, match="'c' is not"):
-        load_data(f"imagefolder:{tmp_path}", image_size=4)
+        load_data(f"imagefolder:{tmp_path}", preparation=Preparation(4))
 
 
 def test_the_middle_square_is_kept(tmp_path: Path) -> None:
@@ -162,7 +163,7 @@ def test_the_middle_square_is_kept(tmp_path: Path) -> None:
     for name in "ab":
         for path in (tmp_path / name).iterdir():
             Image.fromarray(wide).save(path)
-    assert int(load_data(f"imagefolder:{tmp_path}", image_size=4).train.inputs.min()) == 255
+    assert int(load_data(f"imagefolder:{tmp_path}", preparation=Preparation(4)).train.inputs.min()) == 255
 
 
 def test_few_corrupt_images_are_skipped_many_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -170,12 +171,12 @@ def test_few_corrupt_images_are_skipped_many_are_refused(tmp_path: Path, caplog:
     (tmp_path / "a" / "3.png").write_bytes(b"no picture")
     (tmp_path / "b" / "7.png").write_bytes((tmp_path / "b" / "7.png").read_bytes()[:40])
     with caplog.at_level(logging.WARNING):
-        data = load_data(f"imagefolder:{tmp_path}", image_size=4)
+        data = load_data(f"imagefolder:{tmp_path}", preparation=Preparation(4))
     assert len(data.train) + len(data.validation) + len(data.test) == 38
     assert "2 unreadable of 40" in caplog.text
     (tmp_path / "a" / "9.png").write_bytes(b"")
     with pytest.raises(InputError, match="3 of 40"):
-        load_data(f"imagefolder:{tmp_path}", image_size=4)
+        load_data(f"imagefolder:{tmp_path}", preparation=Preparation(4))
 
 
 def test_image_folders_that_cannot_be_used(tmp_path: Path) -> None:
@@ -185,11 +186,11 @@ def test_image_folders_that_cannot_be_used(tmp_path: Path) -> None:
         load_data(f"imagefolder:{tmp_path}")
     _class_folders(tmp_path, names="a")
     with pytest.raises(InputError, match="at least 2 classes"):
-        load_data(f"imagefolder:{tmp_path}", image_size=4)
+        load_data(f"imagefolder:{tmp_path}", preparation=Preparation(4))
     with pytest.raises(InputError, match="at most 8192 pixels"):
-        load_data(f"imagefolder:{tmp_path}", image_size=100_000)
+        load_data(f"imagefolder:{tmp_path}", preparation=Preparation(100_000))
     with pytest.raises(InputError, match="1 pixel"):
-        load_data(f"imagefolder:{tmp_path}", image_size=0)
+        load_data(f"imagefolder:{tmp_path}", preparation=Preparation(0))
 
 
 @pytest.mark.parametrize("spec", ["mnist", "npz:", "imagefolder:", "", "file.txt"])

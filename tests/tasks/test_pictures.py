@@ -59,7 +59,7 @@ def _folder(root: Path, suffix: str, make: Callable[[Drawing], Image.Image]) -> 
         place.mkdir(exist_ok=True)
         options = {"lossless": True} if suffix == ".webp" else {}
         make(_drawing(number)).save(place / f"{number:02d}{suffix}", **options)
-    return load_data(f"imagefolder:{root}", image_size=6)
+    return load_data(f"imagefolder:{root}", preparation=Preparation(6))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -99,7 +99,7 @@ def test_pictures_are_turned_as_their_exif_data_say(tmp_path: Path, caplog: pyte
             stored = np.rot90(top_white, 1) if number % 2 else top_white
             Image.fromarray(stored.copy()).save(tmp_path / name / f"{number}.png", exif=exif)
     with caplog.at_level(logging.INFO):
-        read = load_data(f"imagefolder:{tmp_path}", image_size=6).train.inputs
+        read = load_data(f"imagefolder:{tmp_path}", preparation=Preparation(6)).train.inputs
     assert (read[:, 0] == torch.from_numpy(top_white)).all()
     assert "12 pictures were turned upright" in caplog.text
 
@@ -122,7 +122,7 @@ def test_hidden_files_are_skipped_and_others_counted(tmp_path: Path, caplog: pyt
     (tmp_path / "a" / "0.txt").write_text("a label")
     (tmp_path / "b" / "notes").write_text("none")
     with caplog.at_level(logging.INFO):
-        data = load_data(f"imagefolder:{tmp_path}", image_size=6)
+        data = load_data(f"imagefolder:{tmp_path}", preparation=Preparation(6))
     assert (data.classes, data.class_names) == (2, ("a", "b"))
     assert len(data.train) + len(data.validation) + len(data.test) == 22
     assert "left out 2 files that Pillow does not read as pictures: 1 of .txt, 1 of no suffix" in caplog.text
@@ -132,7 +132,7 @@ def test_hidden_files_are_skipped_and_others_counted(tmp_path: Path, caplog: pyt
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     for name in ("bus", "car", "train"):
         _plain(tmp_path / name, 10)
-    data = load_data(f"imagefolder:{tmp_path}", image_size=6)
+    data = load_data(f"imagefolder:{tmp_path}", preparation=Preparation(6))
     assert data.class_names == ("bus", "car", "train")
 
 
@@ -141,7 +141,7 @@ def test_splits_hold_class_folders_in_any_case(tmp_path: Path, caplog: pytest.Lo
         for name in ("test", "train"):  # classes
             _plain(tmp_path / split / name, count)
     _plain(tmp_path / "unlabelled")
-    data = load_data(f"imagefolder:{tmp_path}", image_size=6)
+    data = load_data(f"imagefolder:{tmp_path}", preparation=Preparation(6))
     assert (len(data.train), len(data.validation), len(data.test)) == (16, 6, 4)
     assert data.class_names == ("test", "train")
     assert "left out unlabelled" in caplog.text
@@ -151,21 +151,21 @@ def test_splits_without_classes_are_refused(tmp_path: Path) -> None:
     for split in ("train", "val"):
         _plain(tmp_path / split)
     with pytest.raises(InputError, match="train, val must hold one folder of pictures for each class"):
-        load_data(f"imagefolder:{tmp_path}", image_size=6)
+        load_data(f"imagefolder:{tmp_path}", preparation=Preparation(6))
 
 
 def test_an_empty_class_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in "ac":
         _plain(tmp_path / name, 10)
     (tmp_path / "b").mkdir()
-    assert load_data(f"imagefolder:{tmp_path}", image_size=6).classes == 3
+    assert load_data(f"imagefolder:{tmp_path}", preparation=Preparation(6)).classes == 3
     assert "no picture to train with is in the class b" in caplog.text
 
 
 def test_classes_of_one_picture_are_trained(tmp_path: Path) -> None:
     for name, count in (("common", 30), ("also", 30), ("rare", 1), ("rarer", 1)):
         _plain(tmp_path / name, count)
-    data = load_data(f"imagefolder:{tmp_path}", image_size=6)
+    data = load_data(f"imagefolder:{tmp_path}", preparation=Preparation(6))
     assert set(data.train.targets.tolist()) == {0, 1, 2, 3}
 
 

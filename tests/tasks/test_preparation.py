@@ -85,6 +85,6 @@ def test_means_reach_arrays_and_files(tmp_path: Path) -> None:
     of_network = Preparation(mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0), origin="somebody")
     own = Preparation(mean=(0.75,), std=(0.25,))
     for name, preparation, expected in (("plain", of_network, [0.9, 0.8, 0.7]), ("said", of_network, [2, 2, 2]),
-                                        ("said", own, [1, 1, 1]), ("plain", None, [1, 1, 1])):
+                                        ("said", own, [1, 1, 1]), ("plain", Preparation(), [1, 1, 1])):
         data = load_data(f"npz:{tmp_path / name}.npz", preparation=preparation)
         assert data.normalise(data.train.inputs)[0, :, 0, 0].tolist() == pytest.approx(expected)

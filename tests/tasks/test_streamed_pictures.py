@@ -18,6 +18,7 @@ from autocompress.tasks import decoded_pictures, image_folder, picture_cache, pi
 from autocompress.tasks.data import load_data
 from autocompress.tasks.picture_cache import PictureCache
 from autocompress.tasks.picture_listing import FileNames, list_pictures
+from autocompress.tasks.preparation import Preparation
 from autocompress.tasks.splits import SPLITS, TaskData
 
 CLASSES, EACH = ("cat", "dog", "emu"), 24
@@ -49,7 +50,7 @@ def streaming(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _load(folder: Path, cache_bytes: int = 10**9) -> TaskData:
-    return load_data(f"imagefolder:{folder}", image_size=6, cache_bytes=cache_bytes)
+    return load_data(f"imagefolder:{folder}", preparation=Preparation(6), cache_bytes=cache_bytes)
 
 
 def test_streamed_pictures_are_those_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

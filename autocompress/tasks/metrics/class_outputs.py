@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from autocompress.errors import InputError
-from autocompress.tasks.metrics.classes import checked_labels, class_axis
+from autocompress.tasks.classification.measures import checked_labels, class_axis
 from autocompress.tasks.metrics.measure import Measure, OfSamples
 from autocompress.tasks.metrics.selection import SCORE_NAMES, as_array, targets_of
 from autocompress.tasks.metrics.table import CLASS_ROWS

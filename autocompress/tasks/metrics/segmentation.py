@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from autocompress.errors import InputError
-from autocompress.tasks.metrics.classes import answers, checked_labels, class_axis
+from autocompress.tasks.classification.measures import answers, checked_labels, class_axis
 
 
 def overlaps(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from autocompress.core.metric import Metric
 from autocompress.errors import InputError
-from autocompress.tasks.metrics import classes, detection, numbers, segmentation
+from autocompress.tasks.classification.measures import CLASS_MEASURES
+from autocompress.tasks.metrics import detection, numbers, segmentation
 from autocompress.tasks.metrics.measure import Measure, OfBatches, OfSamples, OfSplit
 from autocompress.tasks.metrics.selection import ORIGINAL, Predictions, Targets
 from autocompress.tasks.metrics.torchmetrics import is_torchmetrics, of_torchmetrics
@@ -20,13 +21,7 @@ from autocompress.tasks.metrics.torchmetrics import is_torchmetrics, of_torchmet
 Over = Literal["batch", "split"]
 
 NAMED: dict[str, OfSamples] = {measure.metric.name: measure for measure in (
-    OfSamples(Metric("accuracy", unit="%"), classes.right),
-    OfSamples(Metric("top5", unit="%", title="Top-5 accuracy"), classes.among_five),
-    OfSamples(Metric("f1_macro", unit="%", title="Macro F1"), classes.labels_and_answers, classes.f1_macro),
-    OfSamples(Metric("auroc", unit="%", title="AUROC"), classes.labels_and_shares, classes.auroc),
-    OfSamples(Metric("perplexity", higher_is_better=False), classes.surprise, classes.perplexity),
-    OfSamples(Metric("agreement", unit="%", title="Agreement with the original"), classes.same_class,
-              targets=ORIGINAL),
+    *CLASS_MEASURES,
     OfSamples(Metric("mae", higher_is_better=False, title="Mean absolute error"), numbers.absolute_errors),
     OfSamples(Metric("rmse", higher_is_better=False, title="Root mean squared error"), numbers.squared_errors,
               numbers.root_of_mean),
@@ -41,8 +36,7 @@ NAMED: dict[str, OfSamples] = {measure.metric.name: measure for measure in (
               predictions=detection.boxes_of, as_arrays=False),
 )}
 # What is kept of samples by metrics whose predictions are scores of classes.
-CLASS_ROWS = frozenset((classes.right, classes.among_five, classes.labels_and_answers, classes.labels_and_shares,
-                        classes.surprise, classes.same_class, segmentation.overlaps))
+CLASS_ROWS = frozenset((segmentation.overlaps, *(measure.rows for measure in CLASS_MEASURES)))
 # Names that stand for other figures of a file.
 RESERVED = frozenset(("size_bytes", "latency_ms", "latency_wall_ms", "latency_spread", "macs", "params",
                       "peak_memory_bytes", "divergence", "cross_entropy", "trial", "rung", "path"))
@@ -55,10 +49,10 @@ def metric(measured: Any, *, name: str | None = None, unit: str | None = None, h
     """A metric for `autocompress.Task`, with what its name alone does not say.
 
     Args:
-        measured: a name (accuracy, top5, f1_macro, auroc, perplexity, agreement, mae, rmse, r2, spearman, cosine, miou,
-            map, map50), a `torchmetrics.Metric`, or a function that returns a number: `function(outputs, batch)`, whose
-            values are averaged over batches, or `function(outputs, batches)`, which is given lists of all batches of a
-            split. Outputs are arrays `(N, …)` by name, batches as they came.
+        measured: a name that docs/tasks.md lists, such as f1_macro, mae or miou, a `torchmetrics.Metric`, or a function
+            that returns a number: `function(outputs, batch)`, whose values are averaged over batches, or
+            `function(outputs, batches)`, which is given lists of all batches of a split. Outputs are arrays `(N, …)` by
+            name, batches as they came.
         name: the key in tables, JSON and `--at-least`; left out, that of the function.
         unit: what stands behind values; values of unit `%` are shares, 0 to 1.
         higher_is_better: the direction; left out, yes for functions.

@@ -13,7 +13,7 @@ from PIL import Image
 
 from autocompress.errors import InputError
 from autocompress.tasks.pictures import READING_ERRORS, Remarks, quiet_reading, upright
-from autocompress.tasks.preparation import IMAGENET, Preparation
+from autocompress.tasks.preparation import IMAGENET, SAY_SIZE, Preparation
 from autocompress.tasks.sources.specs import SourceSpec
 
 STRETCH, PAD, CROP = "stretch", "pad", "crop"
@@ -100,14 +100,14 @@ def fit_for(spec: SourceSpec, preparation: Preparation, sizes: Iterable[tuple[in
     mode = spec.options.get("fit", STRETCH)
     if mode not in (STRETCH, PAD, CROP):
         raise InputError(f"data: fit must be {STRETCH}, {PAD} or {CROP}, but is {mode!r}")
-    if preparation.image_size is not None:
+    if preparation.says_size:
         resize, size = preparation.sides
         return Fit(mode, (size, size), resize, preparation.interpolation)
     common = Counter(sizes)
     if len(common) > 1:
         told = ", ".join(f"{width}×{height}" for (width, height), _ in common.most_common(3))
         raise InputError(f"{where}: pictures must share one size, but there are {told}"
-                         f"{', …' if len(common) > 3 else ''}: say the network's with --image-size (image_size)")
+                         f"{', …' if len(common) > 3 else ''}: {SAY_SIZE}")
     width, height = next(iter(common))
     return Fit(STRETCH, (height, width), min(height, width), preparation.interpolation)
 

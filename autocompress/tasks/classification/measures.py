@@ -1,4 +1,4 @@
-"""Metrics of classes: scores `(N, classes, …)` or `(N, …, classes)` against labels `(N, …)`."""
+"""Metrics of classes by name: scores `(N, classes, …)` or `(N, …, classes)` against labels `(N, …)`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import numpy as np
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import f1_score, roc_auc_score
 
+from autocompress.core.metric import Metric
 from autocompress.errors import InputError
+from autocompress.tasks.classification.metric import ACCURACY
+from autocompress.tasks.metrics.measure import OfSamples
+from autocompress.tasks.metrics.selection import ORIGINAL
 
 
 def class_axis(scores: np.ndarray, labels: np.ndarray) -> int:
@@ -142,3 +146,13 @@ def _mean_of_counted(values: np.ndarray, counted: np.ndarray) -> np.ndarray:
 
 def _are_shares(scores: np.ndarray) -> bool:
     return bool((scores >= 0).all() and (np.abs(scores.sum(1) - 1) < 1e-3).all())
+
+
+CLASS_MEASURES = (
+    OfSamples(Metric(ACCURACY.name, unit="%"), right),
+    OfSamples(Metric("top5", unit="%", title="Top-5 accuracy"), among_five),
+    OfSamples(Metric("f1_macro", unit="%", title="Macro F1"), labels_and_answers, f1_macro),
+    OfSamples(Metric("auroc", unit="%", title="AUROC"), labels_and_shares, auroc),
+    OfSamples(Metric("perplexity", higher_is_better=False), surprise, perplexity),
+    OfSamples(Metric("agreement", unit="%", title="Agreement with the original"), same_class, targets=ORIGINAL),
+)
