@@ -21,7 +21,7 @@ from autocompress.core.evaluation import CALIBRATED, LONG, RUNG_NAMES, SHORT, Ca
 from autocompress.core.front import objectives
 from autocompress.core.metric import Reference
 from autocompress.errors import AutocompressError, EnvironmentFault, InfeasibleError, OutOfTime
-from autocompress.search import fidelity
+from autocompress.search import fidelity, stored_parameters
 from autocompress.search.clock import Clock, Settings
 from autocompress.search.executors.base import POLL_SECONDS, Executor, Job, Outcome, WorkerLost
 from autocompress.search.jobs import Assignment, Rung
@@ -265,7 +265,7 @@ class Engine:
                 self._known.setdefault(candidate.plan.fingerprint, candidate)
 
     def _ask(self) -> tuple[optuna.Trial, Candidate]:
-        trial, sampler = self._study.ask(self._distributions), self._study.sampler
+        trial, sampler = stored_parameters.ask(self._study, self._distributions), self._study.sampler
         origin = trial.user_attrs.get("origin")
         values: Values = from_stored(trial.params)
         if self._fit is not None and not origin:
