@@ -60,9 +60,24 @@ __all__ = [
 
 
 def _search(model: Any = None, data: Any = None, budget: str | float | None = None, **options: Any) -> SearchResult:
-    """Search for the most accurate compressed versions of a network inside a budget, and export the best.
+    """Search for the best compressed versions of a network inside a budget, and export the best.
 
-    See `autocompress.study.search` for the arguments: `autocompress.search(model=net, data=(x, y), budget="2MB")`.
+    Args:
+        model: an nn.Module, `torchvision:NAME`, `timm:NAME` or `path/to/file.py:factory`; left out with `data`, the
+            embedded ResNet-18.
+        data: arrays, Datasets, or a spec such as `imagefolder:DIR`.
+        budget: bytes of the exported file, such as `"2MB"`.
+        options: the further settings; `help(autocompress.study.search)` lists them.
+
+    Returns:
+        The study: its front, trials, best candidate and exported file.
+
+    Raises:
+        InputError: for what is wrong with what was given.
+        InfeasibleError: where no plan meets the budget.
+        EnvironmentFault: where storage, the network or an optional package fails.
+        AutocompressError: where the exported file does not do what was promised.
+        Interrupted: after Ctrl-C; a study that has begun is kept.
     """
     from autocompress.study import search as run
 

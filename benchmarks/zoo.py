@@ -210,7 +210,8 @@ def answers_of(data: Any) -> Any:
     import torch
 
     from autocompress.tasks.base import ArrayTask, Split
-    from autocompress.tensors.likelihood import Gaussian, Joint
+    from autocompress.tensors.composed import Joint
+    from autocompress.tensors.likelihood import Gaussian
     from autocompress.tensors.named import by_name
 
     class Answers(ArrayTask):

@@ -24,11 +24,20 @@ def shown_excess(constraint: str, excess: float, metric: Metric) -> str:
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
-    """None means unbounded. `max_drop` is the largest loss in the task's metric against the original, in the unit in
-    which values are stored (shares 0 to 1), or, where `max_drop_is_share`, a share of the original's value.
-    `further_latency_ms` bounds the latency on devices beside the primary one, by id. `at_least` are the worst values
-    that are allowed of metrics of quality, by name: the least ones where higher is better, else the largest. What is
-    left out leaves no trace in a stored study."""
+    """The user's bounds. What is None, or left out, is not bounded; what is left out leaves no trace in a stored study.
+
+    Attributes:
+        size_bytes: of the exported file.
+        latency_ms: milliseconds of one sample on the primary device.
+        macs: multiply-accumulates of one sample.
+        peak_memory_bytes: of the activations that are alive at once.
+        max_drop: the largest loss in the task's metric against the original, in the unit in which values are stored
+            (shares 0 to 1), or, with `max_drop_is_share`, a share of the original's value.
+        further_latency_ms: milliseconds on devices beside the primary one, by the id of the profile.
+        max_drop_is_share: whether `max_drop` is a share of the original's value.
+        at_least: the worst values that are allowed of metrics of the task, by name: the least ones where higher is
+            better, else the largest.
+    """
 
     size_bytes: int | None = None
     latency_ms: float | None = None
@@ -40,8 +49,11 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     at_least: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
 
     def of_metric(self, metric: Metric) -> Budget:
-        """This budget, as a user gave it, for a task of that metric: a drop of 1% is a point of a metric in percent,
-        and a hundredth of the original's value of any other.
+        """This budget, as a user gave it, for a task: a drop of 1% is a point of a metric in percent, and a hundredth
+        of the original's value of any other.
+
+        Args:
+            metric: the task's.
 
         Raises:
             InputError: where `at_least` bounds what the task does not measure.
@@ -55,7 +67,11 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, max_drop_is_share=True)
 
     def most_drop(self, reference: Reference) -> float | None:
-        """The largest drop in the metric's own unit, or None where it is not bounded."""
+        """The largest drop in the metric's own unit, or None where it is not bounded.
+
+        Args:
+            reference: the task's metric with the original's value.
+        """
         if self.max_drop is None or not self.max_drop_is_share:
             return self.max_drop
         return self.max_drop * abs(reference.value)
@@ -77,10 +93,18 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
         return self.further_latency_ms or {}
 
     def excess(self, metrics: Metrics, reference: Reference | None = None) -> dict[str, float]:
-        """For each constraint, by how much it is missed relative to its bound, and of bounds on quality, the drop and
-        `at least NAME`, by how many units of the metric; ≤ 0 means that it holds.
+        """By how much each constraint is missed; ≤ 0 means that it holds.
 
         A bounded metric that was not evaluated is left out: it cannot be judged.
+
+        Args:
+            metrics: of a candidate, by name.
+            reference: the task's metric with the original's value; without it, the bounds on resources alone are looked
+                at.
+
+        Returns:
+            By the name of the constraint: of resources the share of the bound by which it is missed; of `max_drop` and
+            of `at least NAME`, units of the metric.
         """
         over = {name: metrics[name] / bound - 1 for name, bound in self.bounds.items() if name in metrics}
         if reference is not None and reference.metric.name in metrics:
@@ -93,7 +117,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
         return over
 
     def allows(self, metrics: Metrics, reference: Reference | None = None) -> bool:
-        """Whether every constraint that can be judged holds."""
+        """Whether every constraint that can be judged holds; `metrics` and `reference` as of `excess`."""
         return all(value <= ROUNDING for value in self.excess(metrics, reference).values())
 
     def describe(self, metric: Metric | None = None) -> str:

@@ -36,11 +36,17 @@ def further_latencies(metrics: Iterable[str]) -> list[str]:
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """Metrics of a plan at one rung of the fidelity ladder.
+    """The metrics of a plan at one rung.
 
-    `sources` marks each metric as estimated (from facts), measured (the real thing was run), or compiled (the device's
-    compiler told it of the file).
-    `timings` are the seconds of each phase.
+    Attributes:
+        rung: how long it was trained: 0 calibrated, 1 distilled briefly, 2 distilled, 3 averaged with relatives.
+        metrics: values by name, the unit in the name.
+        sources: by metric, whether it is estimated (from facts), measured (the real thing was run), or compiled (the
+            device's compiler told it of the file).
+        receipts: the outcomes of the plan's steps and of the training.
+        timings: seconds by phase.
+        file: SHA-256 of the file that was run.
+        weights: hash of the file of trained weights that was scored; empty where there is none, and in older studies.
     """
 
     rung: int
@@ -48,9 +54,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     sources: dict[str, Source]
     receipts: tuple[Receipt, ...] = ()
     timings: dict[str, float] = {}
-    # SHA-256 of the file that was run.
     file: str = ""
-    # The hash of the file of trained weights that was scored; empty where there is none, and in older studies.
     weights: str = ""
 
     @property
@@ -60,23 +64,31 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """A trial: its plan and its evaluations at rising rungs."""
+    """A trial of a search: its plan, and its evaluations at rising rungs.
+
+    Attributes:
+        trial: the number of the trial in the study.
+        status: whether it runs, is complete or infeasible, failed, or has the plan of another trial.
+        plan: None where none was made of the trial's setting.
+        evaluations: by rung, the lowest first.
+        reason: why it failed, is infeasible or was not evaluated.
+        origin: who proposed it: the sampler's name, or `uniform` for the baseline plans.
+        duplicate_of: the trial that had the same plan before.
+        reference: the original's metric that it was compared with; not stored.
+        most_drop: the largest drop against the reference that the budget allows: evaluations that lost more count only
+            where all did. Not stored.
+        at_least: the worst values that the budget allows of metrics of quality, by name, in the same way. Not stored.
+    """
 
     trial: int
     status: Status
     plan: Plan | None = None
     evaluations: tuple[Evaluation, ...] = ()
-    # Why it failed, is infeasible or was not evaluated.
     reason: str = ""
-    # Who proposed it: the sampler's name, or `uniform` for the baseline plans.
     origin: str = "sampler"
     duplicate_of: int | None = None
-    # The original's metric that it was compared with; not stored.
     reference: Reference | msgspec.UnsetType = msgspec.UNSET
-    # The largest drop against the reference that the budget allows: evaluations that lost more count only where all
-    # did. Not stored.
     most_drop: float | msgspec.UnsetType = msgspec.UNSET
-    # The worst values that the budget allows of metrics of quality, by name, in the same way. Not stored.
     at_least: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
 
     @property
@@ -122,7 +134,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return self.evaluations[-1].rung if self.evaluations else None
 
     def flat(self) -> dict[str, Any]:
-        """One row of a table."""
+        """One row of a table: values by column."""
         return {
             "trial": self.trial, "status": self.status, "rung": self.rung, "origin": self.origin,
             **self.metrics, "seconds": sum(e.seconds for e in self.evaluations),

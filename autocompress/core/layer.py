@@ -156,7 +156,18 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LayerTable(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """Everything the search knows about the original network."""
+    """Everything that a search knows about the original network.
+
+    Attributes:
+        input_shape: of one sample; of several inputs, that of the first.
+        outputs: channels of the outputs together, those on their last axis.
+        layers: every module that holds parameters, in order of execution.
+        groups: channels that can only be cut together.
+        blocks: residual branches that can be left out.
+        activations: tensors that the network reads, makes or puts out, with the steps at which they are alive.
+        operations: what is computed beside the layers.
+        skeleton_bytes: bytes of the exported file that hold no layer parameter: graph, names, constants.
+    """
 
     input_shape: tuple[int, ...]
     outputs: int
@@ -165,7 +176,6 @@ class LayerTable(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     blocks: tuple[Block, ...] = ()
     activations: tuple[Activation, ...] = ()
     operations: tuple[Operation, ...] = ()
-    # Bytes of the exported file that hold no layer parameter: graph, names, constants.
     skeleton_bytes: int = 0
 
     @cached_property
@@ -185,7 +195,30 @@ class LayerTable(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """One executed layer of the compressed network: what estimators count and exporters write."""
+    """One executed layer of the compressed network: what estimators count and formats write.
+
+    Attributes:
+        name: of the module; factors of a decomposed layer are `LAYER.0`, `LAYER.1`.
+        layer: the layer of the original that it is of.
+        kind: of the layer: `conv`, `linear`, `norm`, `embedding`, `recurrent` or `other`.
+        in_channels: input channels; of an embedding, the width of a row.
+        out_channels: output channels; of an embedding, its rows.
+        groups: of a convolution.
+        kernel: sizes of the kernel; empty for a linear layer.
+        positions: places at which the weight is applied to one sample.
+        in_positions: places of the input.
+        out_positions: of a transposed convolution, those of its output; else 0.
+        transposed: whether it is a transposed convolution.
+        bias: whether the exported file stores a bias, after folding the norm that follows.
+        reads: identity of the tensor that it reads; parts that share one share its quantiser.
+        writes: identity of the tensor that it writes.
+        weight_bits: width of its weights.
+        activation_bits: width of its inputs and outputs.
+        grid: levels of its weights: `linear`, `codebook` or `pow2`.
+        quant_group_size: weights of a row that share a scale; 0 where the whole row does.
+        pattern: which weights are zero: `unstructured`, n:m, or nothing.
+        kept: weights that are not zero, where there is a pattern.
+    """
 
     name: str
     layer: str
@@ -196,21 +229,16 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     kernel: tuple[int, ...] = ()
     positions: int = 1
     in_positions: int = 1
-    # Of a transposed convolution, those of its output; else 0.
     out_positions: int = 0
     transposed: bool = False
-    # Whether the exported file stores a bias (after folding the norm that follows).
     bias: bool = True
     reads: str = ""
     writes: str = ""
     weight_bits: int = 32
     activation_bits: int = 32
     grid: str = "linear"
-    # Weights of a row that share a scale; 0 where the whole row does.
     quant_group_size: int = 0
-    # Which weights are zero: `unstructured`, n:m, or nothing.
     pattern: str = ""
-    # Weights that are not zero, where there is a pattern.
     kept: int = 0
 
     @property

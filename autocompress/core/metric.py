@@ -50,12 +50,17 @@ class Metric(msgspec.Struct, frozen=True):
         return (self, *(self.further or ()))
 
     def named(self, name: str) -> Metric | None:
-        """That of the name, of the metric and the further ones."""
+        """The metric of a `name`, of this one and the further ones; None where there is none."""
         return next((metric for metric in self.every if metric.name == name), None)
 
     def missed(self, bounds: Mapping[str, float], metrics: Metrics) -> dict[str, float]:
-        """By how many units a bound on each metric of `bounds` is missed, by name; negative where it holds. A metric
-        without a value is left out."""
+        """By how many units of its metric each bound is missed; negative where it holds. A metric without a value is
+        left out.
+
+        Args:
+            bounds: the worst allowed value by the name of the metric.
+            metrics: of a candidate, by name.
+        """
         metric_of = {name: self.named(name) for name in bounds}
         return {name: of.drop(bounds[name], metrics[name]) for name, of in metric_of.items()
                 if of is not None and name in metrics}
@@ -86,13 +91,18 @@ class Metric(msgspec.Struct, frozen=True):
         return self.unit == "%"
 
     def quality(self, metrics: Metrics, missing: float = math.nan) -> float:
-        """The value in the direction in which more is better; `missing` where there is none."""
+        """The value in the direction in which more is better.
+
+        Args:
+            metrics: of a candidate, by name.
+            missing: what is returned where there is no value.
+        """
         if self.name not in metrics:
             return missing
         return metrics[self.name] if self.higher_is_better else -metrics[self.name]
 
     def cost(self, metrics: Metrics) -> float:
-        """The value in the direction in which less is better. KeyError where there is none."""
+        """The value among `metrics` in the direction in which less is better. KeyError where there is none."""
         return -metrics[self.name] if self.higher_is_better else metrics[self.name]
 
     def drop(self, before: float, after: float) -> float:
@@ -100,7 +110,7 @@ class Metric(msgspec.Struct, frozen=True):
         return before - after if self.higher_is_better else after - before
 
     def drawn(self, value: float) -> float:
-        """The value as figures draw it: shares in percent."""
+        """A `value` as figures draw it: shares in percent."""
         return 100 * value if self.is_share else value
 
     @property
@@ -109,26 +119,31 @@ class Metric(msgspec.Struct, frozen=True):
         return "%" if self.is_share else f" {self.unit}" if self.unit else ""
 
     def format(self, value: float) -> str:
-        """`93.11%`, `0.2134 m`."""
+        """A `value` for people: `93.11%`, `0.2134 m`."""
         return format_percent(value) if self.is_share else f"{value:.4g}{self.suffix}"
 
     def format_excess(self, value: float) -> str:
-        """By how much a bound on the drop is missed: `1.2 points`, `0.012 m`."""
+        """A `value` by which a bound on the drop is missed, for people: `1.2 points`, `0.012 m`."""
         return f"{100 * value:.2f} points" if self.is_share else f"{value:.3g}{self.suffix}"
 
     def format_change(self, difference: float) -> str:
-        """`+0.25 points`, `-0.012 m`."""
+        """A `difference` of two values for people: `+0.25 points`, `-0.012 m`."""
         return f"{100 * difference:+.2f} points" if self.is_share else f"{difference:+.3g}{self.suffix}"
 
 
 class Reference(msgspec.Struct, frozen=True):
-    """The task's metric and the original's value of it on the validation split: what candidates are compared with."""
+    """What candidates are compared with: the task's metric and the original's value of it on the validation split.
+
+    Args:
+        metric: the task's.
+        value: the original's, in the metric's own unit.
+    """
 
     metric: Metric
     value: float
 
     def drop(self, metrics: Metrics) -> float:
-        """How much worse a candidate with these metrics is than the original. KeyError where it has no value."""
+        """How much worse a candidate with these `metrics` is than the original. KeyError where it has no value."""
         return self.metric.drop(self.value, metrics[self.metric.name])
 
     @property

@@ -12,7 +12,13 @@ Scalar = int | float | str
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One decision: a technique, a site (a name in the original network) and plain arguments."""
+    """One decision: a technique is applied at a site.
+
+    Args:
+        site: the name of a layer, group or block of the original network.
+        technique: the name of the technique.
+        args: plain arguments by name, such as `weight_bits`; the technique says which.
+    """
 
     site: str
     technique: str
@@ -20,16 +26,26 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True, dict=True):
-    """Steps in canonical order, at most one for each pair of technique and site.
+    """A compression plan: steps in canonical order, at most one for each pair of technique and site.
 
-    Build with `Plan.of`, which sorts; two plans of the same steps have the same fingerprint.
+    Build it with `Plan.of`, which sorts; two plans of the same steps have the same fingerprint.
+
+    Attributes:
+        steps: sorted by technique and site.
     """
 
     steps: tuple[Step, ...] = ()
 
     @classmethod
     def of(cls, steps: list[Step] | tuple[Step, ...]) -> Plan:
-        """Sort into canonical order. ValueError when one site has two steps of one technique."""
+        """A plan of steps in any order.
+
+        Args:
+            steps: at most one for each pair of technique and site.
+
+        Raises:
+            ValueError: where one site has two steps of one technique.
+        """
         ordered = tuple(sorted(steps, key=lambda step: (step.technique, step.site)))
         keys = [(step.technique, step.site) for step in ordered]
         if len(set(keys)) != len(keys):
@@ -43,12 +59,18 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
         return hashlib.sha256(msgspec.json.encode(self.steps, order="sorted")).hexdigest()[:16]
 
     def find(self, technique: str) -> dict[str, Step]:
-        """The steps of one technique by site."""
+        """The steps of one `technique` by site."""
         return {step.site: step for step in self.steps if step.technique == technique}
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """The outcome of one step: kept channels, ranks, quantisation error, ranges."""
+    """The outcome of one step: kept channels, ranks, quantisation error, ranges.
+
+    Args:
+        site: of the step; empty for what was done to the whole network, such as training.
+        technique: of the step.
+        facts: plain values by name; the technique says which.
+    """
 
     site: str
     technique: str

@@ -52,14 +52,22 @@ class Store(Protocol):
         """Forget `key`, if it is there."""
 
     def keys(self, kind: str) -> list[str]:
-        """Return the keys of one kind, sorted."""
+        """The keys of one `kind`, sorted."""
 
     def used(self, kind: str) -> list[str]:
-        """Return the keys of one kind that this object has read or put, and that are there, sorted."""
+        """The keys of one `kind` that this object has read or put, and that are there, sorted."""
 
     def nearest(self, plan: Plan, most: int | None = None) -> list[tuple[str, Mapping[str, str]]]:
-        """Return the trained weights, those of the plan with most steps in common first, at most `most`: keys of the
-        kinds `weights` and `earlier`, each with the header of its file, from which nothing else was read."""
+        """The trained weights of the plans that have most steps in common with a plan, those with most first.
+
+        Args:
+            plan: to compare with.
+            most: how many at most; None for all.
+
+        Returns:
+            Keys of the kinds `weights` and `earlier`, each with the header of its file, from which nothing else was
+            read.
+        """
 
 
 class Reference(NamedTuple):
@@ -150,7 +158,7 @@ class MemoryStore:
         self._new: dict[str, bytes] = {}
 
     def lend(self, references: Mapping[str, Reference]) -> None:
-        """Add references, in place of those to the same keys and of what was fetched by them."""
+        """Add `references`, in place of those to the same keys and of what was fetched by them."""
         self._references |= references
         for key in references:
             self._data.pop(key, None)
@@ -201,7 +209,7 @@ def references_to(store: Store, keys: Mapping[str, Mapping[str, str]]) -> dict[s
 
 
 def checked(key: str) -> tuple[str, str]:
-    """Return the kind and the name in a key. ValueError where it is none."""
+    """The kind and the name in a `key`. ValueError where it is none."""
     kind, _, name = key.partition("/")
     if kind not in KINDS or not _NAME.fullmatch(name):
         raise ValueError(f"a key must be KIND/NAME with a kind of {', '.join(KINDS)}, but got {key!r}")
@@ -209,14 +217,20 @@ def checked(key: str) -> tuple[str, str]:
 
 
 def weights_key(plan: Plan, rung: int) -> str:
-    """Return the key of the weights that a plan had after `rung`."""
+    """The key of the weights that a `plan` had after a `rung`."""
     return f"{WEIGHTS}/{plan.fingerprint}-{rung}.safetensors"
 
 
 def ranked(plan: Plan, headers: Mapping[str, Mapping[str, str] | None],
            most: int | None) -> list[tuple[str, Mapping[str, str]]]:
-    """Return the keys whose header says a plan, with their headers, by how many steps that has in common with `plan`,
-    then by key."""
+    """The keys whose header says a plan, with their headers, by how many steps that has in common with a plan, then by
+    key.
+
+    Args:
+        plan: to compare with.
+        headers: texts in the header of a file by its key; None where there is none.
+        most: how many are returned at most; None for all.
+    """
     near = []
     for key, header in headers.items():
         with suppress(msgspec.MsgspecError):
@@ -232,13 +246,21 @@ class _Structure(msgspec.Struct):
 
 
 def header_of(data: bytes) -> dict[str, str] | None:
-    """Return the texts in the header of a safetensors file, None where it is none."""
+    """The texts in the header of a safetensors file, None where it is none.
+
+    Args:
+        data: the bytes of the file.
+    """
     size = int.from_bytes(data[:8], "little")
     return _texts(data[8:8 + size]) if 0 < size <= len(data) - 8 else None
 
 
 def header_in(path: Path) -> dict[str, str] | None:
-    """Return what `header_of` does, of a file of which no more is read."""
+    """The texts in the header of a safetensors file, of which no more is read; None where it is none.
+
+    Args:
+        path: of the file.
+    """
     try:
         with path.open("rb") as stream:
             size = int.from_bytes(stream.read(8), "little")

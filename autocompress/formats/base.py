@@ -114,7 +114,12 @@ class WritableNetwork:
 
 @dataclass(frozen=True)
 class Written:
-    """The bytes of a file, and receipts of what was settled while it was written, such as ranges of activations."""
+    """What a format writes of a network.
+
+    Args:
+        data: the bytes of the file.
+        receipts: what was settled while it was written, such as ranges of activations.
+    """
 
     data: bytes
     receipts: tuple[Receipt, ...] = ()
@@ -122,7 +127,12 @@ class Written:
 
 @dataclass(frozen=True)
 class Reading:
-    """Seconds that one inference took: of CPU time of the thread or process that computes, and of wall time."""
+    """How long one inference took.
+
+    Args:
+        cpu_seconds: CPU time of the thread or process that computes.
+        wall_seconds: wall time.
+    """
 
     cpu_seconds: float
     wall_seconds: float
@@ -135,7 +145,13 @@ class Runtime(Protocol):
     source: Literal["measured", "compiled"] = "measured"
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        """Run the file on a batch of any number of samples.
+        """Run the file on a batch.
+
+        Args:
+            inputs: arrays `(N, …)` by name, of any number N of samples.
+
+        Returns:
+            Outputs `(N, …)` by name.
 
         Raises:
             TrialError: when the runtime fails on it.
@@ -143,7 +159,15 @@ class Runtime(Protocol):
         raise NotImplementedError
 
     def time(self, inputs: Arrays, runs: int = 1) -> Reading:
-        """Time an inference as the mean of `runs` in a row. A runtime in another process reads its clocks there."""
+        """Time an inference as the mean of several in a row. A runtime in another process reads its clocks there.
+
+        Args:
+            inputs: arrays `(N, …)` by name.
+            runs: how many.
+
+        Returns:
+            Seconds of one inference.
+        """
         wall, cpu = time.perf_counter(), time.thread_time()
         for _ in range(runs):
             self.run(inputs)
@@ -199,14 +223,19 @@ class Format(FormatFacts, Protocol):
             network: the original, or the original without some blocks; folded, in eval mode.
             example: what the network is called with, of two samples; their number must stay free in the file.
 
+        Returns:
+            What `write` is given as `prepared`: anything, or None.
+
         Raises:
             TrialError: when the format cannot hold the network.
         """
         raise NotImplementedError
 
     def with_free_sizes(self, free: bool = True) -> Format:
-        """The same format whose files take inputs of any size (height, width, length) that the network takes; not
-        `free`, of the one size of the example.
+        """The same format whose files take inputs of any size (height, width, length) that the network takes.
+
+        Args:
+            free: False for files of the one size of the example.
 
         Raises:
             InputError: where files of this format have fixed sizes.
@@ -217,8 +246,8 @@ class Format(FormatFacts, Protocol):
                          "format")
 
     def described(self, table: LayerTable, prepared: Any, network: WritableNetwork) -> LayerTable:
-        """Complete the facts about the original with what the format adds: the bytes of its file that hold no
-        parameter of a layer, and reasons why layers that it does not show as such cannot be compressed.
+        """The facts about the original completed by what the format adds: the bytes of its file that hold no parameter
+        of a layer, and reasons why layers that it does not show as such cannot be compressed.
 
         Args:
             table: facts about the original.
@@ -240,6 +269,9 @@ class Format(FormatFacts, Protocol):
             network: what the file is to hold.
             threads: CPU threads for measuring ranges.
 
+        Returns:
+            The bytes of the file, with receipts.
+
         Raises:
             TrialError: when it cannot be written; the network is then prepared by itself, and tried once more.
         """
@@ -247,6 +279,13 @@ class Format(FormatFacts, Protocol):
 
     def open(self, data: bytes, threads: int = 1) -> Runtime:
         """Load a file. With one thread the calling thread does all the work, and latency can be measured.
+
+        Args:
+            data: the bytes of the file.
+            threads: CPU threads that the runtime may use.
+
+        Returns:
+            The loaded file.
 
         Raises:
             TrialError: when the runtime refuses the file.
@@ -256,13 +295,26 @@ class Format(FormatFacts, Protocol):
     def plain(self, network: nn.Module, example: Tensor | Mapping[str, Tensor]) -> bytes:
         """Convert the untouched network as its user would without autocompress, for comparison.
 
+        Args:
+            network: the original, in eval mode.
+            example: what it is called with, of two samples.
+
+        Returns:
+            The bytes of the file.
+
         Raises:
             TrialError: when there is no such converter, or when it fails.
         """
         raise TrialError(f"{self.name} files are written by autocompress alone")
 
     def checked(self, data: bytes) -> dict[str, Any]:
-        """Check a file before it ships, and return what was proved, by key of the manifest.
+        """Check a file before it ships.
+
+        Args:
+            data: the bytes of the file.
+
+        Returns:
+            What was proved, by key of the manifest.
 
         Raises:
             AutocompressError: when the file may answer differently elsewhere.
@@ -273,16 +325,24 @@ class Format(FormatFacts, Protocol):
         """Where a file holds its tensors, by name in order, so that updates are told tensor by tensor; empty where that
         is not known.
 
+        Args:
+            data: the bytes of the file.
+
         Raises:
             TrialError: when the bytes are no file of the format.
         """
         return {}
 
     def files(self, data: bytes) -> dict[str, bytes]:
-        """Files that ship for the bytes of one file, by name, the one that runs first."""
+        """Files that ship for the bytes of one file, `data`, by name, the one that runs first."""
         return {f"{MODEL}{self.suffix}": data}
 
     def snippet(self, file: str, inputs: Mapping[str, str], answers: Sequence[str]) -> str:
-        """Python lines that run `file` and assign its outputs, in order, to the variables `answers`. `inputs`: the
-        variable with the array by the name of the input."""
+        """Python lines that run a file and assign its outputs.
+
+        Args:
+            file: its name.
+            inputs: the variable with the array by the name of the input.
+            answers: variables for the outputs, in order.
+        """
         return f"# {', '.join(answers)}: what {self.runtime} answers to {', '.join(inputs.values())} with {file}"

@@ -57,19 +57,33 @@ class KindRates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
-    """Legal choices on one device and the figures its estimates rest on.
+    """Legal choices on one device, and the figures that its estimates rest on.
 
-    `runtime` says in words what runs the file; `format` names the format in which files are written, scored and shipped
-    (`autocompress.formats.table`). `latency` tells whether the latency of an exported file is measured on this machine
-    or estimated.
-    `channel_multiple` maps each of `weight_bits` to the step in which channel counts come.
-    `flash_bytes` and `ram_bytes` are None where they bound nothing; `ram_block_bytes` is the largest block of RAM that
-    is contiguous, and `runtime_ram_bytes` and `runtime_flash_bytes` are what the runtime needs for itself. `rates` are
-    by type of arithmetic; `floats_as`: the type in which the runtime computes float layers unless it is told otherwise.
-    `bandwidth_bytes_per_s` is at which weights and activations move, `layer_overhead_ms` is paid once for each executed
-    layer and operation beside them, `inference_overhead_ms` once for each run.
-    `sources` says where each number comes from, by field (`rates.int8.conv`). `targets` are the devices that a profile
-    made by `hardware.targets` stands for, the primary first; no file has them.
+    Attributes:
+        schema_version: of the profile's file.
+        id: a short name, for the command line and for metrics such as `latency_ms@ID`.
+        name: the device, for people.
+        description: what it is, in a sentence.
+        runtime: what runs the file, in words.
+        latency: whether the latency of an exported file is measured on this machine or estimated.
+        weight_bits: legal widths of weights.
+        activation_bits: legal widths of activations.
+        channel_multiple: by width of weights, the step in which channel counts come.
+        rank_multiple: the step in which ranks of factors come.
+        rates: multiply-accumulates per second by type of arithmetic.
+        bandwidth_bytes_per_s: at which weights and activations move.
+        layer_overhead_ms: is paid once for each executed layer, and each operation beside them.
+        inference_overhead_ms: is paid once for each run.
+        format: in which files are written, scored and shipped (`autocompress.formats.table`).
+        floats_as: the type in which the runtime computes float layers unless it is told otherwise.
+        flash_bytes: of the device; None where it bounds nothing.
+        ram_bytes: of the device; None where it bounds nothing.
+        ram_block_bytes: the largest block of RAM that is contiguous.
+        runtime_ram_bytes: what the runtime needs for itself.
+        runtime_flash_bytes: the same of flash.
+        sources: where each number comes from, by field (`rates.int8.conv`).
+        targets: the devices that a profile made by `autocompress.hardware.targets` stands for, the primary first; no
+            file has them.
     """
 
     schema_version: int
@@ -136,7 +150,16 @@ class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         return hashlib.sha256(msgspec.json.encode(plain, order="sorted")).hexdigest()[:16]
 
     def check_bits(self, weight_bits: int, activation_bits: int, site: str) -> None:
-        """InputError unless the device can run both widths; `site` names the layer in the message."""
+        """Check that the device can run a layer of given widths.
+
+        Args:
+            weight_bits: width of its weights.
+            activation_bits: width of its inputs and outputs.
+            site: the layer's name, for the message.
+
+        Raises:
+            InputError: where it cannot.
+        """
         for word, legal, bits in (
             ("bits", self.weight_bits, weight_bits),
             ("activation_bits", self.activation_bits, activation_bits),
@@ -146,12 +169,20 @@ class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
                 raise InputError(f"`{word}` must be one of ({choices}) on {self.id}, but got {bits} at {site}")
 
     def legal_channels(self, count: int, keep: int, widths: Collection[int], unit: int = 1) -> int:
-        """The legal number of units nearest to `keep` of a layer that has `count` of `unit` channels each; ties go up.
+        """The legal number of units of a layer nearest to a wish; ties go up.
 
-        Legal are the multiples that the device likes at each of these weight `widths` in bits (32 on a device that has
-        no float weights: those of its widest), and `count` itself: to leave a layer alone is always allowed. A layer
-        with fewer channels than one multiple gets the multiple halved until it fits. Of several targets, what is legal
-        on each. ValueError when `count` is below one.
+        Legal are the multiples that the device likes at each of the weight widths (32 on a device that has no float
+        weights: those of its widest), and `count` itself: to leave a layer alone is always allowed. A layer with fewer
+        channels than one multiple gets the multiple halved until it fits. Of several targets, what is legal on each.
+
+        Args:
+            count: units that the layer has.
+            keep: units that are wished for.
+            widths: of the weights, in bits.
+            unit: channels of each unit.
+
+        Raises:
+            ValueError: where `count` is below one.
         """
         if count < 1:
             raise ValueError(f"a layer has at least one channel, but count is {count}")
@@ -170,11 +201,15 @@ class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         return multiple
 
     def computed_as(self, weight_bits: int, activation_bits: int) -> ActivationType:
-        """The type of arithmetic in which a layer of these widths runs.
+        """The type of arithmetic in which a layer runs.
 
         Integer arithmetic needs integer weights and 8-bit activations; half precision needs 16-bit weights or
         activations, or a runtime that computes all floats so (`floats_as`). Anything else is computed in float32. Where
         a device lacks a type, the next wider one counts, and never a narrower: floats are not integers.
+
+        Args:
+            weight_bits: width of its weights.
+            activation_bits: width of its inputs and outputs.
         """
         order: tuple[ActivationType, ...] = ("float",)
         if activation_bits == 8 and weight_bits <= 8:
@@ -184,7 +219,7 @@ class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         return next((kind for kind in order if kind in self.rates), "fp16")
 
     def rates_for(self, weight_bits: int, activation_bits: int) -> KindRates:
-        """The rates at which a layer of these widths runs."""
+        """The rates at which a layer of `weight_bits` and `activation_bits` runs."""
         return self.rates[self.computed_as(weight_bits, activation_bits)]
 
 
@@ -210,7 +245,14 @@ def profile_text(name: str) -> str:
 
 
 def load_profile(name_or_path: str) -> HardwareProfile:
-    """A shipped profile by name, or the user's own by a path that ends in `.toml`. InputError when it is bad."""
+    """A shipped profile by name, or the user's own from a file.
+
+    Args:
+        name_or_path: a name of `list_profiles`, or a path that ends in `.toml`.
+
+    Raises:
+        InputError: where there is no such profile, or the file is not a legal one; names the field.
+    """
     if name_or_path.endswith(".toml"):
         return validate_profile(name_or_path)
     return parse_profile(profile_text(name_or_path), origin=f"{name_or_path}.toml")

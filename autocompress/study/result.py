@@ -52,8 +52,17 @@ if TYPE_CHECKING:
 
 
 class SearchResult:
-    """The trials of one study. Tables are pandas DataFrames; values of the task's metric are of the validation split,
-    except those of the exported artefact, which are of the test split."""
+    """The trials of one study, with their front, the best candidate and the exported file.
+
+    Tables are pandas DataFrames; values of the task's metric are of the validation split, except those of the exported
+    artefact, which are of the test split. `autocompress.search` and `autocompress.open_study` make it.
+
+    Args:
+        folder: of the study.
+        description: what `study.json` says.
+        store: the study's trials.
+        bench: the network and its data, where trials are to be exported.
+    """
 
     def __init__(self, folder: Path, description: Description, *, store: StudyStore,
                  bench: Workbench | None = None) -> None:
@@ -124,7 +133,14 @@ class SearchResult:
         return self._description.artifact
 
     def candidate(self, trial: int | str = "best") -> Candidate:
-        """One trial by number, or the best. InputError when there is none such."""
+        """One trial.
+
+        Args:
+            trial: its number, or `"best"`.
+
+        Raises:
+            InputError: where there is none such.
+        """
         numbered = {str(c.trial): c for c in self.candidates}
         candidate = self.best if trial == "best" else numbered.get(str(trial))
         if candidate is None:
@@ -136,12 +152,23 @@ class SearchResult:
 
     def export(self, path: Path | str | None = None, trial: int | str = "best", *, sign: Path | str | None = None,
                encrypt: Path | str | None = None, licence: str = "", intended_use: str = "") -> Path:
-        """Write the artefact of a trial into folder `path` (default: the study's), run it, and return the
-        path of its file. `sign`: file of the private key that signs it; `encrypt`: of the key that its model and
-        samples lie under (docs/security.md); `licence` and `intended_use`: words for manifest and card.
+        """Write the artefact of a trial into a folder, and run its file.
 
-        InputError for a trial that has nothing to export, StorageError where a run is at work on the study,
-        AutocompressError when the file does not do what the trial promised.
+        Args:
+            path: the folder; left out, that of the study.
+            trial: its number, or `"best"`.
+            sign: file of the private key that signs the artefact (docs/security.md).
+            encrypt: file of the key that its model and samples lie under.
+            licence: words for manifest and card.
+            intended_use: words for manifest and card.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            InputError: for a trial that has nothing to export.
+            StorageError: where a run is at work on the study.
+            AutocompressError: where the file does not do what the trial promised.
         """
         options = ExportOptions.of(sign, encrypt, licence, intended_use)
         with locked(self.folder), kept_surroundings():
@@ -149,7 +176,20 @@ class SearchResult:
 
     def ship(self, path: Path | str | None = None, trial: int | str = "best",
              options: ExportOptions | None = None) -> Path:
-        """As `export`, for who holds the study's lock."""
+        """Write the artefact of a trial, as `export` does, for a caller who holds the study's lock.
+
+        Args:
+            path: the folder; left out, that of the study.
+            trial: its number, or `"best"`.
+            options: signature, encryption and words for the card.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            InputError: for a trial that has nothing to export.
+            AutocompressError: where the file does not do what the trial promised.
+        """
         candidate = self.candidate(trial)
         if candidate.plan is None or not candidate.evaluations:
             raise InputError(f"a trial must have been scored to be exported, but trial {candidate.trial} is "
@@ -186,8 +226,15 @@ class SearchResult:
 
     def explain(self, projection: Projection, sensitivity_table: SensitivityTable | None, seconds: float,
                 should_stop: Callable[[], bool]) -> None:
-        """Find out, unless it is known already, what each technique of the best plan bought and cost, within
-        `seconds`; with `sensitivity_table`, also what sensitivity was predicted of each trial. `conclude` keeps it."""
+        """Find out, unless it is known already, what each technique of the best plan bought and cost; `conclude` keeps
+        it.
+
+        Args:
+            projection: the space within the bounds.
+            sensitivity_table: costs by option; with it, the sensitivity that was predicted of each trial is kept too.
+            seconds: that it may take.
+            should_stop: whether the user wants to stop.
+        """
         candidate, everyone, d = self.best, self.candidates, self._description
         if sensitivity_table is not None:
             sensitivities = {c.trial: plan_sensitivity(projection.space, c.plan, sensitivity_table) for c in everyone
@@ -211,7 +258,13 @@ class SearchResult:
         return merged((*self._description.warnings, *of_file))
 
     def conclude(self, timings: dict[str, float], seconds: float, warnings: Sequence[Warned] = ()) -> None:
-        """Keep the timings and warnings of a finished run and write the report."""
+        """Keep what a finished run has to say of itself, and write the report.
+
+        Args:
+            timings: seconds by stage.
+            seconds: of the whole run.
+            warnings: of the run.
+        """
         self.seconds = seconds
         of_file = (self.artifact or {}).get("warnings", ())
         of_search = tuple(warned for warned in warnings if msgspec.to_builtins(warned) not in of_file)
@@ -221,12 +274,22 @@ class SearchResult:
         self.report()
 
     def plot(self, x: str = "size_bytes") -> Any:
-        """The Pareto figure (plotly) of the task's metric against `size_bytes`, `latency_ms` (of further devices,
-        `latency_ms@ID`) or `macs`."""
+        """The Pareto figure (plotly) of the task's metric against a resource.
+
+        Args:
+            x: `size_bytes`, `latency_ms` (of further devices `latency_ms@ID`) or `macs`.
+        """
         return pareto_figure(self.view(), x)
 
     def report(self, folder: Path | str | None = None) -> Path:
-        """Write `pareto.html`, `trials.csv` and `trials.json`; returns the page."""
+        """Write `pareto.html`, `trials.csv` and `trials.json`.
+
+        Args:
+            folder: where; left out, `report` in the study's folder.
+
+        Returns:
+            The path of the page.
+        """
         return write_report(self.view(), Path(folder) if folder else self.folder / REPORT)
 
     def view(self) -> StudyView:
@@ -301,10 +364,21 @@ def read_store(folder: Path, description: Description) -> StudyStore:
 
 def open_study(folder: Path | str, *, model: Any = None, data: Any = None, load_network: bool = False,
                trust_code: bool = True, device: str = "auto", **objects: Any) -> SearchResult:
-    """A stored study. With `load_network`, or a `model` and `data` given, trials can be exported too. `objects`: those
-    of `task`, `format` or `techniques` with which the search was made.
+    """A stored study.
 
-    InputError when the folder holds none, StorageError when its database cannot be used.
+    Args:
+        folder: of the study.
+        model: the network with which the search was made, where it was a Python object.
+        data: its data, where they were Python objects.
+        load_network: load network and data as the study names them, so that trials can be exported. What is given as
+            `model` is loaded too.
+        trust_code: run the Python files that the study names.
+        device: where networks are trained: `auto`, `cpu` or `cuda`.
+        objects: those of `task`, `metric`, `decode`, `format` and `techniques` with which the search was made.
+
+    Raises:
+        InputError: where the folder holds no study, or network, data or techniques are not those of the study.
+        StorageError: where its database cannot be used.
     """
     folder = Path(folder)
     description = read_description(folder)

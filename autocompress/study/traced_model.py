@@ -80,7 +80,13 @@ class TracedModel:
             return measured_sensitivity(self._bench, space, timeout)
 
     def compress(self, plan: Plan) -> Compressed:
-        """Apply a plan, calibrated and without training; `model` of the result is the compressed network.
+        """Apply a plan, calibrated and without training.
+
+        Args:
+            plan: steps whose sites are names of `layers`.
+
+        Returns:
+            The compressed network: its `model` is a torch module.
 
         Raises:
             InputError: for a plan that is not legal for this network and device.
@@ -90,7 +96,11 @@ class TracedModel:
             return self._bench.network.compressor.compress(plan)
 
     def evaluate(self, plan: Plan, rung: int = 0) -> Evaluation:
-        """Compress, train as the rung says (0 not at all, 1 briefly, 2 for `epochs`), write the file and run it.
+        """Compress, train, write the file and run it.
+
+        Args:
+            plan: steps whose sites are names of `layers`.
+            rung: how long to train: 0 not at all, 1 briefly, 2 for the `epochs` of the settings.
 
         Returns:
             Metrics of the file on the validation split.
@@ -103,10 +113,19 @@ class TracedModel:
             return self._bench.evaluator.evaluate(plan, rung)
 
     def export(self, plan: Plan, folder: Path | str, rung: int = 0) -> Path:
-        """Write the artefact of a plan into `folder`, run it on the test split, and return the path of its file.
+        """Write the artefact of a plan, and run its file on the test split.
+
+        Args:
+            plan: steps whose sites are names of `layers`.
+            folder: for the file, the manifest and the card.
+            rung: how long to train, as of `evaluate`.
+
+        Returns:
+            The path of the file.
 
         Raises:
-            AutocompressError: when the file does not do what its evaluation promised.
+            InputError: for a plan that is not legal for this network and device.
+            AutocompressError: where the file does not do what its evaluation promised.
         """
         candidate = Candidate(trial=0, status="complete", plan=plan, evaluations=(self.evaluate(plan, rung),))
         prepare_folder(Path(folder))
@@ -130,25 +149,63 @@ def trace(model: Any = None, data: Any = None, **settings: Any) -> TracedModel:
 
     Returns:
         The traced network, on which the other stages are called: `sensitivity`, `compress`, `evaluate`, `export`.
+
+    Raises:
+        InputError: for a network, data, profile or space that cannot be used.
     """
     return TracedModel(SearchSettings.of(model=model, data=data, **settings))
 
 
 def sensitivity(traced: TracedModel, timeout: float = math.inf) -> SensitivityTable:
-    """Predict what each option of each layer costs, in nats; see `TracedModel.sensitivity`."""
+    """Predict what each option of each layer costs, as `TracedModel.sensitivity` does.
+
+    Args:
+        traced: what `trace` returned.
+        timeout: seconds that it may take.
+
+    Returns:
+        A table of technique, site and option, in nats of KL divergence from the original's answers.
+    """
     return traced.sensitivity(timeout)
 
 
 def compress(traced: TracedModel, plan: Plan) -> Compressed:
-    """Apply a plan of one's own, without training; see `TracedModel.compress`."""
+    """Apply a plan of one's own, without training, as `TracedModel.compress` does.
+
+    Args:
+        traced: what `trace` returned.
+        plan: steps whose sites are names of `traced.layers`.
+
+    Returns:
+        The compressed network: its `model` is a torch module.
+    """
     return traced.compress(plan)
 
 
 def evaluate(traced: TracedModel, plan: Plan, rung: int = 0) -> Evaluation:
-    """Measure the file of a plan of one's own; see `TracedModel.evaluate`."""
+    """Measure the file of a plan of one's own, as `TracedModel.evaluate` does.
+
+    Args:
+        traced: what `trace` returned.
+        plan: steps whose sites are names of `traced.layers`.
+        rung: how long to train: 0 not at all, 1 briefly, 2 for the `epochs` of the settings.
+
+    Returns:
+        Metrics of the file on the validation split.
+    """
     return traced.evaluate(plan, rung)
 
 
 def export(traced: TracedModel, plan: Plan, folder: Path | str, rung: int = 0) -> Path:
-    """Write and verify the file of a plan of one's own; see `TracedModel.export`."""
+    """Write and verify the file of a plan of one's own, as `TracedModel.export` does.
+
+    Args:
+        traced: what `trace` returned.
+        plan: steps whose sites are names of `traced.layers`.
+        folder: for the file, the manifest and the card.
+        rung: how long to train, as of `evaluate`.
+
+    Returns:
+        The path of the file.
+    """
     return traced.export(plan, folder, rung)

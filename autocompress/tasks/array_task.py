@@ -53,7 +53,12 @@ class ArrayTask:
         self.splits = dict(splits)
 
     def measure(self, outputs: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
-        """The metric of outputs `(N, …)` against targets `(N, …)`, and its standard error."""
+        """The metric of outputs, and its standard error.
+
+        Args:
+            outputs: `(N, …)`, of a file.
+            targets: `(N, …)`, of the split.
+        """
         return standard_error(np.square(outputs - targets))
 
     @cached_property
@@ -147,6 +152,6 @@ class ArrayTask:
 
 
 def standard_error(values: np.ndarray) -> tuple[float, float]:
-    """The mean of one value a sample `(N, …)`, and its standard error."""
+    """The mean of `values` `(N, …)` over everything, and its standard error over the N samples."""
     by_sample = np.asarray(values, np.float64).reshape(len(values), -1).mean(1)
     return float(by_sample.mean()), float(by_sample.std(ddof=min(1, len(values) - 1)) / len(values) ** 0.5)

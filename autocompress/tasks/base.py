@@ -28,7 +28,7 @@ SplitName = Literal["train", "validation", "test"]
 
 
 def metric_of(task: Task) -> Metric:
-    """The metric of a task, with the further ones."""
+    """The metric of a `task`, with the further ones."""
     return msgspec.structs.replace(task.metric, further=tuple(task.further)) if task.further else task.metric
 
 
@@ -71,17 +71,30 @@ class Task(Protocol):
         """In words, how stored samples become what the network reads."""
 
     def samples(self, split: SplitName) -> int:
-        """Number of samples of a split, at least one."""
+        """The number of samples of a `split`, at least one."""
 
     def rows(self, split: SplitName, most: int) -> Iterator[slice]:
-        """Consecutive ranges that cover a split, of at most `most` rows unless the task needs more together."""
+        """Consecutive ranges that cover a `split`, of at most `most` rows unless the task needs more together."""
 
     def part(self, split: SplitName, samples: int) -> Tensor | None:
-        """Numbers `(samples,)` int64, ascending, of rows that stand for a split with more samples: a larger part holds
-        the smaller ones. None where `score` needs the answers for all rows, or there are no more."""
+        """Rows that stand for a split with more samples; a larger part holds the smaller ones.
+
+        Args:
+            split: whose rows.
+            samples: how many.
+
+        Returns:
+            Numbers `(samples,)` int64, ascending; None where `score` needs the answers for all rows, or there are no
+            more.
+        """
 
     def inputs(self, split: SplitName, rows: slice | Tensor) -> Inputs:
-        """Samples as the network reads them: a tensor `(N, …)`, or `NamedTensors` by the arguments of `forward`."""
+        """Samples as the network reads them: a tensor `(N, …)`, or `NamedTensors` by the arguments of `forward`.
+
+        Args:
+            split: whose samples.
+            rows: a range, or numbers `(N,)` int64.
+        """
 
     @property
     def has_targets(self) -> bool:
@@ -97,11 +110,23 @@ class Task(Protocol):
         """Whether views of the training samples differ."""
 
     def train_view(self, view: int, seed: int) -> Any:
-        """All training samples as stored, augmented: rows of it, `(N, …)`, are what `normalise` takes. Each view number
-        gives another. It has a length, and is a tensor, or what rows are taken of in the same way."""
+        """All training samples as stored, augmented. Each view number gives another.
+
+        Args:
+            view: the number of the view, from 0.
+            seed: of the search.
+
+        Returns:
+            A tensor, or what rows are taken of in the same way, with a length: rows of it, `(N, …)`, are what
+            `normalise` takes.
+        """
 
     def normalise(self, inputs: Any) -> Inputs:
-        """Stored samples, a batch of `train_view`, as the network reads them."""
+        """Stored samples as the network reads them.
+
+        Args:
+            inputs: rows `(N, …)` of a `train_view`.
+        """
 
     def likelihood(self, outputs: Inputs, ends_in_sigmoid: Collection[str]) -> Likelihood:
         """What outputs stand for, told by the original's `(N, …)` for training samples: the loss of distillation, the
@@ -122,17 +147,36 @@ class Task(Protocol):
         Args:
             answers: ranges of `rows`, in order, with what a file puts out for them, or numbers of rows where it is
                 asked for those of `part`; consumed as they come.
+            split: whose samples were answered.
+            likelihood: what outputs stand for.
         """
 
     def doubts(self, original: Score, claimed: tuple[str, float] | None) -> list[Warned]:
-        """What speaks against the original being used as it was trained, by its score on the validation split;
-        `claimed` is a value that its weights say of themselves, with its key."""
+        """What speaks against the original being used as it was trained, as warnings.
+
+        Args:
+            original: its score on the validation split.
+            claimed: a value that its weights say of themselves, with its key; None where they say none.
+        """
 
     def losses(self, original: Score, result: Score) -> tuple[list[Warned], dict[str, Any]]:
-        """What an exported file has lost against the original on the test split: warnings, and facts for the report."""
+        """What an exported file has lost against the original on the test split.
+
+        Args:
+            original: the score of the original's file.
+            result: the score of the exported file.
+
+        Returns:
+            Warnings, and facts for the report by name.
+        """
 
     def input_facts(self) -> dict[str, Any]:
         """Facts for the manifest, beside names, shapes and types: how inputs are made."""
 
     def output_facts(self, likelihood: Likelihood, name: str = "output") -> dict[str, Any]:
-        """Facts for the manifest about the output `name`: `meaning` in words, and what else is known of it."""
+        """Facts for the manifest about one output: `meaning` in words, and what else is known of it.
+
+        Args:
+            likelihood: what outputs stand for.
+            name: of the output.
+        """

@@ -13,7 +13,8 @@ from autocompress.errors import AutocompressError, InputError
 from autocompress.tasks.classification.outputs import ClassOutputs, recognise
 from autocompress.tasks.classification.outputs import Meaning as ClassMeaning
 from autocompress.tasks.identity import callable_fingerprint
-from autocompress.tensors.likelihood import Gaussian, Joint, Likelihood, Masked
+from autocompress.tensors.composed import Joint, Masked
+from autocompress.tensors.likelihood import Gaussian, Likelihood
 from autocompress.tensors.named import Inputs, by_name
 
 # What an output is: scores of classes, on axis 1 or on the last one, or numbers.

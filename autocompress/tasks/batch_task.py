@@ -107,6 +107,9 @@ class BatchTask:
     def read_by(self, model: nn.Module) -> None:
         """Settle which inputs of the batches `forward` reads. Called before anything else is asked for.
 
+        Args:
+            model: the network.
+
         Raises:
             InputError: where it needs what batches do not have, or they hold what is not finite, or a mask of zeros.
         """

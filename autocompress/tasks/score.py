@@ -21,7 +21,12 @@ Answers = Iterable[tuple[slice | Tensor, Outputs]]
 
 @dataclass(frozen=True)
 class Score:
-    """The metrics of a file on one split, and what its task keeps of the answers to doubt them by."""
+    """What a file's answers to one split come to.
+
+    Args:
+        metrics: values by name.
+        answers: what the task keeps of the answers, to doubt them by; None for nothing.
+    """
 
     metrics: Metrics
     answers: Any = None

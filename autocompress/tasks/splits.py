@@ -61,7 +61,7 @@ class Split:
         return len(self.targets)
 
     def take(self, indices: Tensor) -> Split:
-        """The samples at `indices` (M,) int64, in that order."""
+        """The samples at `indices` `(M,)` int64, in that order."""
         return Split(chosen(self.inputs, indices), self.targets[indices])
 
 

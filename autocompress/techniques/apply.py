@@ -20,7 +20,14 @@ Techniques = Mapping[str, Technique]
 
 
 def with_own(rows: Sequence[Technique]) -> dict[str, Technique]:
-    """The table with techniques of a user's own. InputError for an object that is none, or whose name is taken."""
+    """The table of techniques with those of a user's own, in the order in which they are applied.
+
+    Args:
+        rows: objects of the user's own.
+
+    Raises:
+        InputError: for an object that is no technique, or whose name is taken.
+    """
     named: dict[str, Technique] = {}
     for row in rows:
         if not isinstance(row, Technique):
@@ -34,7 +41,15 @@ def with_own(rows: Sequence[Technique]) -> dict[str, Technique]:
 
 
 def technique_of(step: Step, techniques: Techniques = TECHNIQUES) -> Technique:
-    """The technique of a step. InputError when it is not at hand."""
+    """The technique of a step.
+
+    Args:
+        step: of any technique.
+        techniques: those at hand, by name.
+
+    Raises:
+        InputError: where the technique is not at hand.
+    """
     if step.technique not in techniques:
         raise InputError(f"a technique must be one of {', '.join(techniques)}, but got {step.technique!r} at "
                          f"{step.site}; one of your own is given as search(techniques=[…]) or --technique FILE.py:NAME")
@@ -42,9 +57,15 @@ def technique_of(step: Step, techniques: Techniques = TECHNIQUES) -> Technique:
 
 
 def resolve(table: LayerTable, plan: Plan, techniques: Techniques = TECHNIQUES) -> Parts:
-    """The parts of the network that `plan` makes, by original layer. Folded norms have no part.
+    """The parts of the network that a plan makes, by layer of the original. Folded norms have no part.
 
-    InputError names a technique or site that does not exist.
+    Args:
+        table: facts about the original.
+        plan: legal for it.
+        techniques: by name, in the order in which they are applied.
+
+    Raises:
+        InputError: for a technique or a site that does not exist.
     """
     parts = whole_parts(table)
     by_technique: dict[str, list[Step]] = {name: [] for name in techniques}
@@ -60,7 +81,17 @@ def resolve(table: LayerTable, plan: Plan, techniques: Techniques = TECHNIQUES) 
 
 
 def check_plan(table: LayerTable, plan: Plan, profile: HardwareProfile, techniques: Techniques = TECHNIQUES) -> None:
-    """InputError for the first step that is not legal here."""
+    """Check that a plan is legal for a network on a device.
+
+    Args:
+        table: facts about the original.
+        plan: any.
+        profile: the device.
+        techniques: by name, in the order in which they are applied.
+
+    Raises:
+        InputError: for the first step that is not legal.
+    """
     for step in plan.steps:
         technique_of(step, techniques).check(step, plan, table, profile)
     resolve(table, plan, techniques)
@@ -79,7 +110,11 @@ def before_training(plan: Plan, techniques: Techniques = TECHNIQUES) -> Plan:
 
 
 def untouched(table: LayerTable) -> dict[str, str]:
-    """Layers that no technique can touch, with the reason: they are reported, never silently skipped."""
+    """Layers that no technique can touch, by name, each with the reason: they are reported, never silently skipped.
+
+    Args:
+        table: facts about the original.
+    """
     return {
         layer.name: layer.not_compressible_reason
         for layer in table.layers

@@ -54,11 +54,12 @@ class NoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Technique(Protocol):
     """One way of compressing; inherit, and override what differs. Instances hold no state and can be pickled.
 
-    name: what steps, receipts, reports and the table in the space file call it.
-    acts_on: what its sites are: layers, coupling groups of channels, or residual blocks.
-    Settings: a msgspec struct, the technique's table in the space file; its defaults hold where there is no table.
-    solved: kinds of its knobs that the solver decides, through `alternatives`.
-    after_training: whether it is carried out on what training leaves, as rounding is.
+    Attributes:
+        name: what steps, receipts, reports and the table in the space file call it.
+        acts_on: what its sites are: layers, coupling groups of channels, or residual blocks.
+        Settings: a msgspec struct, the technique's table in the space file; its defaults hold where there is no table.
+        solved: kinds of its knobs that the solver decides, through `alternatives`.
+        after_training: whether it is carried out on what training leaves, as rounding is.
     """
 
     name: ClassVar[str]
@@ -68,44 +69,98 @@ class Technique(Protocol):
     after_training: ClassVar[bool] = False
 
     def check_settings(self, settings: Any) -> None:
-        """InputError, which begins with the name of the field, for settings that are not legal."""
+        """Check the technique's table of the space file.
+
+        Args:
+            settings: an instance of `Settings`.
+
+        Raises:
+            InputError: for settings that are not legal; the message begins with the name of the field.
+        """
         return
 
     @abstractmethod
     def knobs(self, space: Decisions, settings: Any) -> list[Knob]:
-        """What there is to decide, given the network and the device of `space`, which has no knobs yet."""
+        """What there is to decide, as knobs of kinds that no other technique has.
+
+        Args:
+            space: the network's facts and the device; it has no knobs yet.
+            settings: the technique's table of the space file, an instance of `Settings`.
+        """
 
     def widths(self, setting: Setting) -> dict[str, int]:
-        """The weight width of each layer, in bits, where this technique decides it."""
+        """The weight width of each layer in bits, by the layer's name, where this technique decides it.
+
+        Args:
+            setting: values of all knobs.
+        """
         return {}
 
     @abstractmethod
     def decode(self, setting: Setting, parts: Parts) -> list[Step]:
-        """The steps that a setting means; a site whose parts are gone takes none."""
+        """The steps that a setting means; a site whose parts are gone takes none.
+
+        Args:
+            setting: values of all knobs.
+            parts: those that the steps of the techniques before this one left.
+        """
 
     def encode(self, space: Decisions, steps: Mapping[str, Step], parts: Parts) -> dict[KnobKey, Value]:
-        """Values of its knobs that decode to `steps`, by site, or come near; what is left out stays plain. The caller
-        moves them to legal ones."""
+        """Values of its knobs that decode to given steps, or come near; what is left out stays plain. The caller moves
+        them to legal ones.
+
+        Args:
+            space: the network's facts, the device and all knobs.
+            steps: those of this technique, by site.
+            parts: those to which the steps are applied.
+        """
         return {}
 
     def options(self, space: Decisions) -> Iterator[tuple[Step, Option]]:
-        """Steps whose cost is to be predicted, each alone on the original, and their place in the sensitivity table."""
+        """Steps whose cost is to be predicted, each alone on the original, and their place in the sensitivity table.
+
+        Args:
+            space: the network's facts, the device and all knobs.
+        """
         return iter(())
 
     def alternatives(self, space: Decisions, site: str, costs: Mapping[Option, float]) -> list[tuple[Option, float]]:
-        """What may be chosen at a site, with the predicted cost of each in nats. `costs` is what the table has."""
+        """What the solver may choose at a site: each option with its predicted cost in nats.
+
+        Args:
+            space: the network's facts, the device and all knobs.
+            site: the name of a layer, group or block.
+            costs: nats by option, what the sensitivity table has for the site.
+        """
         return [(UNTOUCHED, 0.0), *costs.items()]
 
     def values(self, space: Decisions, site: str, option: Option) -> dict[str, Value]:
-        """Values of its knobs at a site, by kind, that mean an option; what is left out stays plain."""
+        """Values of its knobs at a site, by kind, that mean an option; what is left out stays plain.
+
+        Args:
+            space: the network's facts, the device and all knobs.
+            site: the name of a layer, group or block.
+            option: one of those that `alternatives` gave for the site.
+        """
         return {}
 
     def weight_bits(self, option: Option) -> int | None:
-        """The weight width of an option in bits, where options are widths."""
+        """The weight width of an option in bits, where options are widths, else None.
+
+        Args:
+            option: one of those that `alternatives` gives.
+        """
         return None
 
     def narrowed(self, space: Decisions, site: str, option: Option, parts: tuple[Part, ...]) -> tuple[Part, ...]:
-        """What the parts of a layer become at an option; none where it would save nothing."""
+        """What the parts of a layer become at an option; none where it would save nothing.
+
+        Args:
+            space: the network's facts, the device and all knobs.
+            site: the name of the layer.
+            option: one of those that `alternatives` gave for the site.
+            parts: of the layer, as the techniques before this one left them.
+        """
         if option == UNTOUCHED:
             return parts
         values = {KnobKey(kind, site): value for kind, value in self.values(space, site, option).items()}
@@ -116,33 +171,80 @@ class Technique(Protocol):
         return of_site[site] if of_site[site] != parts else ()
 
     def sensitivity(self, space: Decisions, step: Step, costs: Mapping[Option, float], parts: Parts) -> float | None:
-        """The predicted cost of a step in nats: that of the nearest option at its site; None where there is none.
-        `parts` are those to which the step is applied."""
+        """The predicted cost of a step in nats, that of the nearest option at its site; None where there is none.
+
+        Args:
+            space: the network's facts, the device and all knobs.
+            step: one of this technique.
+            costs: nats by option, what the sensitivity table has for the step's site.
+            parts: those to which the step is applied.
+        """
         return None
 
     @abstractmethod
     def check(self, step: Step, plan: Plan, table: LayerTable, profile: HardwareProfile) -> None:
-        """InputError when the step, one of those of `plan`, cannot be applied to this network on this device."""
+        """Check that a step can be applied to this network on this device.
+
+        Args:
+            step: one of this technique.
+            plan: the plan that the step is of.
+            table: facts about the network.
+            profile: the device.
+
+        Raises:
+            InputError: where it cannot.
+        """
 
     @abstractmethod
     def effect(self, step: Step, table: LayerTable, parts: Parts) -> None:
-        """Change `parts` in place as the real transformation changes the network."""
+        """Change parts as the real transformation changes the network: bytes, MACs and memory follow from them.
+
+        Args:
+            step: one of this technique, which has been checked.
+            table: facts about the original.
+            parts: of the network to which the step is applied; changed in place.
+        """
 
     @abstractmethod
     def describe(self, step: Step, table: LayerTable) -> str:
-        """What a step does, in a few words for a table."""
+        """What a step does, in a few words for a table.
+
+        Args:
+            step: one of this technique.
+            table: facts about the original.
+        """
 
     def summary(self, steps: Iterable[Step], table: LayerTable) -> str:
-        """What all its steps do, in one phrase."""
+        """What all steps of the technique do, in one phrase.
+
+        Args:
+            steps: of one plan, of this technique alone.
+            table: facts about the original.
+        """
         return f"{self.name} {plural(len(list(steps)), self.acts_on)}"
 
     def apply(self, network: Any, steps: list[Step]) -> list[Receipt]:
-        """The torch half: change `network` (a `Compressed`) in place; a receipt for each step says what came of it."""
+        """The torch half: change a network in place as the steps say.
+
+        Args:
+            network: an `autocompress.backend.network.compressed.Compressed`; its `model` is the torch module.
+            steps: of one plan, of this technique alone.
+
+        Returns:
+            A receipt for each step: what came of it.
+
+        Raises:
+            InputError: where a technique has no torch half.
+        """
         raise InputError(f"the technique {self.name!r} must have a torch half: define apply(network, steps)")
 
 
 def whole(layer: Layer) -> Part:
-    """The one part of an untouched layer."""
+    """The one part of an untouched layer.
+
+    Args:
+        layer: facts about a layer of the original.
+    """
     if layer.kind == "other":
         return Part(name=layer.name, layer=layer.name, kind="other", in_channels=1,
                     out_channels=layer.params, positions=layer.positions, bias=False)
@@ -156,7 +258,11 @@ def whole(layer: Layer) -> Part:
 
 
 def whole_parts(table: LayerTable) -> Parts:
-    """The parts of the untouched network; a layer that a norm folds into has a bias."""
+    """The parts of the untouched network, by layer; a layer that a norm folds into has a bias.
+
+    Args:
+        table: facts about the original.
+    """
     folded = {layer.folds_into for layer in table.layers if layer.folds_into}
     parts: Parts = {}
     for layer in table.layers:
@@ -168,7 +274,15 @@ def whole_parts(table: LayerTable) -> Parts:
 
 
 def layer_at(step: Step, table: LayerTable) -> Layer:
-    """The layer a step names. InputError when there is none."""
+    """The layer that a step names.
+
+    Args:
+        step: of a technique that acts on layers.
+        table: facts about the original.
+
+    Raises:
+        InputError: where there is no such layer.
+    """
     layer = table.by_name.get(step.site)
     if layer is None:
         raise InputError(f"a {step.technique} step must name a layer of the network, but {step.site!r} is none; "
@@ -177,7 +291,15 @@ def layer_at(step: Step, table: LayerTable) -> Layer:
 
 
 def present(step: Step, parts: Parts) -> tuple[Part, ...]:
-    """The parts of the layer a step names. InputError when its block is dropped."""
+    """The parts of the layer that a step names.
+
+    Args:
+        step: of a technique that acts on layers.
+        parts: those to which the step is applied.
+
+    Raises:
+        InputError: where the layer's block is dropped.
+    """
     if not parts[step.site]:
         raise InputError(f"a {step.technique} step must name a layer that is still there, but the block of "
                          f"{step.site} is dropped: leave one of the two steps out")

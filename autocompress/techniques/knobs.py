@@ -34,12 +34,16 @@ WEIGHT_BITS, ACTIVATION_BITS = "weight bits", "activation bits"
 class Knob(msgspec.Struct, frozen=True, kw_only=True):
     """One dimension of a space: a choice among `choices`, or a number from `low` to `high`.
 
-    kind: what it decides; no other technique has knobs of the same kind. It holds no colon.
-    site: the name of a layer, group or block of the original network, or `ALL_LAYERS`.
-    plain: its value in a plan that leaves the site as it is; of a number, one of its ends: a squeeze moves it to the
-        other one.
-    unit: what its choices count, such as bits: a value that is no choice is replaced by the nearest one.
-    saves: whether one choice may make a plan smaller than another.
+    Attributes:
+        kind: what it decides; no other technique has knobs of the same kind. It holds no colon.
+        site: the name of a layer, group or block of the original network, or `ALL_LAYERS`.
+        plain: its value in a plan that leaves the site as it is; of a number, one of its ends: a squeeze moves it to
+            the other one.
+        choices: legal values; none where the knob is a number.
+        low: the least value of a number.
+        high: the largest value of a number.
+        unit: what its choices count, such as bits: a value that is no choice is replaced by the nearest one.
+        saves: whether one choice may make a plan smaller than another.
     """
 
     kind: str
@@ -67,8 +71,12 @@ class Knob(msgspec.Struct, frozen=True, kw_only=True):
         return self.high if self.plain == self.low else self.low
 
     def among(self, choices: Iterable[Value]) -> Knob:
-        """The knob with these of its choices alone; a plain value that is not among them gives way to the widest of
-        weights, the narrowest of activations, or the first."""
+        """The knob with some of its choices alone. A plain value that is not among them gives way to the widest of
+        weights, the narrowest of activations, or the first.
+
+        Args:
+            choices: those that stay, in order.
+        """
         left = tuple(choices)
         plain = self.plain
         if left and plain not in left:
@@ -104,11 +112,12 @@ def from_stored(values: Mapping[str, Value]) -> dict[KnobKey, Value]:
 class Decisions(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """What is to be decided for one network on one device.
 
-    table: the facts about the network.
-    profile: the device.
-    knobs: all dimensions; none yet while the techniques are asked for theirs.
-    settings: what the space file says of each technique in use, by the technique's name.
-    unpaying: layers whose activations stay float, because 8 bits do not make them faster.
+    Attributes:
+        table: the facts about the network.
+        profile: the device.
+        knobs: all dimensions; none yet while the techniques are asked for theirs.
+        settings: what the space file says of each technique in use, by the technique's name.
+        unpaying: layers whose activations stay float, because 8 bits do not make them faster.
     """
 
     table: LayerTable
@@ -123,7 +132,7 @@ class Decisions(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return {knob.key: knob for knob in self.knobs}
 
     def of_kind(self, kind: str) -> Iterator[Knob]:
-        """The knobs of one kind, in order."""
+        """The knobs of one `kind`, in order."""
         return (knob for knob in self.knobs if knob.kind == kind)
 
     @cached_property
@@ -137,11 +146,12 @@ class Decisions(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 class Setting:
     """Values of all knobs of a space, as techniques read them.
 
-    space: whose knobs they are.
-    values: by knob.
-    squeeze: how far every number is moved towards the end of its range where plans are smallest, 0 to 1.
-    bits_cap: the largest weight width in bits.
-    weight_bits: the width of each layer that is to have fewer than 32 bits, known before any technique decodes.
+    Attributes:
+        space: whose knobs they are.
+        values: by knob.
+        squeeze: how far every number is moved towards the end of its range where plans are smallest, 0 to 1.
+        bits_cap: the largest weight width in bits.
+        weight_bits: the width in bits of each layer that is to have fewer than 32, known before any technique decodes.
     """
 
     space: Decisions
@@ -154,16 +164,22 @@ class Setting:
         return self.values[key]  # type: ignore[index]
 
     def get(self, kind: str, site: str, default: Value) -> Value:
-        """The value of a knob, or `default` where the space has no such knob."""
+        """The value of a knob.
+
+        Args:
+            kind: of the knob.
+            site: of the knob.
+            default: what is returned where the space has no such knob.
+        """
         return self.values.get((kind, site), default)  # type: ignore[call-overload,no-any-return]
 
     def number(self, kind: str, site: str) -> float:
-        """The squeezed value of a numeric knob."""
+        """The squeezed value of a numeric knob, of a `kind` at a `site`."""
         value = float(self[kind, site])
         return value + (self.space.by_key[KnobKey(kind, site)].squeezed_end - value) * self.squeeze
 
     def capped(self, knob: Knob) -> int:
-        """The weight width that a knob means under the cap: the largest legal one below it."""
+        """The weight width in bits that a `knob` means under the cap: the largest legal one below it."""
         bits, legal = int(self.values[knob.key]), [int(choice) for choice in knob.choices]
         if bits <= self.bits_cap:
             return bits

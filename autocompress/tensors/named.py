@@ -25,10 +25,8 @@ class NamedTensors(Mapping[str, Tensor]):
     tensor.
 
     Args:
-        tensors: Tensors by the name of the argument of `forward` that takes them, in the order of the file's inputs.
-
-    Raises:
-        ValueError: where there is none, or they have different numbers of samples.
+        tensors: by the name of the argument of `forward` that takes them, in the order of the file's inputs.
+        named: further ones, as keyword arguments.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor] | None = None, /, **named: Tensor) -> None:
@@ -77,7 +75,7 @@ class NamedTensors(Mapping[str, Tensor]):
         return all(tensor.is_floating_point() for tensor in self._tensors.values())
 
     def to(self, *args: Any, **kwargs: Any) -> NamedTensors:
-        """As `Tensor.to`."""
+        """The same as `Tensor.to` makes of each; `args` and `kwargs` are its arguments."""
         return self.each(lambda tensor: tensor.to(*args, **kwargs))
 
     def clone(self) -> NamedTensors:
@@ -141,44 +139,49 @@ pytree.register_pytree_node(
 
 
 def each(inputs: Inputs, function: Callable[[Tensor], Tensor]) -> Any:
-    """`function` of the one tensor, or of each."""
+    """What `function` makes of the one tensor of `inputs`, or of each."""
     return function(inputs) if isinstance(inputs, Tensor) else inputs.each(function)
 
 
 def zeros(inputs: Inputs, samples: int) -> Any:
-    """Zeros for so many samples, of the shapes and types of `inputs` `(M, …)`."""
+    """Zeros for a number of `samples`, of the shapes and types of `inputs` `(M, …)`."""
     return each(inputs, lambda tensor: torch.zeros(samples, *tensor.shape[1:], dtype=tensor.dtype))
 
 
 def uniform(inputs: Inputs, generator: torch.Generator | None = None) -> Any:
-    """Values from 0 to 2, or 0 and 1 where whole numbers are read, of the shapes and types of `inputs`."""
+    """Random values from 0 to 2, or 0 and 1 where whole numbers are read, of the shapes and types of `inputs`.
+
+    Args:
+        inputs: `(N, …)`.
+        generator: of random numbers; left out, torch's own.
+    """
     return each(inputs, lambda tensor: (2 * torch.rand(tensor.shape, generator=generator)).to(tensor.dtype))
 
 
 def values_per_sample(inputs: Inputs) -> int:
-    """Values of one sample, over all inputs."""
+    """The number of values of one sample, over all `inputs` `(N, …)`."""
     return prod(inputs.shape[1:])
 
 
 def joined(outputs: Inputs) -> Tensor:
-    """The one tensor as it is; several as one, `(N, values)`, each flattened."""
+    """The one tensor of `outputs` as it is; several as one, `(N, values)`, each flattened."""
     return outputs if isinstance(outputs, Tensor) else \
         torch.cat([tensor.reshape(len(tensor), -1).float() for _, tensor in outputs.items()], 1)
 
 
 def the_tensor(outputs: Inputs) -> Tensor:
-    """The one tensor that a network puts out, under whatever name. ValueError where there are several."""
+    """The one tensor among `outputs` of a network, under whatever name. ValueError where there are several."""
     (tensor,) = by_name(outputs).values()
     return tensor
 
 
 def by_name(tensors: Inputs) -> dict[str, Tensor]:
-    """Tensors by name; the one tensor of a network under `OUTPUT`."""
+    """The `tensors` of a batch by name; the one tensor of a network under `OUTPUT`."""
     return {OUTPUT: tensors} if isinstance(tensors, Tensor) else dict(tensors.items())
 
 
 def from_names(tensors: Mapping[str, Tensor]) -> Any:
-    """The reverse of `by_name`."""
+    """A batch of `tensors` by name: the reverse of `by_name`."""
     return tensors[OUTPUT] if [*tensors] == [OUTPUT] else NamedTensors(tensors)
 
 
@@ -215,7 +218,7 @@ def flat_outputs(value: Any, name: str = "") -> dict[str, Tensor]:
 
 @torch.fx.wrap
 def named_outputs(value: Any) -> Any:
-    """What a network returns as `NamedTensors`; a tensor as it is."""
+    """The `value` that a network returns, as `NamedTensors`; a tensor as it is."""
     return value if isinstance(value, Tensor) else NamedTensors(flat_outputs(value))
 
 
@@ -262,5 +265,5 @@ def _blank(kind: type[nn.Module]) -> nn.Module:
 
 
 def has_names(model: nn.Module) -> bool:
-    """Whether `with_names` made this module."""
+    """Whether `with_names` made this `model`."""
     return isinstance(model, _Named)

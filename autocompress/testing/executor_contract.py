@@ -79,7 +79,11 @@ class _Evaluation:
 
 
 def make_evaluation(place: Place) -> Evaluate:
-    """Make the evaluation of a worker; can be pickled."""
+    """What a worker makes of its place: an evaluation that answers jobs without a network.
+
+    Args:
+        place: of the worker.
+    """
     return _Evaluation(place)
 
 

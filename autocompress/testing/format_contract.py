@@ -59,19 +59,35 @@ class FormatContract:
         return workbench(network, self.format)  # type: ignore[arg-type]  # hashed by identity
 
     def compressed(self, bench: Workbench, plan: Plan) -> Compressed:
-        """The network of those steps of a plan that the format can hold."""
+        """The network of those steps of a plan that the format can hold.
+
+        Args:
+            bench: of a small network.
+            plan: legal for it.
+        """
         steps = [step for step in plan.steps if not refusal(step, bench.network.table, self.format)]
         return bench.network.compressor.compress(Plan.of(steps))
 
     def run(self, data: bytes, inputs: np.ndarray) -> np.ndarray:
-        """The answers of a file to a batch."""
+        """The answers of a file to a batch.
+
+        Args:
+            data: the bytes of the file.
+            inputs: `(N, …)`.
+        """
         runtime = self.format.open(data)
         (answers,) = runtime.run({INPUT: inputs}).values()
         runtime.close()
         return answers
 
     def agrees(self, bench: Workbench, compressed: Compressed, tolerance: float = TOLERANCE) -> bytes:
-        """Write a file, hold its integers and answers to the network's, and return it."""
+        """Write a file, hold its integers and answers to the network's, and return it.
+
+        Args:
+            bench: of a small network.
+            compressed: of that network.
+            tolerance: the largest error of an answer, as a share of the largest answer.
+        """
         data = bench.network.write(compressed).data
         self.restores(bench, compressed, data)
         answers = self.run(data, bench.network.calibration.numpy())
@@ -79,7 +95,13 @@ class FormatContract:
         return data
 
     def restores(self, bench: Workbench, compressed: Compressed, data: bytes) -> None:
-        """Hold the integers of a file to those of the network, and its masked weights to zero."""
+        """Hold the integers of a file to those of the network, and its masked weights to zero.
+
+        Args:
+            bench: of a small network.
+            compressed: of that network.
+            data: the bytes of its file.
+        """
         folded = fold_norms(compressed, bench.network.table)
         restored = self.levels(bench, compressed, data) if folded.weights else None
         if restored is None:

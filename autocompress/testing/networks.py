@@ -15,13 +15,21 @@ from torch import Tensor, nn
 
 from autocompress.tasks.splits import Split, TaskData
 
+__all__ = ["CLASSES", "NETWORKS", "Network", "task_data"]
+
 CLASSES = 5
 
 
 @dataclass(frozen=True)
 class Network:
-    """A maker of one architecture and the shape of its input `(C, …)`, float32 values, or tokens below `vocabulary`.
-    `make()` gives equal weights each time."""
+    """A maker of one architecture, with equal weights each time.
+
+    Args:
+        name: for the identifiers of tests.
+        input_shape: of one sample, `(C, …)`, float32 values, or tokens where there is a `vocabulary`.
+        build: makes the network, untrained.
+        vocabulary: how many tokens there are; 0 for values.
+    """
 
     name: str
     input_shape: tuple[int, ...]
@@ -29,7 +37,7 @@ class Network:
     vocabulary: int = 0
 
     def make(self, seed: int = 0) -> nn.Module:
-        """A new copy in eval mode with seeded weights and norm statistics."""
+        """A new copy in eval mode, its weights and norm statistics drawn by `seed`."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return randomised_norms(self.build().eval())
@@ -53,7 +61,15 @@ def randomised_norms(model: nn.Module) -> nn.Module:
 
 def task_data(input_shape: tuple[int, ...], classes: int = CLASSES, samples: int = 64, seed: int = 0,
               vocabulary: int = 0) -> TaskData:
-    """Random inputs, tokens where there is a `vocabulary`, and labels, in three splits of `samples` each."""
+    """Random inputs, and labels, in three splits.
+
+    Args:
+        input_shape: of one sample.
+        classes: number of labels.
+        samples: of each split.
+        seed: of the random numbers.
+        vocabulary: number of tokens that inputs are; 0 for values.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def split() -> Split:

@@ -91,7 +91,7 @@ class SamplerContract:
         raise NotImplementedError
 
     def search(self, **given: Any) -> _Search:
-        """Make a search with the sampler."""
+        """A search by the sampler, over facts and a formula; `given` are keyword arguments of its settings."""
         return _Search(self.sampler(), self.space, **given)
 
     @pytest.fixture(scope="class")

@@ -23,7 +23,7 @@ STEPS = tuple(Step(f"conv{n}", "quantize", {"weight_bits": 8}) for n in range(3)
 
 
 def weights_of(plan: Plan, value: float = 1.0) -> bytes:
-    """Return a file of weights as a study keeps it: its header says the plan."""
+    """A file of weights of one `value` that says a `plan` in its header."""
     structure = json.dumps({"plan": msgspec.to_builtins(plan), "kept": {}})
     data: bytes = save({"weight": np.full(2, value, np.float32)}, {STRUCTURE: structure})
     return data

@@ -39,14 +39,24 @@ WEIGHTED = Conv | nn.Linear
 @lru_cache(maxsize=16)
 def workbench(network: str, file_format: Format | None = None,
               techniques: tuple[Technique, ...] = ()) -> Workbench:
-    """One of the small networks on its bench, with random data, for the profile `host`; `file_format`: of its files, by
-    default that of the profile; `techniques`: of a user's own. Nothing is written."""
+    """One of the small networks on its bench, with random data, for the profile `host`. Nothing is written.
+
+    Args:
+        network: its name among `NETWORKS`.
+        file_format: of its files; left out, that of the profile.
+        techniques: of a user's own.
+    """
     return _workbench(NETWORKS[network].make(), network, file_format, techniques)
 
 
 @lru_cache(maxsize=4)
 def trained_workbench(network: str) -> Workbench:
-    """The same, with norms that hold the statistics of its data, as after training: its outputs differ by sample."""
+    """The same as `workbench`, with norms that hold the statistics of its data, as after training: its outputs differ
+    by sample.
+
+    Args:
+        network: its name among `NETWORKS`.
+    """
     chosen = NETWORKS[network]
     model, data = chosen.make(), chosen.data()
     reestimate_norms(model, data.normalise(data.train.inputs))
@@ -60,7 +70,7 @@ def _workbench(model: nn.Module, network: str, file_format: Format | None = None
 
 
 def state_hash(model: nn.Module) -> str:
-    """Content hash of names, shapes and values of the whole state."""
+    """Content hash of names, shapes and values of the whole state of a `model`."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -69,14 +79,14 @@ def state_hash(model: nn.Module) -> str:
 
 
 def outputs(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Scores of `inputs` in eval mode."""
+    """The scores that a `model` gives for `inputs` `(N, …)` in eval mode."""
     with torch.no_grad():
         result: Tensor = model.eval()(inputs)
     return result
 
 
 def leaf_modules(folded: Folded, part: Part) -> nn.Module:
-    """The module that executes a part: factors are children of the layer's place."""
+    """The module of a `folded` network that executes a `part`: factors are children of the layer's place."""
     return folded.model.get_submodule(part.name)
 
 
@@ -87,7 +97,11 @@ class TechniqueContract:
     technique: Technique | None = None
 
     def plans(self, bench: Workbench) -> list[Plan]:
-        """Legal plans that use the technique wherever the network lets it."""
+        """Legal plans that use the technique wherever the network lets it.
+
+        Args:
+            bench: of a small network; `bench.network.table` has its layers.
+        """
         raise NotImplementedError
 
     @pytest.fixture(params=every_network())
@@ -154,7 +168,7 @@ class TechniqueContract:
 
 
 def executed_macs(model: nn.Module, inputs: Tensor) -> dict[str, int]:
-    """Multiply-accumulates of each weighted module in one forward pass of one sample."""
+    """Multiply-accumulates of each weighted module of a `model` in one forward pass of `inputs` of one sample."""
     counted: dict[str, int] = {}
     handles = []
 

@@ -18,7 +18,8 @@ from autocompress.core.metric import Metric
 from autocompress.tasks.base import Answers, ArrayTask, Inputs, Likelihood, Score, Split, Task, standard_error
 from autocompress.tasks.models import load_network
 from autocompress.tasks.score import gathered
-from autocompress.tensors.likelihood import CATEGORICAL, Gaussian, Joint
+from autocompress.tensors.composed import Joint
+from autocompress.tensors.likelihood import CATEGORICAL, Gaussian
 from autocompress.tensors.named import by_name
 from autocompress.testing.task_contract import TaskContract
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from autocompress.errors import InputError
 from autocompress.tasks.batch_likelihood import Reading
 from autocompress.tasks.batch_split import Batch
-from autocompress.tensors.likelihood import CATEGORICAL, Joint, is_categorical
+from autocompress.tensors.composed import Joint
+from autocompress.tensors.likelihood import CATEGORICAL, is_categorical
 from autocompress.tensors.named import NamedTensors
 
 GENERATOR = torch.Generator().manual_seed(0)

@@ -13,7 +13,8 @@ from autocompress.tasks.base import Gaussian, NamedTensors, Task
 from autocompress.tasks.classification.outputs import ClassOutputs
 from autocompress.tasks.models import load_network
 from autocompress.tasks.splits import Split, TaskData
-from autocompress.tensors.likelihood import CATEGORICAL, Joint, Likelihood, Masked
+from autocompress.tensors.composed import Joint, Masked
+from autocompress.tensors.likelihood import CATEGORICAL, Likelihood
 from autocompress.testing.task_contract import TaskContract
 
 

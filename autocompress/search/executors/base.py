@@ -55,7 +55,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     samples: int | None = None
 
     def after(self, seconds: float) -> Job:
-        """Return the job as it is when it has waited for so many seconds."""
+        """The job as it is when it has waited for so many `seconds`."""
         return self if self.seconds_left is None else msgspec.structs.replace(
             self, seconds_left=self.seconds_left - seconds)
 
@@ -83,7 +83,18 @@ class Evaluate(Protocol):
     """Evaluates jobs, one after the other."""
 
     def __call__(self, job: Job, should_stop: ShouldStop) -> Outcome:
-        """Evaluate a job. `should_stop` is asked now and then. TrialError where the candidate fails."""
+        """Evaluate a job.
+
+        Args:
+            job: the plan, the rung and the limits.
+            should_stop: is asked now and then whether to end early.
+
+        Returns:
+            What came of it.
+
+        Raises:
+            TrialError: where the candidate fails.
+        """
 
 
 @dataclass(frozen=True)
@@ -110,13 +121,13 @@ class Workplace:
         make: makes the same in a worker; picklable where network and data are. Call it once a worker: it loads them.
         store: of the study. Workers elsewhere get a `MemoryStore` with references to it, or what they need of it.
         should_stop: whether the user has asked to stop.
+        statistics: keys of what was measured of the original, which every worker will ask for.
     """
 
     evaluate: Evaluate
     make: Callable[[Place], Evaluate]
     store: Store = field(default_factory=MemoryStore)
     should_stop: ShouldStop = lambda: False
-    # Keys of what was measured of the original, which every worker will ask for.
     statistics: Sequence[str] = ()
 
 
@@ -138,16 +149,33 @@ class Executor(Protocol):
     elsewhere: bool = False
 
     def connect(self) -> None:
-        """Reach the workers. Called once, before network and data are loaded; InputError or EnvironmentFault for what
-        cannot be reached or used. `close` follows, whatever comes between."""
+        """Reach the workers. Called once, before network and data are loaded. `close` follows, whatever comes between.
+
+        Raises:
+            InputError, EnvironmentFault: for what cannot be used or reached.
+        """
         return None
 
     def open(self, workplace: Workplace) -> None:
-        """Take what workers need. Called once, before the first job. InputError where workers cannot have it."""
+        """Take what workers need. Called once, before the first job.
+
+        Args:
+            workplace: how to evaluate here and in workers, and the study's store.
+
+        Raises:
+            InputError: where workers cannot have it.
+        """
         return None
 
     def submit(self, job: Job) -> Future[Outcome]:
-        """Begin a job as soon as a worker is free; it may be done when this returns."""
+        """Begin a job as soon as a worker is free; it may be done when this returns.
+
+        Args:
+            job: the plan, the rung and the limits.
+
+        Returns:
+            The future of its outcome.
+        """
         raise NotImplementedError
 
     def quiet(self) -> AbstractContextManager[None]:
@@ -175,6 +203,9 @@ def work(evaluate: Evaluate, job: Job, should_stop: ShouldStop, store: MemorySto
         store: of a worker that has its own; what was put there comes back in the outcome.
         interrupt: end the job at its `limit` from inside; False where the executor does it from outside.
 
+    Returns:
+        The outcome of the job.
+
     Raises:
         TrialError: where the candidate fails or takes too long.
     """
@@ -188,8 +219,15 @@ def work(evaluate: Evaluate, job: Job, should_stop: ShouldStop, store: MemorySto
 
 @contextmanager
 def alone(should_stop: ShouldStop = lambda: False) -> Iterator[None]:
-    """Wait until nothing else of a search computes in this process, and have it to itself: torch's random numbers and
-    its number of threads belong to the process. TrialError where the user stops the wait."""
+    """A context in which nothing else of a search computes in this process: torch's random numbers and its number of
+    threads belong to the process.
+
+    Args:
+        should_stop: is asked, while it waits, whether the user has stopped the search.
+
+    Raises:
+        TrialError: where the user stops the wait.
+    """
     while not _process.acquire(timeout=POLL_SECONDS):
         if should_stop():
             raise TrialError("stopped by the user")
