@@ -144,3 +144,23 @@ def test_public_docstrings_say_what_goes_in_and_what_comes_out(name: str) -> Non
         gaps[member] = ([] if function.__doc__ else ["a docstring"]) if documented else \
             missing_of_function(function, is_property)
     assert {member: missing for member, missing in gaps.items() if missing} == {}
+
+
+# Modules that hold an algorithm of the literature.
+ALGORITHMS = (
+    "backend.decompose.cp", "backend.decompose.factorize", "backend.graph.label_propagation",
+    "backend.graph.residual_blocks", "backend.network.grids", "backend.prune.importance", "backend.quantize.adaround",
+    "backend.quantize.cross_layer_equalization", "backend.quantize.gptq", "backend.sensitivity.fisher",
+    "backend.sparsify.magnitude_wanda_obs", "backend.statistics.reconstruct", "backend.training.averaging",
+    "backend.training.blockwise", "backend.training.distill", "backend.training.feature_distillation",
+    "backend.training.lsq", "backend.training.schedule", "backend.training.warm_start", "core.hypervolume",
+    "core.model_selection", "formats.ranges", "hardware.latency", "search.fidelity", "search.samplers.surrogate",
+    "search.samplers.targets", "search.samplers.thompson_sampler", "space.solver.lagrangian", "study.model_soup",
+    "study.racing",
+)
+
+
+@pytest.mark.parametrize("module", ALGORITHMS)
+def test_algorithms_of_the_literature_name_their_source(module: str) -> None:
+    doc = import_module(f"autocompress.{module}").__doc__ or ""
+    assert re.search(r"\b(19|20)\d\d\b", doc), "the module's docstring must name authors, title or venue, and the year"

@@ -1,8 +1,9 @@
 """Hypervolume contribution: the volume of objectives that a candidate adds to what a front dominates.
 
-Zitzler & Thiele, "Multiobjective Evolutionary Algorithms: A Comparative Case Study and the Strength Pareto Approach"
-(IEEE TEC 3(4), 1999), by random points: exact volumes of many candidates would take seconds, and only their
-ranks are needed.
+It is estimated by random points: exact volumes of many candidates would take seconds, and only their ranks are needed.
+
+Source: Zitzler & Thiele, "Multiobjective Evolutionary Algorithms: A Comparative Case Study and the Strength Pareto
+Approach" (IEEE TEC 3(4), 1999).
 """
 
 from __future__ import annotations
@@ -53,7 +54,15 @@ def hypervolume_contribution(
 
 def volume_gains(front: Sequence[Candidate], proposals: Sequence[Candidate], metric: Metric,
                  most_lost: float = np.inf) -> np.ndarray:
-    """Return `hypervolume_contribution` of candidates in the task's metric and the logarithms of other objectives."""
+    """The hypervolume contributions of candidates to a front, in the task's metric and the logarithms of the other
+    objectives.
+
+    Args:
+        front: the front's members.
+        proposals: the candidates.
+        metric: the task's.
+        most_lost: loss of the metric against the best beyond which nothing counts.
+    """
     def rows(candidates: Sequence[Candidate]) -> np.ndarray:
         return np.array([[1 + metric.cost(c.metrics), *np.log([c.metrics[name] for name in others])]
                          for c in candidates if c.metrics]).reshape(-1, 1 + len(others))

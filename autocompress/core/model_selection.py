@@ -1,4 +1,4 @@
-"""Model selection by the rule of one standard error."""
+"""Model selection by the rule of one standard error (Breiman et al., 1984)."""
 
 from __future__ import annotations
 

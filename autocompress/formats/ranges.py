@@ -1,4 +1,4 @@
-"""From a sample of an activation to the range that its integers cover.
+"""Ranges of activations: what integers cover, chosen from a sample of the values.
 
 * `minmax`: all that was observed.
 * `percentile`: all but the outermost 0.01% of the values.
@@ -32,7 +32,18 @@ class Range:
 
 
 def choose_range(sample: np.ndarray, low: float, high: float, bits: int = 8, method: str = "minmax") -> Range:
-    """Choose a range for `sample` by `method` inside [low, high], the observed range widened to hold 0."""
+    """Choose the range that the integers of an activation cover.
+
+    Args:
+        sample: some of its values, `(n,)`.
+        low: the least value that was observed.
+        high: the largest value that was observed.
+        bits: width of the integers, 8 or 16.
+        method: `minmax`, `percentile`, `entropy` or `mse`.
+
+    Returns:
+        A range inside [low, high], widened to hold 0.
+    """
     if method == "percentile":
         ends = np.quantile(sample, (OUTSIDE / 2, 1 - OUTSIDE / 2))
         return _covering(max(low, min(0.0, float(ends[0]))), min(high, max(0.0, float(ends[1]))), bits)

@@ -1,4 +1,7 @@
-"""The ladder: calibration only for every trial, then distillation for those that earn it.
+"""Successive halving of the candidates: every trial is calibrated, and those that earn it are distilled.
+
+Sources: Jamieson & Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter Optimization" (AISTATS 2016);
+Li et al., "A System for Massively Parallel Hyperparameter Tuning" (MLSys 2020), for not waiting until a rung is done.
 
 Rankings flip after training, so promotion keeps variety: a share of the places goes to the uniform baselines
 (the recipe that a careful engineer would try), the rest to the best in the task's metric and to smaller front members.
@@ -27,7 +30,8 @@ EQUAL = 0.005
 
 
 def promotable(candidates: Sequence[Candidate], budget: Budget) -> list[Candidate]:
-    """Candidates whose resources are inside the budget, whatever they lost in the task's metric: training mends it."""
+    """Candidates whose resources are inside a `budget`, whatever they lost in the task's metric: training makes up for
+    that. The `candidates` are all of a study."""
     resources = budget.resources
     return [c for c in candidates if c.status in ("complete", "infeasible") and c.metrics
             and c.duplicate_of is None and resources.allows(c.metrics)]
@@ -35,12 +39,21 @@ def promotable(candidates: Sequence[Candidate], budget: Budget) -> list[Candidat
 
 def promote(candidates: Sequence[Candidate], budget: Budget, reference: Reference, rung: int, count: int,
             started: Collection[int] = (), timed: bool = False) -> list[Candidate]:
-    """Who goes on to `rung`, the best next first, until `count` are there; trials whose promotion was `started` count.
+    """The candidates that are evaluated at a rung next, the first one first.
 
     A share of the short rung's places is the baselines', half of the others go to the best in the task's metric; the
-    rest is for those that add most to the front of who is promoted already, so that it holds small and fast ones too.
-    To the long rung go the best; where a clock ends it (`timed`), of those that are as good as equal the one with the
-    fewest multiply-accumulates, for it will be trained for the most steps.
+    rest is for those that add most to the front of the promoted ones, so that it holds small and fast ones too. To the
+    long rung go the best.
+
+    Args:
+        candidates: all of the study.
+        budget: the bounds.
+        reference: the task's metric with the original's value.
+        rung: to which they go.
+        count: places of the rung, with those that are taken.
+        started: trials that go to the rung already.
+        timed: whether a clock ends the long rung: of candidates that are as good as equal, the one with the fewest
+            multiply-accumulates then goes first, for it will be trained for the most steps.
     """
     ahead = [c for c in candidates if (c.reached or 0) >= rung or c.trial in started]
     pool = [c for c in promotable(candidates, budget) if c.reached == rung - 1 and c.trial not in started]

@@ -1,4 +1,4 @@
-"""How many validation samples a candidate is scored on: few at first, more for those that compete.
+"""Racing: candidates are scored on few validation samples at first, and on more where they compete.
 
 The files of all candidates are scored on the same samples at a rung, and those of a higher rung hold those of a lower
 one, so that comparisons are paired. What was scored on a part of the split is corrected by what the original loses or
@@ -35,8 +35,13 @@ FIRST_SHARE, LAST_SHARE = 0.01, 0.05
 
 
 class Sizes(msgspec.Struct, frozen=True):
-    """Validation samples of the first and of the last rung, which the original's metrics are of too, and how many of
-    the test split are scored in the end."""
+    """How many samples are scored.
+
+    Attributes:
+        first: of the validation split, at the first rung.
+        last: of the validation split, at the last rung; the original's metrics are of these too.
+        test: of the test split, in the end.
+    """
 
     first: int
     last: int

@@ -1,4 +1,4 @@
-"""The sensitivity table of a network for one space: which options there are, and what each would do to it."""
+"""The sensitivity table of a network for one space: every option of every site with its predicted cost."""
 
 from __future__ import annotations
 
@@ -13,11 +13,18 @@ from autocompress.techniques.base import Option
 
 
 def sensitivity(bench: Workbench, space: Space, seconds: float = math.inf) -> SensitivityTable:
-    """Predict the sensitivity, in nats, of every option that `space` has at every site, on the bench's calibration
-    data; of fewer options, on fewer samples, where `seconds` are too short.
+    """Predict the sensitivity of every option at every site of a space, on the bench's calibration data.
+
+    Args:
+        bench: with the original and its compressor.
+        space: the knobs.
+        seconds: that it may take; where that is too short, it looks at fewer samples, and then at fewer options.
+
+    Returns:
+        The table, in nats.
 
     Raises:
-        TrialError: where they are too short for any.
+        TrialError: where `seconds` are too short for any option.
     """
     choices = options(space)
     nats = sensitivities(bench.network.compressor, [step for step, _ in choices], seconds)
@@ -26,7 +33,11 @@ def sensitivity(bench: Workbench, space: Space, seconds: float = math.inf) -> Se
 
 
 def options(space: Space) -> list[tuple[Step, Option]]:
-    """Steps whose sensitivity is predicted, each with its place in the table: numbers of channels, then widths, then
-    what else there is."""
+    """Steps whose sensitivity is predicted, each with its place in the table: those on groups first, then widths, then
+    others.
+
+    Args:
+        space: the knobs.
+    """
     rows = sorted(space.used, key=lambda row: (row.acts_on != "group", not row.after_training))
     return [option for row in rows for option in row.options(space)]

@@ -64,17 +64,21 @@ def _by_index(module: nn.Module, item: Item) -> Tensor | None:
 
 
 def _l2(module: nn.Module, item: Item, _: Statistics) -> Tensor | None:
+    """Magnitude: the squared L2 norm of a channel's weights."""
     rows = _by_index(module, item)
     return None if rows is None else rows.double().square().sum(1)
 
 
 def _l1(module: nn.Module, item: Item, _: Statistics) -> Tensor | None:
+    """Magnitude: the L1 norm of a channel's weights (Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017).
+    """
     rows = _by_index(module, item)
     return None if rows is None else rows.abs().sum(1)
 
 
 def _lamp(module: nn.Module, item: Item, statistics: Statistics) -> Tensor | None:
-    """LAMP: squared norm over those of all channels at least as large (Lee et al., ICLR 2021, for whole channels)."""
+    """LAMP: squared norm over those of all channels at least as large (Lee et al., "Layer-adaptive Sparsity for the
+    Magnitude-based Pruning", ICLR 2021, for whole channels)."""
     squares = _l2(module, item, statistics)
     if squares is None:
         return None
@@ -84,19 +88,22 @@ def _lamp(module: nn.Module, item: Item, statistics: Statistics) -> Tensor | Non
 
 
 def _fpgm(module: nn.Module, item: Item, _: Statistics) -> Tensor | None:
-    """FPGM: the sum of distances to all other channels (He et al., CVPR 2019)."""
+    """FPGM: the sum of distances to all other channels (He et al., "Filter Pruning via Geometric Median", CVPR 2019).
+    """
     rows = _by_index(module, item)
     return None if rows is None else torch.cdist(rows, rows).sum(1)
 
 
 def _bn_scale(module: nn.Module, item: Item, _: Statistics) -> Tensor | None:
-    """Network slimming: the factor of the norm (Liu et al., ICCV 2017)."""
+    """Network slimming: the factor of the norm (Liu et al., "Learning Efficient Convolutional Networks through Network
+    Slimming", ICCV 2017)."""
     if isinstance(module, Norm) and module.weight is not None:
         return module.weight.detach().abs()
     return None
 
 
 def _activation(module: nn.Module, item: Item, statistics: Statistics) -> Tensor | None:
+    """The mean absolute value of a channel of the reader's input."""
     moments = statistics.moments(item.module) if item.side == "in" else None
     return None if moments is None else moments.magnitude
 
@@ -108,7 +115,8 @@ def _apoz(module: nn.Module, item: Item, statistics: Statistics) -> Tensor | Non
 
 
 def _taylor(module: nn.Module, item: Item, statistics: Statistics) -> Tensor | None:
-    """First-order Taylor importance: (gradient · weight)² (Molchanov et al., CVPR 2019)."""
+    """First-order Taylor importance: (gradient · weight)² (Molchanov et al., "Importance Estimation for Neural Network
+    Pruning", CVPR 2019)."""
     sensitivity = statistics.sensitivity(item.module)
     return None if sensitivity is None else sensitivity.taylor(item.side == "out")
 
@@ -120,7 +128,8 @@ def _fisher(module: nn.Module, item: Item, statistics: Statistics) -> Tensor | N
 
 
 def _reconstruction(module: nn.Module, item: Item, statistics: Statistics) -> Tensor | None:
-    """The output variance that is lost when a channel goes and its reader is refitted on the others."""
+    """OBS: the output variance that is lost when a channel goes and its reader is refitted on the others (Hassibi &
+    Stork, "Second Order Derivatives for Network Pruning", NIPS 1992)."""
     moments = statistics.moments(item.module) if item.side == "in" else None
     if moments is None or len(moments.mean) > 1:
         return None

@@ -1,10 +1,13 @@
-"""What each step alone would cost, from a handful of passes for all of them.
+"""Fisher sensitivity: the predicted cost of each step alone, from a handful of passes for all steps.
 
 To second order, changing weights by Δ costs, in Kullback-Leibler divergence from the original's answers, half the
 mean of ⟨g, Δ⟩², where g is the gradient of the logarithm of an answer that is drawn from them: the Fisher form, which
-needs no labels (LeCun et al., "Optimal Brain Damage", NIPS 1989; Amari, "Natural Gradient", 1998). One forward and
-one backward pass give, layer by layer, the gradients of single samples, and products with them the costs of all steps.
-Answers are softened, as in distillation: a network that is sure of everything would seem to feel nothing.
+needs no labels. One forward and one backward pass give, layer by layer, the gradients of single samples, and products
+with them the costs of all steps. Answers are softened, as in distillation: the gradients of a network that is sure of
+every answer vanish.
+
+Sources: LeCun et al., "Optimal Brain Damage" (NIPS 1989); Amari, "Natural Gradient Works Efficiently in Learning"
+(Neural Computation 10, 1998).
 
 What a norm or a corrected bias behind a layer makes good is taken out of Δ first: a shift of the mean, and, with a
 norm, a change of scale.
@@ -63,12 +66,22 @@ Change = tuple[int, Tensor]
 
 
 def sensitivities(compressor: Compressor, steps: Sequence[Step], seconds: float = math.inf) -> list[float]:
-    """Predicted cost of each step alone, in nats of KL divergence of softened answers. Kept step by step with the
-    statistics of the network: another budget, or a resumed study, asks again for nothing, another device for what the
-    ones before could not do.
+    """Predict the cost of each step alone, in nats of KL divergence of softened answers.
 
-    Where `seconds` are too short for all of it, fewer samples are asked, and then fewer steps, those that solve least
-    last: NaN for those left out. TrialError where even the widths of layers with the fewest samples take longer.
+    Costs are kept step by step with the statistics of the network: another budget, or a resumed study, computes nothing
+    again, and another device only what the ones before could not do.
+
+    Args:
+        compressor: of the original, with its calibration data.
+        steps: of any technique that changes weights.
+        seconds: that it may take. Where that is too short, it looks at fewer samples, and then at fewer steps, those
+            that solve least last.
+
+    Returns:
+        A cost for each step; NaN for those left out.
+
+    Raises:
+        TrialError: where even the widths of layers with the fewest samples take longer.
     """
     samples, until = _affordable(compressor, steps, seconds)
     kind = _kind(compressor, samples)
@@ -134,7 +147,8 @@ def _nbytes(model: nn.Module, name: str) -> int:
 
 
 def unknown(compressor: Compressor, steps: Sequence[Step], samples: int = 0) -> list[int]:
-    """Places of the steps whose costs are not kept, of so many `samples`, by default the most."""
+    """Places among `steps` whose costs on so many `samples` (0: the most) the statistics of `compressor` do not hold.
+    """
     return compressor.statistics.missing(_kind(compressor, samples or SAMPLES[0]), _names(steps))
 
 

@@ -1,4 +1,4 @@
-"""How one step of a plan, alone, changes the weights of the original: what its damage is predicted from."""
+"""Weight changes: what one step of a plan, alone, changes of the original's weights; its cost follows from that."""
 
 from __future__ import annotations
 
@@ -20,10 +20,16 @@ from autocompress.techniques.prune import kept_channels
 
 
 def weight_changes(compressor: Compressor, step: Step) -> dict[str, Tensor]:
-    """Changes of weights, each of the shape of the original's, by layer, that do to the network what `step` does.
+    """Changes of weights that do to the network what a step does, each of the shape of the original's weight, by layer.
 
     Removed channels show where they are read: those inputs count nothing any more, and the others are refitted.
-    InputError for a step that leaves blocks out, which is no change of weights.
+
+    Args:
+        compressor: of the original.
+        step: any that changes weights.
+
+    Raises:
+        InputError: for a step that leaves blocks out, which is no change of weights.
     """
     acts_on = technique_of(step, compressor.techniques).acts_on
     if acts_on == "block":
@@ -44,8 +50,9 @@ def weight_changes(compressor: Compressor, step: Step) -> dict[str, Tensor]:
 def composed(weights: Sequence[Tensor]) -> Tensor:
     """The weight `(out, in / groups, *kernel)` of one layer that does what those of factors in a row do.
 
-    Along each axis of the kernel at most one factor is wider than 1. One with fewer inputs than the factor before
-    has outputs is depthwise.
+    Args:
+        weights: of the factors, in order of execution. Along each axis of the kernel at most one is wider than 1. One
+            with fewer inputs than the factor before has outputs is depthwise.
     """
     total = weights[0]
     for weight in weights[1:]:

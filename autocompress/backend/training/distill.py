@@ -1,12 +1,12 @@
 """Recovery by distillation from the original, quantisation-aware where weights are integers.
 
-Hinton et al., "Distilling the Knowledge in a Neural Network" (2015), with the learned quantisation steps of
-Esser et al., "Learned Step Size Quantization" (ICLR 2020). Norms stay live: a per-channel factor behind a
-quantised weight folds into its scales exactly, so training sees what is shipped.
+Norms stay live: a per-channel factor behind a quantised weight folds into its scales exactly, so training sees what is
+shipped. Adam's steps are in proportion to the size of what they change: one rate serves factors of norms, learned
+scales and weights of layers of any width. Decay of weights changed nothing, so there is none.
 
-Adam (Kingma & Ba, ICLR 2015) with steps in proportion to the size of what they change, as in Shazeer & Stern,
-"Adafactor" (ICML 2018): one rate serves factors of norms, learned scales and weights of layers of any width. Decay of
-weights changed nothing, so there is none.
+Sources: Hinton et al., "Distilling the Knowledge in a Neural Network" (2015); Esser et al., "Learned Step Size
+Quantization" (ICLR 2020); Kingma & Ba, "Adam" (ICLR 2015); Shazeer & Stern, "Adafactor" (ICML 2018), for the size of
+steps.
 
 The teacher answers once for each sample of a few fixed augmented views of the training set, and every candidate
 and epoch reuses that: a small student would otherwise spend most of its time waiting for its teacher.
@@ -63,9 +63,15 @@ LEAST_WEIGHT, LEAST_VECTOR = 1e-3, 0.05
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train a compressed network. `epochs` counts passes over the training set, `seconds` ends it earlier.
+    """How a compressed network is trained.
 
-    InputError when a number is out of its range.
+    Attributes:
+        epochs: passes over the training set.
+        seconds: after which it ends earlier; None for no limit.
+        batch: samples of one step.
+
+    Raises:
+        InputError: when a number is out of its range.
     """
 
     epochs: float = 1.0
@@ -140,14 +146,29 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
             seed: int, device: str = "cpu", should_stop: Callable[[], bool] | None = None,
             original: Original | None = None, likelihood: Likelihood = CATEGORICAL,
             as_shipped: bool = False) -> Compressed:
-    """Train `start` (changed in place and returned) towards the teacher's outputs; quantised at the end.
+    """Train a compressed network by distillation, quantised at the end. Deterministic for given inputs unless
+    `recipe.seconds` cuts it short.
 
-    `likelihood`: what outputs stand for. With `as_shipped` it is trained in eval mode with live norms,
-    because in training mode it would be another network (see `training_mode`).
+    Args:
+        start: the network; changed in place.
+        teacher: gives the original's outputs for batches of the training data.
+        data: the training data.
+        recipe: how to train.
+        calibration: normalised inputs `(N, …)`.
+        seed: of the order of samples.
+        device: of torch.
+        should_stop: is asked before each step whether the user wants to stop.
+        original: where the recipe compares features, or fits blocks.
+        likelihood: what outputs stand for.
+        as_shipped: train in eval mode with live norms, because in training mode it would be another network (see
+            `training_mode`).
 
-    `original` is needed where the recipe asks for more than its answers, and InputError says so; and that tokens
-    cannot be mixed. TrialError when the loss is not finite or `should_stop` says so. Deterministic for given inputs
-    unless `recipe.seconds` cuts it short.
+    Returns:
+        `start`.
+
+    Raises:
+        InputError: where the recipe needs the original and it is not given, or mixes inputs that are tokens.
+        TrialError: where the loss is not finite, or `should_stop` said so.
     """
     check_recipe(recipe, None if original is None else original.table, calibration)
     if recipe.block_steps and original is not None:

@@ -1,10 +1,11 @@
 """Expected hypervolume improvement: size and latency of the next proposal, where the front is expected to gain most.
 
-Expected hypervolume improvement (Emmerich et al., "Single- and Multiobjective Evolutionary Optimization Assisted by
-Gaussian Random Field Metamodels", IEEE TEC 10(4), 2006), by one draw of the model instead of its integral. The
-logarithm of the loss of quality at a size and latency is linear in the logarithm of the predicted sensitivity, plus a
-Gaussian process over size and latency, fitted to the residuals of the trials (see `surrogate`). Quality is the task's
-metric in units of `Reference.scale`, higher being better.
+One draw of the model stands for its integral. The logarithm of the loss of quality at a size and latency is linear in
+the logarithm of the predicted sensitivity, plus a Gaussian process over size and latency, fitted to the residuals of
+the trials (see `surrogate`). Quality is the task's metric in units of `Reference.scale`, higher being better.
+
+Source: Emmerich et al., "Single- and Multiobjective Evolutionary Optimization Assisted by Gaussian Random Field
+Metamodels" (IEEE TEC 10(4), 2006).
 """
 
 from __future__ import annotations
