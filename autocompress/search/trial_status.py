@@ -9,7 +9,7 @@ import msgspec
 from autocompress.core.budget import AT_LEAST, ROUNDING, Budget, shown_excess
 from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.core.metric import Reference
-from autocompress.errors import TrialError
+from autocompress.errors import TrialError, reason_of
 
 
 def as_duplicate(candidate: Candidate, twin: Candidate) -> Candidate:
@@ -60,7 +60,7 @@ def not_finite(evaluation: Evaluation) -> str:
 
 def describe_failure(error: BaseException) -> str:
     """One line for the table: the kind of fault first."""
-    first = next(iter(str(error).splitlines()), "") or type(error).__name__
+    first = reason_of(error)
     if isinstance(error, MemoryError) or "out of memory" in first.lower():
         return f"oom: {first}"
     return first if isinstance(error, TrialError) else f"{type(error).__name__}: {first}"

@@ -94,6 +94,22 @@ def chosen_inputs(model: nn.Module, columns: Sequence[str], said: bool) -> dict[
     return {UNNAMED: chosen[names[0]]} if [*chosen] == names[:1] and not said else chosen
 
 
+def require_alike(split: BatchSplit, train: BatchSplit, names: Mapping[str, str], where: str) -> None:
+    """InputError where inputs of a split have another shape than those of the training split, or are whole numbers in
+    the place of others."""
+    for name, column in names.items():
+        if column not in split.columns:
+            raise InputError(f"the {where} split must have the inputs of the train split, {', '.join(names)}, but has "
+                             f"no {name or column}")
+        one, other = (each.column(column) for each in (split, train))
+        kinds = [samples.dtype.is_floating_point for samples in (one, other)]
+        if one.shape[1:] != other.shape[1:] or kinds[0] != kinds[1]:
+            told = [f"{str(each.dtype).removeprefix('torch.')} {tuple(each.shape[1:])}" for each in (one, other)]
+            raise InputError(f"the input {name or column or 'of the network'} must be the same in all splits, but "
+                             f"samples of the {where} split are {told[0]}, and of the train split {told[1]}: prepare "
+                             "them alike")
+
+
 def require_usable(split: BatchSplit, names: Mapping[str, str], where: str) -> None:
     """InputError where inputs are not finite, or a mask leaves nothing of a sample; of inputs that are many gigabytes a
     share is looked at."""

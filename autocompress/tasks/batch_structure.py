@@ -51,14 +51,22 @@ class Structure:
         look(batch, "")
         return cls(kinds, words)
 
+    def require_like(self, first: Structure, where: str) -> None:
+        """InputError where batches of one split are built otherwise than those of another, found `where`; their arrays
+        may be of other types, as where one split holds shares of classes and another one labels."""
+        places = {place: ["nothing" if place not in words.words else "rows" if words.kinds[place] == "tensor" else
+                          words.words[place] for words in (first, self)] for place in [*first.words, *self.words]}
+        for place, (before, now) in places.items():
+            if before != now:
+                raise _unlike(where, now, before, place)
+
     def merged(self, other: Structure, where: str) -> Structure:
         """The structure of these batches and another, found `where`: an array that has a row for each sample by chance
         is left whole. InputError where it is built otherwise."""
         for place in [*self.words, *other.words]:
             before, now = (words.words.get(place, "nothing") for words in (self, other))
             if before != now:
-                raise InputError(f"{where} must be built as the first batch is, but it has {now} in place of {before}"
-                                 f"{f' at {place}' if place else ''}: give all batches one structure")
+                raise _unlike(where, now, before, place)
         kinds = {place: kind if kind == other.kinds[place] else "whole" for place, kind in self.kinds.items()}
         return self if kinds == self.kinds else Structure(kinds, self.words)
 
@@ -169,6 +177,11 @@ def moved(value: Any, device: Any) -> Any:
     if isinstance(value, Mapping | tuple | list) or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
         return rebuilt(value, [moved(part, device) for _, part in parts(value)])
     return value
+
+
+def _unlike(where: str, now: str, before: str, place: str) -> InputError:
+    return InputError(f"{where} must be built as the first batch is, but it has {now} in place of {before}"
+                      f"{f' at {place}' if place else ''}: give all batches one structure")
 
 
 def is_rows(value: Any) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from autocompress.core.metric import Metric, Reference
 from autocompress.core.warnings import Warned
 from autocompress.errors import InputError
-from autocompress.tasks.batch_inputs import chosen_inputs, getter_of, require_usable
+from autocompress.tasks.batch_inputs import chosen_inputs, getter_of, require_alike, require_usable
 from autocompress.tasks.batch_likelihood import MASKS, MEANINGS, Loss, Meaning, OwnLoss, Reading, require_gradient
 from autocompress.tasks.batch_scoring import Original, scored
 from autocompress.tasks.batch_sources import batches_of, endless, is_endless
@@ -116,6 +116,7 @@ class BatchTask:
         self.__dict__.pop("_column_of", None)
         self._names = chosen_inputs(model, self._columns, self._named_inputs)
         for split, batches in self._splits.items():
+            require_alike(batches, self._splits["train"], self._names, split)
             require_usable(batches, self._names, split)
 
     def compare_with(self, model: nn.Module, fingerprint: str) -> None:

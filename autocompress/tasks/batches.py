@@ -84,7 +84,8 @@ class BatchRecorder:
     """
 
     def __init__(self, get_inputs: GetInputs | None, name: str, first: Structure | None = None) -> None:
-        self._get_inputs, self._name, self._structure = get_inputs, name, first
+        self._get_inputs, self._name, self._first = get_inputs, name, first
+        self._structure: Structure | None = None
         self._columns: list[Column] = []
         self._names: dict[str, int] = {}
         self._starts, self._ends = [0], [0]
@@ -98,7 +99,9 @@ class BatchRecorder:
         if not samples or any(len(tensor) != samples for tensor in inputs.values()):
             raise InputError(f"{where} must hold inputs with a row for each of its samples, but they have "
                              f"{', '.join(str(len(tensor)) for tensor in inputs.values())} rows")
-        structure = Structure.of(batch, samples, self._structure)
+        structure = Structure.of(batch, samples, self._structure or self._first)
+        if self._structure is None and self._first is not None:
+            structure.require_like(self._first, where)
         self._structure = structure if self._structure is None else self._structure.merged(structure, where)
         if self._get_inputs is not None and self._names and self._names.keys() != inputs.keys():
             raise InputError(f"{where} must give the inputs {', '.join(self._names)}, as the first did, but gives "

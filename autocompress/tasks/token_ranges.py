@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -14,21 +17,45 @@ from autocompress.tensors.named import Inputs
 ROWS = 4096
 
 
-def embedded_rows(model: nn.Module, inputs: Inputs) -> dict[str, int]:
-    """Rows of the smallest table that each input indexes as it is, by its name; see `_named`.
+class Part(NamedTuple):
+    """What a table reads of an input: all of it, or a view such as one of its columns.
+
+    Args:
+        name: of the input; see `_named`.
+        size: of the view of one sample.
+        strides: of the view, with the samples' first.
+        offset: of the view's first number from the input's.
+    """
+
+    name: str
+    size: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int
+
+    def of(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """The part `(N, …)` of inputs `(N, …)`."""
+        tensor = inputs[self.name].contiguous()
+        return tensor.as_strided((len(tensor), *self.size), self.strides, tensor.storage_offset() + self.offset)
+
+
+def embedded_rows(model: nn.Module, inputs: Inputs) -> dict[Part, int]:
+    """Rows of the smallest table that each part of an input indexes as it is.
 
     Args:
         model: takes `inputs`; where it refuses them, what it indexed until then counts.
         inputs: two samples.
     """
-    places = {tensor.data_ptr(): name for name, tensor in _named(inputs).items() if not tensor.is_floating_point()}
-    rows: dict[str, int] = {}
+    tokens = {name: tensor for name, tensor in _named(inputs).items()
+              if not tensor.is_floating_point() and tensor.is_contiguous()}
+    rows: dict[Part, int] = {}
 
     def see(module: nn.Module, given: tuple[Tensor, ...]) -> None:
-        name = places.get(given[0].data_ptr()) if given and isinstance(given[0], Tensor) else None
-        if name is not None:
-            size = int(module.num_embeddings)  # type: ignore[arg-type]
-            rows[name] = min(rows.get(name, size), size)
+        for name, tensor in tokens.items() if given and isinstance(given[0], Tensor) else ():
+            if _is_view(given[0], tensor):
+                part = Part(name, tuple(given[0].shape[1:]), given[0].stride(),
+                            int(given[0].storage_offset()) - int(tensor.storage_offset()))
+                size = int(module.num_embeddings)  # type: ignore[arg-type]
+                rows[part] = min(rows.get(part, size), size)
 
     hooks = [module.register_forward_pre_hook(see) for module in model.modules()
              if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
@@ -41,6 +68,12 @@ def embedded_rows(model: nn.Module, inputs: Inputs) -> dict[str, int]:
         for hook in hooks:
             hook.remove()
     return rows
+
+
+def _is_view(read: Tensor, tensor: Tensor) -> bool:
+    """Whether samples `(N, …)` that are read are a part of each sample of a tensor `(N, …)`, in its memory."""
+    return read.dtype == tensor.dtype and read.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr() \
+        and read.shape[:1] == tensor.shape[:1] and read.stride()[:1] == tensor.stride()[:1]
 
 
 def _named(inputs: Inputs) -> dict[str, Tensor]:
@@ -57,9 +90,9 @@ def require_rows(model: nn.Module, task: Task) -> None:
     for split in SPLITS if rows else ():
         for start in range(0, task.samples(split), ROWS):  # type: ignore[arg-type]
             piece = _named(task.inputs(split, slice(start, start + ROWS)))  # type: ignore[arg-type]
-            for name, size in rows.items():
-                least, most = (int(each) for each in piece[name].aminmax())
+            for part, size in rows.items():
+                least, most = (int(each) for each in part.of(piece).aminmax())
                 if least < 0 or most >= size:
-                    of_name = f" of {name}" if name else ""
+                    of_name = f" of {part.name}" if part.name else ""
                     raise InputError(f"{task.name}, {split} split: tokens{of_name} must be from 0 to {size - 1}, the "
                                      f"rows of the network's embedding, but they are from {least} to {most}")

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autocompress.backend.graph.trace import trace
+from autocompress.backend.network.checkpoint import encode_weights, load_weights
+from autocompress.backend.network.compressed import Compressed
 from autocompress.core.plan import Plan
 from autocompress.formats.onnx.runtime import Runtime
 from autocompress.hardware.profile import load_profile
@@ -109,6 +111,14 @@ def test_tied_weights_are_left_alone_under_all_their_names() -> None:
     table, _ = trace(Tied().eval(), (4,), torch.int64)
     assert {layer.name: layer.not_compressible_reason for layer in table.layers} == {
         "embed": "its weights are used more than once", "mix": "", "head": "its weights are used more than once"}
+
+
+def test_trained_weights_that_are_tied_are_stored_under_all_their_names() -> None:
+    trained, structure = Compressed(Tied(), Plan()), Compressed(Tied(), Plan())
+    loaded = load_weights(structure, encode_weights(trained), "w.safetensors").model
+    assert loaded.head.weight is loaded.embed.weight
+    for name, tensor in trained.model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor)
 
 
 def test_channels_beside_the_axis_of_a_norm_can_be_cut() -> None:

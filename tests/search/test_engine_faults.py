@@ -182,4 +182,5 @@ def test_reasons_for_failure() -> None:
     assert describe_failure(TrialError("nan: loss\nmore")) == "nan: loss"
     assert describe_failure(MemoryError()) == "oom: MemoryError"
     assert describe_failure(RuntimeError("CUDA out of memory. Tried")) == "oom: CUDA out of memory. Tried"
+    assert describe_failure(RuntimeError("\n    Tensors share memory")) == "RuntimeError: Tensors share memory"
     assert describe_failure(ValueError("")) == "ValueError: ValueError"

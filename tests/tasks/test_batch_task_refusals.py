@@ -151,6 +151,9 @@ def test_keep_must_name_a_module(tmp_path: Path) -> None:
      "attention_mask must be usable for every sample, but for 1 of the .* split it is 0 everywhere"),
     (lambda: autocompress.Task(train={"x": X, "state": X}), Stateful, "reads and puts out 'state': give the output"),
     (lambda: autocompress.Task(train=(torch.where(X > 2, torch.nan, X), Y)), Net, "is NaN or infinite"),
+    (lambda: autocompress.Task(train=(X, Y), test=(X[:, :3], Y)), Net, r"of the test split are float32 \(3,\), and of "
+     r"the train split float32 \(4,\)"),
+    (lambda: autocompress.Task(train=(X, Y), test=((255 * X).byte(), Y)), Net, "of the test split are uint8"),
     (lambda: autocompress.Task(train=X, outputs={"boxes": "classes"}), Net, "puts out .* output, but name boxes"),
     (lambda: autocompress.Task(train=X, outputs={"output": "classes"}, weights={"boxes": 1}), Net, "'boxes'"),
 ])

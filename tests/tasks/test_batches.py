@@ -56,7 +56,7 @@ class Stream(IterableDataset[Any]):
 
 
 def read(given: Any, **options: Any) -> Batches:
-    recorder = BatchRecorder(options.get("inputs"), "train")
+    recorder = BatchRecorder(options.get("inputs"), "train", options.get("first"))
     for batch in batches_of(given, "train"):
         recorder.add(batch)
     return recorder.finish()
@@ -272,3 +272,15 @@ def test_batches_that_cannot_be_taken_apart_are_held_out_whole() -> None:
         completed({"train": read((X[:4], Y[:4]))}, "data")
     with pytest.raises(InputError, match="needs a train split"):
         completed({"test": read((X, Y))}, "data")
+
+
+def test_splits_may_hold_targets_of_other_types() -> None:
+    """Shares of classes to be trained towards, labels to be measured by; tensors here and arrays there."""
+    shares = torch.eye(3)[Y % 3]
+    first = read((X, shares)).structure
+    again = read((X.numpy(), Y.numpy()), first=first)
+    assert again.samples == 50
+    with pytest.raises(InputError, match=r"tuple of 3 in place of tuple of 2"):
+        read((X, Y, Y), first=first)
+    with pytest.raises(InputError, match=r"nothing in place of rows|dict of 1 in place of tuple"):
+        read([{"x": X}], first=first)

@@ -76,8 +76,19 @@ def encode_weights(compressed: Compressed) -> bytes:
     header = {name: str(weight.bits) for name, weight in compressed.weights.items()}
     header[_FORMAT] = FORMAT
     header[STRUCTURE] = msgspec.json.encode(structure_of(compressed)).decode()
-    data: bytes = save(tensors, metadata=header)
+    data: bytes = save(_unshared(tensors), metadata=header)
     return data
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors with memory of their own each: tied weights have several names, and each name is stored."""
+    places: set[int] = set()
+    own = {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        own[name] = tensor.clone() if place in places else tensor
+        places.add(place)
+    return own
 
 
 def put_weights(store: Store, rung: int, compressed: Compressed) -> str:

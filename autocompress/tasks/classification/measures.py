@@ -1,6 +1,9 @@
-"""Metrics of classes by name: scores `(N, classes, …)` or `(N, …, classes)` against labels `(N, …)`."""
+"""Metrics of classes by name: scores `(N, classes, …)` or `(N, …, classes)` against labels `(N, …)`; of two classes
+also one score `(N,)`, and of several labels a sample, 0 or 1 each, scores of the labels' shape."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.special import log_softmax, softmax
@@ -36,16 +39,53 @@ def answers(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def checked_labels(labels: np.ndarray) -> np.ndarray:
-    """Labels `(N, …)` as they are. InputError unless they are whole numbers; `(N, 1)` is taken for `(N,)`."""
+    """Labels `(N, …)` as whole numbers. InputError unless they are; `(N, 1)` is taken for `(N,)`."""
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    if labels.dtype.kind == "f" and np.equal(labels, np.round(labels)).all():  # as binary cross-entropy takes them
+        labels = labels.astype(np.int64)
     if labels.dtype.kind not in "biu":
         raise InputError(f"labels of classes must be whole numbers, but are {labels.dtype}")
     return labels
 
 
+def of_two(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
+    """Labels and scores `(N, 2, L)` where each of `L` labels has one score, which says whether it is there; else None.
+
+    Args:
+        predictions: scores `(N, L)`, or `(N,)`.
+        labels: 0 or 1 `(N, L)`, or `(N,)`.
+
+    Raises:
+        InputError: for another label.
+    """
+    scores, truth = (each[:, None] if each.ndim == 1 else each for each in (predictions, labels))
+    if scores.dtype.kind != "f" or scores.shape != truth.shape or scores.ndim != 2:
+        return None
+    if not np.isin(truth, (0, 1)).all():
+        raise InputError("labels that have one score each must be 0 or 1, but one is "
+                         f"{truth[~np.isin(truth, (0, 1))][0]}")
+    return np.stack([truth.astype(np.float64), scores.astype(np.float64)], 1)
+
+
+def is_multi_label(shape: Sequence[int], labels: np.ndarray) -> bool:
+    """Whether labels `(N, L)` are several for each sample, with a score each in an output of that shape."""
+    return len(shape) == 2 and shape[1] > 1 and labels.shape[1:] == tuple(shape[1:])
+
+
+def settled(rows: np.ndarray) -> np.ndarray:
+    """What `right` keeps of all samples as one number each. Scores of two classes are probabilities, with the border
+    at 1/2, where all of them lie between 0 and 1, else logits."""
+    return rows if rows.ndim < 3 else (rows[:, 0] == _found(rows)).mean(1)  # type: ignore[no-any-return]
+
+
 def right(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """For each sample 1 where the class is right, of maps and sequences the share of positions; negative labels and
-    255 beside fewer classes are not counted."""
+    255 beside fewer classes are not counted. Of one score for two classes, what `of_two` keeps."""
+    if (pairs := of_two(predictions, labels)) is not None:
+        if pairs.shape[2] > 1:
+            raise InputError(f"accuracy needs one label for each sample, but there are {pairs.shape[2]}, with a score "
+                             "each: use f1_macro or auroc, or a function of outputs and batch")
+        return pairs
     labels = checked_labels(labels)
     same = (answers(predictions, labels) == labels).astype(np.float64)
     return _mean_of_counted(same, _counted(predictions, labels))
@@ -72,7 +112,9 @@ def same_class(predictions: np.ndarray, original: np.ndarray) -> np.ndarray:
 
 
 def labels_and_answers(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Label and answer of each sample, `(N, 2)`."""
+    """Label and answer of each sample, `(N, 2)`; of labels with one score each, what `of_two` keeps."""
+    if (pairs := of_two(predictions, labels)) is not None:
+        return pairs
     labels = checked_labels(labels)
     answered = answers(predictions, labels)
     if labels.ndim != 1:
@@ -81,15 +123,21 @@ def labels_and_answers(predictions: np.ndarray, labels: np.ndarray) -> np.ndarra
 
 
 def f1_macro(pairs: np.ndarray) -> float:
-    """The mean over classes of F1, of pairs `(N, 2)` of labels and answers."""
+    """The mean over classes of F1, of pairs `(N, 2)` of labels and answers; over labels, of `(N, 2, L)`, where a sample
+    has several."""
+    if pairs.ndim == 3 and pairs.shape[2] > 1:
+        return float(f1_score(pairs[:, 0] == 1, _found(pairs) == 1, average="macro", zero_division=0))
+    if pairs.ndim == 3:
+        pairs = np.stack([pairs[:, 0, 0], _found(pairs)[:, 0]], 1)
     return float(f1_score(pairs[:, 0], pairs[:, 1], average="macro", zero_division=0))
 
 
 def labels_and_shares(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Label and probability of each class, `(N, 1 + classes)`; of two classes, or one score, that of the second."""
+    """Label and probability of each class, `(N, 1 + classes)`; of two classes that of the second; of labels with one
+    score each, what `of_two` keeps."""
+    if (pairs := of_two(predictions, labels)) is not None:
+        return pairs
     labels = checked_labels(labels)
-    if predictions.ndim == 1 or (predictions.ndim == 2 and predictions.shape[1] == 1):
-        return np.stack([labels, predictions.reshape(-1)], 1)
     if class_axis(predictions, labels) != 1 or predictions.ndim != 2:
         raise InputError(f"auroc needs scores (N, classes), but they are {predictions.shape}")
     shares = predictions if _are_shares(predictions) else softmax(predictions.astype(np.float64), axis=1)
@@ -100,18 +148,21 @@ def labels_and_shares(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray
 
 def auroc(rows: np.ndarray) -> float:
     """The area under the curve of true against false positives; of several classes the mean of each against the rest,
-    of those that are there. NaN where there is one class."""
+    of those that are there; of several labels a sample the mean over labels. NaN where there is one class."""
+    if rows.ndim == 3:
+        return _mean_area(rows[:, 0] == 1, rows[:, 1])
     labels, shares = rows[:, 0].astype(np.int64), rows[:, 1:]
     if shares.shape[1] == 1:
         return float(roc_auc_score(labels == 1, shares[:, 0])) if 0 < (labels == 1).sum() < len(labels) else np.nan
-    areas = [roc_auc_score(labels == label, shares[:, label]) for label in range(shares.shape[1])
-             if 0 < (labels == label).sum() < len(labels)]
-    return float(np.mean(areas)) if areas else np.nan
+    return _mean_area(labels[:, None] == np.arange(shares.shape[1]), shares)
 
 
 def surprise(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Sum over positions of the negative log-probability of the label, and their number, `(N, 2)`; negative labels,
     such as -100, are not counted."""
+    if of_two(predictions, labels) is not None:
+        raise InputError("perplexity needs a score for each class, but there is one for each label: use auroc, or a "
+                         "function of outputs and batch")
     labels = checked_labels(labels)
     scores = np.moveaxis(predictions, class_axis(predictions, labels), -1).astype(np.float64)
     counted = _counted(predictions, labels)
@@ -123,6 +174,20 @@ def surprise(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def perplexity(rows: np.ndarray) -> float:
     """The exponential of the mean negative log-probability."""
     return float(np.exp(rows[:, 0].sum() / max(1, rows[:, 1].sum())))
+
+
+def _mean_area(truth: np.ndarray, shares: np.ndarray) -> float:
+    """The mean of the areas of columns `(N, L)` in which some rows are true and others are not."""
+    areas = [roc_auc_score(truth[:, place], shares[:, place]) for place in range(truth.shape[1])
+             if 0 < truth[:, place].sum() < len(truth)]
+    return float(np.mean(areas)) if areas else np.nan
+
+
+def _found(pairs: np.ndarray) -> np.ndarray:
+    """Which labels `(N, L)` are said to be there, of labels and scores `(N, 2, L)`."""
+    scores = pairs[:, 1]
+    are_probabilities = bool((scores >= 0).all() and (scores <= 1).all())
+    return (scores > (0.5 if are_probabilities else 0.0)).astype(np.float64)  # type: ignore[no-any-return]
 
 
 def _counted(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -148,8 +213,11 @@ def _are_shares(scores: np.ndarray) -> bool:
     return bool((scores >= 0).all() and (np.abs(scores.sum(1) - 1) < 1e-3).all())
 
 
+# What is kept of samples by metrics that take one score of two classes as it is.
+OF_ONE_SCORE = frozenset((right, labels_and_answers, labels_and_shares))
+
 CLASS_MEASURES = (
-    OfSamples(Metric(ACCURACY.name, unit="%"), right),
+    OfSamples(Metric(ACCURACY.name, unit="%"), right, settle=settled),
     OfSamples(Metric("top5", unit="%", title="Top-5 accuracy"), among_five),
     OfSamples(Metric("f1_macro", unit="%", title="Macro F1"), labels_and_answers, f1_macro),
     OfSamples(Metric("auroc", unit="%", title="AUROC"), labels_and_shares, auroc),

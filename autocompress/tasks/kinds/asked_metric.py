@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from autocompress.tasks.classification.measures import OF_ONE_SCORE
 from autocompress.tasks.kinds.base import KindFacts
 from autocompress.tasks.metrics.measure import Measure, OfSamples
 from autocompress.tasks.metrics.table import metric
@@ -31,7 +32,9 @@ def with_metric(facts: KindFacts, asked: Any) -> list[Measure]:
         objective = measures[names.index(wanted.metric.name)]
     elif isinstance(asked, str) and isinstance(wanted, OfSamples) and like is not None:
         targets = wanted.targets or (None if like.needs_original else like.targets)
-        objective = replace(like, metric=wanted.metric, rows=wanted.rows, value=wanted.value, targets=targets)
+        takes_one_score = wanted.rows in OF_ONE_SCORE or facts.predictions is None
+        objective = replace(like, metric=wanted.metric, rows=wanted.rows, value=wanted.value, settle=wanted.settle,
+                            targets=targets, predictions=like.predictions if takes_one_score else facts.predictions)
     elif isinstance(asked, str):
         objective = metric(asked, predictions=facts.predictions)
     return [objective, *(each for each in measures if each.metric.name != objective.metric.name)]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from autocompress.tasks.classification.metric import ACCURACY
-from autocompress.tasks.kinds.base import KindContext, KindFacts, chosen_output, named_measure, of_classes, scores_of
+from autocompress.tasks.kinds.base import KindContext, KindFacts, chosen_output, named_measure, of_classes
 
 
 def classification(context: KindContext) -> KindFacts:
     """The share of right answers; without labels, agreement with the original."""
     output = chosen_output(context, lambda tensor: tensor.dim() <= 2, ("logits", "scores"), "scores (N, classes)")
-    return of_classes(context, output, [named_measure(ACCURACY.name, scores_of(output))])
+    return of_classes(context, output, [named_measure(ACCURACY.name, output)])

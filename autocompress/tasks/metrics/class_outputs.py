@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from autocompress.errors import InputError
-from autocompress.tasks.classification.measures import checked_labels, class_axis
+from autocompress.tasks.classification.measures import checked_labels, class_axis, is_multi_label
 from autocompress.tasks.metrics.measure import Measure, OfSamples
 from autocompress.tasks.metrics.selection import SCORE_NAMES, as_array, targets_of
 from autocompress.tasks.metrics.table import CLASS_ROWS
@@ -30,9 +30,19 @@ def class_outputs(measures: Sequence[Measure], outputs: Mapping[str, Tensor],
         names = [measure.predictions] if measure.predictions is not None else \
             [*outputs] if len(outputs) == 1 else [name for name in SCORE_NAMES if name in outputs][:1]
         for name in names:
-            if name in outputs and outputs[name].dim() > 1 and outputs[name].shape[1] > 1:
+            if name in outputs and outputs[name].dim() > 1 and outputs[name].shape[1] > 1 \
+                    and not _are_labels_with_a_score_each(measure, outputs[name], batch):
                 found[name] = "classes last" if _is_last(measure, outputs[name], batch) else "classes"
     return found
+
+
+def _are_labels_with_a_score_each(measure: OfSamples, output: Tensor, batch: Any) -> bool:
+    if measure.needs_original:
+        return False
+    try:
+        return is_multi_label(output.shape, as_array(targets_of(batch, measure.targets), "targets"))
+    except InputError:  # said where the metric is computed
+        return False
 
 
 def _is_last(measure: OfSamples, output: Tensor, batch: Any) -> bool:

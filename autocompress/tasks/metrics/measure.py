@@ -62,6 +62,7 @@ class OfSamples:
         predictions: which output, see `predictions_of`.
         targets: where they stand in a batch, see `targets_of`, or `ORIGINAL`.
         as_arrays: whether predictions and targets are made arrays before they are given to `rows`.
+        settle: what is kept of all samples → one number each, where that takes all of them; without `value`.
     """
 
     metric: Metric
@@ -70,6 +71,7 @@ class OfSamples:
     predictions: Predictions = None
     targets: Targets = None
     as_arrays: bool = True
+    settle: Callable[[np.ndarray], np.ndarray] | None = None
 
     @property
     def needs_original(self) -> bool:
@@ -90,7 +92,7 @@ class OfSamples:
         1979)."""
         rows = np.concatenate(list(kept))
         if self.value is None:
-            return mean_with_error(rows)
+            return mean_with_error(rows if self.settle is None else self.settle(rows))
         return self.value(rows), bootstrap(self.value, rows)
 
 

@@ -12,7 +12,8 @@ from autocompress.errors import InputError
 
 # A name of an output, or what makes predictions of all outputs by name; None takes the only one.
 Predictions = str | Callable[[Mapping[str, np.ndarray]], Any] | None
-# A key or a position in a batch, or what makes targets of a batch; None takes what `targets_of` finds.
+# A key or a position in a batch, a key inside an entry (`target.age`), or what makes targets of a batch; None takes
+# what `targets_of` finds.
 Targets = str | int | Callable[[Any], Any] | None
 # In the place of targets: what the original puts out.
 ORIGINAL = "original"
@@ -91,7 +92,16 @@ def _by_convention(batch: Any) -> Any:
 
 
 def _entry(batch: Any, key: str | int) -> Any:
-    """An item of a tuple, an entry of a mapping or a field; None where there is none."""
+    """An item of a tuple, an entry of a mapping or a field, or what `outer.inner` names inside one; None where there is
+    none."""
+    found = _direct_entry(batch, key)
+    if found is not None or not isinstance(key, str) or "." not in key:
+        return found
+    outer, _, inner = key.partition(".")
+    return _entry(_direct_entry(batch, outer), inner)
+
+
+def _direct_entry(batch: Any, key: str | int) -> Any:
     if isinstance(key, str) and not isinstance(batch, Mapping) and not hasattr(batch, "keys"):
         return getattr(batch, key, None)
     try:

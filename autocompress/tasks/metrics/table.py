@@ -59,8 +59,8 @@ def metric(measured: Any, *, name: str | None = None, unit: str | None = None, h
         over: `batch` or `split`, where the name of the function's second parameter, `batch` or `batches`, does not say
             it.
         predictions: for names and torchmetrics: the output that is compared, or a function of all outputs by name.
-        targets: for names and torchmetrics: the key or position of targets in a batch, a function of it, or "original"
-            for the outputs of the original.
+        targets: for names and torchmetrics: the key or position of targets in a batch (`target.age` is inside an
+            entry), a function of it, or "original" for the outputs of the original.
 
     Raises:
         InputError: for a name that there is not, or a function whose direction its name puts in doubt.

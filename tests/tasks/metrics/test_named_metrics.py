@@ -17,6 +17,8 @@ RNG = np.random.default_rng(0)
 SCORES, LABELS = RNG.normal(size=(60, 7)).astype(np.float32), RNG.integers(0, 7, 60)
 NUMBERS = RNG.normal(size=(60, 3)).astype(np.float32)
 TRUE = NUMBERS + 0.5 * RNG.normal(size=(60, 3)).astype(np.float32)
+SEVERAL = (SCORES + RNG.normal(size=SCORES.shape) > 0).astype(np.int64)
+SHARES = 1 / (1 + np.exp(-SCORES))
 MAPS, MASKS = RNG.normal(size=(5, 3, 8, 8)).astype(np.float32), RNG.integers(0, 3, (5, 8, 8))
 
 
@@ -44,6 +46,13 @@ def one_vs_rest() -> float:
     ("auroc", SCORES, LABELS, one_vs_rest),
     ("auroc", SCORES[:, 0], LABELS > 3, lambda: sk.roc_auc_score(LABELS > 3, SCORES[:, 0])),
     ("auroc", SCORES[:, :2], LABELS > 3, lambda: sk.roc_auc_score(LABELS > 3, SCORES[:, 1] - SCORES[:, 0])),
+    ("auroc", SCORES, SEVERAL, lambda: sk.roc_auc_score(SEVERAL, SCORES, average="macro")),
+    ("f1_macro", SCORES, SEVERAL, lambda: sk.f1_score(SEVERAL, SCORES > 0, average="macro")),
+    ("f1_macro", SHARES, SEVERAL.astype(np.float32), lambda: sk.f1_score(SEVERAL, SHARES > 0.5, average="macro")),
+    ("f1_macro", SCORES[:, 0], SEVERAL[:, 0], lambda: sk.f1_score(SEVERAL[:, 0], SCORES[:, 0] > 0, average="macro")),
+    ("accuracy", SCORES[:, :1], SEVERAL[:, 0], lambda: sk.accuracy_score(SEVERAL[:, 0], SCORES[:, 0] > 0)),
+    ("accuracy", SHARES[:, 0], torch.tensor(SEVERAL[:, :1]).float(),
+     lambda: sk.accuracy_score(SEVERAL[:, 0], SHARES[:, 0] > 0.5)),
     ("perplexity", SCORES, LABELS,
      lambda: np.exp(sk.log_loss(LABELS, torch.tensor(SCORES).double().softmax(1).numpy()))),
     ("mae", NUMBERS, TRUE, lambda: sk.mean_absolute_error(TRUE, NUMBERS)),
@@ -59,6 +68,22 @@ def test_a_metric_is_what_its_name_says(name: str, outputs: np.ndarray, targets:
     assert value == pytest.approx(float(expected()), rel=1e-5)
     assert value == pytest.approx(measured(name, outputs, targets, pieces=1)[0], rel=1e-9)
     assert 0 < error < abs(value)
+
+
+def test_one_score_is_told_from_a_probability_by_the_whole_split() -> None:
+    """A last batch of one sample with a logit of 0.3 does not make it a probability."""
+    scores, labels = np.float32([-2, 3, 1.5, -0.1, 0.3]), np.array([0, 1, 1, 0, 1])
+    assert measured("accuracy", scores, labels, pieces=5)[0] == 1
+    assert measured("f1_macro", scores, labels, pieces=5)[0] == 1
+
+
+def test_what_several_labels_a_sample_are_not_measured_by_is_said() -> None:
+    with pytest.raises(InputError, match=r"one label for each sample, but there are 7, .* use f1_macro or auroc"):
+        measured("accuracy", SCORES, SEVERAL)
+    with pytest.raises(InputError, match="perplexity needs a score for each class"):
+        measured("perplexity", SCORES, SEVERAL)
+    with pytest.raises(InputError, match="must be 0 or 1, but one is 2"):
+        measured("auroc", SCORES, 2 * SEVERAL)
 
 
 def test_positions_without_a_class_are_not_counted() -> None:
@@ -88,7 +113,7 @@ def test_agreement_and_cosine_are_with_the_original() -> None:
 @pytest.mark.parametrize(("name", "outputs", "targets", "message"), [
     ("accuracy", SCORES, TRUE[:, 0], "whole numbers"),
     ("accuracy", SCORES, LABELS + 1, "from 0 to 6"),
-    ("accuracy", SCORES[:, 0], LABELS, "without the axis of classes"),
+    ("accuracy", SCORES[:, :3, None], LABELS, "without the axis of classes"),
     ("top5", SCORES[:, :5], LABELS % 5, "more than 5 classes"),
     ("mae", NUMBERS, TRUE[:, :2], "same shape"),
     ("spearman", NUMBERS, TRUE, "one number for each sample"),
@@ -110,7 +135,9 @@ def test_which_output_and_which_targets_can_be_said() -> None:
     named = metric("accuracy", predictions="b", targets="kind").of_batch(outputs, batch, {})
     made = metric("accuracy", predictions=lambda found: found["a"][:, ::-1].argmax(1),
                   targets=lambda given: given["kind"]).of_batch(outputs, batch, {})
-    assert (named == made).all() and 0 < named.mean() < 1
+    nested = metric("accuracy", predictions="b", targets="targets.kind").of_batch(
+        outputs, {"targets": {"kind": LABELS}}, {})
+    assert (named == made).all() and (named == nested).all() and 0 < named.mean() < 1
 
 
 def test_every_name_has_a_heading_and_a_finite_error_of_one_sample() -> None:
