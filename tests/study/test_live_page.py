@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +30,7 @@ from autocompress.study.live_page import LivePage
 from autocompress.study.live_server import LiveServer
 from autocompress.study.result import open_study, read_store
 
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 STATUS = SearchStatus(host="<b>far", process=7, beat=1, phase="calibrating candidates", done=3, total=9, workers=4,
                       running=(Running(trial=5, rung=1, seconds=61.0),), seconds_left=120.0, is_limited=True)
 
@@ -79,6 +83,30 @@ def test_the_page_holds_the_trials_and_follows_the_study(tmp_path: Path) -> None
         assert _get(server, "/trials.csv")[1].count("\r\n") == 8
         assert len(json.loads(_get(server, "/trials.json")[1])) == 7
         assert _get(server, "/study.db")[0].status == 404
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs chromium or google-chrome on the PATH")
+def test_a_browser_takes_over_what_has_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "study").mkdir()
+    study, _ = filled(tmp_path / "study", 4)
+    made = LivePage.text
+
+    def text(self: LivePage, name: str) -> str:
+        whole = made(self, name)
+        if name == "page":  # behind it the study grows
+            study.add_trial(study.trials[0])
+            _store(tmp_path / "study").publish("a", STATUS)
+        return whole
+
+    monkeypatch.setattr(LivePage, "text", text)
+    with _served(tmp_path / "study") as server:
+        command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+                   "--disable-background-networking", "--virtual-time-budget=15000", "--enable-logging=stderr",
+                   f"--user-data-dir={tmp_path}/profile", "--dump-dom", server.url]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "CONSOLE" not in done.stderr
+    assert re.search(r'<body data-trials="5" data-points="5"', done.stdout)
+    assert "1 of 4 busy" in done.stdout and "trial 5, distilled briefly, for" in done.stdout
 
 
 def test_a_driver_whose_process_is_gone_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
