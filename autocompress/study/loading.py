@@ -14,7 +14,7 @@ import torch
 from autocompress.backend.training.distill import Recipe
 from autocompress.core.allocator import reuse_memory
 from autocompress.core.store import STATISTICS, Store
-from autocompress.errors import EnvironmentFault, InputError
+from autocompress.errors import InputError
 from autocompress.hardware.targets import load_targets
 from autocompress.search.executors.base import Evaluate, Executor, Place, Workplace
 from autocompress.space.spec import load_space
@@ -67,17 +67,25 @@ def load_task(settings: SearchSettings) -> tuple[LoadedModel, Task]:
     return loaded, loaded.data or task
 
 
+def check_device(device: str) -> None:
+    """InputError, with what is there, for a device of torch that this process does not have."""
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    if not device.startswith("cuda") or int(device.partition(":")[2] or 0) < len(names):
+        return
+    there = ", ".join(f"cuda:{i} ({name})" for i, name in enumerate(names)) or "no GPU that torch can use"
+    raise InputError(f"device must be one that is here, but got {device!r}: there is cpu, and {there}")
+
+
 def make_bench(loaded: LoadedModel, task: Task, request: Request, folder: Path,
                store: Store | None = None) -> Workbench:
-    """Return the workbench of this process, over the store of the study in `folder`, or another. EnvironmentFault
-    where its device is not there."""
+    """Return the workbench of this process, over the store of the study in `folder`, or another. InputError where its
+    device is not there."""
     reuse_memory()
     settings, recovery = request.settings, request.space.recovery
-    device, present = settings.device, torch.cuda.is_available()
-    if device == "auto":
-        device = "cuda" if present else "cpu"
-    if device != "cpu" and not present:
-        raise EnvironmentFault(f"--device {device} needs a GPU that torch can use, but there is none here: use cpu")
+    device = settings.device
+    if device == "auto" or (store is None and settings.workers is not None):  # the GPUs are those of the workers
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    check_device(device)
     return Workbench(loaded.model, task, request.profile, seed=settings.seed, epochs=settings.epochs,
                      store=store or study_store(folder, cache_dir() / "statistics", settings.from_study),
                      device=device, threads=torch.get_num_threads(),
@@ -153,6 +161,8 @@ def _rebuilt(loaded: LoadedModel, task: Task, request: Request, folder: Path, pl
     """The evaluation in a worker that was sent network and data."""
     if place.threads is not None:
         torch.set_num_threads(place.threads)
+    if 0 < place.gpus < 1 and torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(place.gpus)
     if place.device is not None:
         request = replace(request, settings=msgspec.structs.replace(request.settings, device=place.device))
     return make_bench(loaded, task, request, folder, place.store).evaluator.outcome_in_worker

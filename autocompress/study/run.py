@@ -14,6 +14,7 @@ from autocompress.search.engine import Event
 from autocompress.search.storage_urls import check_storage
 from autocompress.study import stages
 from autocompress.study.folder_claim import claimed
+from autocompress.study.loading import check_device
 from autocompress.study.process_state import kept_surroundings
 from autocompress.study.request import Request
 from autocompress.study.result import SearchResult
@@ -51,6 +52,8 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
     settings = SearchSettings.completed(with_stored(values))
     request = Request.of(settings)
     check_storage(settings.storage)
+    if settings.workers is None and settings.executor is None:
+        check_device(settings.device)
     notify = on_event or (lambda event: None)
     with stoppable() as stop:
         try:

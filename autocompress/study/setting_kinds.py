@@ -121,7 +121,7 @@ def _effort(value: Any, name: str) -> str:
 
 def _device(value: Any, name: str) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
-        raise InputError(f"device must be auto, cpu or cuda, but got {value!r}")
+        raise InputError(f"device must be auto, cpu, cuda or cuda:N, but got {value!r}")
     return value
 
 

@@ -184,7 +184,8 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
         HOW, kinds.GPUS, "With --workers, GPUs of each, or the share of one, such as 0.5: two then share a GPU and its "
         "memory. Default: 0.", "NUMBER")] = 0.0
     device: Annotated[str, Setting(
-        HOW, kinds.DEVICE, "Where networks are trained: auto, cpu or cuda. Default: auto.", "NAME")] = "auto"
+        HOW, kinds.DEVICE, "Where networks are trained: auto, cpu, cuda, or cuda:1 where there are several. Default: "
+        "auto.", "NAME")] = "auto"
     out: Annotated[Path | None, Setting(
         WHERE, kinds.PATH, "Folder of the study. Default: studies/NAME.", "DIR")] = None
     name: Annotated[str | None, Setting(
@@ -231,6 +232,10 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
         if self.workers is None and (self.cpus_per_worker, self.gpus_per_worker) != (1, 0.0):
             raise InputError("cpus_per_worker and gpus_per_worker need workers: ray, auto or ray://HOST:PORT; without, "
                              "candidates are evaluated in processes of this machine, see jobs")
+        if self.workers is not None and self.device.startswith("cuda") and (":" in self.device
+                                                                           or not self.gpus_per_worker):
+            raise InputError("device must be auto, cpu or cuda with workers, and cuda asks for gpus_per_worker above 0,"
+                             f" but got {self.device!r} and {self.gpus_per_worker:g}: Ray gives each worker its GPU")
         self._check_task()
         self._check_formats()
         if any(value is not None for value in self._of_pictures):

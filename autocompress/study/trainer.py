@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from autocompress.backend.network.checkpoint import kept_weights, load_weights, put_weights
 from autocompress.backend.network.compressed import Compressed
+from autocompress.backend.training.device import is_gpu, on_device
 from autocompress.backend.training.distill import Recipe, autocast, check_recipe, distill
 from autocompress.backend.training.feature_distillation import Original
 from autocompress.backend.training.teacher import Teacher
@@ -30,6 +31,8 @@ from autocompress.tensors.named import Inputs
 LEAST_BATCH = 8
 # Least optimiser steps of a short and a long distillation when no time limit shapes them.
 SHORT_STEPS, LONG_STEPS = 32, 128
+# Samples that the original answers together on a GPU, as far as their bytes allow.
+ANSWERED_ON_A_GPU = 1024
 
 
 class Trainer:
@@ -51,7 +54,8 @@ class Trainer:
         self._recovery = recovery or Recipe()
         check_recipe(self._recovery, network.table, network.calibration)
         self._int8_runtimes: dict[int, Runtime] = {}  # by threads
-        self.teacher = Teacher(self.answer, network.task, network.seed, store, network.likelihood)
+        at_once = rows_at_once(network.sample_shape, ANSWERED_ON_A_GPU) if is_gpu(device) else 0
+        self.teacher = Teacher(self.answer, network.task, network.seed, store, network.likelihood, at_once)
 
     def is_trained(self, plan: Plan, rung: int) -> bool:
         """Whether the weights of a plan after a rung are kept."""
@@ -99,7 +103,8 @@ class Trainer:
             outputs = self._int8_runtimes[self.threads].run(as_arrays(inputs))
             return likelihood.compared(likelihood.canonical(as_outputs(outputs)), inputs)
         with torch.inference_mode(), autocast(self._device):
-            return likelihood.compared(likelihood.canonical(self._original(inputs.to(self._device))), inputs)
+            outputs = self._original(on_device(inputs, self._device))
+            return likelihood.compared(likelihood.canonical(outputs), inputs)
 
     @cached_property
     def _int8_file(self) -> bytes | None:

@@ -119,6 +119,11 @@ class AnswerTable:
         """Which of `rows` `(M,)` have an answer, `(M,)` bool."""
         return self._places[rows] >= 0
 
+    def unanswered(self, most: int) -> Tensor:
+        """Samples without an answer that there is room for, `(M,)`, at most so many."""
+        room = self._capacity - self._used if self._tensors else len(self._places)
+        return (self._places < 0).nonzero().flatten()[:min(most, room)]
+
     def get(self, rows: Tensor) -> Tensor:
         """The answers `(M, …)` to `rows` `(M,)`, all of which have one."""
         assert self.encoding is not None

@@ -32,6 +32,7 @@ from autocompress.backend.training.averaging import MovingAverage
 from autocompress.backend.training.blockwise import reconstruct_blocks
 from autocompress.backend.training.channels_last import TRIED, channels_last
 from autocompress.backend.training.conv_as_matmul import products_on_small_maps
+from autocompress.backend.training.device import Halves, on_device
 from autocompress.backend.training.feature_distillation import (
     Original,
     Projections,
@@ -191,35 +192,27 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
 
     average = MovingAverage(list(model.parameters()), recipe.average) if recipe.average else None
     schedule = Schedule(total, per_epoch, recipe.warm_up, recipe.patience if recipe.seconds is None else 0)
-    began, steps_done, pace = clock(), 0, 1.0
+    losses, halves = _Losses(model, compared, likelihood, recipe, device), Halves(device)
+    began, steps_done = clock(), 0
     for step, batch in _batches(len(data.train_targets), recipe, total, seed):
         _go_on(should_stop, step, total if recipe.seconds is None else 0)
         done = max(schedule.done(step), 0.0 if recipe.seconds is None else (clock() - began) / recipe.seconds)
         if done >= 1:
             break
         for group in optimizer.param_groups:
-            group["lr"] = group["base"] * pace * schedule.factor(done)
+            group["lr"] = group["base"] * losses.pace * schedule.factor(done)
         with _of_the_data():
             inputs, logits = teacher.mixed(step // per_epoch, *batch) if recipe.mixup else \
                 teacher.batch(step // per_epoch, batch.rows)
-        inputs = inputs.to(device)
-        with autocast(device), products_on_small_maps(model), recorded(model, compared.points) as features:
-            out = likelihood.canonical(model(inputs))
-        soft = likelihood.distillation_loss(out, logits.to(device), recipe.temperature)
-        if not steps_done and not recipe.compares_features:  # how far those are, answers do not say
-            recipe, pace = _adapt_to_student(recipe, float(soft.detach()), likelihood.spread(logits))
-        labels = batch.labels(data.train_targets, device)
-        loss = compared.added_to(_with_targets(soft, out, labels, recipe.label_weight, likelihood), features, inputs)
-        if not torch.isfinite(loss):
-            raise TrialError("nan: the loss of distillation is not finite")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss_of = losses.of(on_device(inputs, device), on_device(logits, device),
+                            batch.labels(data.train_targets, device))
+        loss = halves.backward(len(logits), loss_of, optimizer.zero_grad)
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
         steps_done += 1
         if average is not None:
             average.update()
-        schedule.see(step, float(loss.detach()))
+        schedule.see(step, loss)
     if average is not None:
         average.apply()
     teacher.save()
@@ -230,7 +223,7 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
     start.receipts = without_rounding(start.receipts)
     start.receipts.append(Receipt("", "distill", {
         "steps": steps_done, "epochs": round(steps_done / per_epoch, 2), "plateau_at_step": schedule.plateau,
-        "learning_rate": pace * recipe.learning_rate, "label_weight": recipe.label_weight,
+        "learning_rate": losses.pace * recipe.learning_rate, "label_weight": losses.recipe.label_weight,
         **({"mode": "eval, with live norms"} if as_shipped else {}), **compared.facts()}))
     quantize(start, calibration, learned)
     return start
@@ -263,7 +256,8 @@ class _Batch(NamedTuple):
 
     def labels(self, targets: Tensor, device: str) -> list[tuple[float, Tensor]]:
         """Targets of what was mixed, with their shares."""
-        return [(self.share, targets[self.rows].to(device)), (1 - self.share, targets[self.partners].to(device))]
+        return [(share, on_device(targets[rows], device))
+                for share, rows in ((self.share, self.rows), (1 - self.share, self.partners))]
 
 
 def _batches(samples: int, recipe: Recipe, steps: int, seed: int) -> Iterator[tuple[int, _Batch]]:
@@ -283,6 +277,37 @@ def _batches(samples: int, recipe: Recipe, steps: int, seed: int) -> Iterator[tu
             yield step, _Batch(rows, partners, mixture.betavariate(recipe.mixup, recipe.mixup))
         else:
             yield step, _Batch(rows, rows, 1.0)
+
+
+class _Losses:
+    """The loss of a student's batches. `recipe` and `pace` are those for where the student begins, once its first batch
+    has told."""
+
+    def __init__(self, model: nn.Module, compared: _FeatureLoss, likelihood: Likelihood, recipe: Recipe,
+                 device: str) -> None:
+        self._model, self._compared, self._likelihood, self._device = model, compared, likelihood, device
+        self.recipe, self.pace = recipe, 1.0
+        # How far students that are compared by features are, answers do not say.
+        self._is_adapted = recipe.compares_features
+
+    def of(self, inputs: Inputs, logits: Tensor, labels: Sequence[tuple[float, Tensor]]) -> Callable[[slice], Tensor]:
+        """The mean loss of some rows of a batch: inputs `(B, …)`, the teacher's outputs `(B, …)`, and the targets of
+        what was mixed with their shares."""
+        def loss_of(rows: slice) -> Tensor:
+            part, compared, likelihood = inputs[rows], self._compared, self._likelihood
+            with autocast(self._device), products_on_small_maps(self._model), \
+                    recorded(self._model, compared.points) as features:
+                out = likelihood.canonical(self._model(part))
+            soft = likelihood.distillation_loss(out, logits[rows], self.recipe.temperature)
+            if not self._is_adapted:
+                self._is_adapted = True
+                self.recipe, self.pace = _adapt_to_student(self.recipe, float(soft.detach()),
+                                                           likelihood.spread(logits[rows]))
+            targets = [(share, of_part[rows]) for share, of_part in labels]
+            loss = _with_targets(soft, out, targets, self.recipe.label_weight, likelihood)
+            return compared.added_to(loss, features, part)
+
+        return loss_of
 
 
 class _FeatureLoss:

@@ -105,11 +105,13 @@ class Place:
         store: where it reads and writes weights, the teacher's answers and statistics.
         threads: CPU threads that it has; None for those of its process.
         device: of torch; None for that of the search.
+        gpus: GPUs that it has; of a share of one it takes no more than that share of the memory.
     """
 
     store: Store
     threads: int | None = None
     device: str | None = None
+    gpus: float = 0.0
 
 
 @dataclass(frozen=True)

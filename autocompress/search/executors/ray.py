@@ -184,7 +184,7 @@ class RayActors(Executor):
         for _ in range(min(len(self._waiting) - starting, self.jobs - len(self._actors))):
             actor = _Actor(self._class.remote())
             self._actors.append(actor)
-            self._when_done(actor.handle.prepare.remote(self._make, self._statistics, self._cpus),
+            self._when_done(actor.handle.prepare.remote(self._make, self._statistics, self._cpus, self._gpus),
                             partial(self._prepared, actor))
 
     def _begin(self, actor: _Actor, call: _Call) -> None:

@@ -48,18 +48,20 @@ class RayWorker:
         self._store, self._stop = MemoryStore(), threading.Event()
         self._evaluate: Evaluate | None = None
 
-    def prepare(self, make: Callable[[Place], Evaluate], lent: Mapping[str, Lent], threads: int) -> Whereabouts:
+    def prepare(self, make: Callable[[Place], Evaluate], lent: Mapping[str, Lent], threads: int,
+                gpus: float = 0.0) -> Whereabouts:
         """Make the evaluation.
 
         Args:
             make: see `Workplace`.
             lent: statistics of the original, by key.
             threads: CPU threads of the actor.
+            gpus: GPUs of the actor, or the share of one.
         """
         error: AutocompressError | None = None
         self._lend(lent)
         try:
-            self._evaluate = make(Place(self._store, threads=threads))
+            self._evaluate = make(Place(self._store, threads=threads, gpus=gpus))
         except FileNotFoundError as missing:
             error = InputError(f"the worker on {socket.gethostname()} must find every file that network and data read "
                                f"later, but there is no {missing.filename or missing}: put it at the same place on "
