@@ -86,20 +86,22 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
         WHAT, kinds.COUNT, "Shorter side of a picture before the middle square is cut out. Default: as the weights "
         "say, else the image size.", "PIXELS", "data")] = None
     crop: Annotated[float | None, Setting(
-        WHAT, kinds.NUMBER, "The same said as the share that the square keeps, such as 0.875; above 1, the image size.",
-        "SHARE|PIXELS", "data")] = None
+        WHAT, kinds.NUMBER, "In place of --resize, the share of the shorter side that the square keeps, such as 0.875; "
+        "a number above 1 is the image size.", "SHARE|PIXELS", "data")] = None
     mean: Annotated[tuple[float, ...] | None, Setting(
-        WHAT, kinds.NUMBERS, "Subtracted after pixels were divided by 255, for each channel or for all: "
-        "0.485,0.456,0.406. Default: as the weights or the data say, for imagefolder else ImageNet's.", "NUMBERS",
-        "data")] = None
+        WHAT, kinds.NUMBERS, "Mean that is subtracted from pixels after they were divided by 255, one for each channel "
+        "or for all: 0.485,0.456,0.406. Default: that of the weights or the data, for imagefolder else ImageNet's.",
+        "NUMBERS", "data")] = None
     std: Annotated[tuple[float, ...] | None, Setting(
-        WHAT, kinds.NUMBERS, "Divided by after that: 0.229,0.224,0.225.", "NUMBERS", "data")] = None
+        WHAT, kinds.NUMBERS, "Standard deviation by which they are then divided: 0.229,0.224,0.225.", "NUMBERS",
+        "data")] = None
     inputs: Annotated[str | None, Setting(
         WHAT, kinds.TEXT, "What the stored numbers are: pixels (divided by 255), values or tokens. Default: bytes of "
-        "pictures are pixels, and the network decides between the others.", "KIND", "data")] = None
+        "pictures are pixels; whether other numbers are values or tokens follows from the network.", "KIND",
+        "data")] = None
     cache_size: Annotated[int, Setting(
         WHAT, kinds.SIZE, "Bytes of the user's cache folder that decoded pictures of large imagefolders may take; "
-        "those of the data set not used for longest go first. Default: 10GB.", "SIZE")] = DEFAULT_BYTES
+        "those of the data set that was opened least recently go first. Default: 10GB.", "SIZE")] = DEFAULT_BYTES
     task: Annotated[Any, Setting(
         WHAT, kinds.SOURCE, "What the network is for: classification, regression, embedding, segmentation, detection "
         "or text; or a task of your own, whose file is run. Default: segmentation of masks, detection of boxes, else "
@@ -116,16 +118,16 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
         "profile, effort and epochs that are not given are taken from it.", "STUDY", "study", flag="from",
         in_config=False)] = None
     budget: Annotated[int | None, Setting(
-        LIMITS, kinds.SIZE, "Bytes of the exported file, such as 2MB or 512KiB.", "SIZE", "study",
+        LIMITS, kinds.SIZE, "Largest exported file in bytes, such as 2MB or 512KiB.", "SIZE", "study",
         identity=True)] = None
     latency: Annotated[dict[str, float] | None, Setting(
-        LIMITS, kinds.LATENCIES, "Of one sample on one thread, such as 5ms or 800us, on every device; stm32h743=80ms "
-        "is for that profile alone. Can be repeated.", "[ID=]TIME", "study", identity=True)] = None
+        LIMITS, kinds.LATENCIES, "Longest latency of one sample on one thread, such as 5ms or 800us, on every device; "
+        "stm32h743=80ms is for that profile alone. Can be repeated.", "[ID=]TIME", "study", identity=True)] = None
     macs: Annotated[int | None, Setting(
-        LIMITS, kinds.AMOUNT, "Multiply-accumulates of one sample, such as 50M.", "COUNT", "study",
+        LIMITS, kinds.AMOUNT, "Most multiply-accumulates of one sample, such as 50M.", "COUNT", "study",
         identity=True)] = None
     peak_memory: Annotated[int | None, Setting(
-        LIMITS, kinds.SIZE, "Largest activations alive at once, such as 256KiB.", "SIZE", "study",
+        LIMITS, kinds.SIZE, "Most bytes of activations alive at once, such as 256KiB.", "SIZE", "study",
         identity=True)] = None
     max_drop: Annotated[float | None, Setting(
         LIMITS, kinds.SHARE, "Largest loss of the task's metric against the original, such as 1%.", "SHARE", "study",
@@ -134,12 +136,12 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
         LIMITS, kinds.QUALITIES, "The worst value that is allowed of a metric of the task, such as miou=70%; of one "
         "where less is better, the largest. Can be repeated.", "METRIC=VALUE", "study", identity=True)] = None
     profile: Annotated[str | tuple[str, ...], Setting(
-        HOW, kinds.PROFILES, "The device: see `autocompress profiles list`. Repeated, for several devices at once: "
-        "plans are legal on all of them, and the front is of the latency on each. Default: host, measured on this "
+        HOW, kinds.PROFILES, "The device: see `autocompress profiles list`. Given several times, for several devices: "
+        "plans are legal on all of them, and the latency on each is an objective. Default: host, measured on this "
         "machine.", "NAME|FILE", "start", identity=True)] = "host"
     space: Annotated[str, Setting(
-        HOW, kinds.SPACE, "What may be done: see `autocompress spaces list`. Default: default.", "NAME|FILE", "start",
-        identity=True)] = "default"
+        HOW, kinds.SPACE, "Which techniques may be used, and how far: see `autocompress spaces list`. Default: "
+        "default.", "NAME|FILE", "start", identity=True)] = "default"
     format: Annotated[Any, Setting(
         HOW, kinds.ONE_OR_SEVERAL, f"Format of the files: {', '.join(FORMATS)}, or one of your own. Repeated: the "
         "first is searched, and the best candidate ships in the others too. Default: that of the profile.",
@@ -163,14 +165,15 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
         HOW, kinds.COUNT, f"Candidates to try. Default: {_TRIALS}, by --effort.", "N", "study",
         )] = EFFORTS[DEFAULT_EFFORT].trials
     epochs: Annotated[int, Setting(
-        HOW, kinds.COUNT, f"Length of the long distillation, without --timeout. Default: {_EPOCHS}, by --effort.", "N",
-        "start")] = EFFORTS[DEFAULT_EFFORT].epochs
+        HOW, kinds.COUNT, f"Epochs of the long distillation, without --timeout. Default: {_EPOCHS}, by --effort.",
+        "N", "start")] = EFFORTS[DEFAULT_EFFORT].epochs
     timeout: Annotated[float | None, Setting(
         HOW, kinds.DURATION, "Wall clock of the whole search, such as 15m. Default: none.", "TIME")] = None
     trial_timeout: Annotated[float | None, Setting(
         HOW, kinds.DURATION, "Longest that one evaluation of a candidate may take, such as 10m; it fails then. "
-        "Default: none, but what is left of --timeout.", "TIME")] = None
-    seed: Annotated[int, Setting(HOW, kinds.SEED, "Default: 0.", "N", "start", identity=True)] = 0
+        "Default: what is left of --timeout, if there is one.", "TIME")] = None
+    seed: Annotated[int, Setting(
+        HOW, kinds.SEED, "Of all random numbers. Default: 0.", "N", "start", identity=True)] = 0
     jobs: Annotated[int | None, Setting(
         HOW, kinds.COUNT, "Processes that evaluate candidates. Default: 1; with --workers, as many as there is room "
         "for.", "N")] = None
@@ -191,14 +194,16 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
     name: Annotated[str | None, Setting(
         WHERE, kinds.TEXT, "Name of the study. Default: made of model, data and budget.", "NAME")] = None
     storage: Annotated[str | None, Setting(
-        WHERE, kinds.TEXT, "Any storage of Optuna. Default: SQLite in the study's folder.", "URL", "study")] = None
+        WHERE, kinds.TEXT, "Database of the trials: the URL of any storage of Optuna. Default: SQLite in the study's "
+        "folder.", "URL", "study")] = None
     resume: Annotated[bool, Setting(
         WHERE, kinds.FLAG, "Go on with the study that is there. With --out, what is not given is taken from it, except "
         "--timeout, --trial-timeout, --jobs, --workers and --device.", in_config=False)] = False
     force_new_study: Annotated[bool, Setting(
         WHERE, kinds.FLAG, "Replace the study that is there.", in_config=False)] = False
     trust_code: Annotated[bool, Setting(
-        GENERAL, kinds.FLAG, "Run Python files that only the --config file, or the study of --from or --resume, names.",
+        GENERAL, kinds.FLAG, "Run Python files that you did not name yourself, but the --config file, or the study of "
+        "--from or --resume.",
         in_config=False)] = True
 
     @classmethod

@@ -69,7 +69,7 @@ def test_version(cli: Cli) -> None:
 
 @pytest.mark.parametrize(("args", "told"), [
     (["serch"], "did you mean 'search'?"),
-    (["zzz"], "choose one of search, show"),
+    (["zzz"], "choose one of search, watch, show"),
     (["profiles", "shw"], "did you mean 'show'?"),
     (["profiles", "show", "hots"], "did you mean 'host'?"),
     (["spaces", "show", "int9"], "did you mean 'int8'?"),
