@@ -99,8 +99,8 @@ class ArrayTask:
 
     def inputs(self, split: str, rows: Any) -> Inputs:
         """Samples as the network reads them."""
-        chosen: Inputs = self.splits[split].inputs[rows]
-        return chosen
+        samples: Inputs = self.splits[split].inputs[rows]
+        return samples
 
     @property
     def train_targets(self) -> Tensor:

@@ -36,11 +36,11 @@ class Entries:
     def __call__(self, batch: Any) -> Any:
         """The entries of a batch. InputError where it has not all of them."""
         try:
-            found = {name: batch[name] if isinstance(batch, Mapping) or hasattr(batch, "keys") else getattr(batch, name)
+            parts = {name: batch[name] if isinstance(batch, Mapping) or hasattr(batch, "keys") else getattr(batch, name)
                      for name in self.names}
         except (KeyError, AttributeError, TypeError) as error:
             raise InputError(f"inputs must be entries of each batch, but there is no {error} in one") from error
-        return found
+        return parts
 
 
 def getter_of(inputs: GetInputs | str | Sequence[str] | None) -> GetInputs | None:
@@ -70,28 +70,28 @@ def chosen_inputs(model: nn.Module, columns: Sequence[str], said: bool) -> dict[
     anything = any(each.kind is each.VAR_KEYWORD for each in parameters)
     required = [each.name for each in named if each.default is each.empty]
     if [*columns] == [UNNAMED]:
-        chosen = {UNNAMED: UNNAMED}
+        column_of = {UNNAMED: UNNAMED}
     elif said:
         unknown = [name for name in columns if name not in names and not anything]
         if unknown:
             raise InputError(f"inputs must be arguments of the network's forward, {', '.join(names)}, but "
                              f"{', '.join(unknown)} is none")
-        chosen = {name: name for name in columns}
+        column_of = {name: name for name in columns}
     elif all(name.isdecimal() for name in columns):
-        chosen = dict(zip(names, columns, strict=False))
+        column_of = dict(zip(names, columns, strict=False))
     else:
         optional = [name for name in TARGET_NAMES if name not in required]
-        chosen = {name: name for name in names if name in columns and name not in optional}
-        if not chosen and len(required) == 1:
-            chosen = {UNNAMED: columns[0]}
-    missing = [name for name in required if name not in chosen]
-    if missing and UNNAMED not in chosen:
+        column_of = {name: name for name in names if name in columns and name not in optional}
+        if not column_of and len(required) == 1:
+            column_of = {UNNAMED: columns[0]}
+    missing = [name for name in required if name not in column_of]
+    if missing and UNNAMED not in column_of:
         raise InputError(f"the network's forward needs {', '.join(missing)}, but batches have {', '.join(columns)}: "
                          "name them alike, or say inputs=a function of a batch that returns tensors by name")
-    if UNNAMED in chosen and len(required) > 1:
+    if UNNAMED in column_of and len(required) > 1:
         raise InputError(f"the network's forward needs {', '.join(required)}, but batches hold one input: say inputs=a "
                          "function of a batch that returns tensors by these names")
-    return {UNNAMED: chosen[names[0]]} if [*chosen] == names[:1] and not said else chosen
+    return {UNNAMED: column_of[names[0]]} if [*column_of] == names[:1] and not said else column_of
 
 
 def require_alike(split: BatchSplit, train: BatchSplit, names: Mapping[str, str], where: str) -> None:

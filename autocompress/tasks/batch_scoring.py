@@ -37,7 +37,7 @@ def scored(answers: Answers, batches: BatchSplit, measures: Sequence[Measure], o
     Raises:
         InputError: where a metric raises, is no number, or is not finite.
     """
-    kept = [Kept() for _ in measures]
+    per_measure = [Kept() for _ in measures]
     constant: dict[str, np.ndarray] = {}
     varied: set[str] = set()
     numbers: list[int] = []
@@ -47,7 +47,7 @@ def scored(answers: Answers, batches: BatchSplit, measures: Sequence[Measure], o
         for key, values in outputs.items():
             if key not in varied and (values != constant.setdefault(key, values[:1].copy())).any():
                 varied.add(key)
-        for measure, of in zip(measures, kept, strict=True):
+        for measure, of in zip(measures, per_measure, strict=True):
             # Each has arrays of its own: a user's function may write into what it is given.
             copies = FileOutputs({key: values.copy() for key, values in outputs.items()})
             compared = FileOutputs({key: samples[rows].numpy() for key, samples in original.items()}
@@ -56,7 +56,7 @@ def scored(answers: Answers, batches: BatchSplit, measures: Sequence[Measure], o
                                 f"for batch {number + 1} of the {name} split"))
     metrics: Metrics = {}
     every = batches if len(numbers) == len(batches) else _Some(batches, numbers)
-    for measure, of in zip(measures, kept, strict=True):
+    for measure, of in zip(measures, per_measure, strict=True):
         value, error = _reported(measure, lambda m=measure, k=of: m.over_split(k, every), f"on the {name} split")
         if not math.isfinite(value):
             raise InputError(f"the metric {measure.metric.name} must be a finite number, but is {value} on the {name} "

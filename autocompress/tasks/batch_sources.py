@@ -22,11 +22,11 @@ BATCH = 64
 MOST_SAMPLES = 1_000_000
 
 
-def batches_of(given: Any, name: str, view: int = 0) -> Generator[Any, None, None]:
+def batches_of(source: Any, name: str, view: int = 0) -> Generator[Any, None, None]:
     """The batches of a split, in the same order whenever they are drawn.
 
     Args:
-        given: a DataLoader (one that shuffles is read in order), a Dataset of samples, arrays with a row for each
+        source: a DataLoader (one that shuffles is read in order), a Dataset of samples, arrays with a row for each
             sample (one, or a tuple, dict or dataclass of them), or any iterable of batches.
         name: of the split, for messages.
         view: number of the pass: random augmentations of the user's are drawn by it.
@@ -35,7 +35,7 @@ def batches_of(given: Any, name: str, view: int = 0) -> Generator[Any, None, Non
         InputError: where it is none of these, raises, or does not end.
     """
     with _settled_randomness(view):
-        stream = _stream(given, name)
+        stream = _stream(source, name)
         for number in range(1, 2**62):
             try:
                 batch = next(stream)
@@ -49,12 +49,12 @@ def batches_of(given: Any, name: str, view: int = 0) -> Generator[Any, None, Non
             yield batch
 
 
-def is_endless(given: Any, samples: int) -> bool:
+def is_endless(source: Any, samples: int) -> bool:
     """Whether so many samples are more than an iterable without a length is believed to hold."""
     if samples <= MOST_SAMPLES:
         return False
     try:
-        len(given)
+        len(source)
     except TypeError:  # a DataLoader has the method, but raises where its dataset has no length
         return True
     return False
@@ -79,29 +79,29 @@ def collated(samples: Sequence[Any], inside: bool = False) -> Any:
             raise InputError("all samples must hold the same, but some have not all of "
                              f"{', '.join(key for key, _ in parts(first))}")
         columns = zip(*([part for _, part in parts(sample)] for sample in samples), strict=True)
-        made = [collated(column, True) for column in columns]
-        ragged = any(isinstance(column, list) and is_rows(column[0]) for column in made)
-        return [*samples] if inside and ragged else rebuilt(first, made)
+        collated_columns = [collated(column, True) for column in columns]
+        ragged = any(isinstance(column, list) and is_rows(column[0]) for column in collated_columns)
+        return [*samples] if inside and ragged else rebuilt(first, collated_columns)
     return [*samples]
 
 
-def _stream(given: Any, name: str) -> Iterator[Any]:
-    if isinstance(given, DataLoader):
-        return iter(_in_order(given))
-    if isinstance(given, IterableDataset):
-        return _grouped(iter(given))
-    if is_rows(given) or _arrays(given):
-        return _of_arrays(given, name)
-    by_number = hasattr(given, "__getitem__") and hasattr(given, "__len__")
-    if by_number and not isinstance(given, list | str | bytes | Mapping | tuple):
-        return _grouped(given[i] for i in range(len(given)))
-    if isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping):
-        return iter(given)
-    odd = [f"{key} is {type(part).__name__}" for key, part in given.items() if not _arrays(part)] \
-        if isinstance(given, Mapping) else []
+def _stream(source: Any, name: str) -> Iterator[Any]:
+    if isinstance(source, DataLoader):
+        return iter(_in_order(source))
+    if isinstance(source, IterableDataset):
+        return _grouped(iter(source))
+    if is_rows(source) or _arrays(source):
+        return _of_arrays(source, name)
+    by_number = hasattr(source, "__getitem__") and hasattr(source, "__len__")
+    if by_number and not isinstance(source, list | str | bytes | Mapping | tuple):
+        return _grouped(source[i] for i in range(len(source)))
+    if isinstance(source, Iterable) and not isinstance(source, str | bytes | Mapping):
+        return iter(source)
+    odd = [f"{key} is {type(part).__name__}" for key, part in source.items() if not _arrays(part)] \
+        if isinstance(source, Mapping) else []
     hint = f", in which {', '.join(odd)}: give what is no array by a Dataset of samples" if odd else ""
     raise InputError(f"the {name} split must be batches, a Dataset, a DataLoader or arrays with a row for each sample, "
-                     f"but is {type(given).__name__}{hint}")
+                     f"but is {type(source).__name__}{hint}")
 
 
 def _told(error: Exception) -> str:
@@ -150,8 +150,8 @@ def _arrays(value: Any) -> list[Any]:
     return [array for arrays in every for array in arrays] if all(every) else []
 
 
-def _of_arrays(given: Any, name: str) -> Iterator[Any]:
-    lengths = {len(array) for array in _arrays(given)}
+def _of_arrays(arrays: Any, name: str) -> Iterator[Any]:
+    lengths = {len(array) for array in _arrays(arrays)}
     if len(lengths) > 1:
         raise InputError(f"arrays of the {name} split must have a row for each sample, but have "
                          f"{' and '.join(map(str, sorted(lengths)))} rows")
@@ -160,7 +160,7 @@ def _of_arrays(given: Any, name: str) -> Iterator[Any]:
         return value[start:start + BATCH] if is_rows(value) else \
             rebuilt(value, [rows(part, start) for _, part in parts(value)])
 
-    yield from (rows(given, start) for start in range(0, lengths.pop(), BATCH))
+    yield from (rows(arrays, start) for start in range(0, lengths.pop(), BATCH))
 
 
 @contextmanager

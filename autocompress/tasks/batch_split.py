@@ -14,7 +14,7 @@ from autocompress.errors import InputError
 from autocompress.tasks.batch_structure import moved
 from autocompress.tasks.batches import Batches
 from autocompress.tasks.metrics.selection import has_targets, targets_of
-from autocompress.tasks.samples import Samples, chosen
+from autocompress.tasks.samples import Samples, take_rows
 from autocompress.tasks.splits import SPLITS, phases, with_every_class_trained
 from autocompress.tensors.named import NamedTensors
 
@@ -83,8 +83,8 @@ class BatchSplit(Sequence[Any]):
     def column(self, name: str) -> Samples:
         """The samples of an input."""
         column = self._batches.column(name)
-        found: Samples = column if self._rows is None else chosen(column, self._rows)
-        return found
+        samples: Samples = column if self._rows is None else take_rows(column, self._rows)
+        return samples
 
     def pieces(self, most: int) -> Iterator[slice]:
         """Ranges of at most `most` samples, none of them of two batches."""
@@ -133,7 +133,7 @@ class Batch:
         return Batch(moved(self.content, device))
 
 
-def completed(given: Mapping[str, Batches], name: str) -> dict[str, BatchSplit]:
+def completed(at_hand: Mapping[str, Batches], name: str) -> dict[str, BatchSplit]:
     """All three splits out of those at hand, as `splits.complete` makes them for arrays: without validation data a
     tenth of the training data is held out, without test data another tenth, or half of the validation data. Each class
     is spread evenly where targets are labels, and samples of a batch stay together where they cannot be taken apart.
@@ -141,15 +141,15 @@ def completed(given: Mapping[str, Batches], name: str) -> dict[str, BatchSplit]:
     Raises:
         InputError: where `train` is missing, or too small to hold anything out.
     """
-    if "train" not in given:
-        raise InputError(f"{name}: a task needs a train split, but has {', '.join(given) or 'none'}")
-    splits = {split: BatchSplit(batches) for split, batches in given.items()}
-    missing = [split for split in SPLITS if split not in given]
+    if "train" not in at_hand:
+        raise InputError(f"{name}: a task needs a train split, but has {', '.join(at_hand) or 'none'}")
+    splits = {split: BatchSplit(batches) for split, batches in at_hand.items()}
+    missing = [split for split in SPLITS if split not in at_hand]
     if "validation" in missing:
         parts = ["train"] * 8 + (["test", "validation"] if "test" in missing else ["train", "validation"])
-        splits |= _held_out(given["train"], parts, name)
+        splits |= _held_out(at_hand["train"], parts, name)
     elif "test" in missing:
-        splits |= _held_out(given["validation"], ["validation", "test"], name)
+        splits |= _held_out(at_hand["validation"], ["validation", "test"], name)
     if missing:
         log.info("%s: no %s split is given: %s after splitting", name, " and no ".join(missing),
                  ", ".join(f"{splits[split].samples} {split} samples" for split in SPLITS))
@@ -170,18 +170,18 @@ def _held_out(batches: Batches, parts: Sequence[str], name: str) -> dict[str, Ba
     numbers = phases(targets, len(parts), 0)
     if labels is not None and parts[0] == "train":
         numbers = with_every_class_trained(numbers, targets, parts.count("train"))
-    made = {}
+    splits = {}
     for part in dict.fromkeys(parts):
-        wanted = [number for number, each in enumerate(parts) if each == part]
-        chosen_units = torch.isin(numbers, torch.tensor(wanted)).nonzero()[:, 0]
-        made[part] = BatchSplit(batches, rows=chosen_units) if by_samples else \
+        places = [number for number, each in enumerate(parts) if each == part]
+        chosen_units = torch.isin(numbers, torch.tensor(places)).nonzero()[:, 0]
+        splits[part] = BatchSplit(batches, rows=chosen_units) if by_samples else \
             BatchSplit(batches, numbers=chosen_units.tolist())
-    return made
+    return splits
 
 
 def _labels(batches: Batches) -> Tensor | None:
     """Targets `(N,)` of all samples where they are whole numbers, found by their usual names; None else."""
-    found = []
+    labels = []
     for number in range(len(batches)):
         if not has_targets(batches.skeleton(number)):
             return None
@@ -189,8 +189,8 @@ def _labels(batches: Batches) -> Tensor | None:
         targets = torch.from_numpy(targets) if isinstance(targets, np.ndarray) else targets
         if not isinstance(targets, Tensor) or targets.dim() != 1 or targets.dtype.is_floating_point:
             return None
-        found.append(targets.long())
-    return torch.cat(found)
+        labels.append(targets.long())
+    return torch.cat(labels)
 
 
 def named_rows(split: BatchSplit, names: Mapping[str, str], rows: Any) -> Any:

@@ -107,21 +107,21 @@ def parts(value: Any) -> list[tuple[str, Any]]:
     return [(f"[{i}]", part) for i, part in enumerate(value)]
 
 
-def rebuilt(value: Any, made: Sequence[Any]) -> Any:
+def rebuilt(value: Any, values: Sequence[Any]) -> Any:
     """A tuple, mapping or dataclass like `value` with other values inside."""
     if type(value) is dict:
-        return dict(zip(value, made, strict=True))
+        return dict(zip(value, values, strict=True))
     if isinstance(value, Mapping):
         other: Any = copy.copy(value)
-        for key, part in zip([*value], made, strict=True):
+        for key, part in zip([*value], values, strict=True):
             other[key] = part
         return other
     if dataclasses.is_dataclass(value):
         other = copy.copy(value)
-        for field, part in zip(dataclasses.fields(value), made, strict=True):
+        for field, part in zip(dataclasses.fields(value), values, strict=True):
             object.__setattr__(other, field.name, part)
         return other
-    return type(value)(*made) if hasattr(value, "_fields") else type(value)(made)
+    return type(value)(*values) if hasattr(value, "_fields") else type(value)(values)
 
 
 def resolved(value: Any, read: Callable[[Reference], Any]) -> Any:
@@ -129,9 +129,9 @@ def resolved(value: Any, read: Callable[[Reference], Any]) -> Any:
     if isinstance(value, Reference):
         return read(value)
     if isinstance(value, Mapping | tuple | list) or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
-        made = [resolved(part, read) for _, part in parts(value)]
-        changed = any(one is not part for one, (_, part) in zip(made, parts(value), strict=True))
-        return rebuilt(value, made) if changed else value
+        values = [resolved(part, read) for _, part in parts(value)]
+        changed = any(one is not part for one, (_, part) in zip(values, parts(value), strict=True))
+        return rebuilt(value, values) if changed else value
     return value
 
 

@@ -82,9 +82,9 @@ class BatchTask:
         _check_arguments(loss, self._meanings, self._weights)
         self._named_inputs = inputs is not None
         get_inputs = getter_of(inputs)
-        given = {"train": train, "validation": validation, "test": test}
+        split_batches = {"train": train, "validation": validation, "test": test}
         recorded: dict[str, Batches] = {}
-        for split, batches in given.items():
+        for split, batches in split_batches.items():
             if batches is not None:
                 first = recorded["train"].structure if recorded else None
                 recorded[split] = _recorded(batches, split, get_inputs, first)
@@ -252,24 +252,24 @@ class BatchTask:
 
     def doubts(self, original: Score, claimed: tuple[str, float] | None) -> list[Warned]:
         """That the original puts out the same for every sample, or is worse than its weights say."""
-        found = []
+        doubts = []
         if not self._given_measures:
-            found.append(Warned("label-free", NOTES[self.metric.name]))
+            doubts.append(Warned("label-free", NOTES[self.metric.name]))
         if original.answers and self.samples("validation") > 1:
-            found.append(Warned("original-one-answer", "the original puts out the same for every sample in "
-                                f"{', '.join(original.answers)}. Likely causes: inputs that are not scaled as in "
-                                "training, or weights of another network"))
+            doubts.append(Warned("original-one-answer", "the original puts out the same for every sample in "
+                                 f"{', '.join(original.answers)}. Likely causes: inputs that are not scaled as in "
+                                 "training, or weights of another network"))
         if claimed is not None and self.metric.name in claimed[0]:
             value, error = original.metrics[self.metric.name], original.metrics[self.metric.error]
             if self.metric.drop(claimed[1], value) > max(FAR_BELOW * abs(claimed[1]), ERRORS * error):
-                found.append(Warned("original-below-its-weights", f"the original reaches {self.metric.format(value)}, "
-                                    f"but its weights say {self.metric.format(claimed[1])} ({claimed[0]}). Likely "
-                                    "causes: inputs that are not scaled as in training, or other data"))
-        return found
+                doubts.append(Warned("original-below-its-weights", f"the original reaches {self.metric.format(value)}, "
+                                     f"but its weights say {self.metric.format(claimed[1])} ({claimed[0]}). Likely "
+                                     "causes: inputs that are not scaled as in training, or other data"))
+        return doubts
 
     def losses(self, original: Score, result: Score) -> tuple[list[Warned], dict[str, Any]]:
         """That a file is far below the original in a metric."""
-        found = []
+        losses = []
         for measure in self._measures:
             metric = measure.metric
             if measure.needs_original and not metric.is_share:
@@ -277,10 +277,10 @@ class BatchTask:
             before, after = original.metrics[metric.name], result.metrics[metric.name]
             error = max(original.metrics[metric.error], result.metrics[metric.error])
             if metric.drop(before, after) > max(FAR_BELOW * Reference(metric, before).scale, ERRORS * error):
-                found.append(Warned("result-far-below-original", f"the exported file reaches {metric.name} "
-                                    f"{metric.format(after)} on the test data, far from the original's "
-                                    f"{metric.format(before)}: allow more bytes, or more time"))
-        return found, {}
+                losses.append(Warned("result-far-below-original", f"the exported file reaches {metric.name} "
+                                     f"{metric.format(after)} on the test data, far from the original's "
+                                     f"{metric.format(before)}: allow more bytes, or more time"))
+        return losses, {}
 
     def input_facts(self) -> dict[str, Any]:
         """Inputs are not changed."""
@@ -311,24 +311,24 @@ class TrainInputs:
         return named_rows(self._split, self._names, rows)
 
 
-def _recorded(given: Any, split: str, get_inputs: GetInputs | None, first: Structure | None) -> Batches:
+def _recorded(source: Any, split: str, get_inputs: GetInputs | None, first: Structure | None) -> Batches:
     """All batches of a split. InputError where they do not end."""
     recorder = BatchRecorder(get_inputs, split, first)
-    with closing(batches_of(given, split)) as batches:
+    with closing(batches_of(source, split)) as batches:
         for batch in batches:
             recorder.add(batch)
-            if is_endless(given, recorder.samples):
+            if is_endless(source, recorder.samples):
                 raise endless(split)
     return recorder.finish()
 
 
-def _drawn_again(given: Any, first: Batches, get_inputs: GetInputs | None) -> Batches | None:
+def _drawn_again(source: Any, first: Batches, get_inputs: GetInputs | None) -> Batches | None:
     """The training batches, drawn a second time where random augmentations make others of them; None where they do not,
     or where batches can be drawn but once."""
-    if isinstance(given, Iterator):
+    if isinstance(source, Iterator):
         return None
     recorder = BatchRecorder(get_inputs, "train", first.structure)
-    with closing(batches_of(given, "train", view=1)) as batches:
+    with closing(batches_of(source, "train", view=1)) as batches:
         for number, batch in enumerate(batches):
             recorder.add(batch)
             if not number and recorder.is_start_of(first):

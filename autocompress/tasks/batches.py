@@ -156,24 +156,24 @@ class BatchRecorder:
 
     def _inputs(self, batch: Any, where: str) -> Mapping[str, Any]:
         if self._get_inputs is None:
-            found = inputs_in(batch)
+            arrays = inputs_in(batch)
             if self._names:  # another array may have as many rows by chance
-                found = {name: rows for name, rows in found.items() if name in self._names}
-                if not found:
+                arrays = {name: rows for name, rows in arrays.items() if name in self._names}
+                if not arrays:
                     raise InputError(f"{where} must be built as the first batch is, with {self._shown_names}, but is "
                                      f"{described(batch)}: give all batches one structure")
-            if not found:
+            if not arrays:
                 raise InputError(f"{where} must hold arrays with a row for each sample, in a dict or as its first "
                                  f"item, but is {described(batch)}: say which are inputs by inputs=")
-            return found
+            return arrays
         try:
-            given = self._get_inputs(batch)
+            values = self._get_inputs(batch)
         except InputError:
             raise
         except Exception as error:  # the user's code: anything can come
             raise InputError(f"inputs failed for {where}, {described(batch)}: {type(error).__name__}: {error}"
                              ) from error
-        named = given if isinstance(given, Mapping) else {UNNAMED: given}
+        named = values if isinstance(values, Mapping) else {UNNAMED: values}
         for name, tensor in named.items():
             if not isinstance(name, str) or not is_rows(tensor):
                 raise InputError(f"inputs must give a tensor (N, …), or tensors by name, but for {where} gave "
@@ -280,10 +280,10 @@ class Batches(Sequence[Any]):
 
     def gather(self, rows: Tensor) -> Any:
         """The samples of `rows` `(M,)`, in that order, as one batch. InputError where batches cannot be mixed."""
-        wanted, order = rows.sort()
-        batch_of = np.searchsorted(self.starts, wanted.numpy(), side="right") - 1
+        ordered, order = rows.sort()
+        batch_of = np.searchsorted(self.starts, ordered.numpy(), side="right") - 1
         numbers = np.unique(batch_of)
-        places = [wanted[torch.from_numpy(batch_of == number)] for number in numbers]
+        places = [ordered[torch.from_numpy(batch_of == number)] for number in numbers]
         local = [(place - self.starts[number]).tolist() for place, number in zip(places, numbers, strict=True)]
 
         def read(reference: Reference, batch: int, whole: bool) -> Any:
@@ -319,10 +319,10 @@ def inputs_in(batch: Any) -> dict[str, Any]:
             return {str(i): part for i, part in enumerate(first)} if first and all(map(is_rows, first)) else {}
         return {} if first is None or isinstance(first, str) else inputs_in(first)
     try:
-        found = {key.removeprefix("."): part for key, part in parts(batch)}
+        entries = {key.removeprefix("."): part for key, part in parts(batch)}
     except TypeError:
         return {}
-    rows = {key: part for key, part in found.items() if is_rows(part)}
+    rows = {key: part for key, part in entries.items() if is_rows(part)}
     lengths = [len(part) for part in rows.values()]
     samples = max(lengths, key=lengths.count, default=0)
     return {key: part for key, part in rows.items() if len(part) == samples}

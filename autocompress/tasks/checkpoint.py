@@ -167,10 +167,10 @@ def _unpickled(path: Path) -> Any:
             with torch.serialization.safe_globals(inert):
                 return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
-            found = _TARGET.search(str(error))
-            if found is None or len(mappings) > _MAX_MAPPINGS:
+            match = _TARGET.search(str(error))
+            if match is None or len(mappings) > _MAX_MAPPINGS:
                 raise
-            mappings.add(names[int(found[1])])
+            mappings.add(names[int(match[1])])
 
 
 def _class_names(path: Path) -> list[str]:
@@ -192,7 +192,7 @@ def _is_class(name: str) -> bool:
 def _refusal(error: Exception) -> str:
     """One clean sentence about why `weights_only` refused a file: torch's own text has pages and control codes."""
     text = str(error)
-    blocked = next((name for found in _UNSUPPORTED.findall(text) for name in found if name), None)
+    blocked = next((name for groups in _UNSUPPORTED.findall(text) for name in groups if name), None)
     if blocked is not None:
         return f"must be readable by torch.load(weights_only=True), but would call {blocked}, which is never done here"
     first = next((line for line in text.splitlines() if line.strip()), "no message")

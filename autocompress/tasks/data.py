@@ -65,10 +65,10 @@ def _loaded(spec: Any, root: Path | None, seed: int, trust_code: bool, preparati
     if kind == "npz" and place:
         return from_npz(Path(place), seed)
     if is_factory(spec):
-        made = call_factory(spec, what="data", trust_code=trust_code)
-        if isinstance(made, str):
-            raise InputError(f"data: {spec} must return arrays, Datasets or a dict of splits, but returned {made!r}")
-        return from_memory(made, Path(spec.rpartition(":")[0]).stem, seed)
+        result = call_factory(spec, what="data", trust_code=trust_code)
+        if isinstance(result, str):
+            raise InputError(f"data: {spec} must return arrays, Datasets or a dict of splits, but returned {result!r}")
+        return from_memory(result, Path(spec.rpartition(":")[0]).stem, seed)
     raise InputError(f"data must be one of {', '.join(DATA_SPECS)}, but got {spec!r}")
 
 

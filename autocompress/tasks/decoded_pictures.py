@@ -102,7 +102,7 @@ class DecodedPictures(LazySamples):
         return pixels, fine
 
     @property
-    def kept(self) -> int:
+    def cached(self) -> int:
         """Number of pictures that the cache holds."""
         return 0 if self._cache is None else self._cache.held
 

@@ -30,17 +30,17 @@ def call_factory(spec: str, *, what: str, trust_code: bool) -> Any:
         return _reported(factory, f"{what}: {_call(spec)} failed")
 
 
-def load_object(given: Any, *, what: str, trust_code: bool, call: bool = True) -> Any:
+def load_object(spec: Any, *, what: str, trust_code: bool, call: bool = True) -> Any:
     """The object that a user named `path/to/file.py:name`; anything that is no text is returned as it is.
 
     A class or a function of that name is called without arguments, if `call` says so; any other object is taken as it
     is. InputError as of `call_factory`.
     """
-    if not isinstance(given, str):
-        return given
-    with _named(given, what, trust_code, "") as named:
+    if not isinstance(spec, str):
+        return spec
+    with _named(spec, what, trust_code, "") as named:
         if call and makes_objects(named):
-            return _reported(named, f"{what}: {_call(given)} failed")
+            return _reported(named, f"{what}: {_call(spec)} failed")
         return named
 
 

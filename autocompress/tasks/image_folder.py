@@ -19,7 +19,7 @@ from autocompress.tasks.picture_cache import DEFAULT_BYTES
 from autocompress.tasks.picture_listing import PictureListing, is_hidden, list_pictures
 from autocompress.tasks.pictures import Levels, deep_range, levels_of, picture_suffixes
 from autocompress.tasks.preparation import IMAGENET, Preparation
-from autocompress.tasks.samples import HELD_BYTES, chosen
+from autocompress.tasks.samples import HELD_BYTES, take_rows
 from autocompress.tasks.splits import Split, TaskData, complete
 
 log = logging.getLogger(__name__)
@@ -107,11 +107,11 @@ def _streamed(pictures: DecodedPictures, numbers: dict[str, Tensor], folder: Pat
                     "is met later is replaced by another of its class", folder, len(unreadable), len(looked_at),
                     _first(pictures, unreadable))
     log.info("%s: %d pictures are decoded when they are needed; decoded ones are kept up to --cache-size, %d of them "
-             "are", folder, len(pictures), pictures.kept)
+             "are", folder, len(pictures), pictures.cached)
     parts = {}
     for split, rows in numbers.items():
         left = rows[~torch.isin(rows, unreadable)]
-        parts[split] = Split(chosen(pictures, left), pictures.labels[left])
+        parts[split] = Split(take_rows(pictures, left), pictures.labels[left])
     return parts
 
 
@@ -152,17 +152,17 @@ def _split_folders(folder: Path) -> dict[str, Path]:
             raise InputError(f"{folder}: {', '.join(path.name for path in named)} must hold one folder of pictures for "
                              "each class, but hold pictures themselves: what class is each of?")
         return {"train": folder}
-    found: dict[str, Path] = {}
+    places: dict[str, Path] = {}
     for path, split in of_classes.items():
-        if split in found:
-            raise InputError(f"{folder} must have one folder for each split, but {found[split].name} and {path.name} "
+        if split in places:
+            raise InputError(f"{folder} must have one folder for each split, but {places[split].name} and {path.name} "
                              f"both are for {split}")
-        found[split] = path
+        places[split] = path
     beside = [path.name for path in _folders(folder) if path not in of_classes]
     if beside:
         log.warning("%s: left out %s, beside the folders of the splits and without folders of classes", folder,
                     ", ".join(beside[:_ENDS_NAMED]))
-    return found
+    return places
 
 
 def _has_pictures(folder: Path) -> bool:
@@ -206,7 +206,7 @@ def _levels(folder: Path, listings: list[PictureListing]) -> Levels | None:
     files = [(listing, number) for listing in listings for number in range(len(listing))
              if not listing.names.raw(number).lower().endswith(_EIGHT_BITS)]
     paths = [listing.path(number) for listing, number in files[::math.ceil(len(files) / LOOKED_AT_FOR_LEVELS) or 1]]
-    ranges = [found for found in in_threads(deep_range, paths) if found is not None] if paths else []
+    ranges = [value_range for value_range in in_threads(deep_range, paths) if value_range is not None] if paths else []
     levels = levels_of(ranges)
     if levels is not None:
         log.info("%s: %d pictures have more than 8 bits: scaled from %g to %g, the range of %s", folder, len(ranges),

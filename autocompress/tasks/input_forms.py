@@ -116,8 +116,8 @@ def _check_tokens(data: TaskData, model: nn.Module) -> None:
     sample = data.train.inputs[:2].long()
     sizes: list[int] = []
 
-    def see(module: nn.Module, given: tuple[Tensor, ...]) -> None:
-        if given and isinstance(given[0], Tensor) and given[0].shape == sample.shape and torch.equal(given[0], sample):
+    def see(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if args and isinstance(args[0], Tensor) and args[0].shape == sample.shape and torch.equal(args[0], sample):
             sizes.append(int(module.num_embeddings))  # type: ignore[arg-type]
 
     hooks = [module.register_forward_pre_hook(see) for module in model.modules()

@@ -38,9 +38,9 @@ class Distance:
         return _mean([_of_samples(outputs[name], original[name], variance)
                       for name, variance in self.variances.items()])
 
-    def over_split(self, kept: Sequence[Any], batches: Sequence[Any]) -> tuple[float, float]:
+    def over_split(self, per_batch: Sequence[Any], batches: Sequence[Any]) -> tuple[float, float]:
         """The mean over samples, and its standard error."""
-        return mean_with_error(np.concatenate(list(kept)))
+        return mean_with_error(np.concatenate(list(per_batch)))
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class Agreement:
         return _mean([same_class(np.moveaxis(outputs[name], axis, 1), np.moveaxis(original[name], axis, 1))
                       for name, axis in self.axes.items()])
 
-    def over_split(self, kept: Sequence[Any], batches: Sequence[Any]) -> tuple[float, float]:
+    def over_split(self, per_batch: Sequence[Any], batches: Sequence[Any]) -> tuple[float, float]:
         """The mean over samples, and its standard error."""
-        return mean_with_error(np.concatenate(list(kept)))
+        return mean_with_error(np.concatenate(list(per_batch)))
 
 
 def label_free_metric(meanings: Mapping[str, str]) -> Metric:

@@ -17,13 +17,13 @@ log = logging.getLogger(__name__)
 Array = np.ndarray[Any, Any]
 
 
-def class_numbers(given: Mapping[str, Any], name: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def class_numbers(labels: Mapping[str, Any], name: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Labels (N,) int64 of each split, and the names of the classes where labels were names.
 
     Whole numbers of any type, floats that are whole, booleans, (N, 1), one-hot rows (N, classes) and names are taken;
     names are numbered in alphabetical order over all splits. InputError for anything else. `name` is the data set's.
     """
-    columns = {split: _column(value, f"{name}, {split} split") for split, value in given.items()}
+    columns = {split: _column(value, f"{name}, {split} split") for split, value in labels.items()}
     if any(column.dtype.kind == "U" for column in columns.values()):
         return _numbered(columns, name)
     return {split: torch.from_numpy(column.astype(np.int64)) for split, column in columns.items()}, ()
@@ -79,6 +79,6 @@ def _numbered(columns: Mapping[str, Array], name: str) -> tuple[dict[str, Tensor
     log.info("%s: labels are names, numbered in alphabetical order: %s%s", name,
              ", ".join(f"{text} = {number}" for number, text in enumerate(present[:5])),
              ", …" if len(present) > 5 else "")
-    known = np.array(present)
-    return {split: torch.from_numpy(np.searchsorted(known, column).astype(np.int64))
+    names = np.array(present)
+    return {split: torch.from_numpy(np.searchsorted(names, column).astype(np.int64))
             for split, column in texts.items()}, tuple(present)

@@ -98,8 +98,8 @@ def load_network(spec: str | nn.Module, task: Task, *, weights: Path | None = No
     if not callable(getattr(task, "inputs", None)):
         raise InputError("task must be an autocompress.Task, or have the members of autocompress.tasks.base.Task, but "
                          f"is {type(task).__name__}: a function that --task names must return it")
-    given = built_network(spec, trust_code=trust_code) if isinstance(spec, str) else spec
-    inner = unwrapped(given)
+    network = built_network(spec, trust_code=trust_code) if isinstance(spec, str) else spec
+    inner = unwrapped(network)
     name = Path(spec.rpartition(":")[0]).stem if isinstance(spec, str) else type(inner).__name__
     model = check_float32(copied(inner), f"model {name}")
     claimed = None if weights is None else load_weights_file(model, weights, 0, weights_key)
@@ -148,10 +148,10 @@ def _check_answers(model: nn.Module, inputs: Inputs, name: str) -> bool:
 
 def built_network(spec: str, *, trust_code: bool) -> nn.Module:
     """The network that a user's factory makes. InputError when it makes none."""
-    made = call_factory(spec, what="model", trust_code=trust_code)
-    if not isinstance(made, nn.Module):
-        raise InputError(f"model: {spec} must return a torch.nn.Module, but returned {type(made).__name__}")
-    return made
+    network = call_factory(spec, what="model", trust_code=trust_code)
+    if not isinstance(network, nn.Module):
+        raise InputError(f"model: {spec} must return a torch.nn.Module, but returned {type(network).__name__}")
+    return network
 
 
 def _remedy(cause: str) -> str:
@@ -169,14 +169,14 @@ def check_fits(model: nn.Module, data: TaskData) -> bool:
         Whether it returns them inside something else, such as a dict.
     """
     inputs = data.normalise(data.train.inputs[:2])
-    given = f"{tuple(inputs.shape)} {inputs.dtype}".replace("torch.", "")
+    batch = f"{tuple(inputs.shape)} {inputs.dtype}".replace("torch.", "")
     with torch.no_grad(), evaluating(model):
         try:
             outputs = model(inputs)
         except Exception as error:  # the user's code: anything can come
             cause = next(iter(str(error).splitlines()), "no message")
             raise InputError(
-                f"the model must take the data's batches, {given}, but said: {type(error).__name__}: {cause[:300]}. "
+                f"the model must take the data's batches, {batch}, but said: {type(error).__name__}: {cause[:300]}. "
                 f"{_remedy(cause)}"
             ) from error
     expected = (len(inputs), data.classes)
@@ -184,12 +184,12 @@ def check_fits(model: nn.Module, data: TaskData) -> bool:
     outputs = _the_logits(outputs, expected)
     if tuple(outputs.shape) != expected:
         raise InputError(
-            f"the model must answer {given} with logits {expected}, one for each class of {data.name}, "
+            f"the model must answer {batch} with logits {expected}, one for each class of {data.name}, "
             f"but answered {tuple(outputs.shape)}"
         )
     if not bool(torch.isfinite(outputs).all()):
         raise InputError(
-            f"the model must answer {given} with finite logits, but some are NaN or infinite: check its weights"
+            f"the model must answer {batch} with finite logits, but some are NaN or infinite: check its weights"
         )
     return inside
 
@@ -226,13 +226,13 @@ def library_network(spec: str, outputs: int, channels: int) -> nn.Module:
     InputError where the library has none of that name, EnvironmentFault where it is not installed."""
     library, _, name = spec.partition(":")
     if library == "timm":
-        made: nn.Module = _timm_library(name).create_model(name, pretrained=False, num_classes=outputs,
-                                                           in_chans=channels)
-        return made
+        network: nn.Module = _timm_library(name).create_model(name, pretrained=False, num_classes=outputs,
+                                                              in_chans=channels)
+        return network
     models = import_torchvision().models
-    known = models.list_models(module=models)
-    if name not in known:
-        raise InputError(f"torchvision has no classification model {name!r}{_suggestion(name, known)}")
+    names = models.list_models(module=models)
+    if name not in names:
+        raise InputError(f"torchvision has no classification model {name!r}{_suggestion(name, names)}")
     return _with_channels(models.get_model(name, weights=None, num_classes=outputs), channels)
 
 
@@ -288,8 +288,8 @@ def _timm(name: str, *, pretrained: bool, data: TaskData) -> nn.Module:
     return model
 
 
-def _suggestion(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=3)
+def _suggestion(name: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=3)
     return f": did you mean {' or '.join(close)}?" if close else ""
 
 
@@ -303,10 +303,10 @@ def _check_hub(spec: str, classes: int, channels: int, data: TaskData) -> None:
 
 def _with_channels(model: nn.Module, channels: int) -> nn.Module:
     """Rebuild the first convolution for that many input channels, when it has another number."""
-    found = next(((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d)), None)
-    if found is None or found[1].in_channels == channels:
+    first = next(((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d)), None)
+    if first is None or first[1].in_channels == channels:
         return model
-    name, old = found
+    name, old = first
     new = nn.Conv2d(
         channels, old.out_channels, old.kernel_size, old.stride, old.padding,  # type: ignore[arg-type]
         bias=old.bias is not None, padding_mode=old.padding_mode,

@@ -39,15 +39,15 @@ def from_npz(path: Path, seed: int, options: dict[str, Any] | None = None) -> Ta
                              and lower[key].size < 4096}
     for split, spellings in SPELLINGS.items():
         names = list(_names(split, spellings))
-        found = next(((x, y) for x, y in names if x in lower and y in lower), None)
-        found = found or next(((x, y) for x, y in names if x in lower or y in lower), None)
-        if found is None:
+        pair = next(((x, y) for x, y in names if x in lower and y in lower), None)
+        pair = pair or next(((x, y) for x, y in names if x in lower or y in lower), None)
+        if pair is None:
             continue
-        if not all(name in lower for name in found):
-            there, absent = found if found[0] in lower else reversed(found)
+        if not all(name in lower for name in pair):
+            there, absent = pair if pair[0] in lower else reversed(pair)
             raise InputError(f"{path} holds {there} and so must hold {absent}, but does not: it holds "
                              f"{', '.join(arrays)}")
-        value[split] = (lower[found[0]], lower[found[1]])
+        value[split] = (lower[pair[0]], lower[pair[1]])
     if "train" not in value:
         held = ", ".join(arrays) or "none"
         raise InputError(f"{path} must hold arrays x and y, or x_train and y_train, but holds {held}")

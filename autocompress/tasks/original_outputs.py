@@ -39,15 +39,15 @@ def answered(model: nn.Module, inputs: Inputs, masks: Mapping[str, tuple[int, ..
     """The floating-point outputs `(N, …)` for some inputs, by name; NaN where a mask is 0."""
     with torch.no_grad():
         outputs = by_name(model(inputs))
-    made = {}
+    answers = {}
     for name, tensor in outputs.items():
         if tensor.is_floating_point():
             mask = mask_of(tensor, masks)
             if mask is not None:
                 padding = by_name(inputs)[mask] == 0
                 tensor = tensor.masked_fill(padding.reshape(*padding.shape, *[1] * (tensor.dim() - 2)), math.nan)
-            made[name] = tensor
-    return made
+            answers[name] = tensor
+    return answers
 
 
 def variances_of(model: nn.Module, inputs: Inputs) -> dict[str, np.ndarray[Any, Any]]:

@@ -65,8 +65,8 @@ class PictureCache:
             return False
         try:
             if not self._sums[row]:  # another process may have written it
-                found = os.pread(self._sums_file, 4, 4 * row)
-                self._sums[row] = int.from_bytes(found, "little") if len(found) == 4 else 0
+                checksum = os.pread(self._sums_file, 4, 4 * row)
+                self._sums[row] = int.from_bytes(checksum, "little") if len(checksum) == 4 else 0
             return bool(self._sums[row]) and os.preadv(self._pixels, [buffer], row * self._row_bytes) == len(buffer) \
                 and _sum(buffer) == self._sums[row]
         except OSError as error:
@@ -96,8 +96,8 @@ class PictureCache:
         if fcntl is not None:
             fcntl.flock(self._sums_file, fcntl.LOCK_SH)
         os.truncate(self._sums_file, self._sums.nbytes)
-        known = np.frombuffer(os.pread(self._sums_file, self._sums.nbytes, 0), "<u4")
-        self._sums[:len(known)] = known
+        stored = np.frombuffer(os.pread(self._sums_file, self._sums.nbytes, 0), "<u4")
+        self._sums[:len(stored)] = stored
         os.utime(self._place / _SUMS)
         self._pixels = os.open(self._place / _PIXELS, os.O_RDWR | os.O_CREAT, 0o600)
         weakref.finalize(self, os.close, self._pixels)
@@ -131,12 +131,12 @@ class PictureCache:
 
     def _oldest(self) -> Path | None:
         """The folder of another data set that was opened least recently, of those that no process has open."""
-        found = []
+        unused = []
         for path in self._folder.glob(f"*/{_SUMS}"):
             with suppress(OSError):
                 if path.parent != self._place and not _in_use(path):
-                    found.append((path.stat().st_mtime_ns, path.parent))
-        return min(found)[1] if found else None
+                    unused.append((path.stat().st_mtime_ns, path.parent))
+        return min(unused)[1] if unused else None
 
     def _give_up(self, error: OSError) -> None:
         if self._pixels >= 0 or not self._room:

@@ -110,16 +110,16 @@ def list_pictures(root: Path, classes: Sequence[str]) -> PictureListing:
     noticing can escape that.
     """
     place = cache_dir() / "listings" / f"{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]}.npz"
-    kept = _kept(place, root, classes)
-    if kept is not None:
-        log.info("%s: %d pictures, as they were listed before: no folder has changed since", root, len(kept))
-        return kept
+    stored = _kept(place, root, classes)
+    if stored is not None:
+        log.info("%s: %d pictures, as they were listed before: no folder has changed since", root, len(stored))
+        return stored
     began = time.time_ns()
     folders: dict[str, int] = {}
     files, others, last = list[tuple[str, int, int, int]](), Counter[str](), time.monotonic()
     for label, name in enumerate(classes):
-        found = sorted(_walked(root, name, folders, others), key=lambda file: file[0].split("/"))
-        files.extend((path, label, size, changed) for path, size, changed in found)
+        pictures = sorted(_walked(root, name, folders, others), key=lambda file: file[0].split("/"))
+        files.extend((path, label, size, changed) for path, size, changed in pictures)
         if time.monotonic() - last > PROGRESS_SECONDS:
             last = time.monotonic()
             log.info("%s: listed %d pictures in %d of %d folders", root, len(files), label + 1, len(classes))

@@ -69,13 +69,13 @@ def levels_of(ranges: Iterable[tuple[str, float, float]]) -> Levels | None:
     """Black and white of all deep pictures together: the least usual depth in bits that holds the integers; of floats,
     0 to 1 or to 255 where they are inside, else from the least to the greatest. None when there are no such pictures.
     """
-    known = list(ranges)
-    if not known:
+    deep = list(ranges)
+    if not deep:
         return None
-    low, high = min(r[1] for r in known), max(r[2] for r in known)
+    low, high = min(r[1] for r in deep), max(r[2] for r in deep)
     if low < 0:
         return Levels(low, high)
-    if any(mode == "F" for mode, _, _ in known):
+    if any(mode == "F" for mode, _, _ in deep):
         return Levels(0.0, next((white for white in (1.0, 255.0, 65535.0) if high <= white), high))
     return Levels(0.0, next((2.0**bits - 1 for bits in _DEPTHS if high < 2.0**bits), high))
 

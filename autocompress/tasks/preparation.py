@@ -43,18 +43,18 @@ class Preparation:
     # Whose mean and std these are: empty for the user's own.
     origin: str = ""
 
-    def completed(self, known: Preparation | None) -> Preparation:
-        """This, with what it leaves open taken from `known`; sizes and shares go together."""
-        if known is None:
+    def completed(self, defaults: Preparation | None) -> Preparation:
+        """This, with what it leaves open taken from `defaults`; sizes and shares go together."""
+        if defaults is None:
             return self
         sizes: dict[str, Any] = {}
         if self.resize is None and self.crop is None:
-            same = self.image_size in (None, known.image_size)
-            share = (known.image_size or 1) / known.resize if known.resize else None
-            sizes = {"resize": known.resize} if same else {"crop": share}
-        return replace(self, image_size=self.image_size or known.image_size, mean=self.mean or known.mean,
-                       std=self.std or known.std, interpolation=known.interpolation,
-                       origin=known.origin if self.mean is None else "", **sizes)
+            same = self.image_size in (None, defaults.image_size)
+            share = (defaults.image_size or 1) / defaults.resize if defaults.resize else None
+            sizes = {"resize": defaults.resize} if same else {"crop": share}
+        return replace(self, image_size=self.image_size or defaults.image_size, mean=self.mean or defaults.mean,
+                       std=self.std or defaults.std, interpolation=defaults.interpolation,
+                       origin=defaults.origin if self.mean is None else "", **sizes)
 
     @property
     def says_size(self) -> bool:
@@ -118,10 +118,10 @@ def preparation_of(model: str | nn.Module, weights: Path | None) -> Preparation 
     if kind == "timm":
         try:
             import_torchvision()
-            found = importlib.import_module("timm").get_pretrained_cfg(name)
+            pretrained = importlib.import_module("timm").get_pretrained_cfg(name)
         except (ImportError, RuntimeError):  # said where the network is built
             return None
-        return _of_timm(found.to_dict(), name) if found is not None else None
+        return _of_timm(pretrained.to_dict(), name) if pretrained is not None else None
     return _of_torchvision(name, weights) if kind == "torchvision" else None
 
 
@@ -142,12 +142,12 @@ def _of_torchvision(name: str, weights: Path | None) -> Preparation | None:
     if name not in models.list_models(module=models):
         return None
     entries = models.get_model_weights(name)
-    chosen = entries.DEFAULT if weights is None else next(
+    of_file = entries.DEFAULT if weights is None else next(
         (entry for entry in entries if entry.url.rpartition("/")[2] == weights.name), None)
-    if chosen is None:
+    if of_file is None:
         return None
-    preset = chosen.transforms()
+    preset = of_file.transforms()
     if not hasattr(preset, "crop_size") or not hasattr(preset, "resize_size"):
         return None
     return Preparation(int(preset.crop_size[0]), int(preset.resize_size[0]), None, tuple(preset.mean),
-                       tuple(preset.std), str(preset.interpolation.value), f"the transforms of torchvision's {chosen}")
+                       tuple(preset.std), str(preset.interpolation.value), f"the transforms of torchvision's {of_file}")

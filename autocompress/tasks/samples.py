@@ -172,13 +172,13 @@ class NamedSamples(Mapping[str, Samples]):
         return NamedTensors({name: samples[which] for name, samples in self._samples.items()})
 
 
-def chosen(samples: Any, rows: Tensor) -> Any:
+def take_rows(samples: Any, rows: Tensor) -> Any:
     """The samples at `rows` `(M,)` int64, in that order: read at once where they are in memory, else when they are
     asked for."""
     if isinstance(samples, Tensor | NamedTensors):
         return samples[rows]
     if isinstance(samples, NamedSamples):
-        return NamedSamples({name: chosen(samples[name], rows) for name in samples})
+        return NamedSamples({name: take_rows(samples[name], rows) for name in samples})
     if isinstance(samples, ChosenSamples):
         return ChosenSamples(samples.samples, samples.rows[rows])
     return ChosenSamples(samples, rows)
@@ -218,8 +218,8 @@ def content_of(samples: Samples) -> Iterator[Any]:
 def row_numbers(rows: slice | Tensor, count: int) -> Tensor:
     """The numbers `(M,)` int64 that an index stands for, of `count` samples. IndexError where one is not there."""
     if isinstance(rows, slice):
-        wanted = range(*rows.indices(count))
-        return wanted.start + wanted.step * torch.arange(len(wanted))
+        span = range(*rows.indices(count))
+        return span.start + span.step * torch.arange(len(span))
     numbers = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows.to("cpu", torch.int64)
     if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < count:
         raise IndexError(f"rows must be from 0 to {count - 1}, but reach from {int(numbers.min())} to "

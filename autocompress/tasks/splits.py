@@ -28,7 +28,7 @@ from autocompress.tasks.classification.sanity_checks import (
 )
 from autocompress.tasks.classification.scores import scores
 from autocompress.tasks.identity import callable_fingerprint
-from autocompress.tasks.samples import HELD_BYTES, Samples, chosen, content_of, is_large
+from autocompress.tasks.samples import HELD_BYTES, Samples, content_of, is_large, take_rows
 from autocompress.tasks.score import Answers, Score, consecutive_rows, gathered_rows
 from autocompress.tasks.stratified import stratified_part
 from autocompress.tasks.views import Augment, Shifts, View, augmented_by
@@ -62,7 +62,7 @@ class Split:
 
     def take(self, indices: Tensor) -> Split:
         """The samples at `indices` `(M,)` int64, in that order."""
-        return Split(chosen(self.inputs, indices), self.targets[indices])
+        return Split(take_rows(self.inputs, indices), self.targets[indices])
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,8 +155,8 @@ class TaskData:
     def views_fingerprint(self) -> str | None:
         """What settles `train_view`, beside the seed. None where `augment` cannot be told by its content, so that no
         answer to an augmented view may be used again later."""
-        known = self.augment is None or callable_fingerprint(self.augment) is not None
-        return self.fingerprint if known else None
+        is_fixed = self.augment is None or callable_fingerprint(self.augment) is not None
+        return self.fingerprint if is_fixed else None
 
     def normalise(self, inputs: Tensor) -> Tensor:
         """A batch (N, …) as stored → float32 of the same shape, or int64 tokens: as the model is fed."""

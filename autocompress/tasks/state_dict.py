@@ -69,11 +69,11 @@ class Candidate:
                                     self.prefix.rstrip(".")}
 
 
-def candidates(content: Any, own: Mapping[str, Tensor]) -> list[Candidate]:
-    """Every dict of the content, and every prefix in it, that has at least one tensor of the network `own` (its state
+def candidates(content: Any, state: Mapping[str, Tensor]) -> list[Candidate]:
+    """Every dict of the content, and every prefix in it, that has at least one tensor of the network `state` (its state
     dict); those that fit first, then by the number of matching tensors."""
-    found = [candidate for keys, names in _dicts(content) for candidate in _compared(keys, names, own)]
-    return sorted(found, key=lambda c: (not c.fits, -c.matches, len(c.keys)))
+    matching = [candidate for keys, names in _dicts(content) for candidate in _compared(keys, names, state)]
+    return sorted(matching, key=lambda c: (not c.fits, -c.matches, len(c.keys)))
 
 
 def networks(content: Any) -> list[str]:
@@ -84,11 +84,11 @@ def networks(content: Any) -> list[str]:
 
 def distinct(fitting: list[Candidate]) -> list[Candidate]:
     """The candidates whose tensors differ from those of every one before them."""
-    kept: list[Candidate] = []
+    selected: list[Candidate] = []
     for candidate in fitting:
-        if not any(_equal(candidate.tensors, other.tensors) for other in kept):
-            kept.append(candidate)
-    return kept
+        if not any(_equal(candidate.tensors, other.tensors) for other in selected):
+            selected.append(candidate)
+    return selected
 
 
 def is_counter(name: str) -> bool:
@@ -116,9 +116,9 @@ def _plain(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _WRAPPER_PARTS)
 
 
-def _compared(keys: tuple[str, ...], tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Iterator[Candidate]:
+def _compared(keys: tuple[str, ...], tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Iterator[Candidate]:
     """One candidate for each prefix that at least one name of the network has here."""
-    by_plain = {_plain(name): name for name in own}
+    by_plain = {_plain(name): name for name in state}
     plain = {_plain(name): tensor for name, tensor in tensors.items()}
     prefixes: Counter[str] = Counter()
     for name in plain:
@@ -128,9 +128,9 @@ def _compared(keys: tuple[str, ...], tensors: Mapping[str, Tensor], own: Mapping
     if not any(prefix == "" for prefix in prefixes) and common:
         inside = {name.removeprefix(common): mine for name, mine in by_plain.items()}
         if any(name in inside for name in plain):
-            yield _candidate(keys, plain, inside, own, "", common)
+            yield _candidate(keys, plain, inside, state, "", common)
     for prefix in prefixes:
-        yield _candidate(keys, plain, by_plain, own, prefix, "")
+        yield _candidate(keys, plain, by_plain, state, prefix, "")
 
 
 def _common_prefix(names: list[str]) -> str:
@@ -140,7 +140,7 @@ def _common_prefix(names: list[str]) -> str:
 
 
 def _candidate(keys: tuple[str, ...], plain: Mapping[str, Tensor], by_plain: Mapping[str, str],
-               own: Mapping[str, Tensor], prefix: str, added: str) -> Candidate:
+               state: Mapping[str, Tensor], prefix: str, added: str) -> Candidate:
     inside = {name.removeprefix(prefix): tensor for name, tensor in plain.items() if name.startswith(prefix)}
     left = [name for name in plain if not name.startswith(prefix)]
     taken, unexpected = {}, []
@@ -153,7 +153,7 @@ def _candidate(keys: tuple[str, ...], plain: Mapping[str, Tensor], by_plain: Map
             unexpected.append(name)
             taken[name] = tensor
     missing = [mine for mine in by_plain.values() if mine not in taken and not is_counter(mine)
-               and own[mine].is_floating_point()]
-    misshaped = [name for name, tensor in taken.items() if name in own and tensor.shape != own[name].shape]
+               and state[mine].is_floating_point()]
+    misshaped = [name for name, tensor in taken.items() if name in state and tensor.shape != state[name].shape]
     averaged = bool(_AVERAGED.search("/".join((*keys, prefix)))) or "n_averaged" in plain
     return Candidate(keys, prefix, added, taken, missing, misshaped, unexpected, left, averaged)

@@ -48,14 +48,14 @@ class StoredSamples(LazySamples):
 
     def read(self, rows: Tensor) -> Tensor:
         """See `LazySamples`. StorageError where the file is gone or too short."""
-        made = torch.empty((len(rows), *self.shape[1:]), dtype=self.dtype)
-        if not made.numel():
-            return made
-        buffer = bytes_of(made)
+        samples = torch.empty((len(rows), *self.shape[1:]), dtype=self.dtype)
+        if not samples.numel():
+            return samples
+        buffer = bytes_of(samples)
         for first, row, count in _runs(rows):
             size = self._row_bytes
             self._file.read(buffer[first * size:(first + count) * size], self._offset + row * size)
-        return made
+        return samples
 
 
 class SampleWriter:

@@ -49,11 +49,11 @@ def embedded_rows(model: nn.Module, inputs: Inputs) -> dict[Part, int]:
               if not tensor.is_floating_point() and tensor.is_contiguous()}
     rows: dict[Part, int] = {}
 
-    def see(module: nn.Module, given: tuple[Tensor, ...]) -> None:
-        for name, tensor in tokens.items() if given and isinstance(given[0], Tensor) else ():
-            if _is_view(given[0], tensor):
-                part = Part(name, tuple(given[0].shape[1:]), given[0].stride(),
-                            int(given[0].storage_offset()) - int(tensor.storage_offset()))
+    def see(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        for name, tensor in tokens.items() if args and isinstance(args[0], Tensor) else ():
+            if _is_view(args[0], tensor):
+                part = Part(name, tuple(args[0].shape[1:]), args[0].stride(),
+                            int(args[0].storage_offset()) - int(tensor.storage_offset()))
                 size = int(module.num_embeddings)  # type: ignore[arg-type]
                 rows[part] = min(rows.get(part, size), size)
 

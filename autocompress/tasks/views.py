@@ -59,12 +59,12 @@ class Shifts:
 
 def augmented_by(augment: Augment, batch: Tensor, generator: torch.Generator) -> Tensor:
     """What a user's function makes of a batch `(N, …)`. InputError when it is of another shape or type."""
-    made = augment(batch, generator)
-    if not isinstance(made, Tensor) or (made.shape, made.dtype) != (batch.shape, batch.dtype):
-        got = f"{made.dtype} {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
+    view = augment(batch, generator)
+    if not isinstance(view, Tensor) or (view.shape, view.dtype) != (batch.shape, batch.dtype):
+        got = f"{view.dtype} {tuple(view.shape)}" if isinstance(view, Tensor) else type(view).__name__
         raise InputError(f"`augment` must give back what it was given, {batch.dtype} {tuple(batch.shape)}, but gave "
                          f"{got}")
-    return made
+    return view
 
 
 class View(LazySamples):

@@ -32,22 +32,22 @@ def load_weights_file(model: nn.Module, path: Path, classes: int,
     if key is not None:
         named = [candidate for candidate in fitting if candidate.named(key)]
         if not named:
-            known = ", ".join(repr(c.label) for c in fitting if c.label) or "none"
+            labels = ", ".join(repr(c.label) for c in fitting if c.label) or "none"
             raise InputError(f"weights: {path} must hold a state dict under the key {key!r}, but those with tensors of "
-                             f"this network are under: {known}")
+                             f"this network are under: {labels}")
         fitting = named
     if not fitting:
         raise InputError(f"weights: {path} must hold a state dict of this network, but {_content(content)}")
-    chosen = fitting[0] if not fitting[0].fits else _chosen(fitting, path)
-    origin = f"{path} ({chosen.label})" if chosen.label else str(path)
+    selected = fitting[0] if not fitting[0].fits else _chosen(fitting, path)
+    origin = f"{path} ({selected.label})" if selected.label else str(path)
     try:
-        put_weights(model, chosen.tensors, origin, classes)
+        put_weights(model, selected.tensors, origin, classes)
     except InputError as error:
-        others = [candidate for candidate in fitting if candidate is not chosen and candidate.matches > 1]
-        if chosen.fits or not others:
+        others = [candidate for candidate in fitting if candidate is not selected and candidate.matches > 1]
+        if selected.fits or not others:
             raise
         raise InputError(f"{error}. {_compared(others)}") from None
-    _say(chosen, path)
+    _say(selected, path)
     return claimed_value(content)
 
 
@@ -67,13 +67,13 @@ def _chosen(fitting: list[Candidate], path: Path) -> Candidate:
     return best[0]
 
 
-def _say(chosen: Candidate, path: Path) -> None:
-    done = [f"took {len(chosen.tensors)} tensors"]
-    done += [f"under {'/'.join(chosen.keys)!r}"] if chosen.keys else []
-    done += [f"without the prefix {chosen.prefix!r}"] if chosen.prefix else []
-    done += [f"with the prefix {chosen.added!r} put before their names"] if chosen.added else []
-    done += ["(an average over the training)"] if chosen.averaged else []
-    more = [name for name in chosen.left if not is_counter(name)]
+def _say(candidate: Candidate, path: Path) -> None:
+    done = [f"took {len(candidate.tensors)} tensors"]
+    done += [f"under {'/'.join(candidate.keys)!r}"] if candidate.keys else []
+    done += [f"without the prefix {candidate.prefix!r}"] if candidate.prefix else []
+    done += [f"with the prefix {candidate.added!r} put before their names"] if candidate.added else []
+    done += ["(an average over the training)"] if candidate.averaged else []
+    more = [name for name in candidate.left if not is_counter(name)]
     done += [f"and left {_named(more)}"] if more else []
     if len(done) > 1:
         log.info("%s: %s", path, " ".join(done))
@@ -104,25 +104,25 @@ def put_weights(model: nn.Module, weights: dict[str, Tensor], origin: str, class
     where the model has floats, and tensors with NaN or infinite values. `classes` words the commonest
     misfit: weights trained for another number of classes.
     """
-    own = model.state_dict()
-    missing = [n for n in own if n not in weights and not is_counter(n) and own[n].is_floating_point()]
-    unexpected = [n for n in weights if n not in own]
+    state = model.state_dict()
+    missing = [n for n in state if n not in weights and not is_counter(n) and state[n].is_floating_point()]
+    unexpected = [n for n in weights if n not in state]
     if missing or unexpected:
-        found = {"missing": missing, "unexpected": unexpected}
-        texts = "; ".join(f"{what} {_named(names)}" for what, names in found.items() if names)
+        unmatched = {"missing": missing, "unexpected": unexpected}
+        texts = "; ".join(f"{what} {_named(names)}" for what, names in unmatched.items() if names)
         raise InputError(f"{origin} must be weights of this model, but there are names {texts}")
-    shapes = {n: (tuple(own[n].shape), tuple(t.shape)) for n, t in weights.items() if own[n].shape != t.shape}
+    shapes = {n: (tuple(state[n].shape), tuple(t.shape)) for n, t in weights.items() if state[n].shape != t.shape}
     if shapes:
         first = list(shapes.items())[:_NAMED]
-        texts = "; ".join(f"{name} {ours} against {theirs} in the file" for name, (ours, theirs) in first)
-        heads = {theirs[0] for ours, theirs in shapes.values() if ours and theirs and ours[0] == classes != theirs[0]}
+        texts = "; ".join(f"{name} {needed} against {held} in the file" for name, (needed, held) in first)
+        heads = {held[0] for needed, held in shapes.values() if needed and held and needed[0] == classes != held[0]}
         for_classes = f" (weights for {heads.pop()} classes, data with {classes}?)" if len(heads) == 1 else ""
         raise InputError(f"{origin} must have the model's shapes, but {texts}{for_classes}")
     packed = [n for n, t in weights.items() if t.is_quantized or t.layout != torch.strided or t.device.type == "meta"]
     if packed:
         raise InputError(f"{origin} must hold plain float tensors, but {_named(packed)} are quantised, sparse or "
                          "without values: bring the float weights")
-    refused = [n for n, t in weights.items() if own[n].is_floating_point() and not t.is_floating_point()]
+    refused = [n for n, t in weights.items() if state[n].is_floating_point() and not t.is_floating_point()]
     if refused:
         kinds = ", ".join(sorted({str(weights[n].dtype) for n in refused}))
         raise InputError(f"{origin} must hold floating-point weights, but {_named(refused)} are {kinds}")
@@ -132,7 +132,7 @@ def put_weights(model: nn.Module, weights: dict[str, Tensor], origin: str, class
     converted = {str(t.dtype) for n, t in weights.items() if t.is_floating_point() and t.dtype != torch.float32}
     if converted:
         log.warning("%s: converted weights from %s to float32", origin, ", ".join(sorted(converted)))
-    model.load_state_dict({**own, **weights})
+    model.load_state_dict({**state, **weights})
 
 
 def check_float32(model: nn.Module, origin: str) -> nn.Module:

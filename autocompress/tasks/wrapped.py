@@ -83,7 +83,7 @@ def with_plain_weights(model: nn.Module) -> nn.Module:
                     remove_spectral_norm(module, hook.name)
                 elif isinstance(hook, prune.BasePruningMethod):
                     prune.remove(module, hook._tensor_name)  # type: ignore[attr-defined, no-untyped-call]
-    for module in [found for found in model.modules() if parametrize.is_parametrized(found)]:
+    for module in [parametrised for parametrised in model.modules() if parametrize.is_parametrized(parametrised)]:
         for name in list(module.parametrizations):  # type: ignore[arg-type, union-attr]
             parametrize.remove_parametrizations(module, name, leave_parametrized=True)
     return model

@@ -17,7 +17,7 @@ from autocompress.tasks.samples import (
     ChosenSamples,
     NamedSamples,
     changed,
-    chosen,
+    take_rows,
 )
 from autocompress.tasks.stored_samples import SampleWriter, StoredSamples
 from autocompress.tensors.named import NamedTensors
@@ -52,8 +52,8 @@ def test_rows_are_those_of_a_tensor(rows: slice | Tensor | int, numbers: Tensor,
     expected = numbers[list(range(10))[rows]] if isinstance(rows, slice) else numbers[rows]
     assert torch.equal(stored[rows], expected)
     assert stored[rows].dtype == numbers.dtype
-    pairs = ((chosen(stored, order), numbers[order]), (changed(stored, doubled), doubled(numbers)),
-             (chosen(changed(chosen(stored, order), doubled), order), doubled(numbers[order][order])))
+    pairs = ((take_rows(stored, order), numbers[order]), (changed(stored, doubled), doubled(numbers)),
+             (take_rows(changed(take_rows(stored, order), doubled), order), doubled(numbers[order][order])))
     for lazy, whole in pairs:
         assert (lazy.shape, lazy.ndim, lazy.dtype, len(lazy)) == (whole.shape, whole.ndim, whole.dtype, len(whole))
         assert torch.equal(lazy[rows], whole[list(range(10))[rows]] if isinstance(rows, slice) else whole[rows])
@@ -61,9 +61,9 @@ def test_rows_are_those_of_a_tensor(rows: slice | Tensor | int, numbers: Tensor,
 
 def test_what_is_in_memory_is_chosen_and_changed_at_once(numbers: Tensor, stored: StoredSamples) -> None:
     order = torch.tensor([3, 1])
-    assert torch.equal(chosen(numbers, order), numbers[order])
+    assert torch.equal(take_rows(numbers, order), numbers[order])
     assert torch.equal(changed(numbers, doubled), doubled(numbers))
-    assert isinstance(chosen(stored, order), ChosenSamples)
+    assert isinstance(take_rows(stored, order), ChosenSamples)
     assert isinstance(changed(stored, doubled), ChangedSamples)
 
 
@@ -79,7 +79,7 @@ def test_numbers_of_every_type_are_stored(dtype: torch.dtype, tmp_path: Path) ->
 
 def test_samples_by_name_are_read_together(numbers: Tensor, stored: StoredSamples) -> None:
     named = NamedSamples({"a": stored, "b": numbers})
-    batch = chosen(named, torch.tensor([5, 1, 2]))[1:]
+    batch = take_rows(named, torch.tensor([5, 1, 2]))[1:]
     assert isinstance(batch, NamedTensors)
     assert len(named) == 10
     assert torch.equal(batch["a"], numbers[[1, 2]])

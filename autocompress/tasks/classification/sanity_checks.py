@@ -61,45 +61,46 @@ class ClassAnswers:
         return int((self.answers[rows] == label).sum()), int(rows.sum())
 
 
-def original_doubts(given: ClassAnswers, claimed: tuple[str, float] | None, prepared: str) -> list[Warned]:
+def original_doubts(answers: ClassAnswers, claimed: tuple[str, float] | None, prepared: str) -> list[Warned]:
     """What speaks against the original being used as it was trained; `claimed` is what its weights say of its accuracy
     and under which key, `prepared` how its inputs were made."""
     causes = (f"Likely causes: other normalisation than in training (here: {prepared}), labels in another order, or "
               "weights of another network or task")
-    found = _near_chance(given, "original", "the original")
-    found = [Warned(doubt.code, f"{doubt.message}. {causes}") for doubt in found]
-    relabelled = _relabelled(given)
+    doubts = _near_chance(answers, "original", "the original")
+    doubts = [Warned(doubt.code, f"{doubt.message}. {causes}") for doubt in doubts]
+    relabelled = _relabelled(answers)
     if relabelled:
-        found.append(Warned("label-order", relabelled))
-    if claimed is not None and not found:
+        doubts.append(Warned("label-order", relabelled))
+    if claimed is not None and not doubts:
         key, accuracy = claimed
-        if given.accuracy < accuracy - max(FAR_BELOW, ERRORS * _observed_error(accuracy, len(given.targets))):
-            found.append(Warned("original-below-its-weights", f"the original answers {format_percent(given.accuracy)} "
-                                f"rightly, but its weights say {format_percent(accuracy)} ({key}). {causes}"))
-    return found
+        if answers.accuracy < accuracy - max(FAR_BELOW, ERRORS * _observed_error(accuracy, len(answers.targets))):
+            doubts.append(Warned("original-below-its-weights", "the original answers "
+                                 f"{format_percent(answers.accuracy)} rightly, but its weights say "
+                                 f"{format_percent(accuracy)} ({key}). {causes}"))
+    return doubts
 
 
 def result_doubts(original: ClassAnswers, result: ClassAnswers, trained: Sequence[int]) -> list[Warned]:
     """What an exported file has lost against the original on the same split; `trained` are the training samples of each
     class."""
-    found = _near_chance(result, "result", "the exported file")
+    doubts = _near_chance(result, "result", "the exported file")
     if original.accuracy - result.accuracy > max(
             FAR_BELOW, ERRORS * _observed_error(original.accuracy, len(result.targets))):
-        found.append(Warned("result-far-below-original", f"the exported file answers {format_percent(result.accuracy)} "
-                            f"of the test data rightly, far below the original's {format_percent(original.accuracy)}: "
-                            "allow more bytes, or more time"))
-    given = set(result.answers.tolist())
-    lost = [label for label in range(original.classes) if original.right(label)[0] and label not in given]
+        doubts.append(Warned("result-far-below-original", "the exported file answers "
+                             f"{format_percent(result.accuracy)} of the test data rightly, far below the original's "
+                             f"{format_percent(original.accuracy)}: allow more bytes, or more time"))
+    answered = set(result.answers.tolist())
+    lost = [label for label in range(original.classes) if original.right(label)[0] and label not in answered]
     if lost:
         names = ", ".join(result.name(label) for label in lost[:_NAMED])
         more = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
-        found.append(Warned("classes-lost", f"the exported file never answers {names}{more}, which the original does"))
+        doubts.append(Warned("classes-lost", f"the exported file never answers {names}{more}, which the original does"))
     worse = [row for row in rarest(original, result, trained) if row["right"] < row["original_right"]]
     if worse:
         texts = ", ".join(f"{row['class']} ({row['training_samples']} training samples) {row['original_right']} → "
                           f"{row['right']} of {row['test_samples']}" for row in worse)
-        found.append(Warned("rarest-classes-worse", f"of the rarest classes fewer are answered rightly: {texts}"))
-    return found
+        doubts.append(Warned("rarest-classes-worse", f"of the rarest classes fewer are answered rightly: {texts}"))
+    return doubts
 
 
 def rarest(original: ClassAnswers, result: ClassAnswers, trained: Sequence[int]) -> list[dict[str, Any]]:
@@ -122,8 +123,8 @@ def quality(original: ClassAnswers, result: ClassAnswers) -> dict[str, Any]:
         if count:
             rows.append({"class": original.name(label), "samples": count, "original": before / count,
                          "file": after / count})
-    errors = {whose: calibration_error(given.confidence, given.targets == given.answers)
-              for whose, given in (("original", original), ("file", result)) if given.confidence is not None}
+    errors = {whose: calibration_error(answers.confidence, answers.targets == answers.answers)
+              for whose, answers in (("original", original), ("file", result)) if answers.confidence is not None}
     return {"classes": rows, **({"calibration_error": errors} if len(errors) == 2 else {})}
 
 
@@ -136,36 +137,36 @@ def _observed_error(share: float, count: int) -> float:
     return _error((share * count + 2) / (count + 4), count + 4)
 
 
-def _near_chance(given: ClassAnswers, code: str, what: str) -> list[Warned]:
+def _near_chance(answers: ClassAnswers, code: str, what: str) -> list[Warned]:
     """At most one: that a network always gives one answer, is no better than chance, or than the commonest class."""
-    count, accuracy = len(given.targets), given.accuracy
+    count, accuracy = len(answers.targets), answers.accuracy
     shown = format_percent(accuracy)
-    if len(np.unique(given.answers)) == 1 and len(np.unique(given.targets)) > 1:
-        only = given.name(int(given.answers[0]))
+    if len(np.unique(answers.answers)) == 1 and len(np.unique(answers.targets)) > 1:
+        only = answers.name(int(answers.answers[0]))
         return [Warned(f"{code}-one-answer", f"{what} always answers {only} and so is right on {shown}")]
-    chance = 1 / given.classes
+    chance = 1 / answers.classes
     if accuracy <= chance + ERRORS * _error(chance, count):
         return [Warned(f"{code}-near-chance", f"{what} answers {shown} rightly, which is near chance, "
-                       f"{format_percent(chance)} for {given.classes} classes on {count} samples")]
-    if given.majority > 2 * chance and accuracy <= given.majority + _error(given.majority, count):
+                       f"{format_percent(chance)} for {answers.classes} classes on {count} samples")]
+    if answers.majority > 2 * chance and accuracy <= answers.majority + _error(answers.majority, count):
         return [Warned(f"{code}-at-majority", f"{what} answers {shown} rightly, no better than always answering the "
-                       f"commonest class ({format_percent(given.majority)})")]
+                       f"commonest class ({format_percent(answers.majority)})")]
     return []
 
 
-def _relabelled(given: ClassAnswers) -> str:
+def _relabelled(answers: ClassAnswers) -> str:
     """A sentence where another order of the labels explains the answers; empty where it does not."""
-    count = len(given.targets)
-    if count < LEAST_SAMPLES_A_CLASS * given.classes:
+    count = len(answers.targets)
+    if count < LEAST_SAMPLES_A_CLASS * answers.classes:
         return ""
-    confusion = np.zeros((given.classes, given.classes), np.int64)
-    np.add.at(confusion, (given.targets, given.answers), 1)
+    confusion = np.zeros((answers.classes, answers.classes), np.int64)
+    np.add.at(confusion, (answers.targets, answers.answers), 1)
     labels, outputs = linear_sum_assignment(-confusion)
     best = float(confusion[labels, outputs].sum() / count)
-    if best < 0.5 or best - given.accuracy < max(RELABELLED, ERRORS * _error(best, count)):
+    if best < 0.5 or best - answers.accuracy < max(RELABELLED, ERRORS * _error(best, count)):
         return ""
-    pairs = [f"{given.name(int(label))} is output {output}" for label, output in zip(labels, outputs, strict=True)
+    pairs = [f"{answers.name(int(label))} is output {output}" for label, output in zip(labels, outputs, strict=True)
              if label != output and confusion[label, output]]
-    return (f"the original answers {format_percent(given.accuracy)} rightly, but {format_percent(best)} if the labels "
-            f"had another order: {', '.join(pairs[:_NAMED])}{', …' if len(pairs) > _NAMED else ''}. Give the data's "
-            "labels the order in which the network was trained")
+    return (f"the original answers {format_percent(answers.accuracy)} rightly, but {format_percent(best)} if the "
+            f"labels had another order: {', '.join(pairs[:_NAMED])}{', …' if len(pairs) > _NAMED else ''}. Give the "
+            "data's labels the order in which the network was trained")

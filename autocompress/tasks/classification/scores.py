@@ -28,13 +28,13 @@ def scores(logits: np.ndarray, targets: np.ndarray) -> dict[str, float]:
 
 def _least_cross_entropy(logits: np.ndarray, targets: np.ndarray) -> float:
     """By halving: it is convex in the inverse of the temperature. `logits` are 0 at most."""
-    wanted = logits[np.arange(len(targets)), targets]
+    of_targets = logits[np.arange(len(targets)), targets]
     low, high = math.log(SHARPEST), math.log(SOFTEST)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         weights = np.exp(logits * np.float32(math.exp(-middle)))
         expected = (weights * logits).sum(axis=1) / weights.sum(axis=1)
-        too_sharp = (expected - wanted).mean(dtype=np.float64) > 0
+        too_sharp = (expected - of_targets).mean(dtype=np.float64) > 0
         low, high = (middle, high) if too_sharp else (low, middle)
     sharpness = np.float32(math.exp(-(low + high) / 2))
-    return float((np.log(np.exp(logits * sharpness).sum(axis=1)) - wanted * sharpness).mean(dtype=np.float64))
+    return float((np.log(np.exp(logits * sharpness).sum(axis=1)) - of_targets * sharpness).mean(dtype=np.float64))

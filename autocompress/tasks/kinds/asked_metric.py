@@ -11,30 +11,30 @@ from autocompress.tasks.metrics.measure import Measure, OfSamples
 from autocompress.tasks.metrics.table import metric
 
 
-def with_metric(facts: KindFacts, asked: Any) -> list[Measure]:
+def with_metric(facts: KindFacts, objective_metric: Any) -> list[Measure]:
     """The measures of a kind with another objective, which is of the output that the kind is about.
 
     Args:
         facts: of the kind.
-        asked: a name, or what else `autocompress.metric` takes; None for the kind's own.
+        objective_metric: a name, or what else `autocompress.metric` takes; None for the kind's own.
 
     Raises:
         InputError: where it is no metric.
     """
     measures = [*facts.measures]
-    if asked is None:
+    if objective_metric is None:
         return measures
-    wanted = metric(asked)
+    measure = metric(objective_metric)
     names = [each.metric.name for each in measures]
     like = next((each for each in measures if isinstance(each, OfSamples)), None)
-    objective: Measure = wanted
-    if wanted.metric.name in names:
-        objective = measures[names.index(wanted.metric.name)]
-    elif isinstance(asked, str) and isinstance(wanted, OfSamples) and like is not None:
-        targets = wanted.targets or (None if like.needs_original else like.targets)
-        takes_one_score = wanted.rows in OF_ONE_SCORE or facts.predictions is None
-        objective = replace(like, metric=wanted.metric, rows=wanted.rows, value=wanted.value, settle=wanted.settle,
+    objective: Measure = measure
+    if measure.metric.name in names:
+        objective = measures[names.index(measure.metric.name)]
+    elif isinstance(objective_metric, str) and isinstance(measure, OfSamples) and like is not None:
+        targets = measure.targets or (None if like.needs_original else like.targets)
+        takes_one_score = measure.rows in OF_ONE_SCORE or facts.predictions is None
+        objective = replace(like, metric=measure.metric, rows=measure.rows, value=measure.value, settle=measure.settle,
                             targets=targets, predictions=like.predictions if takes_one_score else facts.predictions)
-    elif isinstance(asked, str):
-        objective = metric(asked, predictions=facts.predictions)
+    elif isinstance(objective_metric, str):
+        objective = metric(objective_metric, predictions=facts.predictions)
     return [objective, *(each for each in measures if each.metric.name != objective.metric.name)]

@@ -75,16 +75,16 @@ def chosen_output(context: KindContext, suits: Callable[[Tensor], bool], names: 
     if not fitting:
         told = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in context.outputs.items())
         raise InputError(f"{context.source.name}: the network must put out {what}, but for two samples puts out {told}")
-    chosen = next((name for name in names if name in fitting), fitting[0])
+    output = next((name for name in names if name in fitting), fitting[0])
     if len(context.outputs) > 1:
-        log.info("%s: of the outputs %s, %s is measured", context.source.name, ", ".join(context.outputs), chosen)
-    return chosen
+        log.info("%s: of the outputs %s, %s is measured", context.source.name, ", ".join(context.outputs), output)
+    return output
 
 
 def named_measure(measured: str, output: str | Callable[[Outputs], Any], **more: Any) -> Measure:
     """The metric of that name, of an output."""
-    found: Measure = metric(measured, predictions=output, **more)
-    return found
+    measure: Measure = metric(measured, predictions=output, **more)
+    return measure
 
 
 def class_scores(output: str, outputs: Outputs) -> np.ndarray:

@@ -40,34 +40,34 @@ class Decoded:
         tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in outputs.items()}
         try:
             with torch.no_grad():
-                found = self.decode(restored(self.structure, tensors))
+                detections = self.decode(restored(self.structure, tensors))
         except AutocompressError:
             raise
         except Exception as error:  # the user's code: anything can come
             raise InputError(f"decode must take what the network's forward returns, but raised {type(error).__name__}: "
                              f"{str(error)[:300]}") from error
         pictures = len(next(iter(outputs.values())))
-        if not isinstance(found, Sequence) or len(found) != pictures:
-            what = f"a sequence of {len(found)}" if isinstance(found, Sequence) else type(found).__name__
+        if not isinstance(detections, Sequence) or len(detections) != pictures:
+            what = f"a sequence of {len(detections)}" if isinstance(detections, Sequence) else type(detections).__name__
             raise InputError(f"decode must return boxes for each of {pictures} pictures, but returned {what}")
-        return [_boxes(each) for each in found]
+        return [_boxes(each) for each in detections]
 
 
-def _boxes(found: Any) -> Boxes:
+def _boxes(entry: Any) -> Boxes:
     """Boxes, scores and labels of one picture. InputError for anything else."""
-    if isinstance(found, tuple | list) and len(found) == len(KEYS):
-        found = dict(zip(KEYS, found, strict=True))
-    if not isinstance(found, Mapping) or not all(key in found for key in KEYS):
-        what = f"a mapping of {', '.join(map(str, found))}" if isinstance(found, Mapping) else type(found).__name__
+    if isinstance(entry, tuple | list) and len(entry) == len(KEYS):
+        entry = dict(zip(KEYS, entry, strict=True))
+    if not isinstance(entry, Mapping) or not all(key in entry for key in KEYS):
+        what = f"a mapping of {', '.join(map(str, entry))}" if isinstance(entry, Mapping) else type(entry).__name__
         raise InputError(f"decode must return boxes (K, 4), scores (K,) and labels (K,) for each picture, but returned "
                          f"{what}")
-    made = {key: as_array(found[key], key) for key in KEYS}
-    count = len(made["scores"])
-    if made["boxes"].shape != (count, 4) or made["labels"].shape != (count,):
-        told = ", ".join(f"{key} {array.shape}" for key, array in made.items())
+    arrays = {key: as_array(entry[key], key) for key in KEYS}
+    count = len(arrays["scores"])
+    if arrays["boxes"].shape != (count, 4) or arrays["labels"].shape != (count,):
+        told = ", ".join(f"{key} {array.shape}" for key, array in arrays.items())
         raise InputError(f"decode must return boxes (K, 4), scores (K,) and labels (K,) for each picture, but returned "
                          f"{told}")
-    return made
+    return arrays
 
 
 def restored(structure: Any, tensors: Mapping[str, Tensor], name: str = "") -> Any:

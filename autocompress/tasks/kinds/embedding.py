@@ -41,24 +41,24 @@ class OfVectors(OfSamples):
 class Recall(OfSplit):
     """`recall_at_one`, whose standard error is that of a mean over samples."""
 
-    def over_split(self, kept: Sequence[Any], batches: Sequence[Any]) -> tuple[float, float]:
+    def over_split(self, per_batch: Sequence[Any], batches: Sequence[Any]) -> tuple[float, float]:
         """See `OfSplit`."""
-        return mean_with_error(_found(kept))
+        return mean_with_error(_alike(per_batch))
 
 
-def recall_at_one(kept: Sequence[tuple[np.ndarray, np.ndarray]], batches: Sequence[Any]) -> float:
+def recall_at_one(per_batch: Sequence[tuple[np.ndarray, np.ndarray]], batches: Sequence[Any]) -> float:
     """The share of samples whose nearest other sample, by cosine, is of their class, of those that have another of it.
 
     Args:
-        kept: of each batch, vectors `(N, D)` and class numbers `(N,)`.
+        per_batch: of each batch, vectors `(N, D)` and class numbers `(N,)`.
         batches: not read.
     """
-    return float(_found(kept).mean())
+    return float(_alike(per_batch).mean())
 
 
-def _found(kept: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    return nearest_is_alike(np.concatenate([vectors for vectors, _ in kept]),
-                            np.concatenate([labels for _, labels in kept]))
+def _alike(per_batch: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    return nearest_is_alike(np.concatenate([vectors for vectors, _ in per_batch]),
+                            np.concatenate([labels for _, labels in per_batch]))
 
 
 def nearest_is_alike(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -76,13 +76,13 @@ def nearest_is_alike(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
         raise InputError(f"recall_at_1 needs classes of two samples or more in each split, but {len(labels)} samples "
                          f"are of {len(counts)} classes: give more samples, or --metric cosine")
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    found = []
+    alike_rows = []
     rows = max(1, MOST_SIMILARITIES // len(unit))
     for start in range(0, len(unit), rows):
         near = unit[start:start + rows] @ unit.T
         near[np.arange(len(near)), start + np.arange(len(near))] = -np.inf
-        found.append(numbers[near.argmax(1)] == numbers[start:start + rows])
-    alike: np.ndarray = np.concatenate(found)[counts[numbers] > 1].astype(np.float64)
+        alike_rows.append(numbers[near.argmax(1)] == numbers[start:start + rows])
+    alike: np.ndarray = np.concatenate(alike_rows)[counts[numbers] > 1].astype(np.float64)
     return alike
 
 
@@ -106,8 +106,8 @@ def embedding(context: KindContext) -> KindFacts:
     """Where samples have labels, recall at 1, and beside it the cosine similarity to the original's vectors; without
     labels, the latter."""
     rank = min((tensor.dim() for tensor in context.outputs.values() if tensor.dim() > 1), default=2)
-    known = next((context.outputs[name].dim() for name in NAMES if name in context.outputs), rank)
-    output = chosen_output(context, lambda tensor: tensor.dim() == known, NAMES, "vectors (N, D), or (N, tokens, D)")
+    dims = next((context.outputs[name].dim() for name in NAMES if name in context.outputs), rank)
+    output = chosen_output(context, lambda tensor: tensor.dim() == dims, NAMES, "vectors (N, D), or (N, tokens, D)")
     named = NAMED["cosine"]
     cosine = OfVectors(named.metric, named.rows, named.value, predictions=output, targets=ORIGINAL, output=output)
     if not context.source.labelled:

@@ -72,66 +72,66 @@ class KindRequest:
     cache_bytes: int = DEFAULT_BYTES
 
 
-def kind_task(asked: KindRequest) -> tuple[LoadedModel, KindTask]:
+def kind_task(request: KindRequest) -> tuple[LoadedModel, KindTask]:
     """The network and the task.
 
     Raises:
         InputError: where network, source, metric and kind do not go together.
         EnvironmentFault: where a package that is needed is missing.
     """
-    given, source = _network_and_source(asked)
-    model = check_float32(copied(given.model), f"model {given.name}")
-    claimed = None if asked.weights is None else load_weights_file(model, asked.weights, source.classes or 0,
-                                                                    asked.weights_key)
+    network, source = _network_and_source(request)
+    model = check_float32(copied(network.model), f"model {network.name}")
+    claimed = None if request.weights is None else load_weights_file(model, request.weights, source.classes or 0,
+                                                                      request.weights_key)
     model.eval()
     batch = _first_two(source)
-    reader = input_reader(source, given.arguments, model, batch, asked.reading)
+    reader = input_reader(source, network.arguments, model, batch, request.reading)
     returned = _returned(model, reader, batch, source.name)
-    decode = load_object(asked.decode, what="--decode", trust_code=asked.trust_code, call=False)
+    decode = load_object(request.decode, what="--decode", trust_code=request.trust_code, call=False)
     context = KindContext(source, model, returned, _outputs(returned), batch, decode)
-    facts = _KINDS[asked.kind](context)
-    own = asked.metric
-    if isinstance(own, str) and is_factory(own):
-        own = load_object(own, what="--metric", trust_code=asked.trust_code, call=False)
-    task = KindTask(source, reader, facts, with_metric(facts, own))
-    loaded = load_network(model, task, trust_code=asked.trust_code)
-    return replace(loaded, name=safe_name(given.name), claimed=claimed), task
+    facts = _KINDS[request.kind](context)
+    metric = request.metric
+    if isinstance(metric, str) and is_factory(metric):
+        metric = load_object(metric, what="--metric", trust_code=request.trust_code, call=False)
+    task = KindTask(source, reader, facts, with_metric(facts, metric))
+    loaded = load_network(model, task, trust_code=request.trust_code)
+    return replace(loaded, name=safe_name(network.name), claimed=claimed), task
 
 
-def _network_and_source(asked: KindRequest) -> tuple[GivenNetwork, Source]:
+def _network_and_source(request: KindRequest) -> tuple[GivenNetwork, Source]:
     """The network as it is given, and the samples. A library builds its network for as many outputs as targets name."""
-    if not isinstance(asked.model, str) or not asked.model.startswith(_LIBRARIES):
-        given = given_network(asked.model, trust_code=asked.trust_code)
-        return given, _source(asked, given)
-    if asked.kind not in (CLASSIFICATION, REGRESSION) or asked.weights is None:
-        raise InputError(f"model {asked.model} can be given with weights for classification and regression; for "
-                         f"--task {asked.kind} give the network as path/to/file.py:factory")
-    name = asked.model.partition(":")[2]
-    said = preparation_of(asked.model, asked.weights)
-    source = _source(asked, GivenNetwork(nn.Identity(), name, None, said))
+    if not isinstance(request.model, str) or not request.model.startswith(_LIBRARIES):
+        network = given_network(request.model, trust_code=request.trust_code)
+        return network, _source(request, network)
+    if request.kind not in (CLASSIFICATION, REGRESSION) or request.weights is None:
+        raise InputError(f"model {request.model} can be given with weights for classification and regression; for "
+                         f"--task {request.kind} give the network as path/to/file.py:factory")
+    name = request.model.partition(":")[2]
+    said = preparation_of(request.model, request.weights)
+    source = _source(request, GivenNetwork(nn.Identity(), name, None, said))
     sample = source.splits["train"][0]
     if TARGET not in sample or len(source.inputs) != 1:
-        raise InputError(f"model {asked.model} needs samples with one input and a target, but {source.name} has inputs "
-                         f"{', '.join(source.inputs)}{'' if TARGET in sample else ' and no targets'}")
+        raise InputError(f"model {request.model} needs samples with one input and a target, but {source.name} has "
+                         f"inputs {', '.join(source.inputs)}{'' if TARGET in sample else ' and no targets'}")
     outputs = source.classes or sample[TARGET].numel()
-    model = library_network(asked.model, outputs, sample[source.inputs[0]].shape[0])
+    model = library_network(request.model, outputs, sample[source.inputs[0]].shape[0])
     return GivenNetwork(model, name, None, said), source
 
 
-def _source(asked: KindRequest, given: GivenNetwork) -> Source:
-    preparation = asked.preparation.completed(given.preparation)
-    arguments = {} if isinstance(given.model, nn.Identity) else given.arguments
-    context = SourceContext(asked.seed, preparation, arguments, given.tokenizer, asked.kind in _OF_CLASSES)
-    data = from_home(asked.data) if isinstance(asked.data, str) else asked.data
+def _source(request: KindRequest, network: GivenNetwork) -> Source:
+    preparation = request.preparation.completed(network.preparation)
+    arguments = {} if isinstance(network.model, nn.Identity) else network.arguments
+    context = SourceContext(request.seed, preparation, arguments, network.tokenizer, request.kind in _OF_CLASSES)
+    data = from_home(request.data) if isinstance(request.data, str) else request.data
     if source_kind(data) is not None:
         return open_source(data, context)
     if not isinstance(data, str):
         return source_of(data, "data", context)
     if is_factory(data):
-        made = call_factory(data, what="data", trust_code=asked.trust_code)
-        return source_of(made, Path(data.rpartition(":")[0]).stem, context)
-    return classified_source(load_data(data, root=asked.data_root, seed=asked.seed, trust_code=asked.trust_code,
-                                       preparation=preparation, cache_bytes=asked.cache_bytes))
+        returned = call_factory(data, what="data", trust_code=request.trust_code)
+        return source_of(returned, Path(data.rpartition(":")[0]).stem, context)
+    return classified_source(load_data(data, root=request.data_root, seed=request.seed, trust_code=request.trust_code,
+                                       preparation=preparation, cache_bytes=request.cache_bytes))
 
 
 def _first_two(source: Source) -> dict[str, Tensor]:

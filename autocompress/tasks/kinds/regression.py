@@ -17,11 +17,11 @@ def regression(context: KindContext) -> KindFacts:
     if source.class_names:
         raise InputError(f"{source.name}: targets of a regression must be numbers, but are names such as "
                          f"{', '.join(source.class_names[:3])}: for classes use --task classification")
-    wanted = context.batch[TARGET].shape
+    target_shape = context.batch[TARGET].shape
 
     def suits(tensor: Tensor) -> bool:
-        return [size for size in tensor.shape[1:] if size != 1] == [size for size in wanted[1:] if size != 1]
+        return [size for size in tensor.shape[1:] if size != 1] == [size for size in target_shape[1:] if size != 1]
 
-    what = f"numbers of the targets' shape {tuple(wanted)}"
+    what = f"numbers of the targets' shape {tuple(target_shape)}"
     output = chosen_output(context, suits, ("logits", "predictions"), what)
     return KindFacts([named_measure("rmse", output), named_measure("r2", output)], predictions=output)

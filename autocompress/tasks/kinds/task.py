@@ -46,8 +46,8 @@ class KindTask(BatchTask):
 
     def normalise(self, inputs: Any) -> Inputs:
         """Stored samples as the network reads them."""
-        made: Inputs = self._reader.read(inputs)
-        return made
+        normalised: Inputs = self._reader.read(inputs)
+        return normalised
 
     @cached_property
     def fingerprint(self) -> str:

@@ -23,7 +23,7 @@ def class_outputs(measures: Sequence[Measure], outputs: Mapping[str, Tensor],
         outputs: of a network `(N, …)` by name.
         batch: one of the task's, for the shape of its targets.
     """
-    found: dict[str, Literal["classes", "classes last"]] = {}
+    axes: dict[str, Literal["classes", "classes last"]] = {}
     for measure in measures:
         if not isinstance(measure, OfSamples) or measure.rows not in CLASS_ROWS or callable(measure.predictions):
             continue
@@ -32,8 +32,8 @@ def class_outputs(measures: Sequence[Measure], outputs: Mapping[str, Tensor],
         for name in names:
             if name in outputs and outputs[name].dim() > 1 and outputs[name].shape[1] > 1 \
                     and not _are_labels_with_a_score_each(measure, outputs[name], batch):
-                found[name] = "classes last" if _is_last(measure, outputs[name], batch) else "classes"
-    return found
+                axes[name] = "classes last" if _is_last(measure, outputs[name], batch) else "classes"
+    return axes
 
 
 def _are_labels_with_a_score_each(measure: OfSamples, output: Tensor, batch: Any) -> bool:

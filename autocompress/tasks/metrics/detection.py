@@ -24,14 +24,14 @@ MOST_BOXES = 100
 class Matches:
     """The detections of one picture, and which are right.
 
-    `classes` and `scores` `(K,)`; `right` `(K, thresholds)`: 1, or 0, or -1 where a detection does not count; `wanted`:
-    the number of true boxes by class.
+    `classes` and `scores` `(K,)`; `right` `(K, thresholds)`: 1, or 0, or -1 where a detection does not count;
+    `true_boxes`: the number of true boxes by class.
     """
 
     classes: np.ndarray
     scores: np.ndarray
     right: np.ndarray
-    wanted: dict[int, int]
+    true_boxes: dict[int, int]
 
 
 def matched(predictions: Any, targets: Any) -> np.ndarray:
@@ -47,12 +47,12 @@ def matched(predictions: Any, targets: Any) -> np.ndarray:
     Raises:
         InputError: for anything else.
     """
-    found, true = pictures(predictions, "predictions", True), pictures(targets, "targets", False)
-    if len(found) != len(true):
-        raise InputError(f"predictions and targets must be of the same pictures, but are of {len(found)} and "
+    predicted, true = pictures(predictions, "predictions", True), pictures(targets, "targets", False)
+    if len(predicted) != len(true):
+        raise InputError(f"predictions and targets must be of the same pictures, but are of {len(predicted)} and "
                          f"{len(true)}")
     rows = np.empty(len(true), object)
-    rows[:] = [_match(*pair) for pair in zip(found, true, strict=True)]
+    rows[:] = [_match(*pair) for pair in zip(predicted, true, strict=True)]
     return rows
 
 
@@ -73,38 +73,38 @@ def pictures(value: Any, what: str, scored: bool) -> list[dict[str, np.ndarray]]
     return [_picture(_by_name(each, what, keys), what, scored) for each in value]
 
 
-def _by_name(given: Any, what: str, keys: tuple[str, ...]) -> Mapping[str, Any]:
+def _by_name(image: Any, what: str, keys: tuple[str, ...]) -> Mapping[str, Any]:
     """What is given of one picture as a mapping: it may be a tuple of boxes, scores where there are any, and labels."""
-    if isinstance(given, tuple | list) and len(given) in (len(keys), len(keys) + 1):
-        given = dict(zip((*keys, "labels"), given, strict=False))
-    if not isinstance(given, Mapping) or "boxes" not in given:
-        told = f"a mapping of {', '.join(map(str, given))}" if isinstance(given, Mapping) else type(given).__name__
+    if isinstance(image, tuple | list) and len(image) in (len(keys), len(keys) + 1):
+        image = dict(zip((*keys, "labels"), image, strict=False))
+    if not isinstance(image, Mapping) or "boxes" not in image:
+        told = f"a mapping of {', '.join(map(str, image))}" if isinstance(image, Mapping) else type(image).__name__
         raise InputError(f"{what} must be a list with the {_listed(keys)} of each picture, as a mapping or a tuple, "
                          f"but of a picture are {told}: give autocompress.metric('map', {what}=a function that makes "
                          "them)")
-    return given
+    return image
 
 
 def _listed(keys: tuple[str, ...]) -> str:
     return f"{', '.join(keys)} and labels"
 
 
-def _picture(given: Mapping[str, Any], what: str, scored: bool) -> dict[str, np.ndarray]:
-    boxes = as_array(given["boxes"], f"{what}: boxes").astype(np.float64).reshape(-1, 4)
-    labels = as_array(given["labels"], f"{what}: labels").astype(np.int64).reshape(-1) if "labels" in given else \
+def _picture(image: Mapping[str, Any], what: str, scored: bool) -> dict[str, np.ndarray]:
+    boxes = as_array(image["boxes"], f"{what}: boxes").astype(np.float64).reshape(-1, 4)
+    labels = as_array(image["labels"], f"{what}: labels").astype(np.int64).reshape(-1) if "labels" in image else \
         np.zeros(len(boxes), np.int64)
     if not scored and not (boxes[:, :2] <= boxes[:, 2:]).all():  # not of a number either
         wrong = boxes[~(boxes[:, :2] <= boxes[:, 2:]).all(1)][0]
         raise InputError(f"{what} must be boxes (x0, y0, x1, y1) with x0 ≤ x1 and y0 ≤ y1, but one is "
                          f"({', '.join(f'{side:g}' for side in wrong)})")
     columns = {"boxes": boxes, "labels": labels, "ignored": np.zeros(len(boxes), bool)}
-    if "ignored" in given:
-        columns["ignored"] = as_array(given["ignored"], f"{what}: ignored").astype(bool).reshape(-1)
+    if "ignored" in image:
+        columns["ignored"] = as_array(image["ignored"], f"{what}: ignored").astype(bool).reshape(-1)
     used = labels >= 0
     if scored:
-        if "scores" not in given:
-            raise InputError(f"{what} must have scores for their boxes, but have {', '.join(map(str, given))}")
-        columns["scores"] = as_array(given["scores"], f"{what}: scores").astype(np.float64).reshape(-1)
+        if "scores" not in image:
+            raise InputError(f"{what} must have scores for their boxes, but have {', '.join(map(str, image))}")
+        columns["scores"] = as_array(image["scores"], f"{what}: scores").astype(np.float64).reshape(-1)
         used = used & (columns["scores"] > 0) if len(columns["scores"]) == len(used) else used
     if len({len(column) for column in columns.values()}) > 1:
         raise InputError(f"{what} must have as many labels and scores as boxes, but a picture has "
@@ -112,25 +112,25 @@ def _picture(given: Mapping[str, Any], what: str, scored: bool) -> dict[str, np.
     return {name: column[used] for name, column in columns.items()}
 
 
-def _match(found: dict[str, np.ndarray], true: dict[str, np.ndarray]) -> Matches:
+def _match(predicted: dict[str, np.ndarray], true: dict[str, np.ndarray]) -> Matches:
     """Each detection, the surest first, takes the true box of its class that it overlaps most and that is free."""
     classes, scores, right = [], [], []
-    for label in np.unique(found["labels"]):
-        mine = np.flatnonzero(found["labels"] == label)
-        mine = mine[np.argsort(-found["scores"][mine], kind="stable")][:MOST_BOXES]
+    for label in np.unique(predicted["labels"]):
+        mine = np.flatnonzero(predicted["labels"] == label)
+        mine = mine[np.argsort(-predicted["scores"][mine], kind="stable")][:MOST_BOXES]
         counted, ignored = (true["boxes"][(true["labels"] == label) & (true["ignored"] == which)]
                             for which in (False, True))
-        overlap = box_iou(found["boxes"][mine], counted)
-        inside = covered(found["boxes"][mine], ignored)
+        overlap = box_iou(predicted["boxes"][mine], counted)
+        inside = covered(predicted["boxes"][mine], ignored)
         classes.append(np.full(len(mine), label))
-        scores.append(found["scores"][mine])
+        scores.append(predicted["scores"][mine])
         taken = np.stack([_taken(overlap, threshold) for threshold in THRESHOLDS], 1).astype(np.int8)
         right.append(np.where((taken == 0) & (inside[:, None] >= THRESHOLDS), -1, taken))
     labels, counts = np.unique(true["labels"][~true["ignored"]], return_counts=True)
-    wanted = dict(zip(labels.tolist(), counts.tolist(), strict=True))
+    counts_by_class = dict(zip(labels.tolist(), counts.tolist(), strict=True))
     if not classes:
-        return Matches(np.empty(0, np.int64), np.empty(0), np.empty((0, len(THRESHOLDS)), np.int8), wanted)
-    return Matches(np.concatenate(classes), np.concatenate(scores), np.concatenate(right), wanted)
+        return Matches(np.empty(0, np.int64), np.empty(0), np.empty((0, len(THRESHOLDS)), np.int8), counts_by_class)
+    return Matches(np.concatenate(classes), np.concatenate(scores), np.concatenate(right), counts_by_class)
 
 
 def box_iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -149,8 +149,8 @@ def covered(boxes: np.ndarray, areas: np.ndarray) -> np.ndarray:
     low, high = (better(boxes[:, None, part], areas[None, :, part]) for better, part in (
         (np.maximum, slice(0, 2)), (np.minimum, slice(2, 4))))
     common = np.clip(high - low, 0, None).prod(2)
-    own = np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(1)
-    return (common / np.maximum(own, 1e-12)[:, None]).max(1)  # type: ignore[no-any-return]
+    areas_of_boxes = np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(1)
+    return (common / np.maximum(areas_of_boxes, 1e-12)[:, None]).max(1)  # type: ignore[no-any-return]
 
 
 def _taken(overlap: np.ndarray, threshold: float) -> np.ndarray:
@@ -174,27 +174,27 @@ def average_precision_50(rows: np.ndarray) -> float:
 
 def _by_class(rows: np.ndarray) -> np.ndarray:
     """Average precision `(classes, thresholds)` of the classes that have true boxes; one row of NaN where none has."""
-    wanted: dict[int, int] = {}
+    true_boxes: dict[int, int] = {}
     for matches in rows:
-        for label, count in matches.wanted.items():
-            wanted[label] = wanted.get(label, 0) + count
-    if not wanted:
+        for label, count in matches.true_boxes.items():
+            true_boxes[label] = true_boxes.get(label, 0) + count
+    if not true_boxes:
         return np.full((1, len(THRESHOLDS)), np.nan)
     classes, scores, right = (np.concatenate([getattr(matches, name) for matches in rows])
                               for name in ("classes", "scores", "right"))
     order = np.argsort(-scores, kind="stable")
     classes, right = classes[order], right[order]
-    return np.stack([_interpolated(right[classes == label], count) for label, count in wanted.items()])
+    return np.stack([_interpolated(right[classes == label], count) for label, count in true_boxes.items()])
 
 
-def _interpolated(right: np.ndarray, wanted: int) -> np.ndarray:
+def _interpolated(right: np.ndarray, true_boxes: int) -> np.ndarray:
     """Mean precision at `RECALLS` of detections `(K, thresholds)`, the surest first; those below 0 do not count."""
     if not len(right):
         return np.zeros(len(THRESHOLDS))
     hits = np.cumsum(right > 0, 0)
     precision = hits / np.maximum(1, np.cumsum(right >= 0, 0))
     precision = np.maximum.accumulate(precision[::-1], 0)[::-1]
-    recall = hits / wanted
+    recall = hits / true_boxes
     at = np.stack([np.searchsorted(recall[:, k], RECALLS, side="left") for k in range(right.shape[1])], 1)
     padded = np.concatenate([precision, np.zeros((1, right.shape[1]))])
     return np.take_along_axis(padded, at, 0).mean(0)  # type: ignore[no-any-return]

@@ -47,7 +47,7 @@ class Measure(Protocol):
             original: what the original puts out, by name; empty where it is not needed.
         """
 
-    def over_split(self, kept: Sequence[Any], batches: Sequence[Any]) -> tuple[float, float]:
+    def over_split(self, per_batch: Sequence[Any], batches: Sequence[Any]) -> tuple[float, float]:
         """The value, and its standard error, of what was kept of all batches, in order."""
 
 
@@ -87,10 +87,10 @@ class OfSamples:
             predictions, targets = as_array(predictions, "predictions"), as_array(targets, "targets")
         return self.rows(predictions, targets)
 
-    def over_split(self, kept: Sequence[Any], batches: Sequence[Any]) -> tuple[float, float]:
+    def over_split(self, per_batch: Sequence[Any], batches: Sequence[Any]) -> tuple[float, float]:
         """The value of all samples; its standard error by the spread of samples, or by bootstrap over samples (Efron,
         1979)."""
-        rows = np.concatenate(list(kept))
+        rows = np.concatenate(list(per_batch))
         if self.value is None:
             return mean_with_error(rows if self.settle is None else self.settle(rows))
         return self.value(rows), bootstrap(self.value, rows)
@@ -114,9 +114,9 @@ class OfBatches:
         value = number(self.function(outputs, batch), self.metric.name)
         return np.array([[value, len(next(iter(outputs.values())))]])
 
-    def over_split(self, kept: Sequence[Any], batches: Sequence[Any]) -> tuple[float, float]:
+    def over_split(self, per_batch: Sequence[Any], batches: Sequence[Any]) -> tuple[float, float]:
         """The weighted mean; its standard error by bootstrap over batches."""
-        rows = np.concatenate(list(kept))
+        rows = np.concatenate(list(per_batch))
         return _weighted_mean(rows), bootstrap(_weighted_mean, rows)
 
 
@@ -139,13 +139,13 @@ class OfSplit:
         """The outputs, or what `keep` makes of them."""
         return outputs if self.keep is None else self.keep(outputs, batch)
 
-    def over_split(self, kept: Sequence[Any], batches: Sequence[Any]) -> tuple[float, float]:
+    def over_split(self, per_batch: Sequence[Any], batches: Sequence[Any]) -> tuple[float, float]:
         """The value; its standard error by leaving out each of `PARTS` parts of the batches once (the jackknife). A
         bootstrap would give samples twice, which a measure of neighbours takes for a find."""
-        name, count = self.metric.name, len(kept)
+        name, count = self.metric.name, len(per_batch)
 
         def of(numbers: Sequence[int]) -> float:
-            return number(self.function([kept[i] for i in numbers], Picked(batches, numbers)), name)
+            return number(self.function([per_batch[i] for i in numbers], Picked(batches, numbers)), name)
 
         parts = min(PARTS, count)
         without = [of([i for i in range(count) if i % parts != part]) for part in range(parts)] if parts > 1 else []

@@ -28,13 +28,13 @@ def overlaps(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
         raise InputError(f"labels must be from 0 to {classes - 1}, for {classes} scores, but one is "
                          f"{int(labels[unknown & (labels != 255)][0])}")
     counted &= ~unknown
-    kept = np.zeros((len(labels), classes, 2))
+    counts = np.zeros((len(labels), classes, 2))
     for row, answered in enumerate(answers(predictions, labels)):
-        given, found = labels[row][counted[row]], answered[counted[row]]
-        common = np.bincount(given[given == found], minlength=classes)
-        union = np.bincount(given, minlength=classes) + np.bincount(found, minlength=classes) - common
-        kept[row] = np.stack([common, union], 1)
-    return kept
+        true, predicted = labels[row][counted[row]], answered[counted[row]]
+        common = np.bincount(true[true == predicted], minlength=classes)
+        union = np.bincount(true, minlength=classes) + np.bincount(predicted, minlength=classes) - common
+        counts[row] = np.stack([common, union], 1)
+    return counts
 
 
 def mean_iou(rows: np.ndarray) -> float:

@@ -72,12 +72,12 @@ def targets_of(batch: Any, which: Targets = None) -> Any:
     """
     if callable(which):
         return which(batch)
-    found = _entry(batch, which) if which is not None else _by_convention(batch)
-    if found is None:
+    targets = _entry(batch, which) if which is not None else _by_convention(batch)
+    if targets is None:
         what = f"{which!r}" if which is not None else "second item of a tuple, or entry " + ", ".join(TARGET_NAMES)
         raise InputError(f"a metric needs targets, but batches, {described(batch)}, have no {what}: give "
                          "autocompress.metric(…, targets=KEY or a function of a batch)")
-    return found
+    return targets
 
 
 def has_targets(batch: Any) -> bool:
@@ -88,7 +88,7 @@ def has_targets(batch: Any) -> bool:
 def _by_convention(batch: Any) -> Any:
     if isinstance(batch, tuple | list) and not hasattr(batch, "_fields"):
         return batch[1] if len(batch) > 1 else None
-    return next((found for name in TARGET_NAMES if (found := _entry(batch, name)) is not None), None)
+    return next((entry for name in TARGET_NAMES if (entry := _entry(batch, name)) is not None), None)
 
 
 def _entry(batch: Any, key: str | int) -> Any:

@@ -65,36 +65,36 @@ def metric(measured: Any, *, name: str | None = None, unit: str | None = None, h
     Raises:
         InputError: for a name that there is not, or a function whose direction its name puts in doubt.
     """
-    found: OfSamples | OfBatches | OfSplit
+    measure: OfSamples | OfBatches | OfSplit
     if isinstance(measured, str):
         named = _named(measured)
-        found = replace(named, predictions=named.predictions if predictions is None else predictions,
-                        targets=named.targets if targets is None else targets)
+        measure = replace(named, predictions=named.predictions if predictions is None else predictions,
+                          targets=named.targets if targets is None else targets)
     elif isinstance(measured, OfSamples | OfBatches | OfSplit):
-        found = measured
+        measure = measured
     elif is_torchmetrics(measured):
-        found = of_torchmetrics(measured, predictions, targets)
+        measure = of_torchmetrics(measured, predictions, targets)
     elif callable(measured):
         if predictions is not None or targets is not None:
             raise InputError("predictions and targets are for metrics by name: a function takes what it needs from "
                              "outputs and batch itself")
-        found = _of_function(measured, over or _over(measured), name, higher_is_better)
+        measure = _of_function(measured, over or _over(measured), name, higher_is_better)
     else:
         raise InputError(f"metric must be a name such as {', '.join([*NAMED][:3])}, a torchmetrics.Metric or a "
                          f"function of outputs and batch, but is {type(measured).__name__}")
-    if over is not None and not isinstance(found, OfBatches | OfSplit):
+    if over is not None and not isinstance(measure, OfBatches | OfSplit):
         raise InputError("over is for functions alone: a metric by name is of samples")
-    facts = found.metric
+    facts = measure.metric
     facts = Metric(name or facts.name, facts.unit if unit is None else unit,
                    facts.higher_is_better if higher_is_better is None else higher_is_better, facts.title, facts.finer)
-    return replace(found, metric=_checked(facts))
+    return replace(measure, metric=_checked(facts))
 
 
-def measures(given: Any) -> tuple[Measure, ...]:
+def measures(metrics: Any) -> tuple[Measure, ...]:
     """The metrics of a task: one, or several of which the first is the objective. InputError where two have one name.
     """
-    every = [metric(each) for each in (given if isinstance(given, Sequence) and not isinstance(given, str)
-                                       else [given])]
+    every = [metric(each) for each in (metrics if isinstance(metrics, Sequence) and not isinstance(metrics, str)
+                                       else [metrics])]
     names = [each.metric.name for each in every]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None or not every:

@@ -24,35 +24,35 @@ def is_torchmetrics(value: Any) -> bool:
     return "torchmetrics" in modules and all(hasattr(value, name) for name in ("update", "compute", "reset"))
 
 
-def of_torchmetrics(given: Any, predictions: Predictions, targets: Targets) -> OfSplit:
+def of_torchmetrics(module: Any, predictions: Predictions, targets: Targets) -> OfSplit:
     """The metric that an object computes of predictions and targets, both as tensors. It is copied.
 
     Raises:
         InputError: where it does not say which direction is better.
     """
-    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(given).__name__).lower()
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(module).__name__).lower()
     name = re.sub(r"^(binary|multiclass|multilabel)_", "", name)
-    if given.higher_is_better is None:
-        raise InputError(f"{type(given).__name__} does not say whether more is better: give a function of outputs and "
+    if module.higher_is_better is None:
+        raise InputError(f"{type(module).__name__} does not say whether more is better: give a function of outputs and "
                          "batches that calls it, with autocompress.metric(…, higher_is_better=…)")
-    bounds = getattr(given, "plot_lower_bound", None), getattr(given, "plot_upper_bound", None)
-    facts = Metric(name, "%" if bounds == (0.0, 1.0) else "", bool(given.higher_is_better))
-    return OfSplit(facts, partial(_computed, copy.deepcopy(given)), partial(_compared, predictions, targets))
+    bounds = getattr(module, "plot_lower_bound", None), getattr(module, "plot_upper_bound", None)
+    facts = Metric(name, "%" if bounds == (0.0, 1.0) else "", bool(module.higher_is_better))
+    return OfSplit(facts, partial(_computed, copy.deepcopy(module)), partial(_compared, predictions, targets))
 
 
 def _compared(predictions: Predictions, targets: Targets, outputs: Outputs, batch: Any) -> tuple[Any, Any]:
     return predictions_of(outputs, predictions), targets_of(batch, targets)
 
 
-def _computed(given: Any, kept: Sequence[Any], batches: Sequence[Any]) -> float:
-    given.reset()
-    for predicted, target in kept:
-        given.update(_tensor(predicted), _tensor(target))
-    value = given.compute()
-    given.reset()
+def _computed(module: Any, pairs: Sequence[Any], batches: Sequence[Any]) -> float:
+    module.reset()
+    for predicted, target in pairs:
+        module.update(_tensor(predicted), _tensor(target))
+    value = module.compute()
+    module.reset()
     if not isinstance(value, Tensor) or value.numel() != 1:
         what = f"a tensor of {value.numel()} values" if isinstance(value, Tensor) else type(value).__name__
-        raise InputError(f"{type(given).__name__} must compute one number, but computes {what}: give an average such "
+        raise InputError(f"{type(module).__name__} must compute one number, but computes {what}: give an average such "
                          "as 'macro', or a function of outputs and batches that picks one")
     return float(value)
 

@@ -102,19 +102,19 @@ def open_audio(spec: SourceSpec, context: SourceContext) -> Source:
     names = tuple(path.name for path in visible_folders(roots["train"]))
     files: list[Path] = []
     labels: list[int] = []
-    given: dict[str, range] = {}
+    ranges: dict[str, range] = {}
     for split, root in roots.items():
         begin = len(files)
         for path in files_below(root, _SUFFIXES):
             files.append(path)
             labels.append(_label(path, root, names))
-        given[split] = range(begin, len(files))
+        ranges[split] = range(begin, len(files))
     if not files:
         raise InputError(f"{folder} must hold .wav files in one folder for each class, but holds none")
     targets = torch.tensor(labels) if names else None
     rate, samples = _rate_and_length(files, spec, folder)
     recordings = Recordings(tuple(files), rate, samples, targets)
-    splits = in_three_splits(recordings, given, context.seed, str(folder), targets)
+    splits = in_three_splits(recordings, ranges, context.seed, str(folder), targets)
     prepared = f"{samples} samples at {rate} Hz, from -1 to 1, channels averaged"
     log.info("%s: %d recordings, %s", folder, len(files), prepared)
     return Source(folder.resolve().name, splits, (INPUT,), bool(names), len(names) or None, names,
@@ -140,11 +140,11 @@ def _rate_and_length(files: Sequence[Path], spec: SourceSpec, folder: Path) -> t
         rate, length = rate_and_length(path)
         rates.setdefault(rate, path)
         seconds = max(seconds, length / rate)
-    asked = spec.number("rate", int, "a number of samples a second such as 16000")
-    if asked is None and len(rates) > 1:
+    rate_option = spec.number("rate", int, "a number of samples a second such as 16000")
+    if rate_option is None and len(rates) > 1:
         told = ", ".join(f"{rate} Hz ({path.name})" for rate, path in sorted(rates.items())[:4])
         raise InputError(f"{folder}: recordings must share one rate, but there are {told}: say the network's, such as "
                          f"audio:{folder}?rate={max(rates)}")
-    rate = int(asked or next(iter(rates)))
-    wanted = spec.number("seconds", float, "a number of seconds such as 1.0") or seconds
-    return rate, max(1, round(wanted * rate))
+    rate = int(rate_option or next(iter(rates)))
+    duration = spec.number("seconds", float, "a number of seconds such as 1.0") or seconds
+    return rate, max(1, round(duration * rate))

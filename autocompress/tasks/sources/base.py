@@ -52,8 +52,8 @@ class SourceContext:
     @property
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and std of numbers other than pictures: what the user says, else none."""
-        own = not self.preparation.origin
-        return (own and self.preparation.mean) or (0.0,), (own and self.preparation.std) or (1.0,)
+        from_user = not self.preparation.origin
+        return (from_user and self.preparation.mean) or (0.0,), (from_user and self.preparation.std) or (1.0,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,13 +83,13 @@ class Source:
     prepared: str = ""
 
 
-def in_three_splits(samples: SampleDataset, given: Mapping[str, Sequence[int]], seed: int, name: str,
+def in_three_splits(samples: SampleDataset, at_hand: Mapping[str, Sequence[int]], seed: int, name: str,
                     strata: Tensor | None = None) -> dict[str, SampleDataset]:
     """Samples of all three splits out of those at hand, by the rule for arrays (`splits.complete`).
 
     Args:
         samples: Those of all splits.
-        given: Which of them each split at hand has, `train` among them.
+        at_hand: Which of them each split at hand has, `train` among them.
         seed: Settles what is split off.
         name: Of the data, for messages.
         strata: Class numbers `(N,)`, where classes are to be spread evenly over the splits.
@@ -97,18 +97,18 @@ def in_three_splits(samples: SampleDataset, given: Mapping[str, Sequence[int]], 
     Raises:
         InputError: where a split has no sample, or there is no training split.
     """
-    empty = [split for split, numbers in given.items() if not len(numbers)]
+    empty = [split for split, numbers in at_hand.items() if not len(numbers)]
     if empty:
         raise InputError(f"{name}: every split must hold samples, but {', '.join(empty)} has none")
-    numbered = {split: torch.as_tensor(numbers, dtype=torch.int64) for split, numbers in given.items()}
+    numbered = {split: torch.as_tensor(numbers, dtype=torch.int64) for split, numbers in at_hand.items()}
     parts = {split: Split(numbers, torch.zeros_like(numbers) if strata is None else strata[numbers])
              for split, numbers in numbered.items()}
-    chosen = {split: part.inputs.numpy() for split, part in complete(parts, seed, name).items()}
-    short = [split for split, numbers in chosen.items() if not len(numbers)]
+    rows = {split: part.inputs.numpy() for split, part in complete(parts, seed, name).items()}
+    short = [split for split, numbers in rows.items() if not len(numbers)]
     if short:
         raise InputError(f"{name}: the {short[0]} split is empty: bring more samples (an automatic split needs ten or "
                          "more)")
-    return {split: Subset(samples, numbers) for split, numbers in chosen.items()}  # type: ignore[arg-type]
+    return {split: Subset(samples, numbers) for split, numbers in rows.items()}  # type: ignore[arg-type]
 
 
 def spelled_split(name: str) -> str | None:

@@ -76,11 +76,11 @@ def boxed_source(parts: Mapping[str, Sequence[Annotated]], class_names: Sequence
     mean, std = normalisation(context.preparation)
     log.info("%s: %d pictures, %s; mean %s, std %s; classes %s", name, len(everything), fit.described, mean, std,
              ", ".join(f"{number} = {label}" for number, label in enumerate(class_names[:8])))
-    given, begin = {}, 0
+    ranges, begin = {}, 0
     for split, part in parts.items():
-        given[split] = range(begin, begin + len(part))
+        ranges[split] = range(begin, begin + len(part))
         begin += len(part)
-    splits = in_three_splits(BoxedPictures(tuple(checked), fit, most), given, context.seed, name)
+    splits = in_three_splits(BoxedPictures(tuple(checked), fit, most), ranges, context.seed, name)
     return Source(Path(name).stem, splits, classes=len(class_names), class_names=tuple(class_names), mean=mean, std=std,
                   prepared=fit.described)
 
@@ -104,13 +104,13 @@ def as_boxes(rows: Sequence[Sequence[float]]) -> np.ndarray[Any, Any]:
     return np.array(rows, np.float32).reshape(len(rows), BOX_NUMBERS)
 
 
-def ordered_classes(found: Sequence[str], spec: SourceSpec, where: str) -> tuple[str, ...]:
+def ordered_classes(names: Sequence[str], spec: SourceSpec, where: str) -> tuple[str, ...]:
     """The names of classes in the order of their numbers: as the option `classes` says, else as found. InputError where
     a class that was found is not said."""
     said = spec.listed("classes")
     if said is None:
-        return tuple(found)
-    unknown = next((name for name in found if name not in said), None)
+        return tuple(names)
+    unknown = next((name for name in names if name not in said), None)
     if unknown is not None:
         raise InputError(f"{where}: classes must name every class that is there, but {unknown!r} is not among "
                          f"{', '.join(said)}")

@@ -72,18 +72,18 @@ def open_coco(spec: SourceSpec, context: SourceContext) -> Source:
 def _files(annotations: Path) -> list[Path]:
     if annotations.is_file():
         return [annotations]
-    found: dict[str, Path] = {}
+    by_split: dict[str, Path] = {}
     for path in sorted(annotations.glob("*.json")) if annotations.is_dir() else ():
         split = _split_of(path)
-        if split is not None and split in found:
-            raise InputError(f"{annotations} must hold one file for each split, but {found[split].name} and "
+        if split is not None and split in by_split:
+            raise InputError(f"{annotations} must hold one file for each split, but {by_split[split].name} and "
                              f"{path.name} both are for {split}: name the file itself")
         if split is not None:
-            found[split] = path
-    if "train" not in found:
+            by_split[split] = path
+    if "train" not in by_split:
         raise InputError(f"data: coco: needs a file of annotations, or a folder with files such as train.json and "
                          f"val.json, but got {str(annotations)!r}")
-    return list(found.values())
+    return list(by_split.values())
 
 
 def _document(path: Path) -> _Document:
@@ -96,14 +96,14 @@ def _document(path: Path) -> _Document:
 
 def _rows(document: _Document, numbers: dict[int, int], path: Path) -> dict[int | str, list[Sequence[float]]]:
     """Boxes by the id of their image. InputError for one of an image or a category that there is not."""
-    known = {image.id for image in document.images}
-    if len(known) < len(document.images):
+    image_ids = {image.id for image in document.images}
+    if len(image_ids) < len(document.images):
         raise InputError(f"{path}: every image must have an id of its own, but {len(document.images)} images have "
-                         f"{len(known)} ids")
+                         f"{len(image_ids)} ids")
     rows: dict[int | str, list[Sequence[float]]] = defaultdict(list)
     for annotation in document.annotations:
-        if annotation.image_id not in known or annotation.category_id not in numbers:
-            what, value = ("image_id", annotation.image_id) if annotation.image_id not in known else (
+        if annotation.image_id not in image_ids or annotation.category_id not in numbers:
+            what, value = ("image_id", annotation.image_id) if annotation.image_id not in image_ids else (
                 "category_id", annotation.category_id)
             raise InputError(f"{path}: every annotation must have the id of an image and of a category, but one has "
                              f"{what} {value!r}, which there is not")
@@ -132,8 +132,8 @@ def _split(image: _Image, path: Path, by_file: bool) -> str:
 
 def _picture(folders: Mapping[str | None, Path], name: str, split: str, path: Path) -> Path:
     """The file of a picture: in the folder of pictures (under None), or below it in that of its split."""
-    found = next((folders[key] / name for key in (None, split) if key in folders and (folders[key] / name).is_file()),
-                 None)
-    if found is None:
+    file = next((folders[key] / name for key in (None, split) if key in folders and (folders[key] / name).is_file()),
+                None)
+    if file is None:
         raise InputError(f"{path} names the picture {name!r}, which must be in {folders[None]}, but is not")
-    return found
+    return file

@@ -149,13 +149,13 @@ def _columns(spec: SourceSpec, records: Records, context: SourceContext) -> _Col
                          "one")
     if text is None and inputs is None and context.tokenizer is not None:
         text = _one_text(records, rest)
-    chosen = rest if inputs is None else [records.number(name, "inputs") for name in inputs]
-    both = next((records.columns[number] for number in (*chosen, text) if number in targets), None)
+    numeric = rest if inputs is None else [records.number(name, "inputs") for name in inputs]
+    both = next((records.columns[number] for number in (*numeric, text) if number in targets), None)
     if both is not None and (inputs is not None or text in targets):
         raise InputError(f"{records.path}: a column must be an input or a target, but {both!r} is named as both")
-    if text is None and not chosen:
+    if text is None and not numeric:
         raise InputError(f"{records.path} must have a column beside its targets for the network to read, but has none")
-    return _Columns(() if text is not None else tuple(chosen), text, targets, split)
+    return _Columns(() if text is not None else tuple(numeric), text, targets, split)
 
 
 def _one_text(records: Records, columns: Sequence[int]) -> int:
@@ -176,8 +176,8 @@ def _read(records: Records, columns: _Columns) -> _Read:
         places.append(place)
         for column in columns.inputs:
             values.append(_number(cells[column], records, column, number))
-        for kept, column in zip(targets, columns.targets, strict=True):
-            kept.append(sys.intern(cells[column].strip()))
+        for cells_of_target, column in zip(targets, columns.targets, strict=True):
+            cells_of_target.append(sys.intern(cells[column].strip()))
         split = "train" if columns.split is None else spelled_split(cells[columns.split])
         if split is None:
             raise InputError(f"{_cell(records, columns.split or 0, number)} must say train, validation or test, but is "
@@ -223,8 +223,8 @@ def _targets(columns: Sequence[Sequence[str]], classes: bool, path: Path) -> tup
         labels = np.array(columns[0], float if all(map(is_number, columns[0])) else str)
         if labels.dtype == float and bool(np.isfinite(labels).all()) and bool((labels == labels.round()).all()):
             labels = labels.astype(np.int64)
-        found, names = class_numbers({"train": labels}, str(path))
-        return found["train"], names
+        numbers, names = class_numbers({"train": labels}, str(path))
+        return numbers["train"], names
     for column in columns:
         wrong = next((row for row, cell in enumerate(column) if not (is_number(cell) and isfinite(float(cell)))), None)
         if wrong is not None:

@@ -19,15 +19,15 @@ def split_roots(folder: Path) -> dict[str, Path]:
     """The folder of each split; that of the whole data as `train` where no folder in it is called so. InputError where
     two are for one split."""
     require_folder(folder)
-    found: dict[str, Path] = {}
+    roots: dict[str, Path] = {}
     for path in visible_folders(folder):
         split = spelled_split(path.name)
-        if split in found:
-            raise InputError(f"{folder} must have one folder for each split, but {found[split].name} and {path.name} "
+        if split in roots:
+            raise InputError(f"{folder} must have one folder for each split, but {roots[split].name} and {path.name} "
                              f"both are for {split}")
         if split is not None:
-            found[split] = path
-    return found if "train" in found else {"train": folder}
+            roots[split] = path
+    return roots if "train" in roots else {"train": folder}
 
 
 def visible_folders(folder: Path) -> list[Path]:

@@ -92,7 +92,7 @@ def open_masks(spec: SourceSpec, context: SourceContext) -> Source:
         InputError: where a picture has no mask or a mask no picture, or one cannot be read or is of another size.
     """
     images, masks = spec.paths[0], spec.paths[1] if len(spec.paths) > 1 else None
-    pairs, given = _pairs(images, masks)
+    pairs, ranges = _pairs(images, masks)
     name = str(images)
     if not pairs:
         raise InputError(f"{name} must hold pictures, but holds none that Pillow reads")
@@ -121,7 +121,7 @@ def open_masks(spec: SourceSpec, context: SourceContext) -> Source:
     log.info("%s: %d pictures, %s; mean %s, std %s%s", name, len(files), fit.described, mean, std,
              "" if masks is None else f"; of masks, {meaning}")
     samples = MaskedPictures(files, of_files, fit, ignore, classes, binary)
-    splits = in_three_splits(samples, given, context.seed, name)
+    splits = in_three_splits(samples, ranges, context.seed, name)
     return Source(images.resolve().name, splits, (INPUT,), masks is not None, classes if masks is not None else None,
                   mean=mean, std=std, prepared=fit.described)
 
@@ -135,26 +135,26 @@ def _pairs(images: Path, masks: Path | None) -> tuple[list[tuple[Path, Path | No
     if masks is not None and set(roots) != set(mask_roots):
         mask_roots = dict.fromkeys(roots, masks)  # one folder of masks for all splits
     pairs: list[tuple[Path, Path | None]] = []
-    given: dict[str, range] = {}
+    ranges: dict[str, range] = {}
     used: set[Path] = set()
-    found = {root: {path.relative_to(root).with_suffix(""): path for path in files_below(root, suffixes)}
-             for root in {*mask_roots.values()}}
+    by_stem = {root: {path.relative_to(root).with_suffix(""): path for path in files_below(root, suffixes)}
+               for root in {*mask_roots.values()}}
     for split, root in roots.items():
         begin = len(pairs)
         for path in files_below(root, suffixes):
-            mask = None if masks is None else found[mask_roots[split]].get(path.relative_to(root).with_suffix(""))
+            mask = None if masks is None else by_stem[mask_roots[split]].get(path.relative_to(root).with_suffix(""))
             if masks is not None and mask is None:
                 raise InputError(f"{path} must have a mask of the same name in {mask_roots[split]}, but there is no "
                                  f"{path.relative_to(root).with_suffix('')} there, of any suffix")
             pairs.append((path, mask))
             if mask is not None:
                 used.add(mask)
-        given[split] = range(begin, len(pairs))
-    alone = sorted({path for paths in found.values() for path in paths.values()} - used)
+        ranges[split] = range(begin, len(pairs))
+    alone = sorted({path for paths in by_stem.values() for path in paths.values()} - used)
     if alone:
         raise InputError(f"{alone[0]} must have a picture of the same name in {images}, but there is none "
                          f"({len(alone)} of {len(alone) + len(used)} masks have none)")
-    return pairs, given
+    return pairs, ranges
 
 
 def _values(masks: Sequence[Path]) -> set[int]:

@@ -78,17 +78,17 @@ def open_npz(spec: SourceSpec, context: SourceContext) -> Source:
     (path,) = spec.paths
     arrays = read_arrays(path)
     names = {name.lower(): name for name in arrays}
-    given = {split: dict(_of_split(split, spellings, names, context.arguments, path))
-             for split, spellings in SPELLINGS.items()}
-    found = {split: keys for split, keys in given.items() if keys}
-    if not any(name != TARGET for name in found.get("train", ())):
-        wanted = ", ".join(context.arguments) or "x"
-        raise InputError(f"{path} must hold arrays called as the inputs of the network, {wanted}, or those with "
+    all_keys = {split: dict(_of_split(split, spellings, names, context.arguments, path))
+                for split, spellings in SPELLINGS.items()}
+    keys_of_split = {split: keys for split, keys in all_keys.items() if keys}
+    if not any(name != TARGET for name in keys_of_split.get("train", ())):
+        arguments = ", ".join(context.arguments) or "x"
+        raise InputError(f"{path} must hold arrays called as the inputs of the network, {arguments}, or those with "
                          f"_train, _val and _test, but holds {', '.join(arrays) or 'none'}")
-    _check_keys(found, context.arguments, path)
-    parts = {split: {name: arrays[key] for name, key in keys.items()} for split, keys in found.items()}
+    _check_keys(keys_of_split, context.arguments, path)
+    parts = {split: {name: arrays[key] for name, key in keys.items()} for split, keys in keys_of_split.items()}
     _check_arrays(parts, path)
-    left = sorted(set(arrays) - {key for keys in found.values() for key in keys.values()} - set(_FACTS))
+    left = sorted(set(arrays) - {key for keys in keys_of_split.values() for key in keys.values()} - set(_FACTS))
     if left:
         log.info("%s: left out %s, which are no inputs of the network and no targets", path, ", ".join(left))
     targets: Mapping[str, Any] = {split: part.pop(TARGET) for split, part in parts.items() if TARGET in part}
@@ -133,15 +133,15 @@ def _of_split(split: str, spellings: Sequence[str], names: Mapping[str, str], ar
         yield TARGET, only(keys, "targets")
 
 
-def _check_keys(found: Mapping[str, Mapping[str, str]], arguments: Mapping[str, bool], path: Path) -> None:
+def _check_keys(keys_of_split: Mapping[str, Mapping[str, str]], arguments: Mapping[str, bool], path: Path) -> None:
     """InputError unless all splits have the same inputs and targets, among them all that `forward` must be given."""
-    there = set(found["train"])
+    there = set(keys_of_split["train"])
     if INPUT not in there:
         missing = [name for name, needed in arguments.items() if needed and name not in there]
         if missing:
             raise InputError(f"{path} must hold an array for each input of the network, but holds none for "
                              f"{', '.join(missing)}")
-    for split, keys in found.items():
+    for split, keys in keys_of_split.items():
         if set(keys) != there:
             raise InputError(f"{path}: every split must have the same arrays, but training has "
                              f"{', '.join(sorted(there))} and {split} has {', '.join(sorted(keys))}")

@@ -70,18 +70,18 @@ def source_kind(spec: object) -> str | None:
 def parsed(spec: str) -> SourceSpec:
     """A spec, taken apart. InputError for too few or too many places, and for options that there are not."""
     kind, place, query = _pieces(spec)
-    wanted = PLACES[kind]
-    places = tuple(part.strip() for part in place.split(",")) if len(wanted) > 1 else (place,)
-    least = sum(not name.startswith("[") for name in wanted)
-    if not least <= len(places) <= len(wanted) or not all(places):
-        raise InputError(f"data must be {kind}:{','.join(wanted)}, but got {spec!r}")
+    places_of_kind = PLACES[kind]
+    places = tuple(part.strip() for part in place.split(",")) if len(places_of_kind) > 1 else (place,)
+    least = sum(not name.startswith("[") for name in places_of_kind)
+    if not least <= len(places) <= len(places_of_kind) or not all(places):
+        raise InputError(f"data must be {kind}:{','.join(places_of_kind)}, but got {spec!r}")
     options: dict[str, str] = {}
     for part in query.split("&") if query else ():
         name, equals, value = part.partition("=")
         if not equals or name not in OPTIONS[kind]:
             close = difflib.get_close_matches(name, OPTIONS[kind], n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(OPTIONS[kind]) or 'none'}"
-            raise InputError(f"data: options of {kind}: are given as {kind}:{','.join(wanted)}?NAME=VALUE, but "
+            raise InputError(f"data: options of {kind}: are given as {kind}:{','.join(places_of_kind)}?NAME=VALUE, but "
                              f"{part!r} is none; {hint}")
         if name in options:
             raise InputError(f"data: {name} must be given once, but is given twice in {spec!r}")

@@ -57,11 +57,11 @@ def tokens_for(context: SourceContext, texts: Iterable[str], length: int | None,
     if tokenizer is None:
         raise InputError(f"{where} holds text, which a tokenizer must turn into tokens: give the network as "
                          "--model hf:PATH, a folder of transformers with its tokenizer, or tokens in an npz:FILE")
-    made = tokenizer("a")
-    names = tuple(name for name in made if (not context.arguments or name in context.arguments)
-                  and (name != "token_type_ids" or any(made[name])))  # zeros are what a network takes without them
+    encoded = tokenizer("a")
+    names = tuple(name for name in encoded if (not context.arguments or name in context.arguments)
+                  and (name != "token_type_ids" or any(encoded[name])))  # zeros are what a network takes without them
     if not names:
-        raise InputError(f"the network must take what its tokenizer makes, {', '.join(made)}, but takes "
+        raise InputError(f"the network must take what its tokenizer makes, {', '.join(encoded)}, but takes "
                          f"{', '.join(context.arguments)}")
     if tokenizer.pad_token_id is None:
         raise InputError(f"the tokenizer of the network must know a padding token (pad_token) for {where}, but has "

@@ -34,8 +34,8 @@ def open_voc(spec: SourceSpec, context: SourceContext) -> Source:
         require_folder(folder / name)
     splits = _splits(folder)
     read = {stem: _annotation(folder, stem) for stems in splits.values() for stem in stems}
-    found = sorted({label for _, boxes in read.values() for label, _, _ in boxes})
-    class_names = ordered_classes(found, spec, str(folder))
+    labels = sorted({label for _, boxes in read.values() for label, _, _ in boxes})
+    class_names = ordered_classes(labels, spec, str(folder))
     parts = {split: [Annotated(read[stem][0], as_boxes([(*edges, class_names.index(label), difficult)
                                                         for label, edges, difficult in read[stem][1]]))
                      for stem in stems] for split, stems in splits.items()}
