@@ -52,7 +52,7 @@ def choose_range(sample: np.ndarray, low: float, high: float, bits: int = 8, met
         return _covering(low * share, high * share, bits)
     if method == "mse":
         tried = [_covering(low * share, high * share, bits) for share in CLIPS]
-        return tried[int(np.argmin([_squared_error(sample, chosen) for chosen in tried]))]
+        return tried[int(np.argmin([_squared_error(sample, option) for option in tried]))]
     return _covering(low, high, bits)
 
 
@@ -62,9 +62,9 @@ def _covering(low: float, high: float, bits: int) -> Range:
     return Range(float(np.float32(scale)), round(min(float(top), max(0.0, -low / scale))), bits)
 
 
-def _squared_error(sample: np.ndarray, chosen: Range) -> float:
-    codes = np.clip(np.rint(sample / chosen.scale) + chosen.zero_point, 0, 2**chosen.bits - 1)
-    return float(np.square((codes - chosen.zero_point) * chosen.scale - sample, dtype=np.float64).mean())
+def _squared_error(sample: np.ndarray, span: Range) -> float:
+    codes = np.clip(np.rint(sample / span.scale) + span.zero_point, 0, 2**span.bits - 1)
+    return float(np.square((codes - span.zero_point) * span.scale - sample, dtype=np.float64).mean())
 
 
 def _least_divergence(sample: np.ndarray, low: float, high: float, levels: int) -> float:
@@ -75,8 +75,8 @@ def _least_divergence(sample: np.ndarray, low: float, high: float, levels: int) 
     counts, edges = np.histogram(values, BINS, (low, high))
     zero = int(np.searchsorted(edges, 0.0))
     best, least = 1.0, np.inf
-    for kept in range(LEAST_BINS, BINS + 1, STRIDE):
-        share = kept / BINS
+    for bins in range(LEAST_BINS, BINS + 1, STRIDE):
+        share = bins / BINS
         begin, end = round(zero * (1 - share)), BINS - round((BINS - zero) * (1 - share))
         inside = counts[begin:end].astype(float)
         clipped = inside.copy()

@@ -63,7 +63,7 @@ def reader_named(name: str) -> Any:
     return import_module(READERS[name]) if name in READERS else format_named(name)
 
 
-def facts_of(given: FormatFacts | None, name: str) -> FormatFacts:
-    """The format that the user `given` as an object, or else the shipped one that a profile names."""
-    found: FormatFacts = format_named(name) if given is None else given
-    return found
+def facts_of(user_format: FormatFacts | None, name: str) -> FormatFacts:
+    """The format that the user `user_format` as an object, or else the shipped one that a profile names."""
+    facts: FormatFacts = format_named(name) if user_format is None else user_format
+    return facts

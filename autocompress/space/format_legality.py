@@ -75,30 +75,30 @@ def inside_format(space: Space, file_format: FormatFacts, left_open: Collection[
     Raises:
         InputError: when a choice of another kind can be held at no site.
     """
-    kept = {knob.key: list(knob.choices) for knob in space.knobs}
+    choices_of = {knob.key: list(knob.choices) for knob in space.knobs}
     technique_of = {knob.kind: row.name for row in space.used for knob in row.knobs(space, space.settings[row.name])}
     for kind in dict.fromkeys(knob.kind for knob in space.knobs if knob.choices):
         knobs = [knob for knob in space.knobs if knob.kind == kind]
         for choice in dict.fromkeys(choice for knob in knobs for choice in knob.choices):
-            chosen: dict[KnobKey, Value] = {knob.key: choice for knob in knobs if choice in knob.choices}
-            reasons = _reasons(space, kind, technique_of[kind], chosen, file_format)
-            refused = {key: reasons[key.site] for key in chosen if key.site in reasons}
+            setting: dict[KnobKey, Value] = {knob.key: choice for knob in knobs if choice in knob.choices}
+            reasons = _reasons(space, kind, technique_of[kind], setting, file_format)
+            refused = {key: reasons[key.site] for key in setting if key.site in reasons}
             for key in refused:
-                kept[key].remove(choice)
-            if refused and len(refused) == len(chosen):
+                choices_of[key].remove(choice)
+            if refused and len(refused) == len(setting):
                 _say(file_format, kind, choice, next(iter(refused.values())), kind not in left_open)
     return msgspec.structs.replace(space, knobs=tuple(
-        knob.among(kept[knob.key]) for knob in space.knobs if kept[knob.key] or not knob.choices))
+        knob.among(choices_of[knob.key]) for knob in space.knobs if choices_of[knob.key] or not knob.choices))
 
 
-def _reasons(space: Space, kind: str, technique: str, chosen: Values, file_format: FormatFacts) -> dict[str, str]:
-    """The format's reasons by site against the steps of a technique that `chosen` makes of a plain plan, beside every
+def _reasons(space: Space, kind: str, technique: str, setting: Values, file_format: FormatFacts) -> dict[str, str]:
+    """The format's reasons by site against the steps of a technique that `setting` makes of a plain plan, beside every
     width of the other kind."""
     plain, held, refused = space.uniform(), set[str](), dict[str, str]()
     others = [knob for knob in space.knobs if knob.kind in WIDTHS and kind in WIDTHS and knob.kind != kind]
     for width in dict.fromkeys(choice for knob in others for choice in knob.choices) or (None,):
         beside = {knob.key: width for knob in others if width in knob.choices and width is not None}
-        for step in space.decode({**plain, **beside, **chosen}).find(technique).values():
+        for step in space.decode({**plain, **beside, **setting}).find(technique).values():
             reason = refusal(step, space.table, file_format)
             if reason:
                 refused[step.site] = reason

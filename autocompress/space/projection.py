@@ -59,8 +59,8 @@ class Projection:
     def __init__(self, space: Space, budget: Budget, predicted: Collection[str] = ()) -> None:
         self.space = space
         self._estimates: dict[str, Metrics] = {}
-        known = self.estimate(Plan())
-        bounds = {name: bound * MARGIN for name, bound in budget.bounds.items() if name in known}
+        of_original = self.estimate(Plan())
+        bounds = {name: bound * MARGIN for name, bound in budget.bounds.items() if name in of_original}
         self._told = {name: budget.bounds[name] for name in bounds}  # as a message has them
         for name, (most, _) in space.profile.memories.items():
             if most * MARGINS[name] < bounds.get(name, math.inf):

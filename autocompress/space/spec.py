@@ -42,7 +42,7 @@ class RecoverySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class SpaceSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A whole space file: a table for each technique. One of ours that is left out is not used; one of a user's own,
-    in `own`, is used with its defaults."""
+    in `extensions`, is used with its defaults."""
 
     schema: int
     name: str
@@ -53,13 +53,13 @@ class SpaceSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     drop: DropSpec | None = None
     sparsify: SparsifySpec | None = None
     recovery: RecoverySpec | msgspec.UnsetType = msgspec.UNSET
-    own: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    extensions: dict[str, Any] | msgspec.UnsetType = msgspec.field(default=msgspec.UNSET, name="own")  # as stored
     # What is left out leaves no trace: a study is known by the hash of its space.
 
     def settings(self, techniques: Techniques = TECHNIQUES) -> dict[str, msgspec.Struct]:
         """The tables of the techniques in use, by name, in the order of application."""
-        own = self.own or {}
-        tables = {name: own.get(name, row.Settings()) if name not in TECHNIQUES else getattr(self, name)
+        extensions = self.extensions or {}
+        tables = {name: extensions.get(name, row.Settings()) if name not in TECHNIQUES else getattr(self, name)
                   for name, row in techniques.items()}
         return {name: table for name, table in tables.items() if table is not None}
 
@@ -107,18 +107,18 @@ def parse_space(text: str, origin: str, techniques: Techniques = TECHNIQUES) -> 
     Raises:
         InputError: names the field and the legal values.
     """
-    own = {name: row for name, row in techniques.items() if name not in TECHNIQUES}
+    extensions = {name: row for name, row in techniques.items() if name not in TECHNIQUES}
     try:
         document = tomllib.loads(text)
-        tables = {name: document.pop(name, {}) for name in (*own, "own")}
+        tables = {name: document.pop(name, {}) for name in (*extensions, "own")}
         if tables.pop("own"):
             raise InputError(f"{origin}: a technique of your own has the table [NAME], but got [own]")
         spec = _with_present_names(_converted(document, SpaceSpec, origin), origin)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{origin} is not valid TOML: {error}") from None
-    if own:
-        spec = msgspec.structs.replace(spec, own={
-            name: _converted(table, own[name].Settings, f"{origin}: {name}") for name, table in tables.items()})
+    if extensions:
+        spec = msgspec.structs.replace(spec, extensions={
+            name: _converted(table, extensions[name].Settings, f"{origin}: {name}") for name, table in tables.items()})
     if spec.schema != SCHEMA:
         raise InputError(f"{origin}: schema must be {SCHEMA}, but got {spec.schema}; update autocompress")
     settings = spec.settings(techniques)
@@ -157,13 +157,13 @@ def _with_present_names(spec: SpaceSpec, origin: str) -> SpaceSpec:
 
 def _legal_keys(message: str, kind: type[msgspec.Struct]) -> str:
     """What may stand where a key is not known, for the end of a message about a struct of a `kind`."""
-    found = re.search(r"unknown field `(.+?)`(?: - at `\$\.(\w+)`)?", message)
-    if found is None:
+    match = re.search(r"unknown field `(.+?)`(?: - at `\$\.(\w+)`)?", message)
+    if match is None:
         return ""
-    table = next((field.type.__args__[0] for field in msgspec.structs.fields(kind) if field.name == found[2]), kind)
-    legal = [field.name for field in msgspec.structs.fields(table) if field.name != "own"]
-    close = difflib.get_close_matches(found[1], legal, n=1)
+    table = next((field.type.__args__[0] for field in msgspec.structs.fields(kind) if field.name == match[2]), kind)
+    legal = [field.name for field in msgspec.structs.fields(table) if field.name != "extensions"]
+    close = difflib.get_close_matches(match[1], legal, n=1)
     if close:
         return f"; did you mean `{close[0]}`?"
-    own = ", and the tables of techniques given by --technique FILE.py:NAME" if table is SpaceSpec else ""
-    return f"; legal here are {', '.join(legal)}{own}"
+    extensions = ", and the tables of techniques given by --technique FILE.py:NAME" if table is SpaceSpec else ""
+    return f"; legal here are {', '.join(legal)}{extensions}"

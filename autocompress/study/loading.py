@@ -172,4 +172,5 @@ def portable(request: Request, **without: Any) -> Request:
     """The request without the objects that travel beside it, or stay where the search runs, such as the tables of a
     user's own techniques in the space: nothing is decided in a worker."""
     settings = msgspec.structs.replace(request.settings, executor=None, sampler="auto", **without)
-    return replace(request, settings=settings, space=msgspec.structs.replace(request.space, own=msgspec.UNSET))
+    space = msgspec.structs.replace(request.space, extensions=msgspec.UNSET)
+    return replace(request, settings=settings, space=space)

@@ -85,11 +85,11 @@ def rank_args(part: Part, method: str, share: float, multiple: int) -> dict[str,
     return args if sum(factor.weights for factor in factors) < part.weights else None
 
 
-def _legal_rank(full: int, wanted: float, multiple: int) -> int:
-    """The multiple nearest to `wanted` in [1, full]; a small rank takes a smaller multiple."""
+def _legal_rank(full: int, rank: float, multiple: int) -> int:
+    """The multiple nearest to `rank` in [1, full]; a small rank takes a smaller multiple."""
     while multiple > 1 and full < 2 * multiple:
         multiple //= 2
-    return min(full, max(multiple, round(wanted / multiple) * multiple))
+    return min(full, max(multiple, round(rank / multiple) * multiple))
 
 
 def _rank_facts(part: Part, method: str) -> tuple[int, int]:

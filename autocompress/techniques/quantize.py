@@ -78,9 +78,9 @@ def quantize_args(weight_bits: int, activation_bits: int, settings: Mapping[str,
                "rounding": weight_bits < 8 or (weight_bits == 8 and activation_bits != 32),
                "range": activation_bits != 32,
                "equalize": weight_bits <= 8 and layer is not None and bool(layer.scales_with)}
-    chosen = {name: value for name, value in {**settings, "grid": grid}.items()
-              if matters[name] and value != DEFAULTS[name]}
-    return {"weight_bits": weight_bits, "activation_bits": activation_bits, **chosen}
+    used = {name: value for name, value in {**settings, "grid": grid}.items()
+            if matters[name] and value != DEFAULTS[name]}
+    return {"weight_bits": weight_bits, "activation_bits": activation_bits, **used}
 
 
 def level_limit(args: Mapping[str, Scalar]) -> int:
@@ -176,13 +176,13 @@ class Quantize(Technique):
         settled = set(kept_float)
         if all(layer.float_activations or layer.name in kept_float for layer in layers):
             settled.add(ALL_LAYERS)
-        found = [Knob(kind=BITS, site=layer.name, choices=weight_bits, plain=max(weight_bits),
-                      unit=knobs.WEIGHT_BITS) for layer in layers]
+        width_knobs = [Knob(kind=BITS, site=layer.name, choices=weight_bits, plain=max(weight_bits),
+                            unit=knobs.WEIGHT_BITS) for layer in layers]
         for site in sites if layers else ():
             choices = (32,) if site in settled else activations
-            found.append(Knob(kind=ACTIVATIONS, site=site, choices=choices, plain=min(choices),
-                              unit=knobs.ACTIVATION_BITS, saves=True))
-        return found + [
+            width_knobs.append(Knob(kind=ACTIVATIONS, site=site, choices=choices, plain=min(choices),
+                                    unit=knobs.ACTIVATION_BITS, saves=True))
+        return width_knobs + [
             Knob(kind=name, site=ALL_LAYERS, choices=choices, plain=choices[0], saves=name in ("grid", "group"))
             for name, choices in settings.choices.items()
             if len(choices) > 1 and (name != "equalize" or any(layer.scales_with for layer in layers))]
@@ -271,10 +271,10 @@ class Quantize(Technique):
             raise InputError(f"the {kind} {step.site} has float activations: set `activation_bits` to 32")
         profile.check_bits(bits, int(activation_bits), step.site)
         for name, legal in SETTINGS.items():
-            chosen = step.args.get(name, legal[0])
-            if chosen not in legal:
-                raise InputError(f"`{name}` at {step.site} must be one of {legal}, but got {chosen!r}")
-            if chosen != legal[0] and bits >= 16:
+            value = step.args.get(name, legal[0])
+            if value not in legal:
+                raise InputError(f"`{name}` at {step.site} must be one of {legal}, but got {value!r}")
+            if value != legal[0] and bits >= 16:
                 raise InputError(f"`{name}` at {step.site} is for weights of 8 bits or less, but `weight_bits` "
                                  f"is {bits}")
         grid = str(step.args.get("grid", DEFAULTS["grid"]))

@@ -107,15 +107,15 @@ class Sparsify(Technique):
         named: dict[str, Scalar] = {} if criterion == DEFAULT_CRITERION else {"criterion": criterion}
         steps = []
         for knob in setting.space.of_kind(PATTERN):
-            pattern, own = str(setting[knob.key]), parts[knob.site]
-            if pattern == WHOLE or not own or not all(fits(part, pattern) for part in own):
+            pattern, layer_parts = str(setting[knob.key]), parts[knob.site]
+            if pattern == WHOLE or not layer_parts or not all(fits(part, pattern) for part in layer_parts):
                 continue
             args: dict[str, Scalar] = {PATTERN: pattern}
             density = 1.0
             if pattern == UNSTRUCTURED:
                 density = args[DENSITY] = round(setting.number(DENSITY, knob.site), 4)
             bits = setting.weight_bits.get(knob.site, 32)
-            if all(saves(pattern, p.weights, kept_weights(p.weights, pattern, density), bits) for p in own):
+            if all(saves(pattern, p.weights, kept_weights(p.weights, pattern, density), bits) for p in layer_parts):
                 steps.append(Step(knob.site, self.name, {**args, **named}))
         return steps
 

@@ -260,8 +260,8 @@ def _blank(kind: type[nn.Module]) -> nn.Module:
         return named_outputs(returned)
 
     members = {"forward": forward, "__module__": kind.__module__}
-    made: type[nn.Module] = type(kind.__name__, (_Named, kind), members)
-    return made.__new__(made)
+    subclass: type[nn.Module] = type(kind.__name__, (_Named, kind), members)
+    return subclass.__new__(subclass)
 
 
 def has_names(model: nn.Module) -> bool:

@@ -107,15 +107,15 @@ class ExecutorContract:
         return store
 
     @pytest.fixture
-    def asked(self) -> threading.Event:
+    def stop_requested(self) -> threading.Event:
         """Set when the user asks to stop."""
         return threading.Event()
 
     @pytest.fixture
-    def executor(self, store: Store, asked: threading.Event) -> Iterator[Executor]:
+    def executor(self, store: Store, stop_requested: threading.Event) -> Iterator[Executor]:
         """One that is open."""
         executor = self.make()
-        executor.open(Workplace(make_evaluation(Place(store)), make_evaluation, store, asked.is_set))
+        executor.open(Workplace(make_evaluation(Place(store)), make_evaluation, store, stop_requested.is_set))
         yield executor
         executor.close()
 
@@ -151,11 +151,11 @@ class ExecutorContract:
             executor.submit(Job(plan=PLAN, rung=HANG, limit=0.3)).result(PATIENCE)
         assert executor.submit(Job(plan=PLAN, rung=ANSWER, limit=PATIENCE)).result(PATIENCE).evaluation
 
-    def test_stopping_reaches_the_workers(self, executor: Executor, asked: threading.Event) -> None:
+    def test_stopping_reaches_the_workers(self, executor: Executor, stop_requested: threading.Event) -> None:
         futures: list[Future[Outcome]] = []
 
         def stop() -> None:
-            asked.set()
+            stop_requested.set()
             executor.stop()
 
         timer = threading.Timer(0.3, stop)

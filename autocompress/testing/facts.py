@@ -54,8 +54,8 @@ def small_table() -> LayerTable:
 
 def small_sensitivities() -> SensitivityTable:
     """What options of `small_table` would cost, in nats: the less is left of a layer, the more."""
-    kept = [(Step(group, "prune", {"keep": keep}), (keep,), 0.3 * (1 - keep / channels) ** 2)
-            for group, channels in (("a", 32), ("c", 48)) for keep in range(4, channels, 4)]
+    pruned = [(Step(group, "prune", {"keep": keep}), (keep,), 0.3 * (1 - keep / channels) ** 2)
+              for group, channels in (("a", 32), ("c", 48)) for keep in range(4, channels, 4)]
     bits = [(Step(layer, "quantize", {"weight_bits": width}), (width,), 0.8 * 4.0**-width)
             for layer in ("a", "b", "c", "fc") for width in (6, 5, 4, 3, 2)]
-    return SensitivityTable.of([*kept, *bits])
+    return SensitivityTable.of([*pruned, *bits])

@@ -45,8 +45,8 @@ REFERENCE = Reference(ACCURACY, 0.95)
 class _Search:
     """A search over a formula: quality rises with the parameters that are left."""
 
-    def __init__(self, given: Any, space: str, fails: Callable[[int], bool] = lambda call: False) -> None:
-        self._given, self._fails, self._calls = given, fails, 0
+    def __init__(self, sampler: Any, space: str, fails: Callable[[int], bool] = lambda call: False) -> None:
+        self._given, self._fails, self._calls = sampler, fails, 0
         self.projection = Projection(build_space(small_table(), load_space(space), load_profile("host")), BUDGET)
         self.solver = Solver(self.projection, small_sensitivities())
         self.study: Any = None
@@ -90,9 +90,9 @@ class SamplerContract:
         """Return what is given to a search: a name, an object or a factory. Called for each search."""
         raise NotImplementedError
 
-    def search(self, **given: Any) -> _Search:
-        """A search by the sampler, over facts and a formula; `given` are keyword arguments of its settings."""
-        return _Search(self.sampler(), self.space, **given)
+    def search(self, **options: Any) -> _Search:
+        """A search by the sampler, over facts and a formula; `options` are keyword arguments of its settings."""
+        return _Search(self.sampler(), self.space, **options)
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -113,11 +113,11 @@ class SamplerContract:
 
     def test_a_stopped_search_goes_on(self, ended: tuple[_Search, list[Candidate]]) -> None:
         parts = self.search()
-        begun = parts.run(self.trials, evaluations=self.trials // 2)
-        assert 0 < len(begun) < self.trials
+        first_half = parts.run(self.trials, evaluations=self.trials // 2)
+        assert 0 < len(first_half) < self.trials
         everyone = parts.run(self.trials)
         assert len(everyone) == self.trials
-        assert [c.plan for c in everyone[:len(begun)]] == [c.plan for c in begun]
+        assert [c.plan for c in everyone[:len(first_half)]] == [c.plan for c in first_half]
         if self.continues:
             assert [c.plan for c in everyone] == [c.plan for c in ended[1]]
 

@@ -57,8 +57,8 @@ def trained_workbench(network: str) -> Workbench:
     Args:
         network: its name among `NETWORKS`.
     """
-    chosen = NETWORKS[network]
-    model, data = chosen.make(), chosen.data()
+    entry = NETWORKS[network]
+    model, data = entry.make(), entry.data()
     reestimate_norms(model, data.normalise(data.train.inputs))
     return _workbench(model, network)
 

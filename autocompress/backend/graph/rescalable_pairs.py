@@ -180,8 +180,8 @@ def _behind(path: _FollowedChannels, user: fx.Node) -> _FollowedChannels:
         cap = cap if high is None else min(float(high), cap if cap is not None else float(high))
     elif name in _REDUCTIONS:
         dim_argument = ops.argument(user, "dim")
-        given = [dim_argument] if isinstance(dim_argument, int) else dim_argument or range(len(shape))
-        dims = {dim % len(shape) for dim in given}
+        dim_list = [dim_argument] if isinstance(dim_argument, int) else dim_argument or range(len(shape))
+        dims = {dim % len(shape) for dim in dim_list}
         if axis in dims:
             raise _NotRescalable(f"{ops.place_of(user)} mixes its channels")
         axis -= 0 if ops.argument(user, "keepdim") else sum(dim < axis for dim in dims)

@@ -153,8 +153,8 @@ def unknown(compressor: Compressor, steps: Sequence[Step], samples: int = 0) -> 
 
 
 def _kind(compressor: Compressor, samples: int) -> str:
-    asked = f"{VERSION} {samples} {DRAWS} {compressor.likelihood.fingerprint}"
-    return f"sensitivities-{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
+    request = f"{VERSION} {samples} {DRAWS} {compressor.likelihood.fingerprint}"
+    return f"sensitivities-{hashlib.sha256(request.encode()).hexdigest()[:16]}"
 
 
 def _names(steps: Sequence[Step]) -> list[str]:
@@ -259,8 +259,8 @@ def _products(compressor: Compressor, inputs: Inputs,
 
 def _means(compressor: Compressor, names: Iterable[str], size: int) -> dict[str, Tensor]:
     """Of what layers read, where `size` samples, fewer than a whole batch, do not tell them."""
-    known = {name: compressor.statistics.moments(name) for name in names} if size < BATCH else {}
-    return {name: moments.mean for name, moments in known.items() if moments is not None}
+    moments_of = {name: compressor.statistics.moments(name) for name in names} if size < BATCH else {}
+    return {name: moments.mean for name, moments in moments_of.items() if moments is not None}
 
 
 def _of_layers(compressor: Compressor, inputs: Inputs, chunk: dict[str, list[Change]],
@@ -271,7 +271,7 @@ def _of_layers(compressor: Compressor, inputs: Inputs, chunk: dict[str, list[Cha
     likelihood = compressor.likelihood
     numbers = {name: [number for number, _ in changes] for name, changes in chunk.items()}
     matrices = {name: torch.stack([change for _, change in chunk.pop(name)]) for name in numbers}  # not held twice
-    found: dict[str, list[Tensor]] = {name: [] for name in numbers}
+    products: dict[str, list[Tensor]] = {name: [] for name in numbers}
     batches = torch.split(inputs, size)
     for done, batch in enumerate(batches):
         checkpoint("what options cost", done, len(batches))
@@ -288,17 +288,17 @@ def _of_layers(compressor: Compressor, inputs: Inputs, chunk: dict[str, list[Cha
             for name in list(writes):
                 calls = writes.pop(name) if last else writes[name]  # what a layer held is free for the next one
                 read = reads.pop(name) if last else reads[name]
-                own = [gradients.pop() for _ in calls]
-                if any(got is not None for got in own):
+                of_calls = [gradients.pop() for _ in calls]
+                if any(got is not None for got in of_calls):
                     gradient = _stacked([torch.zeros_like(write) if got is None else got
-                                         for write, got in zip(calls, own, strict=True)])
+                                         for write, got in zip(calls, of_calls, strict=True)])
                     with _named(name):
-                        found[name].append(_with_gradients(
+                        products[name].append(_with_gradients(
                             model.get_submodule(name), _by_sample(layouts[name], read),
                             _by_sample(layouts[name], gradient), matrices[name], means.get(name)))
     for name, of_steps in numbers.items():
-        if found[name]:
-            by_answer = torch.cat(found[name])
+        if products[name]:
+            by_answer = torch.cat(products[name])
             yield from ((number, by_answer[:, i]) for i, number in enumerate(of_steps))
 
 
@@ -354,8 +354,8 @@ def _with_gradients(module: Any, inputs: Tensor, gradient: Tensor, changes: Tens
         looked_up = changes.reshape(len(changes), *module.weight.shape)[:, inputs]
         return (looked_up * gradient).flatten(2).sum(2).T
     rows, errors = _rows(module, inputs), _errors(module, gradient)
-    known = mean is not None and mean.shape == rows.shape[1:3]
-    rows = rows - (mean[None, :, :, None] if mean is not None and known else rows.mean((0, 3), keepdim=True))
+    has_mean = mean is not None and mean.shape == rows.shape[1:3]
+    rows = rows - (mean[None, :, :, None] if mean is not None and has_mean else rows.mean((0, 3), keepdim=True))
     each = max(1, PRODUCT_BYTES // (4 * changes.shape[1]))
     products = [(errors[i:i + each] @ rows[i:i + each].transpose(2, 3)).flatten(1) @ changes.T
                 for i in range(0, len(rows), each)]

@@ -56,7 +56,7 @@ def quantised_tensors(graph: FloatGraph, leaves: Mapping[str, int]) -> dict[str,
         for name in node.input:
             readers.setdefault(name, []).append(index)
     result = {value.name for value in graph.source.graph.output}
-    chosen: dict[str, int] = {}
+    widths: dict[str, int] = {}
     for name, leaf in graph.leaves.items():
         if name not in leaves:
             continue
@@ -70,8 +70,8 @@ def quantised_tensors(graph: FloatGraph, leaves: Mapping[str, int]) -> dict[str,
             target = graph.nodes[after[0]].output[0]
         if target not in result:
             ends.append(target)
-        chosen |= {end: min(leaves[name], chosen.get(end, 16)) for end in ends}
-    return chosen
+        widths |= {end: min(leaves[name], widths.get(end, 16)) for end in ends}
+    return widths
 
 
 def _adds_bias(graph: FloatGraph, index: int) -> bool:

@@ -57,8 +57,8 @@ class OnnxFormat(Format):
         built = build(prepared, network.model, network.integers, set(network.halves), network.activation_bits,
                       network.calibration, threads, network.range_method, network.masks)
         return Written(built.data, tuple(
-            Receipt(name, "activation-range", {"scale": chosen.scale, "zero_point": chosen.zero_point})
-            for name, chosen in built.ranges.items()))
+            Receipt(name, "activation-range", {"scale": span.scale, "zero_point": span.zero_point})
+            for name, span in built.ranges.items()))
 
     def open(self, data: bytes, threads: int = 1) -> Runtime:
         """Load a file in ONNX Runtime."""

@@ -69,12 +69,12 @@ def _beyond(node: onnx.NodeProto, layer: nn.Module | None) -> list[int] | None:
     return extra if any(extra) and min(extra) >= 0 else None
 
 
-def _pad(proto: onnx.ModelProto, node: onnx.NodeProto, extra: list[int], kept: bool) -> onnx.NodeProto:
-    """Make a Pad before `node`, which then pads so much less; `kept`: the runtime must not fold it back."""
+def _pad(proto: onnx.ModelProto, node: onnx.NodeProto, extra: list[int], literal: bool) -> onnx.NodeProto:
+    """Make a Pad before `node`, which then pads so much less; `literal`: the runtime must not fold it back."""
     rank = len(extra) // 2
     source, name = node.input[0], f"{node.output[0]}_padded"
     constants: dict[str, np.ndarray] = {f"{name}_by": np.array([0, 0, *extra[:rank], 0, 0, *extra[rank:]], np.int64)}
-    if kept:
+    if literal:
         constants[f"{name}_with"] = KEPT
     proto.graph.initializer.extend(numpy_helper.from_array(value, key) for key, value in constants.items())
     _set_pads(node, [a - b for a, b in zip(_pads(node, rank), extra, strict=True)])

@@ -45,9 +45,9 @@ class Runtime(base.Runtime):
             self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no base class
             raise TrialError(f"ONNX Runtime refuses the file: {reason_of(error)}") from error
-        self._dtypes = {given.name: DTYPES.get(given.type, np.float32) for given in self._session.get_inputs()}
-        self._axes = {given.name: tuple(i for i, size in enumerate(given.shape) if i and not isinstance(size, int))
-                      for given in self._session.get_inputs()}
+        self._dtypes = {entry.name: DTYPES.get(entry.type, np.float32) for entry in self._session.get_inputs()}
+        self._axes = {entry.name: tuple(i for i, size in enumerate(entry.shape) if i and not isinstance(size, int))
+                      for entry in self._session.get_inputs()}
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     @overload

@@ -73,12 +73,12 @@ class _Graph:
 
     def _ancestors(self, names: list[str]) -> list[onnx.NodeProto]:
         needed = set(names)
-        chosen = []
+        ancestors = []
         for node in reversed(self.model.graph.node):
             if needed & set(node.output):
-                chosen.append(node)
+                ancestors.append(node)
                 needed.update(node.input)
-        return chosen[::-1]
+        return ancestors[::-1]
 
     def dequantised(self, name: str) -> onnx.NodeProto | None:
         """The node that dequantises a tensor, before or behind operators that only move values; None without one."""

@@ -136,11 +136,11 @@ def _sparse(parts: list[Part]) -> Sparse:
     for part in parts:
         if part.pattern:
             groups[part.weight_bits, part.pattern].append(part)
-    chosen = {}
+    by_table = {}
     for (bits, pattern), members in sorted(groups.items()):
         sparse = stored_sparse(pattern, bits, [(part.weights, part.kept) for part in members])
-        chosen[bits, pattern] = [part for part, take in zip(members, sparse, strict=True) if take]
-    return {key: members for key, members in chosen.items() if members}
+        by_table[bits, pattern] = [part for part, take in zip(members, sparse, strict=True) if take]
+    return {key: members for key, members in by_table.items() if members}
 
 
 def _padding(pattern: str, parts: list[Part]) -> int:

@@ -61,7 +61,7 @@ def to_store(masks: Mapping[str, Mask], bits: Mapping[str, int]) -> dict[tuple[i
     return result
 
 
-def pack_sparse(pattern: str, weights: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray],
+def pack_sparse(pattern: str, weights: Mapping[str, np.ndarray], masks: Mapping[str, np.ndarray],
                 inputs: Mapping[str, int]) -> Packed:
     """Pack the kept values and the codes of masks; weights and masks are in the file's axes, `inputs` is the axis of
     the input channels of each."""
@@ -75,7 +75,7 @@ def pack_sparse(pattern: str, weights: Mapping[str, np.ndarray], kept: Mapping[s
         moved = squeezed != sorted(squeezed)  # axes of length one move for nothing
         shapes[name] = streamed.shape if moved else weight.shape
         orders[name] = tuple(int(axis) for axis in np.argsort(axes)) if moved else ()
-        mask = kept[name].transpose(axes).reshape(-1)
+        mask = masks[name].transpose(axes).reshape(-1)
         values.append(streamed.reshape(-1)[mask])
         flags.append(mask)
     mask, padding = _padded(np.concatenate(flags), pattern)

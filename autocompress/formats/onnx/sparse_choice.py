@@ -25,7 +25,7 @@ def stored_sparse(pattern: str, bits: int, layers: Sequence[tuple[int, int]]) ->
     """
     if bits < 8:
         return [True] * len(layers)
-    chosen = [saves(pattern, weights, kept, bits) for weights, kept in layers]
-    saved = sum(weights * (bits - mask_bits(pattern)) - kept * bits
-                for (weights, kept), sparse in zip(layers, chosen, strict=True) if sparse)
-    return chosen if saved > 8 * TABLE_BYTES else [False] * len(layers)
+    is_smaller = [saves(pattern, weights, nonzero, bits) for weights, nonzero in layers]
+    saved = sum(weights * (bits - mask_bits(pattern)) - nonzero * bits
+                for (weights, nonzero), sparse in zip(layers, is_smaller, strict=True) if sparse)
+    return is_smaller if saved > 8 * TABLE_BYTES else [False] * len(layers)

@@ -169,8 +169,8 @@ def _free_flattens(proto: onnx.ModelProto) -> None:
               for v in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output)}
     constants = {i.name: i for i in proto.graph.initializer}
     for node in proto.graph.node:
-        dims, given = (shapes.get(name, ()) for name in (node.output[0], node.input[0] if node.input else ""))
-        if not given or given[0].dim_param != batch:
+        dims, input_dims = (shapes.get(name, ()) for name in (node.output[0], node.input[0] if node.input else ""))
+        if not input_dims or input_dims[0].dim_param != batch:
             continue  # such as states `(layers, N, hidden)`: their first axis is not that of samples
         if (node.op_type == "Reshape" and node.input[1] in constants and len(dims) == 2
                 and dims[0].dim_param == batch and dims[1].dim_value):
@@ -263,10 +263,10 @@ def _shorten(proto: onnx.ModelProto, slots: dict[str, Slot]) -> dict[str, Slot]:
     are a tenth of a small file. onnx_ir has passes for metadata, but none for names of nodes or for defaults."""
     graph = proto.graph
     names: dict[str, str] = {name: name for name in (*(value.name for value in (*graph.input, *graph.output)), "")}
-    kept = len(names)
+    unchanged = len(names)
 
     def short(name: str) -> str:
-        return names.setdefault(name, f"{'p' if name in slots else 't'}{len(names) - kept}")
+        return names.setdefault(name, f"{'p' if name in slots else 't'}{len(names) - unchanged}")
 
     for initializer in graph.initializer:
         initializer.name = short(initializer.name)

@@ -36,9 +36,9 @@ def plain_export(model: nn.Module, example: Example, free_sizes: bool = False) -
     Raises:
         TrialError: when the exporter fails.
     """
-    given = (example, {}) if isinstance(example, Mapping) else (example,)  # a last mapping is taken for keywords
+    arguments = (example, {}) if isinstance(example, Mapping) else (example,)  # a last mapping is taken for keywords
     with exporting():
-        exported = torch.onnx.export(model, given, dynamo=True, verbose=False, input_names=input_names(example),
+        exported = torch.onnx.export(model, arguments, dynamo=True, verbose=False, input_names=input_names(example),
                                      dynamic_shapes=(free_shapes(example, free_sizes),),
                                      output_names=output_names(model, example))
         assert exported is not None

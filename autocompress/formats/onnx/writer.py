@@ -132,9 +132,9 @@ class _Writer:
 
     def _pack(self, pattern: str, tensors: Mapping[str, np.ndarray], masks: Mapping[str, Mask]) -> Packed:
         leaves = self._graph.leaves
-        kept = {name: swapped(masks[name].kept.numpy()) if leaves[name].axis == 1 else masks[name].kept.numpy()
-                for name in tensors}
-        return pack_sparse(pattern, tensors, kept, {name: 1 - leaves[name].axis for name in tensors})
+        flags = {name: swapped(masks[name].kept.numpy()) if leaves[name].axis == 1 else masks[name].kept.numpy()
+                 for name in tensors}
+        return pack_sparse(pattern, tensors, flags, {name: 1 - leaves[name].axis for name in tensors})
 
     @property
     def _writer(self) -> Writer:
@@ -233,15 +233,15 @@ class _Writer:
         stay_float = reads_float(self._graph, self._quantised)
         pairs: dict[str, list[onnx.NodeProto]] = {}
         renamed = {}
-        for tensor, chosen in self._ranges.items():
-            scale = self._constant(np.array(chosen.scale, np.float32))
-            zero = self._constant(np.array(chosen.zero_point, np.uint8 if chosen.bits == 8 else np.uint16))
+        for tensor, span in self._ranges.items():
+            scale = self._constant(np.array(span.scale, np.float32))
+            zero = self._constant(np.array(span.zero_point, np.uint8 if span.bits == 8 else np.uint16))
             code, real = self._name(), self._name()
             pairs[tensor] = [helper.make_node("QuantizeLinear", [tensor, scale, zero], [code]),
                              helper.make_node("DequantizeLinear", [code, scale, zero], [real])]
             renamed[tensor] = real
-        made = {name for node in self._graph.nodes for name in node.output}
-        nodes = [pair for tensor, both in pairs.items() if tensor not in made for pair in both]  # inputs, constants
+        produced = {name for node in self._graph.nodes for name in node.output}
+        nodes = [pair for tensor, both in pairs.items() if tensor not in produced for pair in both]  # inputs, constants
         for node in self._graph.nodes:
             if id(node) not in stay_float:
                 node.input[:] = [renamed.get(name, name) for name in node.input]
@@ -253,7 +253,7 @@ class _Writer:
         """Check the model and serialise it."""
         graph = FloatGraph(self._graph.source, [*self._head, *self._graph.nodes], self._tensors)
         model = graph.to_model()
-        if any(chosen.bits == 16 for chosen in self._ranges.values()):
+        if any(span.bits == 16 for span in self._ranges.values()):
             next(opset for opset in model.opset_import if not opset.domain).version = OPSET_16
         onnx.checker.check_model(model)
         data: bytes = model.SerializeToString()

@@ -27,12 +27,12 @@ class Observed:
         self.low, self.high = 0.0, 0.0
         self._seen: list[np.ndarray] = []
 
-    def see(self, values: np.ndarray, kept: int, draw: np.random.Generator) -> None:
+    def see(self, values: np.ndarray, count: int, draw: np.random.Generator) -> None:
         """Take in values, of which so many are kept."""
         flat = values.reshape(-1)
         self.low, self.high = min(self.low, float(flat.min())), max(self.high, float(flat.max()))
-        if kept:
-            self._seen.append(flat if len(flat) <= kept else flat[draw.integers(0, len(flat), kept)])
+        if count:
+            self._seen.append(flat if len(flat) <= count else flat[draw.integers(0, len(flat), count)])
 
     @property
     def sample(self) -> np.ndarray:
@@ -40,15 +40,15 @@ class Observed:
         return np.concatenate(self._seen) if self._seen else np.zeros(0)
 
 
-def observe(network: nn.Module, example: Example, traced: Traced, wanted: Collection[str], inputs: Arrays,
+def observe(network: nn.Module, example: Example, traced: Traced, names: Collection[str], inputs: Arrays,
             samples: bool) -> dict[str, Observed]:
-    """Run a network on `inputs` and observe the values of the nodes `wanted` of its trace.
+    """Run a network on `inputs` and observe the values of the nodes `names` of its trace.
 
     Args:
         network: the module that was traced.
         example: what it was traced with.
         traced: its trace for one sample, whose nodes have the names.
-        wanted: names of nodes.
+        names: names of nodes.
         inputs: calibration data by name.
         samples: whether values are kept, or bounds alone.
 
@@ -61,9 +61,9 @@ def observe(network: nn.Module, example: Example, traced: Traced, wanted: Collec
     many = trace(network, example, rows)
     if [(node.name, node.target) for node in many.nodes] != [(node.name, node.target) for node in traced.nodes]:
         raise TrialError("the network must do the same with one sample as with many, but its operations differ")
-    observed = {name: Observed() for name in wanted}
-    kept = VALUES * rows // count if samples else 0
-    recorder = _Recorder(many, observed, kept)
+    observed = {name: Observed() for name in names}
+    drawn = VALUES * rows // count if samples else 0
+    recorder = _Recorder(many, observed, drawn)
     for start in range(0, count, rows):
         checkpoint("ranges of activations", start, count)
         which = np.arange(start, start + rows) % count  # the last batch is filled up with the first samples
@@ -74,19 +74,19 @@ def observe(network: nn.Module, example: Example, traced: Traced, wanted: Collec
 class _Recorder(fx.Interpreter):
     """Runs the nodes of a trace one by one and shows the values that are wanted."""
 
-    def __init__(self, traced: Traced, observed: Mapping[str, Observed], kept: int) -> None:
+    def __init__(self, traced: Traced, observed: Mapping[str, Observed], drawn: int) -> None:
         super().__init__(traced.program.graph_module)
-        self._traced, self._observed, self._kept = traced, observed, kept
+        self._traced, self._observed, self._kept = traced, observed, drawn
         self._draw = np.random.default_rng(0)
 
     def see(self, batch: Arrays) -> None:
         """Run one batch."""
         constants = {name: torch.from_numpy(values) for name, values in self._traced.constants.items()}
-        given = {node: torch.from_numpy(np.ascontiguousarray(batch[name]))
-                 for node, name in self._traced.inputs.items()}
+        tensors = {node: torch.from_numpy(np.ascontiguousarray(batch[name]))
+                   for node, name in self._traced.inputs.items()}
         names = [node.name for node in self._traced.nodes if node.op == "placeholder"]
         with torch.no_grad():
-            self.run(*(given[name] if name in given else constants[name] for name in names))
+            self.run(*(tensors[name] if name in tensors else constants[name] for name in names))
 
     def run_node(self, n: fx.Node) -> Any:
         """The value of a node, shown on the way."""

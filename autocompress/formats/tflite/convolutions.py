@@ -41,9 +41,9 @@ def pad(lowering: Lowering, node: fx.Node) -> Value:
     return Value(lowering.channels_last(value), shape_of(node), last=True, pads=total)
 
 
-def _pair(given: Sequence[int] | int, rank: int, default: int) -> tuple[int, int]:
+def _pair(sizes: Sequence[int] | int, rank: int, default: int) -> tuple[int, int]:
     """Sizes for height and width; a line has a height of one."""
-    values = [int(given)] * rank if isinstance(given, int) else [int(size) for size in given] or [default] * rank
+    values = [int(sizes)] * rank if isinstance(sizes, int) else [int(size) for size in sizes] or [default] * rank
     values = values * rank if len(values) == 1 else values
     return (values[0], values[1]) if rank == 2 else (default, values[0])
 
@@ -59,9 +59,9 @@ def _window(lowering: Lowering, value: Value, kernel: tuple[int, int], stride: t
     inside = value.shape[2:] if len(value.shape) == 4 else (1, *value.shape[2:])
     height = inside[0] - around[2] - around[3]
     width = inside[1] - around[0] - around[1]
-    wanted = (*same_pads(width, kernel[1], stride[1], dilation[1]), *same_pads(height, kernel[0], stride[0],
-                                                                              dilation[0]))
-    if same and whole == wanted:
+    same_padding = (*same_pads(width, kernel[1], stride[1], dilation[1]), *same_pads(height, kernel[0], stride[0],
+                                                                                    dilation[0]))
+    if same and whole == same_padding:
         return lowering.channels_last(value), "SAME"
     bare = Value(lowering.channels_last(value), value.shape, True, whole)
     return lowering.padded(bare, lowest).tensor, "VALID"

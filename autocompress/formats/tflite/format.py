@@ -75,14 +75,14 @@ def written(prepared: Example, network: WritableNetwork, narrow: Callable[[Graph
     if not (network.integers or network.halves):
         return Written(file_of(graph))
     quantizer = Quantizer(graph, network, bias_scales)
-    wanted = quantizer.wanted
-    observed = observe(network.model, prepared, traced, wanted, network.calibration,
-                       network.range_method != "minmax") if wanted else {}
-    chosen = quantizer.quantize(observed)
+    names = quantizer.observed_names
+    observed = observe(network.model, prepared, traced, names, network.calibration,
+                       network.range_method != "minmax") if names else {}
+    quantised = quantizer.quantize(observed)
     narrow(graph)
     return Written(file_of(graph), tuple(
         Receipt(f"{name}:input", "activation-range", {"scale": of.scale, "zero_point": of.zero_point})
-        for name, of in sorted(chosen.items())))
+        for name, of in sorted(quantised.items())))
 
 
 def in_four_bits(graph: Graph) -> None:

@@ -51,11 +51,11 @@ class Chosen:
 
 def widths(graph: Graph, network: WritableNetwork) -> list[int]:
     """The width of each operation in bits, 32 for float."""
-    found: dict[int, int | None] = {id(tensor): None for tensor in graph.inputs.values()}
+    width_of: dict[int, int | None] = {id(tensor): None for tensor in graph.inputs.values()}
     result: list[int | None] = []
     for operation in graph.operations:
-        result.append(_width(operation, network, found))
-        found.update({id(tensor): result[-1] for tensor in operation.outputs})
+        result.append(_width(operation, network, width_of))
+        width_of.update({id(tensor): result[-1] for tensor in operation.outputs})
     readers = graph.readers()
     index = {id(operation): number for number, operation in enumerate(graph.operations)}
     for number in reversed(range(len(result))):
@@ -71,15 +71,15 @@ def widths(graph: Graph, network: WritableNetwork) -> list[int]:
     return [FLOAT if width is None else width for width in result]
 
 
-def _width(operation: Operation, network: WritableNetwork, found: Mapping[int, int | None]) -> int | None:
+def _width(operation: Operation, network: WritableNetwork, width_of: Mapping[int, int | None]) -> int | None:
     """The width of an operation from those of what it reads; None where it reads inputs of the network alone."""
     if operation.layer:
         return network.activation_bits.get(operation.layer, FLOAT)
     legal = WIDTHS.get(operation.kind, ())
     output = operation.outputs[0]
-    known = operation.kind in SAME_SCALE or output.node or output.bounds or (operation.kind, 8) in FIXED
-    before = [found[id(tensor)] for tensor in operation.activations]
-    if not legal or not known or FLOAT in before:
+    has_range = operation.kind in SAME_SCALE or output.node or output.bounds or (operation.kind, 8) in FIXED
+    before = [width_of[id(tensor)] for tensor in operation.activations]
+    if not legal or not has_range or FLOAT in before:
         return FLOAT
     decided = [width for width in before if width is not None]
     if not decided:
@@ -108,7 +108,7 @@ class Quantizer:
         self._convert()
 
     @property
-    def wanted(self) -> set[str]:
+    def observed_names(self) -> set[str]:
         """Names of the torch nodes whose ranges are needed."""
         return {tensor.node for operation in self.graph.operations for tensor in
                 (*operation.activations, *operation.outputs) if self._of[id(tensor)] != FLOAT and tensor.node}
@@ -191,9 +191,9 @@ class Quantizer:
     def _chosen(self, group: list[Tensor], observed: Mapping[str, Observed]) -> Chosen:
         """The integers of a group: those that its kernel knows, or those that cover what was seen of each."""
         bits = self._of[id(group[0])]
-        known = [self._fixed[id(tensor)] for tensor in group if id(tensor) in self._fixed]
-        if known:
-            return Chosen(*known[0], bits)
+        fixed = [self._fixed[id(tensor)] for tensor in group if id(tensor) in self._fixed]
+        if fixed:
+            return Chosen(*fixed[0], bits)
         lows, highs, samples = [0.0], [0.0], []
         for tensor in group:
             if tensor.bounds is not None:
@@ -207,8 +207,8 @@ class Quantizer:
         low, high = min(lows), max(highs)
         if bits == 16:
             return Chosen(max(-low, high, 1e-8) / 32767, 0, 16)
-        found = choose_range(np.concatenate(samples or [np.zeros(0)]), low, high, 8, self._network.range_method)
-        return Chosen(found.scale, found.zero_point - 128, 8)
+        span = choose_range(np.concatenate(samples or [np.zeros(0)]), low, high, 8, self._network.range_method)
+        return Chosen(span.scale, span.zero_point - 128, 8)
 
     def _constants(self, operation: Operation, width: int) -> None:
         """Constant operands of an operation in integers: on the scale of the others where the operator wants one."""
@@ -218,16 +218,16 @@ class Quantizer:
             if operation.kind in SAME_SCALE:
                 shared = next(operation.activations)
                 assert shared.scale is not None
-                chosen = Chosen(float(shared.scale[0]), shared.zero_point, width)
+                scaling = Chosen(float(shared.scale[0]), shared.zero_point, width)
             else:
                 low, high = min(0.0, float(tensor.data.min())), max(0.0, float(tensor.data.max()))
-                chosen = Chosen(max(-low, high, 1e-8) / 32767, 0, 16)
+                scaling = Chosen(max(-low, high, 1e-8) / 32767, 0, 16)
                 if width == 8:
-                    found = choose_range(np.zeros(0), low, high)
-                    chosen = Chosen(found.scale, found.zero_point - 128, 8)
+                    span = choose_range(np.zeros(0), low, high)
+                    scaling = Chosen(span.scale, span.zero_point - 128, 8)
             top = 2 ** (width - 1)
-            data = np.clip(np.rint(tensor.data.astype(np.float64) / chosen.scale) + chosen.zero_point, -top, top - 1)
-            operation.inputs[place] = _put(Tensor(tensor.shape, data=data.astype(f"int{width}")), chosen)
+            data = np.clip(np.rint(tensor.data.astype(np.float64) / scaling.scale) + scaling.zero_point, -top, top - 1)
+            operation.inputs[place] = _put(Tensor(tensor.shape, data=data.astype(f"int{width}")), scaling)
 
     # -- layers with float activations ------------------------------------------------------------------------------
 
@@ -252,9 +252,9 @@ class Quantizer:
         return [Operation("DEQUANTIZE", [stored], [restored])]
 
 
-def _put(tensor: Tensor, chosen: Chosen) -> Tensor:
-    tensor.scale, tensor.zero_point = np.array([chosen.scale], np.float32), chosen.zero_point
-    tensor.dtype = f"int{chosen.bits}"
+def _put(tensor: Tensor, scaling: Chosen) -> Tensor:
+    tensor.scale, tensor.zero_point = np.array([scaling.scale], np.float32), scaling.zero_point
+    tensor.dtype = f"int{scaling.bits}"
     return tensor
 
 

@@ -92,8 +92,8 @@ class Lowering:
     def operand(self, argument: Any) -> Operand:
         """The value of an argument, the array of a constant one, or a number."""
         if isinstance(argument, fx.Node):
-            found: Operand = self.values[argument.name]
-            return found
+            operand: Operand = self.values[argument.name]
+            return operand
         return float(argument)
 
     def layer_of(self, argument: Any) -> str:

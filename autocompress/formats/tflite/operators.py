@@ -260,21 +260,21 @@ def reduce(lowering: Lowering, node: fx.Node) -> Value:
     kind = "SUM" if "sum" in str(node.target) else "MEAN"
     rank = len(value.shape)
     axes = lowering.arg(node, 1, "dim") if str(node.target) != "aten.mean.default" else None
-    chosen = sorted(int(axis) % rank for axis in axes or range(rank))
-    return reduced(lowering, node, kind, value, chosen, shape)
+    numbers = sorted(int(axis) % rank for axis in axes or range(rank))
+    return reduced(lowering, node, kind, value, numbers, shape)
 
 
 def reduced(lowering: Lowering, node: fx.Node, kind: str, value: Value, axes: list[int],
             shape: tuple[int, ...]) -> Value:
     """Reduce a value over axes of torch; all places of an image without a transpose."""
-    kept = len(shape) == len(value.shape)
+    keeps_rank = len(shape) == len(value.shape)
     if value.last and axes == list(range(2, len(value.shape))):
         batch, _, _, channels = value.tensor.shape
-        sizes = (batch, 1, 1, channels) if kept else (batch, channels)
-        output = lowering.emit(kind, [value.tensor, lowering.integers((1, 2))], sizes, node, KeepDims=kept)
-        return Value(output, shape, last=kept)
+        sizes = (batch, 1, 1, channels) if keeps_rank else (batch, channels)
+        output = lowering.emit(kind, [value.tensor, lowering.integers((1, 2))], sizes, node, KeepDims=keeps_rank)
+        return Value(output, shape, last=keeps_rank)
     tensor = lowering.plain(value)
-    return Value(lowering.emit(kind, [tensor, lowering.integers(axes)], shape, node, KeepDims=kept), shape)
+    return Value(lowering.emit(kind, [tensor, lowering.integers(axes)], shape, node, KeepDims=keeps_rank), shape)
 
 
 @lowers("softmax.int", "log_softmax.int", "_softmax.default")
@@ -349,8 +349,8 @@ def attention(lowering: Lowering, node: fx.Node) -> Value:
     """Attention without a mask, from its formula."""
     if lowering.arg(node, 3, "attn_mask") is not None or lowering.arg(node, 5, "is_causal", False):
         raise TrialError("TFLite files are written without attention masks")
-    query, key, value = (Value(lowering.plain(given), given.shape)
-                         for given in map(lowering.value, args(node)[:3]))
+    query, key, value = (Value(lowering.plain(operand), operand.shape)
+                         for operand in map(lowering.value, args(node)[:3]))
     width = query.shape[-1]
     scale = float(lowering.arg(node, 6, "scale") or width**-0.5)
     shape = (*query.shape[:-1], key.shape[-2])

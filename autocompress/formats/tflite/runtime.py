@@ -38,11 +38,11 @@ class Runtime(base.Runtime):
             TrialError: when the runtime fails on a sample.
         """
         interpreter, ends = self._interpreter, self._ends
-        given = {end.index: end.stored(inputs[end.name]) for end in ends.inputs}
+        arrays = {end.index: end.stored(inputs[end.name]) for end in ends.inputs}
         outputs: dict[str, list[np.ndarray]] = {end.name: [] for end in ends.outputs}
         try:
-            for row in range(len(next(iter(given.values())))):
-                for index, values in given.items():
+            for row in range(len(next(iter(arrays.values())))):
+                for index, values in arrays.items():
                     interpreter.set_tensor(index, values[row:row + 1])
                 interpreter.invoke()
                 for end in ends.outputs:

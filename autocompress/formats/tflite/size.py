@@ -84,12 +84,12 @@ def _activations(parts: list[Part]) -> float:
     total, before = float(SCALED * sum(part.activation_bits <= 16 for part in layers)), 0
     read: set[tuple[str, int]] = set()
     for part in layers:
-        own = part.activation_bits
+        bits = part.activation_bits
         if part.reads and part.reads not in width:
-            width[part.reads] = before or own
+            width[part.reads] = before or bits
             total += SCALED * (width[part.reads] <= 16)
-        if part.reads and width[part.reads] != own and (part.reads, own) not in read:
-            read.add((part.reads, own))
-            total += PLAIN_OPERATOR + 2 * _vector(1, 4) + 8 + REFERENCE + SCALED * (own <= 16)
-        before = own
+        if part.reads and width[part.reads] != bits and (part.reads, bits) not in read:
+            read.add((part.reads, bits))
+            total += PLAIN_OPERATOR + 2 * _vector(1, 4) + 8 + REFERENCE + SCALED * (bits <= 16)
+        before = bits
     return total

@@ -55,9 +55,9 @@ def trace(network: nn.Module, example: Example, samples: int = 1) -> Traced:
         TrialError: when torch cannot export it.
     """
     with _quiet():
-        given = samples_of(example, samples)
-        outputs = tuple(flat_outputs(network(given)))
-        program = torch.export.export(network, (given,))
+        arguments = samples_of(example, samples)
+        outputs = tuple(flat_outputs(network(arguments)))
+        program = torch.export.export(network, (arguments,))
     signature = program.graph_signature
     keys = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     constants = {node: program.state_dict[key] if key in program.state_dict else program.constants[key]

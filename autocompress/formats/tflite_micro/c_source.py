@@ -65,9 +65,9 @@ def _operators(data: bytes) -> list[str]:
     """Names of the operators as the resolver's functions have them."""
     model = tflite.Model.GetRootAsModel(data, 0)
     names = {number: name for name, number in vars(tflite.BuiltinOperator).items() if isinstance(number, int)}
-    found = []
+    functions = []
     for code in (model.OperatorCodes(i) for i in range(model.OperatorCodesLength())):
         name = names[code.BuiltinCode()]
-        found.append("Decode" if name == "CUSTOM" else ADDERS.get(
+        functions.append("Decode" if name == "CUSTOM" else ADDERS.get(
             name, "".join(word.capitalize() for word in name.split("_"))))
-    return found
+    return functions

@@ -48,11 +48,11 @@ class MicroRuntime(base.Runtime):
             TrialError: when the interpreter fails on a sample.
         """
         interpreter, ends = self._interpreter, self._ends
-        given = [end.stored(inputs[end.name]) for end in ends.inputs]
+        arrays = [end.stored(inputs[end.name]) for end in ends.inputs]
         outputs: dict[str, list[np.ndarray]] = {end.name: [] for end in ends.outputs}
         try:
-            for row in range(len(given[0])):
-                for place, values in enumerate(given):
+            for row in range(len(arrays[0])):
+                for place, values in enumerate(arrays):
                     interpreter.set_input(values[row:row + 1], place)
                 interpreter.invoke()
                 for place, end in enumerate(ends.outputs):
@@ -67,11 +67,11 @@ class MicroRuntime(base.Runtime):
         bits here; on a microcontroller it is less."""
         done = subprocess.run([sys.executable, "-c", MEASURE, str(self._arena)], input=self._data, capture_output=True,
                               timeout=SECONDS, check=False)
-        found = re.search(rb"Arena allocation total (\d+) bytes", done.stdout + done.stderr)
-        if done.returncode or found is None:
+        match = re.search(rb"Arena allocation total (\d+) bytes", done.stdout + done.stderr)
+        if done.returncode or match is None:
             raise TrialError("TensorFlow Lite Micro must say what its arena takes, but did not: "
                              + done.stderr.decode(errors="replace")[-200:])
-        return int(found[1])
+        return int(match[1])
 
 
 def arena_bound(data: bytes) -> int:

@@ -35,11 +35,11 @@ def _decode() -> int:
 def arena_bytes(activation_bytes: int, parts: Sequence[Part]) -> int:
     """Predict the arena of a network whose activations take so much at their peak."""
     layers = [part for part in parts if part.kind in ("conv", "linear", "embedding")]
-    kept = sum(OPERATOR + CHANNEL * part.out_channels * (part.weight_bits <= 8)
-               + DECODE * (part.weight_bits < 8) for part in layers)
+    tables = sum(OPERATOR + CHANNEL * part.out_channels * (part.weight_bits <= 8)
+                 + DECODE * (part.weight_bits < 8) for part in layers)
     last = {part.reads: number for number, part in enumerate(layers)}
     alive = [_alive(part, last[part.reads] > number) for number, part in enumerate(layers)]
-    return max([activation_bytes, *alive]) + INTERPRETER + kept
+    return max([activation_bytes, *alive]) + INTERPRETER + tables
 
 
 def _alive(part: Part, read_again: bool) -> int:

@@ -64,7 +64,7 @@ def compile_file(data: bytes, accelerator: Accelerator) -> Compiled:
             raise TrialError(f"Vela refuses the file: {lines[-1] if lines else 'it says nothing'}")
         with summaries[0].open(encoding="utf-8") as stream:
             (row,) = csv.DictReader(stream)
-        counts = {kind: int(found[1]) if (found := re.search(rf"{kind} operators = (\d+)", done.stdout)) else 0
+        counts = {kind: int(match[1]) if (match := re.search(rf"{kind} operators = (\d+)", done.stdout)) else 0
                   for kind in ("CPU", "NPU")}
         stored = sum(float(row[f"{kind}_memory_used"]) for kind in ("dram", "on_chip_flash", "off_chip_flash"))
         return Compiled(compiled.read_bytes(), float(row["inference_time"]), int(float(row["cycles_total"])),

@@ -26,8 +26,8 @@ class VelaRuntime(Runtime):
         """The compiled file; None where the accelerator does not compute all of it."""
         if not all(end.scale for end in self._ends.inputs):
             return None
-        found = compile_file(self._data, self._accelerator)
-        return None if found.on_cpu else found
+        compiled = compile_file(self._data, self._accelerator)
+        return None if compiled.on_cpu else compiled
 
     @property
     def peak_memory_bytes(self) -> int | None:

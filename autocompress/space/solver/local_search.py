@@ -71,11 +71,11 @@ def worth_it(sensitivity: np.ndarray, costs: np.ndarray) -> np.ndarray:
     if costs.shape[1] == 1:
         falling = points[order, 1]
         return candidates[order[np.r_[True, falling[1:] < np.minimum.accumulate(falling)[:-1]]]]
-    kept: list[int] = []
+    members: list[int] = []
     for i in order:
-        if not kept or not (points[kept] <= points[i]).all(axis=1).any():
-            kept.append(int(i))
-    return candidates[kept]
+        if not members or not (points[members] <= points[i]).all(axis=1).any():
+            members.append(int(i))
+    return candidates[members]
 
 
 def _both(state: State, first: State, second: State) -> State:
