@@ -156,13 +156,14 @@ class Compressor:
         return [Receipt(site, DROP.name, {"layers": sorted(layers)}) for site, layers in gone.items()]
 
     def _prune(self, result: Compressed, steps: list[Step], fit: bool) -> list[Receipt]:
-        kept = {step.site: self.kept_channels(self._groups[step.site], int(step.args["keep"]),
-                                              str(step.args.get("criterion", DEFAULT_CRITERION))) for step in steps}
-        cut_channels(result.model, self.coupling.items, kept)
+        remaining = {
+            step.site: self.kept_channels(self._groups[step.site], int(step.args["keep"]),
+                                          str(step.args.get("criterion", DEFAULT_CRITERION))) for step in steps}
+        cut_channels(result.model, self.coupling.items, remaining)
         if fit:
-            self._cut_norms(result, kept)
-            self._refit(result, kept)
-        return [Receipt(site, PRUNE.name, {"kept": channels.tolist()}) for site, channels in kept.items()]
+            self._cut_norms(result, remaining)
+            self._refit(result, remaining)
+        return [Receipt(site, PRUNE.name, {"kept": channels.tolist()}) for site, channels in remaining.items()]
 
     @cached_property
     def sample_axes(self) -> dict[str, SampleAxis]:
@@ -185,16 +186,16 @@ class Compressor:
     def _norms(self) -> dict[str, NormInputs]:
         return norm_inputs(self.original, self.calibration)
 
-    def _cut_norms(self, result: Compressed, kept: dict[str, np.ndarray]) -> None:
-        for (name, _), gone in removed_indices(self.coupling.items, kept).items():
+    def _cut_norms(self, result: Compressed, remaining: dict[str, np.ndarray]) -> None:
+        for (name, _), gone in removed_indices(self.coupling.items, remaining).items():
             if name in result.norms:
                 count = len(self._norms[name].running_mean)
                 stay = torch.tensor([i for i in range(count) if i not in gone])
                 result.norms[name] = self._norms[name].channels(stay)
 
-    def _refit(self, result: Compressed, kept: dict[str, np.ndarray]) -> None:
+    def _refit(self, result: Compressed, remaining: dict[str, np.ndarray]) -> None:
         """Reconstruct the outputs of every layer with pruned inputs by least squares on its remaining inputs."""
-        removed = removed_indices(self.coupling.items, kept)
+        removed = removed_indices(self.coupling.items, remaining)
         absent = dropped_layers(self._table, result.plan)
         for (name, side), gone in removed.items():
             original = self.original.get_submodule(name)
@@ -274,7 +275,7 @@ class Compressor:
         for done, layer in enumerate(layers):
             checkpoint("rounding layers", done, len(layers))
             moments = self._moments(result, layer.name)
-            key = ("round", layer.name, str(layer.args), id(moments), self._identity(layer), content(layer.kept))
+            key = ("round", layer.name, str(layer.args), id(moments), self._identity(layer), content(layer.mask))
             rounded[layer.name], _ = self._memo.get(key, partial(self._rounded, layer, moments))
         return rounded
 
@@ -293,7 +294,7 @@ class Compressor:
             key = ("factor", layer.name, id(moments))
             return self._memo.get(key, lambda: (factored(second, layer.name), moments))[0]
 
-        return rounded_weight(layer.weight.detach(), layer.args, second, layer.kept, layer.name, shared), moments
+        return rounded_weight(layer.weight.detach(), layer.args, second, layer.mask, layer.name, shared), moments
 
     def _weighing(self, name: str, moments: Moments) -> Tensor:
         """Return the second moments `(groups, d, d)` that weigh a weight error of a layer or of its first factor."""
@@ -329,7 +330,7 @@ class Compressor:
         for step in steps if fit else []:
             pattern, density = str(step.args["pattern"]), float(step.args.get("density", 1.0))
             criterion = str(step.args.get("criterion", sparsity.DEFAULT_CRITERION))
-            kept = {}
+            counts = {}
             for name in leaves(result.model, step.site):
                 module: Any = result.model.get_submodule(name)
                 moments = self._moments(result, name)
@@ -340,8 +341,8 @@ class Compressor:
                     module.weight.copy_(weight)
                 if moments is not None and module.bias is not None:
                     correct_biases(result.model, {name: weight - before}, {name: moments.channel_mean})
-                kept[name] = int(result.masks[name].kept.sum())
-            facts = {"pattern": pattern, "criterion": criterion, "kept": kept}
+                counts[name] = int(result.masks[name].kept.sum())
+            facts = {"pattern": pattern, "criterion": criterion, "kept": counts}
             receipts.append(Receipt(step.site, SPARSIFY.name, facts))
         return receipts
 

@@ -73,8 +73,8 @@ def test_few_weights_are_rounded_nearly_as_well_as_can_be() -> None:
 def test_what_was_taken_out_stays_out(bits: int, grid: str) -> None:
     weight = _weight(6, 40)
     kept = weight.abs() > 0.6
-    start = quantize_weight(weight * kept, bits, grid, kept=kept)
-    assert not round_up_or_down(weight * kept, start, _second(1, 40), kept=kept).levels[~kept].any()
+    start = quantize_weight(weight * kept, bits, grid, mask=kept)
+    assert not round_up_or_down(weight * kept, start, _second(1, 40), mask=kept).levels[~kept].any()
 
 
 def test_degenerate_layers_are_rounded_or_named() -> None:

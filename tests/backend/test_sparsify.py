@@ -115,8 +115,8 @@ def test_rounding_leaves_zeros_alone_and_fits_scales_to_what_is_kept(bits: int) 
     inputs = _inputs(48)
     weight, mask = sparsify(_weight(10, 48), UNSTRUCTURED, 0.3, "obs", _second(inputs))
     weight[3] = 0
-    nearest = quantize_weight(weight, bits, kept=mask.kept)
-    better = round_gptq(weight, nearest, _second(inputs), kept=mask.kept)
+    nearest = quantize_weight(weight, bits, mask=mask.kept)
+    better = round_gptq(weight, nearest, _second(inputs), mask=mask.kept)
     for rounded in (nearest, better):
         assert not rounded.levels[~mask.kept].any()
         assert torch.isfinite(rounded.scale).all()

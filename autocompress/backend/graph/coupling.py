@@ -41,19 +41,19 @@ class Coupling:
     scalings: dict[str, Scaling] = field(default_factory=dict)
 
 
-def cut_channels(model: nn.Module, items: Mapping[str, tuple[Item, ...]], kept: Mapping[str, np.ndarray]) -> None:
+def cut_channels(model: nn.Module, items: Mapping[str, tuple[Item, ...]], remaining: Mapping[str, np.ndarray]) -> None:
     """Remove from `model`, in place, every channel of each group that is not in `kept[group]`."""
     modules = dict(model.named_modules())
-    for (name, side), gone in sorted(removed_indices(items, kept).items()):
+    for (name, side), gone in sorted(removed_indices(items, remaining).items()):
         if gone and name in modules:  # not where the layer's block was dropped
             _cut(modules[name], side, gone)
 
 
 def removed_indices(items: Mapping[str, tuple[Item, ...]],
-                    kept: Mapping[str, np.ndarray]) -> dict[tuple[str, Side], set[int]]:
+                    remaining: Mapping[str, np.ndarray]) -> dict[tuple[str, Side], set[int]]:
     """Return the original's indices that each side of each module loses; all cuts of one side are made at once."""
     removed: dict[tuple[str, Side], set[int]] = {}
-    for name, channels in kept.items():
+    for name, channels in remaining.items():
         alive = set(np.asarray(channels).tolist())
         for item in items[name]:
             gone = {int(i) for i, root in zip(item.indices, item.roots, strict=True) if int(root) not in alive}

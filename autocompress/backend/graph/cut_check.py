@@ -64,14 +64,14 @@ class _CutCheck:
         """Say why cutting half of each of these groups changes more than it should, or return nothing."""
         generator = np.random.default_rng(0)
         items = {name: group_items for name, (_, group_items) in recorded.items()}
-        kept = {name: _half(group, generator) for name, (group, _) in recorded.items()}
-        removed = removed_indices(items, kept)
+        remaining = {name: _half(group, generator) for name, (group, _) in recorded.items()}
+        removed = removed_indices(items, remaining)
         unread, cut = copy.deepcopy(self._model), copy.deepcopy(self._model)
         for (name, side), gone in removed.items():
             if side == "in":
                 _stop_reading(unread.get_submodule(name), sorted(gone))
         try:
-            cut_channels(cut, items, kept)
+            cut_channels(cut, items, remaining)
             after = layer_outputs(cut, self._input)
         except Exception as error:  # any failure of the user's forward is a reason to leave the channels alone
             return f"the network does not run with fewer of its channels ({next(iter(str(error).splitlines()), '')})"

@@ -24,16 +24,16 @@ def left_whole(layers: Sequence[Layer], patterns: Sequence[str]) -> list[Layer]:
     Raises:
         InputError: where a pattern names no layer.
     """
-    kept: dict[str, str] = {}
+    pattern_of: dict[str, str] = {}
     for pattern in patterns:
-        found = {layer.name: pattern for layer in layers if _is_named(layer.name, pattern)}
-        if not found:
+        named = {layer.name: pattern for layer in layers if _is_named(layer.name, pattern)}
+        if not named:
             names = ", ".join(layer.name for layer in layers[:NAMED])
             raise InputError(f"keep must name modules of the network, but {pattern!r} names none of its layers {names}"
                              f"{', …' if len(layers) > NAMED else ''}")
-        kept |= found
-    return [msgspec.structs.replace(layer, not_compressible_reason=f"kept whole, as {kept[layer.name]} says")
-            if layer.name in kept and not layer.folds_into else layer for layer in layers]
+        pattern_of |= named
+    return [msgspec.structs.replace(layer, not_compressible_reason=f"kept whole, as {pattern_of[layer.name]} says")
+            if layer.name in pattern_of and not layer.folds_into else layer for layer in layers]
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
@@ -46,11 +46,11 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
 def kept_note(layers: Iterable[Layer], patterns: Sequence[str]) -> str:
     """A sentence about how much is kept; empty where nothing is."""
     every = [*layers]
-    kept = [layer for layer in every if any(_is_named(layer.name, pattern) for pattern in patterns)]
-    if not kept:
+    whole = [layer for layer in every if any(_is_named(layer.name, pattern) for pattern in patterns)]
+    if not whole:
         return ""
-    values, total = (sum(layer.params for layer in of) for of in (kept, every))
-    return (f"{len(kept)} of {len(every)} layers stay whole and in float, with {format_count(values)} of "
+    values, total = (sum(layer.params for layer in of) for of in (whole, every))
+    return (f"{len(whole)} of {len(every)} layers stay whole and in float, with {format_count(values)} of "
             f"{format_count(total)} parameters: keep={', '.join(patterns)}")
 
 

@@ -198,6 +198,6 @@ def _integers(plan: Plan, tensors: Mapping[str, Tensor], bits: Mapping[str, str]
                 int(width), tensors[f"{_LEVELS}{name}"], tensors[f"{_SCALE}{name}"], tensors.get(f"{_TABLE}{name}"),
                 int(args.get("group", 0)), tensors.get(f"{_FACTORS}{name}"), level_limit(args))
             if _FORMAT not in bits:
-                kept = tensors.get(f"{_KEPT}{name}")
-                integers[name] = within_limit(integers[name], tensors[f"model.{name}.weight"], kept)
+                mask = tensors.get(f"{_KEPT}{name}")
+                integers[name] = within_limit(integers[name], tensors[f"model.{name}.weight"], mask)
     return integers

@@ -40,16 +40,16 @@ class Compressed:
     # norms.
     norms: dict[str, NormInputs] = field(default_factory=dict)
 
-    def zero(self, module: str, kept: Tensor) -> None:
-        """Set a module's weights to zero where `kept` (bool, of the weight's shape) is False, and keep them zero.
+    def zero(self, module: str, mask: Tensor) -> None:
+        """Set a module's weights to zero where `mask` (bool, of the weight's shape) is False, and keep them zero.
 
         Training and the exported file keep them zero too.
         """
         weight = self.model.get_submodule(module).weight
         assert isinstance(weight, Tensor)
         with torch.no_grad():
-            weight.mul_(kept)
-        self.masks[module] = Mask(UNSTRUCTURED, kept)
+            weight.mul_(mask)
+        self.masks[module] = Mask(UNSTRUCTURED, mask)
 
 
 def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
@@ -94,13 +94,13 @@ class IntegerLayer:
         name: The module's name.
         weight: The float weight.
         args: The arguments of the quantize step.
-        kept: Bool, of the weight's shape, False where a sparse weight is zero; None where it is not sparse.
+        mask: Bool, of the weight's shape, False where a sparse weight is zero; None where it is not sparse.
     """
 
     name: str
     weight: Tensor
     args: Mapping[str, Scalar]
-    kept: Tensor | None
+    mask: Tensor | None
 
 
 def integer_layers(result: Compressed) -> list[IntegerLayer]:
@@ -110,8 +110,8 @@ def integer_layers(result: Compressed) -> list[IntegerLayer]:
         if bits <= 8:
             weight = result.model.get_submodule(name).weight
             assert isinstance(weight, Tensor)
-            kept = result.masks[name].kept if name in result.masks else None
-            layers.append(IntegerLayer(name, weight, step_of(name, result.plan).args, kept))
+            mask = result.masks[name].kept if name in result.masks else None
+            layers.append(IntegerLayer(name, weight, step_of(name, result.plan).args, mask))
     return layers
 
 

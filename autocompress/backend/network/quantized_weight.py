@@ -89,13 +89,13 @@ def round_to_levels(ratio: Tensor, bits: int, table: Tensor | None = None, limit
     return (ratio * 0.5).floor_().mul_(2).add_(1).clamp_(-top, top)
 
 
-def within_limit(stored: QuantizedWeight, weight: Tensor, kept: Tensor | None = None) -> QuantizedWeight:
+def within_limit(stored: QuantizedWeight, weight: Tensor, mask: Tensor | None = None) -> QuantizedWeight:
     """Round a weight again on a grid without levels above the limit.
 
     Args:
         stored: The integer weight of an older file, whose levels may exceed its `limit`.
         weight: The float weight that it was rounded from.
-        kept: Bool, of the weight's shape, False where a sparse weight is zero.
+        mask: Bool, of the weight's shape, False where a sparse weight is zero.
     """
     table, highest = stored.table, LARGEST_LEVEL if stored.bits >= 7 else 2**stored.bits - 1
     if table is not None:
@@ -106,11 +106,11 @@ def within_limit(stored: QuantizedWeight, weight: Tensor, kept: Tensor | None = 
         return stored
     rescaled = replace(stored, scale=stored.scale * (highest / top), table=table)
     levels = round_to_levels(weight / rescaled.steps(), rescaled.bits, rescaled.table, rescaled.limit)
-    return replace(rescaled, levels=(levels if kept is None else levels * kept).to(torch.int8))
+    return replace(rescaled, levels=(levels if mask is None else levels * mask).to(torch.int8))
 
 
 def quantize_weight(weight: Tensor, bits: int, grid: str = "linear", group: int = 0,
-                    importance: Tensor | None = None, kept: Tensor | None = None,
+                    importance: Tensor | None = None, mask: Tensor | None = None,
                     limit: int = LARGEST_LEVEL) -> QuantizedWeight:
     """Quantise a weight per output channel, or per group of weights, with scales of least squared error.
 
@@ -123,7 +123,7 @@ def quantize_weight(weight: Tensor, bits: int, grid: str = "linear", group: int 
         grid: `linear`, `pow2`, `whole` or `codebook`.
         group: The number of weights of a row that share a scale; 0 for whole rows.
         importance: Second moments `(groups, d, d)` of the input, which weigh the errors that a codebook is fitted to.
-        kept: Bool, of the weight's shape. Where it is False the level is zero, which is not on the grid below 7 bits.
+        mask: Bool, of the weight's shape. Where it is False the level is zero, which is not on the grid below 7 bits.
         limit: The largest magnitude of a level.
 
     Raises:
@@ -136,7 +136,7 @@ def quantize_weight(weight: Tensor, bits: int, grid: str = "linear", group: int 
     run = group or columns
     padding = -columns % run
     rows = F.pad(flat, (0, padding)).reshape(len(flat), -1, run)
-    inside = flat.new_ones(1, columns) if kept is None else kept.flatten(1).float()
+    inside = flat.new_ones(1, columns) if mask is None else mask.flatten(1).float()
     counts = F.pad(inside, (0, padding)).reshape(len(inside), -1, run)
     table = None
     if grid == "pow2":

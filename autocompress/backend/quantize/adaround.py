@@ -27,7 +27,7 @@ STRETCH = 0.1
 
 
 def round_up_or_down(weight: Tensor, start: QuantizedWeight, second: Tensor, what: str = "a layer",
-                     kept: Tensor | None = None) -> QuantizedWeight:
+                     mask: Tensor | None = None) -> QuantizedWeight:
     """Round each weight to one of the two levels beside it by AdaRound.
 
     A channel whose outputs would be farther from those of `weight` than with the levels of `start` keeps these.
@@ -37,7 +37,7 @@ def round_up_or_down(weight: Tensor, start: QuantizedWeight, second: Tensor, wha
         start: The same weight on its grid, rounded in another way.
         second: Second moments `(groups, d, d)` of the input, in columns or (wide convolutions) in channels.
         what: The layer, for an error.
-        kept: A mask (bool, of the weight's shape); where it is False the level is zero.
+        mask: A mask (bool, of the weight's shape); where it is False the level is zero.
 
     Raises:
         TrialError: The moments are not finite.
@@ -51,7 +51,7 @@ def round_up_or_down(weight: Tensor, start: QuantizedWeight, second: Tensor, wha
     table = level_table(start)
     ratio = weight / start.steps()
     below = torch.bucketize(ratio, table).sub_(1).clamp_(0, len(table) - 2)
-    low, high = (level if kept is None else level * kept for level in (table[below], table[below + 1]))
+    low, high = (level if mask is None else level * mask for level in (table[below], table[below + 1]))
     factor = torch.ones_like(weight) if start.factors is None else spread(start.factors, start.group, weight)
     gap = as_columns((high - low) * factor, groups, d)
     unit = gap.mean(1, keepdim=True).clamp_min(1e-6)  # a gap is about 1: rows are alike to the regulariser

@@ -79,7 +79,7 @@ def from_columns(columns: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def round_gptq(weight: Tensor, start: QuantizedWeight, second: Tensor, what: str = "a layer",
-                        kept: Tensor | None = None, factor: Factor | None = None) -> QuantizedWeight:
+                        mask: Tensor | None = None, factor: Factor | None = None) -> QuantizedWeight:
     """Round a weight by GPTQ, the columns of the largest input first, and refit its scales at the end.
 
     Args:
@@ -87,7 +87,7 @@ def round_gptq(weight: Tensor, start: QuantizedWeight, second: Tensor, what: str
         start: A quantised weight whose grid and scales are taken; its levels are not read.
         second: Second moments `(groups, d, d)` of the input, in columns or (wide convolutions) in channels.
         what: The layer, for an error.
-        kept: A mask (bool, of the weight's shape); where it is False the level is zero.
+        mask: A mask (bool, of the weight's shape); where it is False the level is zero.
         factor: The factor of `second`, where it has been computed already.
 
     Raises:
@@ -95,7 +95,7 @@ def round_gptq(weight: Tensor, start: QuantizedWeight, second: Tensor, what: str
     """
     shared = factored(second, what) if factor is None else factor
     columns = as_columns(weight, *shared.order.shape)
-    inside = None if kept is None else as_columns(kept, *shared.order.shape)
+    inside = None if mask is None else as_columns(mask, *shared.order.shape)
     steps = start.scale.repeat_interleave(columns.shape[2] * len(columns) // len(weight)).reshape(len(columns), 1, -1)
     if start.table is None and start.factors is None:
         levels = _evenly(columns, steps, shared, start, inside)

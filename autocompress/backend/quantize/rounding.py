@@ -21,7 +21,7 @@ from autocompress.techniques.quantize import DEFAULTS, LARGEST_LEVEL, QUANTIZE, 
 SCALE_SAMPLE = 256
 
 
-def rounded_weight(weight: Tensor, args: Mapping[str, Scalar], second: Tensor | None, kept: Tensor | None,
+def rounded_weight(weight: Tensor, args: Mapping[str, Scalar], second: Tensor | None, mask: Tensor | None,
                    what: str, factor: Callable[[], Factor] | None = None) -> QuantizedWeight:
     """Round a weight as the arguments of a quantize step say.
 
@@ -29,29 +29,29 @@ def rounded_weight(weight: Tensor, args: Mapping[str, Scalar], second: Tensor | 
         weight: The weight `(C, …)`.
         args: The arguments of the step.
         second: Second moments `(groups, d, d)` of the input, which weigh an error; None where there are none.
-        kept: A mask (bool, of the weight's shape); see `quantize_weight`.
+        mask: A mask (bool, of the weight's shape); see `quantize_weight`.
         what: The layer, for an error.
         factor: Returns the factor of the moments, where several widths share it.
     """
     bits, plain = int(args["weight_bits"]), not args.keys() & {"grid", "group"}
     fine = bits == 8 and level_limit(args) == LARGEST_LEVEL  # rounds well by itself
     if bits == 8 and plain and (fine or second is None):
-        return _in_eight_bits(weight, kept, level_limit(args))
+        return _in_eight_bits(weight, mask, level_limit(args))
     if second is None or fine or args.get("rounding") == "nearest":
-        return start_weight(weight, args, second, kept)
+        return start_weight(weight, args, second, mask)
     if args.get("rounding") == "adaround":
-        return round_up_or_down(weight, start_weight(weight, args, second, kept), second, what, kept)
+        return round_up_or_down(weight, start_weight(weight, args, second, mask), second, what, mask)
     stride = _sample_stride(weight) if plain else 1  # a codebook asks for more than scales
     start = start_weight(weight.flatten(1)[:, ::stride], args, second,
-                         None if kept is None else kept.flatten(1)[:, ::stride])
-    return round_gptq(weight, start, second, what, kept, None if factor is None else factor())
+                         None if mask is None else mask.flatten(1)[:, ::stride])
+    return round_gptq(weight, start, second, what, mask, None if factor is None else factor())
 
 
 def start_weight(weight: Tensor, args: Mapping[str, Scalar], importance: Tensor | None = None,
-                 kept: Tensor | None = None) -> QuantizedWeight:
+                 mask: Tensor | None = None) -> QuantizedWeight:
     """Round a weight to the nearest levels of the grid of a quantize step; see `quantize_weight`."""
     return quantize_weight(weight, int(args["weight_bits"]), str(args.get("grid", DEFAULTS["grid"])),
-                           int(args.get("group", 0)), importance, kept, level_limit(args))
+                           int(args.get("group", 0)), importance, mask, level_limit(args))
 
 
 def _sample_stride(weight: Tensor) -> int:
@@ -60,14 +60,14 @@ def _sample_stride(weight: Tensor) -> int:
     return next(stride for stride in range(max(1, row // SCALE_SAMPLE), row + 1) if gcd(stride, taps) == 1)
 
 
-def _in_eight_bits(weight: Tensor, kept: Tensor | None, limit: int) -> QuantizedWeight:
+def _in_eight_bits(weight: Tensor, mask: Tensor | None, limit: int) -> QuantizedWeight:
     """Round to the nearest of evenly spaced 8-bit levels, with scales chosen from a sample of each row."""
     rows = weight.flatten(1)
     sample = torch.cat([rows[:, ::_sample_stride(weight)],
                         rows.take_along_dim(rows.abs().argmax(1, keepdim=True), 1)], 1)
     scale = quantize_weight(sample, 8, limit=limit).scale
     levels = round_to_levels(weight / per_channel(scale, weight), 8, limit=limit)
-    return QuantizedWeight(8, (levels if kept is None else levels * kept).to(torch.int8), scale, limit=limit)
+    return QuantizedWeight(8, (levels if mask is None else levels * mask).to(torch.int8), scale, limit=limit)
 
 
 def quantize(result: Compressed, calibration: Tensor, weights: dict[str, QuantizedWeight]) -> None:

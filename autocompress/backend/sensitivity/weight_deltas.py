@@ -37,8 +37,8 @@ def weight_changes(compressor: Compressor, step: Step) -> dict[str, Tensor]:
                          f"{step.site}")
     result = compressor.restructure_alone(step)
     if acts_on == "group":
-        kept = kept_channels(result.receipts)[step.site]
-        return _of_pruning(compressor, result.model, step.site, np.array(kept))
+        remaining = kept_channels(result.receipts)[step.site]
+        return _of_pruning(compressor, result.model, step.site, np.array(remaining))
     integers = compressor.rounded(result)
     values = [integers[name].dequantized() if name in integers else _weight(result.model, name)
               for name in leaves(result.model, step.site)]
@@ -61,9 +61,9 @@ def composed(weights: Sequence[Tensor]) -> Tensor:
     return total
 
 
-def _of_pruning(compressor: Compressor, pruned: nn.Module, group: str, kept: np.ndarray) -> dict[str, Tensor]:
+def _of_pruning(compressor: Compressor, pruned: nn.Module, group: str, remaining: np.ndarray) -> dict[str, Tensor]:
     changes = {}
-    removed = removed_indices(compressor.coupling.items, {group: kept})
+    removed = removed_indices(compressor.coupling.items, {group: remaining})
     for (name, side), gone in removed.items():
         module: Any = compressor.original.get_submodule(name)
         if side != "in" or not gone or not isinstance(module, Conv | nn.Linear):

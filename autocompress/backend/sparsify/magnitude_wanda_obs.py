@@ -49,8 +49,8 @@ def sparsify(weight: Tensor, pattern: str, density: float, criterion: str, secon
         raise ValueError(f"nan: weights that are not finite cannot be made sparse, but those of {what} are not")
     keep, of = (kept_weights(weight.numel(), pattern, density), 0) if pattern == UNSTRUCTURED else group_of(pattern)
     if second is None or criterion == "magnitude":
-        kept = largest(weight.abs(), keep, of)
-        return weight * kept, Mask(pattern, kept)
+        nonzero = largest(weight.abs(), keep, of)
+        return weight * nonzero, Mask(pattern, nonzero)
     groups, d = second.shape[:2]
     if not torch.isfinite(second).all():
         raise TrialError(f"the moments of the input of {what} must be finite, but are not: look for NaN or infinite "
@@ -59,8 +59,8 @@ def sparsify(weight: Tensor, pattern: str, density: float, criterion: str, secon
     rows = as_matrix(weight / unit, d).reshape(groups, -1, d)
     if criterion == "wanda":
         score = rows.abs() * hessian.diagonal(dim1=1, dim2=2).sqrt()[:, None]
-        kept = largest(from_matrix(score.flatten(0, 1), shape), keep, of)
-        return weight * kept, Mask(pattern, kept)
+        nonzero = largest(from_matrix(score.flatten(0, 1), shape), keep, of)
+        return weight * nonzero, Mask(pattern, nonzero)
     fitted, mask = surgery(rows, hessian, shape, keep, of)
     return (from_matrix(fitted.flatten(0, 1), shape).contiguous() * unit,
             Mask(pattern, from_matrix(mask.flatten(0, 1), shape).contiguous()))
@@ -84,8 +84,8 @@ def largest(score: Tensor, keep: int, of: int = 0) -> Tensor:
         return above | (equal & first)
     inner = score.movedim(1, -1)
     order = inner.reshape(-1, of).argsort(dim=1, descending=True, stable=True)[:, :keep]
-    kept = torch.zeros(len(order), of, dtype=torch.bool).scatter_(1, order, True)
-    return kept.reshape(inner.shape).movedim(-1, 1).contiguous()
+    marks = torch.zeros(len(order), of, dtype=torch.bool).scatter_(1, order, True)
+    return marks.reshape(inner.shape).movedim(-1, 1).contiguous()
 
 
 def surgery(target: Tensor, hessian: Tensor, shape: tuple[int, ...], keep: int, of: int) -> tuple[Tensor, Tensor]:
@@ -104,28 +104,28 @@ def surgery(target: Tensor, hessian: Tensor, shape: tuple[int, ...], keep: int, 
         The sparse weight, and the mask of the weights that stay, both of the shape of `target`.
     """
     input_scale = hessian.diagonal(dim1=1, dim2=2).sqrt()[:, None]
-    weight, kept = target, torch.ones_like(target, dtype=torch.bool)
+    weight, nonzero = target, torch.ones_like(target, dtype=torch.bool)
     whole = of or target.numel()
     for round_number in range(1, ROUNDS + 1):
-        score = (weight.abs() * input_scale).masked_fill(~kept, -1)
+        score = (weight.abs() * input_scale).masked_fill(~nonzero, -1)
         count = max(keep, round(whole * (keep / whole) ** (round_number / ROUNDS)))
         stay = largest(from_matrix(score.flatten(0, 1), shape), count, of)
-        kept = as_matrix(stay, target.shape[2]).reshape(kept.shape)
-        weight = fit(weight, target, hessian, kept, FIT_STEPS)
-    return weight, kept
+        nonzero = as_matrix(stay, target.shape[2]).reshape(nonzero.shape)
+        weight = fit(weight, target, hessian, nonzero, FIT_STEPS)
+    return weight, nonzero
 
 
-def fit(start: Tensor, target: Tensor, hessian: Tensor, kept: Tensor, steps: int) -> Tensor:
+def fit(start: Tensor, target: Tensor, hessian: Tensor, mask: Tensor, steps: int) -> Tensor:
     """Fit the weights inside a mask to the outputs of `target` by conjugate gradients with a diagonal preconditioner.
 
     Args:
         start: The first weights `(groups, rows, d)`.
         target: The weights whose outputs are approached, of the same shape.
         hessian: Damped second moments `(groups, d, d)` of the input.
-        kept: The mask (bool, of the same shape).
+        mask: The mask (bool, of the same shape).
         steps: The number of steps.
     """
-    inside = kept.float()
+    inside = mask.float()
     weight = start * inside
     scale = 1 / hessian.diagonal(dim1=1, dim2=2)[:, None]
     residual = inside * ((target - weight) @ hessian)

@@ -28,8 +28,8 @@ class LruTensorCache:
         """Return the result under `key`, computed by `make` where there is none. Errors of `make` are not kept."""
         if key in self._kept:
             self._kept.move_to_end(key)
-            kept: T = self._kept[key]
-            return kept
+            cached: T = self._kept[key]
+            return cached
         value = make()
         self._kept[key] = value
         self.bytes += _bytes(value)

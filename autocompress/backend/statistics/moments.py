@@ -75,13 +75,13 @@ class Moments:
         """The mean input of each channel, `(channels,)`, over the taps of the kernel."""
         return self.mean.reshape(len(self.magnitude), -1).mean(1)
 
-    def channels(self, kept: Tensor) -> Moments:
-        """Select the moments of the input channels `kept` `(M,)` of an ungrouped layer."""
+    def channels(self, indices: Tensor) -> Moments:
+        """Select the moments of the input channels `indices` `(M,)` of an ungrouped layer."""
         area = self.mean.shape[1] // len(self.magnitude)
-        columns_kept = (kept[:, None] * area + torch.arange(area)).flatten()
+        columns_kept = (indices[:, None] * area + torch.arange(area)).flatten()
         covariance = self.covariance.index_select(1, columns_kept).index_select(2, columns_kept)
         return Moments(self.mean[:, columns_kept], covariance,
-                       self.magnitude[kept], self.active[kept])
+                       self.magnitude[indices], self.active[indices])
 
     def rescaled(self, factor: Tensor) -> Moments:
         """Return the moments of the input with each channel times `factor` `(channels,)`, all above 0."""

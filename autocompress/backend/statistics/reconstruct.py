@@ -59,27 +59,27 @@ def from_matrix(rows: Tensor, shape: tuple[int, ...]) -> Tensor:
     return rows.reshape(shape[0], -1, shape[1]).movedim(1, -1).reshape(shape)
 
 
-def on_remaining(weight: Tensor, covariance: Tensor, kept: Tensor, what: str = "a layer") -> Tensor:
+def on_remaining(weight: Tensor, covariance: Tensor, columns: Tensor, what: str = "a layer") -> Tensor:
     """Regress a layer on its remaining inputs.
 
     Args:
         weight: The weight as a matrix `(out, d)`.
         covariance: The covariance `(d, d)` of the input.
-        kept: The remaining columns, `(M,)`.
+        columns: The remaining columns, `(M,)`.
         what: The layer, for an error.
 
     Returns:
         The matrix `(out, M)` on the remaining columns whose outputs are nearest to those of `weight`.
     """
-    remains = torch.zeros(weight.shape[1], dtype=torch.bool).index_fill_(0, kept, True)
+    remains = torch.zeros(weight.shape[1], dtype=torch.bool).index_fill_(0, columns, True)
     gone = (~remains).nonzero()[:, 0]
-    kept_columns = damped(covariance).index_select(1, kept)
-    factor = cholesky(kept_columns.index_select(0, kept), what)
+    kept_columns = damped(covariance).index_select(1, columns)
+    factor = cholesky(kept_columns.index_select(0, columns), what)
     # Only the removed columns need a regression: the remaining ones reproduce themselves.
     across, lost = kept_columns.index_select(0, gone), weight.index_select(1, gone)
     if len(weight) < len(gone):
-        return weight.index_select(1, kept) + torch.cholesky_solve((lost @ across).T, factor).T
-    return torch.addmm(weight.index_select(1, kept), lost, torch.cholesky_solve(across.T, factor).T)
+        return weight.index_select(1, columns) + torch.cholesky_solve((lost @ across).T, factor).T
+    return torch.addmm(weight.index_select(1, columns), lost, torch.cholesky_solve(across.T, factor).T)
 
 
 def removal_damage(weight: Tensor, covariance: Tensor, area: int, what: str = "a layer") -> Tensor:

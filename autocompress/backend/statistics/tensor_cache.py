@@ -44,9 +44,9 @@ class TensorCache:
         if self._store is None:
             return make()
         key, name = self._key(), self._name(kind)
-        kept = _read(self._store, name, key)
-        if kept is not None:
-            return kept
+        stored = _read(self._store, name, key)
+        if stored is not None:
+            return stored
         computed = make()
         if sum(tensor.nbytes for tensor in computed.values()) <= LIMIT_BYTES:
             _write(self._store, name, key, computed)

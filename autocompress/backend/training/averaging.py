@@ -108,10 +108,10 @@ def _rounded(layer: IntegerLayer, weights: Sequence[QuantizedWeight], count: int
     """Round a weight on the grid with the members' mean scales where all `count` have one grid, else on a new grid."""
     weight = layer.weight.detach()
     if len(weights) < count or not all(_on_one_grid(weights[0], other) for other in weights):
-        return start_weight(weight, layer.args, kept=layer.kept)
+        return start_weight(weight, layer.args, mask=layer.mask)
     mean = replace(weights[0], scale=_mean([q.scale for q in weights]))
     levels = round_to_levels(weight / mean.steps(), mean.bits, mean.table, mean.limit)
-    return replace(mean, levels=(levels if layer.kept is None else levels * layer.kept).to(torch.int8))
+    return replace(mean, levels=(levels if layer.mask is None else levels * layer.mask).to(torch.int8))
 
 
 def _on_one_grid(one: QuantizedWeight, other: QuantizedWeight) -> bool:

@@ -91,10 +91,10 @@ def inputs_left(layer: Layer, student: Compressed, original: Original) -> Tensor
 
     They follow from the student's receipts; None where the layer lost none.
     """
-    kept = {site: np.array(channels) for site, channels in kept_channels(student.receipts).items()}
+    remaining = {site: np.array(channels) for site, channels in kept_channels(student.receipts).items()}
     depthwise = layer.groups > 1 and layer.groups == layer.in_channels == layer.out_channels
     side = "out" if layer.kind == "norm" or depthwise else "in"  # both sides are the same channels here, recorded once
-    gone = removed_indices(original.coupling.items, kept).get((layer.name, side))
+    gone = removed_indices(original.coupling.items, remaining).get((layer.name, side))
     channels = layer.in_channels or layer.out_channels
     return torch.tensor([i for i in range(channels) if i not in gone]) if gone else None
 

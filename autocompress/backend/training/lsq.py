@@ -102,7 +102,7 @@ def learn_steps(start: Compressed) -> dict[str, LsqStep]:
     model = start.model
     steps = {}
     for layer in integer_layers(start):
-        weight = start.weights.get(layer.name) or start_weight(layer.weight.detach().cpu(), layer.args, kept=layer.kept)
+        weight = start.weights.get(layer.name) or start_weight(layer.weight.detach().cpu(), layer.args, mask=layer.mask)
         if layer.name in start.latent:
             layer.weight.data.copy_(start.latent[layer.name])
         steps[layer.name] = LsqStep(weight).to(layer.weight.device)

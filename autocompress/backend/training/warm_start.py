@@ -166,12 +166,12 @@ def inherited(compressed: Compressed, relative: Trained, transferable: Mapping[s
         positions = _positions_in(transferable, inheriting[layer.name], layer.name, "weight", result.model)
         quantized = _inherited_grid(compressed.plan, relative, layer.name, positions)
         if quantized is None:  # rounded on another grid: what it computed with is what it was trained to be
-            integers[layer.name] = start_weight(layer.weight.detach(), layer.args, kept=layer.kept)
+            integers[layer.name] = start_weight(layer.weight.detach(), layer.args, mask=layer.mask)
             result.latent[layer.name] = layer.weight.detach().clone()
         else:
             float_weight = relative.tensors[f"{layer.name}.weight"]
             latent = _transferred(compressor, inheriting[layer.name], layer.name, positions, float_weight)
-            integers[layer.name], result.latent[layer.name] = _rounded(quantized, latent, layer.kept), latent
+            integers[layer.name], result.latent[layer.name] = _rounded(quantized, latent, layer.mask), latent
     layers = sorted(set(inheriting.values()))
     result.norms = {name: norm for name, norm in compressed.norms.items() if name not in layers}
     quantize(result, compressor.calibration, integers)
@@ -252,10 +252,10 @@ def _inherited_grid(plan: Plan, relative: Trained, name: str, positions: Channel
                    factors=factors)
 
 
-def _rounded(grid: QuantizedWeight, latent: Tensor, kept: Tensor | None) -> QuantizedWeight:
-    """Return a float weight rounded to the nearest levels of `grid`, zero where `kept` (bool) is False."""
+def _rounded(grid: QuantizedWeight, latent: Tensor, mask: Tensor | None) -> QuantizedWeight:
+    """Return a float weight rounded to the nearest levels of `grid`, zero where `mask` (bool) is False."""
     levels = round_to_levels(latent / grid.steps(), grid.bits, grid.table, grid.limit)
-    return replace(grid, levels=(levels if kept is None else levels * kept).to(torch.int8))
+    return replace(grid, levels=(levels if mask is None else levels * mask).to(torch.int8))
 
 
 @torch.no_grad()
