@@ -24,6 +24,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "autocompress"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 SHIPPED = [*SOURCES, *sorted(PACKAGE.rglob("*.toml")), *sorted((ROOT / "search_spaces").glob("*.toml"))]
+# What a value underwent or whose it is, in place of what it is (docs/glossary.md).
+NO_NAMES = {"asked", "begun", "chosen", "found", "given", "it", "known", "made", "ours", "own", "such", "theirs",
+            "those", "wanted"}
 
 
 def test_every_room_uses_only_the_floors_under_it() -> None:
@@ -113,6 +116,15 @@ def test_files_are_small_and_say_what_they_are(path: Path) -> None:
     assert len(text.splitlines()) <= 400
     assert ast.get_docstring(ast.parse(text))
     assert path.stem not in ("utils", "helpers", "common", "misc")
+
+
+def test_names_say_what_a_value_is() -> None:
+    """Variables, parameters, attributes, functions and classes of the package."""
+    identifiers = [(path, getattr(node, "lineno", 0), getattr(node, field, None))
+                   for path in SOURCES for node in ast.walk(ast.parse(path.read_text("utf-8")))
+                   for field in ("id", "arg", "attr", "name", "asname")]
+    refused = [f"{path.relative_to(ROOT)}:{line}: {name}" for path, line, name in identifiers if name in NO_NAMES]
+    assert not refused, "a term of docs/glossary.md, or a noun that says what the value is, must stand for these names"
 
 
 def test_every_error_has_its_exit_code() -> None:
