@@ -99,7 +99,7 @@ def test_what_goes_to_workers_leaves_its_tables_behind(folder: Path) -> None:
     """A worker has not loaded the file from which the class of the table's settings is."""
     request = Request.of(SearchSettings.of(model=f"{folder}/net.py:net", data=f"{folder}/net.py:data",
                                            techniques=f"{folder}/rows.py:ZeroRows", space=f"{folder}/space.toml"))
-    assert request.space.own and "zero-rows" in request.techniques
+    assert request.space.extensions and "zero-rows" in request.techniques
     received = pickle.loads(pickle.dumps(portable(request)))
     assert list(received.techniques) == list(request.techniques)
 
