@@ -105,8 +105,8 @@ class StudyView(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             return self.candidates
         others = [c.trial for c in self.candidates if c.trial not in self.in_detail]
         places = MOST_DRAWN - len(self.in_detail)
-        chosen = {others[i * len(others) // places] for i in range(places)} if places > 0 else set[int]()
-        return tuple(c for c in self.candidates if c.trial in self.in_detail or c.trial in chosen)
+        sampled = {others[i * len(others) // places] for i in range(places)} if places > 0 else set[int]()
+        return tuple(c for c in self.candidates if c.trial in self.in_detail or c.trial in sampled)
 
     @cached_property
     def hovers(self) -> dict[int, str]:

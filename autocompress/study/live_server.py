@@ -104,19 +104,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """One of the texts, or the state."""
-        asked = urlsplit(self.path)
+        url = urlsplit(self.path)
         if not self.server.answers_to(self.headers.get("Host", "")):
             self._send(HTTPStatus.FORBIDDEN, "text/plain", "403: this name is none of the machine's: use the address "
                        "that `autocompress watch` printed")
             return
-        given = parse_qs(asked.query).get("token", [""])[0]
-        if not self.server.lets_in(given or self._cookie()):
+        token = parse_qs(url.query).get("token", [""])[0]
+        if not self.server.lets_in(token or self._cookie()):
             self._send(HTTPStatus.UNAUTHORIZED, "text/plain", "401: the token is missing or another one: use the "
                        "address that `autocompress watch` printed")
             return
-        cookie = {"Set-Cookie": f"{COOKIE}={given}; HttpOnly; SameSite=Strict; Path=/"} if given else {}
+        cookie = {"Set-Cookie": f"{COOKIE}={token}; HttpOnly; SameSite=Strict; Path=/"} if token else {}
         try:
-            self._answer(asked.path, cookie)
+            self._answer(url.path, cookie)
         except AutocompressError as error:
             self._send(HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", f"503: {error}")
 
