@@ -83,12 +83,12 @@ def encode_weights(compressed: Compressed) -> bytes:
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return tensors with memory of their own each: tied weights have several names, and each name is stored."""
     places: set[int] = set()
-    own = {}
+    separate = {}
     for name, tensor in tensors.items():
         place = tensor.untyped_storage().data_ptr()
-        own[name] = tensor.clone() if place in places else tensor
+        separate[name] = tensor.clone() if place in places else tensor
         places.add(place)
-    return own
+    return separate
 
 
 def put_weights(store: Store, rung: int, compressed: Compressed) -> str:

@@ -94,9 +94,9 @@ def _by_convention(batch: Any) -> Any:
 def _entry(batch: Any, key: str | int) -> Any:
     """An item of a tuple, an entry of a mapping or a field, or what `outer.inner` names inside one; None where there is
     none."""
-    found = _direct_entry(batch, key)
-    if found is not None or not isinstance(key, str) or "." not in key:
-        return found
+    entry = _direct_entry(batch, key)
+    if entry is not None or not isinstance(key, str) or "." not in key:
+        return entry
     outer, _, inner = key.partition(".")
     return _entry(_direct_entry(batch, outer), inner)
 
