@@ -112,11 +112,11 @@ class Teacher:
         """Answer rows, none of which has an answer, together with others that will be asked for. Where the memory of
         the device does not suffice for so many, no more are answered than are asked for."""
         others = self._tables[index].unanswered(self._at_once)
-        chosen = torch.cat([rows, others[~torch.isin(others, rows)]])[:self._at_once]
+        batch_rows = torch.cat([rows, others[~torch.isin(others, rows)]])[:self._at_once]
         if not len(others):
             return
         try:
-            self._put(index, chosen, self._data.normalise(self._view(index)[chosen]))
+            self._put(index, batch_rows, self._data.normalise(self._view(index)[batch_rows]))
         except torch.OutOfMemoryError as error:
             log.info("the original answers fewer samples together: %s", error)
             self._at_once = 0
