@@ -166,3 +166,12 @@ if __name__ == "__main__":
 """, "utf-8")
     done = subprocess.run([sys.executable, script.name], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_an_object_of_a_class_typed_at_a_prompt_cannot_go_to_processes(folder: Path) -> None:
+    script = (folder / "rows.py").read_text("utf-8") + """
+autocompress.search("net.py:net", "net.py:data", "60kB", techniques=[ZeroRows()], trials=2, effort="fast", jobs=2)
+"""
+    done = subprocess.run([sys.executable, "-"], input=script, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "defined at a prompt or in a notebook" in done.stderr

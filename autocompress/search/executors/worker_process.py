@@ -30,7 +30,8 @@ from autocompress.search.executors.base import POLL_SECONDS, Evaluate, Job, Outc
 from autocompress.search.executors.limits import out_of_time
 
 DIED = ("a worker process died before it could work, perhaps for lack of memory: resume with fewer --jobs. In a "
-        "script, call search behind `if __name__ == \"__main__\":`, because each process reads the script anew")
+        "script, call search behind `if __name__ == \"__main__\":`, because each process reads the script anew; what "
+        "is defined at a prompt or in a notebook is not there, so put it into a file and import it")
 READY, STOP, ASK, REPLY, ANSWER = "ready", "stop", "ask", "reply", "answer"
 # What a worker may ask the driver's store for; it puts nothing there by itself.
 READS = ("get", "keys", "nearest")
