@@ -24,13 +24,20 @@ import pytest
 
 # Modules whose public names users meet: what they call, the protocols that they implement, and the contract suites.
 MODULES = (
-    "autocompress", "autocompress.study", "autocompress.techniques", "autocompress.techniques.base",
-    "autocompress.formats.base", "autocompress.tasks.base", "autocompress.tensors.likelihood",
-    "autocompress.tensors.composed", "autocompress.tensors.named", "autocompress.core.metric",
-    "autocompress.core.store", "autocompress.search.executors.base",
-    "autocompress.testing.techniques", "autocompress.testing.format_contract",
-    "autocompress.testing.task_contract", "autocompress.testing.executor_contract",
-    "autocompress.testing.sampler_contract", "autocompress.testing.store_contract", "autocompress.testing.networks",
+    "autocompress", "autocompress.artifact.loaded", "autocompress.artifact.verify",
+    "autocompress.backend.network.compressed", "autocompress.core.attribution", "autocompress.core.budget",
+    "autocompress.core.evaluation", "autocompress.core.front", "autocompress.core.layer", "autocompress.core.metric",
+    "autocompress.core.plan", "autocompress.core.sensitivity", "autocompress.core.store", "autocompress.core.warnings",
+    "autocompress.formats.base", "autocompress.formats.table", "autocompress.hardware.profile",
+    "autocompress.hardware.targets", "autocompress.search.executors.base", "autocompress.search.executors.inline",
+    "autocompress.search.executors.processes", "autocompress.space.projection", "autocompress.space.solver.solver",
+    "autocompress.space.space", "autocompress.space.spec", "autocompress.study", "autocompress.study.apply",
+    "autocompress.tasks.base", "autocompress.tasks.metrics.measure", "autocompress.tasks.score",
+    "autocompress.tasks.stored_samples", "autocompress.techniques", "autocompress.techniques.apply",
+    "autocompress.techniques.base", "autocompress.techniques.knobs", "autocompress.tensors.composed",
+    "autocompress.tensors.likelihood", "autocompress.tensors.named", "autocompress.testing.executor_contract",
+    "autocompress.testing.format_contract", "autocompress.testing.networks", "autocompress.testing.sampler_contract",
+    "autocompress.testing.store_contract", "autocompress.testing.task_contract", "autocompress.testing.techniques",
 )
 
 

@@ -169,12 +169,12 @@ def _by_line(old: bytes, new: bytes) -> Iterator[Part]:
 
 
 def size_of(folder: Path | str) -> int:
-    """Bytes of all files of an artefact."""
+    """The bytes of all files of the artefact in a `folder`."""
     return sum(map(len, _stored(Path(folder)).files.values()))
 
 
 def read_patch(path: Path) -> bytes:
-    """The content of a patch's file. InputError where it cannot be read."""
+    """The content of a patch's file, `path`. InputError where it cannot be read."""
     try:
         return path.read_bytes()
     except (OSError, ValueError) as error:

@@ -32,7 +32,13 @@ LATENCY_FACTOR = 3.0
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at, and in words what was found."""
+    """One thing that was looked at.
+
+    Args:
+        name: of the check.
+        state: whether it holds, fails or was skipped.
+        detail: what was found, in words.
+    """
 
     name: str
     state: State
@@ -41,7 +47,13 @@ class Check:
 
 @dataclass
 class Verification:
-    """All checks of an artefact, in order."""
+    """All checks of an artefact, in order.
+
+    Attributes:
+        folder: of the artefact.
+        checks: the checks so far.
+        contents: what was read of the artefact; None where that failed.
+    """
 
     folder: Path
     checks: list[Check] = field(default_factory=list)
@@ -53,8 +65,16 @@ class Verification:
         return all(check.state != FAILS for check in self.checks)
 
     def run(self, name: str, check: Callable[[], str]) -> bool:
-        """Add a check: it holds with the words that `check` returns, and fails with those of its InputError. A text
-        that begins with `skipped: ` says why it could not be done. Returned: whether it does not fail."""
+        """Add a check.
+
+        Args:
+            name: of the check.
+            check: returns the words with which it holds, or raises InputError with those with which it fails. A text
+                that begins with `skipped: ` says why it could not be done.
+
+        Returns:
+            Whether it does not fail.
+        """
         try:
             detail = check()
         except InputError as error:

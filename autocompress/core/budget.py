@@ -16,7 +16,13 @@ AT_LEAST = "at least "
 
 
 def shown_excess(constraint: str, excess: float, metric: Metric) -> str:
-    """By how much a constraint is missed, for people; `metric` is the task's."""
+    """By how much a constraint is missed, for people.
+
+    Args:
+        constraint: its name, as `Budget.excess` has it.
+        excess: by how much it is missed.
+        metric: the task's.
+    """
     if constraint == "max_drop":
         return metric.format_excess(excess)
     of = metric.named(constraint.removeprefix(AT_LEAST))

@@ -26,12 +26,12 @@ Status = Literal["running", "complete", "infeasible", "failed", "duplicate"]
 
 
 def latency_on(device: str) -> str:
-    """The metric that is the latency on a device beside the primary one, by its profile's id."""
+    """The metric that is the latency on a `device` beside the primary one, by its profile's id."""
     return f"{LATENCY}@{device}"
 
 
 def further_latencies(metrics: Iterable[str]) -> list[str]:
-    """Those of the metrics that are latencies on further devices, in the order of their ids."""
+    """Those among the names `metrics` that are latencies on further devices, in the order of their ids."""
     return sorted(name for name in metrics if name.startswith(latency_on("")))
 
 

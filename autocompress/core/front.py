@@ -26,9 +26,12 @@ def objectives(metric: Metric, metrics: Iterable[str] = ()) -> dict[str, Directi
 
 
 def non_dominated(points: Sequence[Sequence[float]]) -> list[int]:
-    """Return the indices of the non-dominated rows, all columns minimised; of equal rows only the first stays.
+    """The indices of the non-dominated rows; of equal rows only the first stays.
 
     A row with a value that is not finite is never on the front and dominates no other row.
+
+    Args:
+        points: objectives `(n, objectives)`, all minimised.
     """
     values = np.asarray(points, dtype=float)
     if values.size == 0:
@@ -44,12 +47,23 @@ def non_dominated(points: Sequence[Sequence[float]]) -> list[int]:
 
 
 def minimised(metrics: dict[str, float], metric: Metric) -> list[float]:
-    """Return the objectives of one candidate, negated where they are maximised."""
+    """The objectives of one candidate, negated where they are maximised.
+
+    Args:
+        metrics: of the candidate, by name.
+        metric: the task's.
+    """
     return [-metrics[n] if d == "maximize" else metrics[n] for n, d in objectives(metric, metrics).items()]
 
 
 def front(candidates: Sequence[Candidate], budget: Budget, reference: Reference) -> list[Candidate]:
-    """Return the feasible candidates that no other one dominates, and the best of them, sorted by size."""
+    """The Pareto front: the feasible candidates that no other one dominates, and the best of them, sorted by size.
+
+    Args:
+        candidates: all of a study.
+        budget: the bounds.
+        reference: the task's metric with the original's value.
+    """
     inside = _inside(candidates, budget, reference)
     points = [minimised(c.metrics, reference.metric) for c in inside]
     members = {inside[i].trial: inside[i] for i in non_dominated(points)}
@@ -60,9 +74,14 @@ def front(candidates: Sequence[Candidate], budget: Budget, reference: Reference)
 
 
 def best(candidates: Sequence[Candidate], budget: Budget, reference: Reference) -> Candidate | None:
-    """Return the best feasible candidate by `model_selection.best_of`; None where none is feasible.
+    """The best feasible candidate by `model_selection.best_of`; None where none is feasible.
 
     Ties go to the smaller, then the faster. Another candidate may dominate it by chance.
+
+    Args:
+        candidates: all of a study.
+        budget: the bounds.
+        reference: the task's metric with the original's value.
     """
     inside = _inside(candidates, budget, reference)
     return _best(inside, reference.metric) if inside else None

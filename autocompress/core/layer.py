@@ -19,13 +19,37 @@ Kind = Literal["conv", "linear", "embedding", "recurrent", "norm", "other"]
 
 
 class Layer(msgspec.Struct, frozen=True, kw_only=True):
-    """One parameter-bearing module of the original. Shapes leave the samples' axis out: `(C, H, W)`.
+    """One module of the original that holds parameters. Shapes leave the samples' axis out: `(C, H, W)`.
 
     An embedding's `out_channels` are its rows, one a token, its `in_channels` their width: axes as a weight has them. A
     recurrent layer has one of these for each of its weights; its positions are steps of the sequence.
 
-    `kernel` is `()` for linear layers. `positions` is the number of output positions at which the
-    weight is applied (H·W of the output for a convolution), `in_positions` the same of the input.
+    Attributes:
+        name: of the module.
+        kind: `conv`, `linear`, `embedding`, `recurrent`, `norm` or `other`.
+        in_channels: input channels.
+        out_channels: output channels.
+        groups: of a convolution.
+        kernel: sizes of the kernel; `()` for linear layers.
+        stride: of a convolution.
+        transposed: whether it is a transposed convolution: its weight is applied at input positions.
+        in_shape: of one sample of its input.
+        out_shape: of one sample of its output.
+        frames: how many windows, frames or steps of one sample are folded into the axis of the samples; it does each.
+        samples_first: whether the first axis of what it reads is proved to be the samples, the frames of each in a row.
+        bias: whether it has one.
+        params: number of its parameters.
+        reads: identity of the tensor that it reads. Layers that share a tensor share its quantiser.
+        writes: identity of the tensor that it writes, behind a norm that folds into it and a following Relu or Clip;
+            empty for the network's output.
+        folds_into: for a norm layer, the convolution whose weights absorb it in the exported file, or nothing.
+        not_compressible_reason: why no technique can touch this layer; empty when one can.
+        not_prunable_reason: why none of its output channels can be cut; empty when some can, or when it cannot be
+            compressed anyway.
+        scales_with: the layer, or the norm behind one, whose output channels can be rescaled against the input channels
+            of this one, with no change of what the network computes; empty when there is none.
+        not_rescalable_reason: why no such layer is named in `scales_with`; empty when one is, or when it cannot be
+            compressed anyway.
     """
 
     name: str
@@ -35,30 +59,19 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
     groups: int = 1
     kernel: tuple[int, ...] = ()
     stride: tuple[int, ...] = ()
-    # Whether it is a transposed convolution: its weight is applied at input positions.
     transposed: bool = False
     in_shape: tuple[int, ...] = ()
     out_shape: tuple[int, ...] = ()
-    # How many windows, frames or steps of one sample are folded into the axis of the samples; it does each.
     frames: int = 1
-    # Whether the first axis of what it reads is proved to be the samples, the frames of each in a row.
     samples_first: bool = True
     bias: bool = False
     params: int = 0
-    # Identities of the tensor that it reads and of the one it writes, behind a norm that folds into it and a following
-    # Relu or Clip; the network's output is nothing. Layers that share a tensor share its quantiser.
     reads: str = ""
     writes: str = ""
-    # For a norm layer: the convolution whose weights absorb it in the exported file, or nothing.
     folds_into: str = ""
-    # Why no technique can touch this layer; empty when one can.
     not_compressible_reason: str = msgspec.field(default="", name="locked")
-    # Why none of its output channels can be cut; empty when some can, or when it cannot be compressed anyway.
     not_prunable_reason: str = msgspec.field(default="", name="uncut")
-    # The layer, or the norm behind one, whose output channels can be rescaled against the input channels of this one,
-    # with no change of what the network computes; empty when there is none.
     scales_with: str = ""
-    # Why no such layer is named in `scales_with`; empty when one is, or when it cannot be compressed anyway.
     not_rescalable_reason: str = msgspec.field(default="", name="unscaled")
 
     @property
@@ -88,7 +101,13 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Member(msgspec.Struct, frozen=True):
-    """How a layer hangs on a group: each channel removed takes `per_channel` of the layer's own."""
+    """How a layer hangs on a coupling group.
+
+    Args:
+        layer: its name.
+        side: whether its output or its input channels are of the group.
+        per_channel: how many of the layer's own channels go with one channel of the group.
+    """
 
     layer: str
     side: Literal["in", "out"]
@@ -96,18 +115,22 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
-    """Channels cut together. `name` is the first layer that produces them; where one layer's channels make several
-    groups, the others are `name/2`, `name/3`, ….
+    """A coupling group: channels that can only be cut together.
 
-    `blocks` > 1: the channels form that many equal blocks (a grouped convolution) and the same number
-    must be kept in each.
+    Attributes:
+        name: the first layer that produces them; where one layer's channels make several groups, the others are
+            `name/2`, `name/3`, ….
+        channels: how many there are.
+        members: the layers that are cut with them.
+        blocks: above 1, the channels form that many equal blocks (a grouped convolution) and the same number must be
+            kept in each.
+        heads: whether a channel of the group is an attention head: then any whole number of them is legal.
     """
 
     name: str
     channels: int
     members: tuple[Member, ...]
     blocks: int = 1
-    # Whether a channel of the group is an attention head: then any whole number of them is legal.
     heads: bool = False
 
     @property
@@ -117,7 +140,12 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Block(msgspec.Struct, frozen=True, kw_only=True):
-    """A residual branch that can be left out: its `layers`, in order, and a shortcut of the same shape beside it."""
+    """A residual branch that can be left out, beside a shortcut of the same shape.
+
+    Args:
+        name: of the block, a name in the original.
+        layers: of the branch, in order.
+    """
 
     name: str
     layers: tuple[str, ...]

@@ -20,24 +20,31 @@ FORMER = {"prune": "prune", "bits": "quantize", "share": "decompose"}
 
 
 class SensitivityTable(msgspec.Struct, frozen=True):
-    """Predicted sensitivity of each option alone, in nats of KL divergence from the original's answers.
+    """The predicted sensitivity of each option alone, in nats of KL divergence from the original's answers.
 
-    entries: by decision and option. An option that leaves its site untouched is not listed: it costs nothing. Of
-        options that are alike before their last number, the largest comes first, and a smaller one costs no less.
+    Attributes:
+        entries: nats by decision (technique and site) and option. An option that leaves its site untouched is not
+            listed: it costs nothing. Of options that are alike before their last number, the largest comes first, and a
+            smaller one costs no less.
     """
 
     entries: dict[Decision, dict[Option, float]] = {}
 
     @classmethod
     def of(cls, options: Iterable[tuple[Step, Option, float]]) -> SensitivityTable:
-        """Build a table from steps, each with its option and predicted sensitivity in nats."""
+        """A table of steps.
+
+        Args:
+            options: each step with its option and its predicted sensitivity in nats.
+        """
         entries: dict[Decision, dict[Option, float]] = {}
         for step, option, nats in options:
             entries.setdefault((step.technique, step.site), {})[option] = nats
         return cls({decision: _monotone(costs) for decision, costs in entries.items()})
 
     def costs(self, technique: str, site: str) -> dict[Option, float]:
-        """Return the nats of each option of a decision; an empty dict where none was predicted."""
+        """The nats of each option of a decision, of a `technique` at a `site`; an empty dict where none was predicted.
+        """
         return self.entries.get((technique, site), {})
 
     def document(self) -> list[dict[str, Any]]:

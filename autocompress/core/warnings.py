@@ -10,14 +10,24 @@ import msgspec
 
 
 class Warned(msgspec.Struct, frozen=True):
-    """One warning: a code for programs, and a sentence for people."""
+    """One warning.
+
+    Args:
+        code: a word for programs, such as `search-fell-short`.
+        message: a sentence for people.
+    """
 
     code: str
     message: str
 
 
 def warn(logger: logging.Logger, warned: Warned) -> None:
-    """Log a warning that keeps its code."""
+    """Log a warning that keeps its code.
+
+    Args:
+        logger: of the module that warns.
+        warned: the warning.
+    """
     logger.warning("%s", warned.message, extra={"code": warned.code})
 
 
@@ -44,5 +54,5 @@ def collecting(name: str = "autocompress") -> Iterator[_Collector]:
 
 
 def merged(warnings: Iterable[Warned]) -> list[Warned]:
-    """Each warning once, in the order of the first."""
+    """Each of the `warnings` once, in the order of the first."""
     return list(dict.fromkeys(warnings))

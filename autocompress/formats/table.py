@@ -35,11 +35,11 @@ SHIPPED = (f"{MODEL}.onnx", f"{MODEL}.tflite")
 
 
 def format_named(name: str) -> Any:
-    """Import a shipped format and return it, an `autocompress.formats.base.Format`.
+    """The shipped format `name`, an `autocompress.formats.base.Format`, imported when it is asked for.
 
     Raises:
         InputError: when there is no format of that name.
-        EnvironmentFault: when packages that it needs are not installed.
+        EnvironmentFault: when a package that it needs is not installed.
     """
     if name not in FORMATS:
         raise InputError(f"a format must be one of {', '.join(FORMATS)}, or path/to/file.py:name, but got "
@@ -54,8 +54,11 @@ def format_named(name: str) -> Any:
 
 
 def reader_named(name: str) -> Any:
-    """What opens and checks shipped files of the format of that name: `open(data, threads)`, `checked(data)` and
-    `tensor_spans(data)`, as of `autocompress.formats.base.Format`.
+    """What opens and checks shipped files of a format: `open(data, threads)`, `checked(data)` and `tensor_spans(data)`,
+    as of `autocompress.formats.base.Format`.
+
+    Args:
+        name: of the format.
 
     Raises:
         InputError: when there is no format of that name.
@@ -64,6 +67,11 @@ def reader_named(name: str) -> Any:
 
 
 def facts_of(user_format: FormatFacts | None, name: str) -> FormatFacts:
-    """The format that the user `user_format` as an object, or else the shipped one that a profile names."""
+    """The format that the user gave as an object, or else the shipped one that a profile names.
+
+    Args:
+        user_format: the object; None where there is none.
+        name: of the shipped format.
+    """
     facts: FormatFacts = format_named(name) if user_format is None else user_format
     return facts

@@ -48,7 +48,7 @@ class KindRates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     matmul: float | None = None
 
     def of(self, kind: Arithmetic) -> float:
-        """The rate of one kind of arithmetic. ValueError for `none`."""
+        """The rate of one `kind` of arithmetic. ValueError for `none`."""
         if kind == "none":
             raise ValueError("what computes no products has no rate")
         rates = {"pointwise": self.pointwise or self.conv, "grouped": self.grouped or self.depthwise,
@@ -224,7 +224,7 @@ class HardwareProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 def listed(words: Sequence[str]) -> str:
-    """`a, b and c`."""
+    """Several `words` in a sentence: `a, b and c`."""
     return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
@@ -234,7 +234,7 @@ def list_profiles() -> list[str]:
 
 
 def profile_text(name: str) -> str:
-    """The TOML text of a shipped profile: a template for one's own. InputError for an unknown name."""
+    """The TOML text of the shipped profile `name`: a template for one's own. InputError where there is none."""
     names = list_profiles()
     if name not in names:
         raise InputError(
@@ -259,7 +259,17 @@ def load_profile(name_or_path: str) -> HardwareProfile:
 
 
 def validate_profile(path: str | Path) -> HardwareProfile:
-    """Read and check a profile file. InputError names the file, the field and what must hold."""
+    """Read a profile's file and check it.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        The profile.
+
+    Raises:
+        InputError: names the field and what is wrong with it.
+    """
     place = Path(path)
     try:
         if not place.is_file():
@@ -277,7 +287,15 @@ def validate_profile(path: str | Path) -> HardwareProfile:
 
 
 def parse_profile(text: str, origin: str) -> HardwareProfile:
-    """Check TOML text and make the profile; `origin` begins each message. InputError when it is bad."""
+    """A profile read from TOML and checked.
+
+    Args:
+        text: TOML.
+        origin: the file's name, for messages.
+
+    Raises:
+        InputError: names the field and what is wrong with it.
+    """
     try:
         return _build(tomllib.loads(text))
     except InputError as error:

@@ -12,16 +12,29 @@ from autocompress.hardware.profile import HardwareProfile, listed, load_profile
 
 
 def load_targets(names: str | Sequence[str]) -> HardwareProfile:
-    """`load_profile` of one name or path, or of several, `together`."""
+    """The profile of one device, or of several at once.
+
+    Args:
+        names: of `load_profile`, one or several, the primary first.
+
+    Raises:
+        InputError: for a profile that cannot be read, or several that do not go together.
+    """
     return together([load_profile(name) for name in ([names] if isinstance(names, str) else names)])
 
 
 def together(profiles: Sequence[HardwareProfile]) -> HardwareProfile:
-    """The profile of several devices at once, the first of which is the primary; of one device, its own.
+    """The profile of several devices at once; of one device, its own.
 
     Widths are those that all have, multiples the least common ones, memories the smallest; rates and overheads are the
-    primary's, and `targets` holds the devices. InputError when a device comes twice, when the latency of more than one
-    is measured (there is one machine to measure on), when they name several formats, or when no width is left.
+    primary's, and `targets` holds the devices.
+
+    Args:
+        profiles: of the devices, the primary first.
+
+    Raises:
+        InputError: when a device comes twice, when the latency of more than one is measured (there is one machine to
+            measure on), when they name several formats, or when no width is left.
     """
     if len(profiles) == 1:
         return profiles[0]

@@ -37,7 +37,15 @@ STEPS = 256
 
 
 class Projected(msgspec.Struct, frozen=True, dict=True):
-    """A plan inside the budget, its estimated metrics, and how far it was moved."""
+    """A plan inside the budget, and how far it was moved.
+
+    Attributes:
+        space: whose plan it is.
+        plan: the plan.
+        metrics: its estimated metrics.
+        squeeze: how far every number was moved towards the end where plans are smallest, 0 to 1.
+        bits_cap: the largest weight width in bits.
+    """
 
     space: Space
     plan: Plan
@@ -53,8 +61,14 @@ class Projected(msgspec.Struct, frozen=True, dict=True):
 
 
 class Projection:
-    """Projects settings of one space into one budget; estimates are cached by plan. `predicted`: metrics that are
-    measured in the end, and only predicted here: where no plan is predicted to meet their bound, they bound nothing."""
+    """Moves settings of one space into one budget; estimates are remembered by plan.
+
+    Args:
+        space: the knobs, the network and the device.
+        budget: the bounds.
+        predicted: metrics that are measured in the end, and only predicted here: where no plan is predicted to meet
+            their bound, they bound nothing.
+    """
 
     def __init__(self, space: Space, budget: Budget, predicted: Collection[str] = ()) -> None:
         self.space = space
@@ -72,7 +86,7 @@ class Projection:
                 del self.bounds[name]
 
     def estimate(self, plan: Plan) -> Metrics:
-        """Estimated metrics, remembered. AutocompressError for one that cannot be: a fault of ours."""
+        """The estimated metrics of a `plan`, remembered. AutocompressError for one that cannot be: a fault of ours."""
         if plan.fingerprint not in self._estimates:
             metrics = estimate(self.space.table, plan, self.space.profile, self.space.file_format,
                                self.space.techniques)
@@ -84,14 +98,18 @@ class Projection:
         return self._estimates[plan.fingerprint]
 
     def fits(self, plan: Plan) -> bool:
-        """Whether every bound that can be estimated holds."""
+        """Whether a `plan` keeps every bound that can be estimated."""
         metrics = self.estimate(plan)
         return all(metrics[name] <= bound for name, bound in self.bounds.items())
 
     def project(self, values: Values) -> Projected:
         """The setting itself when it fits, else the least squeezed one that does.
 
-        InfeasibleError when even the smallest plan does not fit; check `require_feasible` first.
+        Args:
+            values: by knob.
+
+        Raises:
+            InfeasibleError: when even the smallest plan does not fit; `require_feasible` says so beforehand.
         """
         caps = sorted(self.space.weight_bits, reverse=True)
         for cap in [32, *(c for c in caps if c < 32)]:
@@ -126,7 +144,7 @@ class Projection:
         return [*(self._smallest(metric) for metric in metrics), (self.space.uniform(cap), cap)]
 
     def smallest(self, metric: str = "size_bytes") -> Plan:
-        """The plan with the least of one metric: all knobs at their cheapest, methods chosen one at a time."""
+        """The plan with the least of one `metric`: all knobs at their cheapest, methods chosen one at a time."""
         values, cap = self._smallest(metric)
         return self.space.decode(values, 1.0, cap)
 

@@ -39,9 +39,10 @@ __all__ = ["ALL_LAYERS", "WHOLE", "Knob", "KnobKey", "Space", "Value", "Values",
 class Space(Decisions, frozen=True, kw_only=True, dict=True):
     """What may be decided for one network on one device, and by which techniques.
 
-    techniques: all that are at hand, by name, in the order of application; those in use have `settings`.
-    file_format: what predicts the bytes of files and says what they can hold, where that is not the format that the
-        profile names.
+    Attributes:
+        techniques: all that are at hand, by name, in the order of application; those in use have `settings`.
+        file_format: what predicts the bytes of files and says what they can hold, where that is not the format that the
+            profile names.
     """
 
     techniques: Techniques = msgspec.field(default_factory=lambda: TECHNIQUES)
@@ -68,7 +69,7 @@ class Space(Decisions, frozen=True, kw_only=True, dict=True):
         return self.plan_of(Setting(self, values, squeeze, bits_cap))
 
     def plan_of(self, setting: Setting) -> Plan:
-        """The plan of a setting: each technique in turn sees what those before it make of the parts."""
+        """The plan of a `setting`: each technique in turn sees what those before it make of the parts."""
         for row in self.used:
             setting.weight_bits.update(row.widths(setting))
         parts, steps = dict(self._whole_parts), list[Step]()
@@ -85,8 +86,11 @@ class Space(Decisions, frozen=True, kw_only=True, dict=True):
         return whole_parts(self.table)
 
     def uniform(self, weight_bits: int | None = None) -> dict[KnobKey, Value]:
-        """The plain setting: nothing pruned or decomposed, one width for all; projection turns it into a
-        uniform ratio. The closest legal width is taken where `weight_bits` is not a choice."""
+        """The plain setting: nothing pruned or decomposed, one width for all; projection turns it into a uniform ratio.
+
+        Args:
+            weight_bits: the width; the nearest legal one is taken. None for the plain one.
+        """
         return {knob.key: knob.plain if weight_bits is None or knob.unit != WEIGHT_BITS else knob.legal(weight_bits)
                 for knob in self.knobs}
 
@@ -97,9 +101,15 @@ def build_space(table: LayerTable, spec: SpaceSpec, profile: HardwareProfile,
     """Collect the knobs of every site that the network has, the space file allows and the device can run.
 
     Args:
+        table: facts about the network.
+        spec: the space file.
+        profile: the device.
         unpaying: layers whose activations stay float where the space leaves the choice.
         file_format: the format of the files, where it is not the one that `profile` names.
         techniques: by name, in the order of application.
+
+    Returns:
+        The space.
 
     Raises:
         InputError: when a width that the file asks for is not legal on the device, or when nothing is left to decide.

@@ -32,7 +32,15 @@ FORMER_ROUNDINGS = {"feedback": "gptq"}
 
 
 class RecoverySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What training learns from besides the original's answers and the labels; see `backend.distill.Recipe`."""
+    """What training learns from besides the original's answers and the labels; see
+    `autocompress.backend.training.distill.Recipe`.
+
+    Attributes:
+        block_steps: most steps of reconstruction for each unit of the network; 0 for distillation.
+        feature_weight: weight of the squared error of projected feature maps.
+        attention_weight: weight of the distance of attention maps.
+        mixup: parameter of the Beta distribution of shares in which inputs are mixed; 0 for no mixing.
+    """
 
     block_steps: int = 0
     feature_weight: float = 0.0
@@ -41,8 +49,21 @@ class RecoverySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SpaceSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A whole space file: a table for each technique. One of ours that is left out is not used; one of a user's own,
-    in `extensions`, is used with its defaults."""
+    """A whole space file: a table for each technique. One of ours that is left out is not used; one of a user's own is
+    used with its defaults.
+
+    Attributes:
+        schema: version of the file.
+        name: of the space.
+        description: in a sentence.
+        prune: the table of the technique.
+        quantize: the table of the technique.
+        decompose: the table of the technique.
+        drop: the table of the technique.
+        sparsify: the table of the technique.
+        recovery: what training learns from.
+        extensions: tables of a user's own techniques, by name.
+    """
 
     schema: int
     name: str
@@ -57,7 +78,11 @@ class SpaceSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     # What is left out leaves no trace: a study is known by the hash of its space.
 
     def settings(self, techniques: Techniques = TECHNIQUES) -> dict[str, msgspec.Struct]:
-        """The tables of the techniques in use, by name, in the order of application."""
+        """The tables of the techniques in use, by name, in the order of application.
+
+        Args:
+            techniques: those at hand, by name.
+        """
         extensions = self.extensions or {}
         tables = {name: extensions.get(name, row.Settings()) if name not in TECHNIQUES else getattr(self, name)
                   for name, row in techniques.items()}
@@ -81,7 +106,15 @@ def list_spaces() -> list[str]:
 
 
 def load_space(name_or_file: str | Path, techniques: Techniques = TECHNIQUES) -> SpaceSpec:
-    """A ready-made space by name, or a file. InputError names the file, the field and the legal values."""
+    """A ready-made space by name, or a file.
+
+    Args:
+        name_or_file: a name of `list_spaces`, or a path that ends in `.toml`.
+        techniques: by name; those of a user's own have tables of their own.
+
+    Raises:
+        InputError: names the file, the field and the legal values.
+    """
     ready = _ready_made()
     if str(name_or_file) in ready:
         return parse_space(ready[str(name_or_file)], str(name_or_file), techniques)
@@ -97,7 +130,7 @@ def load_space(name_or_file: str | Path, techniques: Techniques = TECHNIQUES) ->
 
 
 def parse_space(text: str, origin: str, techniques: Techniques = TECHNIQUES) -> SpaceSpec:
-    """Read and check one space.
+    """A space read from text and checked.
 
     Args:
         text: TOML.

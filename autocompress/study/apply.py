@@ -30,8 +30,13 @@ from autocompress.techniques.apply import check_plan
 
 @dataclass(frozen=True)
 class Applied:
-    """What came of it: the facts that were verified of the file, and the metrics of the original with the new weights
-    on the validation split."""
+    """What came of applying a plan to other weights.
+
+    Args:
+        facts: what was verified of the file.
+        metric: the task's.
+        original: the metric of the original with the new weights, on the validation split.
+    """
 
     facts: dict[str, Any]
     metric: Metric

@@ -33,17 +33,17 @@ class Score:
 
 
 def consecutive_rows(samples: int, most: int) -> Iterator[slice]:
-    """Consecutive ranges of at most `most` rows that cover all samples."""
+    """Consecutive ranges of at most `most` rows that cover a number of `samples`."""
     yield from (slice(start, min(start + most, samples)) for start in range(0, samples, most))
 
 
 def gathered(answers: Answers) -> dict[str, np.ndarray]:
-    """All answers at once, by name: for outputs that are small."""
+    """All `answers` at once, by name: for outputs that are small."""
     return gathered_rows(answers)[1]
 
 
 def gathered_rows(answers: Answers) -> tuple[Tensor, dict[str, np.ndarray]]:
-    """The numbers `(N,)` of all rows that are answered, and all answers at once."""
+    """The numbers `(N,)` of all rows that are answered, and all `answers` at once."""
     every = list(answers)
     rows = torch.cat([torch.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows for rows, _ in every])
     return rows, {name: np.concatenate([outputs[name] for _, outputs in every]) for name in every[0][1]}

@@ -69,14 +69,26 @@ class Split:
 class TaskData:
     """A classification data set.
 
-    `reading` says what the stored numbers are, one of `READINGS`; left out, bytes of rank 3 and more are pixels, int64
-    are tokens, and all else, such as tables, values. `mean` and `std` hold one value for each channel, or one for all,
-    and apply after pixels were divided by 255; values are not divided, and tokens left as they are. Inputs stay as they
-    are stored: `normalise` makes floats of a batch. `class_names` are in the order of the labels, where they are
-    known; `prepared` says how pictures were brought to size. `pad` (pixels) and `flip` describe
-    the augmentation of images. `augment` (if given) follows, for inputs of any kind: a batch (N, …) and a CPU generator
-    → a batch of that shape and type. Its outcome must be settled by the generator, and must stay the same while a study
-    lasts: the original's answers are kept. To travel to other processes it must be a module's function.
+    Inputs stay as they are stored: `normalise` makes floats of a batch.
+
+    Args:
+        name: of the data, for headings and folders.
+        train: samples and labels.
+        validation: samples and labels, which the search sees.
+        test: samples and labels, for final figures only.
+        classes: number of classes.
+        mean: one value for each channel, or one for all, subtracted after pixels were divided by 255; values are not
+            divided, and tokens left as they are.
+        std: one value for each channel, or one for all, by which is then divided.
+        pad: pixels by which pictures are shifted at random when they are augmented.
+        flip: whether they are mirrored at random too.
+        augment: follows, for inputs of any kind: a batch (N, …) and a CPU generator → a batch of that shape and type.
+            Its outcome must be settled by the generator, and must stay the same while a study lasts: the original's
+            answers are kept. To travel to other processes it must be a module's function.
+        reading: what the stored numbers are, one of `READINGS`; left out, bytes of rank 3 and more are pixels, int64
+            are tokens, and all else, such as tables, values.
+        class_names: in the order of the labels, where they are known.
+        prepared: how pictures were brought to size, in words.
     """
 
     name: str

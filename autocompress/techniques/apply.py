@@ -99,12 +99,22 @@ def check_plan(table: LayerTable, plan: Plan, profile: HardwareProfile, techniqu
 
 def at_hand(plan: Plan, techniques: Techniques = TECHNIQUES) -> Plan:
     """A plan without the steps of techniques that are not at hand: a study can be shown without the file of a user's
-    own technique."""
+    own technique.
+
+    Args:
+        plan: any.
+        techniques: those at hand, by name.
+    """
     return Plan(tuple(step for step in plan.steps if step.technique in techniques))
 
 
 def before_training(plan: Plan, techniques: Techniques = TECHNIQUES) -> Plan:
-    """The steps that are carried out before training: what decides which weights there are."""
+    """The steps of a plan that are carried out before training: what decides which weights there are.
+
+    Args:
+        plan: any.
+        techniques: by name.
+    """
     return Plan(tuple(step for step in plan.steps
                       if step.technique not in techniques or not techniques[step.technique].after_training))
 

@@ -95,17 +95,29 @@ class Knob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def stored_name(key: KnobKey) -> str:
-    """The name of a knob as a study's database has it: `prune:layer1.0.conv1`."""
+    """The name of a knob as a study's database has it: `prune:layer1.0.conv1`.
+
+    Args:
+        key: the knob's kind and site.
+    """
     return f"{key[0]}:{key[1]}"
 
 
 def stored(values: Values) -> dict[str, Value]:
-    """A setting by the names under which a study's database has it."""
+    """A setting by the names under which a study's database has it.
+
+    Args:
+        values: by knob.
+    """
     return {stored_name(key): value for key, value in values.items()}
 
 
 def from_stored(values: Mapping[str, Value]) -> dict[KnobKey, Value]:
-    """A setting read from a study's database: the inverse of `stored`."""
+    """A setting read from a study's database: the inverse of `stored`.
+
+    Args:
+        values: by stored name.
+    """
     return {KnobKey(*name.partition(":")[::2]): value for name, value in values.items()}
 
 

@@ -20,30 +20,36 @@ from autocompress.techniques.quantize import QUANTIZE, steps_of
 
 @dataclass
 class Compressed:
-    """A network with a plan applied. `model`'s quantised weights hold exactly the values of `weights`.
+    """A network with a plan applied. Names are of modules of the compressed network (`layer1.0.conv1`, or
+    `layer1.0.conv1.2` for a factor) where nothing else is said.
 
-    `weights` is by module name of the compressed network (`layer1.0.conv1`, or `layer1.0.conv1.2` for a factor).
+    Attributes:
+        model: the torch module; its quantised weights hold exactly the values of `weights`.
+        plan: that was applied.
+        receipts: the outcomes of the plan's steps.
+        weights: integer weights by module.
+        latent: trained float weights that `weights` were rounded from, which training and averaging continue from.
+        moments: of the remaining inputs of layers with pruned inputs, by original name.
+        masks: of sparse weights, by module. A weight is zero and stays zero wherever its mask's `kept` is False.
+        norms: statistics of the inputs of the original's norms on the remaining channels; empty once training has
+            changed the norms.
     """
 
     model: nn.Module
     plan: Plan
     receipts: list[Receipt] = field(default_factory=list)
     weights: dict[str, QuantizedWeight] = field(default_factory=dict)
-    # Trained float weights that `weights` were rounded from, by the same names, which training and averaging continue
-    # from.
     latent: dict[str, Tensor] = field(default_factory=dict)
-    # Moments of the remaining inputs of layers with pruned inputs, by original name.
     moments: dict[str, Moments] = field(default_factory=dict)
-    # Masks of sparse weights, by module name. A weight is zero and stays zero wherever its mask's `kept` is False.
     masks: dict[str, Mask] = field(default_factory=dict)
-    # Statistics of the inputs of the original's norms on the remaining channels; empty once training has changed the
-    # norms.
     norms: dict[str, NormInputs] = field(default_factory=dict)
 
     def zero(self, module: str, mask: Tensor) -> None:
-        """Set a module's weights to zero where `mask` (bool, of the weight's shape) is False, and keep them zero.
+        """Set weights of a module to zero, and keep them zero in training and in the exported file.
 
-        Training and the exported file keep them zero too.
+        Args:
+            module: its name.
+            mask: bool, of the weight's shape; False where the weight is to be zero.
         """
         weight = self.model.get_submodule(module).weight
         assert isinstance(weight, Tensor)
@@ -53,13 +59,24 @@ class Compressed:
 
 
 def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put `module` in the place of the submodule `name`."""
+    """Put a module in the place of a submodule.
+
+    Args:
+        model: changed in place.
+        name: of the submodule.
+        module: the new one.
+    """
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, module)
 
 
 def only_modules(model: nn.Module, names: Iterable[str]) -> nn.Module:
-    """Return a module that holds copies of the named modules under their names, and nothing else."""
+    """A module that holds copies of some modules of another one under their names, and nothing else.
+
+    Args:
+        model: the other one.
+        names: of the modules.
+    """
     bare = nn.Module()
     for name in names:
         place = bare
@@ -73,13 +90,14 @@ def only_modules(model: nn.Module, names: Iterable[str]) -> nn.Module:
 
 
 def leaves(model: nn.Module, site: str) -> list[str]:
-    """Return the module names of a layer's factors; the layer itself where it is not decomposed."""
+    """The module names of the factors of the layer `site` of a `model`; the layer itself where it is not decomposed."""
     module = model.get_submodule(site)
     return [f"{site}.{i}" for i in range(len(module))] if isinstance(module, nn.Sequential) else [site]
 
 
 def weight_bits(model: nn.Module, plan: Plan) -> dict[str, int]:
-    """Return the weight bits of each quantised leaf module of the compressed network; each factor has its own entry."""
+    """The weight bits of each quantised leaf module of a compressed `model`, by a `plan`; each factor has its own
+    entry."""
     widths = {}
     for site, step in steps_of(plan).items():
         widths.update(dict.fromkeys(leaves(model, site), int(step.args["weight_bits"])))
@@ -104,7 +122,11 @@ class IntegerLayer:
 
 
 def integer_layers(result: Compressed) -> list[IntegerLayer]:
-    """Return all integer layers of a network, in the order of the plan."""
+    """All integer layers of a network, in the order of its plan.
+
+    Args:
+        result: the network.
+    """
     layers = []
     for name, bits in weight_bits(result.model, result.plan).items():
         if bits <= 8:
@@ -116,11 +138,12 @@ def integer_layers(result: Compressed) -> list[IntegerLayer]:
 
 
 def step_of(name: str, plan: Plan) -> Step:
-    """Return the quantize step of a leaf module, which may be a factor of the layer that the step names."""
+    """The quantize step of a `plan` for the leaf module `name`, which may be a factor of the layer that the step names.
+    """
     steps = steps_of(plan)
     return steps.get(name) or steps[name.rpartition(".")[0]]
 
 
 def without_rounding(receipts: Iterable[Receipt]) -> list[Receipt]:
-    """Return the receipts except those of rounding, which is repeated after training."""
+    """The `receipts` except those of rounding, which is repeated after training."""
     return [receipt for receipt in receipts if receipt.technique != QUANTIZE.name]

@@ -20,7 +20,12 @@ class Inline(Executor):
 
     @classmethod
     def of(cls, evaluate: Callable[..., Evaluation], should_stop: ShouldStop = lambda: False) -> Inline:
-        """Return one that is open for a function `(plan, rung, seconds, should_stop)` that makes an evaluation."""
+        """The executor over a function, without a search.
+
+        Args:
+            evaluate: evaluates jobs.
+            should_stop: whether to end early.
+        """
         def evaluated(job: Job, should_stop: ShouldStop) -> Outcome:
             return Outcome(evaluation=evaluate(job.plan, job.rung, job.seconds, should_stop))
 

@@ -139,8 +139,15 @@ class Pool(Executor):
 
 
 def as_executor(user_executor: Any, jobs: int) -> Executor:
-    """Return a user's own executor; over a pool one that gives it so many `jobs` at a time, or where that is 1, as many
-    as the pool says that it runs. InputError for what is neither."""
+    """A user's own executor as the engine wants it.
+
+    Args:
+        user_executor: an `Executor`, or a `concurrent.futures.Executor`, which is put inside a `Pool`.
+        jobs: how many jobs the pool gets at a time; where it is 1, as many as the pool says that it runs.
+
+    Raises:
+        InputError: for what is neither.
+    """
     if isinstance(user_executor, FuturesExecutor):
         size = getattr(user_executor, "_max_workers", None) or getattr(user_executor, "num_workers", None)
         return Pool(user_executor, jobs if jobs > 1 or not isinstance(size, int) else size)

@@ -56,7 +56,11 @@ class Solver:
         return self._projection.estimate(self._projection.smallest())["size_bytes"]
 
     def estimate(self, values: Mapping[KnobKey, Value]) -> dict[str, float]:
-        """Estimate the metrics of a setting, without projection."""
+        """The estimated metrics of a setting, without projection.
+
+        Args:
+            values: by knob.
+        """
         return self._projection.estimate(self.space.decode(values))
 
     def solve(self, weights: Weights | None = None, bounds: Mapping[str, float] | None = None,
@@ -89,9 +93,13 @@ class Solver:
 
     def propose(self, weights: Weights, bounds: Mapping[str, float] | None = None,
                 fixed: Mapping[KnobKey, Value] | None = None) -> dict[KnobKey, Value]:
-        """Return an approximate solution, in a tenth of the time of `solve`, whose arguments these are.
+        """An approximate solution, in a tenth of the time of `solve`. The widths are those of the plain solution of the
+        same size, and few swap moves follow the relaxation.
 
-        The widths are those of the plain solution of the same size, and few swap moves follow the relaxation.
+        Args:
+            weights: as of `solve`.
+            bounds: as of `solve`.
+            fixed: as of `solve`.
         """
         feasibility = self._feasibility(bounds, fixed)
         key = tuple(feasibility.bounds.items())
@@ -104,7 +112,7 @@ class Solver:
         return self.solve(weights, bounds, fixed) if state is None else feasibility.values(state)
 
     def fit(self, values: Mapping[KnobKey, Value], bounds: Mapping[str, float] | None = None) -> dict[KnobKey, Value]:
-        """Move a setting into the budget, and up to it, at the least sensitivity.
+        """A setting moved into the budget, and up to it, at the least sensitivity.
 
         No site grows where the setting is too large, and none shrinks where it leaves room; where no bound limits the
         size, the size of the setting does. Numbers are rounded to those of the sensitivity table. The solution is that
@@ -143,7 +151,11 @@ class Solver:
         return self._problem.techniques
 
     def sensitivities(self, values: Mapping[KnobKey, Value]) -> dict[Decision, float]:
-        """Return the predicted sensitivity of a setting by decision, in nats, its numbers rounded to the table's."""
+        """The predicted sensitivity of a setting by decision, in nats, its numbers rounded to the table's.
+
+        Args:
+            values: by knob.
+        """
         return self._problem.sensitivities_of(values)
 
     def _feasibility(

@@ -48,7 +48,12 @@ class Measure(Protocol):
         """
 
     def over_split(self, per_batch: Sequence[Any], batches: Sequence[Any]) -> tuple[float, float]:
-        """The value, and its standard error, of what was kept of all batches, in order."""
+        """The value of the metric, and its standard error.
+
+        Args:
+            per_batch: what was kept of all batches, in order.
+            batches: the batches.
+        """
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,7 @@ class OfBatches:
     Args:
         metric: name, unit and direction.
         function: outputs `(N, …)` by name and the batch → a number.
+        needs_original: whether the original's outputs are compared with.
     """
 
     metric: Metric
@@ -128,6 +134,7 @@ class OfSplit:
         metric: name, unit and direction.
         function: a list of what was kept, and a list of the batches → a number.
         keep: what is kept of a batch; left out, its outputs.
+        needs_original: whether the original's outputs are compared with.
     """
 
     metric: Metric
@@ -155,7 +162,12 @@ class OfSplit:
 
 
 class Picked(Sequence[Any]):
-    """Some batches, by their numbers, each read when it is asked for."""
+    """Some batches, each read when it is asked for.
+
+    Args:
+        batches: all of a split.
+        numbers: of those that are picked.
+    """
 
     def __init__(self, batches: Sequence[Any], numbers: Sequence[int]) -> None:
         self._batches, self._numbers = batches, numbers
@@ -174,6 +186,10 @@ class Picked(Sequence[Any]):
 def number(value: Any, name: str) -> float:
     """What a user's function returned, as a float; NaN is checked for where the value is known whole.
 
+    Args:
+        value: that was returned.
+        name: of the metric, for a message.
+
     Raises:
         InputError: where it is no plain number.
     """
@@ -186,9 +202,9 @@ def number(value: Any, name: str) -> float:
 
 
 def mean_with_error(values: np.ndarray) -> tuple[float, float]:
-    """The mean of one value a sample `(N, …)`, and its standard error.
+    """The mean of `values` `(N, …)`, one a sample, and its standard error.
 
-    Of shares, 0 or 1, it is that of Agresti & Coull (1998), which is not zero where all are right.
+    Of shares, 0 or 1, the error is that of Agresti & Coull (1998), which is not zero where all are right.
     """
     by_sample = np.asarray(values, np.float64).reshape(len(values), -1).mean(1)
     mean, count = float(by_sample.mean()), len(by_sample)
