@@ -106,8 +106,8 @@ def test_the_guide_to_spaces_names_every_key_and_option() -> None:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_file_names_a_place_on_somebodys_machine(path: Path) -> None:
-    found = re.findall(r"(?<![\w.:/}])/(?:home|root|Users|work|tmp|mnt)/\w+", path.read_text("utf-8"))
-    assert not found
+    places = re.findall(r"(?<![\w.:/}])/(?:home|root|Users|work|tmp|mnt)/\w+", path.read_text("utf-8"))
+    assert not places
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

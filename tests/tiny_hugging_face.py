@@ -17,8 +17,8 @@ def save_bert(folder: Path, kind: str = "BertForSequenceClassification", **optio
     mend_torchvision()
     import transformers
 
-    known = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS)
-    transformers.BertTokenizer(vocab={word: number for number, word in enumerate(known)}).save_pretrained(folder)
+    words = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS)
+    transformers.BertTokenizer(vocab={word: number for number, word in enumerate(words)}).save_pretrained(folder)
     torch.manual_seed(0)
     config = transformers.BertConfig(vocab_size=5 + len(WORDS), hidden_size=32, num_hidden_layers=1,
                                      num_attention_heads=2, intermediate_size=64, max_position_embeddings=32, **options)

@@ -90,9 +90,9 @@ def test_the_users_words_stand_in_manifest_and_card(tmp_path: Path, artifact: Pa
 
 def test_attribution_stands_in_the_card_where_it_is_known() -> None:
     share = TechniqueShare(technique="quantize", sites=3, without={"size_bytes": 400.0, "macs": 1.0}, alone={})
-    found = Attribution(trial=1, plan_fingerprint="x", original={"size_bytes": 400.0, "macs": 1.0},
-                        estimated={"size_bytes": 100.0, "macs": 1.0}, calibrated={}, techniques=(share,), steps=())
-    text = card_sections.attribution(msgspec.to_builtins(found), ACCURACY)
+    result = Attribution(trial=1, plan_fingerprint="x", original={"size_bytes": 400.0, "macs": 1.0},
+                         estimated={"size_bytes": 100.0, "macs": 1.0}, calibrated={}, techniques=(share,), steps=())
+    text = card_sections.attribution(msgspec.to_builtins(result), ACCURACY)
     assert "| quantize | 3 |" in text and "size saved" in text
     assert card_sections.attribution(None, ACCURACY) == ""
 
@@ -128,10 +128,10 @@ def test_confidences_are_probabilities_whatever_outputs_mean() -> None:
 
 
 def test_classes_that_the_split_lacks_are_not_told() -> None:
-    given = ClassAnswers(np.array([0, 0, 2]), np.array([0, 1, 2]), 3, ("a", "b", "c"))
-    found: dict[str, Any] = quality(given, given)
-    assert [row["class"] for row in found["classes"]] == ["a", "c"] and "calibration_error" not in found
-    assert found["classes"][0] == {"class": "a", "samples": 2, "original": 0.5, "file": 0.5}
+    answers = ClassAnswers(np.array([0, 0, 2]), np.array([0, 1, 2]), 3, ("a", "b", "c"))
+    document: dict[str, Any] = quality(answers, answers)
+    assert [row["class"] for row in document["classes"]] == ["a", "c"] and "calibration_error" not in document
+    assert document["classes"][0] == {"class": "a", "samples": 2, "original": 0.5, "file": 0.5}
 
 
 def test_disturbances_are_the_same_each_time_and_leave_tokens_alone() -> None:

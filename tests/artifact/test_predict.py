@@ -51,12 +51,12 @@ def test_a_loaded_network_answers_as_it_did_when_it_was_exported(artifact: Path)
     network.close()
 
 
-@pytest.mark.parametrize("given", [(), (np.zeros((1, 3)),), (np.zeros(20),), (np.zeros((0, 20)),),
-                                   (np.zeros((1, 20)), np.zeros((1, 20))), (np.full((1, 20), "x"),)])
-def test_arrays_that_do_not_fit_are_refused(artifact: Path, given: tuple[np.ndarray, ...]) -> None:
+@pytest.mark.parametrize("arrays", [(), (np.zeros((1, 3)),), (np.zeros(20),), (np.zeros((0, 20)),),
+                                    (np.zeros((1, 20)), np.zeros((1, 20))), (np.full((1, 20), "x"),)])
+def test_arrays_that_do_not_fit_are_refused(artifact: Path, arrays: tuple[np.ndarray, ...]) -> None:
     network = autocompress.load(artifact)
     with pytest.raises(InputError, match="must"):
-        network(*given)
+        network(*arrays)
     with pytest.raises(InputError, match="must"):
         network(tokens=np.zeros((1, 20)))
 
@@ -88,12 +88,12 @@ def test_arrays_text_and_standard_input_give_the_same_answers(
     expected = predicted(capsys, str(artifact), str(tmp_path / "many.npy"))
     assert [row["sample"] for row in expected] == [0, 1, 2, 3]
     for name in ("named.npz", "other.npz", "rows.txt"):
-        found = predicted(capsys, str(artifact), str(tmp_path / name))
-        assert [row["outputs"] for row in found] == [row["outputs"] for row in expected]
+        rows = predicted(capsys, str(artifact), str(tmp_path / name))
+        assert [row["outputs"] for row in rows] == [row["outputs"] for row in expected]
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO((tmp_path / "one.npy").read_bytes())))
-    (found,) = predicted(capsys, str(artifact), "-")
-    assert found["outputs"]["output"] == pytest.approx(expected[0]["outputs"]["output"], abs=1e-5)
-    assert found["input"] == "standard input" and 0.2 <= found["probability"] <= 1
+    (rows,) = predicted(capsys, str(artifact), "-")
+    assert rows["outputs"]["output"] == pytest.approx(expected[0]["outputs"]["output"], abs=1e-5)
+    assert rows["input"] == "standard input" and 0.2 <= rows["probability"] <= 1
 
 
 def test_the_table_has_a_line_for_each_sample_and_no_formulas(

@@ -22,8 +22,8 @@ from autocompress.cli.main import main
 from autocompress.errors import InputError
 
 
-def failed(found: Verification) -> list[str]:
-    return [check.name for check in found.checks if check.state == "fails"]
+def failed(verification: Verification) -> list[str]:
+    return [check.name for check in verification.checks if check.state == "fails"]
 
 
 def relabelled(folder: Path) -> None:
@@ -34,12 +34,12 @@ def relabelled(folder: Path) -> None:
 
 def test_what_was_exported_is_verified(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     relabelled(copied(artifact, tmp_path))
-    found = verify(tmp_path)
-    assert found.holds
-    assert {check.name: check.state for check in found.checks} == {
+    verification = verify(tmp_path)
+    assert verification.holds
+    assert {check.name: check.state for check in verification.checks} == {
         "manifest": "holds", "signature": "skipped", "files": "holds", "size": "holds", "load": "holds",
         "agreement": "holds", "latency": "skipped"}
-    assert "no integer kernel can saturate" in next(c.detail for c in found.checks if c.name == "load")
+    assert "no integer kernel can saturate" in next(c.detail for c in verification.checks if c.name == "load")
     assert main(["verify", str(tmp_path)]) == 0
     assert "is verified" in capsys.readouterr().out
     assert main(["verify", str(tmp_path), "--json"]) == 0
@@ -75,8 +75,8 @@ def test_a_file_that_leads_out_of_the_folder_is_refused(artifact: Path, tmp_path
     folder = copied(artifact, tmp_path / "copy")
     (folder / "model.onnx").rename(tmp_path / "elsewhere.onnx")
     (folder / "model.onnx").symlink_to(tmp_path / "elsewhere.onnx")
-    found = verify(folder)
-    assert failed(found) == ["files"] and "a link" in found.checks[-1].detail
+    verification = verify(folder)
+    assert failed(verification) == ["files"] and "a link" in verification.checks[-1].detail
     (folder / "model.onnx").unlink()
     os.mkfifo(folder / "model.onnx")
     assert failed(verify(folder)) == ["files"], "and a pipe is not waited for"
@@ -92,9 +92,9 @@ def test_a_manifest_that_names_other_folders_files_is_refused(artifact: Path, tm
 @pytest.mark.parametrize("keys", [{"version": 99}, {"schema": "other"}, {"files": 3}, {"model": "gone.onnx"},
                                   {"files": {"model.onnx": {"sha256": 1, "bytes": -1}}}, {"trial": "x"}])
 def test_a_manifest_of_another_kind_or_release_is_refused(artifact: Path, tmp_path: Path, keys: object) -> None:
-    found = verify(edited(artifact, tmp_path, **keys))  # type: ignore[arg-type]
-    assert failed(found) == ["manifest"]
-    assert ("update autocompress" in found.checks[0].detail) == (keys == {"version": 99})
+    verification = verify(edited(artifact, tmp_path, **keys))  # type: ignore[arg-type]
+    assert failed(verification) == ["manifest"]
+    assert ("update autocompress" in verification.checks[0].detail) == (keys == {"version": 99})
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"{}", b"\xff\xfe", b"[" * 100_000, b'{"schema": "x", "version": "y"}'])
@@ -132,13 +132,13 @@ def test_tensors_outside_the_file_are_not_read(artifact: Path, tmp_path: Path, p
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value=place)
-    found = verify(with_file(artifact, tmp_path, "model.onnx", model.SerializeToString()))
-    assert failed(found) == ["load"] and place in found.checks[-1].detail
+    verification = verify(with_file(artifact, tmp_path, "model.onnx", model.SerializeToString()))
+    assert failed(verification) == ["load"] and place in verification.checks[-1].detail
 
 
 def test_what_is_no_model_is_refused(artifact: Path, tmp_path: Path) -> None:
-    found = verify(with_file(artifact, tmp_path, "model.onnx", b"PK\x03\x04 not a model"))
-    assert failed(found) == ["load"]
+    verification = verify(with_file(artifact, tmp_path, "model.onnx", b"PK\x03\x04 not a model"))
+    assert failed(verification) == ["load"]
 
 
 def endless() -> bytes:

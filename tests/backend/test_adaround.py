@@ -57,7 +57,7 @@ def test_the_error_of_the_output_is_that_of_a_product() -> None:
 def test_few_weights_are_rounded_nearly_as_well_as_can_be() -> None:
     hessian, aim = _second(1, 10), torch.rand(1, 10, 20, generator=torch.Generator().manual_seed(2))
     hessian /= hessian.diagonal(dim1=1, dim2=2).mean()
-    found = _learned(aim, torch.ones_like(aim), hessian).float()
+    rounded = _learned(aim, torch.ones_like(aim), hessian).float()
 
     def error(up: Tensor) -> Tensor:
         return ((up - aim) * (hessian @ (up - aim))).sum(1)
@@ -65,7 +65,7 @@ def test_few_weights_are_rounded_nearly_as_well_as_can_be() -> None:
     every = torch.tensor(list(itertools.product((0.0, 1.0), repeat=10))).T
     off = every[None, :, :, None] - aim[:, :, None]  # (1, d, ways, rows)
     best = (off * torch.einsum("gij,gjwr->giwr", hessian, off)).sum(1).min(1).values
-    least, near, learned = float(best.sum()), float(error(aim.round()).sum()), float(error(found).sum())
+    least, near, learned = float(best.sum()), float(error(aim.round()).sum()), float(error(rounded).sum())
     assert least * (1 - 1e-4) <= learned < least + 0.4 * (near - least), (least, learned, near)
 
 

@@ -43,8 +43,8 @@ def bench() -> Workbench:
 
 
 def test_heads_and_widths_of_a_transformer_are_sites(bench: Workbench) -> None:
-    found = {group.name: (group.channels, group.heads) for group in bench.network.table.groups}
-    assert found == {f"{ATTENTION}.qkv": (4, True), "encoder.layers.encoder_layer_0.mlp.0": (64, False)}
+    sites = {group.name: (group.channels, group.heads) for group in bench.network.table.groups}
+    assert sites == {f"{ATTENTION}.qkv": (4, True), "encoder.layers.encoder_layer_0.mlp.0": (64, False)}
     heads = bench.network.table.groups[0]
     assert {(m.layer, m.side, m.per_channel) for m in heads.members} == {
         (f"{ATTENTION}.qkv", "out", 36), (f"{ATTENTION}.proj", "in", 12)}

@@ -66,31 +66,31 @@ def test_a_soup_of_equals_is_they(count: int, trained: bool) -> None:
     bench = workbench("chain")
     member = _trained(_plans()[0], 0) if trained else bench.network.compressor.compress(_plans()[0])
     before = state_hash(member.model)
-    made = soup([member] * count, bench.network.calibration)
-    for name, tensor in made.model.named_parameters():
+    average = soup([member] * count, bench.network.calibration)
+    for name, tensor in average.model.named_parameters():
         torch.testing.assert_close(tensor, member.model.get_parameter(name), rtol=1e-6, atol=1e-7)
     for name, weight in member.weights.items():
-        assert torch.equal(made.weights[name].levels, weight.levels)
-        assert torch.equal(made.weights[name].scale, weight.scale)
+        assert torch.equal(average.weights[name].levels, weight.levels)
+        assert torch.equal(average.weights[name].scale, weight.scale)
     assert state_hash(member.model) == before
-    assert made.plan == member.plan
+    assert average.plan == member.plan
 
 
 @pytest.mark.parametrize("other", [0, 1])
 def test_a_soup_is_the_mean_before_rounding_in_the_first_ones_widths(other: int) -> None:
     bench, plans = workbench("chain"), _plans()
     members = [_trained(plans[0], 0), _trained(plans[other], 1)]
-    made = soup(members, bench.network.calibration)
-    assert made.weights.keys() == made.latent.keys() == members[0].weights.keys()
-    for name, weight in made.weights.items():
+    average = soup(members, bench.network.calibration)
+    assert average.weights.keys() == average.latent.keys() == members[0].weights.keys()
+    for name, weight in average.weights.items():
         mean = (members[0].latent[name] + members[1].latent[name]) / 2
-        torch.testing.assert_close(made.latent[name], mean)
-        torch.testing.assert_close(made.model.get_submodule(name).weight, weight.dequantized(), rtol=0, atol=0)
+        torch.testing.assert_close(average.latent[name], mean)
+        torch.testing.assert_close(average.model.get_submodule(name).weight, weight.dequantized(), rtol=0, atol=0)
         assert weight.bits == 3
         if not other:
             scales = [member.weights[name].scale for member in members]
             torch.testing.assert_close(weight.scale, (scales[0] + scales[1]) / 2)
-    bench.network.write(made)
+    bench.network.write(average)
 
 
 def test_only_alike_structures_are_averaged() -> None:
@@ -103,9 +103,9 @@ def test_only_alike_structures_are_averaged() -> None:
     kept = [member.receipts[0].facts["kept"] for member in members]
     strangers = next((a, b) for a in range(3) for b in range(a) if kept[a] != kept[b])
     for pair in (strangers, (0, None)):
-        chosen = [bench.network.compressor.compress(Plan()) if i is None else members[i] for i in pair]
+        two = [bench.network.compressor.compress(Plan()) if i is None else members[i] for i in pair]
         with pytest.raises(ValueError, match="pruned, decomposed and sparse alike"):
-            soup(chosen, bench.network.calibration)
+            soup(two, bench.network.calibration)
 
 
 def test_float_weights_behind_integers_are_kept(tmp_path: Path) -> None:

@@ -74,9 +74,9 @@ def test_what_keeps_samples_apart_passes(net: object) -> None:
 
 @pytest.mark.parametrize("network", sorted(NETWORKS))
 def test_every_small_network_passes(network: str) -> None:
-    chosen = NETWORKS[network]
-    data = chosen.data()
-    check_batch_parity(chosen.make(), data.normalise(data.train.inputs))
+    entry = NETWORKS[network]
+    data = entry.data()
+    check_batch_parity(entry.make(), data.normalise(data.train.inputs))
 
 
 def test_a_norm_that_refuses_a_single_sample_is_named() -> None:

@@ -49,8 +49,8 @@ def _everything(bench: Workbench) -> Plan:
 
 
 def _distance(model: nn.Module, bench: Workbench) -> float:
-    wanted = outputs(bench.network.model, bench.network.calibration)
-    return float((outputs(model, bench.network.calibration) - wanted).square().mean() / wanted.square().mean())
+    targets = outputs(bench.network.model, bench.network.calibration)
+    return float((outputs(model, bench.network.calibration) - targets).square().mean() / targets.square().mean())
 
 
 @pytest.mark.parametrize("network", sorted(NETWORKS))
@@ -65,8 +65,8 @@ def test_units_in_a_row_are_the_network(network: str) -> None:
             student, whole = unit.student(student), unit.original(whole)
     torch.testing.assert_close(student, outputs(bench.network.model, bench.network.calibration))
     torch.testing.assert_close(whole, student)
-    own = {id(p) for p in bench.network.model.parameters()}
-    assert {id(p) for unit in units for p in unit.student.parameters()} == own, "the network's own, not copies"
+    originals = {id(p) for p in bench.network.model.parameters()}
+    assert {id(p) for unit in units for p in unit.student.parameters()} == originals, "the network's own, not copies"
 
 
 def test_units_of_a_student_are_found_by_the_originals_names() -> None:
@@ -290,10 +290,10 @@ def test_a_unit_may_end_before_a_norm_whose_channels_are_cut() -> None:
 
 def test_mixed_inputs_are_answered_anew_and_tokens_are_refused() -> None:
     bench = workbench("residual")
-    asked: list[Tensor] = []
+    batches: list[Tensor] = []
 
     def answer(inputs: Tensor) -> Tensor:
-        asked.append(inputs)
+        batches.append(inputs)
         return outputs(bench.network.model, inputs)
 
     teacher = Teacher(answer, bench.network.task, 0, None)
@@ -302,7 +302,7 @@ def test_mixed_inputs_are_answered_anew_and_tokens_are_refused() -> None:
               for mixup in (0.4, 0.4, 0.0)]
     assert hashes[0] == hashes[1] != hashes[2]
     views = torch.cat([bench.network.task.normalise(bench.network.task.train_view(view, 0)) for view in (1, 2)])
-    new = [not any(torch.equal(row, known) for known in views) for batch in asked[:8] for row in batch]
+    new = [not any(torch.equal(row, shown) for shown in views) for batch in batches[:8] for row in batch]
     assert sum(new) > 0.5 * len(new), "mixtures of two"
     inputs, logits = teacher.mixed(0, torch.arange(4), torch.arange(4), 0.3)
     torch.testing.assert_close(inputs, bench.network.task.normalise(bench.network.task.train_view(1, 0))[:4])

@@ -14,17 +14,17 @@ def _passes(module: nn.Module, inputs: Tensor, products: bool) -> tuple[list[str
     inputs = inputs.clone().requires_grad_()
     if products:
         with products_on_small_maps(module):
-            made = module(inputs)
+            result = module(inputs)
     else:
-        made = module(inputs)
-    steps, seen = [made.grad_fn], []
+        result = module(inputs)
+    steps, seen = [result.grad_fn], []
     while steps:
         step = steps.pop()
         if step is not None:
             seen.append(type(step).__name__)
             steps += [before for before, _ in step.next_functions]
-    weights = torch.linspace(-1, 1, made.numel()).view(made.shape)
-    return seen, [made, *torch.autograd.grad((made * weights).sum(), [inputs, *module.parameters()])]
+    weights = torch.linspace(-1, 1, result.numel()).view(result.shape)
+    return seen, [result, *torch.autograd.grad((result * weights).sum(), [inputs, *module.parameters()])]
 
 
 @pytest.mark.parametrize(("size", "kernel", "stride", "padding", "bias"), [

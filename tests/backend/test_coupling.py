@@ -24,9 +24,9 @@ from autocompress.testing.techniques import outputs, workbench
 def test_any_ratios_leave_a_network_that_runs(network: str, data: st.DataObject) -> None:
     """Fault 28."""
     bench = workbench(network)
-    wanted = {group: group.channels * (1 - data.draw(st.floats(0, 1))) for group in bench.network.table.groups}
+    channels = {group: group.channels * (1 - data.draw(st.floats(0, 1))) for group in bench.network.table.groups}
     steps = [Step(group.name, "prune", {"keep": legal_keep(group, keep, bench.evaluator.profile)})
-             for group, keep in wanted.items()]
+             for group, keep in channels.items()]
     compressed = bench.network.compressor.restructure(Plan.of(steps))
     scores = outputs(compressed.model, bench.network.calibration[:2])
     assert scores.shape == (2, CLASSES)

@@ -62,15 +62,15 @@ def test_any_factors_leave_the_function_as_it_is(network: str) -> None:
 def test_pruned_and_factored_networks_compute_the_same_with_even_channels(network: str, way: str) -> None:
     bench = workbench(network)
     scalings = bench.network.compressor.coupling.scalings
-    asked, folds = dict.fromkeys(scalings, way), {layer.name: layer.folds_into for layer in bench.network.table.layers}
+    ways, folds = dict.fromkeys(scalings, way), {layer.name: layer.folds_into for layer in bench.network.table.layers}
     for plan in (Plan(), structure(bench)):
         model = bench.network.compressor.restructure(plan).model
         expected = outputs(model, bench.network.calibration)
-        factors = equalize(model, scalings, asked, folds, bench.network.calibration)
+        factors = equalize(model, scalings, ways, folds, bench.network.calibration)
         assert list(factors) == list(scalings)
         assert any((factor != 1).any() for factor in factors.values())
         torch.testing.assert_close(outputs(model, bench.network.calibration), expected, rtol=1e-3, atol=1e-4)
-        again = equalize(model, scalings, asked, folds, bench.network.calibration)
+        again = equalize(model, scalings, ways, folds, bench.network.calibration)
         for source, factor in again.items():
             torch.testing.assert_close(factor, torch.ones_like(factor), rtol=0, atol=0.01, msg=source)
 
@@ -149,10 +149,10 @@ def test_moments_go_along(network: str) -> None:
         factor = _spread(len(weight), low=-0.5, high=0.5)
         rescale(model, scaling, factor)
         for name, repeat in scaling.readers.items():
-            known = bench.network.compressor.statistics.moments(name)
+            before_scaling = bench.network.compressor.statistics.moments(name)
             measured = Statistics(model, bench.network.calibration).moments(name)
-            assert known is not None and measured is not None
-            moved = known.rescaled(factor.repeat_interleave(repeat))
+            assert before_scaling is not None and measured is not None
+            moved = before_scaling.rescaled(factor.repeat_interleave(repeat))
             for key, value in vars(measured).items():
                 torch.testing.assert_close(getattr(moved, key), value, rtol=1e-3, atol=1e-4)
 

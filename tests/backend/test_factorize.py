@@ -125,8 +125,8 @@ def test_canonical_factors_of_a_sum_of_products() -> None:
     truth = [torch.randn(size, 3, generator=generator) for size in (8, 6, 9)]
     kernel = torch.einsum("or,ir,tr->oit", *truth)
     for rank, most in ((3, 0.02), (6, 0.01), (40, 0.001)):
-        found = torch.einsum("or,ir,tr->oit", *cp_factors(kernel, rank, "conv7"))
-        assert float((found - kernel).square().sum() / kernel.square().sum()) < most
+        product = torch.einsum("or,ir,tr->oit", *cp_factors(kernel, rank, "conv7"))
+        assert float((product - kernel).square().sum() / kernel.square().sum()) < most
 
 
 def test_weights_and_moments_that_are_not_finite_are_named() -> None:

@@ -54,8 +54,8 @@ def _loss(student: nn.Module, network: str, plan: Plan) -> Tensor:
 
 @pytest.mark.parametrize("network", sorted(NETWORKS))
 def test_the_last_layer_at_each_resolution_is_found(network: str) -> None:
-    chosen = NETWORKS[network]
-    table, _ = trace(chosen.make(), chosen.input_shape, torch.int64 if chosen.vocabulary else torch.float32)
+    entry = NETWORKS[network]
+    table, _ = trace(entry.make(), entry.input_shape, torch.int64 if entry.vocabulary else torch.float32)
     if network in TAPS:
         assert [layer.name for layer in find_hook_points(table, Plan())] == TAPS[network]
     else:
@@ -79,7 +79,7 @@ def test_a_tap_that_is_itself_decomposed_still_shows_its_input() -> None:
     assert isinstance(model.get_submodule("2.0"), nn.Sequential)
     with recorded(model, find_hook_points(bench.network.table, plan)) as maps:
         outputs(model, bench.network.calibration)
-    assert {name: tuple(attention_map(found, 1).shape) for name, found in maps.items()} == \
+    assert {name: tuple(attention_map(feature_map, 1).shape) for name, feature_map in maps.items()} == \
         {"1.0": (64, 144), "2.0": (64, 36)}
 
 
@@ -197,8 +197,8 @@ def test_features_of_channels_that_nothing_touched_are_the_originals() -> None:
     assert left is not None and len(left) == group.channels // 2
     with recorded(student.model, taps) as features:
         outputs(student.model, bench.network.calibration)
-    wanted = wanted_features(original(bench), taps, bench.network.calibration)
-    torch.testing.assert_close(features["2.0"], wanted["2.0"][:, left])
+    targets = wanted_features(original(bench), taps, bench.network.calibration)
+    torch.testing.assert_close(features["2.0"], targets["2.0"][:, left])
 
 
 def test_training_brings_features_nearer() -> None:
@@ -216,16 +216,16 @@ def test_a_projection_learns_what_its_student_cannot() -> None:
     bench = workbench("chain")
     student = bench.network.compressor.compress(Plan())
     taps = find_hook_points(bench.network.table, Plan())
-    wanted = wanted_features(original(bench), taps, bench.network.calibration)
-    mixed = {layer.name: wanted[layer.name].flip(1) * 2 for layer in taps}
+    targets = wanted_features(original(bench), taps, bench.network.calibration)
+    mixed = {layer.name: targets[layer.name].flip(1) * 2 for layer in taps}
     projections = Projections(taps, student, original(bench))
-    before = float(projections.loss(mixed, wanted).detach())
+    before = float(projections.loss(mixed, targets).detach())
     optimizer = torch.optim.Adam(projections.parameters(), lr=0.03)
     for _ in range(200):
         optimizer.zero_grad()
-        projections.loss(mixed, wanted).backward()  # type: ignore[no-untyped-call]
+        projections.loss(mixed, targets).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    assert float(projections.loss(mixed, wanted).detach()) < 0.05 * before
+    assert float(projections.loss(mixed, targets).detach()) < 0.05 * before
 
 
 def test_both_kinds_share_one_pass_of_the_original() -> None:
@@ -261,10 +261,10 @@ def test_without_a_weight_the_original_is_not_asked_and_nothing_changes() -> Non
     bench = workbench("residual")
     plan = integers(bench, (4,), 8)
     hashes = set()
-    for given in (None, Original(Deaf(), bench.network.table, bench.network.compressor.coupling)):
+    for source in (None, Original(Deaf(), bench.network.table, bench.network.compressor.coupling)):
         teacher = Teacher(lambda inputs: outputs(bench.network.model, inputs), bench.network.task, 0, None)
         done = distill(bench.network.compressor.compress(plan), teacher, bench.network.task, Recipe(epochs=2, batch=16),
-                       bench.network.calibration, 0, original=given)
+                       bench.network.calibration, 0, original=source)
         hashes.add(state_hash(done.model))
         assert "attention_of" not in next(r for r in done.receipts if r.technique == "distill").facts
     assert len(hashes) == 1
@@ -283,12 +283,12 @@ def test_networks_without_maps_are_refused_before_training(network: str) -> None
     assert state_hash(start.model) == before
 
 
-@pytest.mark.parametrize("given", [{"attention_weight": 1.0}, {"feature_weight": 1.0}, {"block_steps": 1}], ids=str)
-def test_what_needs_the_original_is_refused_without(given: dict[str, float]) -> None:
+@pytest.mark.parametrize("options", [{"attention_weight": 1.0}, {"feature_weight": 1.0}, {"block_steps": 1}], ids=str)
+def test_what_needs_the_original_is_refused_without(options: dict[str, float]) -> None:
     bench = workbench("chain")
     teacher = Teacher(lambda inputs: outputs(bench.network.model, inputs), bench.network.task, 0, None)
     with pytest.raises(InputError, match="must be 0 without the original"):
-        distill(bench.network.compressor.compress(Plan()), teacher, bench.network.task, Recipe(**given),  # type: ignore[arg-type]
+        distill(bench.network.compressor.compress(Plan()), teacher, bench.network.task, Recipe(**options),  # type: ignore[arg-type]
                 bench.network.calibration, 0)
 
 

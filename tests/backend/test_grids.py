@@ -33,20 +33,20 @@ def _heavy_tailed(*shape: int, seed: int = 0) -> Tensor:
         -1, *[1] * (len(shape) - 1))
 
 
-def _error(found: QuantizedWeight, weight: Tensor) -> float:
-    return float((found.dequantized() - weight).square().mean() / weight.square().mean())
+def _error(quantized: QuantizedWeight, weight: Tensor) -> float:
+    return float((quantized.dequantized() - weight).square().mean() / weight.square().mean())
 
 
 @pytest.mark.parametrize(("grid", "bits"), UNEVEN)
 def test_levels_are_those_of_a_symmetric_table_of_the_width(grid: str, bits: int) -> None:
-    found = quantize_weight(_heavy_tailed(8, 40), bits, grid)
-    assert found.table is not None
-    table = found.table
-    assert table.dtype == found.levels.dtype == torch.int8
+    quantized = quantize_weight(_heavy_tailed(8, 40), bits, grid)
+    assert quantized.table is not None
+    table = quantized.table
+    assert table.dtype == quantized.levels.dtype == torch.int8
     assert len(table) == 2**bits
     assert torch.equal(table, -table.flip(0))
     assert torch.equal(table, table.sort().values)
-    assert torch.isin(found.levels, table).all()
+    assert torch.isin(quantized.levels, table).all()
     if grid == "pow2":
         assert {int(level) for level in table.abs()} <= {0, 1, 2, 4, 8, 16, 32, 64}
 
@@ -71,14 +71,14 @@ def test_a_codebook_is_nearer_than_even_levels_where_weights_are_uneven(bits: in
 @pytest.mark.parametrize("group", [32, 100])
 def test_scales_per_group_are_nearer_and_whole_numbers_of_the_channels(group: int) -> None:
     weight = _heavy_tailed(8, 16, 3, 3)
-    found = quantize_weight(weight, 4, group=group)
-    assert found.factors is not None
-    assert found.factors.dtype == torch.uint8
-    assert found.factors.shape == (8, -(-144 // group))
-    assert found.factors.amax(1).tolist() == [255] * 8
-    assert found.factors.amin() >= 1
-    assert _error(found, weight) < _error(quantize_weight(weight, 4), weight)
-    runs = found.steps().flatten(1)[:, :group]
+    quantized = quantize_weight(weight, 4, group=group)
+    assert quantized.factors is not None
+    assert quantized.factors.dtype == torch.uint8
+    assert quantized.factors.shape == (8, -(-144 // group))
+    assert quantized.factors.amax(1).tolist() == [255] * 8
+    assert quantized.factors.amin() >= 1
+    assert _error(quantized, weight) < _error(quantize_weight(weight, 4), weight)
+    runs = quantized.steps().flatten(1)[:, :group]
     assert torch.equal(runs, runs[:, :1].expand_as(runs))
 
 
@@ -100,16 +100,16 @@ def test_clusters_are_the_best_there_are() -> None:
         return total
 
     for count in (1, 2, 3, 4):
-        found = _cluster(values, weights, count)
+        centres = _cluster(values, weights, count)
         best = min(cost(cuts) for cuts in combinations(range(1, 8), count - 1))
-        assert float((weights * (nearest(values, found) - values).square()).sum()) == pytest.approx(best, abs=1e-5)
+        assert float((weights * (nearest(values, centres) - values).square()).sum()) == pytest.approx(best, abs=1e-5)
 
 
 def test_what_matters_more_is_met_more_closely() -> None:
     weight = torch.cat([torch.full((4, 20), 0.5), torch.linspace(0.6, 3.0, 80).expand(4, 80)], 1)
     second = torch.ones(1, 100, 100)
     second[0].diagonal()[:20] = 1000.0
-    plain, weighed = (quantize_weight(weight, 2, "codebook", importance=known) for known in (None, second))
+    plain, weighed = (quantize_weight(weight, 2, "codebook", importance=importance) for importance in (None, second))
     torch.testing.assert_close(weighed.dequantized()[:, :20], weight[:, :20], rtol=0.05, atol=0)
     assert (plain.dequantized()[:, :20] - weight[:, :20]).abs().max() > 0.2
 
@@ -133,15 +133,15 @@ def test_feedback_rounds_to_the_same_grid_and_lowers_the_error_of_the_output(gri
     weight = torch.randn(10, 48, generator=generator)
     second = (inputs.T @ inputs / len(inputs))[None]
     start = quantize_weight(weight, bits, grid, group, second)
-    found = round_gptq(weight, start, second)
+    rounded = round_gptq(weight, start, second)
     assert start.table is not None
-    assert found.table is not None
-    assert torch.isin(found.levels, found.table).all()
+    assert rounded.table is not None
+    assert torch.isin(rounded.levels, rounded.table).all()
 
     def error(candidate: QuantizedWeight) -> float:
         return float((inputs @ (candidate.dequantized() - weight).T).square().mean())
 
-    assert error(found) < 0.8 * error(start)
+    assert error(rounded) < 0.8 * error(start)
 
 
 @pytest.mark.parametrize(("grid", "group"), [("codebook", 0), ("pow2", 0), ("linear", 32), ("codebook", 32)])
@@ -178,10 +178,10 @@ def test_steps_of_every_grid_learn_at_about_the_same_pace() -> None:
 def test_dead_and_constant_weights_stay_finite(grid: str, group: int) -> None:
     for weight in (torch.zeros(3, 40), torch.full((3, 40), -0.25),
                    torch.cat([torch.zeros(1, 40), _heavy_tailed(2, 40)]), torch.tensor([[1e-30], [0.0], [3.0]])):
-        found = quantize_weight(weight, 4, grid, group)
-        assert torch.isfinite(found.scale).all()
-        assert (found.scale > 0).all()
-        torch.testing.assert_close(found.dequantized()[weight == 0], weight[weight == 0], rtol=0, atol=1e-6)
+        quantized = quantize_weight(weight, 4, grid, group)
+        assert torch.isfinite(quantized.scale).all()
+        assert (quantized.scale > 0).all()
+        torch.testing.assert_close(quantized.dequantized()[weight == 0], weight[weight == 0], rtol=0, atol=1e-6)
     with pytest.raises(ValueError, match="nan"):
         quantize_weight(torch.tensor([[1.0, float("nan")]]), 4, grid, group)
 

@@ -61,15 +61,15 @@ def test_a_dead_channel_goes_first(criterion: str) -> None:
 def test_sensitivity_is_the_gradient_times_the_weight() -> None:
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
     inputs = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
-    found = Statistics(model, inputs).sensitivity("0")
-    assert found is not None
+    importance = Statistics(model, inputs).sensitivity("0")
+    assert importance is not None
     drawn = torch.multinomial(outputs(model, inputs).softmax(1), 1, generator=torch.Generator().manual_seed(0))[:, 0]
     nn.functional.cross_entropy(model(inputs), drawn).backward()
     assert model[0].weight.grad is not None
     product = (model[0].weight.grad * model[0].weight).detach()
-    torch.testing.assert_close(found.taylor_out, product.sum(1).square())
-    torch.testing.assert_close(found.taylor_in, product.sum(0).square())
-    torch.testing.assert_close(found.fisher_out, product.square().sum(1))
+    torch.testing.assert_close(importance.taylor_out, product.sum(1).square())
+    torch.testing.assert_close(importance.taylor_in, product.sum(0).square())
+    torch.testing.assert_close(importance.fisher_out, product.square().sum(1))
 
 
 def test_an_unknown_criterion_is_refused() -> None:

@@ -64,10 +64,10 @@ def test_damaged_or_foreign_weights_are_refused(tmp_path: Path) -> None:
 def test_answers_to_other_views_are_not_used(tmp_path: Path) -> None:
     """Another augmentation shows other pictures: what the original said of the earlier ones is not their answer."""
     net, rows = nn.Sequential(nn.Flatten(), nn.Linear(192, 5)), torch.arange(6)
-    plain, asked = task_data((3, 8, 8)), []
+    plain, counts = task_data((3, 8, 8)), []
 
     def answer(inputs: Tensor) -> Tensor:
-        asked.append(len(inputs))
+        counts.append(len(inputs))
         return outputs(net, inputs)
 
     def scaled(factor: float) -> Callable[[Tensor, torch.Generator], Tensor]:
@@ -81,19 +81,19 @@ def test_answers_to_other_views_are_not_used(tmp_path: Path) -> None:
         teacher = Teacher(answer, data, 0, FolderStore(tmp_path))
         inputs, logits = teacher.batch(0, rows)
         torch.testing.assert_close(logits, outputs(net, inputs))
-        assert asked == [6] * number
+        assert counts == [6] * number
         teacher.save()
     again = Teacher(answer, replace(plain, augment=scaled(3.0)), 0, FolderStore(tmp_path))
     again.batch(0, rows)
-    assert asked == [6] * 6, "the same function by content is known again"
+    assert counts == [6] * 6, "the same function by content is known again"
 
 
 def test_kept_answers_of_the_teacher_are_used(tmp_path: Path) -> None:
     data = task_data((20,))
-    net, asked = nn.Linear(20, 5), []
+    net, counts = nn.Linear(20, 5), []
 
     def answer(inputs: Tensor) -> Tensor:
-        asked.append(len(inputs))
+        counts.append(len(inputs))
         return outputs(net, inputs)
 
     def deaf(inputs: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ def test_kept_answers_of_the_teacher_are_used(tmp_path: Path) -> None:
     inputs, logits = first.batch(0, rows)
     torch.testing.assert_close(logits, outputs(net, inputs))
     first.batch(Teacher.VIEWS, torch.tensor([1, 3, 9]))
-    assert asked == [3, 1], "only what is not known is asked for, and views come round"
+    assert counts == [3, 1], "only what is not known is asked for, and views come round"
     first.save()
     assert torch.equal(Teacher(deaf, data, 0, store).batch(0, rows)[1], logits)
     assert [p.name for p in (tmp_path / "teacher").iterdir()] == ["teacher-1.safetensors"]
@@ -126,11 +126,11 @@ def test_weights_kept_before_files_had_a_format_come_within_the_limit(grid: str,
     network = bench.network.compressor.compress(plan)
     network.latent = {name: bench.network.model.get_submodule(name).weight.detach().clone() for name in network.weights}
     for name, weight in network.latent.items():
-        known = quantize_weight(weight, bits, grid)  # reaches 127, or at 7 bits 63
+        stored = quantize_weight(weight, bits, grid)  # reaches 127, or at 7 bits 63
         if bits == 7:
-            odd = (weight / per_channel(known.scale / 2, weight) * 0.5).floor() * 2 + 1
-            known = replace(known, levels=odd.clamp(-127, 127).to(torch.int8), scale=known.scale / 2)
-        network.weights[name] = known
+            odd = (weight / per_channel(stored.scale / 2, weight) * 0.5).floor() * 2 + 1
+            stored = replace(stored, levels=odd.clamp(-127, 127).to(torch.int8), scale=stored.scale / 2)
+        network.weights[name] = stored
     new = encode_weights(network)
     header = {key: value for key, value in (header_of(new) or {}).items() if key != "format."}
     again = load_weights(bench.network.compressor.restructure(plan, fit=False), save(load(new), header), "old")

@@ -31,15 +31,15 @@ def _inputs(samples: int) -> Tensor:
 @pytest.mark.parametrize("samples", [1, 64, BATCH + 1, 3 * BATCH])
 def test_what_nothing_changed_stays_to_the_last_bit(samples: int) -> None:
     model, inputs = _network(), _inputs(samples)
-    known, before = norm_inputs(model, inputs), state_hash(model)
-    reestimate_norms(model, inputs, originals=known)
+    statistics, before = norm_inputs(model, inputs), state_hash(model)
+    reestimate_norms(model, inputs, originals=statistics)
     assert state_hash(model) == before
 
 
 def test_a_norm_makes_good_what_happened_before_it() -> None:
     """A layer scaled and shifted channel by channel is the same layer to the norm behind it."""
     model, inputs = _network(), _inputs(64)
-    known, expected = norm_inputs(model, inputs), outputs(model, inputs)
+    statistics, expected = norm_inputs(model, inputs), outputs(model, inputs)
     norms = model[0]
     assert isinstance(norms, nn.Sequential)
     conv = norms[0]
@@ -47,7 +47,7 @@ def test_a_norm_makes_good_what_happened_before_it() -> None:
         conv.weight *= torch.linspace(0.25, 4, len(conv.weight)).reshape(-1, 1, 1, 1)
     assert not torch.allclose(outputs(model, inputs), expected, atol=1e-3)
     plain = copy.deepcopy(model)
-    reestimate_norms(model, inputs, originals=known)
+    reestimate_norms(model, inputs, originals=statistics)
     torch.testing.assert_close(outputs(model, inputs), expected, rtol=1e-3, atol=1e-4)
     reestimate_norms(plain, inputs)
     assert not torch.allclose(outputs(plain, inputs), expected, atol=0.1), "statistics of the data are another network"
@@ -64,11 +64,11 @@ def test_a_dead_channel_stays_finite(dead: str) -> None:
     kept = weight.detach().clone()
     with torch.no_grad():
         weight[:2] = 0
-    known = norm_inputs(model, inputs) if dead == "before" else alive
+    statistics = norm_inputs(model, inputs) if dead == "before" else alive
     if dead == "before":
         with torch.no_grad():
             weight.copy_(kept)
-    reestimate_norms(model, inputs, originals=known)
+    reestimate_norms(model, inputs, originals=statistics)
     assert torch.isfinite(outputs(model, inputs)).all()
     assert all((norm.running_var >= 0).all() for norm in model.modules() if isinstance(norm, nn.BatchNorm2d))  # type: ignore[operator]
 
@@ -82,10 +82,10 @@ def test_a_loud_channel_that_died_is_constant() -> None:
     assert isinstance(weight, Tensor)
     with torch.no_grad():
         weight[0] *= 1e4
-    known = norm_inputs(model, inputs)
+    statistics = norm_inputs(model, inputs)
     with torch.no_grad():
         weight[0] *= 1e-8
-    reestimate_norms(model, inputs, originals=known)
+    reestimate_norms(model, inputs, originals=statistics)
     seen = outputs(block, inputs)
     assert torch.isfinite(seen).all()
     assert seen[:, 0].std() < 1

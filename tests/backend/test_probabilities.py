@@ -27,8 +27,8 @@ ENDS = {"scores": nn.Identity(), "probabilities": nn.Softmax(1), "log-probabilit
 
 @cache
 def _bench(end: str) -> Workbench:
-    chosen = NETWORKS["chain"]
-    body, data = chosen.make(), chosen.data()
+    entry = NETWORKS["chain"]
+    body, data = entry.make(), entry.data()
     reestimate_norms(body, data.normalise(data.train.inputs))
     with torch.no_grad():
         body[-1].weight *= 4  # type: ignore[index, operator]

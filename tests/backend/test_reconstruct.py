@@ -36,31 +36,31 @@ def _matrix(rows: int, columns: int, seed: int = 1) -> Tensor:
 def test_moments_of_a_convolution_are_those_of_its_patches(layer: nn.Conv2d, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "POSITIONS", 10_000)
     inputs = torch.relu(torch.randn(7, 4, 9, 8, generator=torch.Generator().manual_seed(0)) + 0.3)
-    found = Statistics(nn.Sequential(layer), inputs).moments("0")
-    assert found is not None
+    taken = Statistics(nn.Sequential(layer), inputs).moments("0")
+    assert taken is not None
     # A convolution that copies: every column of the patch becomes an output channel.
     groups, d = layer.groups, layer.weight[0].numel()
     copy = nn.Conv2d(4, groups * d, layer.kernel_size, layer.stride, layer.padding, layer.dilation, groups, False,
                      layer.padding_mode)
     copy.weight.data = torch.eye(d).repeat(groups, 1).reshape(copy.weight.shape)
     patches = copy(inputs).detach().movedim(1, -1).reshape(-1, groups, d).transpose(0, 1)
-    torch.testing.assert_close(found.mean, patches.mean(1), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found.second, patches.transpose(1, 2) @ patches / patches.shape[1], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(found.active, (inputs != 0).float().mean((0, 2, 3)))
+    torch.testing.assert_close(taken.mean, patches.mean(1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(taken.second, patches.transpose(1, 2) @ patches / patches.shape[1], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(taken.active, (inputs != 0).float().mean((0, 2, 3)))
     if groups == 1:
         kept = torch.tensor([0, 3])
         cut = Statistics(nn.Sequential(nn.Conv2d(2, 6, layer.kernel_size, layer.stride, layer.padding,
                                                  layer.dilation, padding_mode=layer.padding_mode)),
                          inputs[:, kept]).moments("0")
         assert cut is not None
-        torch.testing.assert_close(found.channels(kept).covariance, cut.covariance, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(taken.channels(kept).covariance, cut.covariance, rtol=1e-4, atol=1e-4)
 
 
 def test_moments_of_tokens() -> None:
     inputs = torch.randn(5, 11, 6, generator=torch.Generator().manual_seed(0))
-    found = Statistics(nn.Sequential(nn.Linear(6, 3)), inputs).moments("0")
-    assert found is not None
-    torch.testing.assert_close(found.second[0], _covariance(inputs.flatten(0, 1)), rtol=1e-4, atol=1e-5)
+    moments = Statistics(nn.Sequential(nn.Linear(6, 3)), inputs).moments("0")
+    assert moments is not None
+    torch.testing.assert_close(moments.second[0], _covariance(inputs.flatten(0, 1)), rtol=1e-4, atol=1e-5)
 
 
 def test_a_copy_of_a_channel_is_not_missed() -> None:

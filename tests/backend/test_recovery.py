@@ -81,9 +81,9 @@ def test_bias_correction_removes_the_mean_error(groups: int) -> None:
         for name in names:
             weight = model.get_submodule(name).weight
             assert isinstance(weight, Tensor)
-            chosen = quantize_weight(weight, 2).dequantized()
-            shifts[name] = chosen - weight
-            weight.copy_(chosen)
+            rounded = quantize_weight(weight, 2).dequantized()
+            shifts[name] = rounded - weight
+            weight.copy_(rounded)
 
     def mean_error(net: nn.Module) -> float:
         return float((outputs(net[:2], inputs) - outputs(original[:2], inputs)).mean((0, 2, 3)).abs().max())  # type: ignore[index]

@@ -42,11 +42,11 @@ def test_it_computes_the_same_at_once_and_step_by_step(kind: type[nn.RNNBase], o
     layer, inputs = kind(5, 8, **options), torch.randn(4, 6, 5)
     same = Recurrent(layer)
     expected = _flat(layer(inputs))
-    for made, wanted in zip(_flat(same(inputs)), expected, strict=True):
-        torch.testing.assert_close(made, wanted)
+    for output, target in zip(_flat(same(inputs)), expected, strict=True):
+        torch.testing.assert_close(output, target)
     with stepwise(nn.Sequential(same)):
-        for made, wanted in zip(_flat(same(inputs)), expected, strict=True):
-            torch.testing.assert_close(made, wanted, rtol=1e-4, atol=1e-5)
+        for output, target in zip(_flat(same(inputs)), expected, strict=True):
+            torch.testing.assert_close(output, target, rtol=1e-4, atol=1e-5)
     assert sum(isinstance(module, Gates) for module in same.modules()) == sum(
         name.startswith("weight") for name, _ in layer.named_parameters())
 
@@ -96,8 +96,8 @@ def test_states_count_in_the_moments() -> None:
     """Those of a state's weight are of the states before each step, the first of them zero."""
     torch.manual_seed(0)
     layer, inputs = Recurrent(nn.GRU(5, 8, batch_first=True)), torch.randn(16, 6, 5)
-    made = layer(inputs)[0].detach()
-    before = torch.cat([torch.zeros(16, 1, 8), made[:, :-1]], 1).flatten(0, 1)
+    states = layer(inputs)[0].detach()
+    before = torch.cat([torch.zeros(16, 1, 8), states[:, :-1]], 1).flatten(0, 1)
 
     class Scores(nn.Module):
         def __init__(self) -> None:
@@ -121,11 +121,11 @@ def test_the_table_ranks_what_rounding_does(network: str) -> None:
     steps = [Step(name, "quantize", {"weight_bits": bits, "activation_bits": 32}) for name in names for bits in (2, 4)]
     predicted = sensitivities(bench.network.compressor, steps)
     inputs = bench.network.calibration
-    wanted = (outputs(bench.network.model, inputs).double() / 4).log_softmax(1)
+    log_likelihood = (outputs(bench.network.model, inputs).double() / 4).log_softmax(1)
     for step, cost in zip(steps, predicted, strict=True):
         model = bench.network.compressor.compress(Plan.of([step])).model
         got = (outputs(model, inputs).double() / 4).log_softmax(1)
-        measured = float((wanted.exp() * (wanted - got)).sum(1).mean())
+        measured = float((log_likelihood.exp() * (log_likelihood - got)).sum(1).mean())
         assert measured / 4 < cost < 4 * measured, step
 
 

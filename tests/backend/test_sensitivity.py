@@ -37,16 +37,10 @@ def _steps(bench: Workbench) -> list[Step]:
     for layer in bench.network.table.layers:
         if layer.kind in ("conv", "linear") and layer.compressible:
             steps += [Step(layer.name, "quantize", {"weight_bits": bits, "activation_bits": 32}) for bits in (2, 4, 8)]
-            found = [(method, rank_args(whole(layer), method, 0.5, 1)) for method in methods_for(layer)]
-            steps += [Step(layer.name, "decompose", {"method": method, **args}) for method, args in found
+            factorisations = [(method, rank_args(whole(layer), method, 0.5, 1)) for method in methods_for(layer)]
+            steps += [Step(layer.name, "decompose", {"method": method, **args}) for method, args in factorisations
                       if args and method != "cp"]
     return steps
-
-
-def _compressor(bench: Workbench, kept: Path) -> Compressor:
-    """One that keeps what it measures in a folder."""
-    network = bench.network
-    return Compressor(network.model, network.table, network.compressor.coupling, network.calibration, kept)
 
 
 def _measured(bench: Workbench, step: Step) -> float:
@@ -82,26 +76,26 @@ def test_they_are_settled_and_leave_the_network_alone() -> None:
     assert state_hash(bench.network.model) == before
 
 
-def _compressor(made: Workbench, folder: Path) -> Compressor:
-    network = made.network
+def _compressor(bench: Workbench, folder: Path) -> Compressor:
+    network = bench.network
     return Compressor(network.model, network.table, network.compressor.coupling, network.calibration,
                       FolderStore(folder))
 
 
 def test_they_are_kept_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = workbench("mlp")
-    compressor = _compressor(made, tmp_path)
-    steps = _steps(made)
-    asked: list[int] = []
+    bench = workbench("mlp")
+    compressor = _compressor(bench, tmp_path)
+    steps = _steps(bench)
+    counts: list[int] = []
     real = sensitivity._measured
     monkeypatch.setattr(sensitivity, "_measured",
-                        lambda c, steps, *how: (asked.append(len(steps)), real(c, steps, *how))[1])
+                        lambda c, steps, *how: (counts.append(len(steps)), real(c, steps, *how))[1])
     early = sensitivities(compressor, steps[2:5])
     first = sensitivities(compressor, steps)
-    assert asked == [3, len(steps) - 3] and first[2:5] == early, "each step is asked about once"
+    assert counts == [3, len(steps) - 3] and first[2:5] == early, "each step is asked about once"
     assert [path.name for path in (tmp_path / "statistics").glob("sensitivities-*")]
     monkeypatch.setattr(sensitivity, "_measured", lambda *_: pytest.fail("what is known is read"))
-    again = _compressor(made, tmp_path)
+    again = _compressor(bench, tmp_path)
     assert sensitivities(again, steps) == first
     assert sensitivities(again, steps[:0:-1]) == first[:0:-1]
 
@@ -146,48 +140,48 @@ def test_the_mean_input_of_a_layer_does_not_hang_on_the_size_of_a_pass(monkeypat
 @pytest.mark.parametrize(("each", "samples"), [(1e-9, 96), (0.5 * 10 / 4 / 60, 48), (0.5 * 10 / 4 / 30, 24)])
 def test_where_time_is_short_fewer_samples_are_asked(each: float, samples: int, tmp_path: Path,
                                                      monkeypatch: pytest.MonkeyPatch) -> None:
-    made = workbench("mlp")
-    compressor = _compressor(made, tmp_path)
+    bench = workbench("mlp")
+    compressor = _compressor(bench, tmp_path)
     monkeypatch.setattr(sensitivity, "_forward_seconds", lambda compressor: each)
-    assert sensitivity._affordable(compressor, _steps(made), 10.0)[0] == samples
+    assert sensitivity._affordable(compressor, _steps(bench), 10.0)[0] == samples
 
 
 def test_a_table_is_not_begun_that_would_take_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = workbench("mlp")
+    bench = workbench("mlp")
     monkeypatch.setattr(sensitivity, "_forward_seconds", lambda compressor: 1.0)
     with pytest.raises(TrialError, match=r"24 samples would take 96 of 10 s"):
-        sensitivities(made.network.compressor, _steps(made), 10.0)
+        sensitivities(bench.network.compressor, _steps(bench), 10.0)
 
 
 def test_it_takes_a_bounded_number_of_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = workbench("mlp")
-    calibration = len(made.network.calibration)
+    bench = workbench("mlp")
+    calibration = len(bench.network.calibration)
     for chunk_bytes in (2**29, 2**12, 2**10):
         monkeypatch.setattr(sensitivity, "CHUNK_BYTES", chunk_bytes)
-        steps = _steps(made)
-        chunks = -(-sum(sensitivity._bytes(made.network.compressor, step) for step in steps) // chunk_bytes)
-        samples, _ = sensitivity._affordable(made.network.compressor, steps, math.inf)
+        steps = _steps(bench)
+        chunks = -(-sum(sensitivity._bytes(bench.network.compressor, step) for step in steps) // chunk_bytes)
+        samples, _ = sensitivity._affordable(bench.network.compressor, steps, math.inf)
         fits = samples * sensitivity.PASSES * chunks <= sensitivity.MOST_PASSES * calibration
         assert fits or samples == min(sensitivity.SAMPLES)
 
 
 def test_what_time_left_out_is_not_kept_and_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = workbench("separable")
-    steps = _steps(made)
+    bench = workbench("separable")
+    steps = _steps(bench)
     widths = sum(step.technique == "quantize" for step in steps)
     assert 0 < widths < len(steps) - 1
-    compressor = _compressor(made, tmp_path)
+    compressor = _compressor(bench, tmp_path)
     whole = sensitivities(compressor, steps)
     clock = iter(range(10**6))
     monkeypatch.setattr(sensitivity, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
-    other = _compressor(made, tmp_path / "other")
+    other = _compressor(bench, tmp_path / "other")
     costs = sensitivity._measured(other, steps, 96, until=widths + 0.5)
     monkeypatch.undo()
     left_out = costs.isnan()
     assert not any(left_out[n] for n, step in enumerate(steps) if step.technique == "quantize")
     assert 0 < int(left_out.sum()) < len(steps)
-    known = [n for n in range(len(steps)) if not left_out[n]]
-    assert [float(costs[n]) for n in known] == pytest.approx([whole[n] for n in known], rel=1e-3, abs=1e-9)
+    measured = [n for n in range(len(steps)) if not left_out[n]]
+    assert [float(costs[n]) for n in measured] == pytest.approx([whole[n] for n in measured], rel=1e-3, abs=1e-9)
     monkeypatch.setattr(sensitivity, "_measured", lambda *_: costs)
     sensitivities(other, steps)
     assert sensitivity.unknown(other, steps) == left_out.nonzero()[:, 0].tolist()

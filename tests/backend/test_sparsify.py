@@ -134,10 +134,10 @@ def test_a_layer_with_a_bias_keeps_the_mean_of_its_output() -> None:
     bench = workbench("mlp")
     plan = Plan.of([Step("0", "sparsify", {"pattern": UNSTRUCTURED, "density": 0.2, "criterion": "magnitude"})])
     model = bench.network.compressor.restructure(plan).model
-    found, expected = (
+    actual, expected = (
         outputs(m.get_submodule("0"), bench.network.calibration).mean(0) for m in (model, bench.network.model)
     )
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_dead_layer_is_made_sparse_like_any_other() -> None:

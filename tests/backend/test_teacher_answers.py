@@ -43,9 +43,9 @@ def test_only_scores_of_many_classes_are_shortened() -> None:
     many, few = torch.zeros(2, 300), torch.zeros(2, 256)
     assert str(encoding_of(many, CATEGORICAL, 10**6)) == "likeliest of 300"
     assert isinstance(encoding_of(many, CATEGORICAL, 1000), Whole), "where all have room"
-    for given, likelihood in ((few, CATEGORICAL), (many, Gaussian(torch.rand(4, 300))), (many, None),
-                              (torch.zeros(2, 300, 4), CATEGORICAL)):
-        assert isinstance(encoding_of(given, likelihood, 10**6), Whole)
+    for answers_of_batch, likelihood in ((few, CATEGORICAL), (many, Gaussian(torch.rand(4, 300))), (many, None),
+                                         (torch.zeros(2, 300, 4), CATEGORICAL)):
+        assert isinstance(encoding_of(answers_of_batch, likelihood, 10**6), Whole)
     assert str(encoding_named("likeliest of 300")) == "likeliest of 300"
     for text in ("", "likeliest of", "likeliest of x", "half"):
         with pytest.raises(ValueError, match="another way"):
@@ -54,33 +54,33 @@ def test_only_scores_of_many_classes_are_shortened() -> None:
 
 def test_what_exceeds_the_bound_is_not_kept_and_comes_out_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers, "LIMIT_BYTES", 4 * 5 * 20)
-    data, asked = task_data((20,)), []
+    data, counts = task_data((20,)), []
     net = nn.Linear(20, 5)
 
     def answer(inputs: Tensor) -> Tensor:
-        asked.append(len(inputs))
+        counts.append(len(inputs))
         return outputs_of(net, inputs)
 
     teacher = Teacher(answer, data, 0, None)
     first = [teacher.batch(0, torch.arange(16))[1], teacher.batch(0, torch.arange(16, 32))[1]]
     again = [teacher.batch(0, torch.arange(16))[1], teacher.batch(0, torch.arange(16, 32))[1]]
-    assert asked == [16, 16, 12], "four of the second batch had room"
+    assert counts == [16, 16, 12], "four of the second batch had room"
     assert torch.equal(torch.cat(first), torch.cat(again))
 
 
 def test_answers_that_are_not_numbers_are_answers(tmp_path: Path) -> None:
     """A masked position is NaN: it is not asked for again."""
-    data, asked = task_data((20,)), []
+    data, counts = task_data((20,)), []
 
     def answer(inputs: Tensor) -> Tensor:
-        asked.append(len(inputs))
+        counts.append(len(inputs))
         return torch.full((len(inputs), 3), torch.nan)
 
     for _ in range(2):
         teacher = Teacher(answer, data, 0, FolderStore(tmp_path))
         assert teacher.batch(0, torch.arange(4))[1].isnan().all()
         teacher.save()
-    assert asked == [4]
+    assert counts == [4]
 
 
 def test_many_classes_are_the_same_kept_and_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

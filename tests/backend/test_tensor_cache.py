@@ -100,10 +100,10 @@ def test_a_damaged_or_foreign_file_is_said_and_measured_again(tmp_path: Path, da
         raw = {"cut short": raw[:-8], "text": bytearray(b"not tensors"), "empty": bytearray()}[damage]
     path.write_bytes(raw)
     with caplog.at_level(logging.WARNING):
-        found = _measure(tmp_path, _net()).moments("fc")
+        moments = _measure(tmp_path, _net()).moments("fc")
     assert expected is not None
-    assert found is not None
-    assert torch.equal(found.covariance, expected.covariance)
+    assert moments is not None
+    assert torch.equal(moments.covariance, expected.covariance)
     assert [record.message for record in caplog.records if "cannot be used" in record.message
             and "computing it again" in record.message]
     caplog.clear()
@@ -130,14 +130,14 @@ def test_the_folder_stays_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_results_are_shared_until_there_is_no_room() -> None:
-    memo, made = LruTensorCache(limit_bytes=2000), []
+    memo, computed = LruTensorCache(limit_bytes=2000), []
 
     def ask(key: str) -> Tensor:
-        return memo.get(key, lambda: made.append(key) or torch.zeros(200))
+        return memo.get(key, lambda: computed.append(key) or torch.zeros(200))
 
     for key in ("a", "b", "a", "c", "a", "b"):
         ask(key)
-    assert made == ["a", "b", "c", "b"], "the one not used for longest goes first"
+    assert computed == ["a", "b", "c", "b"], "the one not used for longest goes first"
     assert memo.bytes == 1600
     assert memo.get("large", lambda: torch.zeros(4000)).numel() == 4000
     assert memo.bytes == 0

@@ -84,12 +84,12 @@ def test_it_is_trained_all_the_same(extra: str) -> None:
     table, coupling = trace(model, (3, 12, 12))
     plan = Plan.of([Step(name, "quantize", {"weight_bits": 2, "activation_bits": 32}) for name in ("b.0", "head")])
     start = Compressor(model, table, coupling, inputs).compress(plan)
-    wanted = outputs(model, inputs)
-    before = divergence(start.model, inputs, wanted)
+    targets = outputs(model, inputs)
+    before = divergence(start.model, inputs, targets)
     teacher = Teacher(partial(outputs, model), data, 0, None)
     recipe = Recipe(epochs=8, batch=16, label_weight=0.0)
     trained = distill(start, teacher, data, recipe, inputs, 0, as_shipped=True)
-    assert 0 < divergence(trained.model, inputs, wanted) < 0.8 * before
+    assert 0 < divergence(trained.model, inputs, targets) < 0.8 * before
     facts = next(receipt.facts for receipt in trained.receipts if receipt.technique == "distill")
     assert facts["mode"] == "eval, with live norms" and facts["steps"] > 8
 

@@ -51,8 +51,8 @@ def test_it_computes_the_same_and_as_a_convolution(axes: int, groups: int, optio
     expected = module(inputs)
     torch.testing.assert_close(same(inputs), expected, rtol=1e-4, atol=1e-5)
     turned = same.weight.flip(tuple(range(2, 2 + axes)))
-    made = PLAIN[axes](same.spread(inputs), turned, same.bias, dilation=same.dilation, groups=groups)
-    torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-5)
+    output = PLAIN[axes](same.spread(inputs), turned, same.bias, dilation=same.dilation, groups=groups)
+    torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
     seen = windows(same, inputs)  # positions in reverse
     rows = seen.flatten(2 + axes).unflatten(1, (groups, -1))
     whole = torch.einsum("ngc...k,gock->ngo...", rows, same.weight.flatten(2).unflatten(0, (groups, -1))).flatten(1, 2)

@@ -131,9 +131,9 @@ def test_the_table_says_how_ours_stands_to_the_best_other() -> None:
         point = Point(4.0, 0.9, 39_000, 2.0, hypervolume)
         return Row(name, seed, 3, 2, 0, 0, 10.0, 8.0, 1.0, 0.5, [point], [Pick(40_000, 39_000, 0.9, 0.875)])
 
-    found = Results("digits", "default", 32, 10.0, [40_000], {"accuracy": 1.0, "size_bytes": 1e5, "latency_ms": 3.0},
-                    BOX, [row("uniform", 0, 0.5), row(OURS, 0, 0.5), row(OURS, 1, 0.6)])
-    text = "\n".join(section(found))
+    results = Results("digits", "default", 32, 10.0, [40_000], {"accuracy": 1.0, "size_bytes": 1e5, "latency_ms": 3.0},
+                      BOX, [row("uniform", 0, 0.5), row(OURS, 0, 0.5), row(OURS, 1, 0.6)])
+    text = "\n".join(section(results))
     assert "| ours | 2 | 3 | 67 | 20 | 0.550 (0.500..0.600) | 87.5 (87.5..87.5) |" in text
     assert "| ours | 0.000 | 0.000 | 0.000 | 0.550 | 0.550 | 0.550 | 0.550 | 0.550 |" in text
     alone = BOX.hypervolume([Point(4.0, 0.9, 39_000, 2.0)])

@@ -26,15 +26,15 @@ def test_what_is_not_given_is_taken_from_the_study(cli: Cli, finished: Any, tmp_
     assert done.code == 0, done.err
     assert "running code from" in done.err
     assert done.document["study"]["budget"]["size_bytes"] == 2600
-    begun, stored = read_description(finished.folder), read_description(second)
-    assert _of_the_task(stored) == _of_the_task(begun) and stored.fingerprints["data"] == begun.fingerprints["data"]
+    first, stored = read_description(finished.folder), read_description(second)
+    assert _of_the_task(stored) == _of_the_task(first) and stored.fingerprints["data"] == first.fingerprints["data"]
     assert (stored.settings.epochs, stored.settings.from_study, stored.settings.trials) == (1, finished.folder, 2)
-    assert stored.settings.budget == 2600 and begun.settings.budget == 2800
+    assert stored.settings.budget == 2600 and first.settings.budget == 2800
     resumed = {"resume": True, "out": second}
     taken = {"effort": "normal", "trials": 2, "epochs": 1, "sampler": "auto"}
     assert taken.items() <= with_stored(resumed).items()
-    own = with_stored(resumed | {"effort": "thorough"})
-    assert not own.keys() & {"trials", "epochs"}, "that effort's own"
+    settings = with_stored(resumed | {"effort": "thorough"})
+    assert not settings.keys() & {"trials", "epochs"}, "that effort's own"
     assert "epochs" not in with_stored(read({"from_study": finished.folder, "effort": "fast", "budget": "1kB"}))
 
     refused = cli("search", "--resume", "--out", str(second))

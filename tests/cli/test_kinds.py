@@ -108,13 +108,13 @@ def nets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def searched(cli: Cli, nets: Path, factory: str, data: str, out: Path, *more: str) -> dict[str, Any]:
     """The document of a whole search, and beside it the manifest of what it exported."""
-    found = cli("search", "--model", f"{nets}:{factory}" if ":" not in factory else factory, "--data", data, "--trials",
-                "2", "--epochs", "1", "--effort", "fast", "--out", str(out / "study"), "--json", *more)
-    assert found.code == 0, found.err
-    document: dict[str, Any] = found.document
+    run = cli("search", "--model", f"{nets}:{factory}" if ":" not in factory else factory, "--data", data, "--trials",
+              "2", "--epochs", "1", "--effort", "fast", "--out", str(out / "study"), "--json", *more)
+    assert run.code == 0, run.err
+    document: dict[str, Any] = run.document
     assert document["artifact"]["verified"] is True
     document["manifest"] = json.loads((out / "study" / "artifact" / "manifest.json").read_text())
-    document["said"] = found.err
+    document["said"] = run.err
     return document
 
 
@@ -133,8 +133,8 @@ def test_regression_of_a_table(cli: Cli, nets: Path, tmp_path: Path) -> None:
     lines = [",".join(map(str, [*row, row.sum()])) for row in rows.round(3)]
     (tmp_path / "table.csv").write_text("\n".join(["a,b,c,d,price", *lines]))
     data = f"csv:{tmp_path}/table.csv?target=price"
-    found = searched(cli, nets, "table", data, tmp_path, "--task", "regression")
-    assert found["study"]["metric"]["name"] == "rmse" and {"rmse", "r2"} <= set(found["best"]["metrics"])
+    document = searched(cli, nets, "table", data, tmp_path, "--task", "regression")
+    assert document["study"]["metric"]["name"] == "rmse" and {"rmse", "r2"} <= set(document["best"]["metrics"])
 
 
 def test_classification_of_sounds(cli: Cli, nets: Path, tmp_path: Path) -> None:
@@ -142,10 +142,10 @@ def test_classification_of_sounds(cli: Cli, nets: Path, tmp_path: Path) -> None:
         path = tmp_path / "sounds" / ("low" if number % 2 else "high") / f"{number}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
         wavfile.write(path, 8000, (np.sin(np.arange(200) * (0.2 if number % 2 else 1.0)) * 9999).astype(np.int16))
-    found = searched(cli, nets, "sounds", f"audio:{tmp_path}/sounds", tmp_path)
-    assert found["study"]["metric"]["name"] == "accuracy"
-    assert found["manifest"]["output"]["classes"] == ["high", "low"]
-    assert "inputs were given one channel" in found["said"]
+    document = searched(cli, nets, "sounds", f"audio:{tmp_path}/sounds", tmp_path)
+    assert document["study"]["metric"]["name"] == "accuracy"
+    assert document["manifest"]["output"]["classes"] == ["high", "low"]
+    assert "inputs were given one channel" in document["said"]
 
 
 def test_segmentation_of_pictures(cli: Cli, nets: Path, tmp_path: Path) -> None:
@@ -157,9 +157,9 @@ def test_segmentation_of_pictures(cli: Cli, nets: Path, tmp_path: Path) -> None:
         Image.fromarray(mask).save(tmp_path / "masks" / f"{number}.png")
 
     pictures(tmp_path / "images", 20, masked)
-    found = searched(cli, nets, "maps", f"masks:{tmp_path}/images,{tmp_path}/masks", tmp_path)
-    assert found["study"]["metric"]["name"] == "miou" and 0 <= found["best"]["metrics"]["miou"] <= 1
-    assert found["manifest"]["input"]["scale"] == "pixels / 255" and len(found["manifest"]["input"]["mean"]) == 3
+    document = searched(cli, nets, "maps", f"masks:{tmp_path}/images,{tmp_path}/masks", tmp_path)
+    assert document["study"]["metric"]["name"] == "miou" and 0 <= document["best"]["metrics"]["miou"] <= 1
+    assert document["manifest"]["input"]["scale"] == "pixels / 255" and len(document["manifest"]["input"]["mean"]) == 3
 
 
 def test_embedding_of_pictures(cli: Cli, nets: Path, tmp_path: Path) -> None:
@@ -167,10 +167,10 @@ def test_embedding_of_pictures(cli: Cli, nets: Path, tmp_path: Path) -> None:
         for label in range(3):
             pictures(tmp_path / "people" / split / str(label), count,
                      lambda pixels, _, at=label: pixels[4 * at:4 * at + 4].fill(255))
-    found = searched(cli, nets, "vectors", f"imagefolder:{tmp_path}/people", tmp_path, "--task", "embedding",
-                     "--image-size", "16")
-    assert found["study"]["metric"]["name"] == "recall_at_1"
-    assert found["best"]["metrics"]["recall_at_1"] > 0.9 and found["best"]["metrics"]["cosine"] > 0.5
+    document = searched(cli, nets, "vectors", f"imagefolder:{tmp_path}/people", tmp_path, "--task", "embedding",
+                        "--image-size", "16")
+    assert document["study"]["metric"]["name"] == "recall_at_1"
+    assert document["best"]["metrics"]["recall_at_1"] > 0.9 and document["best"]["metrics"]["cosine"] > 0.5
 
 
 @pytest.fixture(scope="module")
@@ -193,8 +193,8 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_detection_by_the_networks_own_decode(cli: Cli, nets: Path, cells: str, tmp_path: Path) -> None:
-    found = searched(cli, nets, "boxes", cells, tmp_path)
-    assert found["study"]["metric"]["name"] == "map50" and {"map50", "map"} <= set(found["best"]["metrics"])
+    document = searched(cli, nets, "boxes", cells, tmp_path)
+    assert document["study"]["metric"]["name"] == "map50" and {"map50", "map"} <= set(document["best"]["metrics"])
 
 
 def test_detection_needs_boxes(cli: Cli, nets: Path, cells: str) -> None:
@@ -209,16 +209,16 @@ def test_two_inputs_and_a_metric_of_ones_own(cli: Cli, nets: Path, tmp_path: Pat
     rng = np.random.default_rng(0)
     numbers = rng.normal(size=(60, 6)).astype(np.float32)
     np.savez(tmp_path / "pairs.npz", numbers=numbers, kind=np.arange(60) % 5, labels=numbers[:, :3].argmax(1))
-    found = searched(cli, nets, "pair", f"npz:{tmp_path}/pairs.npz", tmp_path, "--metric", f"{nets}:largest")
-    assert found["study"]["metric"]["name"] == "largest"
-    assert {"accuracy", "largest"} <= set(found["best"]["metrics"])
-    assert [each["name"] for each in found["manifest"]["inputs"]] == ["numbers", "kind"]
+    document = searched(cli, nets, "pair", f"npz:{tmp_path}/pairs.npz", tmp_path, "--metric", f"{nets}:largest")
+    assert document["study"]["metric"]["name"] == "largest"
+    assert {"accuracy", "largest"} <= set(document["best"]["metrics"])
+    assert [each["name"] for each in document["manifest"]["inputs"]] == ["numbers", "kind"]
 
 
 def test_without_labels_the_original_is_the_measure(cli: Cli, nets: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "alone.npz", x=np.random.default_rng(0).normal(size=(60, 4)))
-    found = searched(cli, nets, "table", f"npz:{tmp_path}/alone.npz", tmp_path, "--task", "regression")
-    assert found["study"]["metric"]["name"] == "distance"
+    document = searched(cli, nets, "table", f"npz:{tmp_path}/alone.npz", tmp_path, "--task", "regression")
+    assert document["study"]["metric"]["name"] == "distance"
 
 
 @pytest.mark.parametrize(("flags", "said"), [
@@ -242,12 +242,12 @@ def test_text_by_a_network_of_transformers_and_its_tokenizer(cli: Cli, nets: Pat
     rng = np.random.default_rng(0)
     rows = [f'"{" ".join(rng.choice(WORDS, 3 + number % 5))}",{number % 2}' for number in range(40)]
     (tmp_path / "texts.csv").write_text("\n".join(["text,label", *rows]))
-    found = searched(cli, nets, f"hf:{tmp_path}/bert", f"csv:{tmp_path}/texts.csv", tmp_path, "--task", "text",
-                     "--space", "int8", "--sampler", "random")
-    assert found["study"]["metric"]["name"] == "accuracy"
-    assert [(each["name"], each["dtype"], each["shape"]) for each in found["manifest"]["inputs"]] == [
+    document = searched(cli, nets, f"hf:{tmp_path}/bert", f"csv:{tmp_path}/texts.csv", tmp_path, "--task", "text",
+                        "--space", "int8", "--sampler", "random")
+    assert document["study"]["metric"]["name"] == "accuracy"
+    assert [(each["name"], each["dtype"], each["shape"]) for each in document["manifest"]["inputs"]] == [
         ("input_ids", "int64", ["N", 16]), ("attention_mask", "int64", ["N", 16])]
-    assert "texts have up to 9 tokens, and are cut or padded to 16, which cuts 0 of 40" in found["said"]
+    assert "texts have up to 9 tokens, and are cut or padded to 16, which cuts 0 of 40" in document["said"]
     refused = cli("search", "--model", f"{nets}:table", "--data", f"csv:{tmp_path}/texts.csv?text=text", "--budget",
                   "1kB")
     assert refused.code == 2 and "a tokenizer must turn into tokens: give the network as --model hf:" in refused.err

@@ -40,7 +40,7 @@ def plant(folder: Path, tree: dict[str, bytes | None]) -> None:
                 path.write_bytes(content)
 
 
-def found(folder: Path) -> dict[str, bytes | None]:
+def entries(folder: Path) -> dict[str, bytes | None]:
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
 
 
@@ -55,10 +55,10 @@ def test_claiming_and_replacing_what_is_no_study_removes_nothing(tree: dict[str,
                                                                  replace: bool) -> None:
     with place() as folder:
         plant(folder, tree)
-        before = found(folder)
+        before = entries(folder)
         with suppress(InputError), claimed(folder, resume=resume, replace=replace and not resume):
             discard(folder)
-        assert found(folder) == before
+        assert entries(folder) == before
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def study(finished: Any) -> Path:
 
 
 def written(study: Path) -> set[str]:
-    return {name for name, content in found(study).items() if content is not None}
+    return {name for name, content in entries(study).items() if content is not None}
 
 
 @tests(max_examples=40)
@@ -77,12 +77,12 @@ def test_replacing_a_study_removes_what_it_wrote_and_nothing_else(study: Path, t
     with place() as parent:
         folder = parent / "study"
         shutil.copytree(study, folder)
-        own = written(study)
+        wrote = written(study)
         plant(folder, {name: content for name, content in tree.items() if not name.startswith("study.lock")})
-        mine = {name: content for name, content in found(folder).items() if name not in own and content is not None}
+        mine = {name: content for name, content in entries(folder).items() if name not in wrote and content is not None}
         with claimed(folder, resume=False, replace=True):
             discard(folder)
-        left = found(folder)
+        left = entries(folder)
         assert mine.items() <= left.items()
         assert {name for name, content in left.items() if content is not None} == set(mine)
 
@@ -95,13 +95,13 @@ def test_a_report_and_an_artefact_replace_only_their_own(study: Path, tree: dict
 
     with place() as folder:
         plant(folder, tree)
-        before = found(folder)
+        before = entries(folder)
         with suppress(InputError):
             if where == "report":
                 open_study(study).report(folder)
             else:
                 write_artifact(folder, {"model.onnx": b"onnx"}, read_manifest(study / "artifact"), "card")
-        assert before.items() <= found(folder).items()
+        assert before.items() <= entries(folder).items()
 
 
 def test_a_changed_artefact_is_set_aside(study: Path, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_changed_artefact_is_set_aside(study: Path, tmp_path: Path) -> None:
     (folder / "artifact" / "README.md").write_text("my own words")
     with claimed(folder, resume=False, replace=True):
         discard(folder)
-    assert found(folder) == {"artifact": None, "artifact/README.md.changed": b"my own words"}
+    assert entries(folder) == {"artifact": None, "artifact/README.md.changed": b"my own words"}
 
 
 def test_a_folder_that_was_there_stays_and_one_that_was_made_goes(tmp_path: Path) -> None:

@@ -20,22 +20,22 @@ METRICS = {"accuracy", "accuracy_error", "cross_entropy", "size_bytes", "latency
 
 def test_json_is_the_document_of_the_contract(finished: Any) -> None:
     assert finished.outcome.code == 0, finished.outcome.err
-    found = finished.outcome.document
-    assert set(found) == {"study", "baseline", "best", "front", "trials", "artifact", "report", "seconds", "warnings",
-                          "rarest"}
-    assert {"name", "storage", "seed", "profile", "budget", "metric"} == set(found["study"])
-    assert found["study"]["name"] == "small" and found["study"]["budget"]["size_bytes"] == 2800
-    assert set(found["baseline"]) >= METRICS
-    assert set(found["best"]) == {"trial", "metrics", "plan_fingerprint"} and set(found["best"]["metrics"]) == METRICS
-    assert all(set(member) == {"trial", "metrics"} for member in found["front"])
-    assert found["best"]["trial"] in [member["trial"] for member in found["front"]]
-    assert {"complete", "infeasible", "failed"} <= set(found["trials"])
-    assert sum(found["trials"].values()) == 3
-    artifact = found["artifact"]
+    said = finished.outcome.document
+    assert set(said) == {"study", "baseline", "best", "front", "trials", "artifact", "report", "seconds", "warnings",
+                         "rarest"}
+    assert {"name", "storage", "seed", "profile", "budget", "metric"} == set(said["study"])
+    assert said["study"]["name"] == "small" and said["study"]["budget"]["size_bytes"] == 2800
+    assert set(said["baseline"]) >= METRICS
+    assert set(said["best"]) == {"trial", "metrics", "plan_fingerprint"} and set(said["best"]["metrics"]) == METRICS
+    assert all(set(member) == {"trial", "metrics"} for member in said["front"])
+    assert said["best"]["trial"] in [member["trial"] for member in said["front"]]
+    assert {"complete", "infeasible", "failed"} <= set(said["trials"])
+    assert sum(said["trials"].values()) == 3
+    artifact = said["artifact"]
     assert set(artifact) == {"path", "size_bytes", "accuracy", "latency_ms", "latency_wall_ms", "latency_spread",
                              "baseline_latency_ms", "baseline_latency_wall_ms", "speedup", "original", "verified"}
     assert artifact["verified"] is True and Path(artifact["path"]).stat().st_size == artifact["size_bytes"] <= 2800
-    assert Path(found["report"]).is_file() and found["seconds"] > 0
+    assert Path(said["report"]).is_file() and said["seconds"] > 0
 
 
 def test_all_else_goes_to_stderr_as_plain_lines(finished: Any) -> None:
@@ -92,10 +92,10 @@ def test_nothing_feasible(cli: Cli, unreachable: Any, tmp_path: Path) -> None:
               "--trials", "2", "--epochs", "1", "--out", str(folder), "--json")
     assert out.code == 3
     assert "nearest is trial" in out.err and "max_drop over by" in out.err
-    found = out.document
-    assert found["best"] is None and found["artifact"] is None and found["front"] == []
-    assert found["trials"]["infeasible"] >= 1
-    assert not (folder / "artifact").exists() and Path(found["report"]).is_file()
+    document = out.document
+    assert document["best"] is None and document["artifact"] is None and document["front"] == []
+    assert document["trials"]["infeasible"] >= 1
+    assert not (folder / "artifact").exists() and Path(document["report"]).is_file()
     shown = cli("show", str(folder))
     assert shown.code == 2 and "0 to 1" in shown.err
     shown = cli("show", str(folder), "--trial", "0")

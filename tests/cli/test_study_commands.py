@@ -26,33 +26,33 @@ def test_show_prints_metrics_and_plan(cli: Cli, finished: Any) -> None:
 
 
 def test_show_json(cli: Cli, finished: Any) -> None:
-    found = cli("show", str(finished.folder), "--trial", "1", "--json").document
-    assert found["trial"] == 1 and found["study"] == "small"
-    assert found["sources"]["latency_ms"] == "measured" and found["baseline"]["size_bytes"] > 0
-    assert {row["layer"] for row in found["layers"]} >= {"0", "3", "8"}
-    assert found["plan"]["steps"] and found["receipts"]
+    document = cli("show", str(finished.folder), "--trial", "1", "--json").document
+    assert document["trial"] == 1 and document["study"] == "small"
+    assert document["sources"]["latency_ms"] == "measured" and document["baseline"]["size_bytes"] > 0
+    assert {row["layer"] for row in document["layers"]} >= {"0", "3", "8"}
+    assert document["plan"]["steps"] and document["receipts"]
 
 
 def test_show_tells_what_each_technique_of_the_best_plan_bought(cli: Cli, finished: Any) -> None:
-    out, found = cli("show", str(finished.folder)), cli("show", str(finished.folder), "--json").document
-    shares = {share["technique"]: share for share in found["attribution"]["techniques"]}
+    out, document = cli("show", str(finished.folder)), cli("show", str(finished.folder), "--json").document
+    shares = {share["technique"]: share for share in document["attribution"]["techniques"]}
     for word in ("saved", *shares, "predicted sensitivity", "nats", "points"):
         assert word in out.out
-    calibrated, size = found["attribution"]["calibrated"], found["attribution"]["estimated"]["size_bytes"]
+    calibrated, size = document["attribution"]["calibrated"], document["attribution"]["estimated"]["size_bytes"]
     assert shares["quantize"]["without"]["size_bytes"] > size and shares["quantize"]["measured"]["accuracy"] <= 1
     assert calibrated["size_bytes"] == pytest.approx(size, rel=0.01)
-    assert {step["sensitivity"] is not None for step in found["attribution"]["steps"]} == {True}
+    assert {step["sensitivity"] is not None for step in document["attribution"]["steps"]} == {True}
     stored = json.loads((finished.folder / "study.json").read_bytes())
-    levels = found["agreement"]
+    levels = document["agreement"]
     assert levels["candidates"]["predicted"] == levels["candidates"]["calibrated"] <= 3
     assert levels["correlations"][0]["lower"] == "predicted" and "distilled briefly" in out.out
-    assert stored["attribution"] == found["attribution"] and len(stored["sensitivities"]) == 3
-    other = next(n for n in range(3) if n != found["trial"])
+    assert stored["attribution"] == document["attribution"] and len(stored["sensitivities"]) == 3
+    other = next(n for n in range(3) if n != document["trial"])
     assert cli("show", str(finished.folder), "--trial", str(other), "--json").document["attribution"] is None
     artifact = finished.folder / "artifact"
     card, manifest = ((artifact / name).read_text("utf-8") for name in ("README.md", "manifest.json"))
     assert "## What each technique bought" in card and "| quantize |" in card
-    assert json.loads(manifest)["attribution"] == found["attribution"]
+    assert json.loads(manifest)["attribution"] == document["attribution"]
     page = (finished.folder / "report" / "pareto.html").read_text("utf-8")
     assert "What each technique bought" in page and "alone saves" in page.lower()
 
@@ -70,13 +70,13 @@ def test_a_study_from_before_attribution_is_still_shown(cli: Cli, finished: Any,
 
 def test_what_is_known_of_the_best_plan_is_not_found_out_again(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     result = open_study(finished.folder)
-    known, calls = result.attribution, []
-    assert known is not None and known.finished and known.trial == result.to_dict()["best"]["trial"]
+    before, calls = result.attribution, []
+    assert before is not None and before.finished and before.trial == result.to_dict()["best"]["trial"]
 
-    def attribute(*given: Any) -> Attribution:
-        calls.append(given)
-        assert known is not None
-        return known
+    def attribute(*args: Any) -> Attribution:
+        calls.append(args)
+        assert before is not None
+        return before
 
     monkeypatch.setattr("autocompress.study.result.attribute", attribute)
     monkeypatch.setattr("autocompress.study.result.tell_attribution", lambda bench, folder, description: description)
@@ -87,10 +87,10 @@ def test_what_is_known_of_the_best_plan_is_not_found_out_again(finished: Any, mo
         result.explain(cast("Any", None), None, 1.0, lambda: False)
         return len(calls)
 
-    assert explain(known) == 0
-    assert explain(msgspec.structs.replace(known, finished=False)) == 1, "what there was no time for is made up for"
-    other = msgspec.structs.replace(known, plan_fingerprint="another")
-    assert explain(other) == 2 and result.attribution == known, "the best changed"
+    assert explain(before) == 0
+    assert explain(msgspec.structs.replace(before, finished=False)) == 1, "what there was no time for is made up for"
+    other = msgspec.structs.replace(before, plan_fingerprint="another")
+    assert explain(other) == 2 and result.attribution == before, "the best changed"
 
 
 def test_show_on_a_narrow_screen_loses_nothing(

@@ -70,27 +70,27 @@ class TestFactory(SamplerContract):
 
 
 def test_an_object_is_taken_as_it_is_and_reseeded_when_a_search_goes_on() -> None:
-    given = optuna.samplers.RandomSampler(seed=3)
-    assert make_sampler(given, 0) is given
-    before = given._rng.rng.get_state()[1].tolist()
-    assert make_sampler(given, 0, trials=4) is given
-    assert given._rng.rng.get_state()[1].tolist() != before
+    sampler = optuna.samplers.RandomSampler(seed=3)
+    assert make_sampler(sampler, 0) is sampler
+    before = sampler._rng.rng.get_state()[1].tolist()
+    assert make_sampler(sampler, 0, trials=4) is sampler
+    assert sampler._rng.rng.get_state()[1].tolist() != before
 
 
 def test_a_factory_gets_what_it_names() -> None:
     seen: dict[str, Any] = {}
 
-    def own(seed: int, solver: Any, projection: Any = None) -> optuna.samplers.BaseSampler:
+    def factory(seed: int, solver: Any, projection: Any = None) -> optuna.samplers.BaseSampler:
         seen.update(seed=seed, solver=solver, projection=projection)
         return optuna.samplers.RandomSampler(seed)
 
     solver: Any = object()
-    assert make_sampler(own, 5, solver) and seen == {"seed": 5, "solver": solver, "projection": None}
-    make_sampler(own, 5, solver, trials=2)
+    assert make_sampler(factory, 5, solver) and seen == {"seed": 5, "solver": solver, "projection": None}
+    make_sampler(factory, 5, solver, trials=2)
     assert seen["seed"] != 5
-    assert asks_solver(own) and asks_solver("auto") and not asks_solver("tpe")
+    assert asks_solver(factory) and asks_solver("auto") and not asks_solver("tpe")
     assert not asks_solver(optuna.samplers.RandomSampler) and not asks_solver(optuna.samplers.RandomSampler())
-    assert name_of(own) == "own" and name_of(optuna.samplers.RandomSampler()) == "RandomSampler"
+    assert name_of(factory) == "factory" and name_of(optuna.samplers.RandomSampler()) == "RandomSampler"
 
 
 def test_what_makes_no_sampler_is_refused() -> None:

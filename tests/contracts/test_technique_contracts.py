@@ -31,9 +31,9 @@ class TestPrune(TechniqueContract):
     def plans(self, bench: Workbench) -> list[Plan]:
         groups = bench.network.table.groups
 
-        def keep(share: float, chosen: slice = slice(None)) -> Plan:
+        def keep(share: float, some: slice = slice(None)) -> Plan:
             return Plan.of([Step(g.name, "prune", {"keep": legal_keep(g, g.channels * share, bench.evaluator.profile)})
-                            for g in groups[chosen]])
+                            for g in groups[some]])
 
         return [keep(0.5), keep(0.01), keep(0.5, slice(0, 1)), keep(0.5, slice(-1, None))]
 

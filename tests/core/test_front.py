@@ -28,13 +28,13 @@ def _dominates(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 @given(POINTS)
 def test_members_are_finite_unbeaten_and_everybody_else_is_beaten(points: list[tuple[float, ...]]) -> None:
     finite = [p for p in points if all(map(math.isfinite, p))]
-    chosen = [points[i] for i in non_dominated(points)]
-    assert len(set(chosen)) == len(chosen)
-    for point in chosen:
+    members = [points[i] for i in non_dominated(points)]
+    assert len(set(members)) == len(members)
+    for point in members:
         assert all(map(math.isfinite, point))
         assert not any(_dominates(other, point) for other in finite)
     for point in finite:
-        assert point in chosen or any(_dominates(other, point) for other in chosen)
+        assert point in members or any(_dominates(other, point) for other in members)
 
 
 @given(POINTS, st.randoms(use_true_random=False))
@@ -65,20 +65,20 @@ def test_the_front_of_candidates_holds_complete_ones_inside_the_budget(rows: lis
     legal = [c for c in everyone if c.status == "complete" and c.metrics["size_bytes"] <= 4
              and not math.isnan(c.metrics["accuracy"])]
     assert bool(members) == bool(legal)
-    chosen = best(everyone, budget, Reference(ACCURACY, 0.95))
+    winner = best(everyone, budget, Reference(ACCURACY, 0.95))
     if legal:
-        assert chosen is not None
-        assert chosen.metrics["accuracy"] == max(c.metrics["accuracy"] for c in legal)
+        assert winner is not None
+        assert winner.metrics["accuracy"] == max(c.metrics["accuracy"] for c in legal)
     else:
-        assert chosen is None
+        assert winner is None
 
 
 def test_a_drop_of_accuracy_bounds_the_front_and_ties_go_to_the_smaller() -> None:
     everyone = [_candidate(0, 0.80, 1, 1), _candidate(1, 0.90, 3, 1), _candidate(2, 0.90, 2, 2)]
     assert [c.trial for c in front(everyone, Budget(max_drop=0.05), Reference(ACCURACY, 0.9))] == [2, 1]
-    found = best(everyone, Budget(max_drop=0.05), Reference(ACCURACY, 0.9))
-    assert found is not None
-    assert found.trial == 2
+    winner = best(everyone, Budget(max_drop=0.05), Reference(ACCURACY, 0.9))
+    assert winner is not None
+    assert winner.trial == 2
 
 
 def test_excess_is_relative_and_unjudged_bounds_are_left_out() -> None:
@@ -102,8 +102,8 @@ def test_a_drop_of_a_metric_in_its_own_unit_is_a_share_of_the_originals_value() 
     everyone = [Candidate(trial=n, status="complete", evaluations=(Evaluation(
         rung=0, metrics={"mae": mae, "size_bytes": size, "latency_ms": 1.0}, sources={}),))
         for n, (mae, size) in enumerate([(2.0, 9.0), (1.0, 9.0), (2.1, 4.0), (3.0, 1.0)])]
-    chosen = best(everyone, budget, reference)
-    assert chosen is not None and chosen.trial == 1
+    winner = best(everyone, budget, reference)
+    assert winner is not None and winner.trial == 1
     assert [c.trial for c in front(everyone, budget, reference)] == [2, 1]
 
 

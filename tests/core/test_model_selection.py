@@ -58,9 +58,9 @@ def test_a_rung_that_loses_more_than_the_budget_allows_counts_only_where_all_do(
 def test_the_best_candidate_may_be_dominated_by_chance_and_is_on_the_front_all_the_same() -> None:
     everyone = [_candidate(0, 2, _metrics(0.895, 0.25)), _candidate(1, 1, _metrics(0.9, 0.3)),
                 _candidate(2, 3, _metrics(0.88, 0.2))]
-    chosen = best(everyone, Budget(), REFERENCE)
-    assert chosen is not None and chosen.trial == 0
+    winner = best(everyone, Budget(), REFERENCE)
+    assert winner is not None and winner.trial == 0
     assert [c.trial for c in front(everyone, Budget(), REFERENCE)] == [1, 0]
     outside = [msgspec.structs.replace(everyone[0], status="infeasible"), *everyone[1:]]
-    chosen = best(outside, Budget(), REFERENCE)
-    assert chosen is not None and chosen.trial == 1
+    winner = best(outside, Budget(), REFERENCE)
+    assert winner is not None and winner.trial == 1

@@ -55,20 +55,20 @@ def test_candidates_are_judged_by_it_and_promoted_all_the_same() -> None:
     assert judged.unjudged == trained
 
 
-@pytest.mark.parametrize("given", [{"miou": 0.7, "error": 2}, ["miou=70%", "error=2"], ("miou=0.7", "error=2.0")])
-def test_it_is_given_by_name(given: Any) -> None:
-    settings = SearchSettings.of(at_least=given, budget=1000, model=object(), data="digits")
+@pytest.mark.parametrize("bound", [{"miou": 0.7, "error": 2}, ["miou=70%", "error=2"], ("miou=0.7", "error=2.0")])
+def test_it_is_given_by_name(bound: Any) -> None:
+    settings = SearchSettings.of(at_least=bound, budget=1000, model=object(), data="digits")
     assert settings.bounds(["host"]).at_least == pytest.approx({"miou": 0.7, "error": 2.0})
     assert SearchSettings.of(budget=1000).bounds(["host"]) == Budget(size_bytes=1000), "and leaves no trace"
 
 
-@pytest.mark.parametrize(("given", "message"), [
+@pytest.mark.parametrize(("bound", "message"), [
     ("0.7", "must name a metric"), (["miou=x"], "a number or a share"), (["miou=1", "miou=2"], "miou once"),
     ({"miou": True}, "must name a metric"), ("=3", "must name a metric"),
 ])
-def test_what_is_no_bound_is_said(given: Any, message: str) -> None:
+def test_what_is_no_bound_is_said(bound: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        SearchSettings.of(at_least=given, budget=1000)
+        SearchSettings.of(at_least=bound, budget=1000)
 
 
 def test_metrics_are_named_within_sentences() -> None:

@@ -81,10 +81,10 @@ def test_a_time_limit_shorter_than_one_trial_gives_the_solvers_plan(
     (only,) = result.candidates
     assert (only.origin, only.rung, only.status) == ("SolverSampler", 0, "complete")
     assert "the time limit ended before anything could be trained: the best of 1 calibrated candidate" in caplog.text
-    facts, found = result.artifact, result.attribution
+    facts, attribution = result.artifact, result.attribution
     assert facts is not None and facts["verified"] and (facts["trial"], facts["rung"]) == (only.trial, 0)
-    assert found is not None and not found.finished
-    assert NO_TIME in {share.note for share in found.techniques}
+    assert attribution is not None and not attribution.finished
+    assert NO_TIME in {share.note for share in attribution.techniques}
 
 
 def test_without_any_training_that_succeeds_the_calibrated_file_is_exported(

@@ -137,28 +137,28 @@ def test_killed_and_resumed_it_ends_as_if_it_had_never_been(command: list[str], 
         seen: dict[tuple[int, int], Any] = {}
         interrupted: Counter[int] = Counter()
         while True:
-            own = Run([*command, "--out", str(study), *(["--resume"] if (study / "study.json").exists() else [])],
-                      tmp_path)
+            process = Run([*command, "--out", str(study), *(["--resume"] if (study / "study.json").exists() else [])],
+                          tmp_path)
             mark, delay = chance.choice(MARKS), chance.choice([0.0, 0.05, 0.3, 1.0])
             often = [trial for trial, times in interrupted.items() if times == RETRIES and (trial, 0) not in seen]
             if often:  # a trial that ends its process once more is given up
                 mark, delay = f"[{often[0] + 1}/{TRIALS}]", 0.0
             if kills < KILLS:
-                own.kill_at(mark, delay)
-            code = own.end()
-            assert code in (0, -signal.SIGKILL), own.err
+                process.kill_at(mark, delay)
+            code = process.end()
+            assert code in (0, -signal.SIGKILL), process.err
             if code == 0:
                 break
             kills += 1
             print(f"{study.name}: kill {kills} {delay} s after {mark!r}", flush=True)
             if (study / "study.json").exists() and (study / "study.db").exists():
                 try:
-                    rows, known = table(study), evaluations(study)
+                    rows, stored = table(study), evaluations(study)
                 except AutocompressError as error:  # killed before the study was in its database
                     print(error)
-                    rows, known = [], {}
-                assert seen.items() <= known.items(), "nothing is lost or evaluated again"
-                seen = known
+                    rows, stored = [], {}
+                assert seen.items() <= stored.items(), "nothing is lost or evaluated again"
+                seen = stored
                 interrupted.update(row[0] for row in rows if row[1] == "running")
         assert seen.items() <= evaluations(study).items(), "nothing is lost or evaluated again"
         assert table(study) == expected
@@ -168,5 +168,5 @@ def test_killed_and_resumed_it_ends_as_if_it_had_never_been(command: list[str], 
             expected_weights, weights = load_file(path), load_file(study / "weights" / path.name)
             assert weights.keys() == expected_weights.keys()
             assert all(torch.equal(weights[name], tensor) for name, tensor in expected_weights.items()), path.name
-        assert json.loads(own.out)["trials"] == trials
+        assert json.loads(process.out)["trials"] == trials
     print(f"{kills} kills, {studies} studies")

@@ -56,10 +56,10 @@ def test_without_time_for_predictions_the_search_goes_on(
         caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(stages, "SENSITIVITY_SHARE", 0.0)
     monkeypatch.setattr(stages, "is_late", lambda run, limit: False)  # however slow this machine is
-    found = autocompress.search(model=trained, data=arrays, budget="9kB", trials=3, timeout="6s", out=tmp_path / "s",
+    study = autocompress.search(model=trained, data=arrays, budget="9kB", trials=3, timeout="6s", out=tmp_path / "s",
                                 seed=5)  # with another seed no prediction of an earlier search is kept
     assert "searching with TPE" in caplog.text
-    assert "SolverSampler" not in set(found.trials["origin"]) and found.best is not None
+    assert "SolverSampler" not in set(study.trials["origin"]) and study.best is not None
 
 
 @pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
@@ -72,17 +72,17 @@ def test_a_table_that_fails_is_gone_without_and_the_process_is_left_as_it_was(
         raise KeyError("layer1.conv")
 
     monkeypatch.setattr(stages, "sensitivity", broken)
-    own = copy.deepcopy(trained)
-    weight_norm(next(module for module in own.modules() if isinstance(module, nn.Conv2d)))
-    own(torch.from_numpy(arrays[0][:2])).sum().backward()
+    model = copy.deepcopy(trained)
+    weight_norm(next(module for module in model.modules() if isinstance(module, nn.Conv2d)))
+    model(torch.from_numpy(arrays[0][:2])).sum().backward()
     torch.manual_seed(7)
     before = _of_the_process()
-    found = autocompress.search(model=own, data=arrays, budget="9kB", trials=2, effort="fast", epochs=1,
+    study = autocompress.search(model=model, data=arrays, budget="9kB", trials=2, effort="fast", epochs=1,
                                 out=tmp_path / "s")
     assert _of_the_process() == before
     assert "searching with TPE" in caplog.text and "KeyError: 'layer1.conv'" in caplog.text
-    assert found.best is not None and found.artifact is not None and found.artifact["verified"]
-    assert any(name.endswith("weight_g") for name in own.state_dict())
+    assert study.best is not None and study.artifact is not None and study.artifact["verified"]
+    assert any(name.endswith("weight_g") for name in model.state_dict())
 
 
 def _of_the_process() -> list[object]:

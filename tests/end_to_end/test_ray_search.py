@@ -74,5 +74,5 @@ def test_a_search_by_actors_survives_their_end_and_ships_a_verified_file(folder:
 
 def _workers() -> list[int]:
     """Processes of actors, by what Ray calls them."""
-    found = subprocess.run(["pgrep", "-f", "ray::RayWorker"], capture_output=True, text=True, check=False).stdout
-    return [int(line) for line in found.split()]
+    numbers = subprocess.run(["pgrep", "-f", "ray::RayWorker"], capture_output=True, text=True, check=False).stdout
+    return [int(line) for line in numbers.split()]

@@ -123,14 +123,14 @@ def test_resumed_with_the_same_profiles_alone(result: SearchResult, data: TaskDa
 
 
 def test_two_estimated(data: TaskData, tmp_path: Path) -> None:
-    found = _search(data, tmp_path / "s", profile=["raspberry-pi-4", "stm32h743"], trials=2, latency="1s", budget="1MB")
-    assert found.to_dict()["trials"]["failed"] == 0 and found.best is not None
-    assert found.best.best.sources["latency_ms"] == found.best.best.sources["latency_ms@stm32h743"] == "estimated"
-    assert found._description.budget.bounds | {"size_bytes": 0} == {
+    study = _search(data, tmp_path / "s", profile=["raspberry-pi-4", "stm32h743"], trials=2, latency="1s", budget="1MB")
+    assert study.to_dict()["trials"]["failed"] == 0 and study.best is not None
+    assert study.best.best.sources["latency_ms"] == study.best.best.sources["latency_ms@stm32h743"] == "estimated"
+    assert study._description.budget.bounds | {"size_bytes": 0} == {
         "size_bytes": 0, "latency_ms": 1000.0, "latency_ms@stm32h743": 1000.0}
     # What this machine measures is the latency on neither.
-    assert found.to_dict()["baseline"]["latency_ms"] == found.baseline["latency_ms"]
-    page = found.report().read_text("utf-8")
+    assert study.to_dict()["baseline"]["latency_ms"] == study.baseline["latency_ms"]
+    page = study.report().read_text("utf-8")
     card = page.split("<span>Latency on raspberry-pi-4</span>")[1].split("</div></div>")[0]
     assert "estimated" in card and "measured" not in card
 
@@ -139,9 +139,9 @@ def test_a_worker_process_evaluates_for_both(data: TaskData, tmp_path: Path, mon
     monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
     sampler = optuna.samplers.RandomSampler()
     settings = SearchSettings.of(model=CHAIN.make(), data=data, profile=list(BOTH), jobs=2, sampler=sampler)
-    asked = portable(Request.of(settings), model="an object", data="an object")
+    request = portable(Request.of(settings), model="an object", data="an object")
     model = LoadedModel(CHAIN.make(), "chain", "fingerprint")
-    sent = pickle.dumps(partial(_rebuilt, model, data, asked, tmp_path))
+    sent = pickle.dumps(partial(_rebuilt, model, data, request, tmp_path))
     evaluate = pickle.loads(sent)(Place(MemoryStore()))
     outcome = evaluate(Job(plan=Plan(), rung=0), lambda: False)
     evaluation = evaluate.__self__.completed(outcome)

@@ -45,6 +45,6 @@ def test_an_example_is_scored(kind: str, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("kind", EXAMPLES)
 def test_an_example_runs_whole(kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(type(autocompress.search), "__call__", staticmethod(
-        lambda model, **given: search(model, **given, trials=4, epochs=1, out=tmp_path / "study")))
+        lambda model, **options: search(model, **options, trials=4, epochs=1, out=tmp_path / "study")))
     result = run(kind)["result"]
     assert result.artifact is not None and result.artifact["verified"]

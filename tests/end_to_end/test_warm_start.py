@@ -30,7 +30,7 @@ def arrays() -> Arrays:
 
 
 @pytest.fixture(scope="module")
-def given(arrays: Arrays) -> dict[str, Any]:
+def subject(arrays: Arrays) -> dict[str, Any]:
     """A trained network and its data, as arguments."""
     return {"model": trained_on(arrays, 60), "data": arrays}
 
@@ -44,8 +44,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def first(given: dict[str, Any], cache: None, tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
-    return autocompress.search(**given, budget="4.2kB", trials=4, epochs=2, seed=3,
+def first(subject: dict[str, Any], cache: None, tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
+    return autocompress.search(**subject, budget="4.2kB", trials=4, epochs=2, seed=3,
                                out=tmp_path_factory.mktemp("warm") / "first")
 
 
@@ -60,12 +60,12 @@ def _inherited(result: SearchResult) -> list[Receipt]:
 
 
 @pytest.mark.parametrize("budget", ["3.5kB", pytest.param("6kB", marks=pytest.mark.slow)])
-def test_another_budget_starts_where_the_study_ended(first: SearchResult, given: dict[str, Any], tmp_path: Path,
+def test_another_budget_starts_where_the_study_ended(first: SearchResult, subject: dict[str, Any], tmp_path: Path,
                                                      monkeypatch: pytest.MonkeyPatch, budget: str) -> None:
     before = _contents(first.folder)
     monkeypatch.setattr(store, "_write", lambda _, key, *__: pytest.fail(f"{key} is kept"))
     monkeypatch.setattr(sensitivity, "_measured", lambda *_: pytest.fail("the table is kept"))
-    result = autocompress.search(**given, from_study=first.folder, budget=budget, trials=4, out=tmp_path / "second")
+    result = autocompress.search(**subject, from_study=first.folder, budget=budget, trials=4, out=tmp_path / "second")
     assert _contents(first.folder) == before
 
     stored = read_description(result.folder)
@@ -89,27 +89,27 @@ def test_another_budget_starts_where_the_study_ended(first: SearchResult, given:
     assert taken.read_bytes() == kept.read_bytes()
 
 
-def test_another_device_asks_only_for_what_it_alone_can_do(first: SearchResult, given: dict[str, Any], tmp_path: Path,
+def test_another_device_asks_only_for_what_it_alone_can_do(first: SearchResult, subject: dict[str, Any], tmp_path: Path,
                                                            monkeypatch: pytest.MonkeyPatch) -> None:
     bench = first.bench
-    known = [
+    of_host = [
         step for step, _ in options(build_space(bench.network.table, load_space("default"), bench.evaluator.profile))
     ]
     written: list[str] = []
-    asked: list[Step] = []
+    measured_steps: list[Step] = []
     write, measure = store._write, sensitivity._measured
     monkeypatch.setattr(store, "_write", lambda where, key, *rest: (written.append(key), write(where, key, *rest)))
     monkeypatch.setattr(sensitivity, "_measured",
-                        lambda c, steps, *how: (asked.extend(steps), measure(c, steps, *how))[1])
-    result = autocompress.search(**given, from_study=first.folder, profile="raspberry-pi-4", trials=1,
+                        lambda c, steps, *how: (measured_steps.extend(steps), measure(c, steps, *how))[1])
+    result = autocompress.search(**subject, from_study=first.folder, profile="raspberry-pi-4", trials=1,
                                  out=tmp_path / "second")
     assert result.best is not None and read_description(result.folder).settings.profile == "raspberry-pi-4"
-    assert [step for step in asked if step in known] == []
+    assert [step for step in measured_steps if step in of_host] == []
     assert all("sensitivities-" in key for key in written)
 
 
-def test_a_search_is_the_same_for_a_seed(first: SearchResult, given: dict[str, Any], tmp_path: Path) -> None:
-    one, other = (autocompress.search(**given, from_study=str(first.folder), budget="3.5kB", trials=3,
+def test_a_search_is_the_same_for_a_seed(first: SearchResult, subject: dict[str, Any], tmp_path: Path) -> None:
+    one, other = (autocompress.search(**subject, from_study=str(first.folder), budget="3.5kB", trials=3,
                                       out=tmp_path / name) for name in ("one", "other"))
     assert [c.plan for c in one.candidates] == [c.plan for c in other.candidates]
     assert [[e.metrics["accuracy"] for e in c.evaluations] for c in one.candidates] == \
@@ -126,27 +126,27 @@ def test_within_one_study_later_candidates_inherit_from_earlier_ones(first: Sear
 
 
 @pytest.mark.slow
-def test_processes_inherit_from_the_earlier_study_too(first: SearchResult, given: dict[str, Any],
+def test_processes_inherit_from_the_earlier_study_too(first: SearchResult, subject: dict[str, Any],
                                                       tmp_path: Path) -> None:
-    result = autocompress.search(**given, from_study=first.folder, budget="4kB", trials=2, jobs=2,
+    result = autocompress.search(**subject, from_study=first.folder, budget="4kB", trials=2, jobs=2,
                                  out=tmp_path / "second")
     assert result.to_dict()["trials"]["failed"] == 0 and _inherited(result)
 
 
 @pytest.mark.slow
 def test_it_goes_on_by_resume_and_out_alone_also_without_the_study_it_came_from(
-        first: SearchResult, given: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        first: SearchResult, subject: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = shutil.copytree(first.folder, tmp_path / "source")
-    begun = autocompress.search(**given, from_study=source, budget="4kB", max_drop="90%", trials=1,
-                                out=tmp_path / "second")
-    before = [c.plan for c in begun.candidates]
-    again = autocompress.search(**given, resume=True, trials=2, out=tmp_path / "second")
+    started = autocompress.search(**subject, from_study=source, budget="4kB", max_drop="90%", trials=1,
+                                  out=tmp_path / "second")
+    before = [c.plan for c in started.candidates]
+    again = autocompress.search(**subject, resume=True, trials=2, out=tmp_path / "second")
     assert [c.plan for c in again.candidates][:1] == before and len(again.candidates) == 2
-    assert again.view().budget == begun.view().budget and again.view().budget.max_drop == 0.9
+    assert again.view().budget == started.view().budget and again.view().budget.max_drop == 0.9
     assert str(read_description(tmp_path / "second").settings.from_study) == str(source)
     shutil.rmtree(source)
     caplog.clear()
-    again = autocompress.search(**given, resume=True, trials=3, out=tmp_path / "second")
+    again = autocompress.search(**subject, resume=True, trials=3, out=tmp_path / "second")
     assert len(again.candidates) == 3 and "going on without the study" in caplog.text
 
 
@@ -166,32 +166,32 @@ def _with_a_torn_description(folder: Path) -> None:
     (shutil.rmtree, "must be the folder of a study"), (_without_database, "study.db is gone"),
     (_with_a_torn_database, "must be a usable study database"), (_with_a_torn_description, "is damaged"),
 ])
-def test_a_study_that_cannot_be_read_is_refused(first: SearchResult, given: dict[str, Any], tmp_path: Path,
+def test_a_study_that_cannot_be_read_is_refused(first: SearchResult, subject: dict[str, Any], tmp_path: Path,
                                                 damage: Any, told: str) -> None:
     source = shutil.copytree(first.folder, tmp_path / "source")
     damage(source)
     with pytest.raises(InputError, match=told) as caught:
-        autocompress.search(**given, from_study=source, budget="4kB", out=tmp_path / "second")
+        autocompress.search(**subject, from_study=source, budget="4kB", out=tmp_path / "second")
     assert str(caught.value).startswith("--from (from_study) must be a study") and "without --from" in str(caught.value)
     assert not (tmp_path / "second").exists()
 
 
-def test_another_network_other_data_and_contradictions_are_refused(first: SearchResult, given: dict[str, Any],
+def test_another_network_other_data_and_contradictions_are_refused(first: SearchResult, subject: dict[str, Any],
                                                                    tmp_path: Path) -> None:
     out = tmp_path / "second"
-    x, y = given["data"]
+    x, y = subject["data"]
     with pytest.raises(InputError, match=r"the model must be the one .* give the same one"):
-        autocompress.search(**given | {"model": network().eval()}, from_study=first.folder, out=out)
+        autocompress.search(**subject | {"model": network().eval()}, from_study=first.folder, out=out)
     with pytest.raises(InputError, match=r"the data must be the one .* split with its seed 3"):
-        autocompress.search(**given | {"data": (x + 1, y)}, from_study=first.folder, out=out)
+        autocompress.search(**subject | {"data": (x + 1, y)}, from_study=first.folder, out=out)
     with pytest.raises(InputError, match="the data must be the one"):
-        autocompress.search(**given, from_study=first.folder, seed=4, out=out)
+        autocompress.search(**subject, from_study=first.folder, seed=4, out=out)
     with pytest.raises(InputError, match=r"model must be given, because .* from a Python object"):
         autocompress.search(from_study=first.folder, budget="4kB", out=out)
     with pytest.raises(InputError, match=r"data must be given, because .* from a Python object"):
-        autocompress.search(model=given["model"], from_study=first.folder, budget="4kB", out=out)
+        autocompress.search(model=subject["model"], from_study=first.folder, budget="4kB", out=out)
     with pytest.raises(InputError, match="must be left out with --resume"):
-        autocompress.search(**given, from_study=first.folder, resume=True, out=out)
+        autocompress.search(**subject, from_study=first.folder, resume=True, out=out)
     with pytest.raises(InputError, match="must be another folder"):
-        autocompress.search(**given, from_study=first.folder, force_new_study=True, out=first.folder)
+        autocompress.search(**subject, from_study=first.folder, force_new_study=True, out=first.folder)
     assert not out.exists() and first.best is not None

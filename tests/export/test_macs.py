@@ -39,16 +39,16 @@ def file_macs(data: bytes, shape: tuple[int, ...]) -> int:
     """Multiply-accumulates of a file at batch 1: its nodes say what is multiplied, a run how large the tensors are."""
     model = onnx.load_model_from_string(data)
     names = [name for node in model.graph.node for name in node.output if name]
-    known = {value.name for value in model.graph.output}
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
+    outputs = {value.name for value in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in outputs)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    given = session.get_inputs()[0]
-    example = np.zeros((1, *shape), np.int64 if given.type == "tensor(int64)" else np.float32)
-    results = session.run([value.name for value in session.get_outputs()], {given.name: example})
+    entry = session.get_inputs()[0]
+    example = np.zeros((1, *shape), np.int64 if entry.type == "tensor(int64)" else np.float32)
+    results = session.run([value.name for value in session.get_outputs()], {entry.name: example})
     shapes = {value.name: np.shape(result) for value, result in zip(session.get_outputs(), results, strict=True)}
-    shapes |= {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer} | {given.name: example.shape}
+    shapes |= {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer} | {entry.name: example.shape}
     return sum(_node_macs(node, [shapes.get(name, ()) for name in node.input], shapes[node.output[0]])
                for node in model.graph.node if node.output and node.output[0])
 

@@ -61,8 +61,8 @@ def _blank(value: Any) -> Any:
 
 def test_the_manifest_has_the_agreed_keys(artifact: Path) -> None:
     manifest = read_manifest(artifact)
-    found = {key: _blank(value) if key in VOLATILE else value for key, value in manifest.items()}
-    assert found == json.loads(GOLDEN.read_text("utf-8"))
+    blanked = {key: _blank(value) if key in VOLATILE else value for key, value in manifest.items()}
+    assert blanked == json.loads(GOLDEN.read_text("utf-8"))
 
 
 def test_one_estimated_device_stands_in_manifest_and_card_by_name_and_class(tmp_path: Path) -> None:

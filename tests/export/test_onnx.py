@@ -132,7 +132,7 @@ def test_a_large_batch_is_answered_alike_and_its_memory_given_back(monkeypatch: 
     options: list[object] = []
     run = runtime._session.run
     monkeypatch.setattr(runtime, "_session", SimpleNamespace(
-        run=lambda names, feed, given: options.append(given) or run(names, feed, given)))
+        run=lambda names, feed, run_options: options.append(run_options) or run(names, feed, run_options)))
     kept = runtime.run(inputs)
     monkeypatch.setattr("autocompress.formats.onnx.runtime.KEPT_INPUT_BYTES", 0)
     np.testing.assert_array_equal(runtime.run(inputs), kept)

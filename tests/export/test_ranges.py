@@ -34,8 +34,8 @@ METHODS = tuple(str(method) for method in SETTINGS["range"])
 
 def _ends(sample: np.ndarray, method: str, bits: int = 8) -> tuple[float, float]:
     low, high = min(0.0, float(sample.min())), max(0.0, float(sample.max()))
-    chosen = choose_range(sample, low, high, bits, method)
-    return -chosen.zero_point * chosen.scale, (2**bits - 1 - chosen.zero_point) * chosen.scale
+    span = choose_range(sample, low, high, bits, method)
+    return -span.zero_point * span.scale, (2**bits - 1 - span.zero_point) * span.scale
 
 
 @settings(deadline=None)
@@ -43,14 +43,14 @@ def _ends(sample: np.ndarray, method: str, bits: int = 8) -> tuple[float, float]
        st.sampled_from(METHODS), st.sampled_from([8, 16]))
 def test_every_range_is_legal_and_inside_the_observed_one(sample: np.ndarray, method: str, bits: int) -> None:
     low, high = min(0.0, float(sample.min())), max(0.0, float(sample.max()))
-    chosen = choose_range(sample, low, high, bits, method)
+    span = choose_range(sample, low, high, bits, method)
     top = 2**bits - 1
-    assert chosen.bits == bits
-    assert 0 <= chosen.zero_point <= top
-    assert chosen.scale == np.float32(chosen.scale) > 0
-    slack = chosen.scale * 1.01
-    assert -chosen.zero_point * chosen.scale >= low - slack
-    assert (top - chosen.zero_point) * chosen.scale <= max(high, 1e-8 * top) + slack
+    assert span.bits == bits
+    assert 0 <= span.zero_point <= top
+    assert span.scale == np.float32(span.scale) > 0
+    slack = span.scale * 1.01
+    assert -span.zero_point * span.scale >= low - slack
+    assert (top - span.zero_point) * span.scale <= max(high, 1e-8 * top) + slack
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -71,9 +71,9 @@ def test_entropy_keeps_what_is_evenly_used() -> None:
 @pytest.mark.parametrize("value", [0.0, 2.5, -2.5])
 def test_a_constant_layer_has_a_range(method: str, value: float) -> None:
     sample = np.full(100, value, np.float32)
-    chosen = choose_range(sample, min(value, 0.0), max(value, 0.0), 8, method)
-    code = np.clip(np.rint(sample / chosen.scale) + chosen.zero_point, 0, 255)
-    np.testing.assert_allclose((code - chosen.zero_point) * chosen.scale, value, rtol=0.5)
+    span = choose_range(sample, min(value, 0.0), max(value, 0.0), 8, method)
+    code = np.clip(np.rint(sample / span.scale) + span.zero_point, 0, 255)
+    np.testing.assert_allclose((code - span.zero_point) * span.scale, value, rtol=0.5)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -83,10 +83,10 @@ def test_the_file_has_the_ranges_of_its_method(method: str, monkeypatch: pytest.
 
     bench = workbench("chain")
     monkeypatch.setattr(activations, "choose_range", choose)
-    chosen, others = (_ranges(bench, integers(bench, (8,), 8, **settings)) for settings in ({"range": method}, {}))
-    assert chosen
+    ranges, others = (_ranges(bench, integers(bench, (8,), 8, **settings)) for settings in ({"range": method}, {}))
+    assert ranges
     for name, other in others.items():
-        assert chosen[name].scale == pytest.approx((1 + METHODS.index(method)) * other.scale)
+        assert ranges[name].scale == pytest.approx((1 + METHODS.index(method)) * other.scale)
 
 
 def _ranges(bench: Workbench, plan: Plan) -> dict[str, Range]:

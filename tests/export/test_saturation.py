@@ -59,7 +59,7 @@ def test_nor_can_sparse_and_factored_weights() -> None:
 def test_levels_reach_what_the_bound_allows_and_float_activations_all_eight_bits() -> None:
     bench = workbench("residual")
     weights = {bits: bench.network.compressor.compress(integers(bench, (8,), bits)).weights for bits in (8, 16, 32)}
-    largest = {bits: max(int(q.levels.abs().max()) for q in found.values()) for bits, found in weights.items()}
+    largest = {bits: max(int(q.levels.abs().max()) for q in of_layers.values()) for bits, of_layers in weights.items()}
     assert largest == {8: 64, 16: 64, 32: 127}
     assert check_saturation(_file(bench, integers(bench, (8,), 32))).layers == 0
 

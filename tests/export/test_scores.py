@@ -14,20 +14,20 @@ def test_cross_entropy_is_that_of_the_best_temperature() -> None:
     random = np.random.default_rng(0)
     targets = random.integers(0, 5, 400)
     logits = (random.normal(size=(400, 5)) + 2 * np.eye(5)[targets]).astype(np.float32)
-    found = scores(logits, targets)
+    result = scores(logits, targets)
     by_grid = min(float(F.cross_entropy(torch.from_numpy(logits) / t, torch.from_numpy(targets)))
                   for t in np.exp(np.linspace(-1.5, 1.5, 601)))
-    assert found["cross_entropy"] == pytest.approx(by_grid, abs=1e-5)
+    assert result["cross_entropy"] == pytest.approx(by_grid, abs=1e-5)
     for sharper in (0.2, 7.0):  # says the same, only louder
-        assert scores(sharper * logits, targets) == pytest.approx(found, abs=1e-4)
+        assert scores(sharper * logits, targets) == pytest.approx(result, abs=1e-4)
 
 
 def test_accuracy_and_its_standard_error() -> None:
     logits = np.eye(4, dtype=np.float32)[np.zeros(1000, int)]
     targets = np.repeat([0, 1], [900, 100])
-    found = scores(logits, targets)
-    assert found["accuracy"] == 0.9
-    assert found["accuracy_error"] == pytest.approx(np.sqrt(0.9 * 0.1 / 1000), rel=0.02)
+    result = scores(logits, targets)
+    assert result["accuracy"] == 0.9
+    assert result["accuracy_error"] == pytest.approx(np.sqrt(0.9 * 0.1 / 1000), rel=0.02)
     assert 0 < scores(logits, np.zeros(1000, int))["accuracy_error"] < 0.003  # all right, and yet not sure
 
 

@@ -69,9 +69,9 @@ def test_a_clock_that_never_moves_within_a_run_is_waited_for(monkeypatch: pytest
 
 def test_the_ratio_has_the_spread_of_the_rounds() -> None:
     rounds = np.array([4.0, 4.0, 4.0, 8.0, 8.0])
-    found = speedup(Timing(rounds, rounds), Timing(rounds / np.array([1.0, 2, 2, 2, 3]), rounds))
-    assert found["low"] < 2 < found["high"] and found["low"] <= found["factor"] <= found["high"]
-    assert found["rounds"] == 5 and "CPU" in str(found["clock"])
+    ratio = speedup(Timing(rounds, rounds), Timing(rounds / np.array([1.0, 2, 2, 2, 3]), rounds))
+    assert ratio["low"] < 2 < ratio["high"] and ratio["low"] <= ratio["factor"] <= ratio["high"]
+    assert ratio["rounds"] == 5 and "CPU" in str(ratio["clock"])
 
 
 @pytest.mark.skipif(not TASKS.is_dir(), reason="counts threads by /proc")

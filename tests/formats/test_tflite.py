@@ -26,11 +26,11 @@ from autocompress.testing.techniques import outputs, workbench
 def stored_weights(data: bytes) -> list[np.ndarray]:
     """Constant integers with a scale for each channel, as the file holds them, in order of the tensors."""
     model = tflite.Model.GetRootAsModel(data, 0)
-    graph, found = model.Subgraphs(0), []
+    graph, arrays = model.Subgraphs(0), []
     for tensor in (graph.Tensors(i) for i in range(graph.TensorsLength())):
         if tensor.Buffer() and tensor.Type() == tflite.TensorType.INT8 and tensor.Quantization().ScaleLength() > 1:
-            found.append(model.Buffers(tensor.Buffer()).DataAsNumpy().view(np.int8).reshape(tensor.ShapeAsNumpy()))
-    return found
+            arrays.append(model.Buffers(tensor.Buffer()).DataAsNumpy().view(np.int8).reshape(tensor.ShapeAsNumpy()))
+    return arrays
 
 
 class TestTflite(FormatContract):

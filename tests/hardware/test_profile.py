@@ -258,14 +258,14 @@ def _profile(multiple: int) -> HardwareProfile:
 
 @given(st.integers(1, 2048), st.integers(-5, 3000), st.sampled_from([1, 2, 3, 4, 8, 12, 16, 32]))
 def test_legal_channels_is_the_nearest_legal_count(count: int, keep: int, multiple: int) -> None:
-    chosen = _profile(multiple).legal_channels(count, keep, (8,))
+    nearest = _profile(multiple).legal_channels(count, keep, (8,))
     step = multiple
     while step > count:
         step //= 2
     legal = {*range(step, count + 1, step), count}
-    assert chosen in legal
-    assert abs(chosen - keep) == min(abs(option - keep) for option in legal)
-    assert _profile(multiple).legal_channels(count, chosen, (8,)) == chosen
+    assert nearest in legal
+    assert abs(nearest - keep) == min(abs(option - keep) for option in legal)
+    assert _profile(multiple).legal_channels(count, nearest, (8,)) == nearest
 
 
 def test_legal_channels_by_width_and_at_the_edges() -> None:

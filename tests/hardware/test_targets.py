@@ -69,9 +69,9 @@ def test_channels_are_the_nearest_that_are_legal_on_each(count: int, keep: int, 
                                                          unit: int) -> None:
     devices = [_device(f"d{i}", multiple) for i, multiple in enumerate(multiples)]
     legal = [n for n in range(1, count + 1) if all(d.legal_channels(count, n, (8,), unit) == n for d in devices)]
-    chosen = together(devices).legal_channels(count, keep, (8,), unit)
-    assert chosen in legal
-    assert abs(chosen - keep) == min(abs(option - keep) for option in legal)
+    nearest = together(devices).legal_channels(count, keep, (8,), unit)
+    assert nearest in legal
+    assert abs(nearest - keep) == min(abs(option - keep) for option in legal)
 
 
 @pytest.mark.parametrize(("devices", "told"), [

@@ -107,18 +107,18 @@ def test_a_learned_step_trains_on_the_very_values_that_ship(bits: int) -> None:
 @given(arrays.arrays(np.float32, st.integers(1, 64), elements=st.floats(-1000, 1000, width=32)))
 def test_a_range_is_legal_and_no_worse_than_the_observed_one(sample: np.ndarray) -> None:
     low, high = min(0.0, float(sample.min())), max(0.0, float(sample.max()))
-    chosen = choose_range(sample, low, high, method="mse")
-    assert chosen.scale > 0
-    assert chosen.scale == np.float32(chosen.scale)
-    assert 0 <= chosen.zero_point <= 255
+    span = choose_range(sample, low, high, method="mse")
+    assert span.scale > 0
+    assert span.scale == np.float32(span.scale)
+    assert 0 <= span.zero_point <= 255
 
     def error(scale: float, zero: int) -> float:
         codes = np.clip(np.rint(sample / scale) + zero, 0, 255)
         return float(np.square((codes - zero) * scale - sample, dtype=np.float64).mean())
 
     whole = max((high - low) / 255, 1e-8)
-    assert error(chosen.scale, chosen.zero_point) <= error(whole, round(-low / whole)) * 1.001 + 1e-6
-    assert (0 - chosen.zero_point) * chosen.scale <= 0 <= (255 - chosen.zero_point) * chosen.scale
+    assert error(span.scale, span.zero_point) <= error(whole, round(-low / whole)) * 1.001 + 1e-6
+    assert (0 - span.zero_point) * span.scale <= 0 <= (255 - span.zero_point) * span.scale
 
 
 def test_zero_is_exact_and_outliers_are_clipped() -> None:

@@ -123,11 +123,11 @@ def test_a_file_is_scored_as_its_network(kind: str, seed: int, monkeypatch: pyte
     torch.manual_seed(seed)
     make, data = KINDS[kind]
     net = make([rng.choice((32, 48)), rng.choice((32, 48))]).eval()
-    given: list[dict[str, np.ndarray]] = []
+    seen: list[dict[str, np.ndarray]] = []
     put_out: list[dict[str, np.ndarray]] = []
 
     def metric(outputs: Mapping[str, np.ndarray], batch: Any) -> float:
-        given.append(dict(outputs))
+        seen.append(dict(outputs))
         return smooth(outputs, batch)
 
     def watched(runtime: Any, inputs: Any) -> dict[str, np.ndarray]:
@@ -138,10 +138,10 @@ def test_a_file_is_scored_as_its_network(kind: str, seed: int, monkeypatch: pyte
     traced = autocompress.trace(net, task=task)
     plan = random_plan(traced, rng)
     monkeypatch.setattr(evaluator, "in_batches", watched)
-    found = traced.evaluate(plan).metrics["metric"]
+    value = traced.evaluate(plan).metrics["metric"]
     for name in put_out[0]:
-        from_file, of_metric = (np.concatenate([each[name] for each in of]) for of in (put_out, given))
-        assert all(isinstance(each[name], np.ndarray) for each in given)
+        from_file, of_metric = (np.concatenate([each[name] for each in of]) for of in (put_out, seen))
+        assert all(isinstance(each[name], np.ndarray) for each in seen)
         assert np.array_equal(from_file, of_metric), "the metric saw what the file put out, and nothing else"
     model = fold_norms(traced.compress(plan), traced.layers).model
     values = []
@@ -149,4 +149,4 @@ def test_a_file_is_scored_as_its_network(kind: str, seed: int, monkeypatch: pyte
         for rows, batch in zip(task.rows("validation", 10**6), task._splits["validation"], strict=True):
             outputs = by_name(model(task.inputs("validation", rows)))
             values.append((smooth(outputs, batch), rows.stop - rows.start))
-    assert found == pytest.approx(np.average([v for v, _ in values], weights=[n for _, n in values]), abs=1e-3)
+    assert value == pytest.approx(np.average([v for v, _ in values], weights=[n for _, n in values]), abs=1e-3)

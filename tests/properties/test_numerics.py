@@ -73,9 +73,9 @@ def test_divergences_are_not_negative(of: list[float], seed: int, temperature: f
 @given(sizes, seeds)
 @few
 def test_scores_are_finite(of: list[float], seed: int) -> None:
-    found = scores(_rows(of, 5, seed).numpy(), np.zeros(len(of), np.int64))
-    assert all(math.isfinite(value) for value in found.values())
-    assert 0 <= found["accuracy"] <= 1 and found["cross_entropy"] >= 0 and found["accuracy_error"] > 0
+    values = scores(_rows(of, 5, seed).numpy(), np.zeros(len(of), np.int64))
+    assert all(math.isfinite(value) for value in values.values())
+    assert 0 <= values["accuracy"] <= 1 and values["cross_entropy"] >= 0 and values["accuracy_error"] > 0
 
 
 # -- integer weights -----------------------------------------------------------------------------------
@@ -147,12 +147,12 @@ def test_refitting_and_damage_are_finite(inputs: list[float], of: list[float], s
        st.sampled_from([("channel-svd", {"rank": 3}), ("spatial-svd", {"rank": 3}),
                         ("tucker2", {"rank_in": 2, "rank_out": 2})]))
 @few
-def test_factors_are_finite_and_no_worse_than_nothing(size: float, inputs: list[float], seed: int, known: bool,
+def test_factors_are_finite_and_no_worse_than_nothing(size: float, inputs: list[float], seed: int, has_moments: bool,
                                                       how: tuple[str, dict[str, int]]) -> None:
     layer = nn.Conv2d(4, 6, 3)
     with torch.no_grad():
         layer.weight.copy_(_rows([size] * 6, 36, seed).reshape(6, 4, 3, 3))
-    second = _second([min(value, 1e8) for value in inputs], seed)[0] if known else None
+    second = _second([min(value, 1e8) for value in inputs], seed)[0] if has_moments else None
     factors = factorize(layer, *how, second, None if second is None else torch.zeros(4))
     assert all(parameter.isfinite().all() for parameter in factors.parameters())
 
@@ -174,8 +174,8 @@ class _One(nn.Module):
         self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
-        made: Tensor = self.layer(x)
-        return made.flatten(1)
+        output: Tensor = self.layer(x)
+        return output.flatten(1)
 
 
 @given(st.lists(st.sampled_from(SIZES), min_size=3, max_size=3), seeds, st.sampled_from([1, 5]), st.booleans())
@@ -198,8 +198,8 @@ def test_norms_are_reestimated_to_finite_statistics(of: list[float], seed: int, 
     of = [min(size, 1e8) for size in of]
     inputs = _rows(of, samples * 4, seed).reshape(3, samples, 2, 2).transpose(0, 1).contiguous()
     model = _One(nn.BatchNorm2d(3)).eval()
-    known = norm_inputs(model, inputs)
-    reestimate_norms(model, inputs * 2, (), known)
+    statistics = norm_inputs(model, inputs)
+    reestimate_norms(model, inputs * 2, (), statistics)
     norm = model.layer
     assert isinstance(norm, nn.BatchNorm2d) and norm.running_var is not None and norm.running_mean is not None
     assert norm.running_mean.isfinite().all() and norm.running_var.isfinite().all() and (norm.running_var >= 0).all()

@@ -120,14 +120,14 @@ def make_view(name: str = f"mobile study {SCRIPT_NAME}") -> StudyView:
                                         evaluations=evaluations, origin=origin,
                                         reason="" if inside else "size_bytes over its bound"))
     members = front(candidates, budget, REFERENCE)
-    chosen = best(candidates, budget, REFERENCE)
-    assert chosen is not None and chosen.plan is not None
-    m = chosen.metrics
+    winner = best(candidates, budget, REFERENCE)
+    assert winner is not None and winner.plan is not None
+    m = winner.metrics
     return StudyView(
         name=name, metric=ACCURACY, profile="x86-64 avx512-vnni, ONNX Runtime", budget=budget, seed=0, space="default",
         baseline=BASELINE, sources={"accuracy": "measured", "size_bytes": "measured", "latency_ms": "estimated"},
-        candidates=tuple(candidates), front=tuple(c.trial for c in members), best=chosen.trial, layers=layers,
-        parts=_parts(layers, chosen.plan),
+        candidates=tuple(candidates), front=tuple(c.trial for c in members), best=winner.trial, layers=layers,
+        parts=_parts(layers, winner.plan),
         untouched={"stage0.block0.conv": "its input is the image", "<script>alert(1)</script>": "shared weights"},
         artifact={"path": "artifact/model.onnx", "size_bytes": m["size_bytes"] + 4000,
                   "accuracy": m["accuracy"] - 0.001,

@@ -156,14 +156,14 @@ def test_the_verdict_says_why_the_best_is_not_the_most_accurate(view: StudyView)
         last = candidate.evaluations[-1]
         return replace(candidate, evaluations=(replace(last, metrics=last.metrics | metrics),))
 
-    chosen = view.trial(view.best)
-    assert chosen is not None and "cross-entropy" not in verdict(view)
-    other = next(c for c in view.candidates if view.feasible(c) and c is not chosen)
-    higher = chosen.metrics["accuracy"] + 0.002
-    rows = {chosen.trial: with_metrics(chosen, accuracy_error=0.0036, cross_entropy=0.21),
+    shown = view.trial(view.best)
+    assert shown is not None and "cross-entropy" not in verdict(view)
+    other = next(c for c in view.candidates if view.feasible(c) and c is not shown)
+    higher = shown.metrics["accuracy"] + 0.002
+    rows = {shown.trial: with_metrics(shown, accuracy_error=0.0036, cross_entropy=0.21),
             other.trial: with_metrics(other, accuracy=higher, accuracy_error=0.0036, cross_entropy=0.22)}
     told = verdict(replace(view, candidates=tuple(rows.get(c.trial, c) for c in view.candidates)))
-    assert f"trial {chosen.trial} (the least cross-entropy of those within ± 0.36%" in told
+    assert f"trial {shown.trial} (the least cross-entropy of those within ± 0.36%" in told
     assert f"of the best accuracy, {100 * higher:.2f}%)" in told
 
 

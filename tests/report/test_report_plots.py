@@ -22,13 +22,13 @@ def _traces(figure: Any, meta: str) -> list[Any]:
 
 
 def _points(figure: Any) -> dict[int, tuple[float, float]]:
-    found: dict[int, tuple[float, float]] = {}
+    points: dict[int, tuple[float, float]] = {}
     for trace in _traces(figure, "trials"):
         assert len(trace.x) == len(trace.y) == len(trace.customdata) == len(trace.hovertext)
         for number, x, y in zip(trace.customdata, trace.x, trace.y, strict=True):
-            assert number not in found
-            found[number] = (x, y)
-    return found
+            assert number not in points
+            points[number] = (x, y)
+    return points
 
 
 @pytest.mark.parametrize("x", AXES)

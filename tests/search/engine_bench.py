@@ -43,10 +43,10 @@ class Fake:
     def __call__(self, plan: Plan, rung: int, seconds: float | None = None, should_stop: Any = None) -> Evaluation:
         self.calls.append((plan.fingerprint, rung))
         self.slices.setdefault(rung, []).append(seconds)
-        known = self.projection.estimate(plan)
-        accuracy = min(0.94, 0.3 + known["params"] / 40_000 + 0.2 * rung)
-        metrics = {"accuracy": accuracy, "size_bytes": known["size_bytes"], "macs": known["macs"],
-                   "latency_ms": known["macs"] / 1e6}
+        estimates = self.projection.estimate(plan)
+        accuracy = min(0.94, 0.3 + estimates["params"] / 40_000 + 0.2 * rung)
+        metrics = {"accuracy": accuracy, "size_bytes": estimates["size_bytes"], "macs": estimates["macs"],
+                   "latency_ms": estimates["macs"] / 1e6}
         return Evaluation(rung=rung, metrics=self.damage(len(self.calls), metrics), sources={})
 
 

@@ -43,8 +43,8 @@ def test_promotion_goes_up_the_ladder_and_keeps_a_uniform_baseline(table: LayerT
     short = [c for c in everyone if (c.rung or 0) >= 1]
     assert sum(c.origin == "uniform" for c in short) >= 2
     assert all([e.rung for e in c.evaluations] == list(range(len(c.evaluations))) for c in everyone)
-    chosen = [c for c in everyone if c.rung == 2]
-    assert min(c.evaluations[1].metrics["accuracy"] for c in chosen) >= max(
+    promoted = [c for c in everyone if c.rung == 2]
+    assert min(c.evaluations[1].metrics["accuracy"] for c in promoted) >= max(
         c.metrics["accuracy"] for c in short if c.rung == 1)
 
 

@@ -189,12 +189,12 @@ def test_a_kill_between_storing_and_closing_costs_no_trial(table: LayerTable, br
     owner = optuna.Study if broken == "tell" else optuna.Trial
     real = getattr(owner, broken)
 
-    def killed(*given: Any, **named: Any) -> Any:
+    def killed(*args: Any, **named: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 6:
             raise KeyboardInterrupt
-        return real(*given, **named)
+        return real(*args, **named)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(owner, broken, killed)
@@ -210,12 +210,12 @@ def test_a_kill_while_the_first_trials_are_queued_loses_none(table: LayerTable,
     first, calls = Bench(table), 0
     real = optuna.Study.enqueue_trial
 
-    def killed(*given: Any, **named: Any) -> None:
+    def killed(*args: Any, **named: Any) -> None:
         nonlocal calls
         calls += 1
         if calls == 2:
             raise KeyboardInterrupt
-        real(*given, **named)
+        real(*args, **named)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(optuna.Study, "enqueue_trial", killed)
@@ -260,12 +260,12 @@ class Slow(Executor):
 
     def __init__(self, evaluate: Any) -> None:
         self._threads, self._evaluate = ThreadPoolExecutor(4), evaluate
-        self.busy, self.asked = 0, dict[int, set[tuple[int, int]]]()
+        self.busy, self.submitted = 0, dict[int, set[tuple[int, int]]]()
         """Cores in use, and by rung how many were asked for while how many were in use."""
 
     def submit(self, job: Job) -> Future[Outcome]:
         with LOCK:
-            self.asked.setdefault(job.rung, set()).add((self.busy, job.threads))
+            self.submitted.setdefault(job.rung, set()).add((self.busy, job.threads))
             self.busy += job.threads
 
         def run() -> Outcome:
@@ -292,6 +292,6 @@ def test_a_long_training_has_all_cores_to_itself(table: LayerTable, seconds: flo
     bench = Bench(table, space="int8", size_bytes=4000, trials=8, schedule=Schedule(short=3, long=2), seconds=seconds)
     pool = Slow(bench.fake)
     bench.engine.run(pool)
-    assert {threads for _, threads in pool.asked[CALIBRATED] | pool.asked[SHORT]} == {1}
-    assert pool.asked[LONG] == {(0, 4)}
+    assert {threads for _, threads in pool.submitted[CALIBRATED] | pool.submitted[SHORT]} == {1}
+    assert pool.submitted[LONG] == {(0, 4)}
     assert sum(c.reached == LONG for c in bench.engine.candidates()) == 2

@@ -156,13 +156,13 @@ def test_repeats_after_a_resume_name_the_trial_that_was_measured(table: LayerTab
 def test_a_setting_that_keeps_killing_the_process_is_given_up(table: LayerTable) -> None:
     bench = Bench(table)
     bench.study.enqueue_trial(bench.projection.space.uniform(4), user_attrs={"origin": "uniform"})
-    asked = 0
+    attempts = 0
     while any(t.state is optuna.trial.TrialState.WAITING for t in bench.study.trials):
         bench.engine._ask()
-        asked += 1
+        attempts += 1
         assert queue_interrupted(bench.study)[0] == []
-        assert asked < 10
-    assert asked == 3
+        assert attempts < 10
+    assert attempts == 3
 
 
 def test_an_estimate_that_is_no_number_is_our_fault(table: LayerTable, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,10 +93,10 @@ def _opened(executor: Any, make: Any = make_evaluation) -> Any:
 @pytest.fixture
 def pool() -> Iterator[Processes]:
     """One worker."""
-    made = _opened(Processes(1))
-    yield made
-    made.close()
-    assert all(worker.process_id is None or _gone(worker.process_id) for worker in made.workers)
+    processes = _opened(Processes(1))
+    yield processes
+    processes.close()
+    assert all(worker.process_id is None or _gone(worker.process_id) for worker in processes.workers)
 
 
 def _gone(process: int, seconds: float = 10) -> bool:
@@ -243,7 +243,7 @@ def test_what_is_in_time_is_not_interrupted_later() -> None:
 
 
 def test_a_process_has_one_evaluation_at_a_time_and_the_wait_can_be_stopped() -> None:
-    held, release, asked = threading.Event(), threading.Event(), threading.Event()
+    held, release, stop = threading.Event(), threading.Event(), threading.Event()
 
     def hold() -> None:
         with alone():
@@ -253,8 +253,8 @@ def test_a_process_has_one_evaluation_at_a_time_and_the_wait_can_be_stopped() ->
     other = threading.Thread(target=hold)
     other.start()
     held.wait(60)
-    threading.Timer(0.2, asked.set).start()
-    with pytest.raises(TrialError, match="stopped by the user"), alone(asked.is_set):
+    threading.Timer(0.2, stop.set).start()
+    with pytest.raises(TrialError, match="stopped by the user"), alone(stop.is_set):
         pytest.fail("another thread has it")
     release.set()
     other.join()

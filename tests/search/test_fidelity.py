@@ -35,18 +35,18 @@ def test_promotion_is_from_the_rung_below_within_the_places_and_inside_the_budge
 ) -> None:
     everyone = [_candidate(i, a, s, r, status, origin, 0 if status == "duplicate" else None)
                 for i, (a, s, r, status, origin) in enumerate(rows)]
-    chosen = promote(everyone, Budget(size_bytes=8, max_drop=0.1), REFERENCE, rung, count)
+    promoted = promote(everyone, Budget(size_bytes=8, max_drop=0.1), REFERENCE, rung, count)
     already = sum((c.rung or 0) >= rung for c in everyone)
-    assert len(chosen) <= max(0, count - already)
-    assert len({c.trial for c in chosen}) == len(chosen)
-    for candidate in chosen:
+    assert len(promoted) <= max(0, count - already)
+    assert len({c.trial for c in promoted}) == len(promoted)
+    for candidate in promoted:
         assert candidate.rung == rung - 1
         assert candidate.status in ("complete", "infeasible")
         assert candidate.metrics["size_bytes"] <= 8
     pool = [c for c in promotable(everyone, Budget(size_bytes=8)) if c.rung == rung - 1]
-    assert len(chosen) == min(len(pool), max(0, count - already))
-    if chosen and rung == LONG:
-        assert chosen[0].metrics["accuracy"] == max(c.metrics["accuracy"] for c in pool)
+    assert len(promoted) == min(len(pool), max(0, count - already))
+    if promoted and rung == LONG:
+        assert promoted[0].metrics["accuracy"] == max(c.metrics["accuracy"] for c in pool)
 
 
 def test_the_short_rung_keeps_baselines_the_best_and_a_small_one() -> None:
@@ -59,11 +59,11 @@ def test_the_short_rung_keeps_baselines_the_best_and_a_small_one() -> None:
 def test_one_at_a_time_the_same_are_promoted(count: int) -> None:
     everyone = [_candidate(i, 0.9 - 0.01 * i, 1 + (7 * i) % 10, origin="uniform" if i % 4 == 3 else "SolverSampler")
                 for i in range(20)]
-    begun: list[int] = []
-    while chosen := promote(everyone, Budget(), REFERENCE, SHORT, count, begun):
-        begun.append(chosen[0].trial)
-    assert sorted(begun) == sorted(c.trial for c in promote(everyone, Budget(), REFERENCE, SHORT, count))
-    assert len(begun) == count
+    started: list[int] = []
+    while promoted := promote(everyone, Budget(), REFERENCE, SHORT, count, started):
+        started.append(promoted[0].trial)
+    assert sorted(started) == sorted(c.trial for c in promote(everyone, Budget(), REFERENCE, SHORT, count))
+    assert len(started) == count
 
 
 def test_under_a_clock_the_faster_of_equals_is_trained_on() -> None:

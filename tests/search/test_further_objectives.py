@@ -24,16 +24,16 @@ def _on_both(call: int, metrics: dict[str, float]) -> dict[str, float]:
 def test_each_latency_is_told_and_bounded(table: LayerTable, sampler: str) -> None:
     study = create_study(optuna.storages.InMemoryStorage(), "s", make_sampler(sampler, 0), {}, OBJECTIVES)
     bench = Bench(table, study=study, trials=16, damage=_on_both, further_latency_ms={"board": 12.0})
-    found = bench.run()
-    assert len(found) == 16 and not any(c.status == "failed" for c in found)
-    for candidate, trial in zip(found, study.trials, strict=True):
+    everyone = bench.run()
+    assert len(everyone) == 16 and not any(c.status == "failed" for c in everyone)
+    for candidate, trial in zip(everyone, study.trials, strict=True):
         told = candidate.evaluations[0].metrics
         assert trial.values == [told[n] for n in (
             "accuracy", "size_bytes", "latency_ms", "latency_ms@board", "latency_ms@card")]
         if candidate.status == "infeasible":
             assert "latency_ms@board over by" in candidate.reason
         assert bench.budget.allows(candidate.metrics, BASELINE) is (candidate.metrics["latency_ms@board"] <= 12.0)
-    assert any(c.status == "infeasible" for c in found) and any(c.status == "complete" for c in found)
+    assert any(c.status == "infeasible" for c in everyone) and any(c.status == "complete" for c in everyone)
 
 
 def test_another_number_of_devices_is_another_study() -> None:

@@ -25,23 +25,23 @@ STEP = st.tuples(st.integers(0, 9), st.sampled_from(["done", "failed", "stopped"
 
 @given(st.lists(STEP, max_size=40))
 def test_it_says_what_the_whole_list_says(steps: list[tuple[int, str, dict[str, float]]]) -> None:
-    ledger, known = Ledger(BUDGET, BASELINE), dict[int, Candidate]()
+    ledger, by_trial = Ledger(BUDGET, BASELINE), dict[int, Candidate]()
     for trial, kind, metrics in steps:
         evaluation = Evaluation(rung=0, metrics=metrics, sources={})
-        if kind == "climbs" and trial in known and known[trial].evaluations:
-            rung = len(known[trial].evaluations)
+        if kind == "climbs" and trial in by_trial and by_trial[trial].evaluations:
+            rung = len(by_trial[trial].evaluations)
             higher = Evaluation(rung=rung, metrics=metrics, sources={})
-            grown = Candidate(trial=trial, status="complete", evaluations=(*known[trial].evaluations, higher))
-            known[trial] = judge(grown, BUDGET, BASELINE)
-            assert ledger.add(trial, higher).metrics == known[trial].metrics
+            grown = Candidate(trial=trial, status="complete", evaluations=(*by_trial[trial].evaluations, higher))
+            by_trial[trial] = judge(grown, BUDGET, BASELINE)
+            assert ledger.add(trial, higher).metrics == by_trial[trial].metrics
             continue
-        if trial in known:
+        if trial in by_trial:
             continue
         reason = STOPPED if kind == "stopped" else "it broke" if kind == "failed" else ""
-        made = Candidate(trial=trial, status="failed" if reason else "complete", reason=reason,
-                         evaluations=() if reason else (evaluation,))
-        known[trial] = ledger.put(made)
-    everyone = [known[trial] for trial in sorted(known)]
+        candidate = Candidate(trial=trial, status="failed" if reason else "complete", reason=reason,
+                              evaluations=() if reason else (evaluation,))
+        by_trial[trial] = ledger.put(candidate)
+    everyone = [by_trial[trial] for trial in sorted(by_trial)]
     assert ledger.candidates == everyone and len(ledger) == len(everyone)
     assert ledger.best == best(everyone, BUDGET, BASELINE)
     assert ledger.feasible == sum(c.status == "complete" for c in everyone)

@@ -36,7 +36,7 @@ def test_an_address_without_its_scheme_is_completed() -> None:
         SearchSettings.of(workers="head:10001")
 
 
-@pytest.mark.parametrize(("given", "sentence"), [
+@pytest.mark.parametrize(("options", "sentence"), [
     ({"workers": "ray", "gpus_per_worker": 1.5}, "gpus_per_worker must be a share of one GPU, from 0 to 1"),
     ({"workers": "ray", "gpus_per_worker": -0.5}, "gpus_per_worker must be a share of one GPU"),
     ({"workers": "ray", "gpus_per_worker": float("nan")}, "gpus_per_worker must be a share of one GPU"),
@@ -45,9 +45,9 @@ def test_an_address_without_its_scheme_is_completed() -> None:
     ({"gpus_per_worker": 0.5}, "need workers: ray, auto or ray://HOST:PORT"),
     ({"workers": "ray", "executor": "mine.py:Mine"}, "workers and executor exclude each other"),
 ])
-def test_settings_that_cannot_be_are_refused(given: dict[str, Any], sentence: str) -> None:
+def test_settings_that_cannot_be_are_refused(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
-        SearchSettings.of(**given)
+        SearchSettings.of(**options)
 
 
 def test_the_missing_extra_is_named_before_anything_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,16 +158,16 @@ def test_the_users_files_go_along_with_their_neighbours(tmp_path: Path) -> None:
 
 def test_files_for_workers_are_staged_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "net.py").write_text("x = 1")
-    given: dict[str, Any] = {}
+    started: dict[str, Any] = {}
     double = SimpleNamespace(
         is_initialized=lambda: False, nodes=lambda: [NODE], shutdown=lambda: None,
-        init=lambda **options: given.update(options, text=Path(options["runtime_env"]["working_dir"], "a", "net.py")
-                                            .read_text()))
+        init=lambda **options: started.update(options, text=Path(options["runtime_env"]["working_dir"], "a", "net.py")
+                                              .read_text()))
     monkeypatch.setattr(ray_cluster, "load_ray", lambda: double)
     executor = RayActors("ray", most=2, code={"a/net.py": tmp_path / "net.py", "gone.py": tmp_path / "gone.py"})
     monkeypatch.setattr(executor._cluster, "_hosts", lambda: {"node1": ("10.0.0.1", False, installed())})
     executor.connect()
-    assert given["text"] == "x = 1" and given["num_cpus"] >= 2 and given["address"] == "local"
+    assert started["text"] == "x = 1" and started["num_cpus"] >= 2 and started["address"] == "local"
     executor.close()
     executor.close()
-    assert not Path(given["runtime_env"]["working_dir"]).exists()
+    assert not Path(started["runtime_env"]["working_dir"]).exists()

@@ -35,12 +35,12 @@ class Server:
         raise self.error
 
     def __getattr__(self, name: str) -> Any:
-        def call(*given: Any, **named: Any) -> Any:
+        def call(*args: Any, **named: Any) -> Any:
             self.calls += 1
             if self.faults:
                 self.faults -= 1
                 raise optuna.exceptions.StorageInternalError("An exception is raised during the commit.") from CUT
-            result = getattr(self.storage, name)(*given, **named)
+            result = getattr(self.storage, name)(*args, **named)
             if self.lost:
                 self.lost -= 1
                 raise self.error

@@ -36,12 +36,12 @@ def _solver(table: LayerTable) -> Solver:
 
 def test_expected_accuracy_falls_with_harm_and_follows_what_was_measured() -> None:
     sensitivities, rng = np.log(np.geomspace(0.01, 1, 20)), np.random.default_rng(0)
-    measured, known = 0.9 - 0.05 * np.exp(sensitivities), rng.normal(size=(20, 2))
-    wanted = np.array([0.02, 0.2, 0.9])
-    asked = _qualities(sensitivities, sensitivities, known, measured, np.log(wanted), np.full((3, 2), 20.0), rng)
-    assert np.all(np.diff(asked) < 0)
-    assert asked == pytest.approx(0.9 - 0.05 * wanted, abs=0.01)
-    constant = _qualities(sensitivities, sensitivities, known, np.full(20, 0.9), np.log(wanted), known[:3], rng)
+    measured, places = 0.9 - 0.05 * np.exp(sensitivities), rng.normal(size=(20, 2))
+    targets = np.array([0.02, 0.2, 0.9])
+    expected = _qualities(sensitivities, sensitivities, places, measured, np.log(targets), np.full((3, 2), 20.0), rng)
+    assert np.all(np.diff(expected) < 0)
+    assert expected == pytest.approx(0.9 - 0.05 * targets, abs=0.01)
+    constant = _qualities(sensitivities, sensitivities, places, np.full(20, 0.9), np.log(targets), places[:3], rng)
     assert constant == pytest.approx(np.full(3, 0.9))
 
 
@@ -52,10 +52,10 @@ def test_what_trials_nearby_came_to_counts_for_more_than_the_line_and_leaves_les
     rng = np.random.default_rng(0)
     sensitivities = np.log(np.concatenate([np.geomspace(0.01, 1, 20), np.full(4, 0.1)]))
     measured = np.concatenate([0.9 - 0.05 * np.exp(sensitivities[:20]), np.full(4, 0.5)])
-    known = np.concatenate([rng.uniform(0, 4, (20, 2)), np.full((4, 2), 8.0)])
-    asked = np.array([[20.0, 20.0], [8.0, 8.0]])
+    places = np.concatenate([rng.uniform(0, 4, (20, 2)), np.full((4, 2), 8.0)])
+    at = np.array([[20.0, 20.0], [8.0, 8.0]])
     drawn = np.array(
-        [_qualities(sensitivities, sensitivities, known, measured, np.log([0.1, 0.1]), asked, rng) for _ in range(400)]
+        [_qualities(sensitivities, sensitivities, places, measured, np.log([0.1, 0.1]), at, rng) for _ in range(400)]
     )
     line, there = np.log(measured.max() + LEAST_DROP - drawn).T
     assert abs(there.mean() - np.log(0.4)) < 0.5 * abs(line.mean() - np.log(0.4))
@@ -70,9 +70,9 @@ def test_what_is_proposed_has_more_harm_than_the_plain_solution_and_that_is_know
     plain = np.log(np.concatenate([np.geomspace(0.01, 1, 20), np.full(6, 0.2)]))
     sensitivities = plain + np.log(np.repeat([1.0, 4.0], [20, 6]))
     measured = 0.9 - 0.1 * np.exp(sensitivities)
-    known = np.concatenate([rng.uniform(0, 4, (20, 2)), np.full((6, 2), 8.0)])
+    places = np.concatenate([rng.uniform(0, 4, (20, 2)), np.full((6, 2), 8.0)])
     drawn = [
-        _qualities(sensitivities, plain, known, measured, np.log([0.2]), np.array([[8.0, 8.0]]), rng)
+        _qualities(sensitivities, plain, places, measured, np.log([0.2]), np.array([[8.0, 8.0]]), rng)
         for _ in range(200)
     ]
     assert np.mean(drawn) == pytest.approx(0.9 - 0.1 * 0.8, abs=0.02)

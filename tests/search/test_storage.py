@@ -108,10 +108,10 @@ def test_another_study_is_refused_with_all_differences(tmp_path: Path) -> None:
 
 def test_an_identity_in_the_words_of_an_earlier_release_is_the_same(tmp_path: Path) -> None:
     study = _study(storage_url(tmp_path, None))
-    asked = {**IDENTITY, "seed": "exactly 0"}
-    require_same(study, asked, DIRECTIONS, former={"seed": ["about 0", IDENTITY["seed"]]})
+    identity = {**IDENTITY, "seed": "exactly 0"}
+    require_same(study, identity, DIRECTIONS, former={"seed": ["about 0", IDENTITY["seed"]]})
     with pytest.raises(StudyMismatchError, match="seed: stored 0, now 'exactly 0'"):
-        require_same(study, asked, DIRECTIONS, former={"seed": ["about 0"]})
+        require_same(study, identity, DIRECTIONS, former={"seed": ["about 0"]})
 
 
 def test_other_directions_are_refused(tmp_path: Path) -> None:

@@ -32,10 +32,10 @@ def host(float_ms: float, integer_ms: float | None = None) -> HardwareProfile:
 
 @pytest.mark.parametrize(("float_ms", "ratio"), [(1.0, 0.9), (0.1, 0.5), (20.0, 1.3)])
 def test_the_original_takes_what_it_took(float_ms: float, ratio: float) -> None:
-    known = host(float_ms, ratio * float_ms)
-    assert known.latency == "estimated" and known.id == "host"
-    assert ms(Plan(), known) == pytest.approx(float_ms)
-    assert ms(INTEGERS, known) == pytest.approx(ratio * float_ms, rel=1e-3)
+    device = host(float_ms, ratio * float_ms)
+    assert device.latency == "estimated" and device.id == "host"
+    assert ms(Plan(), device) == pytest.approx(float_ms)
+    assert ms(INTEGERS, device) == pytest.approx(ratio * float_ms, rel=1e-3)
 
 
 def test_without_an_8_bit_file_the_ratio_is_the_profiles() -> None:
@@ -52,15 +52,15 @@ def _damages() -> SensitivityTable:
 @pytest.mark.parametrize("share", [0.9, 0.7, 0.55])
 def test_a_bound_on_this_machine_steers_before_a_file_is_there(share: float) -> None:
     table = small_table()
-    known = host(10.0, 9.0)
+    device = host(10.0, 9.0)
     budget = Budget(latency_ms=10.0 * share)
     blind = Projection(build_space(table, load_space("default"), HOST), budget)
     assert "latency_ms" not in blind.bounds
-    seeing = Projection(build_space(table, load_space("default"), known), budget, frozenset({"latency_ms"}))
+    seeing = Projection(build_space(table, load_space("default"), device), budget, frozenset({"latency_ms"}))
     plan = seeing.space.decode(Solver(seeing, _damages()).solve())
-    assert ms(plan, known) <= 10.0 * share and plan.steps
+    assert ms(plan, device) <= 10.0 * share and plan.steps
     uniform = seeing.project(seeing.space.uniform(32)).plan
-    assert ms(uniform, known) <= 10.0 * share
+    assert ms(uniform, device) <= 10.0 * share
 
 
 def test_a_prediction_refuses_nothing() -> None:

@@ -37,7 +37,7 @@ def test_widths_left_to_the_profile_are_those_that_the_format_holds() -> None:
     assert choices["bits", "a"] == (4, 8, 32) and choices["bits", "b"] == (8, 32), "b is depthwise"
     assert choices["act", "*"] == (8, 32), "legal beside 8 bits"
     whole = build_space(TABLE, load_space("default"), HOST)
-    assert {key: chosen for key, chosen in choices.items() if key.kind != "bits"} == {
+    assert {key: options for key, options in choices.items() if key.kind != "bits"} == {
         knob.key: knob.choices for knob in whole.knobs if knob.kind != "bits"}
 
 

@@ -45,8 +45,8 @@ def test_each_step_has_the_harm_of_the_nearest_option(table: LayerTable) -> None
         ("prune", "a"): 0.01, ("decompose", "c"): 0.07, ("quantize", "c"): 0.02, ("quantize", "fc"): 0.0,
         ("sparsify", "fc"): None}
     assert plan_sensitivity(space, plan, DAMAGES) is None, "no table knows what zeros do"
-    known = Plan(tuple(step for step in plan.steps if step.technique != "sparsify"))
-    assert plan_sensitivity(space, known, DAMAGES) == pytest.approx(0.1)
+    without_sparsity = Plan(tuple(step for step in plan.steps if step.technique != "sparsify"))
+    assert plan_sensitivity(space, without_sparsity, DAMAGES) == pytest.approx(0.1)
     assert plan_sensitivity(space, Plan(), DAMAGES) == 0
 
 

@@ -144,6 +144,6 @@ def test_the_memory_that_is_too_small_is_named(table: LayerTable, memory: str, t
     alone = Projection(_space(table, tiny), Budget(size_bytes=10**6))
     with pytest.raises(InfeasibleError, match=told):
         alone.require_feasible()
-    asked = Projection(_space(table, PI), Budget(size_bytes=500, peak_memory_bytes=500))
+    too_small = Projection(_space(table, PI), Budget(size_bytes=500, peak_memory_bytes=500))
     with pytest.raises(InfeasibleError, match=r"at most (?!.*the flash)(?!.*of RAM).*smallest reachable on raspberry"):
-        asked.require_feasible()
+        too_small.require_feasible()

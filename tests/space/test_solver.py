@@ -93,8 +93,8 @@ def test_what_was_learned_elsewhere_does_not_hide_plans_that_fit(table: LayerTab
     too_much._rest = np.array([*projection.bounds.values()])  # as if all of it went into what is not counted
     one_sided.multipliers["size_bytes"] *= 1e-40
     for learned in (too_much, one_sided):
-        found = lagrangian_relaxation(problem, learned, problem.least_compressed())
-        assert found is not None and learned.fits(found)
+        solution = lagrangian_relaxation(problem, learned, problem.least_compressed())
+        assert solution is not None and learned.fits(solution)
 
 
 def test_the_untouched_plan_when_it_fits_and_the_smallest_when_nothing_does(table: LayerTable) -> None:
@@ -159,9 +159,9 @@ def test_what_is_not_decided_stays_as_given(table: LayerTable) -> None:
     projection = _projection(table, "all", size_bytes=8000)
     solver, values = Solver(projection, _damages(0)), projection.space.uniform()
     values |= {("pattern", "c"): "2:4", ("grid", "*"): "codebook"}
-    for found in (solver.fit(values), solver.solve(fixed={("pattern", "c"): "2:4", ("grid", "*"): "codebook"})):
-        assert (found[("pattern", "c")], found[("grid", "*")]) == ("2:4", "codebook")
-        assert projection.fits(projection.space.decode(found))
+    for solution in (solver.fit(values), solver.solve(fixed={("pattern", "c"): "2:4", ("grid", "*"): "codebook"})):
+        assert (solution[("pattern", "c")], solution[("grid", "*")]) == ("2:4", "codebook")
+        assert projection.fits(projection.space.decode(solution))
 
 
 def test_without_a_bound_the_original_is_the_measure(table: LayerTable) -> None:
@@ -199,10 +199,10 @@ def test_factors_that_save_nothing_are_never_chosen(table: LayerTable) -> None:
 def test_harm_never_falls_as_an_option_gets_smaller() -> None:
     step = Step("x", "quantize", {"weight_bits": 8, "activation_bits": 32})
     noisy = {8: 0.2, 4: 0.1, 2: 0.3}
-    found = SensitivityTable.of((Step("x", "quantize", {**step.args, "weight_bits": bits}), (bits,), sensitivity)
+    table = SensitivityTable.of((Step("x", "quantize", {**step.args, "weight_bits": bits}), (bits,), sensitivity)
                        for bits, sensitivity in noisy.items())
-    assert found.costs("quantize", "x") == {(8,): 0.2, (4,): 0.2, (2,): 0.3}
-    assert SensitivityTable.read(found.document()) == found
+    assert table.costs("quantize", "x") == {(8,): 0.2, (4,): 0.2, (2,): 0.3}
+    assert SensitivityTable.read(table.document()) == table
 
 
 def _drawn(solver: Solver, seed: int) -> dict[str, Value]:
@@ -217,10 +217,10 @@ def test_where_nothing_binds_settings_stay_apart(table: LayerTable, budget: dict
     solver = Solver(_projection(table, **budget), _damages(0))
     drawn = [_drawn(solver, seed) for seed in range(4)]
     moved = [solver.fit(values) for values in drawn]
-    for values, found in zip(drawn, moved, strict=True):
-        size, before = (solver.estimate(v)["size_bytes"] for v in (found, values))
+    for values, solution in zip(drawn, moved, strict=True):
+        size, before = (solver.estimate(v)["size_bytes"] for v in (solution, values))
         assert size == pytest.approx(before, rel=0.15), "but for the numbers of the table"
-    assert len({solver.space.decode(found).fingerprint for found in moved}) >= 3
+    assert len({solver.space.decode(solution).fingerprint for solution in moved}) >= 3
 
 
 def test_a_bound_of_another_metric_lets_no_width_grow(table: LayerTable) -> None:
@@ -228,6 +228,6 @@ def test_a_bound_of_another_metric_lets_no_width_grow(table: LayerTable) -> None
     solver = Solver(projection, _damages(0))
     for seed in range(4):
         values = _drawn(solver, seed)
-        found = solver.fit(values)
-        assert projection.fits(solver.space.decode(found))
-        assert solver.estimate(found)["size_bytes"] <= 1.15 * solver.estimate(values)["size_bytes"]
+        solution = solver.fit(values)
+        assert projection.fits(solver.space.decode(solution))
+        assert solver.estimate(solution)["size_bytes"] <= 1.15 * solver.estimate(values)["size_bytes"]

@@ -48,7 +48,7 @@ class Scene:
                 ),
             ]
         )
-        self.chosen = Candidate(
+        self.candidate = Candidate(
             trial=7, status="complete", plan=self.plan, evaluations=(bench.evaluator.evaluate(self.plan, 0),)
         )
         self.sensitivity_table = SensitivityTable.read({"prune": {group.name: {8: 0.25}},
@@ -65,8 +65,8 @@ class Scene:
         return attribute(
             self.bench,
             self.projection,
-            self.chosen,
-            (self.chosen, *everyone),
+            self.candidate,
+            (self.candidate, *everyone),
             BUDGET,
             sensitivity_table,
             seconds,
@@ -82,7 +82,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 
 
 @pytest.fixture(scope="module")
-def found(scene: Scene) -> Attribution:
+def result(scene: Scene) -> Attribution:
     return scene.attribute(sensitivity_table=scene.sensitivity_table)
 
 
@@ -94,45 +94,45 @@ def _left_out(plan: Plan, share: TechniqueShare) -> Plan:
         for s in plan.steps))
 
 
-def test_every_technique_is_there_in_its_order(scene: Scene, found: Attribution) -> None:
-    assert [share.technique for share in found.techniques] == ["prune", "sparsify", "quantize", ACTIVATIONS]
-    assert [share.sites for share in found.techniques[:2]] == [1, 1]
-    assert found.techniques[2].sites == found.techniques[3].sites == len(scene.plan.find("quantize"))
-    assert (found.trial, found.plan_fingerprint) == (7, scene.plan.fingerprint) and found.finished
+def test_every_technique_is_there_in_its_order(scene: Scene, result: Attribution) -> None:
+    assert [share.technique for share in result.techniques] == ["prune", "sparsify", "quantize", ACTIVATIONS]
+    assert [share.sites for share in result.techniques[:2]] == [1, 1]
+    assert result.techniques[2].sites == result.techniques[3].sites == len(scene.plan.find("quantize"))
+    assert (result.trial, result.plan_fingerprint) == (7, scene.plan.fingerprint) and result.finished
 
 
-def test_what_is_saved_is_what_the_plan_is_larger_without(scene: Scene, found: Attribution) -> None:
-    for share in found.techniques:
+def test_what_is_saved_is_what_the_plan_is_larger_without(scene: Scene, result: Attribution) -> None:
+    for share in result.techniques:
         without = scene.projection.estimate(_left_out(scene.plan, share))
         for metric in ("size_bytes", "macs", "peak_memory_bytes"):
-            assert found.saved(share, metric) == without[metric] - scene.projection.estimate(scene.plan)[metric]
+            assert result.saved(share, metric) == without[metric] - scene.projection.estimate(scene.plan)[metric]
         if share.technique != ACTIVATIONS:
             alone = Plan(tuple(step for step in scene.plan.steps if step.technique == share.technique))
             assert share.alone == scene.projection.estimate(alone)
-    prune, sparse, quantize, activations = found.techniques
-    assert (found.saved(quantize, "size_bytes") or 0) > (found.saved(activations, "size_bytes") or 0)
-    assert (found.saved(prune, "macs") or 0) > 0 and found.saved(sparse, "macs") == 0
-    assert (found.saved(activations, "peak_memory_bytes") or 0) > 0 and activations.alone == {}
-    assert found.original == scene.projection.estimate(Plan())
+    prune, sparse, quantize, activations = result.techniques
+    assert (result.saved(quantize, "size_bytes") or 0) > (result.saved(activations, "size_bytes") or 0)
+    assert (result.saved(prune, "macs") or 0) > 0 and result.saved(sparse, "macs") == 0
+    assert (result.saved(activations, "peak_memory_bytes") or 0) > 0 and activations.alone == {}
+    assert result.original == scene.projection.estimate(Plan())
 
 
-def test_accuracies_are_those_of_the_files(scene: Scene, found: Attribution) -> None:
-    measured = [share for share in found.techniques if share.measured]
+def test_accuracies_are_those_of_the_files(scene: Scene, result: Attribution) -> None:
+    measured = [share for share in result.techniques if share.measured]
     assert len(measured) == MEASURED and "quantize" in [share.technique for share in measured]
-    assert found.calibrated == scene.chosen.evaluations[0].metrics
+    assert result.calibrated == scene.candidate.evaluations[0].metrics
     for share in measured:
         file = scene.bench.evaluator.evaluate(_left_out(scene.plan, share), 0).metrics
         assert share.measured["accuracy"] == file["accuracy"] and share.measured["size_bytes"] == file["size_bytes"]
-        assert found.cost(share, ACCURACY) == file["accuracy"] - found.calibrated["accuracy"]
-        assert found.saved(share, "latency_ms") == share.measured["latency_ms"] - found.calibrated["latency_ms"]
-    (other,) = [share for share in found.techniques if not share.measured]
-    assert found.cost(other, ACCURACY) is None and found.saved(other, "latency_ms") is None and other.note == ""
+        assert result.cost(share, ACCURACY) == file["accuracy"] - result.calibrated["accuracy"]
+        assert result.saved(share, "latency_ms") == share.measured["latency_ms"] - result.calibrated["latency_ms"]
+    (other,) = [share for share in result.techniques if not share.measured]
+    assert result.cost(other, ACCURACY) is None and result.saved(other, "latency_ms") is None and other.note == ""
 
 
-def test_each_step_has_its_bytes_and_its_harm(scene: Scene, found: Attribution) -> None:
-    assert [(s.technique, s.site) for s in found.steps] == [(s.technique, s.site) for s in scene.plan.steps]
+def test_each_step_has_its_bytes_and_its_harm(scene: Scene, result: Attribution) -> None:
+    assert [(s.technique, s.site) for s in result.steps] == [(s.technique, s.site) for s in scene.plan.steps]
     size = scene.projection.estimate(scene.plan)["size_bytes"]
-    for share, step in zip(found.steps, scene.plan.steps, strict=True):
+    for share, step in zip(result.steps, scene.plan.steps, strict=True):
         without = Plan(tuple(other for other in scene.plan.steps if other is not step))
         assert share.saved_bytes == scene.projection.estimate(without)["size_bytes"] - size
         assert share.sensitivity == {"prune": 0.25, "sparsify": None, "quantize": 0.5}[step.technique]
@@ -140,29 +140,29 @@ def test_each_step_has_its_bytes_and_its_harm(scene: Scene, found: Attribution) 
 
 
 def test_without_time_or_when_stopped_it_is_estimated_only(scene: Scene) -> None:
-    for found, note in ((scene.attribute(0.0), NO_TIME), (scene.attribute(should_stop=lambda: True), STOPPED)):
-        assert not found.finished
-        assert [share.note for share in found.techniques].count(note) == MEASURED
-        assert all(share.measured == {} and share.without for share in found.techniques)
+    for result, note in ((scene.attribute(0.0), NO_TIME), (scene.attribute(should_stop=lambda: True), STOPPED)):
+        assert not result.finished
+        assert [share.note for share in result.techniques].count(note) == MEASURED
+        assert all(share.measured == {} and share.without for share in result.techniques)
 
 
 def test_only_what_fits_is_measured(scene: Scene) -> None:
     """One that takes as long as the plan did, but not the one that multiplies more, nor any after the time is up."""
-    slow = msgspec.structs.replace(scene.chosen.evaluations[0], timings={"score": 1000.0})
-    scene_of_slow = msgspec.structs.replace(scene.chosen, evaluations=(slow,))
-    found = attribute(scene.bench, scene.projection, scene_of_slow, (scene_of_slow,), BUDGET, None, 1010.0,
-                      lambda: False)
-    notes = {share.technique: share.note for share in found.techniques if share.note}
-    assert notes == {"prune": NO_TIME} and not found.finished
+    slow = msgspec.structs.replace(scene.candidate.evaluations[0], timings={"score": 1000.0})
+    scene_of_slow = msgspec.structs.replace(scene.candidate, evaluations=(slow,))
+    result = attribute(scene.bench, scene.projection, scene_of_slow, (scene_of_slow,), BUDGET, None, 1010.0,
+                       lambda: False)
+    notes = {share.technique: share.note for share in result.techniques if share.note}
+    assert notes == {"prune": NO_TIME} and not result.finished
 
 
 def test_what_a_trial_measured_is_not_measured_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = Evaluation(rung=0, metrics={"accuracy": 0.125}, sources={})
-    trials = tuple(Candidate(trial=i, status="complete", plan=_left_out(scene.plan, share), evaluations=(known,))
+    earlier = Evaluation(rung=0, metrics={"accuracy": 0.125}, sources={})
+    trials = tuple(Candidate(trial=i, status="complete", plan=_left_out(scene.plan, share), evaluations=(earlier,))
                    for i, share in enumerate(scene.attribute(0.0).techniques))
     monkeypatch.setattr(scene.bench.evaluator, "evaluate", None)
-    found = scene.attribute(0.0, trials)
-    assert found.finished and [share.measured for share in found.techniques].count(known.metrics) == MEASURED
+    result = scene.attribute(0.0, trials)
+    assert result.finished and [share.measured for share in result.techniques].count(earlier.metrics) == MEASURED
 
 
 def test_a_plan_that_fails_is_shown_as_one(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,10 +170,10 @@ def test_a_plan_that_fails_is_shown_as_one(scene: Scene, monkeypatch: pytest.Mon
         raise TrialError("nan: the network puts out values that are not finite")
 
     monkeypatch.setattr(scene.bench.evaluator, "evaluate", fail)
-    found = scene.attribute()
-    notes = [share.note for share in found.techniques if share.note]
+    result = scene.attribute()
+    notes = [share.note for share in result.techniques if share.note]
     assert notes == ["cannot be carried out: nan: the network puts out values that are not finite"] * MEASURED
-    assert found.finished, "it would fail again"
+    assert result.finished, "it would fail again"
 
     def broken(plan: Plan, rung: int, seconds: float | None = None, should_stop: object = None) -> Evaluation:
         raise EnvironmentFault("no space left")
@@ -190,12 +190,12 @@ def test_a_technique_that_others_need_is_named(tmp_path_factory: pytest.TempPath
                       folder=tmp_path_factory.mktemp("study"))
     projection = Projection(build_space(bench.network.table, load_space("int8"), profile), Budget())
     plan = projection.space.decode(projection.space.uniform())
-    chosen = Candidate(trial=0, status="complete", plan=plan, evaluations=(bench.evaluator.evaluate(plan, 0),))
-    found = attribute(bench, projection, chosen, [chosen], Budget(), None, math.inf, lambda: False)
-    quantize, activations = found.techniques
+    candidate = Candidate(trial=0, status="complete", plan=plan, evaluations=(bench.evaluator.evaluate(plan, 0),))
+    result = attribute(bench, projection, candidate, [candidate], Budget(), None, math.inf, lambda: False)
+    quantize, activations = result.techniques
     assert "cannot be left out" in activations.note and activations.without == {}
-    assert found.saved(activations, "size_bytes") is None and quantize.measured
+    assert result.saved(activations, "size_bytes") is None and quantize.measured
 
 
-def test_it_can_be_stored(found: Attribution) -> None:
-    assert msgspec.json.decode(msgspec.json.encode(found), type=Attribution) == found
+def test_it_can_be_stored(result: Attribution) -> None:
+    assert msgspec.json.decode(msgspec.json.encode(result), type=Attribution) == result

@@ -31,11 +31,11 @@ def _candidate(store: Store, trial: int, accuracy: float) -> Candidate:
 
 def test_a_file_is_what_was_kept_or_nothing(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
-    known = keep_file(store, b"a model", ".onnx")
-    assert kept_file(store, known, ".onnx") == b"a model"
+    digest = keep_file(store, b"a model", ".onnx")
+    assert kept_file(store, digest, ".onnx") == b"a model"
     (key,) = own_files(store).values()
     store.put(key, b"another")
-    assert kept_file(store, known, ".onnx") is None
+    assert kept_file(store, digest, ".onnx") is None
     assert kept_file(store, "", ".onnx") is None and kept_file(store, "0" * 64, ".onnx") is None
 
 
@@ -51,9 +51,9 @@ def test_the_front_stays_and_so_does_what_is_no_ones_yet(tmp_path: Path, monkeyp
     best = everyone[-1].best
     assert best is not None
     assert set(own_files(store)) == {best.file, under_way}
-    asked: list[int] = []
-    trimmer.look(lambda: asked.append(1) or everyone)  # type: ignore[func-returns-value]
-    assert not asked, "few files need no look"
+    looks: list[int] = []
+    trimmer.look(lambda: looks.append(1) or everyone)  # type: ignore[func-returns-value]
+    assert not looks, "few files need no look"
     trimmer.end(everyone)
     assert [*own_files(store)] == [best.file] and mine.is_file()
 

@@ -24,8 +24,8 @@ class _Mine(Format):
 
 def test_the_profile_names_the_format_unless_the_user_does(tmp_path: Path) -> None:
     assert chosen_format(None, HOST) is FORMAT and chosen_format("onnx", OTHER) is FORMAT
-    own = _Mine()
-    assert chosen_format(own, HOST) is own
+    mine = _Mine()
+    assert chosen_format(mine, HOST) is mine
     file = tmp_path / "formats.py"
     file.write_text("from autocompress.formats.base import Format\n"
                     "class Mine(Format):\n    name, suffix, runtime = 'mine', '.mine', 'nothing'\nREADY = Mine()\n")
@@ -35,11 +35,11 @@ def test_the_profile_names_the_format_unless_the_user_does(tmp_path: Path) -> No
         chosen_format(f"{file}:Mine", HOST, trust_code=False)
 
 
-@pytest.mark.parametrize(("given", "reason"), [
+@pytest.mark.parametrize(("spec", "reason"), [
     ("onx", "did you mean 'onnx'"), (_Mine, "_Mine is a class"), (object(), "it has no name, suffix, runtime")])
-def test_what_is_no_format_is_refused(given: object, reason: str) -> None:
+def test_what_is_no_format_is_refused(spec: object, reason: str) -> None:
     with pytest.raises(InputError, match=reason):
-        chosen_format(given, HOST)
+        chosen_format(spec, HOST)
 
 
 def test_profiles_are_searched_for_together_in_one_format() -> None:

@@ -93,7 +93,7 @@ def test_a_proposal_is_learnt_from_a_bounded_number_of_trials() -> None:
               for number in range(3 * MOST_TRIALS_READ)]
     for number, trial in enumerate(trials):
         trial.number = number
-    chosen = informative_trials(trials)
-    assert len(chosen) == MOST_TRIALS_READ and chosen == sorted(chosen, key=lambda t: t.number)
-    assert chosen[-1] is trials[-1] and max(trials, key=lambda t: t.values[0]) in chosen
+    read = informative_trials(trials)
+    assert len(read) == MOST_TRIALS_READ and read == sorted(read, key=lambda t: t.number)
+    assert read[-1] is trials[-1] and max(trials, key=lambda t: t.values[0]) in read
     assert informative_trials(trials[:MOST_TRIALS_READ]) == trials[:MOST_TRIALS_READ]

@@ -60,13 +60,13 @@ def test_where_there_is_no_plain_export_our_own_graph_stands_for_it(monkeypatch:
 
     model = nn.Sequential(nn.Linear(4, 3)).eval()
     example = torch.zeros(2, 4)
-    own = plain_export(model, example)
+    data = plain_export(model, example)
     inputs = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(OnnxFormat, "plain", fails)
-    found = original_of(FORMAT, model, own, inputs, example)
-    assert found.file == own and set(found.runtimes) == {OWN} and "no such operator" in found.note
+    original = original_of(FORMAT, model, data, inputs, example)
+    assert original.file == data and set(original.runtimes) == {OWN} and "no such operator" in original.note
     monkeypatch.setattr(OnnxFormat, "plain", lambda *_: plain_export(nn.Sequential(nn.Linear(4, 3)), example))
-    assert "otherwise" in original_of(FORMAT, model, own, inputs, example).note
+    assert "otherwise" in original_of(FORMAT, model, data, inputs, example).note
 
 
 class _Sorted(nn.Module):

@@ -52,11 +52,11 @@ def test_the_users_numbers_go_before_the_networks(folder: Path) -> None:
 
 
 def test_what_was_said_is_kept_with_the_study(folder: Path) -> None:
-    asked = _options(folder, mean=(0.5, 0.5, 0.5), crop=0.5, image_size=8, inputs="pixels")
-    kept = asked.storable()
+    options = _options(folder, mean=(0.5, 0.5, 0.5), crop=0.5, image_size=8, inputs="pixels")
+    kept = options.storable()
     again = _options(folder, **{name: getattr(kept, name) for name, s in SETTINGS.items()
                                 if s.owner == "data" and name != "data"})
-    assert load_task(again)[1].fingerprint == load_task(asked)[1].fingerprint
+    assert load_task(again)[1].fingerprint == load_task(options)[1].fingerprint
 
 
 def test_a_config_file_says_it_too_and_may_begin_with_a_byte_order_mark(folder: Path) -> None:
@@ -70,8 +70,8 @@ def test_a_config_file_says_it_too_and_may_begin_with_a_byte_order_mark(folder: 
 
 def test_paths_below_home_are_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(folder))
-    asked = SearchSettings.of(model="~/net.py:make", data="npz:~/d.npz", weights="~/w.ckpt")
-    assert len(load_task(asked)[1].train) == 32
+    settings = SearchSettings.of(model="~/net.py:make", data="npz:~/d.npz", weights="~/w.ckpt")
+    assert len(load_task(settings)[1].train) == 32
 
 
 @pytest.mark.parametrize(("more", "message"), [

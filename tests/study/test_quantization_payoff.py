@@ -29,7 +29,7 @@ DEFAULT = load_space("default")
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """A machine on which each quantised tensor costs so many milliseconds, and each integer layer saves so many."""
-    def made(tensor_ms: float, layer_ms: float, grouped_ms: float | None = None) -> None:
+    def configure(tensor_ms: float, layer_ms: float, grouped_ms: float | None = None) -> None:
         def saved(node: onnx.NodeProto, integer: set[str]) -> float:
             if node.op_type not in ("Conv", "Gemm", "MatMul") or node.input[0] not in integer:
                 return 0.0
@@ -56,7 +56,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         return kept[-1]
 
     monkeypatch.setattr(OnnxFormat, "open", load)
-    return made
+    return configure
 
 
 def test_all_stays_float_where_integers_cost_more(machine: Callable[..., None]) -> None:

@@ -50,10 +50,10 @@ def test_parts_hold_each_class_in_its_share_and_the_smaller_parts() -> None:
 ], ids=str)
 def test_as_many_samples_as_the_error_asks_for_and_time_allows(
         error: float, seconds: float, limit: float | None, expected: tuple[int, int, int]) -> None:
-    found = sizes(REFERENCE, error, racing.LEAST, seconds, 50_000, 40_000, limit)
-    assert (found.first, found.last, found.test) == expected
-    assert found.by_rung[LONG] == found.by_rung[AVERAGED] == found.last
-    assert found.by_rung[CALIBRATED] == found.first <= found.by_rung[SHORT] <= found.last
+    counts = sizes(REFERENCE, error, racing.LEAST, seconds, 50_000, 40_000, limit)
+    assert (counts.first, counts.last, counts.test) == expected
+    assert counts.by_rung[LONG] == counts.by_rung[AVERAGED] == counts.last
+    assert counts.by_rung[CALIBRATED] == counts.first <= counts.by_rung[SHORT] <= counts.last
 
 
 def test_the_error_of_other_metrics_is_in_units_of_the_original() -> None:
@@ -142,16 +142,16 @@ def test_what_is_scored_on_a_part_can_be_compared(net: nn.Module) -> None:
     bench = _bench(net, data)
     evaluator = bench.evaluator
     evaluator.settle_sizes(None)
-    baseline, found = evaluator.baseline(), evaluator.sizes
-    assert found is not None and 100 < found.first < found.last == baseline[SAMPLES] == 800
+    baseline, counts = evaluator.baseline(), evaluator.sizes
+    assert counts is not None and 100 < counts.first < counts.last == baseline[SAMPLES] == 800
     same = evaluator.evaluate(Plan(), CALIBRATED)
-    assert same.metrics[SAMPLES] == found.first
+    assert same.metrics[SAMPLES] == counts.first
     assert same.metrics["accuracy"] == pytest.approx(baseline["accuracy"], abs=1e-9)
-    rows = data.part("validation", found.first)
+    rows = data.part("validation", counts.first)
     runtime = evaluator.open(evaluator.file_of(Plan(), same))
     with torch.no_grad():
         right = net(data.validation.inputs[rows]).argmax(1) == data.validation.targets[rows]
-    assert evaluator.score(runtime, "validation", found.first).metrics["accuracy"] == pytest.approx(
+    assert evaluator.score(runtime, "validation", counts.first).metrics["accuracy"] == pytest.approx(
         float(right.double().mean()))
     whole = evaluator.rescored(Plan(), same)
     assert whole.metrics[SAMPLES] == 800 and whole.metrics["accuracy"] == pytest.approx(baseline["accuracy"])

@@ -22,14 +22,14 @@ def _answers(share: float, targets: np.ndarray = TARGETS, classes: int = CLASSES
     return ClassAnswers(targets, answers if order is None else order[answers], classes, names)
 
 
-def _codes(found: list[Warned]) -> list[str]:
-    return [warned.code for warned in found]
+def _codes(doubts: list[Warned]) -> list[str]:
+    return [warned.code for warned in doubts]
 
 
 SKEWED = np.r_[np.zeros(360, int), np.arange(1, 5).repeat(10)]
 
 
-@pytest.mark.parametrize(("given", "codes"), [
+@pytest.mark.parametrize(("answers", "codes"), [
     (_answers(0.95), []),
     (_answers(0.4), []),
     (_answers(0.0), ["original-near-chance"]),
@@ -41,8 +41,8 @@ SKEWED = np.r_[np.zeros(360, int), np.arange(1, 5).repeat(10)]
     (ClassAnswers(SKEWED, np.where(np.arange(400) % 40 == 0, 1, 0), 5), ["original-at-majority"]),
     (_answers(0.0, np.arange(40) % 2, 2), ["original-near-chance"]),
 ])
-def test_doubts_about_the_original(given: ClassAnswers, codes: list[str]) -> None:
-    assert _codes(original_doubts(given, None, "divided by 255")) == codes
+def test_doubts_about_the_original(answers: ClassAnswers, codes: list[str]) -> None:
+    assert _codes(original_doubts(answers, None, "divided by 255")) == codes
 
 
 def test_they_name_causes_and_classes() -> None:
@@ -53,10 +53,10 @@ def test_they_name_causes_and_classes() -> None:
 
 
 def test_weights_that_say_more_are_believed() -> None:
-    given = _answers(0.8)
-    assert _codes(original_doubts(given, ("metric", given.accuracy + 0.02), "")) == []
-    (found,) = original_doubts(given, ("best_acc1", 0.97), "")
-    assert found.code == "original-below-its-weights" and "97.00% (best_acc1)" in found.message
+    answers = _answers(0.8)
+    assert _codes(original_doubts(answers, ("metric", answers.accuracy + 0.02), "")) == []
+    (doubt,) = original_doubts(answers, ("best_acc1", 0.97), "")
+    assert doubt.code == "original-below-its-weights" and "97.00% (best_acc1)" in doubt.message
 
 
 @pytest.mark.parametrize(("result", "codes"), [
@@ -84,10 +84,10 @@ def test_what_became_of_the_rarest() -> None:
     rows = rarest(original, result, trained)
     assert [(row["class"], row["original_right"], row["right"], row["test_samples"]) for row in rows[:2]] == [
         ("d", 1, 0, 1), ("c", 2, 1, 2)]
-    found = result_doubts(original, result, trained)
-    assert _codes(found) == ["classes-lost", "rarest-classes-worse"]
-    assert "never answers d," in found[0].message
-    assert "d (1 training samples) 1 → 0 of 1, c (3 training samples) 2 → 1 of 2" in found[1].message
+    doubts = result_doubts(original, result, trained)
+    assert _codes(doubts) == ["classes-lost", "rarest-classes-worse"]
+    assert "never answers d," in doubts[0].message
+    assert "d (1 training samples) 1 → 0 of 1, c (3 training samples) 2 → 1 of 2" in doubts[1].message
     assert rarest(original, result, [100, 100, 50, 40]) == []
 
 

@@ -94,19 +94,19 @@ def test_a_process_that_does_not_let_go_is_ended_where_it_is_ours(monkeypatch: p
 
 def test_a_search_beyond_its_time_is_ended_only_where_it_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     """While it comes to checkpoints, as an export does on a busy machine, it goes on."""
-    ended, asked = threading.Event(), []
+    ended, seen = threading.Event(), []
     idle = iter([0.0, 0.0, 0.005, 0.005, 60.0])
 
     def idle_for() -> float:
-        asked.append(next(idle))
-        return asked[-1]
+        seen.append(next(idle))
+        return seen[-1]
 
     monkeypatch.setattr(signals, "HANG_SECONDS", 0.01)
     monkeypatch.setattr(signals, "idle_seconds", idle_for)
     with ending_the_process(lambda folder, error: ended.set()), stoppable() as stop:
         stop.end_after(0.0)
         assert ended.wait(30)
-    assert len(asked) == 5
+    assert len(seen) == 5
 
 
 def test_a_checkpoint_is_a_sign_of_life() -> None:

@@ -46,9 +46,9 @@ OWN = {"task": ("a.py:One", "a.py:Two"), "format": (_Other("one"), _Other("two")
        "techniques": ([_Row("one")], [_Row("one"), _Row("two")])}
 
 
-def _identity(**given: Any) -> dict[str, Any]:
+def _identity(**options: Any) -> dict[str, Any]:
     source: Any = SimpleNamespace(fingerprint="abc")
-    settings = SearchSettings.of(model="torchvision:resnet18", data="digits", **given)
+    settings = SearchSettings.of(model="torchvision:resnet18", data="digits", **options)
     return identity_of(source, source, Request.of(settings))
 
 

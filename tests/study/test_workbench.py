@@ -60,9 +60,9 @@ def test_a_candidate_is_trained_as_the_space_says(tmp_path: Path, monkeypatch: p
 def test_a_recovery_that_the_network_does_not_allow_is_refused_before_any_work(tmp_path: Path) -> None:
     for network, recipe, message in (("mlp", Recipe(feature_weight=1.0), "without feature maps"),
                                      ("encoder", Recipe(mixup=0.2), "mixup must be 0")):
-        chosen = NETWORKS[network]
+        entry = NETWORKS[network]
         with pytest.raises(InputError, match=message):
-            Workbench(chosen.make(), chosen.data(), load_profile("host"), seed=0, folder=tmp_path, epochs=1,
+            Workbench(entry.make(), entry.data(), load_profile("host"), seed=0, folder=tmp_path, epochs=1,
                       recovery=recipe)
 
 
@@ -70,16 +70,16 @@ def test_the_space_file_reaches_the_bench_and_the_studys_identity(tmp_path: Path
     chain = NETWORKS["chain"]
     data = chain.data()
     loaded = LoadedModel(chain.make(), "chain", "f")
-    made, hashes = [], []
+    used, hashes = [], []
     for i, table in enumerate(("", "[recovery]\nblock_steps = 7\nmixup = 0.2\n")):
         file = tmp_path / f"{i}.toml"
         file.write_text(f'schema = 1\nname = "m"\n[quantize]\n{table}')
-        asked = Request.of(SearchSettings.of(model=loaded.model, data=data, space=str(file), device="cpu"))
-        made.append(make_bench(loaded, data, asked, tmp_path).trainer._recipe(1, None))
-        hashes.append(identity_of(loaded, data, asked)["space"])
+        request = Request.of(SearchSettings.of(model=loaded.model, data=data, space=str(file), device="cpu"))
+        used.append(make_bench(loaded, data, request, tmp_path).trainer._recipe(1, None))
+        hashes.append(identity_of(loaded, data, request)["space"])
         assert ("recovery" in msgspec.json.encode(load_space(file)).decode()) == bool(table), \
             "a study made before there was such a table resumes"
-    assert (made[0].block_steps, made[0].mixup) == (0, 0.0) and (made[1].block_steps, made[1].mixup) == (7, 0.2)
+    assert (used[0].block_steps, used[0].mixup) == (0, 0.0) and (used[1].block_steps, used[1].mixup) == (7, 0.2)
     assert hashes[0] != hashes[1], "another recovery is another study"
 
 

@@ -48,8 +48,8 @@ class Masked(nn.Module):
 
 def search(task: Any, net: nn.Module | None = None, **options: Any) -> Any:
     torch.manual_seed(0)
-    given = {"budget": "1kB", "trials": 1, "epochs": 1} | options
-    return autocompress.search((net or Net()).eval(), task=task, **given)
+    settings = {"budget": "1kB", "trials": 1, "epochs": 1} | options
+    return autocompress.search((net or Net()).eval(), task=task, **settings)
 
 
 def nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,9 +55,9 @@ class Stream(IterableDataset[Any]):
         yield from zip(X, Y.tolist(), strict=True)
 
 
-def read(given: Any, **options: Any) -> Batches:
+def read(source: Any, **options: Any) -> Batches:
     recorder = BatchRecorder(options.get("inputs"), "train", options.get("first"))
-    for batch in batches_of(given, "train"):
+    for batch in batches_of(source, "train"):
         recorder.add(batch)
     return recorder.finish()
 
@@ -80,11 +80,11 @@ FORMS: dict[str, Any] = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_splits_of_every_form_have_the_same_samples(form: str) -> None:
-    made = read(FORMS[form])
-    assert made.samples == 50 and torch.equal(in_order(made), X)
-    labels = torch.cat([torch.as_tensor(batch[1]) for batch in made])
+    split = read(FORMS[form])
+    assert split.samples == 50 and torch.equal(in_order(split), X)
+    labels = torch.cat([torch.as_tensor(batch[1]) for batch in split])
     assert torch.equal(labels, Y)
-    gathered = made.gather(torch.tensor([40, 3, 17]))
+    gathered = split.gather(torch.tensor([40, 3, 17]))
     assert torch.equal(torch.as_tensor(gathered[0]), X[[40, 3, 17]])
     assert torch.equal(torch.as_tensor(gathered[1]), Y[[40, 3, 17]])
     assert isinstance(gathered[0], np.ndarray) == (form == "numpy arrays")
@@ -92,23 +92,23 @@ def test_splits_of_every_form_have_the_same_samples(form: str) -> None:
 
 @pytest.mark.parametrize("batch", [{"x": X, "y": Y}, Pair(X, Y), Fields(X, Y)], ids=["dict", "dataclass", "named"])
 def test_batches_keep_their_type(batch: Any) -> None:
-    made = read([batch])
-    assert type(made[0]) is type(batch) is type(made.gather(torch.tensor([1])))
-    assert set(made.input_columns) == {"x", "y"}
-    assert torch.equal(in_order(made, "x"), X) and torch.equal(in_order(made, "y"), Y)
+    split = read([batch])
+    assert type(split[0]) is type(batch) is type(split.gather(torch.tensor([1])))
+    assert set(split.input_columns) == {"x", "y"}
+    assert torch.equal(in_order(split, "x"), X) and torch.equal(in_order(split, "y"), Y)
 
 
 def test_what_is_large_is_read_from_files(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = read((X, Y))
     monkeypatch.setattr(batches, "HELD_BYTES", 500)
-    made = read((X, Y))
-    assert isinstance(made.column(""), StoredSamples) and isinstance(kept.column(""), Tensor)
-    assert made.fingerprint == kept.fingerprint and torch.equal(in_order(made), X)
-    other = pickle.loads(pickle.dumps(made))
+    stored = read((X, Y))
+    assert isinstance(stored.column(""), StoredSamples) and isinstance(kept.column(""), Tensor)
+    assert stored.fingerprint == kept.fingerprint and torch.equal(in_order(stored), X)
+    other = pickle.loads(pickle.dumps(stored))
     assert torch.equal(other[0][0], X) and torch.equal(other.gather(torch.tensor([7, 2]))[1], Y[[7, 2]])
-    place = made.column("").path
+    place = stored.column("").path
     assert place.is_file()
-    del made, other
+    del stored, other
     assert not place.exists()
 
 
@@ -125,8 +125,8 @@ def test_boxes_of_different_numbers_stay_lists() -> None:
     samples = [{"image": X[i], "target": boxes[i], "name": f"picture {i}"} for i in range(12)]
     batch = collated(samples)
     assert batch["image"].shape == (12, 3, 4) and batch["target"] == boxes and batch["name"][3] == "picture 3"
-    made = read([batch, collated(samples[:7])])
-    gathered = made.gather(torch.tensor([13, 5, 1]))
+    split = read([batch, collated(samples[:7])])
+    gathered = split.gather(torch.tensor([13, 5, 1]))
     assert gathered["name"] == ["picture 1", "picture 5", "picture 1"]
     assert [len(each["boxes"]) for each in gathered["target"]] == [1, 2, 1]
 
@@ -134,19 +134,19 @@ def test_boxes_of_different_numbers_stay_lists() -> None:
 def test_images_of_a_list_are_not_taken_for_rows() -> None:
     """A batch of three pictures of three channels."""
     images = list(torch.rand(3, 3, 5, 5))
-    made = read([{"x": X[:3], "images": images}])
-    assert torch.equal(made[0]["images"][1], images[1])
-    assert torch.equal(made.gather(torch.tensor([2, 0]))["images"][0], images[2])
+    split = read([{"x": X[:3], "images": images}])
+    assert torch.equal(split[0]["images"][1], images[1])
+    assert torch.equal(split.gather(torch.tensor([2, 0]))["images"][0], images[2])
 
 
 def test_boxes_of_all_pictures_in_one_array_are_left_whole() -> None:
     def batch(boxes: int) -> Any:
         return {"x": X[:8], "boxes": torch.rand(boxes, 6)}
 
-    made = read([batch(8), batch(5)])
-    assert made.structure.whole and made[1]["boxes"].shape == (5, 6)
+    split = read([batch(8), batch(5)])
+    assert split.structure.whole and split[1]["boxes"].shape == (5, 6)
     with pytest.raises(InputError, match="cannot be taken out"):
-        made.gather(torch.tensor([0]))
+        split.gather(torch.tensor([0]))
 
 
 @pytest.mark.parametrize("noise", [0.0, 1.0])
@@ -160,14 +160,14 @@ def test_random_data_are_the_same_every_time(noise: float) -> None:
 
 
 def test_content_tells_batches_apart() -> None:
-    prints = {read(given).fingerprint for given in (
+    prints = {read(source).fingerprint for source in (
         (X, Y), (X + 1, Y), (X, Y + 1), (X, Y, Y), [(X[:9], Y[:9]), (X[9:], Y[9:])], [(X, Y, ["a"] * 50)],
         [(X, Y, ["b"] * 50)])}
     assert len(prints) == 7
     assert read([(X, Y, ["a"] * 50)]).fingerprint == read([(X, Y, ["ab"[:1] for _ in range(50)])]).fingerprint
 
 
-@pytest.mark.parametrize(("given", "message"), [
+@pytest.mark.parametrize(("source", "message"), [
     ([(X, Y), {"x": X}], r"batch 2 of the train split must be built as the first .* dict of x"),
     ([(X, Y), (X, Y, Y)], "tuple of 3 in place of tuple of 2"),
     ([{"x": X}, {"x": X, "y": Y}], "dict of 2"),
@@ -181,9 +181,9 @@ def test_content_tells_batches_apart() -> None:
     ((X, Y[:3]), "have 3 and 50 rows"),
     ([(X, Y, lambda: 0)], "cannot be kept"),
 ])
-def test_batches_that_cannot_be_used_are_said(given: Any, message: str) -> None:
+def test_batches_that_cannot_be_used_are_said(source: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        read(given)
+        read(source)
 
 
 @pytest.mark.parametrize(("inputs", "message"), [
@@ -199,12 +199,12 @@ def test_inputs_that_are_none_are_said(inputs: Any, message: str) -> None:
 
 
 def test_samples_of_several_shapes_are_no_input_but_may_be_targets() -> None:
-    made = read([{"x": X, "t": X}, {"x": X, "t": X[:, :2]}])
-    assert torch.equal(made[1]["t"], X[:, :2]) and made.column("x").shape == (100, 3, 4)
+    split = read([{"x": X, "t": X}, {"x": X, "t": X[:, :2]}])
+    assert torch.equal(split[1]["t"], X[:, :2]) and split.column("x").shape == (100, 3, 4)
     with pytest.raises(InputError, match=r"one shape and type, but samples are float32 \(3, 4\) and float32 \(2, 4\)"):
-        made.column("t")
+        split.column("t")
     with pytest.raises(InputError, match="pad all"):
-        made.gather(torch.tensor([0, 70]))
+        split.gather(torch.tensor([0, 70]))
 
 
 class Broken(Dataset[Any]):
@@ -232,21 +232,21 @@ class Endless(IterableDataset[Any]):
         return itertools.repeat((X[0], 0))
 
 
-@pytest.mark.parametrize("given", [itertools.repeat((X, Y)), DataLoader(Endless(), batch_size=64)])
-def test_a_split_that_does_not_end_is_bounded(given: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("source", [itertools.repeat((X, Y)), DataLoader(Endless(), batch_size=64)])
+def test_a_split_that_does_not_end_is_bounded(source: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import autocompress
 
     monkeypatch.setattr(batch_sources, "MOST_SAMPLES", 1000)
     with pytest.raises(InputError, match="must end, but gave more than 1,000 samples"):
-        autocompress.Task(train=given)
+        autocompress.Task(train=source)
 
 
-@pytest.mark.parametrize(("given", "sizes"), [
+@pytest.mark.parametrize(("at_hand", "sizes"), [
     (("train",), (40, 5, 5)), (("train", "test"), (45, 5, 50)), (("train", "validation"), (50, 25, 25)),
     (("train", "validation", "test"), (50, 50, 50)),
 ])
-def test_splits_that_are_missing_are_held_out(given: Any, sizes: Any) -> None:
-    splits = completed({name: read((X, Y)) for name in given}, "data")
+def test_splits_that_are_missing_are_held_out(at_hand: Any, sizes: Any) -> None:
+    splits = completed({name: read((X, Y)) for name in at_hand}, "data")
     assert tuple(splits[name].samples for name in ("train", "validation", "test")) == sizes
     for split in splits.values():
         rows = split.column("")[0:split.samples]
@@ -255,19 +255,19 @@ def test_splits_that_are_missing_are_held_out(given: Any, sizes: Any) -> None:
         assert labels.bincount(minlength=5).float().std() == 0, "each class is spread evenly"
         assert torch.equal(split.gather(torch.tensor([3, 0]))[0], rows[[3, 0]])
         assert [piece for at in split.pieces(3) for piece in range(at.start, at.stop)] == [*range(split.samples)]
-    if given == ("train",):
+    if at_hand == ("train",):
         together = torch.cat([split.column("")[0:split.samples] for split in splits.values()])
         assert torch.equal(together.flatten(1).sum(1).sort().values, X.flatten(1).sum(1).sort().values)
 
 
 def test_batches_that_cannot_be_taken_apart_are_held_out_whole() -> None:
-    made = [{"x": X[:4] + i, "boxes": torch.rand(i, 6)} for i in range(20)]
-    splits = completed({"train": read(made)}, "data")
+    train = [{"x": X[:4] + i, "boxes": torch.rand(i, 6)} for i in range(20)]
+    splits = completed({"train": read(train)}, "data")
     assert [len(splits[name]) for name in ("train", "validation", "test")] == [16, 2, 2]
     split = splits["validation"]
     assert torch.equal(torch.cat([batch["x"] for batch in split]), split.column("x")[0:8])
     with pytest.raises(InputError, match=r"10 batches or more, but there are 5 \(no samples"):
-        completed({"train": read(made[:5])}, "data")
+        completed({"train": read(train[:5])}, "data")
     with pytest.raises(InputError, match="10 samples or more, but there are 4"):
         completed({"train": read((X[:4], Y[:4]))}, "data")
     with pytest.raises(InputError, match="needs a train split"):

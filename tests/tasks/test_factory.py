@@ -65,13 +65,13 @@ def test_data_factories_must_return_data(user_file: Path) -> None:
         load_data(f"{user_file}:number")
 
 
-@pytest.mark.parametrize(("name", "made"), [("Box", "Box"), ("make", "int"), ("BOX", "Box"), ("WORDS", "tuple")])
-def test_an_object_a_class_or_a_function_may_be_named(tmp_path: Path, name: str, made: str) -> None:
+@pytest.mark.parametrize(("name", "kind"), [("Box", "Box"), ("make", "int"), ("BOX", "Box"), ("WORDS", "tuple")])
+def test_an_object_a_class_or_a_function_may_be_named(tmp_path: Path, name: str, kind: str) -> None:
     (tmp_path / "mine.py").write_text("class Box:\n    def __call__(self):\n        raise ValueError\n"
                                       "def make():\n    return 3\nBOX = Box()\nWORDS = ('a', 'b')\n")
     spec = f"{tmp_path / 'mine.py'}:{name}"
-    assert type(load_object(spec, what="a task", trust_code=True)).__name__ == made
+    assert type(load_object(spec, what="a task", trust_code=True)).__name__ == kind
     with pytest.raises(InputError, match=r"a task: .* would run code"):
         load_object(spec, what="a task", trust_code=False)
-    given = object()
-    assert load_object(given, what="a task", trust_code=False) is given
+    instance = object()
+    assert load_object(instance, what="a task", trust_code=False) is instance

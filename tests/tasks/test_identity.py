@@ -31,11 +31,11 @@ class Shift:
 def test_content_tells_functions_apart() -> None:
     functions = [_noise(0.1), _noise(0.2), Shift(1), Shift(2), Shift(1).__call__, functools.partial(_named, 1),
                  functools.partial(_named, 2), _named, torch.flip, torch.roll, lambda x, g: x, lambda x, g: x + 1]
-    known = [callable_fingerprint(function) for function in functions]
-    assert None not in known
-    assert len(set(known)) == len(functions)
-    assert callable_fingerprint(_noise(0.1)) == known[0]
-    assert callable_fingerprint(Shift(1)) == known[2]
+    prints = [callable_fingerprint(function) for function in functions]
+    assert None not in prints
+    assert len(set(prints)) == len(functions)
+    assert callable_fingerprint(_noise(0.1)) == prints[0]
+    assert callable_fingerprint(Shift(1)) == prints[2]
 
 
 def test_a_global_value_that_is_named_counts() -> None:

@@ -28,9 +28,9 @@ TABLE = np.random.default_rng(0).integers(0, 50, (40, 6))
     torch.from_numpy(Y).float(), np.array([b"a", b"b", b"c", b"d"])[Y],
 ], ids=["integers", "column", "floats", "one-hot", "bool rows", "bytes", "digits", "names", "list", "tensor", "ascii"])
 def test_labels_that_can_be_meant_in_one_way(labels: Any) -> None:
-    given = {"train": (TABLE.astype(np.float32), labels), "val": (TABLE.astype(np.float32), labels),
-             "test": (TABLE.astype(np.float32), labels)}
-    data = load_data(given)
+    splits = {"train": (TABLE.astype(np.float32), labels), "val": (TABLE.astype(np.float32), labels),
+              "test": (TABLE.astype(np.float32), labels)}
+    data = load_data(splits)
     assert data.classes == 4
     assert np.array_equal(data.train.targets.numpy(), Y)
 

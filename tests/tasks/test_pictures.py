@@ -69,7 +69,7 @@ def test_every_mode_shows_the_same_drawings(tmp_path: Path, mode: str) -> None:
     expected = np.stack([_bytes(_drawing(number)) for number in range(24)])
     assert (read == read[:, :1]).all(), "grey"
     order = [row.tolist() for row in expected.reshape(24, -1)]
-    difference = [min(np.abs(np.array(row) - np.array(own)).max() for own in order)
+    difference = [min(np.abs(np.array(row) - np.array(drawing)).max() for drawing in order)
                   for row in read[:, 0].flatten(1).tolist()]
     assert len(read) == 24
     assert max(difference) <= 1

@@ -24,23 +24,23 @@ def _timm_network() -> nn.Module:
 
 
 def test_timms_configuration_is_taken() -> None:
-    known = preparation_of(_timm_network(), None)
-    assert known is not None
-    assert known.sides == (303, 288)
-    assert (known.mean, known.interpolation) == ((0.5, 0.5, 0.5), "bicubic")
+    preparation = preparation_of(_timm_network(), None)
+    assert preparation is not None
+    assert preparation.sides == (303, 288)
+    assert (preparation.mean, preparation.interpolation) == ((0.5, 0.5, 0.5), "bicubic")
     assert preparation_of(nn.Flatten(), None) is None
 
 
 def test_torchvisions_weights_say_it_and_a_file_of_their_name() -> None:
-    known = preparation_of("torchvision:resnet50", None)
-    assert known is not None and known.sides == (232, 224)
+    preparation = preparation_of("torchvision:resnet50", None)
+    assert preparation is not None and preparation.sides == (232, 224)
     older = preparation_of("torchvision:resnet50", Path("resnet50-0676ba61.pth"))
     assert older is not None and older.sides == (256, 224)
     assert preparation_of("torchvision:resnet50", Path("mine.pth")) is None
     assert preparation_of("torchvision:nothing", None) is None
 
 
-@pytest.mark.parametrize(("asked", "sides"), [
+@pytest.mark.parametrize(("options", "sides"), [
     ({}, (303, 288)),
     ({"image_size": 96}, (101, 96)),
     ({"crop": 0.75}, (384, 288)),
@@ -48,9 +48,9 @@ def test_torchvisions_weights_say_it_and_a_file_of_their_name() -> None:
     ({"resize": 320}, (320, 288)),
     ({"image_size": 64, "resize": 64}, (64, 64)),
 ])
-def test_what_the_user_says_goes_first(asked: dict[str, Any], sides: tuple[int, int]) -> None:
-    own = asked_preparation(**{name: asked.get(name) for name in ("image_size", "resize", "crop", "mean", "std")})
-    assert own.completed(preparation_of(_timm_network(), None)).sides == sides
+def test_what_the_user_says_goes_first(options: dict[str, Any], sides: tuple[int, int]) -> None:
+    said = asked_preparation(**{name: options.get(name) for name in ("image_size", "resize", "crop", "mean", "std")})
+    assert said.completed(preparation_of(_timm_network(), None)).sides == sides
 
 
 @pytest.mark.parametrize(("mean", "numbers"), [
@@ -61,16 +61,16 @@ def test_numbers_of_channels(mean: Any, numbers: tuple[float, ...]) -> None:
     assert asked_preparation(None, None, None, mean, None).mean == numbers
 
 
-@pytest.mark.parametrize(("asked", "message"), [
+@pytest.mark.parametrize(("options", "message"), [
     ({"mean": "a,b"}, "mean must be one number for each channel"),
     ({"std": "0.5,0"}, "std must be one number above zero"),
     ({"crop": -1.0}, "crop must be a share"),
     ({"crop": 0.5, "resize": 10}, "say the same thing twice"),
     ({"crop": 64, "image_size": 32}, "same whole number"),
 ])
-def test_what_cannot_be_is_refused(asked: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        asked_preparation(**{name: asked.get(name) for name in ("image_size", "resize", "crop", "mean", "std")})
+        asked_preparation(**{name: options.get(name) for name in ("image_size", "resize", "crop", "mean", "std")})
 
 
 def test_a_resize_below_the_crop_is_refused() -> None:
@@ -83,8 +83,8 @@ def test_means_reach_arrays_and_files(tmp_path: Path) -> None:
     np.savez(tmp_path / "plain.npz", x=x, y=y)
     np.savez(tmp_path / "said.npz", x=x, y=y, mean=[0.5], std=[0.25])
     of_network = Preparation(mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0), origin="somebody")
-    own = Preparation(mean=(0.75,), std=(0.25,))
+    of_user = Preparation(mean=(0.75,), std=(0.25,))
     for name, preparation, expected in (("plain", of_network, [0.9, 0.8, 0.7]), ("said", of_network, [2, 2, 2]),
-                                        ("said", own, [1, 1, 1]), ("plain", Preparation(), [1, 1, 1])):
+                                        ("said", of_user, [1, 1, 1]), ("plain", Preparation(), [1, 1, 1])):
         data = load_data(f"npz:{tmp_path / name}.npz", preparation=preparation)
         assert data.normalise(data.train.inputs)[0, :, 0, 0].tolist() == pytest.approx(expected)

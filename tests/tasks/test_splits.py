@@ -30,7 +30,7 @@ def _split(count: int) -> Split:
 
 
 @pytest.mark.parametrize(
-    ("given", "lengths"),
+    ("counts", "lengths"),
     [
         ({"train": 100}, (80, 10, 10)),
         ({"train": 100, "test": 7}, (90, 10, 7)),
@@ -38,10 +38,10 @@ def _split(count: int) -> Split:
         ({"train": 100, "validation": 20, "test": 7}, (100, 20, 7)),
     ],
 )
-def test_missing_splits_are_made_without_overlap(given: dict[str, int], lengths: tuple[int, ...]) -> None:
-    parts = complete({name: _split(count) for name, count in given.items()}, seed=0)
+def test_missing_splits_are_made_without_overlap(counts: dict[str, int], lengths: tuple[int, ...]) -> None:
+    parts = complete({name: _split(count) for name, count in counts.items()}, seed=0)
     assert tuple(len(part) for part in parts.values()) == lengths
-    if list(given) == ["train"]:
+    if list(counts) == ["train"]:
         assert torch.equal(torch.cat([p.inputs for p in parts.values()]).sort(0)[0], _split(100).inputs)
 
 

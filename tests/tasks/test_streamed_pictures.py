@@ -217,7 +217,7 @@ def test_a_listing_is_used_again_until_a_folder_changes(
     (folder / "dog" / "notes.txt").touch()
     os.utime(folder / "dog", (1, 1))
     first = list_pictures(folder, CLASSES)
-    monkeypatch.setattr(picture_listing, "_walked", lambda *given: pytest.fail("walked"))
+    monkeypatch.setattr(picture_listing, "_walked", lambda *args: pytest.fail("walked"))
     again = list_pictures(folder, CLASSES)
     assert (again.digest, list(again.names), again.others) == (first.digest, list(first.names), {".txt": 1})
     assert np.array_equal(again.labels, first.labels)
@@ -235,7 +235,7 @@ def test_a_listing_is_used_again_until_a_folder_changes(
 def test_a_folder_that_has_just_changed_is_listed_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(picture_listing, "KEPT_FILES", 1)
     list_pictures(folder, CLASSES)
-    monkeypatch.setattr(picture_listing, "_walked", lambda *given: pytest.fail("walked"))
+    monkeypatch.setattr(picture_listing, "_walked", lambda *args: pytest.fail("walked"))
     with pytest.raises(pytest.fail.Exception):
         list_pictures(folder, CLASSES)
 

@@ -139,12 +139,12 @@ def test_boxes_are_decoded_by_the_network_or_the_user() -> None:
 def test_detections_in_boxes_that_do_not_count_do_not_count_either() -> None:
     facts = detection(context((torch.zeros(2, 1, 4), torch.zeros(2, 3)), BOXES, decode=two))
     truth = torch.tensor([[[0, 0, 4, 4, 1, 0], [8, 0, 16, 4, 1, 1.0]]])
-    found = {"output_0": [[[8, 0, 12, 4], [0, 0, 4, 4]]], "output_1": np.zeros((1, 3))}
-    assert value(facts.measures[0], found, {"target": truth}) == pytest.approx(1)
+    outputs = {"output_0": [[[8, 0, 12, 4], [0, 0, 4, 4]]], "output_1": np.zeros((1, 3))}
+    assert value(facts.measures[0], outputs, {"target": truth}) == pytest.approx(1)
     truth[0, 1, 5] = 0
-    assert value(facts.measures[0], found, {"target": truth}) == pytest.approx(1)
+    assert value(facts.measures[0], outputs, {"target": truth}) == pytest.approx(1)
     truth[0, 1, :4] = torch.tensor([20, 20, 24, 24])
-    assert 0.2 < value(facts.measures[0], found, {"target": truth}) < 0.3
+    assert 0.2 < value(facts.measures[0], outputs, {"target": truth}) < 0.3
 
 
 @pytest.mark.parametrize(("decode", "said"), [
@@ -174,21 +174,21 @@ class Fields:
     Pair(torch.ones(2), (torch.ones(3), None)), Fields(torch.ones(2), None, [torch.ones(3)])])
 def test_outputs_come_back_in_what_forward_returns(returned: Any) -> None:
     changed = {name: tensor + 1 for name, tensor in flat_outputs(returned).items()}
-    made = restored(returned, changed)
-    assert type(made) is type(returned)
-    assert {name: tensor.tolist() for name, tensor in flat_outputs(made).items()} == {
+    result = restored(returned, changed)
+    assert type(result) is type(returned)
+    assert {name: tensor.tolist() for name, tensor in flat_outputs(result).items()} == {
         name: tensor.tolist() for name, tensor in changed.items()}
 
 
 def test_a_metric_that_is_asked_for_is_of_the_same_output() -> None:
     facts = regression(context({"a": torch.zeros(2, 4), "b": torch.zeros(2, 1)}, torch.zeros(2)))
     outputs, batch = {"a": np.zeros((2, 4)), "b": [[1.0], [3.0]]}, {"target": torch.tensor([1.0, 0.0])}
-    asked = with_metric(facts, "mae")
-    assert [m.metric.name for m in asked] == ["mae", "rmse", "r2"] and value(asked[0], outputs, batch) == 1.5
+    measures = with_metric(facts, "mae")
+    assert [m.metric.name for m in measures] == ["mae", "rmse", "r2"] and value(measures[0], outputs, batch) == 1.5
     assert [m.metric.name for m in with_metric(facts, "r2")] == ["r2", "rmse"]
     assert [m.metric.name for m in with_metric(facts, None)] == ["rmse", "r2"]
-    own = with_metric(facts, lambda outputs, batch: 1.0)
-    assert [m.metric.name for m in own] == ["metric", "rmse", "r2"]
+    of_function = with_metric(facts, lambda outputs, batch: 1.0)
+    assert [m.metric.name for m in of_function] == ["metric", "rmse", "r2"]
     alone = classification(context({"a": torch.zeros(2, 4, 4), "logits": torch.zeros(2, 3)}))
     (agreement,) = with_metric(alone, "agreement")
     scores = {"a": np.zeros((2, 4, 4)), "logits": [[1, 0, 0], [0, 1, 0]]}

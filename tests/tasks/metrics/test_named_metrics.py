@@ -133,11 +133,11 @@ def test_which_output_and_which_targets_can_be_said() -> None:
     with pytest.raises(InputError, match="needs targets"):
         metric("accuracy", predictions="a").of_batch(outputs, batch, {})
     named = metric("accuracy", predictions="b", targets="kind").of_batch(outputs, batch, {})
-    made = metric("accuracy", predictions=lambda found: found["a"][:, ::-1].argmax(1),
-                  targets=lambda given: given["kind"]).of_batch(outputs, batch, {})
+    by_function = metric("accuracy", predictions=lambda outputs_of: outputs_of["a"][:, ::-1].argmax(1),
+                         targets=lambda batch_of: batch_of["kind"]).of_batch(outputs, batch, {})
     nested = metric("accuracy", predictions="b", targets="targets.kind").of_batch(
         outputs, {"targets": {"kind": LABELS}}, {})
-    assert (named == made).all() and (named == nested).all() and 0 < named.mean() < 1
+    assert (named == by_function).all() and (named == nested).all() and 0 < named.mean() < 1
 
 
 def test_every_name_has_a_heading_and_a_finite_error_of_one_sample() -> None:

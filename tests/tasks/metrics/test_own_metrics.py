@@ -65,7 +65,7 @@ def test_numbers_of_any_kind_are_taken(value: Any) -> None:
     assert measured(metric(lambda outputs, batch: value, name="value"))[0] == pytest.approx(float(value))
 
 
-@pytest.mark.parametrize(("given", "message"), [
+@pytest.mark.parametrize(("spec", "message"), [
     ("acuracy", "did you mean 'accuracy'"),
     (3, "must be a name"),
     (lambda outputs: 0.0, "two arguments"),
@@ -73,9 +73,9 @@ def test_numbers_of_any_kind_are_taken(value: Any) -> None:
     ([], "at least one"),
     (["mae", "mae"], "two are called mae"),
 ])
-def test_what_is_no_metric_is_said(given: Any, message: str) -> None:
+def test_what_is_no_metric_is_said(spec: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        measures(given)
+        measures(spec)
 
 
 def test_names_and_directions_in_doubt_are_asked_for() -> None:
@@ -102,9 +102,9 @@ def test_several_metrics_keep_their_order() -> None:
 def test_torchmetrics_compute_what_they_compute() -> None:
     mend_torchvision()
     torchmetrics = pytest.importorskip("torchmetrics")
-    given = torchmetrics.classification.MulticlassF1Score(num_classes=7, average="macro")
-    expected = float(given(torch.tensor(SCORES), torch.tensor(LABELS)))
-    measure = metric(given)
+    module = torchmetrics.classification.MulticlassF1Score(num_classes=7, average="macro")
+    expected = float(module(torch.tensor(SCORES), torch.tensor(LABELS)))
+    measure = metric(module)
     assert measure.metric.name == "f1_score" and measure.metric.is_share and measure.metric.higher_is_better
     value, error = measured(measure)
     assert value == pytest.approx(expected) and error > 0

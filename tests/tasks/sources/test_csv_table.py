@@ -87,14 +87,14 @@ def test_texts_are_read_again_and_tokenised_when_asked_for(stories: Path) -> Non
                             classes=True)
     source = open_source(f"csv:{stories}", context)
     assert source.inputs == ("input_ids", "attention_mask") and source.class_names == ("bad", "good")
-    found = {}
+    by_length = {}
     for samples in pickle.loads(pickle.dumps(source.splits)).values():
         for i in range(len(samples)):
             sample = samples[i]
             assert sample["input_ids"].shape == sample["attention_mask"].shape == (8,)
             length = int(sample["input_ids"][1]) - 3
-            found[length] = (int(sample["target"]), int(sample["attention_mask"].sum()))
-    assert found == {row: (row % 2, 4 + row % 3) for row in range(20)}
+            by_length[length] = (int(sample["target"]), int(sample["attention_mask"].sum()))
+    assert by_length == {row: (row % 2, 4 + row % 3) for row in range(20)}
     assert open_source(f"csv:{stories}?text=text&length=5", context).splits["train"][0]["input_ids"].shape == (5,)
 
 
