@@ -91,10 +91,10 @@ def row(name: str, plans: int) -> str:
                        f"{np.median(seconds):.2f} |"])
 
 
-def _errors(found: list[float], limit: float) -> tuple[str, str, str]:
-    if not found:
+def _errors(relative: list[float], limit: float) -> tuple[str, str, str]:
+    if not relative:
         return "", "", ""
-    errors = np.abs(found)
+    errors = np.abs(relative)
     return f"{errors.mean():.2%}", f"{errors.max():.2%}", f"{(errors <= limit).mean():.0%}"
 
 
@@ -147,17 +147,17 @@ def main() -> None:
     parser.add_argument("table", choices=("files", "predictions"))
     parser.add_argument("--plans", type=int, default=200)
     parser.add_argument("--format", action="append")
-    asked = parser.parse_args()
-    if asked.table == "predictions":
+    args = parser.parse_args()
+    if args.table == "predictions":
         print("| format | plans | bytes: mean error | largest | within 1% | arena: mean error | largest | within 10% | "
               "seconds of writing, median |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|")
-        for name in asked.format or DRAWN:
-            print(row(name, asked.plans), flush=True)
+        for name in args.format or DRAWN:
+            print(row(name, args.plans), flush=True)
         return
     print("| network | format | bytes | accuracy / in torch, or mean deviation from torch | time / float original's | "
           "seconds of writing | on the device |\n|---|---|--:|--:|--:|--:|---|")
     for what, network, data in networks():
-        for name in asked.format or ("onnx", "tflite", "tflite-micro", "vela"):
+        for name in args.format or ("onnx", "tflite", "tflite-micro", "vela"):
             print(files_row(what, network, data, name), flush=True)
 
 

@@ -48,11 +48,11 @@ def study_of(solver: Solver, sampler: optuna.samplers.BaseSampler, trials: int) 
     """So many past trials, drawn."""
     rng, study = np.random.default_rng(0), optuna.create_study(directions=["maximize", "minimize", "minimize"],
                                                                sampler=sampler)
-    known = distributions(solver.space)
+    by_name = distributions(solver.space)
     draw = optuna.samplers.RandomSampler(0)
     for _ in range(trials):
-        params = {name: draw.sample_independent(study, None, name, d) for name, d in known.items()}  # type: ignore[arg-type]
-        study.add_trial(optuna.trial.create_trial(params=params, distributions=known,
+        params = {name: draw.sample_independent(study, None, name, d) for name, d in by_name.items()}  # type: ignore[arg-type]
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=by_name,
                                                   values=[float(v) for v in (rng.random(), *rng.exponential(1e6, 2))]))
     return study
 
@@ -73,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, nargs="+", default=[0, 300, 1000, 5000])
     parser.add_argument("--asks", type=int, default=20)
-    given = parser.parse_args()
+    args = parser.parse_args()
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     net, task = default_task()
@@ -81,12 +81,12 @@ def main() -> None:
     projection = Projection(build_space(table, load_space("default"), load_profile("host")),
                             Budget(size_bytes=500_000))
     sensitivity_table = made_up(projection.space, np.random.default_rng(0))
-    counts = " ".join(map(str, given.trials))
-    lines = ["# Milliseconds to propose", "", f"`python benchmarks/asking.py --trials {counts} --asks {given.asks}`: "
+    counts = " ".join(map(str, args.trials))
+    lines = ["# Milliseconds to propose", "", f"`python benchmarks/asking.py --trials {counts} --asks {args.asks}`: "
              f"median (largest) of processor time, {len(projection.space.knobs)} knobs, one thread, {os.cpu_count()} "
              f"cores, {platform.machine()}.", "",
-             "| sampler | " + " | ".join(f"{n} trials" for n in given.trials) + " |",
-             "|---|" + "---|" * len(given.trials)]
+             "| sampler | " + " | ".join(f"{n} trials" for n in args.trials) + " |",
+             "|---|" + "---|" * len(args.trials)]
     solver = Solver(projection, sensitivity_table)
     reference = Reference(ACCURACY, 0.95)
     began = time.process_time()
@@ -96,11 +96,11 @@ def main() -> None:
                  "others propose is moved into the budget by `Solver.fit` in a search, which is not counted here.")
     for name in ("auto", "tpe", "nsga2", "random", "gp"):
         cells = []
-        for trials in given.trials:
+        for trials in args.trials:
             if trials > SLOW.get(name, trials):
                 cells.append("–")
                 continue
-            asks = given.asks if name != "gp" else 2
+            asks = args.asks if name != "gp" else 2
             median, largest = asked_ms(study_of(solver, make_sampler(name, 0, solver, reference), trials), solver, asks)
             cells.append(f"{median:,.0f} ({largest:,.0f})")
             print(name, trials, cells[-1], flush=True)

@@ -60,8 +60,8 @@ def full_range(weight: Tensor, args: Mapping[str, Any], *rest: Any) -> Quantized
 
 def odd_sevens(weight: Tensor, args: Mapping[str, Any], *rest: Any) -> QuantizedWeight:
     """The odd integers from -127 to 127, stored in 8 bits."""
-    known = rounded_weight(weight, {**args, "weight_bits": 7}, *rest)
-    scale = known.scale / 2
+    start = rounded_weight(weight, {**args, "weight_bits": 7}, *rest)
+    scale = start.scale / 2
     odd = (weight / per_channel(scale, weight) * 0.5).floor() * 2 + 1
     return QuantizedWeight(8, odd.clamp(-127, 127).to(torch.int8), scale)
 
@@ -73,15 +73,15 @@ def to_nearest(weight: Tensor, args: Mapping[str, Any], *rest: Any) -> Quantized
 
 def where_it_can(weight: Tensor, args: Mapping[str, Any], *rest: Any) -> QuantizedWeight:
     """Levels up to 127, scales widened only in channels whose two largest weights of one sign are too large."""
-    known = full_range(weight, args, *rest)
+    quantized = full_range(weight, args, *rest)
     for _ in range(20):
-        pairs = torch.tensor([largest_pair(row[None].numpy(), 0) for row in known.levels])
+        pairs = torch.tensor([largest_pair(row[None].numpy(), 0) for row in quantized.levels])
         if int(pairs.max()) <= LARGEST_PAIR:
             break
-        known = replace(known, scale=known.scale * (pairs / LARGEST_PAIR).clamp_min(1.0))
-        levels = round_to_levels(weight / per_channel(known.scale, weight), 8)
-        known = replace(known, levels=levels.to(torch.int8))
-    return known
+        quantized = replace(quantized, scale=quantized.scale * (pairs / LARGEST_PAIR).clamp_min(1.0))
+        levels = round_to_levels(weight / per_channel(quantized.scale, weight), 8)
+        quantized = replace(quantized, levels=levels.to(torch.int8))
+    return quantized
 
 
 def unsigned(data: bytes) -> bytes:
@@ -143,28 +143,28 @@ def files(bench: Workbench, share: float) -> dict[str, bytes]:
     layers = [
         layer.name for layer in bench.network.table.layers if layer.kind in ("conv", "linear") and layer.compressible
     ]
-    made = {}
+    by_way = {}
     for way in WAYS:
         args = {"weight_bits": way.bits, "activation_bits": 8}
         plan = Plan.of(cut + [Step(name, "quantize", args) for name in layers])
         compressing.rounded_weight = way.rounding  # type: ignore[assignment, attr-defined]
         bench.network.compressor.forget()
-        made[way.name] = way.change(bench.network.write(bench.network.compressor.compress(plan)).data)
-    return made
+        by_way[way.name] = way.change(bench.network.write(bench.network.compressor.compress(plan)).data)
+    return by_way
 
 
 def table(bench: Workbench, limit: int, share: float) -> str:
     """Everything as Markdown."""
-    chosen = bench.network.task.test.take(torch.arange(limit))
-    inputs, labels = {"input": bench.network.task.normalise(chosen.inputs).numpy()}, chosen.targets.numpy()
+    part = bench.network.task.test.take(torch.arange(limit))
+    inputs, labels = {"input": bench.network.task.normalise(part.inputs).numpy()}, part.targets.numpy()
     (original,) = in_batches(Runtime(bench.network.writer.original_file), inputs).values()
-    made = files(bench, share)
+    data_of = files(bench, share)
     runtimes = {"original": Runtime(bench.network.writer.original_file)} | {
-        name: Runtime(data) for name, data in made.items()
+        name: Runtime(data) for name, data in data_of.items()
     }
     times = time_files(runtimes, {"input": bench.network.example.numpy()})
     lines = []
-    for name, data in made.items():
+    for name, data in data_of.items():
         fused, written = (next(iter(in_batches(runtime, inputs).values())) for runtime in (
             runtimes[name], Runtime(data, literal=True)))
         try:
@@ -192,14 +192,14 @@ def main() -> None:
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("--limit", type=int, default=1000, help="score on the first N test pictures")
     parser.add_argument("--pruned", type=float, default=0.0, help="share of the channels to remove first")
-    given = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     kind = "without" if "vnni" not in flags else "with"
     with TemporaryDirectory() as scratch:
-        found = table(bench_of(given.base, Path(scratch)), given.limit, given.pruned)
+        figures = table(bench_of(args.base, Path(scratch)), args.limit, args.pruned)
     page = Path(__file__).with_suffix(".md")
-    what = f"{given.pruned:.0%} of the channels removed" if given.pruned else "all channels"
+    what = f"{args.pruned:.0%} of the channels removed" if args.pruned else "all channels"
     title = f"\n## ResNet-18 on Fashion-MNIST, {what}"
     text = page.read_text("utf-8") if page.exists() else "# Exact integers\n"
     before, found_it, after = text.partition(title)
@@ -207,8 +207,8 @@ def main() -> None:
     page.write_text(f"""{before.rstrip()}
 {title}
 
-`python benchmarks/exact.py --base DIR --limit {given.limit} --pruned {given.pruned:g}`, one thread,
-{platform.machine()} {kind} VNNI, shared machine; calibrated, not trained, seed 0. {found}
+`python benchmarks/exact.py --base DIR --limit {args.limit} --pruned {args.pruned:g}`, one thread,
+{platform.machine()} {kind} VNNI, shared machine; calibrated, not trained, seed 0. {figures}
 {after}""", "utf-8")
     sys.stdout.write(page.read_text("utf-8"))
 

@@ -131,16 +131,16 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder for the studies (default: a temporary one)")
     parser.add_argument("--jobs", type=int, default=2, help="processes of each search, one core each")
     parser.add_argument("--parallel", type=int, default=1, help="sizes at a time; they share the cores evenly")
-    given = parser.parse_args()
+    args = parser.parse_args()
     rows: dict[str, dict] = {}
-    threads = max(1, (os.cpu_count() or 1) // given.parallel)
-    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(given.parallel) as pool:
-        folder = given.keep or Path(scratch)
-        runs = {size: pool.submit(run, size, given.base, given.timeout, given.seed, given.jobs, folder, threads)
-                for size in given.sizes}
+    threads = max(1, (os.cpu_count() or 1) // args.parallel)
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(args.parallel) as pool:
+        folder = args.keep or Path(scratch)
+        runs = {size: pool.submit(run, size, args.base, args.timeout, args.seed, args.jobs, folder, threads)
+                for size in args.sizes}
         for size, future in runs.items():
             rows[size] = future.result()
-            text = table(rows, given.timeout, given.seed, given.parallel)
+            text = table(rows, args.timeout, args.seed, args.parallel)
             Path(__file__).with_suffix(".md").write_text(text)
             print(text, flush=True)
 

@@ -72,9 +72,9 @@ def _features(held_out: bool, count: int) -> np.ndarray:
     samples = stored["samples"].astype(np.float32) / 32768
     ends = np.concatenate([[0], np.cumsum(stored["lengths"])])
     _, speakers = np.unique(stored["speakers"], return_inverse=True)
-    chosen = [samples[ends[i]:ends[i + 1]] for i in np.flatnonzero((speakers < HELD_OUT) == held_out)]
+    signals = [samples[ends[i]:ends[i + 1]] for i in np.flatnonzero((speakers < HELD_OUT) == held_out)]
     draw = np.random.default_rng(int(held_out))
-    return np.stack([cepstra(second) for second in _seconds(chosen, draw, count)])[:, None].astype(np.float32)
+    return np.stack([cepstra(second) for second in _seconds(signals, draw, count)])[:, None].astype(np.float32)
 
 
 def _seconds(recordings: list[np.ndarray], draw: np.random.Generator, count: int) -> Iterator[np.ndarray]:
@@ -135,12 +135,12 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=24)
     parser.add_argument("--timeout")
     parser.add_argument("--space", default="default")
-    asked = parser.parse_args()
-    bounds = {name: getattr(asked, name) for name in ("peak_memory", "latency", "macs", "timeout")}
+    args = parser.parse_args()
+    bounds = {name: getattr(args, name) for name in ("peak_memory", "latency", "macs", "timeout")}
     more = {name: value for name, value in bounds.items() if value}
-    result = autocompress.search(model=f"{__file__}:keyword_spotter", data=f"{__file__}:data", profile=asked.profile,
-                                 budget=asked.budget, trials=asked.trials, space=asked.space, out=asked.out, **more)
-    manifest = json.loads((asked.out / "artifact/manifest.json").read_text())
+    result = autocompress.search(model=f"{__file__}:keyword_spotter", data=f"{__file__}:data", profile=args.profile,
+                                 budget=args.budget, trials=args.trials, space=args.space, out=args.out, **more)
+    manifest = json.loads((args.out / "artifact/manifest.json").read_text())
     metrics = manifest["metrics"]
     print(f"accuracy {manifest['verified']['accuracy']:.4f} of the official samples, "
           f"reference {manifest['verified']['baseline_accuracy']:.4f}")

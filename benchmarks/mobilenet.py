@@ -72,11 +72,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--epochs", type=int, default=6)
-    given = parser.parse_args()
-    network, score = train(given.epochs)
-    given.folder.mkdir(parents=True, exist_ok=True)
+    args = parser.parse_args()
+    network, score = train(args.epochs)
+    args.folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.contiguous() for name, value in network.state_dict().items()}
-    save_file(state, given.folder / "mobilenet.safetensors")
+    save_file(state, args.folder / "mobilenet.safetensors")
     print(f"test {score:.4f}")
 
 

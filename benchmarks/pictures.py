@@ -49,8 +49,8 @@ def pictures(count: int, seed: int) -> tuple[Tensor, Tensor]:
         ground = torch.rand((1, 3, 8, 8), generator=generator) * 0.5 + 0.1
         ground = F.interpolate(ground, (SIDE, SIDE), mode="bilinear")[0]
         kind = int(labels[i])
-        own = torch.tensor([(kind >> bit) & 1 for bit in range(3)]).view(3, 1, 1)
-        colour = 0.2 + 0.7 * (OWN_COLOUR * own + (1 - OWN_COLOUR) * torch.rand((3, 1, 1), generator=generator))
+        bits = torch.tensor([(kind >> bit) & 1 for bit in range(3)]).view(3, 1, 1)
+        colour = 0.2 + 0.7 * (OWN_COLOUR * bits + (1 - OWN_COLOUR) * torch.rand((3, 1, 1), generator=generator))
         span = torch.tensor([80.0, 80.0, 30.0, math.pi])
         least = torch.tensor([72.0, 72.0, 35.0, 0.0])
         x, y, radius, angle = (torch.rand(4, generator=generator) * span + least).tolist()
@@ -132,7 +132,7 @@ def _fit(net: nn.Module) -> None:
 
 def _fit_head(net: Any, inputs: Tensor, labels: Tensor) -> None:
     head, read = net.get_classifier(), []
-    handle = head.register_forward_pre_hook(lambda _, given: read.append(given[0]))
+    handle = head.register_forward_pre_hook(lambda _, args: read.append(args[0]))
     with torch.no_grad():
         for rows in inputs.split(FIT_BATCH):
             net(rows)
@@ -157,28 +157,28 @@ def main() -> None:
     parser.add_argument("--timeout", default="10m")
     parser.add_argument("--share", type=float, default=0.25, help="Budget as a share of the float file.")
     parser.add_argument("--tree", type=Path, default=Path(__file__).resolve().parent.parent)
-    asked = parser.parse_args()
-    os.environ.setdefault(WEIGHTS, str(asked.out.parent / "pictures-weights"))
-    net = _fitted(asked.network)
-    budget = round(asked.share * 4 * sum(p.numel() for p in net.parameters()))
+    args = parser.parse_args()
+    os.environ.setdefault(WEIGHTS, str(args.out.parent / "pictures-weights"))
+    net = _fitted(args.network)
+    budget = round(args.share * 4 * sum(p.numel() for p in net.parameters()))
     here = Path(__file__).resolve()
-    environment = os.environ | {"PYTHONPATH": str(asked.tree)}
+    environment = os.environ | {"PYTHONPATH": str(args.tree)}
     before, load = time.perf_counter(), os.getloadavg()[0]
     done = subprocess.run(
         [sys.executable, "-c", "from autocompress.cli.main import run; run()", "search",
-         "--model", f"{here}:{asked.network}", "--data",
-         f"{here}:data", "--budget", str(budget), "--timeout", asked.timeout, "--out", str(asked.out), "--json"],
+         "--model", f"{here}:{args.network}", "--data",
+         f"{here}:data", "--budget", str(budget), "--timeout", args.timeout, "--out", str(args.out), "--json"],
         env=environment, stdout=subprocess.PIPE, text=True, check=False)
     seconds = time.perf_counter() - before
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    result = told(asked.out) | {
-        "network": asked.network, "seconds": round(seconds), "exit": done.returncode, "load": round(load, 1),
+    result = told(args.out) | {
+        "network": args.network, "seconds": round(seconds), "exit": done.returncode, "load": round(load, 1),
         "processor_seconds": round(usage.ru_utime + usage.ru_stime), "kernel_seconds": round(usage.ru_stime),
-        "peak_rss_mb": round(usage.ru_maxrss / 1024), "network_mb": round(budget / asked.share / 1e6, 1)}
+        "peak_rss_mb": round(usage.ru_maxrss / 1024), "network_mb": round(budget / args.share / 1e6, 1)}
     if done.stdout:
-        found = json.loads(done.stdout)
-        result |= {"artifact": found.get("artifact"), "baseline": found.get("baseline", {}).get("accuracy")}
-    (asked.out / "RESULT.json").write_text(json.dumps(result, indent=1))
+        document = json.loads(done.stdout)
+        result |= {"artifact": document.get("artifact"), "baseline": document.get("baseline", {}).get("accuracy")}
+    (args.out / "RESULT.json").write_text(json.dumps(result, indent=1))
     print(json.dumps(result, indent=1))
 
 

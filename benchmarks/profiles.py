@@ -123,15 +123,15 @@ class Fit:
 
     def __call__(self, which: Sequence[int] | None = None) -> np.ndarray:
         """The best values for the rows `which`, all where nothing is said."""
-        chosen = range(len(self._rows)) if which is None else which
+        numbers = range(len(self._rows)) if which is None else which
 
         def residuals(values: np.ndarray) -> np.ndarray:
             rates = values[:-2].reshape(len(self.types), -1)
             wide = rates[0] - rates[0][0]
             held = [(wide - np.array([PRIOR[name] for name in ARITHMETIC]))[1:] / SPREAD]
-            held += [(own - rates[0] - np.log(2) / 2) / SPREAD_INT8 for own in rates[1:]]
+            held += [(kind_rates - rates[0] - np.log(2) / 2) / SPREAD_INT8 for kind_rates in rates[1:]]
             held += [(values[-2:] - self.start[-2:]) / (SPREAD_BANDWIDTH, SPREAD_OVERHEAD)]
-            return np.concatenate([(self.predicted(values, chosen) - self._target[list(chosen)]) / NOISE, *held])
+            return np.concatenate([(self.predicted(values, numbers) - self._target[list(numbers)]) / NOISE, *held])
 
         return np.asarray(least_squares(residuals, self.start, method="trf", loss="soft_l1").x)
 
@@ -150,27 +150,27 @@ def report(works: dict[str, Work]) -> str:
     """The tables as Markdown."""
     lines, summary = [], []
     for name in (*FITTED, "nvidia-t4"):
-        own = [row for row in rows() if row.profile == name and works.get(row.network, Work(())).parts]
+        of_profile = [row for row in rows() if row.profile == name and works.get(row.network, Work(())).parts]
         profile = load_profile(name)
-        held = Fit(profile, own, works).held_out() if name in FITTED else np.full(len(own), np.nan)
-        lines += [f"## {name}", "", "Source: " + "; ".join(dict.fromkeys(row.where for row in own)) + ".", ""]
+        held = Fit(profile, of_profile, works).held_out() if name in FITTED else np.full(len(of_profile), np.nan)
+        lines += [f"## {name}", "", "Source: " + "; ".join(dict.fromkeys(row.where for row in of_profile)) + ".", ""]
         lines += ["| network | precision | published ms | estimated ms | error | held out |",
                   "|---|---|--:|--:|--:|--:|"]
-        errors = np.array([estimated_ms(row, works[row.network], profile) / row.milliseconds - 1 for row in own])
-        for row, error, unseen in zip(own, errors, held, strict=True):
+        errors = np.array([estimated_ms(row, works[row.network], profile) / row.milliseconds - 1 for row in of_profile])
+        for row, error, unseen in zip(of_profile, errors, held, strict=True):
             label = f"{row.network}, batch {row.batch}" if row.batch > 1 else row.network
             shown = "–" if np.isnan(unseen) else f"{unseen:+.0%}"
-            published, found = row.milliseconds, (1 + error) * row.milliseconds
-            lines.append(f"| {label} | {row.precision} | {published:.4g} | {found:.4g} | {error:+.0%} | {shown} |")
-        for precision in dict.fromkeys(row.precision for row in own):
-            some = [i for i, row in enumerate(own) if row.precision == precision]
+            published, estimated = row.milliseconds, (1 + error) * row.milliseconds
+            lines.append(f"| {label} | {row.precision} | {published:.4g} | {estimated:.4g} | {error:+.0%} | {shown} |")
+        for precision in dict.fromkeys(row.precision for row in of_profile):
+            some = [i for i, row in enumerate(of_profile) if row.precision == precision]
             shown = "–" if np.isnan(held[some]).any() else f"{np.abs(held[some]).mean():.0%}"
             lines.append(f"| mean of absolute values | {precision} | | | {np.abs(errors[some]).mean():.0%} | {shown} |")
         lines.append("")
         if name in FITTED:
             cells = []
             for precision, before in zip(("float", "int8"), BEFORE[name], strict=True):
-                some = [i for i, row in enumerate(own) if row.precision == precision]
+                some = [i for i, row in enumerate(of_profile) if row.precision == precision]
                 now = f"{np.abs(errors[some]).mean():.0%} ({np.abs(held[some]).mean():.0%})" if some else "–"
                 cells += [f"{before}%" if some else "–", now]
             summary.append(f"| {name} | " + " | ".join(cells) + " |")
@@ -182,14 +182,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--models", type=Path, required=True)
     parser.add_argument("--fit", action="store_true")
-    given = parser.parse_args()
-    works = networks(given.models)
-    if not given.fit:
+    args = parser.parse_args()
+    works = networks(args.models)
+    if not args.fit:
         print(report(works))
         return
     for name in FITTED:
-        own = [row for row in rows() if row.profile == name and works.get(row.network, Work(())).parts]
-        fit = Fit(load_profile(name), own, works)
+        of_profile = [row for row in rows() if row.profile == name and works.get(row.network, Work(())).parts]
+        fit = Fit(load_profile(name), of_profile, works)
         values = fit()
         rates = np.exp(values[:-2]).reshape(len(fit.types), -1) / 1e9
         for kind, line in zip(fit.types, rates, strict=True):

@@ -58,24 +58,24 @@ def rows() -> list[Row]:
 
 def networks(models: Path) -> dict[str, Work]:
     """By name as in `published.csv`; `models`: the folder of ncnn's `*.param` files."""
-    found = {path.stem: read_param(path) for path in sorted(models.glob("*.param")) if not path.stem.endswith("_int8")}
+    works = {path.stem: read_param(path) for path in sorted(models.glob("*.param")) if not path.stem.endswith("_int8")}
     vision = import_torchvision().models
-    found["vision_transformer"] = _vision_transformer()
+    works["vision_transformer"] = _vision_transformer()
     with torch.device("meta"):
-        found["ResNet-50 v1.5"] = Work(traced(vision.resnet50(), 224), RESNET50_BESIDE)
+        works["ResNet-50 v1.5"] = Work(traced(vision.resnet50(), 224), RESNET50_BESIDE)
         for width, side, classes in ((0.35, 128, 1000), (0.35, 224, 5), (0.35, 128, 5), (1.4, 224, 1000)):
             data = "(ImageNet)" if classes == 1000 else "(flowers,5cls)"
             model = vision.mobilenet_v2(width_mult=width, num_classes=classes)
-            found[f"MobileNetV2-{width} {data} @{side}"] = Work(traced(model, side))
+            works[f"MobileNetV2-{width} {data} @{side}"] = Work(traced(model, side))
         for side in (128, 224):
-            found[f"SqueezeNet-1.1 (flowers) @{side}"] = Work(traced(vision.squeezenet1_1(num_classes=5), side))
+            works[f"SqueezeNet-1.1 (flowers) @{side}"] = Work(traced(vision.squeezenet1_1(num_classes=5), side))
     for width, side, classes in ((0.25, 224, 1000), (0.25, 96, 5), (0.5, 224, 5), (1.0, 224, 1000)):
         data = "(ImageNet)" if classes == 1000 else "(flowers,5cls)"
-        found[f"MobileNetV1-{width} {data} @{side}"] = Work(separable(MOBILENET, width, side, classes))
+        works[f"MobileNetV1-{width} {data} @{side}"] = Work(separable(MOBILENET, width, side, classes))
     for side in (128, 224):
-        found[f"FdMobileNet-0.25 (flowers) @{side}"] = Work(separable(FD_MOBILENET, 0.25, side, 5))
-    found["ResNetV1-32 (cifar100) @32"] = Work(_resnet32())
-    return found
+        works[f"FdMobileNet-0.25 (flowers) @{side}"] = Work(separable(FD_MOBILENET, 0.25, side, 5))
+    works["ResNetV1-32 (cifar100) @32"] = Work(_resnet32())
+    return works
 
 
 def traced(model: torch.nn.Module, side: int) -> tuple[Part, ...]:
@@ -169,24 +169,24 @@ def read_param(path: Path) -> Work:
         kind, name, count_in, count_out, *rest = line.split()
         split = int(count_in) + int(count_out)
         inputs, outputs = rest[:int(count_in)], rest[int(count_in):split]
-        given = {int(key): text for key, _, text in (entry.partition("=") for entry in rest[split:])}
-        if -23330 not in given:
+        values = {int(key): text for key, _, text in (entry.partition("=") for entry in rest[split:])}
+        if -23330 not in values:
             if kind in ("Convolution", "ConvolutionDepthWise", "InnerProduct", "Gemm"):
                 return Work(())
             continue  # what comes behind the network: boxes, detections
-        sizes = [int(size) for size in given[-23330].split(",")[1:]]
+        sizes = [int(size) for size in values[-23330].split(",")[1:]]
         for i, blob in enumerate(outputs):
             rank, *axes = sizes[4 * i:4 * i + 4]
             shapes[blob] = tuple(axes[:rank])  # width, height, channels
         if kind in ("Convolution", "ConvolutionDepthWise", "DeconvolutionDepthWise"):
             into, out = shapes[inputs[0]], shapes[outputs[0]]
-            groups = int(given.get(7, 1)) if kind != "Convolution" else 1
-            kernel = int(given[1]), int(given.get(11, given[1]))
-            parts.append(Part(name=name, layer=name, kind="conv", in_channels=into[-1], out_channels=int(given[0]),
+            groups = int(values.get(7, 1)) if kind != "Convolution" else 1
+            kernel = int(values[1]), int(values.get(11, values[1]))
+            parts.append(Part(name=name, layer=name, kind="conv", in_channels=into[-1], out_channels=int(values[0]),
                               groups=groups, kernel=kernel, positions=math.prod(out[:-1]),
                               in_positions=math.prod(into[:-1])))
         elif kind == "InnerProduct":
-            parts.append(linear(name, int(given[2]) // int(given[0]), int(given[0])))
+            parts.append(linear(name, int(values[2]) // int(values[0]), int(values[0])))
         elif kind in MOVED:
             elements = sum(math.prod(shapes.get(blob, (0,))) for blob in (*inputs, *outputs))
             beside.append(Executed("none", 0, elements, 32))

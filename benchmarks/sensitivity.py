@@ -57,12 +57,12 @@ def measure(network: str, base: Path, steps: int, images: int, scratch: Path) ->
     began = time.process_time()
     sensitivities = predicted.sensitivities(bench.network.compressor, options)
     table_s = time.process_time() - began
-    chosen = random.Random(SEED).sample(range(len(options)), min(steps, len(options)))
+    numbers = random.Random(SEED).sample(range(len(options)), min(steps, len(options)))
     inputs = bench.network.task.normalise(on.split.inputs)
     with torch.no_grad():
         original = bench.network.model(inputs).double()
     rows = []
-    for number in chosen:
+    for number in numbers:
         with torch.no_grad():
             answers = bench.network.compressor.compress(Plan.of([options[number]])).model(inputs).double()
         rows.append(
@@ -95,12 +95,12 @@ def table(results: dict[str, Any]) -> str:
              f"thread on a shared machine of {os.cpu_count()} cores, {platform.machine()}. Predicted from "
              f"{predicted.SAMPLES[0]} unlabelled calibration images; measured by carrying out one step at a time, on "
              "validation images.", ""]
-    for network, found in results.items():
-        frame = pd.DataFrame(found["rows"])
+    for network, result in results.items():
+        frame = pd.DataFrame(result["rows"])
         lines += [f"## {network}", "",
-                  f"{found['options']} options predicted in {found['table_s']:.0f} s of processor, "
-                  f"{found['table_s'] / found['forward_s']:.0f} times a forward pass of the 512 calibration images; "
-                  f"making the changed weights takes most of it. {len(frame)} options measured on {found['images']} "
+                  f"{result['options']} options predicted in {result['table_s']:.0f} s of processor, "
+                  f"{result['table_s'] / result['forward_s']:.0f} times a forward pass of the 512 calibration images; "
+                  f"making the changed weights takes most of it. {len(frame)} options measured on {result['images']} "
                   "images.", "", "| steps | number | rank correlation | median measured / predicted | middle 80% |",
                   "|---|---|---|---|---|"]
         for name, part in [("all", frame), *frame.groupby("technique")]:
@@ -122,11 +122,11 @@ def main() -> None:
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--images", type=int, default=500)
-    given = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
     results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     with TemporaryDirectory() as scratch:
-        results[given.network] = measure(given.network, given.base, given.steps, given.images, Path(scratch))
+        results[args.network] = measure(args.network, args.base, args.steps, args.images, Path(scratch))
     RESULT.write_text(json.dumps(results, indent=1) + "\n")
     RESULT.with_suffix(".md").write_text(table(results))
 

@@ -174,7 +174,7 @@ def check_network(network: Any, data: Any) -> dict[str, Any]:
     compressed = bench.network.compressor.compress(plan)
     file = bench.network.write(compressed).data
     inputs = bench.network.calibration
-    found = {
+    result = {
         "input": inputs.shape[-1],
         "params": sum(p.numel() for p in model.parameters()),
         "kept": sum(p.numel() for p in compressed.model.parameters()),
@@ -193,16 +193,16 @@ def check_network(network: Any, data: Any) -> dict[str, Any]:
         executed = by_name(fold_norms(compressed, bench.network.table).model(inputs))
         expected = {key: tensor.numpy() for key, tensor in executed.items()}
     if not all(tensor.isfinite().all() for tensor in executed.values()):
-        return found | {"fault": "the compressed network puts out values that are not finite"}
-    found["error"] = largest_difference(Runtime(file).run(as_arrays(inputs)), expected)
-    if not found["error"] <= TOLERANCE:
-        found["fault"] = f"the file differs from the network by {found['error']:.2g}"
+        return result | {"fault": "the compressed network puts out values that are not finite"}
+    result["error"] = largest_difference(Runtime(file).run(as_arrays(inputs)), expected)
+    if not result["error"] <= TOLERANCE:
+        result["fault"] = f"the file differs from the network by {result['error']:.2g}"
         if isinstance(inputs, torch.Tensor) and inputs.is_floating_point():
             with torch.no_grad():
                 exact = by_name(fold_norms(compressed, bench.network.table).model.double()(inputs.double()))
             of_itself = largest_difference(expected, {key: tensor.float().numpy() for key, tensor in exact.items()})
-            found["fault"] += f", which itself differs from float64 by {of_itself:.2g}"
-    return found
+            result["fault"] += f", which itself differs from float64 by {of_itself:.2g}"
+    return result
 
 
 def answers_of(data: Any) -> Any:
@@ -231,11 +231,11 @@ def send_check(name: str, timeout: int, results: Connection) -> None:
     began = time.process_time()
     warnings.simplefilter("ignore")
     try:
-        found = check(name)
+        result = check(name)
     except Exception as error:  # whatever it is, it is this network's result
         traceback.print_exc()
-        found = {"fault": f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"}
-    results.send(found | {"seconds": time.process_time() - began})
+        result = {"fault": f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"}
+    results.send(result | {"seconds": time.process_time() - began})
 
 
 def run(name: str, timeout: int) -> dict[str, Any]:
@@ -245,16 +245,16 @@ def run(name: str, timeout: int) -> dict[str, Any]:
     process = context.Process(target=send_check, args=(name, timeout, sending))
     process.start()
     sending.close()
-    found: dict[str, Any]
+    result: dict[str, Any]
     try:
-        found = receiving.recv()
+        result = receiving.recv()
         process.join()
     except EOFError:
         process.join()
         signals = {-signal.SIGXCPU: f"longer than {timeout} seconds", -signal.SIGKILL: f"longer than {timeout} seconds"}
-        found = {"fault": signals.get(process.exitcode or 0, f"the process ended with exit code {process.exitcode}"),
-                 "seconds": timeout}
-    return found
+        result = {"fault": signals.get(process.exitcode or 0, f"the process ended with exit code {process.exitcode}"),
+                  "seconds": timeout}
+    return result
 
 
 def preload() -> None:
@@ -314,12 +314,12 @@ def main() -> None:
     parser.add_argument("--timeout", type=int, default=600,
                         help="processor seconds for one network")
     parser.add_argument("--only", nargs="+", metavar="NAME")
-    given = parser.parse_args()
+    args = parser.parse_args()
     warnings.simplefilter("ignore")
     preload()
-    rows: dict[str, dict[str, Any]] = json.loads(RESULT.read_text()) if given.only and RESULT.is_file() else {}
-    for name in given.only or names():
-        rows[name] = run(name, given.timeout)
+    rows: dict[str, dict[str, Any]] = json.loads(RESULT.read_text()) if args.only and RESULT.is_file() else {}
+    for name in args.only or names():
+        rows[name] = run(name, args.timeout)
         print(name, rows[name].get("fault", "pass"), f"{rows[name]['seconds']:.0f}s", flush=True)
         RESULT.write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n")
         RESULT.with_suffix(".md").write_text(table(rows))

@@ -60,10 +60,10 @@ def measure(arena: Arena, contender: str, seed: int, seconds: float, trained: in
         tested: dict[str, float] = {}
         picks = []
         for size in arena.sizes:
-            found = run.best(size)
-            if found is None:
+            best = run.best(size)
+            if best is None:
                 continue
-            plan, metrics = found
+            plan, metrics = best
             if plan.fingerprint not in tested:
                 tested[plan.fingerprint] = run.test_accuracy(plan)
             picks.append(Pick(size, int(metrics["size_bytes"]), metrics["accuracy"], tested[plan.fingerprint],
@@ -77,11 +77,11 @@ def kept(path: Path, empty: Results) -> Results:
     """Rows measured before. SystemExit when they were measured under other conditions: they are hours of work."""
     if not path.exists():
         return empty
-    found = msgspec.json.decode(path.read_bytes(), type=Results)
-    if found.conditions != empty.conditions:
-        raise SystemExit(f"{path} must hold rows of {empty.conditions}, but holds some of {found.conditions}: move it "
+    stored = msgspec.json.decode(path.read_bytes(), type=Results)
+    if stored.conditions != empty.conditions:
+        raise SystemExit(f"{path} must hold rows of {empty.conditions}, but holds some of {stored.conditions}: move it "
                          "away, or choose another --out")
-    return found
+    return stored
 
 
 def write(path: Path, results: Results) -> None:
@@ -110,37 +110,37 @@ def main() -> int:
     parser.add_argument("--again", action="store_true", help="also runs that are there already")
     parser.add_argument("--trained", type=parse_bytes, metavar="SIZE", help="distil the files found at this size")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of the rows; the page goes beside it")
-    given = parser.parse_args()
-    sizes = sorted(map(parse_bytes, given.sizes), reverse=True)
-    if given.trained not in (None, *sizes):
+    args = parser.parse_args()
+    sizes = sorted(map(parse_bytes, args.sizes), reverse=True)
+    if args.trained not in (None, *sizes):
         parser.error("--trained must be one of --sizes")
     torch.set_num_threads(1)
     threadpool_limits(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    given.out.mkdir(parents=True, exist_ok=True)
-    path, failures = given.out / f"{given.network}.json", 0
+    args.out.mkdir(parents=True, exist_ok=True)
+    path, failures = args.out / f"{args.network}.json", 0
     with TemporaryDirectory() as scratch:
-        arena = Arena(*load(given.network, given.base), sizes, given.space, given.images, Path(scratch))
-        results = kept(path, Results(given.network, given.space, arena.images, given.seconds, sizes, arena.original,
+        arena = Arena(*load(args.network, args.base), sizes, args.space, args.images, Path(scratch))
+        results = kept(path, Results(args.network, args.space, arena.images, args.seconds, sizes, arena.original,
                                      arena.box))
-        for seed in given.seeds:
-            for contender in given.only:
-                known = [row for row in results.rows if row.contender == contender
-                         and (row.seed == seed or contender in SETTLED)]
-                settled = contender in SETTLED and seed != given.seeds[0]
-                if settled or (any(_has(row, given.trained) for row in known) and not given.again):
+        for seed in args.seeds:
+            for contender in args.only:
+                earlier = [row for row in results.rows if row.contender == contender
+                           and (row.seed == seed or contender in SETTLED)]
+                settled = contender in SETTLED and seed != args.seeds[0]
+                if settled or (any(_has(row, args.trained) for row in earlier) and not args.again):
                     continue
                 try:
-                    row = measure(arena, contender, seed, given.seconds, given.trained)
+                    row = measure(arena, contender, seed, args.seconds, args.trained)
                 except Exception:  # the others go on
                     traceback.print_exc()
                     failures += 1
                     continue
-                rows = [other for other in results.rows if other not in known]
+                rows = [other for other in results.rows if other not in earlier]
                 results = msgspec.structs.replace(results, rows=[*rows, row])
                 write(path, results)
                 print(f"{contender}, seed {seed}: {row.evaluated} files, {row.duplicates} duplicates, "
-                      f"{row.failed} failed, hypervolume {row.hypervolume(given.seconds):.4f} after "
+                      f"{row.failed} failed, hypervolume {row.hypervolume(args.seconds):.4f} after "
                       f"{row.spent_s:.0f} s, of which {row.evaluating_s:.0f} evaluating and "
                       f"{row.table_s:.0f} the table", flush=True)
                 gc.collect()

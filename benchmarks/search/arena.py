@@ -180,7 +180,7 @@ class Run:
     def best(self, size: int) -> tuple[Plan, Metrics] | None:
         """The plan of most accurate file within a size, on validation images; of equals the smaller."""
         inside = [(plan, metrics) for plan, metrics in self.evaluated.values() if metrics["size_bytes"] <= size]
-        return min(inside, key=lambda found: (-found[1]["accuracy"], found[1]["size_bytes"]), default=None)
+        return min(inside, key=lambda pair: (-pair[1]["accuracy"], pair[1]["size_bytes"]), default=None)
 
     def test_accuracy(self, plan: Plan, rung: int = 0) -> float:
         """Of the file of a plan, on the test split."""

@@ -97,7 +97,7 @@ def _harms(sensitivity_table: SensitivityTable) -> Iterator[float]:
         yield from costs.values()
 
 
-def asked(make: Callable[[int], optuna.samplers.BaseSampler], plan_of: PlanOf, constrained: bool, run: Run) -> None:
+def ask_tell(make: Callable[[int], optuna.samplers.BaseSampler], plan_of: PlanOf, constrained: bool, run: Run) -> None:
     """A sampler of Optuna by ask and tell. `constrained`: the budget is a constraint that it may learn."""
     study = optuna.create_study(directions=[*objectives(ACCURACY).values()], sampler=make(run.seed))
     knobs = {**distributions(run.space), SIZE: optuna.distributions.FloatDistribution(0.0, 1.0)}
@@ -157,9 +157,9 @@ def _peers() -> Iterator[tuple[str, Contender]]:
         "NSGA-II": partial(make_sampler, "nsga2"),
         "GP": partial(make_sampler, "gp")}
     for name, make in samplers.items():
-        yield f"{name}, sized", partial(asked, make, sized, False)
-        yield f"{name}, projected", partial(asked, make, projected, False)
-        yield name, partial(asked, make, plain, True)
+        yield f"{name}, sized", partial(ask_tell, make, sized, False)
+        yield f"{name}, projected", partial(ask_tell, make, projected, False)
+        yield name, partial(ask_tell, make, plain, True)
 
 
 SETTLED: dict[str, Contender] = {"uniform": uniform, "solver alone": solver, "equal damage": greedy}

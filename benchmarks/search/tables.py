@@ -41,88 +41,88 @@ def page(files: Sequence[Path]) -> str:
     return "\n".join(lines)
 
 
-def section(found: Results) -> list[str]:
+def section(runs: Results) -> list[str]:
     """One network."""
-    box, original = found.box, found.original
-    seeds = sorted({row.seed for row in found.rows})
-    lines = [f"## {found.network}", "",
-             f"`{command(found, seeds)}`", "",
-             f"Original {100 * original['accuracy']:.2f}% on {found.images} validation images, "
-             f"{format_bytes(original['size_bytes'])}, {original['latency_ms']:.3f} ms. Space `{found.space}`, budget "
-             f"{format_bytes(found.sizes[0])}. Box: error {box.error:g} to 0, {format_bytes(box.size_bytes[1])} to "
+    box, original = runs.box, runs.original
+    seeds = sorted({row.seed for row in runs.rows})
+    lines = [f"## {runs.network}", "",
+             f"`{command(runs, seeds)}`", "",
+             f"Original {100 * original['accuracy']:.2f}% on {runs.images} validation images, "
+             f"{format_bytes(original['size_bytes'])}, {original['latency_ms']:.3f} ms. Space `{runs.space}`, budget "
+             f"{format_bytes(runs.sizes[0])}. Box: error {box.error:g} to 0, {format_bytes(box.size_bytes[1])} to "
              f"{format_bytes(box.size_bytes[0])}, {box.latency_ms[1]:.3f} to {box.latency_ms[0]:.3f} ms.", ""]
     head = ["contender", "seeds", "files", "inside %", "not evaluating %", "hypervolume",
-            *(f"test % at {format_bytes(size)}" for size in found.sizes)]
+            *(f"test % at {format_bytes(size)}" for size in runs.sizes)]
     lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    probes = [row.probe_s for row in found.rows]
-    by_name = {name: rows for name in CONTENDERS if (rows := [r for r in found.rows if r.contender == name])}
+    probes = [row.probe_s for row in runs.rows]
+    by_name = {name: rows for name in CONTENDERS if (rows := [r for r in runs.rows if r.contender == name])}
     for name, rows in by_name.items():
         idle = [100 * (1 - r.evaluating_s / r.spent_s) for r in rows]
         inside = [100 * r.inside / max(r.evaluated, 1) for r in rows]
         cells = [name, str(len(rows)), _mean([r.evaluated for r in rows], "{:.0f}"), _mean(inside, "{:.0f}"),
                  _mean(idle, "{:.0f}")]
-        cells.append(_mean([r.hypervolume(found.seconds) for r in rows], "{:.3f}", spread=True))
-        cells += [_accuracy(rows, size) for size in found.sizes]
+        cells.append(_mean([r.hypervolume(runs.seconds) for r in rows], "{:.3f}", spread=True))
+        cells += [_accuracy(rows, size) for size in runs.sizes]
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", f"How steady the machine was: one evaluation, the same before every run, took "
               f"{_mean(probes, '{:.1f}', spread=True)} s."]
-    lines += ["", found.note] if found.note else []
-    return [*lines, "", *_verdict(found, by_name), *_curves(found, by_name), *_trained(found, by_name)]
+    lines += ["", runs.note] if runs.note else []
+    return [*lines, "", *_verdict(runs, by_name), *_curves(runs, by_name), *_trained(runs, by_name)]
 
 
-def command(found: Results, seeds: Sequence[int]) -> str:
+def command(runs: Results, seeds: Sequence[int]) -> str:
     """How to measure it again."""
-    base = "" if found.network == "digits" else " --base DIR"
-    sizes = " ".join(format_bytes(size).replace(" ", "") for size in found.sizes)
-    return (f"OMP_NUM_THREADS=1 python benchmarks/search --network {found.network}{base} --seconds {found.seconds:g} "
-            f"--images {found.images} --sizes {sizes} --space {found.space} --seeds {' '.join(map(str, seeds))}")
+    base = "" if runs.network == "digits" else " --base DIR"
+    sizes = " ".join(format_bytes(size).replace(" ", "") for size in runs.sizes)
+    return (f"OMP_NUM_THREADS=1 python benchmarks/search --network {runs.network}{base} --seconds {runs.seconds:g} "
+            f"--images {runs.images} --sizes {sizes} --space {runs.space} --seeds {' '.join(map(str, seeds))}")
 
 
-def _verdict(found: Results, by_name: dict[str, list[Row]]) -> list[str]:
+def _verdict(runs: Results, by_name: dict[str, list[Row]]) -> list[str]:
     """Ours beside the best of the others."""
-    final = {name: sum(r.hypervolume(found.seconds) for r in rows) / len(rows) for name, rows in by_name.items()}
+    final = {name: sum(r.hypervolume(runs.seconds) for r in rows) / len(rows) for name, rows in by_name.items()}
     others = {name: value for name, value in final.items() if name != OURS}
     if OURS not in by_name or not others or not max(others.values()):
         return []
     best = max(others, key=others.__getitem__)
     ours = by_name[OURS]
-    ratios = [row.hypervolume(found.seconds) / others[best] for row in ours]
+    ratios = [row.hypervolume(runs.seconds) / others[best] for row in ours]
     reached = [row.reached(others[best]) for row in ours]
-    there = [seconds for seconds in reached if seconds <= found.seconds]
+    there = [seconds for seconds in reached if seconds <= runs.seconds]
     text = (f"Final hypervolume of ours over that of the best other ({best}): {_mean(ratios, '{:.3f}', spread=True)}. "
             f"{len(there)} of {len(ours)} runs reach {others[best]:.3f}")
-    text += f", after {_mean(there, '{:.0f}', spread=True)} of {found.seconds:g} s." if there else "."
+    text += f", after {_mean(there, '{:.0f}', spread=True)} of {runs.seconds:g} s." if there else "."
     tables = [row.table_s for row in ours]
     return [text + f" The sensitivity table takes {_mean(tables, '{:.0f}')} s of that.", ""]
 
 
-def _curves(found: Results, by_name: dict[str, list[Row]]) -> list[str]:
+def _curves(runs: Results, by_name: dict[str, list[Row]]) -> list[str]:
     """How hypervolume rises, and what all runs come to together: what there was to be found."""
     lines = ["Hypervolume over seconds of processor, mean over the seeds:", "",
-             "| contender | " + " | ".join(f"{share * found.seconds:g} s" for share in MOMENTS) + " |",
+             "| contender | " + " | ".join(f"{share * runs.seconds:g} s" for share in MOMENTS) + " |",
              "|---" * (1 + len(MOMENTS)) + "|"]
     for name, rows in by_name.items():
-        rising = (_mean([r.hypervolume(share * found.seconds) for r in rows], "{:.3f}") for share in MOMENTS)
+        rising = (_mean([r.hypervolume(share * runs.seconds) for r in rows], "{:.3f}") for share in MOMENTS)
         lines.append(f"| {name} | " + " | ".join(rising) + " |")
     ours = by_name.get(OURS, [])
     others = [row for name, rows in by_name.items() if name != OURS for row in rows]
-    all_, of_ours, of_others = (found.box.hypervolume([p for row in rows for p in row.points])
-                                for rows in (found.rows, ours, others))
+    all_, of_ours, of_others = (runs.box.hypervolume([p for row in rows for p in row.points])
+                                for rows in (runs.rows, ours, others))
     return [*lines, "", f"Of the files of all runs together: {all_:.3f}; of the {len(ours)} of ours {of_ours:.3f}, of "
             f"the {len(others)} of the others {of_others:.3f}.", ""]
 
 
-def _trained(found: Results, by_name: dict[str, list[Row]]) -> list[str]:
+def _trained(runs: Results, by_name: dict[str, list[Row]]) -> list[str]:
     """What distillation made of the files, at the sizes where it was asked for."""
     lines = []
-    for size in found.sizes:
-        known = {name: [p.trained for r in rows for p in r.picks if p.limit == size and p.trained is not None]
-                 for name, rows in by_name.items()}
-        if any(known.values()):
-            lines += [f"After {found.seconds:g} more seconds of distillation of the file of "
+    for size in runs.sizes:
+        scores = {name: [p.trained for r in rows for p in r.picks if p.limit == size and p.trained is not None]
+                  for name, rows in by_name.items()}
+        if any(scores.values()):
+            lines += [f"After {runs.seconds:g} more seconds of distillation of the file of "
                       f"{format_bytes(size)}:", "", "| contender | test % |", "|---|---|"]
             lines += [f"| {name} | {_mean([100 * a for a in found_], '{:.2f}', spread=True)} |"
-                      for name, found_ in known.items() if found_]
+                      for name, found_ in scores.items() if found_]
             lines.append("")
     return lines
 

@@ -164,26 +164,26 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.25, 0.1])
     parser.add_argument("--only", nargs="+", choices=[s.name for s in STRANGERS])
-    given = parser.parse_args()
-    os.environ["STRANGERS_PACKAGES"] = str(given.packages.resolve())
+    args = parser.parse_args()
+    os.environ["STRANGERS_PACKAGES"] = str(args.packages.resolve())
     sys.path.insert(0, str(HERE))
-    if given.install:
+    if args.install:
         import networks
 
-        subprocess.run([sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(given.packages),
+        subprocess.run([sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(args.packages),
                         *networks.PACKAGES], check=True)
         return
-    if given.shared is None:
+    if args.shared is None:
         parser.error("--shared DIR is needed to run")
-    os.environ["STRANGERS_SHARED"] = str(given.shared.resolve())
+    os.environ["STRANGERS_SHARED"] = str(args.shared.resolve())
     rows = json.loads(ROWS.read_text()) if ROWS.exists() else []
     for stranger in STRANGERS:
-        for share in given.shares:
+        for share in args.shares:
             there = [r for r in rows if (r["network"], r["share"]) == (stranger.name, share)]
-            if stranger.name not in given.only if given.only else there:
+            if stranger.name not in args.only if args.only else there:
                 continue
             with tempfile.TemporaryDirectory() as scratch:
-                result = row(stranger, share, given.timeout, given.jobs, Path(scratch))
+                result = row(stranger, share, args.timeout, args.jobs, Path(scratch))
             rows = [r for r in rows if r not in there] + [result]
             rows.sort(key=lambda r: ([s.name for s in STRANGERS].index(r["network"]), -r["share"]))
             ROWS.write_text(json.dumps(rows, indent=1) + "\n")

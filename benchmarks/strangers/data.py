@@ -34,7 +34,7 @@ def _divided(inputs: np.ndarray, labels: np.ndarray, classes: int, counts: dict[
     ends = np.cumsum([0, *counts.values()])
     order = np.random.default_rng(0).permutation(len(inputs))
     rows = {name: order[ends[i]:ends[i + 1]] for i, name in enumerate(counts)}
-    return {**{name: (inputs[chosen], labels[chosen]) for name, chosen in rows.items()}, "classes": classes, **more}
+    return {**{name: (inputs[part], labels[part]) for name, part in rows.items()}, "classes": classes, **more}
 
 
 def _cached(name: str, labels: Callable[[], np.ndarray]) -> np.ndarray:
@@ -50,8 +50,8 @@ def _pictures(make: Callable[[], nn.Module], size: int = 224) -> dict[str, Any]:
     """Photographs of ten kinds of objects and animals, 32 px enlarged, uint8, with the network's answers."""
     archive = zipfile.ZipFile(Path(os.environ["STRANGERS_SHARED"]) / "data/cifar_jpeg_train.zip")
     names = sorted(name for name in archive.namelist() if name.endswith((".jpg", ".jpeg")))
-    chosen = np.random.default_rng(0).choice(len(names), sum(SPLITS.values()), replace=False)
-    images = [Image.open(io.BytesIO(archive.read(names[i]))).convert("RGB") for i in chosen]
+    numbers = np.random.default_rng(0).choice(len(names), sum(SPLITS.values()), replace=False)
+    images = [Image.open(io.BytesIO(archive.read(names[i]))).convert("RGB") for i in numbers]
     pixels = np.stack([np.asarray(image.resize((size, size), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
                        for image in images])
     mean, std = (torch.tensor(IMAGENET[name]).view(3, 1, 1) for name in ("mean", "std"))

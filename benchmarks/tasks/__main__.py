@@ -98,34 +98,34 @@ def main() -> None:
     parser.add_argument("--shares", type=float, nargs="+", default=[0.25, 0.1])
     parser.add_argument("--only", nargs="+", metavar="NAME")
     parser.add_argument("--rows", type=Path, default=ROWS, help="default: benchmarks/tasks.json")
-    given = parser.parse_args()
-    if given.install:
-        subprocess.run([sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(given.packages),
+    args = parser.parse_args()
+    if args.install:
+        subprocess.run([sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(args.packages),
                         *PACKAGES], check=True)
         return
-    if given.shared is None:
+    if args.shared is None:
         parser.error("--shared DIR is needed to run")
-    os.environ["TASKS_PACKAGES"], os.environ["TASKS_SHARED"] = (str(path.resolve()) for path in (given.packages,
-                                                                                                 given.shared))
+    os.environ["TASKS_PACKAGES"], os.environ["TASKS_SHARED"] = (str(path.resolve()) for path in (args.packages,
+                                                                                                 args.shared))
     from page import page
     from subjects import SUBJECTS
 
-    unknown = {*(given.only or ())} - {subject.name for subject in SUBJECTS}
+    unknown = {*(args.only or ())} - {subject.name for subject in SUBJECTS}
     if unknown:
         every = ", ".join(subject.name for subject in SUBJECTS)
         parser.error(f"--only must be of {every}, but is {', '.join(unknown)}")
-    rows = json.loads(given.rows.read_text()) if given.rows.exists() else []
+    rows = json.loads(args.rows.read_text()) if args.rows.exists() else []
     for subject in SUBJECTS:
-        for share in given.shares:
+        for share in args.shares:
             there = [r for r in rows if (r["network"], r["share"]) == (subject.name, share)]
-            if subject.name not in given.only if given.only else there:
+            if subject.name not in args.only if args.only else there:
                 continue
             with tempfile.TemporaryDirectory() as scratch:
-                result = row(subject, share, given.timeout, Path(scratch))
+                result = row(subject, share, args.timeout, Path(scratch))
             rows = [r for r in rows if r not in there] + [result]
             rows.sort(key=lambda r: ([s.name for s in SUBJECTS].index(r["network"]), -r["share"]))
-            given.rows.write_text(json.dumps(rows, indent=1, default=np.ndarray.tolist) + "\n")
-            given.rows.with_suffix(".md").write_text(page(rows, SUBJECTS))
+            args.rows.write_text(json.dumps(rows, indent=1, default=np.ndarray.tolist) + "\n")
+            args.rows.with_suffix(".md").write_text(page(rows, SUBJECTS))
             print(json.dumps(result), flush=True)
 
 

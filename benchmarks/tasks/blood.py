@@ -114,8 +114,8 @@ def _write_masks(folder: Path) -> None:
 
 def _overlap(outputs: Mapping[str, np.ndarray]) -> Measured:
     """Mean intersection over union: of each picture, what is common and what is either, by class."""
-    found, true = outputs["output"].argmax(1), masks("test")
-    rows = np.stack([np.stack([((found == c) & (true == c)).sum((1, 2)), ((found == c) | (true == c)).sum((1, 2))], 1)
+    output, true = outputs["output"].argmax(1), masks("test")
+    rows = np.stack([np.stack([((output == c) & (true == c)).sum((1, 2)), ((output == c) | (true == c)).sum((1, 2))], 1)
                      for c in range(len(CLASSES))], 1)
     return Measured(rows, lambda rows: float((rows.sum(0)[:, 0] / rows.sum(0)[:, 1]).mean()))
 
@@ -171,7 +171,7 @@ class Detector(nn.Module):
     def decode(self, outputs: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
         """Boxes of each picture, the surest of those that overlap."""
         middles = _middles(outputs["classes"].shape[2:])
-        found = []
+        detections = []
         for classes, sides, middle in zip(outputs["classes"], outputs["sides"], outputs["middle"], strict=True):
             scores = (classes.sigmoid() * middle.sigmoid()).sqrt().flatten(1)
             best, place = scores.flatten().topk(CANDIDATES)
@@ -179,8 +179,8 @@ class Detector(nn.Module):
             centre, side = middles[cell], sides.flatten(1).T[cell]
             boxes = torch.cat([centre - side[:, :2], centre + side[:, 2:]], 1)
             kept = _surest(boxes, label)[:KEPT]
-            found.append({"boxes": boxes[kept], "scores": best[kept], "labels": label[kept]})
-        return found
+            detections.append({"boxes": boxes[kept], "scores": best[kept], "labels": label[kept]})
+        return detections
 
 
 def _surest(boxes: Tensor, labels: Tensor) -> list[int]:
@@ -205,7 +205,7 @@ def _targets(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """For each cell `(H, W, 6)`: the class number of the smallest box that it is in the middle of, else -1; distances
     to its four sides; how near it is to its middle, 0 to 1."""
     middles = _middles(shape).numpy()
-    found = np.full((len(middles), 6), -1, np.float32)
+    targets = np.full((len(middles), 6), -1, np.float32)
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     for box in boxes[np.argsort(-area)]:
         sides = np.concatenate([middles - box[:2], box[2:4] - middles], 1)
@@ -213,8 +213,8 @@ def _targets(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         inside = (sides.min(1) > 0) & (np.abs(middles - centre) < reach).all(1)
         near = np.sqrt(np.prod([np.minimum(sides[:, i], sides[:, i + 2]) / np.maximum(sides[:, i], sides[:, i + 2])
                                 for i in (0, 1)], 0).clip(0))
-        found[inside] = np.concatenate([np.full((len(sides), 1), box[4]), sides, near[:, None]], 1)[inside]
-    return found.reshape(*shape, 6)
+        targets[inside] = np.concatenate([np.full((len(sides), 1), box[4]), sides, near[:, None]], 1)[inside]
+    return targets.reshape(*shape, 6)
 
 
 def detection_loss(network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
@@ -227,13 +227,13 @@ def detection_loss(network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     if torch.rand(()) < 0.5:
         image, target = image.flip(2), target.flip(1)[..., [0, 1, 4, 3, 2, 5]]
     outputs = network(image)
-    wanted = F.one_hot(target[..., 0].long() + 1, 4)[..., 1:].permute(0, 3, 1, 2).float()
+    classes_there = F.one_hot(target[..., 0].long() + 1, 4)[..., 1:].permute(0, 3, 1, 2).float()
     inside = target[..., 0] >= 0
     sides, true = outputs["sides"].permute(0, 2, 3, 1)[inside], target[..., 1:5][inside]
     boxes, wanted_boxes = (torch.cat([-each[:, :2], each[:, 2:]], 1) for each in (sides, true))
     near = target[..., 5][inside]
     count = max(1, int(inside.sum()))
-    classes = sigmoid_focal_loss(outputs["classes"], wanted, reduction="sum") / count
+    classes = sigmoid_focal_loss(outputs["classes"], classes_there, reduction="sum") / count
     places = (generalized_box_iou_loss(boxes, wanted_boxes) * near).sum() / near.sum().clamp(min=1)
     middle = F.binary_cross_entropy_with_logits(outputs["middle"][:, 0][inside], near)
     return classes + places + middle
@@ -274,8 +274,8 @@ def _detector_arguments() -> list[str]:
 
 def _precision(outputs: Mapping[str, np.ndarray]) -> Measured:
     """mAP at an overlap of one half."""
-    found = detector().decode({name: torch.from_numpy(array) for name, array in outputs.items()})
-    predictions = [{key: tensor.numpy() for key, tensor in each.items()} for each in found]
+    detections = detector().decode({name: torch.from_numpy(array) for name, array in outputs.items()})
+    predictions = [{key: tensor.numpy() for key, tensor in each.items()} for each in detections]
     truth = [{"boxes": boxes[:, :4], "labels": boxes[:, 4].astype(np.int64)} for boxes in photographs("test", WIDE)[1]]
     return Measured(matched(predictions, truth), average_precision_50)
 

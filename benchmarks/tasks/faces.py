@@ -94,8 +94,8 @@ def _subject(name: str, make: Callable[[], nn.Module], task: str, outputs: int, 
     def inputs(split: str) -> Arrays:
         return {"x": _cut_outs(split, side)[0]}
 
-    def measure(given: Mapping[str, Any]) -> Measured:
-        right = given[f"output_{outputs - 1}"].argmax(1) == _cut_outs("test", side)[1]
+    def measure(outputs_of: Mapping[str, Any]) -> Measured:
+        right = outputs_of[f"output_{outputs - 1}"].argmax(1) == _cut_outs("test", side)[1]
         return Measured(right.astype(np.float64).reshape(-1, 6).mean(1))
 
     return Subject(

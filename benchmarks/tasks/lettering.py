@@ -115,7 +115,7 @@ def words(scores: np.ndarray) -> np.ndarray:
     """Boxes `(K, 4)` of words in pixels of the picture, of its maps `(2, H / 2, W / 2)`, as the package finds them."""
     letters, links = scores
     regions, count = ndimage.label((letters > LOW) | (links > LINK))
-    found = []
+    boxes = []
     for number, place in enumerate(ndimage.find_objects(regions), 1):
         inside = (regions[place] == number) & ~((links[place] > LINK) & (letters[place] <= LOW))
         if letters[place].max() < TEXT or inside.sum() < 10:
@@ -123,10 +123,10 @@ def words(scores: np.ndarray) -> np.ndarray:
         rows, columns = np.nonzero(inside)
         grow = int(np.sqrt(inside.sum() * min(np.ptp(rows), np.ptp(columns)) / inside.size) * 2) // 2 + 1
         start = [place[0].start, place[1].start]
-        found.append([2 * (start[1] + columns.min() - grow), 2 * (start[0] + rows.min() - grow),
+        boxes.append([2 * (start[1] + columns.min() - grow), 2 * (start[0] + rows.min() - grow),
                       2 * (start[1] + columns.max() + 1 + grow), 2 * (start[0] + rows.max() + 1 + grow)])
-    assert count >= len(found)
-    return np.array(found, np.float32).reshape(-1, 4)
+    assert count >= len(boxes)
+    return np.array(boxes, np.float32).reshape(-1, 4)
 
 
 def _counts(maps: np.ndarray, true: Sequence[np.ndarray]) -> np.ndarray:
@@ -136,9 +136,9 @@ def _counts(maps: np.ndarray, true: Sequence[np.ndarray]) -> np.ndarray:
 
     rows = []
     for scores, boxes in zip(maps, true, strict=True):
-        found = words(scores)
-        overlap = box_iou(found, boxes) if len(found) and len(boxes) else np.zeros((1, 1))
-        rows.append((int((overlap.max(0) > 0.4).sum()) if len(boxes) else 0, len(found), len(boxes)))
+        predicted = words(scores)
+        overlap = box_iou(predicted, boxes) if len(predicted) and len(boxes) else np.zeros((1, 1))
+        rows.append((int((overlap.max(0) > 0.4).sum()) if len(boxes) else 0, len(predicted), len(boxes)))
     return np.array(rows, np.float64)
 
 

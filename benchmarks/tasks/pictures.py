@@ -30,8 +30,8 @@ def _members(split: str) -> list[tuple[str, int]]:
     names = sorted(name for name in archive.namelist() if name.endswith((".jpg", ".jpeg", ".png")))
     classes = sorted({Path(name).parent.name for name in names})
     starts = dict(zip(COUNTS, np.cumsum([0, *COUNTS.values()]), strict=False))
-    chosen = np.random.default_rng(0).permutation(len(names))[starts[split]:starts[split] + COUNTS[split]]
-    return [(names[i], classes.index(Path(names[i]).parent.name)) for i in chosen]
+    numbers = np.random.default_rng(0).permutation(len(names))[starts[split]:starts[split] + COUNTS[split]]
+    return [(names[i], classes.index(Path(names[i]).parent.name)) for i in numbers]
 
 
 @cache
@@ -164,8 +164,8 @@ def psnr(outputs: Mapping[str, np.ndarray], batch: Mapping[str, Tensor]) -> floa
     return float(_decibels(outputs["output"], batch["large"].numpy()).mean())
 
 
-def _decibels(made: np.ndarray, true: np.ndarray) -> np.ndarray:
-    decibels: np.ndarray = -10 * np.log10(np.square(made - true).mean((1, 2, 3)))
+def _decibels(output: np.ndarray, true: np.ndarray) -> np.ndarray:
+    decibels: np.ndarray = -10 * np.log10(np.square(output - true).mean((1, 2, 3)))
     return decibels
 
 

@@ -24,8 +24,8 @@ def keyword_spotter() -> nn.Module:
     sys.path.append(str(HERE.parent.parent / "strangers"))
     import networks
 
-    made: nn.Module = networks.keyword_spotter()
-    return made
+    network: nn.Module = networks.keyword_spotter()
+    return network
 
 
 def _features(split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -34,9 +34,9 @@ def articles(split: str) -> tuple[list[str], np.ndarray]:
     files = sorted(root.glob("*/*.txt"))
     classes = sorted({path.parent.name for path in files})
     start, end = SPLITS[split]
-    chosen = [files[i] for i in np.random.default_rng(0).permutation(len(files))[start:end]]
-    return ([" ".join(path.read_text(errors="replace").split()) for path in chosen],
-            np.array([classes.index(path.parent.name) for path in chosen]))
+    part = [files[i] for i in np.random.default_rng(0).permutation(len(files))[start:end]]
+    return ([" ".join(path.read_text(errors="replace").split()) for path in part],
+            np.array([classes.index(path.parent.name) for path in part]))
 
 
 @cache
@@ -45,9 +45,9 @@ def tokenizer() -> Any:
     from tokenizers import BertWordPieceTokenizer
     from transformers import BertTokenizerFast
 
-    made = BertWordPieceTokenizer(lowercase=True)
-    made.train_from_iterator(articles("train")[0], vocab_size=WORDS, show_progress=False)
-    return BertTokenizerFast(tokenizer_object=made._tokenizer, model_max_length=LENGTH, do_lower_case=True)
+    wordpiece = BertWordPieceTokenizer(lowercase=True)
+    wordpiece.train_from_iterator(articles("train")[0], vocab_size=WORDS, show_progress=False)
+    return BertTokenizerFast(tokenizer_object=wordpiece._tokenizer, model_max_length=LENGTH, do_lower_case=True)
 
 
 def _bert() -> nn.Module:
@@ -61,8 +61,8 @@ def _bert() -> nn.Module:
 @cache
 def tokens(split: str) -> Arrays:
     """Tokens and masks `(N, 64)` of articles."""
-    made = tokenizer()(articles(split)[0], padding="max_length", truncation=True, max_length=LENGTH)
-    return {name: np.array(made[name], np.int64) for name in ("input_ids", "attention_mask")}
+    encoded = tokenizer()(articles(split)[0], padding="max_length", truncation=True, max_length=LENGTH)
+    return {name: np.array(encoded[name], np.int64) for name in ("input_ids", "attention_mask")}
 
 
 def news_loss(network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
@@ -131,8 +131,8 @@ def pieces(split: str) -> Arrays:
     for post, words in enumerate(_posts(split)):
         for half in range(2):
             length = PIECE if half == 0 else 16 + int(hashlib.sha256(words[0].encode()).digest()[0]) % 17
-            chosen = words[half * PIECE:half * PIECE + length]
-            ids[2 * post + half, :length] = [numbers.get(word, 1) for word in chosen]
+            piece = words[half * PIECE:half * PIECE + length]
+            ids[2 * post + half, :length] = [numbers.get(word, 1) for word in piece]
             mask[2 * post + half, :length] = 1
     return {"input_ids": ids, "attention_mask": mask, "post": np.arange(len(ids)) // 2}
 
@@ -158,8 +158,8 @@ def pair_loss(network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     first, second = (network(batch["input_ids"][:, half], batch["attention_mask"][:, half])["embedding"]
                      for half in range(2))
     near = 15 * first @ second.T
-    wanted = torch.arange(len(near))
-    return F.cross_entropy(near, wanted) + F.cross_entropy(near.T, wanted)
+    numbers = torch.arange(len(near))
+    return F.cross_entropy(near, numbers) + F.cross_entropy(near.T, numbers)
 
 
 def sentences() -> nn.Module:
@@ -178,8 +178,8 @@ def _found(vectors: np.ndarray, posts: np.ndarray) -> np.ndarray:
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     near = unit @ unit.T
     np.fill_diagonal(near, -2)
-    found: np.ndarray = (posts[near.argmax(1)] == posts).astype(np.float64)
-    return found
+    alike: np.ndarray = (posts[near.argmax(1)] == posts).astype(np.float64)
+    return alike
 
 
 def pairs() -> autocompress.Task:

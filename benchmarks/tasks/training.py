@@ -46,14 +46,14 @@ def trained(name: str, make: Callable[[], nn.Module], data: Mapping[str, Tensor]
     for epoch in range(epochs):
         network.train()
         total = 0.0
-        for chosen in torch.randperm(rows).split(batch):
-            value = loss(network, {key: tensor[chosen] for key, tensor in data.items()})
+        for batch_rows in torch.randperm(rows).split(batch):
+            value = loss(network, {key: tensor[batch_rows] for key, tensor in data.items()})
             optimizer.zero_grad()
             value.backward()
             nn.utils.clip_grad_norm_(network.parameters(), 5.0)
             optimizer.step()
             schedule.step()
-            total += value.item() * len(chosen) / rows
+            total += value.item() * len(batch_rows) / rows
         if epoch + 1 in (1, epochs // 2, epochs):
             print(f"{name}: epoch {epoch + 1} of {epochs}, loss {total:.4f}, {time.monotonic() - start:.0f} s",
                   file=sys.stderr, flush=True)

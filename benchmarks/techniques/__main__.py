@@ -38,20 +38,20 @@ def table() -> str:
              "which that leaves at rank 2: those rows say what two directions tell apart, untrained and trained. "
              "Rows after one epoch are of training by SGD; it is by Adam now.", ""]
     for path in sorted(HERE.glob("*.json")):
-        found = msgspec.json.decode(path.read_bytes(), type=Results)
-        lines += [f"## {found.network}", "",
-                  f"`python benchmarks/techniques --network {found.network} --base DIR --split {found.split} --limit "
-                  f"{found.samples}`, {found.threads} thread(s). Standard error of an accuracy of 93%: "
-                  f"{100 * (0.93 * 0.07 / found.samples) ** 0.5:.2f} points.", "",
+        runs = msgspec.json.decode(path.read_bytes(), type=Results)
+        lines += [f"## {runs.network}", "",
+                  f"`python benchmarks/techniques --network {runs.network} --base DIR --split {runs.split} --limit "
+                  f"{runs.samples}`, {runs.threads} thread(s). Standard error of an accuracy of 93%: "
+                  f"{100 * (0.93 * 0.07 / runs.samples) ** 0.5:.2f} points.", "",
                   "| what | how | bytes | accuracy % | seconds |", "|---|---|---|---|---|"]
         lines += [f"| {r.group} | {r.name} | {r.bytes:,} | {100 * r.accuracy:.2f} | {r.seconds:.1f} |"
-                  for r in found.rows]
-        if found.costs:
+                  for r in runs.rows]
+        if runs.costs:
             lines += ["", f"Milliseconds of processor, median of {REPEATS}: to apply a plan the first time; again, "
                       "with the layers that the study still holds; and one pass over the calibration data through "
                       "the result, which every plan needs once more.", "",
                       "| plan | first | again | one pass |", "|---|---|---|---|"]
-            lines += [f"| {c.plan} | {c.first:,.0f} | {c.again:,.0f} | {c.one_pass:,.0f} |" for c in found.costs
+            lines += [f"| {c.plan} | {c.first:,.0f} | {c.again:,.0f} | {c.one_pass:,.0f} |" for c in runs.costs
                       if c.first >= 1]  # what was on disk from a run before costs nothing, and says nothing
         lines.append("")
     return "\n".join(lines)
@@ -65,12 +65,12 @@ def main() -> None:
     parser.add_argument("--split", choices=("validation", "test"), default="test")
     parser.add_argument("--only", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--limit", type=int, help="score on the first N of the split")
-    given = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
     with TemporaryDirectory() as scratch:
-        on = Bench(given.network, given.base, given.split, given.limit, Path(scratch))
+        on = Bench(args.network, args.base, args.split, args.limit, Path(scratch))
         on.ours("nothing", "original", Plan())
-        for kind in given.only:
+        for kind in args.only:
             KINDS[kind](on)
             HERE.with_suffix(".md").write_text(table())
 

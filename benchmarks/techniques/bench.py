@@ -71,8 +71,8 @@ class Bench:
         loaded = load_model(f"{base / code}:model", data=data, trust_code=True, weights=base / weights)
         self.bench = Workbench(loaded.model, data, load_profile("host"), seed=0, folder=folder, epochs=1,
                                threads=torch.get_num_threads())
-        chosen = getattr(data, split)
-        self.split = chosen if limit is None else chosen.take(torch.arange(min(limit, len(chosen))))
+        data_split = getattr(data, split)
+        self.split = data_split if limit is None else data_split.take(torch.arange(min(limit, len(data_split))))
         self.file = HERE / f"{network}.json"
         self.results = self._kept(Results(network, split, len(self.split), self.bench.evaluator.threads))
         self.layers = [layer.name for layer in self.bench.network.table.layers
@@ -82,8 +82,8 @@ class Bench:
         """PriorStudy rows on the same images: those that are not measured anew stay."""
         if not self.file.exists():
             return empty
-        found = msgspec.json.decode(self.file.read_bytes(), type=Results)
-        return found if (found.split, found.samples) == (empty.split, empty.samples) else empty
+        stored = msgspec.json.decode(self.file.read_bytes(), type=Results)
+        return stored if (stored.split, stored.samples) == (empty.split, empty.samples) else empty
 
     def ours(self, group: str, name: str, plan: Plan) -> None:
         """Apply a plan and score its file."""
@@ -122,15 +122,15 @@ class Bench:
         accuracy = replace(task, test=self.split).score(outputs, "test", self.bench.network.likelihood)["accuracy"]
         self.add(Row(group, name, len(file), accuracy, seconds))
 
-    def add(self, found: Row | Cost) -> None:
+    def add(self, result: Row | Cost) -> None:
         """Keep what was found."""
-        rows: list[Any] = self.results.rows if isinstance(found, Row) else self.results.costs
+        rows: list[Any] = self.results.rows if isinstance(result, Row) else self.results.costs
         keys = [_key(row) for row in rows]
-        place = keys.index(_key(found)) if _key(found) in keys else len(rows)
-        rows[place:place + 1] = [found]
-        print(found, flush=True)
+        place = keys.index(_key(result)) if _key(result) in keys else len(rows)
+        rows[place:place + 1] = [result]
+        print(result, flush=True)
         self.file.write_bytes(msgspec.json.format(msgspec.json.encode(self.results)))
 
 
-def _key(found: Row | Cost) -> tuple[str, ...]:
-    return (found.group, found.name) if isinstance(found, Row) else (found.plan,)
+def _key(result: Row | Cost) -> tuple[str, ...]:
+    return (result.group, result.name) if isinstance(result, Row) else (result.plan,)
