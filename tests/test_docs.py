@@ -24,12 +24,12 @@ FOREIGN = {"--include", "--stat", "--generate", "--pre"}
 @cache
 def classes() -> dict[str, set[str]]:
     """Members of every class of the package by its name."""
-    found: dict[str, set[str]] = {}
+    members: dict[str, set[str]] = {}
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.ClassDef):
-                found.setdefault(node.name, set()).update(_members(node))
-    return found
+                members.setdefault(node.name, set()).update(_members(node))
+    return members
 
 
 def _members(node: ast.ClassDef) -> set[str]:
@@ -46,13 +46,13 @@ def _members(node: ast.ClassDef) -> set[str]:
 def commands(command: click.Command, context: click.Context) -> dict[str, set[str]]:
     """The flags of a command and of those below it, by name."""
     flags = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
-    found = {command.name or "": flags}
+    flags_of = {command.name or "": flags}
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
             below = command.get_command(context, name)
             assert below is not None
-            found |= {key or name: value for key, value in commands(below, context).items()}
-    return found
+            flags_of |= {key or name: value for key, value in commands(below, context).items()}
+    return flags_of
 
 
 def resolves(name: str) -> bool:
@@ -87,8 +87,8 @@ def test_what_a_page_names_is_there(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_and_flags_of_a_page_are_those_of_the_command_line(page: Path) -> None:
     text = page.read_text("utf-8")
-    known = commands(cli, click.Context(cli))
+    flags_of = commands(cli, click.Context(cli))
     flags = set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+)", text)) - FOREIGN
-    assert flags - set().union(*known.values()) == set()
+    assert flags - set().union(*flags_of.values()) == set()
     called = set(re.findall(r"(?:^|^\$ |`)autocompress ([a-z]+)", text, re.M))
-    assert called - set(known) == set()
+    assert called - set(flags_of) == set()

@@ -88,8 +88,8 @@ def implements(cls: type, name: str) -> bool:
 
 def section(doc: str, *titles: str) -> str:
     """The text of a section of a docstring; empty where there is none."""
-    found = re.search(rf"^({'|'.join(titles)}):\n((?:[ \t]+.*\n?|\n)+)", doc, re.M)
-    return found[2] if found else ""
+    match = re.search(rf"^({'|'.join(titles)}):\n((?:[ \t]+.*\n?|\n)+)", doc, re.M)
+    return match[2] if match else ""
 
 
 def raised(function: Any) -> set[str]:

@@ -24,8 +24,8 @@ from autocompress.testing.networks import task_data
 def test_a_gpu_computes_in_bfloat16_whichever_it_is() -> None:
     with pytest.warns(UserWarning, match="CUDA is not available") if not torch.cuda.is_available() else \
             pytest.MonkeyPatch.context():
-        found = autocast("cuda:1")
-    assert found.fast_dtype is torch.bfloat16 and found.device == "cuda" and is_gpu("cuda:1") and not is_gpu("cpu")
+        mode = autocast("cuda:1")
+    assert mode.fast_dtype is torch.bfloat16 and mode.device == "cuda" and is_gpu("cuda:1") and not is_gpu("cpu")
 
 
 def test_tensors_go_to_a_gpu_through_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:

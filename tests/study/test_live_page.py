@@ -89,10 +89,10 @@ def test_the_page_holds_the_trials_and_follows_the_study(tmp_path: Path) -> None
 def test_a_browser_takes_over_what_has_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "study").mkdir()
     study, _ = filled(tmp_path / "study", 4)
-    made = LivePage.text
+    real = LivePage.text
 
     def text(self: LivePage, name: str) -> str:
-        whole = made(self, name)
+        whole = real(self, name)
         if name == "page":  # behind it the study grows
             study.add_trial(study.trials[0])
             _store(tmp_path / "study").publish("a", STATUS)
