@@ -133,6 +133,8 @@ def _of_server(url: str) -> optuna.storages.BaseStorage:
             dialect = make_url(url).get_backend_name()
             storage = optuna.storages.RDBStorage(url, engine_kwargs={
                 "pool_pre_ping": True, "connect_args": KEEPALIVE.get(dialect, {})})
+            if dialect in ("mysql", "mariadb"):
+                _widen(storage.engine)
         except ImportError as error:
             raise EnvironmentFault(f"--storage {shown} needs its database driver: {error}") from None
         except (ValueError, TypeError, ArgumentError) as error:
@@ -140,6 +142,18 @@ def _of_server(url: str) -> optuna.storages.BaseStorage:
                              f"{without_password(str(error), url)}") from None
     patient: Any = Patient(storage, shown, lambda text: without_password(text, url))
     return optuna.storages._CachedStorage(patient)
+
+
+def _widen(engine: Any) -> None:
+    """Let attributes hold candidates of large networks on MySQL, where Optuna's columns end at 64 KB."""
+    from sqlalchemy import text
+
+    tables = ("trial_user_attributes", "study_user_attributes")
+    with engine.begin() as connection:
+        narrow = connection.execute(text("SELECT table_name FROM information_schema.columns WHERE table_schema = "
+                                         "DATABASE() AND column_name = 'value_json' AND data_type = 'text'")).scalars()
+        for table in sorted({*narrow} & {*tables}):
+            connection.execute(text(f"ALTER TABLE {table} MODIFY value_json LONGTEXT"))
 
 
 @contextmanager

@@ -1,8 +1,11 @@
 """Searches at scale: what thousands of trials and many workers cost.
 
     OMP_NUM_THREADS=1 python benchmarks/scale many-trials DIR [--trials 200 2000 10000]
+    OMP_NUM_THREADS=1 python benchmarks/scale speed-up DIR [--rounds 6] [--trials 12] [--width 32]
+    OMP_NUM_THREADS=1 python benchmarks/scale simulate STUDY [--proposal-ms 60]
 
-Studies are made in DIR and used again when they are there. The table is printed; `benchmarks/scale.md` holds it.
+Studies of `many-trials` are made in DIR and used again when they are there. Tables are printed; `benchmarks/scale.md`
+holds them.
 """
 
 from __future__ import annotations
@@ -11,6 +14,8 @@ import argparse
 from pathlib import Path
 
 import many_trials
+import simulate
+import speed_up
 
 
 def main() -> None:
@@ -20,8 +25,22 @@ def main() -> None:
     many = commands.add_parser("many-trials", help="show, report and --resume on large studies")
     many.add_argument("folder", type=Path)
     many.add_argument("--trials", type=int, nargs="+", default=[200, 2000, 10_000])
+    faster = commands.add_parser("speed-up", help="two workers against one")
+    faster.add_argument("folder", type=Path)
+    faster.add_argument("--rounds", type=int, default=6)
+    faster.add_argument("--trials", type=int, default=12)
+    faster.add_argument("--width", type=int, default=32)
+    simulated = commands.add_parser("simulate", help="1 to 256 workers from measured task times")
+    simulated.add_argument("study", type=Path)
+    simulated.add_argument("--proposal-ms", type=float, default=60.0)
     given = parser.parse_args()
-    print("\n".join(many_trials.rows(given.folder, given.trials)))
+    if given.command == "many-trials":
+        lines = many_trials.rows(given.folder, given.trials)
+    elif given.command == "speed-up":
+        lines = speed_up.rows(given.folder, given.rounds, given.trials, given.width)
+    else:
+        lines = simulate.rows(given.study, given.proposal_ms / 1000)
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

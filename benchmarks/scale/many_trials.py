@@ -2,7 +2,8 @@
 
 The search, its samplers, its database and its files are those of any other; only what evaluates is not: the first
 plan is evaluated, the metrics of all others are drawn by their fingerprint, below those of the first, so that what
-ships is what it is said to be.
+ships is what it is said to be. Of more than `SEARCHED` trials the others are stored without a search: the same plans
+with metrics drawn anew.
 """
 
 from __future__ import annotations
@@ -18,15 +19,26 @@ from pathlib import Path
 
 import msgspec
 from network import write_files
+from optuna.trial import create_trial
 
 import autocompress
-from autocompress.core.evaluation import Evaluation
+from autocompress.core import wire
+from autocompress.core.evaluation import Candidate, Evaluation
+from autocompress.core.front import objectives
 from autocompress.core.plan import Plan
+from autocompress.search.databases import storage_url
 from autocompress.search.executors.base import Executor, Job, Outcome, Workplace
+from autocompress.search.storage import CANDIDATE
+from autocompress.search.study_store import StudyStore
 from autocompress.study import open_study
+from autocompress.study.folder import read_description
 
 # Bounded by what it may lose alone: proposals then cost little beside what a driver does with each of them.
 MOST_LOST = "40%"
+
+
+# Trials of a study that are asked for and told; a driver takes 50 ms for each.
+SEARCHED = 2000
 
 
 class Drawn(Executor):
@@ -55,15 +67,32 @@ class Drawn(Executor):
         return future
 
 
-def drawn(job: Job, like: Evaluation) -> Evaluation:
+def drawn(job: Job, like: Evaluation, seed: int = 0) -> Evaluation:
     """An evaluation of a plan with the receipts of another one."""
-    rng = random.Random(job.plan.fingerprint)
+    rng = random.Random(f"{job.plan.fingerprint} {seed}")
     share = rng.uniform(0.2, 1.1)
     metrics = dict(like.metrics)
     metrics["accuracy"] -= 0.05 + 0.25 * (1.1 - share) - 0.02 * job.rung + abs(rng.gauss(0, 0.01))
     metrics |= {"size_bytes": float(round(16_000 * share)), "latency_ms": 0.05 + 0.1 * share * rng.uniform(0.8, 1.2),
                 "macs": float(round(1e6 * share * rng.uniform(0.7, 1.0))), "cross_entropy": rng.random()}
     return msgspec.structs.replace(like, rung=job.rung, metrics=metrics, timings={"score": 0.1})
+
+
+def add(study: Path, trials: int) -> None:
+    """Store trials until there are so many."""
+    stored = StudyStore.read(storage_url(study, None), read_description(study).name, study)
+    known = [(trial, candidate) for trial, candidate in zip(stored.study.trials, stored.candidates(), strict=True)
+             if candidate.status == "complete" and candidate.plan is not None and candidate.evaluations]
+    names = list(objectives(read_description(study).metric))
+    for number in range(len(stored), trials):
+        trial, like = known[number % len(known)]
+        assert like.plan is not None
+        evaluation = drawn(Job(plan=like.plan, rung=0), like.evaluations[0], seed=number)
+        candidate = Candidate(trial=number, status="complete", plan=like.plan, evaluations=(evaluation,),
+                              origin=like.origin)
+        stored.study.add_trial(create_trial(
+            params=trial.params, distributions=trial.distributions, values=[evaluation.metrics[n] for n in names],
+            user_attrs={CANDIDATE: wire.encode(candidate)}))
 
 
 def fill(folder: Path, trials: int, sampler: str = "random") -> tuple[Path, float]:
@@ -76,11 +105,12 @@ def fill(folder: Path, trials: int, sampler: str = "random") -> tuple[Path, floa
         if event.kind == "result":
             marks.append((time.perf_counter(), time.process_time()))
 
-    autocompress.search(model, data, weights=weights, max_drop=MOST_LOST, trials=trials, epochs=1, sampler=sampler,
-                        effort="fast", executor=Drawn(), out=study, on_event=told)
+    autocompress.search(model, data, weights=weights, max_drop=MOST_LOST, trials=min(trials, SEARCHED), epochs=1,
+                        sampler=sampler, effort="fast", executor=Drawn(), out=study, on_event=told)
     wall, processor = (marks[-1][i] - marks[0][i] for i in range(2))
-    print(f"{trials} trials by {sampler}: {1000 * wall / len(marks):.1f} ms each, {1000 * processor / len(marks):.1f} "
-          "ms of processor", flush=True)
+    add(study, trials)
+    print(f"{len(marks)} trials by {sampler}: {1000 * wall / len(marks):.1f} ms each, of which processor "
+          f"{1000 * processor / len(marks):.1f} ms", flush=True)
     return study, wall / len(marks)
 
 
