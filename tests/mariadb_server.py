@@ -39,7 +39,8 @@ class Server:
         """Start it and wait until it takes connections."""
         self._process = subprocess.Popen(
             [str(MARIADBD), "--no-defaults", f"--datadir={self.folder}/data", f"--port={self.port}", *self._user,
-             "--bind-address=127.0.0.1", "--skip-name-resolve", f"--socket={self.folder}/socket", f"--pid-file={self.folder}/pid",
+             "--bind-address=127.0.0.1", "--skip-name-resolve", f"--socket={self.folder}/socket",
+             f"--pid-file={self.folder}/pid",
              "--innodb-flush-log-at-trx-commit=2"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for _ in range(600):
             if self._client("SELECT 1").returncode == 0:
