@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autocompress.artifact.loaded import load
+    from autocompress.artifact.module import load_module
     from autocompress.core.budget import Budget
     from autocompress.core.evaluation import Candidate, Evaluation
     from autocompress.core.plan import Plan, Step
@@ -47,15 +48,15 @@ _HOMES = {
     "EnvironmentFault": "errors", "Evaluation": "core.evaluation", "HardwareProfile": "hardware.profile",
     "InfeasibleError": "errors", "InputError": "errors", "Interrupted": "errors", "Plan": "core.plan",
     "SearchResult": "study", "Step": "core.plan", "list_profiles": "hardware.profile",
-    "load": "artifact.loaded", "load_profile": "hardware.profile", "metric": "tasks.metrics.table",
-    "open_study": "study", "Task": "tasks.batch_task",
+    "load": "artifact.loaded", "load_module": "artifact.module", "load_profile": "hardware.profile",
+    "metric": "tasks.metrics.table", "open_study": "study", "Task": "tasks.batch_task",
     **dict.fromkeys(("TracedModel", "compress", "evaluate", "export", "sensitivity", "trace"), "study.traced_model"),
 }
 __all__ = [
     "AutocompressError", "Budget", "Candidate", "EnvironmentFault", "Evaluation", "HardwareProfile",
     "InfeasibleError", "InputError", "Interrupted", "Plan", "SearchResult", "Step", "Task", "TracedModel",
-    "compress", "evaluate", "export", "list_profiles", "load", "load_profile", "metric", "open_study", "search",
-    "sensitivity", "trace",
+    "compress", "evaluate", "export", "list_profiles", "load", "load_module", "load_profile", "metric", "open_study",
+    "search", "sensitivity", "trace",
 ]
 
 

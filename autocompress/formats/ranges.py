@@ -20,6 +20,8 @@ CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
 OUTSIDE = 1e-4
 # Bins of the entropy method's histogram, of the narrowest range that it tries, and between one range and the next.
 BINS, LEAST_BINS, STRIDE = 2048, 256, 32
+# Values of a tensor that a range is chosen from, drawn at random.
+VALUES = 2**18
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,26 @@ class Range:
     scale: float
     zero_point: int
     bits: int = 8
+
+
+class Observed:
+    """What was seen of the values of one tensor: bounds, widened to hold zero, and a sample where one is asked for."""
+
+    def __init__(self) -> None:
+        self.low, self.high = 0.0, 0.0
+        self._seen: list[np.ndarray] = []
+
+    def see(self, values: np.ndarray, count: int, draw: np.random.Generator) -> None:
+        """Take in values, of which so many are kept."""
+        flat = values.reshape(-1)
+        self.low, self.high = min(self.low, float(flat.min())), max(self.high, float(flat.max()))
+        if count:
+            self._seen.append(flat if len(flat) <= count else flat[draw.integers(0, len(flat), count)])
+
+    @property
+    def sample(self) -> np.ndarray:
+        """The values that were kept."""
+        return np.concatenate(self._seen) if self._seen else np.zeros(0)
 
 
 def choose_range(sample: np.ndarray, low: float, high: float, bits: int = 8, method: str = "minmax") -> Range:

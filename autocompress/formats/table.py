@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 # Module by name; its `FORMAT` is the format, or what a colon names.
 FORMATS = {"onnx": "autocompress.formats.onnx.format", "tflite": "autocompress.formats.tflite.format",
            "tflite-micro": "autocompress.formats.tflite_micro.format",
+           "safetensors": "autocompress.formats.pytorch.safetensors:SAFETENSORS",
+           "pt2": "autocompress.formats.pytorch.pt2:PT2",
            "vela": "autocompress.formats.vela.format:U55_128",
            "vela-u55-256": "autocompress.formats.vela.format:U55_256",
            "vela-u65-256": "autocompress.formats.vela.format:U65_256",
@@ -31,7 +33,7 @@ READERS = {"onnx": "autocompress.formats.onnx.shipped"}
 # Name of a shipped file before its format's suffix.
 MODEL = "model"
 # Files that shipped formats write.
-SHIPPED = (f"{MODEL}.onnx", f"{MODEL}.tflite")
+SHIPPED = tuple(f"{MODEL}.{ending}" for ending in ("onnx", "tflite", "safetensors", "pt2"))
 
 
 def format_named(name: str) -> Any:

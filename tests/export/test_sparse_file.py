@@ -16,12 +16,12 @@ from autocompress.core.plan import Plan, Step
 from autocompress.core.sparsity import UNSTRUCTURED, code_bits, kept_weights, mask_bits
 from autocompress.errors import InputError, TrialError
 from autocompress.estimate import estimate
-from autocompress.formats.onnx.packing import integers as packed_as
-from autocompress.formats.onnx.packing import lookup
 from autocompress.formats.onnx.runtime import Runtime
 from autocompress.formats.onnx.sparse import arrangements, pack_sparse
 from autocompress.formats.onnx.sparse_choice import stored_sparse
 from autocompress.formats.onnx.writer import build
+from autocompress.formats.packing import integers as packed_as
+from autocompress.formats.packing import lookup
 from autocompress.hardware.profile import load_profile
 from autocompress.study.workbench import Workbench
 from autocompress.testing.exporters import halves, integers, sparse, structure

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from autocompress.formats.onnx.packing import ALIGN, PLANES, integers, pack, tables, unpack
+from autocompress.formats.packing import ALIGN, PLANES, integers, pack, tables, unpack
 
 pytestmark = pytest.mark.numerics
 

@@ -15,7 +15,6 @@ from math import prod
 
 from autocompress.core.layer import Part
 from autocompress.core.sparsity import UNSTRUCTURED, code_bits, group_of, group_size
-from autocompress.formats.onnx.packing import ALIGN, PLANES
 from autocompress.formats.onnx.protobuf import (
     AXIS,
     TO,
@@ -26,6 +25,7 @@ from autocompress.formats.onnx.protobuf import (
     varint_bytes,
 )
 from autocompress.formats.onnx.sparse_choice import stored_sparse
+from autocompress.formats.packing import ALIGN, PLANES
 
 SKELETON_NAME = 3  # typical length of a tensor's name in the skeleton: `p10` to `t99`
 READERS = 1.3  # typical number of nodes that read an activation: more than one where a residual branches off

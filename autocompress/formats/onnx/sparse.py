@@ -17,8 +17,8 @@ from onnx import TensorProto
 
 from autocompress.core.sparsity import UNSTRUCTURED, code_bits, group_of, group_size
 from autocompress.formats.base import Mask
-from autocompress.formats.onnx.packing import ALIGN, integers, lookup
 from autocompress.formats.onnx.sparse_choice import stored_sparse
+from autocompress.formats.packing import ALIGN, integers, lookup
 
 
 @dataclass(frozen=True)

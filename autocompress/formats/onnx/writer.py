@@ -16,10 +16,10 @@ from autocompress.errors import TrialError
 from autocompress.formats.base import INPUT, Arrays, IntegerWeight, Mask
 from autocompress.formats.onnx.activations import calibrate, quantised_tensors, reads_float
 from autocompress.formats.onnx.graph import FloatGraph, Leaf, fill, swapped
-from autocompress.formats.onnx.packing import ALIGN, index_in, lookup, pack, tables
 from autocompress.formats.onnx.pads import fold_pads
 from autocompress.formats.onnx.sparse import Packed, Writer, expand, pack_sparse, to_store
 from autocompress.formats.onnx.template import Template
+from autocompress.formats.packing import ALIGN, index_in, lookup, pack, tables
 from autocompress.formats.ranges import Range
 
 OPSET_16 = 21  # the first in which 16-bit activations can be written

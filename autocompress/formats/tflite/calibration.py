@@ -13,31 +13,10 @@ from autocompress.core.batch_sizes import EVERY_TENSOR_BYTES, rows_at_once
 from autocompress.core.cancellation import checkpoint
 from autocompress.errors import TrialError
 from autocompress.formats.base import Arrays
+from autocompress.formats.ranges import VALUES, Observed
 from autocompress.formats.tflite.trace import Example, Traced, trace
 
 MOST_ROWS = 64  # samples that are run at once, at most
-# Values of a tensor that a range is chosen from, drawn at random.
-VALUES = 2**18
-
-
-class Observed:
-    """What was seen of the values of one node: bounds, widened to hold zero, and a sample where one is asked for."""
-
-    def __init__(self) -> None:
-        self.low, self.high = 0.0, 0.0
-        self._seen: list[np.ndarray] = []
-
-    def see(self, values: np.ndarray, count: int, draw: np.random.Generator) -> None:
-        """Take in values, of which so many are kept."""
-        flat = values.reshape(-1)
-        self.low, self.high = min(self.low, float(flat.min())), max(self.high, float(flat.max()))
-        if count:
-            self._seen.append(flat if len(flat) <= count else flat[draw.integers(0, len(flat), count)])
-
-    @property
-    def sample(self) -> np.ndarray:
-        """The values that were kept."""
-        return np.concatenate(self._seen) if self._seen else np.zeros(0)
 
 
 def observe(network: nn.Module, example: Example, traced: Traced, names: Collection[str], inputs: Arrays,

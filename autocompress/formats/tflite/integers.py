@@ -15,8 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from autocompress.formats.base import IntegerWeight, WritableNetwork
-from autocompress.formats.ranges import choose_range
-from autocompress.formats.tflite.calibration import Observed
+from autocompress.formats.ranges import Observed, choose_range
 from autocompress.formats.tflite.graph import Graph, Operation, Tensor
 
 FLOAT = 32
