@@ -99,7 +99,8 @@ def restored(facts: Facts, tensors: Mapping[str, Tensor]) -> Tensor:
 def _unpacked(plane: Tensor, width: int) -> Tensor:
     """The codes of so many bits in the bytes of a plane, lowest first, uint8."""
     places = torch.arange(0, BYTE, width, dtype=torch.uint8)
-    return ((plane.unsqueeze(-1) >> places) & (2**width - 1)).flatten()
+    codes: Tensor = ((plane.unsqueeze(-1) >> places) & (2**width - 1)).flatten()
+    return codes
 
 
 def stored_weights(network: WritableNetwork) -> dict[str, tuple[Facts, dict[str, Tensor]]]:
