@@ -101,5 +101,5 @@ def _is_operator(target: str) -> bool:
     prefix, _, packet = module.rpartition(".")
     if prefix != "torch.ops.aten":
         return False
-    found = getattr(getattr(torch.ops.aten, packet, None), name, None)
-    return isinstance(found, torch._ops.OpOverload) and not touches_files(found)
+    target_operator = getattr(getattr(torch.ops.aten, packet, None), name, None)
+    return isinstance(target_operator, torch._ops.OpOverload) and not touches_files(target_operator)

@@ -104,7 +104,7 @@ def rounding(model: nn.Module, ranges: Mapping[str, Range]) -> Iterator[None]:
     def rounded(to: Range) -> Callable[..., Any]:
         return lambda _, args: (_rounded(args[0], to), *args[1:])
 
-    handles = [model.get_submodule(name).register_forward_pre_hook(rounded(chosen)) for name, chosen in ranges.items()]
+    handles = [model.get_submodule(name).register_forward_pre_hook(rounded(to)) for name, to in ranges.items()]
     try:
         yield
     finally:
@@ -120,5 +120,5 @@ def _rounded(values: Tensor, to: Range) -> Tensor:
 
 def receipts_of(ranges: Mapping[str, Range]) -> tuple[Receipt, ...]:
     """Receipts of the ranges of what modules read."""
-    return tuple(Receipt(f"{name}:input", "activation-range", {"scale": chosen.scale, "zero_point": chosen.zero_point})
-                 for name, chosen in ranges.items())
+    return tuple(Receipt(f"{name}:input", "activation-range", {"scale": to.scale, "zero_point": to.zero_point})
+                 for name, to in ranges.items())

@@ -88,19 +88,19 @@ def module_of(graph: Graph, tensors: Mapping[str, Tensor]) -> nn.Module:
         TrialError: when the graph is damaged, or calls what it may not.
     """
     root = nn.Module()
-    made, places = fx.Graph(), []
+    rebuilt, places = fx.Graph(), []
     try:
-        values = [made.placeholder(f"input_{i}") for i in range(len(graph.inputs))]
+        values = [rebuilt.placeholder(f"input_{i}") for i in range(len(graph.inputs))]
         for name in graph.tensors:
             _put(root, name, tensors[name])
             places.append(name)
-            values.append(made.get_attr(name))
+            values.append(rebuilt.get_attr(name))
         for node in graph.nodes:
             arguments = _value(node.args, values), {key: _value(value, values) for key, value in node.kwargs.items()}
-            values.append(made.call_function(_function(node.call), tuple(arguments[0]), arguments[1]))
+            values.append(rebuilt.call_function(_function(node.call), tuple(arguments[0]), arguments[1]))
         outputs = {name: _value(reference, values) for name, reference in graph.outputs.items()}
-        made.output(outputs[OUTPUT] if [*outputs] == [OUTPUT] else outputs)
-        return fx.GraphModule(root, made)
+        rebuilt.output(outputs[OUTPUT] if [*outputs] == [OUTPUT] else outputs)
+        return fx.GraphModule(root, rebuilt)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise TrialError(f"its graph is damaged: {type(error).__name__} {error}") from error
 
@@ -111,10 +111,10 @@ def call_name(target: Any) -> str:
         name = target._name if "." in target._name else f"{target._name}.default"
         _function(name)
         return name
-    found = next((name for name, function in ON_SIZES.items() if function is target), None)
-    if found is None:
+    arithmetic = next((name for name, function in ON_SIZES.items() if function is target), None)
+    if arithmetic is None:
         raise TrialError(f"a file can hold operators of aten alone, but the network calls {target}")
-    return found
+    return arithmetic
 
 
 def _function(name: str) -> Callable[..., Any]:
@@ -123,10 +123,10 @@ def _function(name: str) -> Callable[..., Any]:
         return function
     space, _, rest = name.partition("::")
     packet, _, overload = rest.partition(".")
-    found = getattr(getattr(torch.ops.aten, packet, None), overload, None) if space == "aten" else None
-    if not isinstance(found, torch._ops.OpOverload) or touches_files(found):
+    target = getattr(getattr(torch.ops.aten, packet, None), overload, None) if space == "aten" else None
+    if not isinstance(target, torch._ops.OpOverload) or touches_files(target):
         raise TrialError(f"a file can hold operators of aten alone, and none that reads files, but calls {name}")
-    return found
+    return target
 
 
 def touches_files(target: torch._ops.OpOverload) -> bool:
@@ -170,10 +170,10 @@ def _value(value: Any, nodes: list[fx.Node]) -> Any:
         return nodes[content]
     if kind == "float":
         return float(content)
-    found = getattr(torch, content)
-    if not isinstance(found, NAMED[kind]):
+    constant = getattr(torch, content)
+    if not isinstance(constant, NAMED[kind]):
         raise ValueError(content)
-    return found
+    return constant
 
 
 def _put(root: nn.Module, name: str, tensor: Tensor) -> None:

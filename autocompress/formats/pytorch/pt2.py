@@ -77,9 +77,9 @@ class Pt2Format(Format):
 
     def snippet(self, file: str, inputs: Mapping[str, str], answers: Sequence[str]) -> str:
         """Load the archive by `torch.export.load`."""
-        given = ", ".join(f'"{name}": torch.as_tensor({variable})' for name, variable in inputs.items())
+        arguments = ", ".join(f'"{name}": torch.as_tensor({variable})' for name, variable in inputs.items())
         return (f'import torch\n\nnetwork = torch.export.load("{file}").module()\n'
-                f"{', '.join(answers)}{',' if len(answers) == 1 else ''} = network({{{given}}}).values()")
+                f"{', '.join(answers)}{',' if len(answers) == 1 else ''} = network({{{arguments}}}).values()")
 
 
 def _load(data: bytes) -> ExportedProgram:

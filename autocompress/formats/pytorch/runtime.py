@@ -36,10 +36,10 @@ class TorchRuntime(base.Runtime):
         before = torch.get_num_threads()
         try:
             torch.set_num_threads(self._threads)
-            given = {name: torch.from_numpy(np.ascontiguousarray(inputs[name])).to(dtype)
+            arguments = {name: torch.from_numpy(np.ascontiguousarray(inputs[name])).to(dtype)
                      for name, dtype in self._dtypes.items()}
             with torch.no_grad():
-                outputs: Mapping[str, Any] = self._call(given)
+                outputs: Mapping[str, Any] = self._call(arguments)
             return {name: tensor.numpy() for name, tensor in outputs.items()}
         except Exception as error:  # torch raises many kinds
             raise TrialError(f"torch fails on {len(next(iter(inputs.values()), ()))} inputs: {cause_of(error)}"

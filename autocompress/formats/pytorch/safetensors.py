@@ -88,8 +88,8 @@ class SafetensorsFormat(Format):
         module = module_of(graph, tensors)
         dtypes = {name: getattr(torch, kind) for name, kind in header.inputs.items()}
 
-        def call(given: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-            return by_name(module(*(given[name] for name in graph.inputs)))
+        def call(arguments: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+            return by_name(module(*(arguments[name] for name in graph.inputs)))
 
         return TorchRuntime(call, dtypes, threads)
 
@@ -104,10 +104,10 @@ class SafetensorsFormat(Format):
 
     def snippet(self, file: str, inputs: Mapping[str, str], answers: Sequence[str]) -> str:
         """Rebuild the network and call it."""
-        given = ", ".join(f"torch.as_tensor({variable})" for variable in inputs.values())
+        arguments = ", ".join(f"torch.as_tensor({variable})" for variable in inputs.values())
         several = len(answers) > 1
         return (f'import autocompress\nimport torch\n\nnetwork = autocompress.load_module(".")  # reads {file}\n'
-                f"{', '.join(answers)} = network({given}){'.values()' if several else ''}")
+                f"{', '.join(answers)} = network({arguments}){'.values()' if several else ''}")
 
 
 def _read(data: bytes) -> tuple[Header, Graph, dict[str, Tensor]]:
