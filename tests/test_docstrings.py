@@ -16,12 +16,16 @@ from collections.abc import Iterator
 from functools import cache, cached_property
 from importlib import import_module
 from itertools import pairwise
+from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
 import msgspec
 import pytest
 
+import autocompress
+
+PACKAGE = Path(autocompress.__file__).parent
 # Modules whose public names users meet: what they call, the protocols that they implement, and the contract suites.
 MODULES = (
     "autocompress", "autocompress.artifact.loaded", "autocompress.artifact.verify",
@@ -171,3 +175,16 @@ ALGORITHMS = (
 def test_algorithms_of_the_literature_name_their_source(module: str) -> None:
     doc = import_module(f"autocompress.{module}").__doc__ or ""
     assert re.search(r"\b(19|20)\d\d\b", doc), "the module's docstring must name authors, title or venue, and the year"
+
+
+def test_arguments_that_a_docstring_lists_are_parameters() -> None:
+    """Of every function of the package, so that renamed parameters take their docstrings along."""
+    unknown = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                listed = re.findall(r"^ {4}\*{0,2}(\w+):", section(ast.get_docstring(node) or "", "Args"), re.M)
+                parameters = {each.arg for each in ast.walk(node.args) if isinstance(each, ast.arg)}
+                if not set(listed) <= parameters:
+                    unknown[f"{path.relative_to(PACKAGE)}: {node.name}"] = set(listed) - parameters
+    assert unknown == {}
