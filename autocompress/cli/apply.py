@@ -20,14 +20,15 @@ Examples:
 
 @click.command(cls=Command, epilog=_EXAMPLES, short_help="Compress retrained weights by a trial's plan.")
 @click.argument("study", metavar="STUDY")
-@click.option("--trial", metavar="N|best", default="best", help="Whose plan. Default: best.")
+@click.option("--trial", metavar="N|best", default="best", help="The trial whose plan is applied. Default: best.")
 @click.option("--weights", metavar="FILE", required=True, help="Weights of the same network, trained further.")
 @click.option("--out", metavar="DIR", required=True, help="Folder for the file, manifest.json and README.md.")
 @click.option("--data", metavar="SPEC", help="Data to train and verify with, in place of the study's.")
 @click.option("--rung", type=click.IntRange(0, 2), help="0 no training, 1 briefly, 2 as long as the study. Default: as "
               "the trial was.")
-@click.option("--timeout", metavar="DURATION", help="That the training may take.")
-@click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="A torch device.")
+@click.option("--timeout", metavar="DURATION", help="Longest that the training may take.")
+@click.option("--device", metavar="DEVICE", default="auto", show_default=True,
+              help="Where it is trained: auto, cpu or cuda.")
 @click.option("--sign", metavar="KEYFILE", help="Sign it with this private Ed25519 key (PEM).")
 @click.option("--encrypt", metavar="KEYFILE", help="Encrypt its model and samples with this key of 32 bytes (AES-GCM).")
 @click.option("--trust-code", is_flag=True, help="Run the Python files that the study was made from.")

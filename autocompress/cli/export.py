@@ -22,7 +22,7 @@ Examples:
 
 @click.command(cls=Command, epilog=_EXAMPLES, short_help="Write the verified file of a trial.")
 @click.argument("study", metavar="STUDY")
-@click.option("--trial", metavar="N|best", default="best", help="Which trial. Default: best.")
+@click.option("--trial", metavar="N|best", default="best", help="The trial to export. Default: best.")
 @click.option("--out", metavar="DIR", required=True, help="Folder for the file, manifest.json and README.md.")
 @click.option("--sign", metavar="KEYFILE", help="Sign it with this private Ed25519 key (PEM).")
 @click.option("--encrypt", metavar="KEYFILE", help="Encrypt its model and samples with this key of 32 bytes (AES-GCM).")

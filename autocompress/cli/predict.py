@@ -20,8 +20,8 @@ Examples:
 @click.command(cls=Command, epilog=_EXAMPLES, short_help="Ask an exported network about samples.")
 @click.argument("artifact", metavar="DIR")
 @click.argument("inputs", metavar="INPUT…", nargs=-1, required=True)
-@click.option("--as-is", is_flag=True, help="Arrays are what the network reads: they are not normalised.")
-@click.option("--key", metavar="KEYFILE", help="It must be signed by the owner of this public Ed25519 key (PEM).")
+@click.option("--as-is", is_flag=True, help="Arrays are given to the network as they are, not normalised.")
+@click.option("--key", metavar="KEYFILE", help="Public Ed25519 key (PEM) by whose owner it must be signed.")
 @click.option("--decrypt", metavar="KEYFILE", help="The key that opens it, where it is encrypted.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output, in place of CSV.")
 def predict(artifact: str, inputs: tuple[str, ...], as_is: bool, key: str | None, decrypt: str | None,

@@ -20,7 +20,8 @@ _NAMES = [*(name for name, setting in SETTINGS.items() if setting.section == WHA
           "profile", "space", "format", "techniques", "seed"]
 
 
-@click.command(cls=Command, epilog=_EXAMPLES, short_help="Which layers hurt, and by how much.", params=flags(_NAMES))
+@click.command(cls=Command, epilog=_EXAMPLES, short_help="Print what compressing each layer would cost.",
+               params=flags(_NAMES))
 @click.option("--top", cls=Option, type=click.IntRange(min=0), default=30, metavar="N",
               help="Rows to print; 0 for all. Default: 30.")
 @click.option("--timeout", cls=Option, metavar="TIME", help=SETTINGS["timeout"].help.replace(

@@ -25,7 +25,7 @@ Examples:
 
 @click.command(cls=Command, epilog=_EXAMPLES, short_help="Print a trial: its metrics and its plan, layer by layer.")
 @click.argument("study", metavar="STUDY")
-@click.option("--trial", metavar="N|best", default="best", help="Which trial. Default: best.")
+@click.option("--trial", metavar="N|best", default="best", help="The trial to print. Default: best.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 def show(study: str, trial: str, as_json: bool) -> None:
     """Print one trial of STUDY, the folder of a search: its metrics, and what its plan makes of each layer."""

@@ -17,11 +17,14 @@ Examples:
 
 @click.command(cls=Command, epilog=_EXAMPLES, short_help="Check that an artefact is what was exported.")
 @click.argument("artifact", metavar="DIR")
-@click.option("--study", metavar="STUDY", help="The study it is of: its network and test data are loaded.")
-@click.option("--key", metavar="KEYFILE", help="It must be signed by the owner of this public Ed25519 key (PEM).")
+@click.option("--study", metavar="STUDY",
+              help="The study that it was exported from: its network and test data are loaded.")
+@click.option("--key", metavar="KEYFILE", help="Public Ed25519 key (PEM) by whose owner it must be signed.")
 @click.option("--decrypt", metavar="KEYFILE", help="The key that opens it, where it is encrypted.")
-@click.option("--timeout", metavar="DURATION", default="60s", show_default=True, help="For loading and running it.")
-@click.option("--memory", metavar="BYTES", default="4GiB", show_default=True, help="For the process that loads it.")
+@click.option("--timeout", metavar="DURATION", default="60s", show_default=True,
+              help="Longest that loading and running may take.")
+@click.option("--memory", metavar="BYTES", default="4GiB", show_default=True,
+              help="Most memory of the process that loads it.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 @click.option("--trust-code", is_flag=True, help="Run the Python files that the study was made from.")
 def verify(artifact: str, study: str | None, key: str | None, decrypt: str | None, timeout: str, memory: str,

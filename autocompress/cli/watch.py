@@ -21,7 +21,8 @@ Examples:
 @click.argument("study", metavar="STUDY")
 @click.option("--host", metavar="ADDRESS", default="127.0.0.1", help="Address or name of this machine that the page is "
               "served on. On any but the loopback address a token is asked for. Default: 127.0.0.1.")
-@click.option("--port", metavar="N", type=click.IntRange(0, 65535), default=0, help="Default: one that is free.")
+@click.option("--port", metavar="N", type=click.IntRange(0, 65535), default=0,
+              help="Port of the page. Default: a free one.")
 def watch(study: str, host: str, port: int) -> None:
     """Serve the report of STUDY, the folder of a search, as a page that follows the search, wherever that runs: the
     front, what runs, the workers and the time left. Ctrl-C ends it; the study is only read.
