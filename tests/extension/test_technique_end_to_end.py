@@ -65,20 +65,11 @@ def change(folder: Path, before: str, after: str) -> None:
     (folder / "rows.py").write_text(text.replace(before, after), "utf-8")
 
 
-def test_its_study_is_shown_reported_exported_and_resumed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    search(folder)
+def test_a_study_of_it_goes_on_with_the_same_code_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    search(folder, trials=1)
     study = str(folder / "study")
-    for command in (["show", study], ["report", study], ["export", study, "--out", f"{folder}/out", "--trust-code"],
-                    ["verify", f"{folder}/out"],
-                    ["search", "--resume", "--out", study, "--trials", "3", "--trust-code"]):
-        capsys.readouterr()
-        assert main(command) == 0, (command, capsys.readouterr().err)
-        if command[0] == "show":
-            assert "zero-rows 2 sites" in capsys.readouterr().out
-    assert len(autocompress.open_study(study).candidates) == 3
-    with pytest.raises(InputError, match=r"unknown field `zero-rows`; .*--technique FILE.py:NAME"):
-        autocompress.search(resume=True, out=study, techniques=[])
-
+    assert main(["show", study]) == 0
+    assert "zero-rows 2 sites" in capsys.readouterr().out
     change(folder, "(0, 1), plain", "(0, 1) , plain")  # layout alone
     change(folder, "class ZeroRows", "# The smallest rows.\nclass ZeroRows")
     assert autocompress.open_study(study, load_network=True).bench
@@ -89,6 +80,21 @@ def test_its_study_is_shown_reported_exported_and_resumed(folder: Path, capsys: 
     assert "the code of the technique zero-rows must be the one that the study was made with" in capsys.readouterr().err
     assert not (folder / "again").exists()
 
+
+@pytest.mark.slow
+def test_its_study_is_shown_reported_exported_and_resumed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    search(folder)
+    study = str(folder / "study")
+    for command in (["show", study], ["report", study], ["export", study, "--out", f"{folder}/out", "--trust-code"],
+                    ["verify", f"{folder}/out", "--study", study, "--trust-code"],
+                    ["search", "--resume", "--out", study, "--trials", "3", "--trust-code"],
+                    ["search", "--from", study, "--budget", "58kB", "--trials", "1", "--out", f"{folder}/smaller",
+                     "--trust-code"]):
+        capsys.readouterr()
+        assert main(command) == 0, (command, capsys.readouterr().err)
+    assert len(autocompress.open_study(study).candidates) == 3
+    with pytest.raises(InputError, match=r"unknown field `zero-rows`; .*--technique FILE.py:NAME"):
+        autocompress.search(resume=True, out=study, techniques=[])
     (folder / "rows.py").unlink()
     assert main(["show", study]) == main(["report", study]) == 0, "the report does without the file"
     assert main(["export", study, "--out", f"{folder}/again", "--trust-code"]) == 2
