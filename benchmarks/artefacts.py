@@ -3,8 +3,9 @@
     python benchmarks/artefacts.py files
     python benchmarks/artefacts.py predictions --plans 200
 
-`files`: networks in 8-bit weights and activations, untrained for it, in each format: bytes, answers beside those of the
-same network in torch, and time beside the float original in the same runtime. `predictions` are over random plans.
+`files`: networks in 8-bit weights and activations, calibrated and not trained, in each format: bytes, accuracy beside
+that of the network in torch whose weights they hold, and time beside the float original in the same runtime; and ONNX
+Runtime's own static quantisation of a plain export. `predictions` are over random plans.
 Each plan draws every knob of the space, on the keyword spotter of MLPerf Tiny, a narrow MobileNetV2 and a ResNet-18.
 Nothing is trained: a prediction knows shapes and widths alone. `STRANGERS_SHARED` names the folder that holds the
 reference network and its samples.
@@ -13,8 +14,10 @@ reference network and its samples.
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,9 +25,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from autocompress.errors import InputError
 from autocompress.estimate import estimate
+from autocompress.formats.base import Runtime
 from autocompress.formats.running import in_batches, on_device
 from autocompress.formats.table import format_named
 from autocompress.formats.timing import time_files
@@ -34,6 +39,7 @@ from autocompress.space.space import Space
 from autocompress.space.spec import load_space
 from autocompress.study.file_writer import as_arrays
 from autocompress.study.workbench import Workbench
+from autocompress.tasks.named_sets import fashion_mnist
 from autocompress.tasks.splits import Split, TaskData
 from autocompress.tasks.vision import import_torchvision
 from autocompress.testing.exporters import integers
@@ -42,9 +48,15 @@ from autocompress.testing.networks import NETWORKS, randomised_norms, task_data
 sys.path.insert(0, str(Path(__file__).parent))
 import mlperf_tiny
 
+sys.path.insert(0, str(Path(__file__).parent / "strangers"))
+import int8
+
 # Profile and space by format: whose widths, and what else is drawn.
 DRAWN = {"onnx": ("host", "default"), "tflite": ("pixel-3", "default"), "tflite-micro": ("stm32l4r5", "default")}
 SIDE = 64
+# Formats of `files`, and test samples that their files are run on; fewer where an interpreter is slow.
+FILES = ("onnx", "tflite", "tflite-micro", "vela")
+TESTED, SLOW = 5000, {"tflite": 2000, "vela": 2000, "tflite-micro": 100}
 
 
 def benches(name: str, profile: str) -> Iterator[Workbench]:
@@ -99,26 +111,33 @@ def _errors(relative: list[float], limit: float) -> tuple[str, str, str]:
 
 
 def networks() -> Iterator[tuple[str, torch.nn.Module, TaskData]]:
-    """Networks for `files`, by name, with data; all but the keyword spotter have random weights and data."""
-    features, labels = mlperf_tiny.official()
-    whole = Split(torch.from_numpy(features), torch.from_numpy(labels))
-    yield "DS-CNN, 1,000 official samples", mlperf_tiny.keyword_spotter(), TaskData("kws", whole, whole, whole, 12)
+    """Networks for `files`, by name, with data; the first two are trained, the others have random weights and data."""
+    shared = Path(os.environ["STRANGERS_SHARED"])
+    features, labels = (torch.from_numpy(array) for array in mlperf_tiny.official())
+    half = Split(features[:500], labels[:500])
+    yield "DS-CNN", mlperf_tiny.keyword_spotter(), TaskData("kws", half, half, Split(features[500:], labels[500:]), 12)
     vision = import_torchvision().models
-    for name, build in (("MobileNetV2", vision.mobilenet_v2), ("ResNet-18", vision.resnet18)):
-        torch.manual_seed(0)
-        yield f"{name}, 96 pixels", randomised_norms(build(num_classes=10).eval()), task_data((3, 96, 96), 10)
+    sys.path.insert(0, str(shared / "base"))
+    import resnet18_fashion
+
+    network = resnet18_fashion.model()
+    network.load_state_dict(load_file(shared / "base/resnet18_fashion.safetensors"))
+    yield "ResNet-18", network.eval(), fashion_mnist(None)
+    torch.manual_seed(0)
+    yield "MobileNetV2, random", randomised_norms(vision.mobilenet_v2(num_classes=10).eval()), \
+        task_data((3, 96, 96), 10)
     torch.manual_seed(0)
     import timm
 
-    yield "ViT-Tiny, 96 pixels", timm.create_model("vit_tiny_patch16_224", img_size=96, num_classes=10).eval(), \
+    yield "ViT-Tiny, random", timm.create_model("vit_tiny_patch16_224", img_size=96, num_classes=10).eval(), \
         task_data((3, 96, 96), 10)
-    yield "GRU", NETWORKS["gru"].make(), NETWORKS["gru"].data()
+    yield "GRU, random", NETWORKS["gru"].make(), NETWORKS["gru"].data()
 
 
 def files_row(what: str, network: torch.nn.Module, data: TaskData, name: str) -> str:
-    """One network in one format."""
+    """One network in one format, 8 bits of weights and activations, calibrated and not trained."""
     file_format = format_named(name)
-    profile = load_profile("ethos-u55-128" if name == "vela" else "host")
+    profile = load_profile("ethos-u55-128" if name.startswith("vela") else "host")
     try:
         bench = Workbench(network, data, profile, seed=0, epochs=1, file_format=file_format)
     except InputError as error:
@@ -127,18 +146,42 @@ def files_row(what: str, network: torch.nn.Module, data: TaskData, name: str) ->
     began = time.perf_counter()
     content = bench.network.write(compressed).data
     seconds = time.perf_counter() - began
-    inputs = data.normalise(data.test.inputs)
     runtime, original = file_format.open(content), file_format.open(bench.network.writer.original_file)
-    answers = in_batches(runtime, as_arrays(inputs))["output"]
-    with torch.no_grad():
-        expected = torch.cat([compressed.model.eval()(batch) for batch in inputs.split(64)]).numpy()
-    labels = data.test.targets.numpy()
-    told = f"{(answers.argmax(1) == labels).mean():.1%} / {(expected.argmax(1) == labels).mean():.1%}" \
-        if "official" in what else f"deviates by {np.abs(answers - expected).mean() / np.abs(expected).max():.2%}"
-    times = time_files({"float": original, "file": runtime}, as_arrays(inputs[:1]), 10, 3.0)
+    told = compared(runtime, bench.network.executed(compressed), what, data, SLOW.get(name, TESTED))
+    inputs = as_arrays(data.normalise(data.test.inputs[:1]))
+    times = time_files({"float": original, "file": runtime}, inputs, 10, 3.0)
     ratio = np.median(times["file"].cpu_ms) / np.median(times["float"].cpu_ms)
     device = ", ".join(f"{metric} {value:.6g}" for metric, value in on_device(runtime).items())
     return f"| {what} | {name} | {len(content):,} | {told} | {ratio:.2f} | {seconds:.1f} | {device} |"
+
+
+def compared(runtime: Runtime, network: torch.nn.Module, what: str, data: TaskData, samples: int) -> str:
+    """Accuracy of a file and of the network that it holds in torch; of random weights, the deviation of answers."""
+    inputs, labels = data.normalise(data.test.inputs[:samples]), data.test.targets[:samples].numpy()
+    answers = in_batches(runtime, as_arrays(inputs))["output"]
+    with torch.inference_mode():
+        expected = torch.cat([network.eval()(batch) for batch in inputs.split(64)]).numpy()
+    if "random" in what:
+        return f"deviates by {np.abs(answers - expected).mean() / np.abs(expected).max():.2%}"
+    right = [float((scores.argmax(1) == labels).mean()) for scores in (answers, expected)]
+    return f"{right[0]:.2%} / {right[1]:.2%} ({100 * (right[0] - right[1]):+.2f}), {len(labels):,} samples"
+
+
+def peer_row(what: str, network: torch.nn.Module, data: TaskData) -> str:
+    """ONNX Runtime's own static quantisation of a plain export, run as our files are."""
+    calibration = data.normalise(data.train.inputs[:int8.CALIBRATION]).numpy()
+    with tempfile.TemporaryDirectory() as folder:
+        plain, quantised = Path(folder) / "plain.onnx", Path(folder) / "int8.onnx"
+        int8.plain_export(network, calibration[:2], plain)
+        began = time.perf_counter()
+        int8.static_int8(plain, calibration, quantised)
+        seconds, content, original = time.perf_counter() - began, quantised.read_bytes(), plain.read_bytes()
+    runtime = format_named("onnx").open(content)
+    told = compared(runtime, network, what, data, TESTED)
+    inputs = as_arrays(data.normalise(data.test.inputs[:1]))
+    times = time_files({"float": format_named("onnx").open(original), "file": runtime}, inputs, 10, 3.0)
+    ratio = np.median(times["file"].cpu_ms) / np.median(times["float"].cpu_ms)
+    return f"| {what} | onnx by `quantize_static` | {len(content):,} | {told} | {ratio:.2f} | {seconds:.1f} | |"
 
 
 def main() -> None:
@@ -147,6 +190,7 @@ def main() -> None:
     parser.add_argument("table", choices=("files", "predictions"))
     parser.add_argument("--plans", type=int, default=200)
     parser.add_argument("--format", action="append")
+    parser.add_argument("--network", help="the beginning of its name")
     args = parser.parse_args()
     if args.table == "predictions":
         print("| format | plans | bytes: mean error | largest | within 1% | arena: mean error | largest | within 10% | "
@@ -154,11 +198,15 @@ def main() -> None:
         for name in args.format or DRAWN:
             print(row(name, args.plans), flush=True)
         return
-    print("| network | format | bytes | accuracy / in torch, or mean deviation from torch | time / float original's | "
-          "seconds of writing | on the device |\n|---|---|--:|--:|--:|--:|---|")
+    print("| network | format | bytes | accuracy / in torch (points), or mean deviation from torch | time / float "
+          "original's | seconds of writing | on the device |\n|---|---|--:|--:|--:|--:|---|")
     for what, network, data in networks():
-        for name in args.format or ("onnx", "tflite", "tflite-micro", "vela"):
+        if args.network is not None and not what.startswith(args.network):
+            continue
+        for name in args.format or FILES:
             print(files_row(what, network, data, name), flush=True)
+        if args.format is None:
+            print(peer_row(what, network.eval(), data), flush=True)
 
 
 if __name__ == "__main__":

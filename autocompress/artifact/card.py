@@ -39,7 +39,8 @@ def model_card(manifest: dict[str, Any], data: str, running: Running, metric: Me
     """
     quality = manifest.get("quality") or {}
     parts = [_figures(manifest, data, running, metric), sections.by_class(quality),
-             sections.robustness(quality, metric), sections.attribution(manifest.get("attribution"), metric),
+             sections.robustness(quality, metric), sections.watermark(manifest.get("watermark"), metric),
+             sections.attribution(manifest.get("attribution"), metric),
              "" if encrypted else _snippet(manifest, running), sections.use(encrypted),
              sections.words(manifest.get("licence", ""), manifest.get("intended_use", ""))]
     return "".join(parts)

@@ -55,6 +55,22 @@ def robustness(quality: dict[str, Any], metric: Metric) -> str:
 """
 
 
+def watermark(facts: dict[str, Any] | None, metric: Metric) -> str:
+    """What the mark of the owner costs; empty where there is none."""
+    if not facts:
+        return ""
+    rows = [(one.words, one.format(facts["without"][one.name]), one.format(facts["with"][one.name]))
+            for one in metric.every]
+    return f"""
+## Watermark
+
+{facts["moved"]:,} of {facts["weights"]:,} integer weights were moved by one level, so that they bear a mark of the
+owner. Another key than the owner's shows as much with a probability below 2^{facts["chance_exponent"]:.0f}.
+
+{_table(("on the test split", "without it", "this file"), rows)}
+"""
+
+
 def attribution(document: dict[str, Any] | None, metric: Metric) -> str:
     """What each technique bought; empty where no search found that out."""
     if document is None:

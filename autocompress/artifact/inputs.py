@@ -53,6 +53,11 @@ def read_samples(network: LoadedArtifact, place: str, stdin: Any = None, as_is: 
     """
     data = _content(place, stdin)
     origin = "standard input" if place == STDIN else place
+    tokenized = next((facts.files for facts in network.inputs.values() if "tokenizer" in facts.files), None)
+    if tokenized and not data.startswith((b"PK", b"\x93NUMPY")) and _is_text(data):
+        from autocompress.artifact.text import tokens
+
+        return Samples(origin, tokens(network, tokenized, data.decode(), origin))
     arrays = dict(_stored(network, data, origin))
     return Samples(origin, {name: values if as_is else network.normalised(values, name)
                             for name, values in arrays.items()})
@@ -211,5 +216,8 @@ def _from_picture(facts: TensorFacts, data: bytes, origin: str) -> np.ndarray:
     fit = Fit(how.get("fit", STRETCH), (height, width), how.get("resize", min(height, width)),
               how.get("interpolation", "bilinear"))
     pixels = fit.picture(picture)
+    if shape[1] == 1 and "grey" in how:
+        weights = np.array(how["grey"], np.float32).reshape(3, 1, 1)
+        return np.asarray((pixels.astype(np.float32) / 255 * weights).sum(0, keepdims=True))
     # One channel is made of three by the weights of ITU-R 601-2, as Pillow does.
     return pixels if shape[1] == 3 else fit.picture(picture.convert("L").convert("RGB"))[:1]

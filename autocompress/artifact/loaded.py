@@ -39,6 +39,7 @@ class LoadedArtifact:
 
     def __init__(self, contents: Contents, threads: int = 1) -> None:
         self.manifest: Manifest = contents.manifest
+        self.files = contents.files
         try:
             self._runtime = reader_named(self.manifest.format).open(contents.model, threads)
         except TrialError as error:

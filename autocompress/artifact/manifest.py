@@ -119,6 +119,10 @@ class Manifest(msgspec.Struct, kw_only=True):
     outputs: Annotated[list[TensorFacts], Meta(description="Its outputs, where there are several.")] = []
     samples: Annotated[SampleFacts | None, Meta(description="The samples that it is verified with.")] = None
     encrypted: Annotated[Encryption | None, Meta(description="What lies encrypted.")] = None
+    watermark: Annotated[dict[str, Any] | None, Meta(description=(
+        "That its weights bear a mark of the owner: the `scheme`, how many `weights` tell and how many were `moved` by "
+        "one level, the `chance_exponent` of two that another key shows as much, and the task's metrics on the test "
+        "split `without` it and `with` it."))] = None
     machine: Annotated[Machine, Meta(description="The machine of the export.")] = msgspec.field(default_factory=Machine)
     latencies: Annotated[dict[str, DeviceLatency], Meta(description="Latency by device.")] = {}
     peak_memory: Annotated[PeakMemory | None, Meta(description="Peak memory of activations.")] = None

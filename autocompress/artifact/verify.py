@@ -17,9 +17,10 @@ from autocompress.artifact.options import Trust
 from autocompress.artifact.plain_file import plain_file
 from autocompress.artifact.samples import deviation, unpack_samples
 from autocompress.artifact.signature import require_signature
+from autocompress.artifact.watermark import DETECTED, evidence
 from autocompress.core.evaluation import LATENCY
-from autocompress.errors import InputError
-from autocompress.formats.table import FORMATS
+from autocompress.errors import InputError, TrialError
+from autocompress.formats.table import FORMATS, reader_named
 from autocompress.quantities import format_milliseconds
 
 State = Literal["holds", "fails", "skipped"]
@@ -96,11 +97,11 @@ def verify(folder: Path | str, limits: Limits | None = None, trust: Trust | None
     Args:
         folder: the artefact.
         limits: of the process that loads its file.
-        trust: who must have signed it, and the key of what is encrypted.
+        trust: who must have signed it, the key of what is encrypted, and whose mark it must bear.
 
     Returns:
         The checks: `manifest`, `signature`, `files`, `load` (with the format's static check), `size`, `agreement`,
-        `latency`. Where one fails that others need, those are missing.
+        `latency`, and `watermark` where one is asked for. Where one fails that others need, those are missing.
     """
     verification = Verification(Path(folder))
     contents = _contents(verification, trust or Trust())
@@ -111,6 +112,9 @@ def verify(folder: Path | str, limits: Limits | None = None, trust: Trust | None
         verification.run("size", lambda: _size(contents, answers))
         verification.run("agreement", lambda: _agreement(contents, answers))
         verification.run("latency", lambda: _latency(contents.manifest, answers))
+        if trust is not None and trust.watermark is not None:
+            key = trust.watermark
+            verification.run("watermark", lambda: _watermark(contents, key))
     return verification
 
 
@@ -200,6 +204,24 @@ def _agreement(contents: Contents, answers: Answers) -> str:
         raise InputError(f"the file must answer {facts.count} samples as at export, to {facts.limit:.3g} of the "
                          f"largest answer, but deviates by {error:.3g}")
     return f"{facts.count} samples are answered to {error:.2g} of {whose} largest answer (at most {facts.limit:.2g})"
+
+
+def _watermark(contents: Contents, key: bytes) -> str:
+    name = contents.manifest.model
+    try:
+        levels = reader_named(contents.manifest.format).integer_levels(contents.model)
+    except TrialError as error:
+        raise InputError(str(error)) from None
+    if levels is None:
+        raise InputError(f"integer weights must be readable in {name} for a watermark to show, but "
+                         f"{contents.manifest.format} files do not give them back")
+    shown = evidence(levels, key)
+    if not shown.detected:
+        raise InputError(f"{name} must bear the watermark of this key, but does not: another key shows as much in its "
+                         f"{shown.weights:,} weights with a probability of 2^{shown.exponent:.0f}, and at most "
+                         f"2^-{DETECTED} counts")
+    return (f"{shown.weights:,} weights bear the mark of this key; another key shows as much with a probability below "
+            f"2^{shown.exponent:.0f}")
 
 
 def _latency(manifest: Manifest, answers: Answers) -> str:

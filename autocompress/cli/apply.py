@@ -31,9 +31,12 @@ Examples:
               help="Where it is trained: auto, cpu or cuda.")
 @click.option("--sign", metavar="KEYFILE", help="Sign it with this private Ed25519 key (PEM).")
 @click.option("--encrypt", metavar="KEYFILE", help="Encrypt its model and samples with this key of 32 bytes (AES-GCM).")
+@click.option("--watermark", metavar="KEYFILE", help="Mark its weights as those of the owner of this secret.")
+@click.option("--anonymous", is_flag=True, help="No names of layers in its files: layer1, layer2, … stand for them.")
 @click.option("--trust-code", is_flag=True, help="Run the Python files that the study was made from.")
 def apply(study: str, trial: str, weights: str, out: str, data: str | None, rung: int | None, timeout: str | None,
-          device: str, sign: str | None, encrypt: str | None, trust_code: bool) -> None:
+          device: str, sign: str | None, encrypt: str | None, watermark: str | None, anonymous: bool,
+          trust_code: bool) -> None:
     """Compress other weights of the network of STUDY, the folder of a search, by the plan of one of its trials.
 
     The network is recovered, written and verified as in the search, and nothing is searched. Ends with 3 where the file
@@ -50,7 +53,7 @@ def apply(study: str, trial: str, weights: str, out: str, data: str | None, rung
 
     if not out:
         raise InputError("--out must not be empty")
-    options = ExportOptions.of(sign, encrypt)
+    options = ExportOptions.of(sign, encrypt, anonymous=anonymous, watermark=watermark)
     seconds = None if timeout is None else parse_seconds(timeout, "--timeout")
     check_stored(Path(study), trust_code, "applying a plan of it", ("weights", *(["data"] if data else [])))
     require_no_foreign(Path(out))

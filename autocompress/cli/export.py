@@ -16,7 +16,7 @@ _EXAMPLES = """\b
 Examples:
   autocompress export studies/digits-2mb --out artifact
   autocompress export studies/digits-2mb --trial 7 --out artifact-7
-  autocompress export studies/digits-2mb --out artifact --sign private.pem
+  autocompress export studies/digits-2mb --out artifact --sign private.pem --anonymous
 """
 
 
@@ -26,11 +26,13 @@ Examples:
 @click.option("--out", metavar="DIR", required=True, help="Folder for the file, manifest.json and README.md.")
 @click.option("--sign", metavar="KEYFILE", help="Sign it with this private Ed25519 key (PEM).")
 @click.option("--encrypt", metavar="KEYFILE", help="Encrypt its model and samples with this key of 32 bytes (AES-GCM).")
+@click.option("--watermark", metavar="KEYFILE", help="Mark its weights as those of the owner of this secret.")
+@click.option("--anonymous", is_flag=True, help="No names of layers in its files: layer1, layer2, … stand for them.")
 @click.option("--licence", metavar="TEXT", default="", help="Its licence, for manifest and card.")
 @click.option("--intended-use", metavar="TEXT", default="", help="What it is meant for, for manifest and card.")
 @click.option("--trust-code", is_flag=True, help="Run the Python files that the study was made from.")
-def export(study: str, trial: str, out: str, sign: str | None, encrypt: str | None, licence: str,
-           intended_use: str, trust_code: bool) -> None:
+def export(study: str, trial: str, out: str, sign: str | None, encrypt: str | None, watermark: str | None,
+           anonymous: bool, licence: str, intended_use: str, trust_code: bool) -> None:
     """Write the verified file of one trial of STUDY, the folder of a search.
 
     The network is rebuilt, written, and the file is run on the test split before the command says that it is done.
@@ -47,7 +49,7 @@ def export(study: str, trial: str, out: str, sign: str | None, encrypt: str | No
         raise InputError("--out must not be empty")
     check_stored(Path(study), trust_code, "exporting")
     open_study(study).candidate(trial)  # a wrong number is said before the network is loaded
-    options = ExportOptions.of(sign, encrypt, licence, intended_use)
+    options = ExportOptions.of(sign, encrypt, licence, intended_use, anonymous, watermark)
     require_no_foreign(Path(out))
     created = prepare_folder(Path(out))
     try:

@@ -21,17 +21,18 @@ Examples:
               help="The study that it was exported from: its network and test data are loaded.")
 @click.option("--key", metavar="KEYFILE", help="Public Ed25519 key (PEM) by whose owner it must be signed.")
 @click.option("--decrypt", metavar="KEYFILE", help="The key that opens it, where it is encrypted.")
+@click.option("--watermark", metavar="KEYFILE", help="Secret whose owner's watermark its weights must show.")
 @click.option("--timeout", metavar="DURATION", default="60s", show_default=True,
               help="Longest that loading and running may take.")
 @click.option("--memory", metavar="BYTES", default="4GiB", show_default=True,
               help="Most memory of the process that loads it.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 @click.option("--trust-code", is_flag=True, help="Run the Python files that the study was made from.")
-def verify(artifact: str, study: str | None, key: str | None, decrypt: str | None, timeout: str, memory: str,
-           as_json: bool, trust_code: bool) -> None:
+def verify(artifact: str, study: str | None, key: str | None, decrypt: str | None, watermark: str | None, timeout: str,
+           memory: str, as_json: bool, trust_code: bool) -> None:
     """Check DIR, the folder of an exported network: its signature (with --key), hashes and size, that no integer kernel
     can saturate, that it loads in a process of its own within limits of time and memory, that it answers stored samples
-    as it did, and its latency.
+    as it did, and its latency; with --watermark that it bears the mark of the owner.
 
     With --study also its answers beside the rebuilt network's, and its metric on the test split. Ends with 0 only if
     all of it holds, with 2 otherwise.
@@ -43,7 +44,7 @@ def verify(artifact: str, study: str | None, key: str | None, decrypt: str | Non
     from autocompress.quantities import parse_bytes, parse_seconds
 
     limits = Limits(parse_seconds(timeout, "--timeout"), parse_bytes(memory, "--memory"))
-    verification = verified(artifact, limits, Trust.of(key, decrypt))
+    verification = verified(artifact, limits, Trust.of(key, decrypt, watermark))
     if study is not None and verification.holds:
         from pathlib import Path
 

@@ -333,6 +333,20 @@ class Format(FormatFacts, Protocol):
         """
         return {}
 
+    def integer_levels(self, data: bytes) -> list[np.ndarray] | None:
+        """Levels of the integer weights of a file, `data`, int8 `(C, n)` each, a row for each output channel, in which
+        they may have any order; None where they cannot be read back.
+
+        Raises:
+            TrialError: when the bytes are no file of the format.
+        """
+        return None
+
+    def without_names(self, data: bytes) -> bytes:
+        """The file `data` without names of layers; those of inputs and outputs stay. The file itself, where the format
+        writes none."""
+        return data
+
     def files(self, data: bytes) -> dict[str, bytes]:
         """Files that ship for the bytes of one file, `data`, by name, the one that runs first."""
         return {f"{MODEL}{self.suffix}": data}

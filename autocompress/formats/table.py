@@ -30,8 +30,9 @@ FORMATS = {"onnx": "autocompress.formats.onnx.format", "tflite": "autocompress.f
 EXTRAS = {"tflite": ("litert", ("tflite", "ai_edge_litert")), "tflite-micro": ("mcu", ("tflite", "tflite_micro")),
           "openvino": ("openvino", ("openvino",)),
           **{name: ("ethos-u", ("tflite", "ai_edge_litert", "ethosu")) for name in FORMATS if name.startswith("vela")}}
-# By name of a format, a module without torch whose `open`, `checked` and `tensor_spans` do for shipped files what those
-# of the format do, and which refuses a file that refers to other files; other formats do it themselves.
+# By name of a format, a module without torch whose `open`, `checked`, `tensor_spans` and `integer_levels` do for
+# shipped files what those of the format do, and which refuses a file that refers to other files; other formats do it
+# themselves.
 READERS = {"onnx": "autocompress.formats.onnx.shipped", "onnx.xz": "autocompress.formats.onnx_xz.shipped",
            "openvino": "autocompress.formats.openvino.shipped"}
 # Name of a shipped file before its format's suffix.
@@ -60,8 +61,8 @@ def format_named(name: str) -> Any:
 
 
 def reader_named(name: str) -> Any:
-    """What opens and checks shipped files of a format: `open(data, threads)`, `checked(data)` and `tensor_spans(data)`,
-    as of `autocompress.formats.base.Format`.
+    """What opens and checks shipped files of a format: `open(data, threads)`, `checked(data)`, `tensor_spans(data)` and
+    `integer_levels(data)`, as of `autocompress.formats.base.Format`.
 
     Args:
         name: of the format.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import nn
 
 from autocompress.artifact.samples import samples_to_ship
 from autocompress.core.evaluation import Evaluation
@@ -28,7 +29,7 @@ def samples_of(bench: Workbench) -> Inputs:
 
 
 def expected_answers(bench: Workbench, plan: Plan, evaluation: Evaluation, inputs: Inputs,
-                     runtime: Runtime) -> tuple[dict[str, np.ndarray], str]:
+                     runtime: Runtime, executed: nn.Module | None = None) -> tuple[dict[str, np.ndarray], str]:
     """The answers of a candidate's network in torch, its activations in float.
 
     Args:
@@ -37,14 +38,16 @@ def expected_answers(bench: Workbench, plan: Plan, evaluation: Evaluation, input
         evaluation: that its file comes from.
         inputs: `(N, …)`.
         runtime: of the file, which answers where the weights of the network are not at hand.
+        executed: the network that the file holds, where it is not the candidate's.
 
     Returns:
         Arrays by name of the output, and who gave them, `NETWORK` or `FILE`.
     """
-    try:
-        compressed = bench.trainer.rebuild(plan, evaluation.rung, evaluation.weights)
-    except StorageError:
-        return dict(runtime.run(as_arrays(inputs))), FILE
+    if executed is None:
+        try:
+            executed = bench.network.executed(bench.trainer.rebuild(plan, evaluation.rung, evaluation.weights))
+        except StorageError:
+            return dict(runtime.run(as_arrays(inputs))), FILE
     with torch.no_grad():
-        outputs = by_name(bench.network.executed(compressed).eval()(inputs))
+        outputs = by_name(executed.eval()(inputs))
     return {name: tensor.numpy() for name, tensor in outputs.items()}, NETWORK

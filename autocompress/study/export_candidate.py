@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from autocompress.artifact.anonymous import anonymous, require_no_names
 from autocompress.artifact.card import Running, model_card
 from autocompress.artifact.encryption import SUFFIX
 from autocompress.artifact.folder import changed_files, versions, write_artifact
@@ -23,6 +24,7 @@ from autocompress.backend.graph.batch_parity import BATCH
 from autocompress.core.attribution import Attribution
 from autocompress.core.evaluation import Candidate, Metrics
 from autocompress.core.files import sha256_of
+from autocompress.core.metric import Metric
 from autocompress.core.warnings import warn
 from autocompress.errors import AutocompressError
 from autocompress.formats.base import INPUT, Runtime
@@ -31,6 +33,7 @@ from autocompress.formats.timing import speedup
 from autocompress.study.expected_answers import MOST_DEVIATION, expected_answers, samples_of
 from autocompress.study.file_writer import as_arrays
 from autocompress.study.robustness import robustness
+from autocompress.study.watermarking import Watermarked, watermarked
 from autocompress.tensors.named import Inputs
 
 if TYPE_CHECKING:
@@ -50,7 +53,7 @@ MAX_DEVIATION = 0.005
 def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Description,
          options: ExportOptions | None = None) -> dict[str, Any]:
     """Write the artefact of the candidate's file, as it was kept or made again, run it, and return the verified facts.
-    `options`: who signs it, the key that encrypts it, and what the card says beside figures.
+    `options`: who signs it, the key that encrypts it, whose mark it bears, and what the card says beside figures.
 
     Values of the task's metric are of the test split; latency is the file's beside the original's, interleaved in this
     process.
@@ -59,22 +62,21 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
     """
     assert candidate.plan is not None and candidate.best is not None
     options = options or ExportOptions()
-    data = bench.evaluator.file_of(candidate.plan, candidate.best)
     file_format = bench.network.writer.format
+    marked = None if options.watermark is None else watermarked(bench, candidate, options.watermark)
+    data = marked.data if marked else bench.evaluator.file_of(candidate.plan, candidate.best)
+    if options.anonymous:
+        data = file_format.without_names(data)
     proved, files = file_format.checked(data), file_format.files(data)
     model = next(iter(files))
     runtime = bench.evaluator.open(data)
     metric = description.metric
     _check_batches(runtime, bench.network.calibration[:BATCH])
-    samples, sample_facts = _samples(bench, candidate, runtime, data)
+    samples, sample_facts = _samples(bench, candidate, runtime, data, marked)
     task = bench.network.task
     validation = bench.evaluator.validated(runtime, candidate.metrics, description.baseline)[metric.name]
     promised = candidate.metrics[metric.name]
-    if abs(validation - promised) > MAX_DEVIATION * description.reference.scale:
-        raise AutocompressError(
-            f"the exported file of trial {candidate.trial} must be as good as the trial, {metric.name} "
-            f"{metric.format(promised)} on validation data, but reaches {metric.format(validation)}; nothing was "
-            "written. Please report this")
+    _check_promise(description, candidate, validation, runtime.flash_bytes or len(data), marked is not None)
     original = bench.evaluator.open(bench.network.writer.original_file)
     graph, before, after = bench.evaluator.original.time_beside(
         {"file": file_format.open(data)}, as_arrays(bench.network.example), 100, 5.0
@@ -117,8 +119,14 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
                         "baseline_bytes": description.baseline["peak_memory_bytes"],
                         "source": candidate.best.sources["peak_memory_bytes"]},
     }
-    files |= {SAMPLES: samples}
+    if options.anonymous:
+        require_no_names(files, bench.network.table)
+    files |= {SAMPLES: samples, **task.shipped_files()}
+    if marked is not None:
+        manifest["watermark"] = marked.facts | _cost(bench, candidate, after_score.metrics, metric, tested)
     manifest["latencies"] = _by_device(bench, candidate, description, facts)
+    if options.anonymous:
+        manifest = anonymous(manifest, bench.network.table)
     written = write_artifact(folder, files, manifest, model_card(manifest, task.name, Running(
         file_format.runtime, file_format.converter, file_format.snippet), metric, options.secret is not None), options)
     for name, content in written.items():
@@ -130,7 +138,38 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
     return facts | {"path": str(path), "sha256": {name: sha256_of(folder / name) for name in written}}
 
 
-def _samples(bench: Workbench, candidate: Candidate, runtime: Runtime, data: bytes) -> tuple[bytes, dict[str, Any]]:
+def _check_promise(description: Description, candidate: Candidate, validation: float, size: int,
+                   is_marked: bool) -> None:
+    """AutocompressError where the file is not as good as the trial, to half a point or, of one with a watermark, to a
+    standard error; or its watermark takes it out of the budget."""
+    metric, promised = description.metric, candidate.metrics[description.metric.name]
+    limit = MAX_DEVIATION * description.reference.scale
+    if is_marked:  # another file, which chance may find better or worse
+        limit = max(limit, candidate.metrics.get(metric.error, 0.0))
+    if abs(validation - promised) > limit:
+        last = "its watermark costs more than it may: export it without" if is_marked else "please report this"
+        raise AutocompressError(
+            f"the exported file of trial {candidate.trial} must be as good as the trial, {metric.name} "
+            f"{metric.format(promised)} on validation data, but reaches {metric.format(validation)}; nothing was "
+            f"written, {last}")
+    most = description.budget.size_bytes
+    if is_marked and most is not None and candidate.metrics["size_bytes"] <= most < size:
+        raise AutocompressError(f"the file must have at most {most:,} bytes, but has {size:,} with its watermark: "
+                                "export it without, or another trial")
+
+
+def _cost(bench: Workbench, candidate: Candidate, marked: Metrics, metric: Metric, tested: int | None
+          ) -> dict[str, Metrics]:
+    """The task's metrics of a candidate's file on the test split, without its watermark and with it."""
+    assert candidate.plan is not None and candidate.best is not None
+    bare = bench.evaluator.open(bench.evaluator.file_of(candidate.plan, candidate.best))
+    unmarked = bench.evaluator.score(bare, "test", tested).metrics
+    return {whose: {one.name: of[one.name] for one in metric.every}
+            for whose, of in (("without", unmarked), ("with", marked))}
+
+
+def _samples(bench: Workbench, candidate: Candidate, runtime: Runtime, data: bytes,
+             marked: Watermarked | None) -> tuple[bytes, dict[str, Any]]:
     """The file of samples that ships, and its facts for the manifest; the model's file answered them in a process of
     its own, within limits.
 
@@ -138,7 +177,8 @@ def _samples(bench: Workbench, candidate: Candidate, runtime: Runtime, data: byt
     """
     assert candidate.plan is not None and candidate.best is not None
     inputs, file_format = samples_of(bench), bench.network.writer.format
-    expected, whose = expected_answers(bench, candidate.plan, candidate.best, inputs, runtime)
+    expected, whose = expected_answers(bench, candidate.plan, candidate.best, inputs, runtime,
+                                       None if marked is None else marked.network)
     arrays = as_arrays(inputs)
     outputs = run_isolated(file_format.name, data, arrays).outputs if file_format.name in FORMATS \
         else runtime.run(arrays)  # a user's own object cannot travel

@@ -103,13 +103,15 @@ class FileWriter:
             difference = self._check_parity(self._model, self.original_file, PARITY_TOLERANCE)
         self._refilled_tolerance = min(PARITY_TOLERANCE, max(REFILLED_TOLERANCE, REFILLED_TIMES * difference))
 
-    def write(self, compressed: Compressed, restructure: Callable[[Plan], Compressed]) -> Written:
+    def write(self, compressed: Compressed, restructure: Callable[[Plan], Compressed],
+              mark: Callable[[WritableNetwork], WritableNetwork] = lambda network: network) -> Written:
         """The file of a compressed network, checked against it.
 
         `restructure` applies a plan's structural steps to the original. When a channel count is written into the graph
-        elsewhere than in tensors, the network is prepared by itself. TrialError when it cannot be written.
+        elsewhere than in tensors, the network is prepared by itself. `mark` changes the levels of integer weights.
+        TrialError when it cannot be written.
         """
-        network = self.writable(compressed)
+        network = mark(self.writable(compressed))
         try:
             return self._checked(self.prepared_for(compressed.plan, restructure), network, self._refilled_tolerance)
         except TrialError as error:

@@ -151,7 +151,8 @@ class SearchResult:
         return candidate
 
     def export(self, path: Path | str | None = None, trial: int | str = "best", *, sign: Path | str | None = None,
-               encrypt: Path | str | None = None, licence: str = "", intended_use: str = "") -> Path:
+               encrypt: Path | str | None = None, licence: str = "", intended_use: str = "",
+               anonymous: bool = False, watermark: Path | str | None = None) -> Path:
         """Write the artefact of a trial into a folder, and run its file.
 
         Args:
@@ -161,6 +162,8 @@ class SearchResult:
             encrypt: file of the key that its model and samples lie under.
             licence: words for manifest and card.
             intended_use: words for manifest and card.
+            anonymous: its files hold no names of layers.
+            watermark: file of the secret whose mark its weights get.
 
         Returns:
             The path of the file.
@@ -170,7 +173,7 @@ class SearchResult:
             StorageError: where a run is at work on the study.
             AutocompressError: where the file does not do what the trial promised.
         """
-        options = ExportOptions.of(sign, encrypt, licence, intended_use)
+        options = ExportOptions.of(sign, encrypt, licence, intended_use, anonymous, watermark)
         with locked(self.folder), kept_surroundings():
             return self.ship(path, trial, options)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -21,7 +22,7 @@ from autocompress.backend.training.training_mode import difference
 from autocompress.core.batch_sizes import calibration_rows
 from autocompress.core.plan import Plan
 from autocompress.core.store import Store
-from autocompress.formats.base import Format, Written
+from autocompress.formats.base import Format, WritableNetwork, Written
 from autocompress.study.file_writer import FileWriter
 from autocompress.tasks.base import Task
 from autocompress.techniques.apply import Techniques
@@ -91,9 +92,11 @@ class TracedNetwork:
         one: Inputs = self.calibration[:1]
         return one
 
-    def write(self, compressed: Compressed) -> Written:
-        """The file of a compressed network, checked against it. TrialError when it cannot be exported."""
-        return self.writer.write(compressed, partial(self.compressor.restructure, fit=False))
+    def write(self, compressed: Compressed,
+              mark: Callable[[WritableNetwork], WritableNetwork] = lambda network: network) -> Written:
+        """The file of a compressed network, checked against it; `mark` changes the levels of its integer weights.
+        TrialError when it cannot be exported."""
+        return self.writer.write(compressed, partial(self.compressor.restructure, fit=False), mark)
 
     def executed(self, compressed: Compressed) -> nn.Module:
         """The network that a file of `compressed` executes: its norms folded."""

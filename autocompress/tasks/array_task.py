@@ -146,6 +146,10 @@ class ArrayTask:
         """Inputs are not changed."""
         return {"scale": "as given"}
 
+    def shipped_files(self) -> dict[str, bytes]:
+        """None."""
+        return {}
+
     def output_facts(self, likelihood: Likelihood, name: str = "output") -> dict[str, Any]:
         """Outputs are numbers."""
         return {"meaning": "numbers"}

@@ -79,7 +79,7 @@ def assemble(name: str, parts: Mapping[str, Split], seed: int, **options: Any) -
 
 
 def _option(key: str, value: Any, name: str) -> Any:
-    if key in ("augment", "reading", "class_names", "prepared"):
+    if key in ("augment", "reading", "class_names", "prepared", "files"):
         return value
     try:
         if key in ("mean", "std"):

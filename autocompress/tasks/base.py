@@ -173,6 +173,9 @@ class Task(Protocol):
     def input_facts(self) -> dict[str, Any]:
         """Facts for the manifest, beside names, shapes and types: how inputs are made."""
 
+    def shipped_files(self) -> dict[str, bytes]:
+        """Files that ship with the network, by name, because its inputs cannot be made without them: a tokenizer's."""
+
     def output_facts(self, likelihood: Likelihood, name: str = "output") -> dict[str, Any]:
         """Facts for the manifest about one output: `meaning` in words, and what else is known of it.
 

@@ -286,6 +286,10 @@ class BatchTask:
         """Inputs are not changed."""
         return {"scale": "as given"}
 
+    def shipped_files(self) -> dict[str, bytes]:
+        """None."""
+        return {}
+
     def output_facts(self, likelihood: Likelihood, name: str = "output") -> dict[str, Any]:
         """What an output means."""
         meaning = likelihood.meaning(name) if isinstance(likelihood, OwnLoss) else None

@@ -7,6 +7,7 @@ import math
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,7 +69,13 @@ def image_folder(folder: Path, seed: int, preparation: Preparation, cache_bytes:
     source = preparation.origin or ("as asked" if preparation.mean else "ImageNet's mean and std assumed")
     log.info("%s: %s; mean %s, std %s: %s", folder, prepared, mean, std, source)
     return assemble(folder.resolve().name, parts, seed, classes=len(names), mean=mean, std=std, pad=0, flip=True,
-                    class_names=tuple(names), prepared=prepared)
+                    class_names=tuple(names), prepared=prepared, files=_files(decoding))
+
+
+def _files(decoding: Decoding) -> dict[str, Any]:
+    """How pictures are read, as values."""
+    levels = {} if decoding.levels is None else {"levels": [decoding.levels.black, decoding.levels.white]}
+    return {"fit": "crop", "resize": decoding.resize, "interpolation": decoding.interpolation, **levels}
 
 
 def _held(pictures: DecodedPictures, numbers: dict[str, Tensor], folder: Path) -> dict[str, Split]:

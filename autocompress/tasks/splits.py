@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -89,6 +89,7 @@ class TaskData:
             are tokens, and all else, such as tables, values.
         class_names: in the order of the labels, where they are known.
         prepared: how pictures were brought to size, in words.
+        files: the same as values, by which others are read like them (`artifact/inputs.py`).
     """
 
     name: str
@@ -104,6 +105,7 @@ class TaskData:
     reading: str | None = None
     class_names: tuple[str, ...] = ()
     prepared: str = ""
+    files: Mapping[str, Any] = field(default_factory=dict)
     further: ClassVar[tuple[Metric, ...]] = ()
     keep: ClassVar[tuple[str, ...]] = ()
 
@@ -233,7 +235,12 @@ class TaskData:
     def input_facts(self) -> dict[str, Any]:
         """How pixels or values are scaled."""
         return {"scale": "pixels / 255" if self.kind == PIXELS else "as given", "mean": list(self.mean),
-                "std": list(self.std), **({"prepared": self.prepared} if self.prepared else {})}
+                "std": list(self.std), **({"prepared": self.prepared} if self.prepared else {}),
+                **({"files": dict(self.files)} if self.files else {})}
+
+    def shipped_files(self) -> dict[str, bytes]:
+        """None."""
+        return {}
 
     def output_facts(self, likelihood: Likelihood, name: str = "output") -> dict[str, Any]:
         """What the scores mean, and of which classes they are."""

@@ -103,6 +103,10 @@ class FormatContract:
             data: the bytes of its file.
         """
         folded = fold_norms(compressed, bench.network.table)
+        stored = self.format.integer_levels(data)
+        if stored is not None:
+            rows = {_rows(levels) for levels in stored}
+            assert all(_rows(weight.levels.flatten(1).numpy()) in rows for weight in folded.weights.values())
         restored = self.levels(bench, compressed, data) if folded.weights else None
         if restored is None:
             return
@@ -225,6 +229,11 @@ class FormatContract:
         for rubbish in (b"", b"\\x00" * 64, b"not a model"):
             with pytest.raises(TrialError):
                 self.format.open(rubbish)
+
+
+def _rows(levels: np.ndarray) -> bytes:
+    """Levels `(C, n)`, whatever their order in a row."""
+    return str(levels.shape).encode() + np.sort(levels, axis=1).tobytes()
 
 
 def _error(answers: np.ndarray, model: nn.Module, inputs: torch.Tensor) -> float:

@@ -16,13 +16,17 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.io import wavfile
-from shipping import edited, stored_inputs
+from shipping import edited, stored_inputs, with_file
 
 import autocompress
+from autocompress.artifact.inputs import read_samples
 from autocompress.artifact.loaded import LoadedArtifact
 from autocompress.artifact.predictions import probabilities
 from autocompress.cli.main import main
 from autocompress.errors import InputError
+from autocompress.tasks.kinds.inputs import one_channel
+from autocompress.tasks.pictures import Remarks, square, upright
+from autocompress.tasks.sources.fit import Fit
 
 
 def predicted(capsys: pytest.CaptureFixture[str], *args: str) -> Any:
@@ -190,3 +194,42 @@ def test_the_file_in_place_of_its_folder_is_said(tmp_path: Path) -> None:
     file.write_bytes(b"")
     with pytest.raises(InputError, match=r"model\.onnx is a file: give the folder that holds it"):
         autocompress.load(file)
+
+
+def test_pictures_are_read_as_the_pictures_of_a_folder_were(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    for number, (height, width) in enumerate(((20, 33), (47, 16), (31, 31), (12, 12))):
+        Image.fromarray(draw.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")
+    for resize, size, interpolation in ((16, 12, "bilinear"), (12, 12, "bicubic"), (31, 8, "nearest")):
+        for path in sorted(tmp_path.iterdir()):
+            trained = square(path, resize, size, interpolation, None, Remarks())
+            read = Fit("crop", (size, size), resize, interpolation).picture(upright(path, None, Remarks()))
+            assert np.array_equal(read, trained)
+
+
+def test_one_channel_of_three_is_their_normalised_mean(pictures: Path, tmp_path: Path) -> None:
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+    one_mean, one_std, weights = one_channel(mean, std)
+    facts = json.loads((pictures / "manifest.json").read_bytes())["input"]
+    edited(pictures, tmp_path, input=facts | {
+        "shape": ["N", 1, 12, 12], "scale": "pixels / 255", "mean": one_mean, "std": one_std,
+        "files": {"grey": weights}})
+    pixels = np.random.default_rng(0).integers(0, 255, (12, 12, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    read = read_samples(autocompress.load(tmp_path), str(tmp_path / "a.png")).arrays["input"]
+    expected = ((pixels / 255 - mean) / std).mean(2)
+    np.testing.assert_allclose(read[0, 0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", [{}, {"tokenizer.json": b"{"}])
+def test_a_tokenizer_that_is_gone_or_damaged_is_told(artifact: Path, tmp_path: Path, how: dict[str, bytes],
+                                                     capsys: pytest.CaptureFixture[str]) -> None:
+    facts = json.loads((artifact / "manifest.json").read_bytes())["input"] | {"files": {
+        "tokenizer": "tokenizer.json", "length": 20, "makes": ["input_ids"], "padding": {}, "truncation": "right"}}
+    folder, lines = edited(artifact, tmp_path / "0", input=facts), tmp_path / "lines.txt"
+    for number, (name, data) in enumerate(how.items(), 1):
+        folder = with_file(folder, tmp_path / str(number), name, data)
+    lines.write_text("a text\n")
+    assert "must" in refused(capsys, str(folder), str(lines))
+    lines.write_text("\n")
+    assert "must hold a text in each line" in refused(capsys, str(folder), str(lines))

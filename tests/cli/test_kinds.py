@@ -14,6 +14,9 @@ from PIL import Image
 from scipy.io import wavfile
 from tiny_hugging_face import WORDS, save_bert
 
+import autocompress
+from autocompress.artifact.inputs import read_samples
+from autocompress.artifact.samples import unpack_samples
 from autocompress.study.settings import SearchSettings
 from autocompress.tasks.kinds.names import is_kind
 from autocompress.tasks.sources.specs import parsed
@@ -118,6 +121,25 @@ def searched(cli: Cli, nets: Path, factory: str, data: str, out: Path, *more: st
     return document
 
 
+def reads_as_trained(cli: Cli, out: Path, files: list[Path]) -> None:
+    """The artefact of a search reads files as the task did: each sample that ships with it is that of a file, and
+    `predict` says of the file what the network answers to the sample."""
+    folder = out / "study" / "artifact"
+    network = autocompress.load(folder)
+    stored, _ = unpack_samples((folder / "samples.safetensors").read_bytes(), "samples")
+    read = [(file, row, {name: values[row:row + 1] for name, values in samples.arrays.items()})
+            for file in files for samples in (read_samples(network, str(file)),) for row in range(samples.count)]
+    for number in range(len(next(iter(stored.values())))):
+        sample = {name: values[number:number + 1] for name, values in stored.items()}
+        same = [(file, row) for file, row, arrays in read
+                if all(np.allclose(arrays[name], values, atol=1e-6) for name, values in sample.items())]
+        assert same, "no file is read as the task reads it"
+        file, row = same[0]
+        said = cli("predict", str(folder), str(file), "--json").document["predictions"][row]["outputs"]
+        for name, answers in network(**sample).items():
+            np.testing.assert_allclose(np.array(said[name]), answers[0], rtol=1e-4, atol=1e-4)
+
+
 def pictures(folder: Path, count: int, draw: Callable[[np.ndarray, int], None]) -> None:
     """Noise of 16×16 pixels on which `draw` marks something, by number."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -146,6 +168,7 @@ def test_classification_of_sounds(cli: Cli, nets: Path, tmp_path: Path) -> None:
     assert document["study"]["metric"]["name"] == "accuracy"
     assert document["manifest"]["output"]["classes"] == ["high", "low"]
     assert "inputs were given one channel" in document["said"]
+    reads_as_trained(cli, tmp_path, sorted((tmp_path / "sounds").rglob("*.wav")))
 
 
 def test_segmentation_of_pictures(cli: Cli, nets: Path, tmp_path: Path) -> None:
@@ -160,6 +183,7 @@ def test_segmentation_of_pictures(cli: Cli, nets: Path, tmp_path: Path) -> None:
     document = searched(cli, nets, "maps", f"masks:{tmp_path}/images,{tmp_path}/masks", tmp_path)
     assert document["study"]["metric"]["name"] == "miou" and 0 <= document["best"]["metrics"]["miou"] <= 1
     assert document["manifest"]["input"]["scale"] == "pixels / 255" and len(document["manifest"]["input"]["mean"]) == 3
+    reads_as_trained(cli, tmp_path, sorted((tmp_path / "images").iterdir()))
 
 
 def test_embedding_of_pictures(cli: Cli, nets: Path, tmp_path: Path) -> None:
@@ -171,6 +195,8 @@ def test_embedding_of_pictures(cli: Cli, nets: Path, tmp_path: Path) -> None:
                         "--image-size", "16")
     assert document["study"]["metric"]["name"] == "recall_at_1"
     assert document["best"]["metrics"]["recall_at_1"] > 0.9 and document["best"]["metrics"]["cosine"] > 0.5
+    assert document["manifest"]["input"]["files"] == {"fit": "crop", "resize": 16, "interpolation": "bilinear"}
+    reads_as_trained(cli, tmp_path, sorted((tmp_path / "people").rglob("*.png")))
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +221,7 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_detection_by_the_networks_own_decode(cli: Cli, nets: Path, cells: str, tmp_path: Path) -> None:
     document = searched(cli, nets, "boxes", cells, tmp_path)
     assert document["study"]["metric"]["name"] == "map50" and {"map50", "map"} <= set(document["best"]["metrics"])
+    reads_as_trained(cli, tmp_path, sorted(Path(cells.partition(",")[2]).iterdir()))
 
 
 def test_detection_needs_boxes(cli: Cli, nets: Path, cells: str) -> None:
@@ -248,6 +275,7 @@ def test_text_by_a_network_of_transformers_and_its_tokenizer(cli: Cli, nets: Pat
     assert [(each["name"], each["dtype"], each["shape"]) for each in document["manifest"]["inputs"]] == [
         ("input_ids", "int64", ["N", 16]), ("attention_mask", "int64", ["N", 16])]
     assert "texts have up to 9 tokens, and are cut or padded to 16, which cuts 0 of 40" in document["said"]
+    reads_as_trained(cli, tmp_path, [tmp_path / "lines.txt"])
     refused = cli("search", "--model", f"{nets}:table", "--data", f"csv:{tmp_path}/texts.csv?text=text", "--budget",
                   "1kB")
     assert refused.code == 2 and "a tokenizer must turn into tokens: give the network as --model hf:" in refused.err

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from autocompress.core.layer import Layer, LayerTable, Part
@@ -75,6 +76,10 @@ class OnnxFormat(Format):
     def tensor_spans(self, data: bytes) -> dict[str, Span]:
         """Stored tensors of 64 bytes or more."""
         return shipped.tensor_spans(data)
+
+    def integer_levels(self, data: bytes) -> list[np.ndarray]:
+        """What arithmetic on stored tensors restores, before it gets scales."""
+        return shipped.integer_levels(data)
 
     def snippet(self, file: str, inputs: Mapping[str, str], answers: Sequence[str]) -> str:
         """Run the file by `onnxruntime.InferenceSession`."""

@@ -9,11 +9,12 @@ import onnx
 from onnx import TensorProto
 
 from autocompress.errors import InputError, TrialError, reason_of
+from autocompress.formats.onnx.levels import integer_levels
 from autocompress.formats.onnx.runtime import Runtime
 from autocompress.formats.onnx.saturation import LARGEST_PAIR, check_saturation
 from autocompress.formats.onnx.tensor_spans import tensor_spans
 
-__all__ = ["checked", "open", "tensor_spans"]
+__all__ = ["checked", "integer_levels", "open", "tensor_spans"]
 
 
 def open(data: bytes, threads: int = 1) -> Runtime:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from autocompress.core.layer import Part
@@ -51,6 +52,10 @@ class OnnxXzFormat(OnnxFormat):
     def tensor_spans(self, data: bytes) -> dict[str, Span]:
         """Nothing: tensors have no places in a stream."""
         return shipped.tensor_spans(data)
+
+    def integer_levels(self, data: bytes) -> list[np.ndarray]:
+        """Those of the ONNX file."""
+        return shipped.integer_levels(data)
 
     def snippet(self, file: str, inputs: Mapping[str, str], answers: Sequence[str]) -> str:
         """Decode the file in memory and run it."""

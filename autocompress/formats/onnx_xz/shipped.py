@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from autocompress.core.spans import Span
 from autocompress.formats.onnx import shipped
 from autocompress.formats.onnx.runtime import Runtime
 from autocompress.formats.onnx_xz.coding import decoded
 
-__all__ = ["checked", "open", "tensor_spans"]
+__all__ = ["checked", "integer_levels", "open", "tensor_spans"]
 
 
 def open(data: bytes, threads: int = 1) -> Runtime:
@@ -26,6 +28,11 @@ def checked(data: bytes) -> dict[str, Any]:
     """What is proved of the ONNX file, and its bytes."""
     model = decoded(data)
     return {**shipped.checked(model), "decoded_bytes": len(model)}
+
+
+def integer_levels(data: bytes) -> list[np.ndarray]:
+    """Levels of the integer weights of the ONNX file, int8 `(C, n)` each."""
+    return shipped.integer_levels(decoded(data))
 
 
 def tensor_spans(data: bytes) -> dict[str, Span]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from autocompress.formats.onnx.shipped import checked, require_self_contained, tensor_spans
+from autocompress.formats.onnx.shipped import checked, integer_levels, require_self_contained, tensor_spans
 from autocompress.formats.openvino.runtime import OpenvinoRuntime
 
-__all__ = ["checked", "open", "tensor_spans"]
+__all__ = ["checked", "integer_levels", "open", "tensor_spans"]
 
 
 def open(data: bytes, threads: int = 1) -> OpenvinoRuntime:

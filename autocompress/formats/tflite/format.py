@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 from torch import Tensor, nn
 
 from autocompress.core.layer import Layer, Part
@@ -14,6 +15,7 @@ from autocompress.formats.tflite.flatbuffer import file_of
 from autocompress.formats.tflite.graph import Graph
 from autocompress.formats.tflite.integers import Quantizer
 from autocompress.formats.tflite.legality import refused
+from autocompress.formats.tflite.levels import integer_levels
 from autocompress.formats.tflite.rules import lower
 from autocompress.formats.tflite.runtime import Runtime
 from autocompress.formats.tflite.size import file_bytes
@@ -49,6 +51,10 @@ class TfliteFormat(Format):
     def open(self, data: bytes, threads: int = 1) -> Runtime:
         """Load a file in LiteRT."""
         return Runtime(data, threads)
+
+    def integer_levels(self, data: bytes) -> list[np.ndarray]:
+        """Read the constants of integers that have a scale for each channel."""
+        return integer_levels(data)
 
     def snippet(self, file: str, inputs: Mapping[str, str], answers: Sequence[str]) -> str:
         """Run the file by the interpreter of LiteRT, one sample."""

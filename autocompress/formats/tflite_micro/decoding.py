@@ -51,3 +51,11 @@ def pack(codes: np.ndarray, bits: int) -> np.ndarray:
     """Codes of so many bits, one behind the other, each from its highest bit on."""
     planes = codes.astype(np.uint8)[:, None] >> np.arange(bits - 1, -1, -1) & 1
     return np.packbits(planes.reshape(-1))
+
+
+def unpack(packed: np.ndarray, bits: int) -> np.ndarray:
+    """Codes out of bytes, uint8; the last byte may hold some more."""
+    planes = np.unpackbits(packed)
+    whole = planes[:len(planes) // bits * bits].reshape(-1, bits)
+    codes: np.ndarray = whole @ (1 << np.arange(bits - 1, -1, -1))
+    return codes.astype(np.uint8)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,6 +44,16 @@ def channels_first(inputs: Tensor) -> Tensor:
 def grey(inputs: Tensor) -> Tensor:
     """Pictures `(N, 3, H, W)` as `(N, 1, H, W)`: the mean of the channels."""
     return inputs.mean(1, keepdim=True)
+
+
+def one_channel(mean: Sequence[float], std: Sequence[float]
+                ) -> tuple[tuple[float], tuple[float], list[float]]:
+    """Mean, standard deviation and weights `(3,)`, which add up to 1, by which three channels become what `grey` makes
+    of them normalised: their weighted sum, normalised."""
+    means, stds = ([*values] * 3 if len(values) == 1 else [*values] for values in (mean, std))
+    whole = 3 / sum(1 / each for each in stds)
+    weights = [whole / (3 * each) for each in stds]
+    return (sum(weight * each for weight, each in zip(weights, means, strict=True)),), (whole,), weights
 
 
 # Each form in the order in which it is tried, with what is said of it.

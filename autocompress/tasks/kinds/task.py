@@ -11,7 +11,7 @@ from torch import Tensor
 from autocompress.tasks.batch_split import SplitName
 from autocompress.tasks.batch_task import BatchTask
 from autocompress.tasks.kinds.base import KindFacts
-from autocompress.tasks.kinds.inputs import InputReader, is_picture
+from autocompress.tasks.kinds.inputs import InputReader, grey, is_picture, one_channel
 from autocompress.tasks.kinds.read_ahead import ReadAhead
 from autocompress.tasks.sources.base import Source
 from autocompress.tasks.splits import SPLITS
@@ -35,7 +35,7 @@ class KindTask(BatchTask):
         super().__init__(train, validation, test, inputs=reader.stored, metric=metric or None, name=source.name,
                          outputs=dict.fromkeys(facts.classes, "classes"))
         self._reader, self._classes, self._prepared = reader, facts.classes, source.prepared
-        self._class_names = source.class_names
+        self._class_names, self._files, self._shipped = source.class_names, source.files, source.shipped
         stored = super().inputs("train", slice(0, 1))
         self._pixels = reader.are_pixels(stored) if isinstance(stored, Tensor) else \
             any(map(is_picture, stored.values()))
@@ -75,11 +75,18 @@ class KindTask(BatchTask):
 
     def input_facts(self) -> dict[str, Any]:
         """How pictures are brought to size and normalised, or how else files become inputs."""
-        prepared = {"prepared": self._prepared} if self._prepared else {}
-        if not self._pixels and self._reader.is_plain:
-            return {**super().input_facts(), **prepared}
-        return {"scale": "pixels / 255" if self._pixels else "as given", "mean": list(self._reader.mean),
-                "std": list(self._reader.std), **prepared}
+        reader, files = self._reader, dict(self._files)
+        told: dict[str, Any] = {"prepared": self._prepared} if self._prepared else {}
+        if self._pixels or not reader.is_plain:
+            mean, std = reader.mean, reader.std
+            if reader.form is grey:  # the mean of three normalised channels is one weighted sum, normalised once
+                mean, std, files["grey"] = one_channel(mean, std)
+            told |= {"scale": "pixels / 255" if self._pixels else "as given", "mean": list(mean), "std": list(std)}
+        return {**super().input_facts(), **told, **({"files": files} if files else {})}
+
+    def shipped_files(self) -> dict[str, bytes]:
+        """What turns a user's files into inputs, such as a tokenizer."""
+        return dict(self._shipped)
 
     def output_facts(self, likelihood: Likelihood, name: str = OUTPUT) -> dict[str, Any]:
         """What outputs mean, and of scores the names of their classes."""

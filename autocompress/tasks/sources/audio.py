@@ -118,7 +118,7 @@ def open_audio(spec: SourceSpec, context: SourceContext) -> Source:
     prepared = f"{samples} samples at {rate} Hz, from -1 to 1, channels averaged"
     log.info("%s: %d recordings, %s", folder, len(files), prepared)
     return Source(folder.resolve().name, splits, (INPUT,), bool(names), len(names) or None, names,
-                  *context.normalisation, prepared)
+                  *context.normalisation, prepared, {"rate": rate})
 
 
 def _label(path: Path, root: Path, names: Sequence[str]) -> int:

@@ -70,6 +70,8 @@ class Source:
         mean, std: What is subtracted from and divided by, behind the 255 of pictures' bytes: one value for each
             channel or column, or one for all.
         prepared: In words, how files became inputs.
+        files: The same as values, by which other files are read like them (`artifact/inputs.py`).
+        shipped: Files, by name, that reading others takes, such as those of a tokenizer.
     """
 
     name: str
@@ -81,6 +83,8 @@ class Source:
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     prepared: str = ""
+    files: Mapping[str, Any] = field(default_factory=dict)
+    shipped: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def in_three_splits(samples: SampleDataset, at_hand: Mapping[str, Sequence[int]], seed: int, name: str,

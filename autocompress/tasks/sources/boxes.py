@@ -82,7 +82,7 @@ def boxed_source(parts: Mapping[str, Sequence[Annotated]], class_names: Sequence
         begin += len(part)
     splits = in_three_splits(BoxedPictures(tuple(checked), fit, most), ranges, context.seed, name)
     return Source(Path(name).stem, splits, classes=len(class_names), class_names=tuple(class_names), mean=mean, std=std,
-                  prepared=fit.described)
+                  prepared=fit.described, files=fit.files)
 
 
 def _checked(annotated: Annotated, size: tuple[int, int]) -> Annotated:

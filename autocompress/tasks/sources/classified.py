@@ -37,4 +37,4 @@ def classified_source(data: TaskData) -> Source:
     pictures = holds_pictures(data)
     return Source(data.name, {split: ClassifiedRows(data, split) for split in SPLITS}, classes=data.classes,
                   class_names=data.class_names, mean=data.mean if pictures else (0.0,),
-                  std=data.std if pictures else (1.0,), prepared=data.described)
+                  std=data.std if pictures else (1.0,), prepared=data.described, files=data.files)

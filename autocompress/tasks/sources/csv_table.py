@@ -114,6 +114,7 @@ def open_csv(spec: SourceSpec, context: SourceContext) -> Source:
     targets, class_names = _targets(read.targets, context.classes, path)
     length = spec.number("length", int, "a number of tokens")
     samples: SampleDataset
+    tokens: Tokens | None = None
     if columns.text is None:
         inputs: tuple[str, ...] = (INPUT,)
         samples = NumberRows(_shaped(read.values, spec.options.get("shape"), path), targets)
@@ -127,7 +128,7 @@ def open_csv(spec: SourceSpec, context: SourceContext) -> Source:
     mean, std = context.normalisation
     classes = len(class_names) or (None if strata is None else int(strata.max()) + 1)
     return Source(path.stem, splits, inputs, targets is not None, classes, class_names, mean, std,
-                  _described(records, columns))
+                  _described(records, columns), tokens.files if tokens else {}, tokens.shipped if tokens else {})
 
 
 def _columns(spec: SourceSpec, records: Records, context: SourceContext) -> _Columns:

@@ -77,6 +77,11 @@ class Fit:
         return canvas
 
     @property
+    def files(self) -> dict[str, Any]:
+        """What is done, as values."""
+        return {"fit": self.mode, "resize": self.resize, "interpolation": self.interpolation}
+
+    @property
     def described(self) -> str:
         """What is done, in words."""
         height, width = self.size

@@ -123,7 +123,7 @@ def open_masks(spec: SourceSpec, context: SourceContext) -> Source:
     samples = MaskedPictures(files, of_files, fit, ignore, classes, binary)
     splits = in_three_splits(samples, ranges, context.seed, name)
     return Source(images.resolve().name, splits, (INPUT,), masks is not None, classes if masks is not None else None,
-                  mean=mean, std=std, prepared=fit.described)
+                  mean=mean, std=std, prepared=fit.described, files=fit.files)
 
 
 def _pairs(images: Path, masks: Path | None) -> tuple[list[tuple[Path, Path | None]], dict[str, range]]:

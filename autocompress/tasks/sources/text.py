@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 MEASURED_TEXTS, LONGEST = 2000, 512
 # Lengths are multiples of this, so that kernels are full.
 MULTIPLE = 8
+# The file of a tokenizer that ships.
+TOKENIZER = "tokenizer.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +36,22 @@ class Tokens:
     tokenizer: Any
     names: tuple[str, ...]
     length: int
+
+    @property
+    def files(self) -> dict[str, Any]:
+        """How a text becomes tokens, as values; empty for a tokenizer that is no file of the package tokenizers."""
+        if not self.shipped:
+            return {}
+        return {"tokenizer": TOKENIZER, "length": self.length, "makes": list(self.names),
+                "padding": {"pad_id": self.tokenizer.pad_token_id, "pad_token": self.tokenizer.pad_token,
+                            "pad_type_id": self.tokenizer.pad_token_type_id, "direction": self.tokenizer.padding_side},
+                "truncation": self.tokenizer.truncation_side}
+
+    @property
+    def shipped(self) -> dict[str, bytes]:
+        """The tokenizer as a file of the package tokenizers, in which most of transformers' can be written."""
+        fast = getattr(self.tokenizer, "backend_tokenizer", None)
+        return {} if fast is None else {TOKENIZER: fast.to_str().encode()}
 
     def __call__(self, text: str) -> Sample:
         encoded = self.tokenizer(text, padding="max_length", truncation=True, max_length=self.length)
