@@ -86,12 +86,12 @@ def test_sites_are_renamed_and_words_that_are_also_names_are_not() -> None:
         "receipts": [{"site": "fc.0:input", "technique": "range", "facts": {"scales": {"fc.1": [1.0]}}},
                      {"site": "", "technique": "inherit", "facts": {"layers": ["fc"]}}],
         "attribution": None}
-    manifest_of_hidden = anonymous(manifest, table)
-    assert [step["site"] for step in manifest_of_hidden["plan"]["steps"]] == ["layer1", "layer2/2"]
-    assert manifest_of_hidden["plan"]["steps"][0]["args"] == {"grid": "linear"} and manifest_of_hidden["grid"] == "linear"
-    assert [receipt["site"] for receipt in manifest_of_hidden["receipts"]] == ["layer3:input", ""]
-    assert manifest_of_hidden["receipts"][0]["facts"] == {"scales": {"layer2.1": [1.0]}}
-    assert manifest_of_hidden["receipts"][1]["facts"] == {"layers": ["layer2"]}
+    hidden = anonymous(manifest, table)
+    assert [step["site"] for step in hidden["plan"]["steps"]] == ["layer1", "layer2/2"]
+    assert hidden["plan"]["steps"][0]["args"] == {"grid": "linear"} and hidden["grid"] == "linear"
+    assert [receipt["site"] for receipt in hidden["receipts"]] == ["layer3:input", ""]
+    assert hidden["receipts"][0]["facts"] == {"scales": {"layer2.1": [1.0]}}
+    assert hidden["receipts"][1]["facts"] == {"layers": ["layer2"]}
     assert symbol_names(table) == ["linear", "fc", "fc.0"]
 
 
