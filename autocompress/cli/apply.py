@@ -31,7 +31,7 @@ Examples:
               help="Where it is trained: auto, cpu or cuda.")
 @click.option("--sign", metavar="KEYFILE", help="Sign it with this private Ed25519 key (PEM).")
 @click.option("--encrypt", metavar="KEYFILE", help="Encrypt its model and samples with this key of 32 bytes (AES-GCM).")
-@click.option("--watermark", metavar="KEYFILE", help="Mark its weights as those of the owner of this secret.")
+@click.option("--watermark", metavar="KEYFILE", help="Secret whose owner its weights bear the mark of.")
 @click.option("--anonymous", is_flag=True, help="No names of layers in its files: layer1, layer2, … stand for them.")
 @click.option("--trust-code", is_flag=True, help="Run the Python files that the study was made from.")
 def apply(study: str, trial: str, weights: str, out: str, data: str | None, rung: int | None, timeout: str | None,

@@ -26,7 +26,7 @@ Examples:
 @click.option("--out", metavar="DIR", required=True, help="Folder for the file, manifest.json and README.md.")
 @click.option("--sign", metavar="KEYFILE", help="Sign it with this private Ed25519 key (PEM).")
 @click.option("--encrypt", metavar="KEYFILE", help="Encrypt its model and samples with this key of 32 bytes (AES-GCM).")
-@click.option("--watermark", metavar="KEYFILE", help="Mark its weights as those of the owner of this secret.")
+@click.option("--watermark", metavar="KEYFILE", help="Secret whose owner its weights bear the mark of.")
 @click.option("--anonymous", is_flag=True, help="No names of layers in its files: layer1, layer2, … stand for them.")
 @click.option("--licence", metavar="TEXT", default="", help="Its licence, for manifest and card.")
 @click.option("--intended-use", metavar="TEXT", default="", help="What it is meant for, for manifest and card.")
