@@ -5,6 +5,8 @@ Inputs, outputs and classes keep their names, which callers need.
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -64,8 +66,8 @@ def _ordinal(text: str, names: Mapping[str, str]) -> str:
 
 
 def require_no_names(files: Mapping[str, bytes], table: LayerTable, allowed: Sequence[str] = ()) -> None:
-    """Look for the names of layers in the files of an artefact. Names that are ordinary words are not looked for: a
-    format's own words are found too.
+    """Look for the names of layers in the files of an artefact, and in those of archives among them. Names that are
+    ordinary words are not looked for: a format's own words are found too.
 
     Args:
         files: by name.
@@ -78,7 +80,16 @@ def require_no_names(files: Mapping[str, bytes], table: LayerTable, allowed: Seq
     telling = [name for name in symbol_names(table)
                if len(name) >= LEAST_LETTERS and not name.isalpha() and name not in allowed]
     for file, data in files.items():
+        parts = _unpacked(data)
         for name in telling:
-            if name.encode() in data:
+            if any(name.encode() in part for part in parts):
                 raise AutocompressError(f"{file} must hold no name of a layer (--anonymous), but holds {name!r}: leave "
                                         "out --anonymous, or export to another format")
+
+
+def _unpacked(data: bytes) -> list[bytes]:
+    """A file, and the files in it where it is a zip archive."""
+    if not zipfile.is_zipfile(io.BytesIO(data)):
+        return [data]
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return [data, *(archive.read(name) for name in archive.namelist())]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,8 +25,10 @@ from autocompress.hardware.profile import load_profile
 from autocompress.study.workbench import Workbench
 from autocompress.testing.networks import task_data
 
+# Files of these hold tensors under their names in PyTorch.
+NAMED = ("safetensors", "pt2")
 # Formats whose files differ by the compiled device alone are tried once.
-TRIED = [name for name in FORMATS if not name.startswith("vela-")]
+TRIED = [name for name in FORMATS if not name.startswith("vela-") and name not in NAMED]
 NAMES = ("secret_stem", "secret_head", "secret_norm", "SecretNetwork")
 
 
@@ -66,6 +70,14 @@ def test_no_file_of_an_anonymous_artefact_names_a_layer(name: str, tmp_path: Pat
     assert np.isfinite(autocompress.load(folder)(samples)["output"]).all()
 
 
+@pytest.mark.parametrize("name", NAMED)
+def test_a_format_of_named_tensors_is_refused(name: str, tmp_path: Path) -> None:
+    bench = bench_of(name)
+    with pytest.raises(AutocompressError, match="must hold no name of a layer"):
+        shipped(bench, quantised(bench, 8), tmp_path / "a", options=ExportOptions(anonymous=True))
+    assert not (tmp_path / "a").exists()
+
+
 def test_names_stay_without_the_option_and_answers_are_the_same_with_it(tmp_path: Path) -> None:
     bench = bench_of("onnx")
     plan = quantised(bench, 8)
@@ -99,5 +111,11 @@ def test_a_file_that_names_a_layer_is_refused() -> None:
     table = LayerTable(layers=(Layer(name="stem.conv", kind="conv"), Layer(name="batch", kind="linear")),
                        input_shape=(3,), outputs=2)
     require_no_names({"model": b"batch, the word"}, table)
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("inside", "stem.conv " * 9)
+    assert b"stem.conv" not in archive.getvalue()
+    with pytest.raises(AutocompressError, match="must hold no name of a layer"):
+        require_no_names({"model": archive.getvalue()}, table)
     with pytest.raises(AutocompressError, match=r"must hold no name of a layer .* 'stem\.conv'"):
         require_no_names({"model": b"...stem.conv..."}, table)
