@@ -26,7 +26,8 @@ from autocompress.testing.networks import task_data
 KEY, OTHER = b"the owner's secret", b"somebody else's secret"
 # The format of a file, the widths of its weights, and settings of the steps.
 HELD = [("onnx", (8, 4, 3), {}), ("onnx", (8, 5, 8), {"grid": "codebook"}), ("onnx", (6, 8, 4), {"group": 32}),
-        ("tflite", (8, 4, 8), {"grid": "whole"}), ("tflite-micro", (8, 4, 3), {}), ("vela", (8, 8, 8), {}), ("onnx.xz", (8, 4, 8), {}), ("openvino", (8, 8, 8), {})]
+        ("tflite", (8, 4, 8), {"grid": "whole"}), ("tflite-micro", (8, 4, 3), {}), ("vela", (8, 8, 8), {}),
+        ("onnx.xz", (8, 4, 8), {}), ("openvino", (8, 8, 8), {})]
 
 
 def drawn(bits: int, channels: int, weights: int, seed: int = 0) -> np.ndarray:
