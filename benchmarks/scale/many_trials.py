@@ -122,17 +122,19 @@ def commands(study: Path, trials: int) -> dict[str, list[str]]:
                                 "random", "--effort", "fast", "--trust-code", "--json"]}
 
 
-def timed(command: list[str]) -> tuple[float, int]:
-    """Seconds of a command in a process of its own, and its largest memory in MiB."""
+def timed(command: list[str]) -> tuple[float, float, int]:
+    """Seconds of a command in a process of its own, seconds of processor, and its largest memory in MiB."""
     code = ("import resource, sys\nfrom autocompress.cli.main import main\ncode = main(sys.argv[1:])\n"
-            "print('MiB', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr)\nsys.exit(code)")
+            "used = resource.getrusage(resource.RUSAGE_SELF)\n"
+            "print('used', used.ru_utime + used.ru_stime, used.ru_maxrss // 1024, file=sys.stderr)\nsys.exit(code)")
     began = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=False,
                           env={**os.environ, "OMP_NUM_THREADS": "1"})
     seconds = time.perf_counter() - began
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")
-    return seconds, int(done.stderr.rpartition("MiB ")[2])
+    processor, mebibytes = done.stderr.rpartition("used ")[2].split()
+    return seconds, float(processor), int(mebibytes)
 
 
 def rows(folder: Path, counts: list[int], say: Callable[[str], None] = print) -> list[str]:
@@ -147,8 +149,8 @@ def rows(folder: Path, counts: list[int], say: Callable[[str], None] = print) ->
             each = f"{1000 * fill(place, trials)[1]:.1f} ms"
         cells = []
         for name, command in commands(study, trials).items():
-            seconds, mebibytes = timed(command)
-            cells.append(f"{seconds:.1f} s, {mebibytes} MiB")
+            seconds, processor, mebibytes = timed(command)
+            cells.append(f"{seconds:.1f} s ({processor:.1f} s), {mebibytes} MiB")
             say(f"{trials} trials, {name}: {cells[-1]}")
         sizes = [path.stat().st_size / 1e6 for path in (study / "report" / "pareto.html", study / "study.json",
                                                        study / "study.db")]

@@ -13,10 +13,14 @@ from autocompress.backend.training import device as device_module
 from autocompress.backend.training.device import Halves, is_gpu, on_device
 from autocompress.backend.training.distill import autocast
 from autocompress.backend.training.teacher import Teacher
+from autocompress.core.plan import Plan, Step
+from autocompress.core.store import MemoryStore
 from autocompress.errors import InputError, TrialError
+from autocompress.hardware.profile import load_profile
 from autocompress.search.executors.base import Place
 from autocompress.study import loading
 from autocompress.study.settings import SearchSettings
+from autocompress.study.workbench import Workbench
 from autocompress.tensors.named import NamedTensors
 from autocompress.testing.networks import task_data
 
@@ -137,3 +141,26 @@ def test_workers_that_share_a_gpu_take_their_share_of_its_memory(monkeypatch: py
         with pytest.raises(InputError, match="enough"):
             loading._rebuilt(None, None, None, None, Place(None, gpus=gpus))  # type: ignore[arg-type]
     assert taken == [0.5]
+
+
+def test_targets_of_the_users_own_batches_are_halved_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = device_module.Halves._slices
+    monkeypatch.setattr(device_module.Halves, "_slices", lambda self, rows: (setattr(self, "_parts", 2),
+                                                                             whole(self, rows))[1])
+    seen: list[int] = []
+
+    def loss(outputs: Any, batch: Any) -> Tensor:
+        seen.append(len(batch[1]))
+        assert len(outputs["output"]) == len(batch[1])
+        return nn.functional.cross_entropy(outputs["output"], batch[1])
+
+    torch.manual_seed(0)
+    data = torch.randn(96, 6), torch.arange(96) % 3
+    network = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 3))
+    task = autocompress.Task(train=data, metric="accuracy", loss=loss)
+    bench = Workbench(network, task, load_profile("stm32h743"), seed=0, epochs=1, store=MemoryStore())
+    trainer = bench.evaluator.trainer
+    seen.clear()
+    plan = Plan.of([Step("0", "quantize", {"weight_bits": 8, "activation_bits": 8})])
+    trainer.train(trainer.rebuild(plan, 0), 1, None, False, None)
+    assert seen and max(seen) <= 64 // 2 + 16

@@ -6,13 +6,17 @@ import os
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 import autocompress
 from autocompress.core.evaluation import SHORT
 from autocompress.search.engine import Event
+from autocompress.study.racing import SAMPLES
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -76,3 +80,51 @@ def _workers() -> list[int]:
     """Processes of actors, by what Ray calls them."""
     numbers = subprocess.run(["pgrep", "-f", "ray::RayWorker"], capture_output=True, text=True, check=False).stdout
     return [int(line) for line in numbers.split()]
+
+
+def _bright_rows(samples: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures `(samples, 1, 8, 8)` of three classes, told apart by the rows that are bright."""
+    labels = torch.arange(samples) % 3
+    pictures = 0.6 * torch.randn(samples, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    for label in range(3):
+        pictures[labels == label, 0, 2 * label:2 * label + 3] += 1
+    return pictures, labels
+
+
+def _network() -> nn.Module:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3))
+    optimiser, (pictures, labels) = torch.optim.Adam(net.parameters(), 1e-2), _bright_rows(600)
+    for _ in range(60):
+        loss = nn.functional.cross_entropy(net(pictures), labels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return net
+
+
+def test_a_task_of_the_users_batches_travels_to_actors(tmp_path: Path) -> None:
+    pictures, labels = _bright_rows(240)
+    task = autocompress.Task(train=(pictures, labels), metric="accuracy", loss=_loss, name="rows")
+    result = autocompress.search(_network(), task=task, budget="4kB", trials=4, epochs=1, effort="fast", workers="ray",
+                                 jobs=2, profile="stm32h743", out=tmp_path / "study")
+    assert "failed" not in {c.status for c in result.candidates} and result.to_dict()["artifact"]["verified"]
+    assert any(e.rung >= SHORT and e.weights for c in result.candidates for e in c.evaluations)
+
+
+def _loss(outputs: Any, batch: Any) -> torch.Tensor:
+    return nn.functional.cross_entropy(outputs["output"], batch[1])
+
+
+def test_actors_score_candidates_on_as_many_samples_as_the_driver_says(tmp_path: Path) -> None:
+    pictures, labels = _bright_rows(7000)
+    train, validation, test = ((pictures[rows], labels[rows]) for rows in (slice(0, 300), slice(300, 6300),
+                                                                          slice(6300, None)))
+    data = {"train": train, "val": validation, "test": test, "classes": 3}
+    result = autocompress.search(_network(), data, "4kB", profile="stm32h743", trials=6, epochs=1, effort="fast",
+                                 workers="ray", jobs=2, out=tmp_path / "study")
+    scored = {int(e.metrics[SAMPLES]) for c in result.candidates for e in c.evaluations}
+    best = result.best
+    assert min(scored) < 6000, "few samples at first"
+    assert best is not None and best.metrics[SAMPLES] == result.baseline[SAMPLES] == max(scored)
+    assert "failed" not in {c.status for c in result.candidates} and result.to_dict()["artifact"]["verified"]

@@ -24,11 +24,12 @@ def is_gpu(device: str) -> bool:
 
 def on_device(tensors: Inputs, device: str) -> Inputs:
     """Return tensors on a device; to a GPU they go through pinned memory, so that the copy does not wait for what is
-    computed there."""
-    if not is_gpu(device):
-        return tensors.to(device)
-    pinned: Inputs = tensors.each(Tensor.pin_memory) if isinstance(tensors, NamedTensors) else tensors.pin_memory()
-    return pinned.to(device, non_blocking=True)
+    computed there. A batch of the user's, which is targets of such a task, moves as it can."""
+    if is_gpu(device) and isinstance(tensors, NamedTensors):
+        return tensors.each(Tensor.pin_memory).to(device, non_blocking=True)
+    if is_gpu(device) and isinstance(tensors, Tensor):
+        return tensors.pin_memory().to(device, non_blocking=True)
+    return tensors.to(device)
 
 
 class Halves:

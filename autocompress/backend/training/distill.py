@@ -204,8 +204,7 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
         with _of_the_data():
             inputs, logits = teacher.mixed(step // per_epoch, *batch) if recipe.mixup else \
                 teacher.batch(step // per_epoch, batch.rows)
-        loss_of = losses.of(on_device(inputs, device), on_device(logits, device),
-                            batch.labels(data.train_targets, device))
+        loss_of = losses.of(on_device(inputs, device), on_device(logits, device), batch, data.train_targets)
         loss = halves.backward(len(logits), loss_of, optimizer.zero_grad)
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
@@ -254,9 +253,9 @@ class _Batch(NamedTuple):
     partners: Tensor
     share: float
 
-    def labels(self, targets: Tensor, device: str) -> list[tuple[float, Tensor]]:
-        """Targets of what was mixed, with their shares."""
-        return [(share, on_device(targets[rows], device))
+    def labels(self, targets: Tensor, device: str, part: slice) -> list[tuple[float, Tensor]]:
+        """Targets of what was mixed, with their shares, for a part of the batch."""
+        return [(share, on_device(targets[rows[part]], device))
                 for share, rows in ((self.share, self.rows), (1 - self.share, self.partners))]
 
 
@@ -290,9 +289,9 @@ class _Losses:
         # How far students that are compared by features are, answers do not say.
         self._is_adapted = recipe.compares_features
 
-    def of(self, inputs: Inputs, logits: Tensor, labels: Sequence[tuple[float, Tensor]]) -> Callable[[slice], Tensor]:
-        """The mean loss of some rows of a batch: inputs `(B, …)`, the teacher's outputs `(B, …)`, and the targets of
-        what was mixed with their shares."""
+    def of(self, inputs: Inputs, logits: Tensor, batch: _Batch, targets: Tensor) -> Callable[[slice], Tensor]:
+        """The mean loss of a part of a batch: inputs `(B, …)`, the teacher's outputs `(B, …)`, and the targets `(N, …)`
+        of the training set."""
         def loss_of(rows: slice) -> Tensor:
             part, compared, likelihood = inputs[rows], self._compared, self._likelihood
             with autocast(self._device), products_on_small_maps(self._model), \
@@ -303,8 +302,8 @@ class _Losses:
                 self._is_adapted = True
                 self.recipe, self.pace = _adapt_to_student(self.recipe, float(soft.detach()),
                                                            likelihood.spread(logits[rows]))
-            targets = [(share, of_part[rows]) for share, of_part in labels]
-            loss = _with_targets(soft, out, targets, self.recipe.label_weight, likelihood)
+            labels = batch.labels(targets, self._device, rows)
+            loss = _with_targets(soft, out, labels, self.recipe.label_weight, likelihood)
             return compared.added_to(loss, features, part)
 
         return loss_of
