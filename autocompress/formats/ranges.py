@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -26,11 +27,24 @@ VALUES = 2**18
 
 @dataclass(frozen=True)
 class Range:
-    """Affine unsigned integers of 8 or 16 bits: real = (code - zero_point) * scale."""
+    """Affine integers of 8 or 16 bits, unsigned unless said so: real = (code - zero_point) * scale."""
 
     scale: float
     zero_point: int
     bits: int = 8
+    signed: bool = False
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the integers."""
+        return np.dtype(f"{'int' if self.signed else 'uint'}{self.bits}")
+
+
+def about_zero(span: Range) -> Range:
+    """The signed range with its zero point at 0 that covers what an unsigned one does."""
+    top = 2**span.bits - 1
+    reach = max(span.zero_point, top - span.zero_point) * span.scale
+    return Range(float(np.float32(reach / (2**(span.bits - 1) - 1))), 0, span.bits, signed=True)
 
 
 class Observed:

@@ -22,6 +22,7 @@ FORMATS = {"onnx": "autocompress.formats.onnx.format", "tflite": "autocompress.f
            "pt2": "autocompress.formats.pytorch.pt2:PT2",
            "onnx.xz": "autocompress.formats.onnx_xz.format",
            "openvino": "autocompress.formats.openvino.format",
+           "tensorrt": "autocompress.formats.tensorrt.format",
            "vela": "autocompress.formats.vela.format:U55_128",
            "vela-u55-256": "autocompress.formats.vela.format:U55_256",
            "vela-u65-256": "autocompress.formats.vela.format:U65_256",
@@ -34,7 +35,7 @@ EXTRAS = {"tflite": ("litert", ("tflite", "ai_edge_litert")), "tflite-micro": ("
 # shipped files what those of the format do, and which refuses a file that refers to other files; other formats do it
 # themselves.
 READERS = {"onnx": "autocompress.formats.onnx.shipped", "onnx.xz": "autocompress.formats.onnx_xz.shipped",
-           "openvino": "autocompress.formats.openvino.shipped"}
+           "openvino": "autocompress.formats.openvino.shipped", "tensorrt": "autocompress.formats.tensorrt.shipped"}
 # Name of a shipped file before its format's suffix.
 MODEL = "model"
 # Files that shipped formats write.

@@ -18,7 +18,7 @@ from autocompress.errors import EnvironmentFault, InputError
 from autocompress.formats.table import EXTRAS, format_named
 from autocompress.testing.techniques import outputs, workbench
 
-FORMATS = ["safetensors", "pt2", "onnx.xz", "openvino"]
+FORMATS = ["safetensors", "pt2", "onnx.xz", "openvino", "tensorrt"]
 
 
 @pytest.fixture(scope="module", params=FORMATS)

@@ -25,7 +25,9 @@ class OnnxFormat(Format):
     """ONNX files whose weights take as many bits as they have; ONNX Runtime unpacks them when it loads the file."""
 
     name, suffix, runtime, converter = "onnx", ".onnx", "ONNX Runtime", "torch.onnx.export"
-    packages = ("onnx", "onnxruntime", "onnxscript")
+    packages: tuple[str, ...] = ("onnx", "onnxruntime", "onnxscript")
+    # Whether integers of activations are signed and about zero.
+    symmetric = False
 
     def __init__(self, free_sizes: bool = False) -> None:
         self.free_sizes = free_sizes
@@ -56,7 +58,7 @@ class OnnxFormat(Format):
         if not (network.integers or network.halves or network.masks):
             return Written(float_bytes(prepared, network.model))
         built = build(prepared, network.model, network.integers, set(network.halves), network.activation_bits,
-                      network.calibration, threads, network.range_method, network.masks)
+                      network.calibration, threads, network.range_method, network.masks, self.symmetric)
         return Written(built.data, tuple(
             Receipt(name, "activation-range", {"scale": span.scale, "zero_point": span.zero_point})
             for name, span in built.ranges.items()))

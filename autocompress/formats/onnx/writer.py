@@ -20,7 +20,7 @@ from autocompress.formats.onnx.pads import fold_pads
 from autocompress.formats.onnx.sparse import Packed, Writer, expand, pack_sparse, to_store
 from autocompress.formats.onnx.template import Template
 from autocompress.formats.packing import ALIGN, index_in, lookup, pack, tables
-from autocompress.formats.ranges import Range
+from autocompress.formats.ranges import Range, about_zero
 
 OPSET_16 = 21  # the first in which 16-bit activations can be written
 
@@ -35,13 +35,14 @@ class Built:
 
 def build(template: Template, model: nn.Module, weights: Mapping[str, IntegerWeight], half: set[str],
           quantised_activations: Mapping[str, int], calibration: np.ndarray | Arrays, threads: int = 1,
-          method: str = "minmax", masks: Mapping[str, Mask] | None = None) -> Built:
+          method: str = "minmax", masks: Mapping[str, Mask] | None = None, symmetric: bool = False) -> Built:
     """Build the file of a folded network.
 
     `weights`: integer weights by module name; `half`: modules stored as float16; `quantised_activations`:
     modules with 8 or 16-bit activations, all of which must have integer weights of 8 bits or less.
     `calibration`: normalised inputs `(N, …)`, of a network with several by name, from which `method` chooses ranges.
-    `masks`: of sparse weights, by module name. TrialError when a planned module is not in the graph.
+    `masks`: of sparse weights, by module name. `symmetric`: activations are signed and about zero.
+    TrialError when a planned module is not in the graph.
     """
     graph = fill(template, model)
     masks = masks or {}
@@ -52,6 +53,8 @@ def build(template: Template, model: nn.Module, weights: Mapping[str, IntegerWei
     tensors = quantised_tensors(graph, quantised_activations)
     inputs = {INPUT: calibration} if isinstance(calibration, np.ndarray) else calibration
     ranges = calibrate(graph, tensors, inputs, threads, method)
+    if symmetric:
+        ranges = {name: about_zero(span) for name, span in ranges.items()}
     writer = _Writer(graph, quantised_activations, ranges)
     writer.weights(weights, half, masks)
     writer.activations()
@@ -235,7 +238,7 @@ class _Writer:
         renamed = {}
         for tensor, span in self._ranges.items():
             scale = self._constant(np.array(span.scale, np.float32))
-            zero = self._constant(np.array(span.zero_point, np.uint8 if span.bits == 8 else np.uint16))
+            zero = self._constant(np.array(span.zero_point, span.dtype))
             code, real = self._name(), self._name()
             pairs[tensor] = [helper.make_node("QuantizeLinear", [tensor, scale, zero], [code]),
                              helper.make_node("DequantizeLinear", [code, scale, zero], [real])]
