@@ -29,6 +29,7 @@ from autocompress.backend.network.compressed import Compressed, without_rounding
 from autocompress.backend.quantize.rounding import quantize
 from autocompress.backend.statistics.calibration import rebase_norms
 from autocompress.backend.training.averaging import MovingAverage
+from autocompress.backend.training.backtracking import Backtracking
 from autocompress.backend.training.blockwise import reconstruct_blocks
 from autocompress.backend.training.channels_last import TRIED, channels_last
 from autocompress.backend.training.conv_as_matmul import products_on_small_maps
@@ -191,6 +192,7 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
         return time.perf_counter() - (0.0 if recipe.charge_teacher else teacher.seconds)
 
     average = MovingAverage(list(model.parameters()), recipe.average) if recipe.average else None
+    backtracking = Backtracking(list(model.parameters()), optimizer)
     schedule = Schedule(total, per_epoch, recipe.warm_up, recipe.patience if recipe.seconds is None else 0)
     losses, halves = _Losses(model, compared, likelihood, recipe, device), Halves(device)
     began, steps_done = clock(), 0
@@ -212,6 +214,7 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
         if average is not None:
             average.update()
         schedule.see(step, loss)
+        losses.pace *= backtracking.see(loss, steps_done / max(done, 1 / total))
     if average is not None:
         average.apply()
     teacher.save()
@@ -223,6 +226,7 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
     start.receipts.append(Receipt("", "distill", {
         "steps": steps_done, "epochs": round(steps_done / per_epoch, 2), "plateau_at_step": schedule.plateau,
         "learning_rate": losses.pace * recipe.learning_rate, "label_weight": losses.recipe.label_weight,
+        **({"taken_back": backtracking.times} if backtracking.times else {}),
         **({"mode": "eval, with live norms"} if as_shipped else {}), **compared.facts()}))
     quantize(start, calibration, learned)
     return start
