@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -119,18 +120,40 @@ class GatheredBatches:
 
     def __getitem__(self, rows: slice | Tensor) -> Batch:
         """The batch of these rows."""
-        return Batch(None if self._split is None else self._split.gather(torch.arange(len(self))[rows]))
+        return _gathered(self._split, torch.arange(len(self))[rows])
 
 
+@dataclass(frozen=True, eq=False)
 class Batch:
-    """A batch that can be moved to a device like a tensor."""
+    """A batch that can be moved to a device and cut like a tensor.
 
-    def __init__(self, content: Any) -> None:
-        self.content = content
+    Args:
+        content: the batch as the user's data gives it; None where there is no loss.
+        split: where its samples are from; None where there is no loss.
+        rows: their numbers in the split, `(B,)` int64.
+        device: where its tensors are; None for where they were read.
+    """
+
+    content: Any
+    split: BatchSplit | None
+    rows: Tensor
+    device: Any = None
 
     def to(self, device: Any) -> Batch:
         """With its tensors there."""
-        return Batch(moved(self.content, device))
+        return replace(self, content=moved(self.content, device), device=device)
+
+    def __getitem__(self, part: slice) -> Batch:
+        """Some of its samples, of a batch that does not fit into memory; itself where they are all."""
+        rows = self.rows[part]
+        if len(rows) == len(self.rows):
+            return self
+        cut = _gathered(self.split, rows)
+        return cut if self.device is None else cut.to(self.device)
+
+
+def _gathered(split: BatchSplit | None, rows: Tensor) -> Batch:
+    return Batch(None if split is None else split.gather(rows), split, rows)
 
 
 def completed(at_hand: Mapping[str, Batches], name: str) -> dict[str, BatchSplit]:

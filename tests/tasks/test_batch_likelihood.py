@@ -86,7 +86,7 @@ def test_a_loss_is_given_what_the_network_puts_out(outputs: Any) -> None:
     likelihood = Reading({}, loss=summed).likelihood(outputs, ())
     answers = likelihood.canonical(outputs).detach().requires_grad_()
     weights = {name: randn(*tensor.shape) for name, tensor in named.items()}
-    loss = likelihood.target_loss(answers, Batch(weights))
+    loss = likelihood.target_loss(answers, Batch(weights, None, torch.arange(len(answers))))
     expected = sum((tensor * weights[name]).sum() for name, tensor in named.items())
     assert float(loss.detach()) == pytest.approx(float(expected), rel=1e-4, abs=1e-4)
     (gradient,) = torch.autograd.grad(loss, answers)
@@ -101,7 +101,8 @@ def test_a_sigmoid_is_undone_for_training_and_back_for_the_loss() -> None:
         outputs["output"], batch)).likelihood(shares, ("output",))
     assert torch.allclose(likelihood.canonical(shares), SCORES, atol=1e-4)
     targets = (SCORES > 0).float()
-    assert float(likelihood.target_loss(likelihood.canonical(shares), Batch(targets))) == pytest.approx(
+    batch = Batch(targets, None, torch.arange(len(shares)))
+    assert float(likelihood.target_loss(likelihood.canonical(shares), batch)) == pytest.approx(
         float(F.binary_cross_entropy(shares, targets)), rel=1e-4)
 
 

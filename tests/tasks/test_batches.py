@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from autocompress.errors import InputError
 from autocompress.tasks import batch_sources, batches
 from autocompress.tasks.batch_sources import batches_of, collated
-from autocompress.tasks.batch_split import completed
+from autocompress.tasks.batch_split import GatheredBatches, completed
 from autocompress.tasks.batches import Batches, BatchRecorder
 from autocompress.tasks.stored_samples import StoredSamples
 
@@ -284,3 +284,14 @@ def test_splits_may_hold_targets_of_other_types() -> None:
         read((X, Y, Y), first=first)
     with pytest.raises(InputError, match=r"nothing in place of rows|dict of 1 in place of tuple"):
         read([{"x": X}], first=first)
+
+
+def test_a_batch_for_a_loss_can_be_cut_like_a_tensor() -> None:
+    """As where memory does not suffice for a whole one."""
+    split = completed({"train": read((X, Y))}, "data")["train"]
+    whole = GatheredBatches(split, split.samples)[torch.tensor([3, 1, 2])].to("cpu")
+    assert whole[slice(0, 3)] is whole
+    for part in (slice(0, 1), slice(1, 3)):
+        for values, all_values in zip(whole[part].content, whole.content, strict=True):
+            assert torch.equal(values, all_values[part])
+    assert GatheredBatches(None, 4)[slice(0, 4)][slice(0, 2)].content is None
