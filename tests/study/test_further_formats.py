@@ -26,19 +26,23 @@ def data() -> tuple[torch.Tensor, torch.Tensor]:
     return inputs, torch.arange(120) % 3
 
 
-def test_the_best_candidate_ships_in_every_format(tmp_path: Path) -> None:
-    result = autocompress.search(network(), data(), budget="4500B", format=["onnx", "tflite", "tflite-micro"], trials=1,
-                                 epochs=1, effort="fast", out=tmp_path / "study")
+@pytest.mark.parametrize(("formats", "budget"), [
+    (["onnx", "tflite", "tflite-micro"], "4500B"), (["safetensors", "onnx.xz"], "6000B"),
+    pytest.param(["pt2", "onnx"], "14kB", marks=pytest.mark.slow),
+    (["openvino", "tensorrt"], "4500B")], ids=lambda value: str(value))
+def test_the_best_candidate_ships_in_every_format(tmp_path: Path, formats: list[str], budget: str) -> None:
+    result = autocompress.search(network(), data(), budget=budget, format=formats, trials=1, epochs=1, effort="fast",
+                                 out=tmp_path / "study")
     artifact, plans = tmp_path / "study/artifact", set()
-    for folder, name in ((artifact, "onnx"), (artifact / "tflite", "tflite"), (artifact / "tflite-micro",
-                                                                               "tflite-micro")):
+    for name in formats:
+        folder = artifact if name == formats[0] else artifact / name
         manifest = json.loads((folder / "manifest.json").read_text())
         plans.add(manifest["plan_fingerprint"])
         assert manifest["format"] == name and manifest["verified"]["verified"]
         file_format = format_named(name)
         assert file_format.open((folder / manifest["model"]).read_bytes()).run({"input": data()[0][:2].numpy()})
     assert len(plans) == 1
-    assert set(result.artifact["further"]) == {"tflite", "tflite-micro"}
+    assert set(result.artifact["further"]) == set(formats[1:])
 
 
 @pytest.mark.parametrize(("formats", "reason"), [
