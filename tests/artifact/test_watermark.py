@@ -16,8 +16,8 @@ from autocompress.artifact.options import ExportOptions
 from autocompress.artifact.watermark import DETECTED, MOST_MOVED, PUT_IN, evidence, put_in, votes_of
 from autocompress.cli.main import main
 from autocompress.core.plan import Plan, Step
-from autocompress.errors import InputError
-from autocompress.formats.table import EXTRAS, format_named, reader_named
+from autocompress.errors import InputError, TrialError
+from autocompress.formats.table import EXTRAS, READERS, format_named, reader_named
 from autocompress.hardware.profile import load_profile
 from autocompress.study.workbench import Workbench
 from autocompress.testing.exporters import sites
@@ -27,7 +27,7 @@ KEY, OTHER = b"the owner's secret", b"somebody else's secret"
 # The format of a file, the widths of its weights, and settings of the steps.
 HELD = [("onnx", (8, 4, 3), {}), ("onnx", (8, 5, 8), {"grid": "codebook"}), ("onnx", (6, 8, 4), {"group": 32}),
         ("tflite", (8, 4, 8), {"grid": "whole"}), ("tflite-micro", (8, 4, 3), {}), ("vela", (8, 8, 8), {}),
-        ("onnx.xz", (8, 4, 8), {}), ("openvino", (8, 8, 8), {})]
+        ("onnx.xz", (8, 4, 8), {}), ("openvino", (8, 8, 8), {}), ("tensorrt", (8, 8, 8), {})]
 
 
 def drawn(bits: int, channels: int, weights: int, seed: int = 0) -> np.ndarray:
@@ -137,6 +137,12 @@ def test_it_is_read_back_from_the_file_of_each_format(
     assert "bear the mark of this key" in capsys.readouterr().out
     assert main(["verify", str(folder), "--watermark", str(tmp_path / "other")]) == 2
     assert "must bear the watermark of this key, but does not" in capsys.readouterr().err
+
+
+def test_every_reader_reads_levels_or_says_that_it_cannot() -> None:
+    for name in READERS:
+        with pytest.raises((TrialError, InputError)):
+            reader_named(name).integer_levels(b"no file")
 
 
 def test_an_update_keeps_it_and_a_file_without_it_is_not_verified(tmp_path: Path) -> None:

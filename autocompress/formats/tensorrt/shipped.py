@@ -6,11 +6,11 @@ from typing import Any
 
 from autocompress.formats.base import Runtime
 from autocompress.formats.onnx.runtime import Runtime as OnnxRuntime
-from autocompress.formats.onnx.shipped import require_self_contained, tensor_spans
+from autocompress.formats.onnx.shipped import integer_levels, require_self_contained, tensor_spans
 from autocompress.formats.tensorrt.engine import Engine, is_there
 from autocompress.formats.tensorrt.structure import check_structure
 
-__all__ = ["checked", "open", "tensor_spans"]
+__all__ = ["checked", "integer_levels", "open", "tensor_spans"]
 
 
 def open(data: bytes, threads: int = 1) -> Runtime:
