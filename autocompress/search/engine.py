@@ -167,7 +167,7 @@ class Engine:
             if self._should_stop():
                 return
             time.sleep(POLL_SECONDS)
-        there = len(self._study.get_trials(deepcopy=False))
+        there = self._study._storage.get_n_trials(self._study._study_id)
         if FIRST in self._study.user_attrs or any(c.status != "running" for c in self.candidates()):
             return
         first = initial_trials(self._study.sampler, self._projection, self._settings.trials, self._seeds)

@@ -25,6 +25,7 @@ class Ledger:
         self._budget, self._reference = budget, reference
         self._known: dict[int, Candidate] = {}
         self._contenders: dict[int, Candidate] = {}
+        self._top: Candidate | None = None  # the contender that is highest in the task's metric
         # Candidates that are complete, and that failed by themselves.
         self.feasible = self.failed = 0
         self._stopped = 0
@@ -83,12 +84,17 @@ class Ledger:
 
     def _contend(self, candidate: Candidate) -> None:
         """A candidate that is far below the highest in the task's metric cannot be the best, whatever comes."""
-        self._contenders.pop(candidate.trial, None)
+        metric = self._reference.metric
+        if self._contenders.pop(candidate.trial, None) is self._top:
+            self._top = max(self._contenders.values(), key=lambda c: metric.quality(c.metrics), default=None)
         if best([candidate], self._budget, self._reference) is None:
             return
-        self._contenders[candidate.trial] = candidate
-        metric = self._reference.metric
-        top = max(self._contenders.values(), key=lambda c: metric.quality(c.metrics))
+        quality, top = metric.quality(candidate.metrics), self._top or candidate
         reach = MARGIN * max(c.metrics.get(metric.error, 0.0) for c in (top, candidate))
-        least = metric.quality(top.metrics) - reach
-        self._contenders = {n: c for n, c in self._contenders.items() if metric.quality(c.metrics) >= least}
+        if quality < metric.quality(top.metrics) - reach:
+            return
+        self._contenders[candidate.trial] = candidate
+        if self._top is None or quality > metric.quality(top.metrics):
+            self._top = candidate
+            self._contenders = {n: c for n, c in self._contenders.items()
+                                if metric.quality(c.metrics) >= quality - reach}

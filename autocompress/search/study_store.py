@@ -89,7 +89,7 @@ class StudyStore:
 
     def __len__(self) -> int:
         """Trials that were begun or wait."""
-        return len(self.study.get_trials(deepcopy=False))
+        return self.study._storage.get_n_trials(self.study._study_id)
 
     def use(self, sampler: optuna.samplers.BaseSampler) -> None:
         """Let `sampler` propose the next trials."""
