@@ -40,6 +40,7 @@ from autocompress.search.storage import (
     store_rung,
     traceback_of,
 )
+from autocompress.search.stored_trials import trial_counts
 from autocompress.search.study_store import StudyStore
 from autocompress.search.trial_status import as_duplicate, describe_failure, judge, nearest, not_finite
 from autocompress.space.projection import Projection
@@ -167,7 +168,7 @@ class Engine:
             if self._should_stop():
                 return
             time.sleep(POLL_SECONDS)
-        there = self._study._storage.get_n_trials(self._study._study_id)
+        there = trial_counts(self._study).total()
         if FIRST in self._study.user_attrs or any(c.status != "running" for c in self.candidates()):
             return
         first = initial_trials(self._study.sampler, self._projection, self._settings.trials, self._seeds)

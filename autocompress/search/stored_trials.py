@@ -7,6 +7,8 @@ From a database that speaks SQL these columns are read by themselves; any other 
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import optuna
@@ -17,6 +19,7 @@ SELECT t.number, t.state, a.key, a.value_json FROM trials t
 LEFT JOIN trial_user_attributes a ON a.trial_id = t.trial_id AND a.key IN (:first, :second)
 WHERE t.study_id = :study ORDER BY t.number
 """
+COUNT = "SELECT state, COUNT(*) FROM trials WHERE study_id = :study GROUP BY state"
 
 
 class StoredTrial(NamedTuple):
@@ -37,7 +40,28 @@ def stored_trials(study: optuna.Study, first: str, second: str) -> list[StoredTr
     return trials
 
 
+def trial_counts(study: optuna.Study) -> Counter[TrialState]:
+    """Number of stored trials by state; where the storage speaks SQL, without reading them."""
+    rows = _rows(study, COUNT, {})
+    if rows is None:
+        return Counter(trial.state for trial in study.get_trials(deepcopy=False))
+    return Counter({TrialState[str(state)]: count for state, count in rows})
+
+
 def _selected(study: optuna.Study, first: str, second: str) -> list[StoredTrial] | None:
+    rows = _rows(study, QUERY, {"first": first, "second": second})
+    if rows is None:
+        return None
+    trials: dict[int, StoredTrial] = {}
+    for number, state, key, value in rows:
+        trial = trials.setdefault(number, StoredTrial(number, TrialState[str(state)], {}))
+        if key is not None:
+            trial.user_attrs[key] = json.loads(value)
+    return list(trials.values())
+
+
+def _rows(study: optuna.Study, query: str, values: dict[str, str]) -> Sequence[Any] | None:
+    """What a database answers about a study; None where the storage speaks no SQL, or not that."""
     storage = getattr(study._storage, "_backend", study._storage)
     if not hasattr(storage, "engine"):
         return None
@@ -46,12 +70,7 @@ def _selected(study: optuna.Study, first: str, second: str) -> list[StoredTrial]
 
     try:
         with storage.engine.connect() as connection:
-            rows = connection.execute(text(QUERY), {"first": first, "second": second, "study": study._study_id}).all()
+            rows: Sequence[Any] = connection.execute(text(query), {**values, "study": study._study_id}).all()
+            return rows
     except SQLAlchemyError:  # Optuna says better what is wrong with a database, or knows its other schema
         return None
-    trials: dict[int, StoredTrial] = {}
-    for number, state, key, value in rows:
-        trial = trials.setdefault(number, StoredTrial(number, TrialState[str(state)], {}))
-        if key is not None:
-            trial.user_attrs[key] = json.loads(value)
-    return list(trials.values())

@@ -29,6 +29,7 @@ from autocompress.search.storage import (
     store_rung,
 )
 from autocompress.search.storage_urls import shown_url
+from autocompress.search.stored_trials import trial_counts
 
 # Of attributes of a study that hold what drivers tell of their searches, by driver.
 STATUS = "status"
@@ -89,7 +90,7 @@ class StudyStore:
 
     def __len__(self) -> int:
         """Trials that were begun or wait."""
-        return self.study._storage.get_n_trials(self.study._study_id)
+        return trial_counts(self.study).total()
 
     def use(self, sampler: optuna.samplers.BaseSampler) -> None:
         """Let `sampler` propose the next trials."""
@@ -115,7 +116,8 @@ class StudyStore:
         attributes = storage.get_study_user_attrs(study)
         statuses = {key.partition(":")[2]: msgspec.convert(told, SearchStatus) for key, told in attributes.items()
                     if key.startswith(f"{STATUS}:") and told is not None}
-        counts = [storage.get_n_trials(study, state) for state in TrialState]
+        by_state = trial_counts(self.study)
+        counts = [by_state[state] for state in TrialState]
         later = sum(key.startswith((f"{RUNG}:", f"{FAILURE}:")) for key in attributes)
         return " ".join(map(str, (*counts, later))), statuses
 

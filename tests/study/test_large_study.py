@@ -8,7 +8,7 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.trial import create_trial
+from optuna.trial import TrialState, create_trial
 from plotly.offline import get_plotlyjs
 from stored_study import BASELINE, BUDGET, drawn_metrics, filled
 
@@ -21,9 +21,11 @@ from autocompress.search.engine import Engine
 from autocompress.search.executors.inline import Inline
 from autocompress.search.samplers.thompson_sampler import MOST_TRIALS_READ, informative_trials
 from autocompress.search.storage import CANDIDATE
-from autocompress.search.stored_trials import stored_trials
+from autocompress.search.stored_trials import stored_trials, trial_counts
 from autocompress.search.study_store import StudyStore
 from autocompress.study import open_study
+from autocompress.study.folder import read_description
+from autocompress.study.result import read_store
 from autocompress.tasks.classification.metric import ACCURACY
 
 
@@ -53,6 +55,15 @@ def test_what_is_selected_is_what_optuna_knows(tmp_path: Path) -> None:
     expected = stored_trials(memory, CANDIDATE, "reason")
     assert len(expected) == 7 and {len(trial.user_attrs) for trial in expected} == {1}
     assert stored_trials(study, CANDIDATE, "reason") == expected
+    assert trial_counts(study) == trial_counts(memory) == {TrialState.COMPLETE: 6, TrialState.RUNNING: 1}
+
+
+def test_counting_and_watching_build_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled(tmp_path, 5)
+    store = read_store(tmp_path, read_description(tmp_path))
+    monkeypatch.setattr(optuna.storages.RDBStorage, "_build_frozen_trial_from_trial_model",
+                        lambda *_: pytest.fail("no trial is needed"))
+    assert len(store) == 5 and store.watched()[1] == {}
 
 
 def test_a_study_is_read_once_however_much_is_asked_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
