@@ -12,6 +12,7 @@ from decimal import Decimal
 from autocompress.errors import InputError
 
 _NUMBER = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-zµ%]*)\s*")
+_AMOUNT = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(\S*)\s*")
 _BYTES = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _BYTES |= {unit.lower(): factor for unit, factor in list(_BYTES.items())}
 _MILLISECONDS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
@@ -66,6 +67,31 @@ def parse_fraction(text: str | float, what: str = "a share") -> float:
     if value > 1:
         raise InputError(f"{what} must be between 0 and 1 (0% and 100%), but got {text!r}")
     return value
+
+
+def parse_drop(text: str | float, what: str = "a drop") -> float | str:
+    """`"1%"` → 0.01, `"150%"` → 1.5, `0.01` → 0.01; an amount in another unit as text, `"0.5 dB"` → `"0.5dB"`, which
+    `amount_in_unit` reads. A bare number above 1 is refused: it may be meant as a share or in the metric's unit."""
+    match = _AMOUNT.fullmatch(str(text))
+    if match is None:
+        raise InputError(f"{what} must be a share such as 1%, or a number with the unit or name of the task's metric, "
+                         f"such as 0.5dB or 0.02rmse, but got {text!r}")
+    value, unit = float(match[1]), match[2]
+    if not math.isfinite(value):
+        raise InputError(f"{what} must be finite, but got {text!r}")
+    if unit not in _FRACTION:
+        return f"{match[1]}{unit}"
+    if not unit and value > 1:
+        raise InputError(f"{what} must be a share between 0 and 1, a percentage, or a number with the unit or name of "
+                         f"the task's metric, such as {value:g}dB or {value:g}rmse, but got {text!r}")
+    return value * _FRACTION[unit]
+
+
+def amount_in_unit(text: str) -> tuple[float, str]:
+    """Amount and unit of what `parse_drop` left as text."""
+    match = _AMOUNT.fullmatch(text)
+    assert match is not None
+    return float(match[1]), match[2]
 
 
 def format_bytes(count: float) -> str:

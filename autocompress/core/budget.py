@@ -41,6 +41,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
             (shares 0 to 1), or, with `max_drop_is_share`, a share of the original's value.
         further_latency_ms: milliseconds on devices beside the primary one, by the id of the profile.
         max_drop_is_share: whether `max_drop` is a share of the original's value.
+        max_drop_unit: the unit or the name of the metric in which `max_drop` was given; settled by `of_metric`.
         at_least: the worst values that are allowed of metrics of the task, by name: the least ones where higher is
             better, else the largest.
     """
@@ -52,6 +53,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     max_drop: float | None = None
     further_latency_ms: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
     max_drop_is_share: bool | msgspec.UnsetType = msgspec.UNSET
+    max_drop_unit: str | msgspec.UnsetType = msgspec.UNSET
     at_least: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
 
     def of_metric(self, metric: Metric) -> Budget:
@@ -62,13 +64,25 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
             metric: the task's.
 
         Raises:
-            InputError: where `at_least` bounds what the task does not measure.
+            InputError: where `at_least` bounds what the task does not measure, or `max_drop` is in another unit, or
+                more than a metric in percent can lose.
         """
         for name in self.at_least or {}:
             if metric.named(name) is None:
                 names = ", ".join(each.name for each in metric.every)
                 raise InputError(f"at_least must bound a metric of the task, {names}, but bounds {name!r}")
-        if self.max_drop is None or metric.is_share:
+        if self.max_drop is None:
+            return self
+        if self.max_drop_unit:
+            if self.max_drop_unit not in (metric.name, metric.unit):
+                legal = " or ".join(f"{self.max_drop:g}{unit}" for unit in (metric.unit, metric.name) if unit)
+                raise InputError(f"max_drop must be a share such as 1%, or an amount of the task's metric such as "
+                                 f"{legal}, but is {self.max_drop:g}{self.max_drop_unit}")
+            return msgspec.structs.replace(self, max_drop_unit=msgspec.UNSET)
+        if metric.is_share:
+            if self.max_drop > 1:
+                raise InputError(f"max_drop must be at most 100% of {metric.name}, which has a share of 1 to lose, but "
+                                 f"is {self.max_drop:.0%}")
             return self
         return msgspec.structs.replace(self, max_drop_is_share=True)
 
@@ -141,7 +155,8 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
         if self.max_drop is not None:
             in_unit = metric is not None and not (metric.is_share or self.max_drop_is_share)
             allowed = metric.format(self.max_drop) if metric and in_unit else format_percent(self.max_drop)
-            texts.append(f"{metric.name if metric else 'metric'} drop ≤ {allowed}")
+            whose = " of the original's value" if self.max_drop_is_share else ""
+            texts.append(f"{metric.name if metric else 'metric'} drop ≤ {allowed}{whose}")
         for name, bound in (self.at_least or {}).items():
             of = None if metric is None else metric.named(name)
             texts.append(f"{name} at least {bound:g}" if of is None else

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.errors import InputError
-from autocompress.quantities import parse_bytes, parse_count, parse_fraction, parse_milliseconds, parse_seconds
+from autocompress.quantities import (
+    parse_bytes,
+    parse_count,
+    parse_drop,
+    parse_fraction,
+    parse_milliseconds,
+    parse_seconds,
+)
 from autocompress.search.efforts import EFFORTS
 from autocompress.search.executors.ray_cluster import check_address
 from autocompress.tasks.cache import from_home
@@ -244,7 +251,7 @@ NUMBER = Kind(_number, (int, float), "a number", flag_type=float)
 NUMBERS = Kind(_channel_numbers, (str, int, float), "a number, or a list of numbers", lists=True)
 SIZE = _quantity(parse_bytes)
 AMOUNT = _quantity(parse_count)
-SHARE = _quantity(parse_fraction)
+DROP = _quantity(parse_drop)
 DURATION = _quantity(parse_seconds)
 LATENCIES = replace(_quantity(_latencies), lists=True, repeatable=True, table=True)
 QUALITIES = Kind(_qualities, (str, int, float), 'text such as "miou=70%"', lists=True, repeatable=True, table=True)

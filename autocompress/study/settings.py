@@ -17,6 +17,7 @@ from autocompress.core.budget import Budget
 from autocompress.errors import InputError
 from autocompress.formats.table import FORMATS
 from autocompress.hardware.fields import meant
+from autocompress.quantities import amount_in_unit
 from autocompress.search.efforts import DEFAULT_EFFORT, EFFORTS
 from autocompress.search.storage_urls import shown_url
 from autocompress.study import setting_kinds as kinds
@@ -101,7 +102,8 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
         "data")] = None
     cache_size: Annotated[int, Setting(
         WHAT, kinds.SIZE, "Bytes of the user's cache folder that decoded pictures of large imagefolders may take; "
-        "those of the data set that was opened least recently go first. Default: 10GB.", "SIZE")] = DEFAULT_BYTES
+        "those of the data set that was opened least recently go first. Samples of other data that would take more are "
+        "refused. Default: 10GB.", "SIZE")] = DEFAULT_BYTES
     task: Annotated[Any, Setting(
         WHAT, kinds.SOURCE, "What the network is for: classification, regression, embedding, segmentation, detection "
         "or text; or a task of your own, whose file is run. Default: segmentation of masks, detection of boxes, else "
@@ -129,8 +131,10 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
     peak_memory: Annotated[int | None, Setting(
         LIMITS, kinds.SIZE, "Most bytes of activations alive at once, such as 256KiB.", "SIZE", "study",
         identity=True)] = None
-    max_drop: Annotated[float | None, Setting(
-        LIMITS, kinds.SHARE, "Largest loss of the task's metric against the original, such as 1%.", "SHARE", "study",
+    max_drop: Annotated[float | str | None, Setting(
+        LIMITS, kinds.DROP, "Largest loss of the task's metric against the original: 1% is a point of a metric in "
+        "percent, and of any other a hundredth of the original's value, which an error may pass by more than 100%; or "
+        "in the metric's unit or by its name, such as 0.5dB or 0.02rmse.", "SHARE|AMOUNT", "study",
         identity=True)] = None
     at_least: Annotated[dict[str, float] | None, Setting(
         LIMITS, kinds.QUALITIES, "The worst value that is allowed of a metric of the task, such as miou=70%; of one "
@@ -284,9 +288,10 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
                                  f"but got {device!r}{meant(device, devices)}")
         latencies = {device: latency.get(device, latency.get(ANY_DEVICE)) for device in devices}
         further = {device: bound for device, bound in latencies.items() if device != devices[0] and bound is not None}
+        drop, unit = amount_in_unit(self.max_drop) if isinstance(self.max_drop, str) else (self.max_drop, "")
         return Budget(size_bytes=self.budget, latency_ms=latencies[devices[0]],
                       further_latency_ms=further or msgspec.UNSET, macs=self.macs, peak_memory_bytes=self.peak_memory,
-                      max_drop=self.max_drop, at_least=self.at_least or msgspec.UNSET)
+                      max_drop=drop, max_drop_unit=unit or msgspec.UNSET, at_least=self.at_least or msgspec.UNSET)
 
     @property
     def _of_pictures(self) -> tuple[int | None, int | None, float | None]:

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler
 
 from autocompress.errors import AutocompressError, InputError
-from autocompress.tasks.batch_structure import is_rows, parts, rebuilt
+from autocompress.tasks.batch_structure import ONE_SHAPE, is_rows, parts, rebuilt
 
+# What torch says of samples that cannot be stacked.
+_UNEQUAL = "stack expects each tensor to be equal size"
 # Samples of a batch where the user makes none.
 BATCH = 64
-# Samples at which an iterable that does not say its length counts as endless.
-MOST_SAMPLES = 1_000_000
 
 
 def batches_of(source: Any, name: str, view: int = 0) -> Generator[Any, None, None]:
@@ -44,26 +44,22 @@ def batches_of(source: Any, name: str, view: int = 0) -> Generator[Any, None, No
             except AutocompressError:
                 raise
             except Exception as error:  # the user's code: anything can come
+                hint = f": {ONE_SHAPE}" if _UNEQUAL in str(error) else ""
                 raise InputError(f"the {name} split must give all its batches, but batch {number} raised "
-                                 f"{_told(error)}") from error
+                                 f"{_told(error)}{hint}") from error
             yield batch
 
 
-def is_endless(source: Any, samples: int) -> bool:
-    """Whether so many samples are more than an iterable without a length is believed to hold."""
-    if samples <= MOST_SAMPLES:
-        return False
+def batch_count(source: Any) -> int | None:
+    """Number of batches of a split; None where it does not say that."""
+    arrays = _arrays(source)
     try:
-        len(source)
-    except TypeError:  # a DataLoader has the method, but raises where its dataset has no length
-        return True
-    return False
-
-
-def endless(name: str) -> InputError:
-    """What is said of an iterable that does not end."""
-    return InputError(f"the {name} split must end, but gave more than {MOST_SAMPLES:,} samples and does not say how "
-                      "many there are: cut it off with itertools.islice, or give it a length (__len__)")
+        count = len(arrays[0]) if arrays else len(source)
+    except TypeError:  # a DataLoader has a length, but raises where its dataset has none
+        return None
+    are_samples = _by_number(source) and not isinstance(source, DataLoader)
+    are_samples = bool(arrays) or isinstance(source, IterableDataset) or are_samples
+    return -(-count // BATCH) if are_samples else count
 
 
 def collated(samples: Sequence[Any], inside: bool = False) -> Any:
@@ -92,8 +88,7 @@ def _stream(source: Any, name: str) -> Iterator[Any]:
         return _grouped(iter(source))
     if is_rows(source) or _arrays(source):
         return _of_arrays(source, name)
-    by_number = hasattr(source, "__getitem__") and hasattr(source, "__len__")
-    if by_number and not isinstance(source, list | str | bytes | Mapping | tuple):
+    if _by_number(source):
         return _grouped(source[i] for i in range(len(source)))
     if isinstance(source, Iterable) and not isinstance(source, str | bytes | Mapping):
         return iter(source)
@@ -102,6 +97,12 @@ def _stream(source: Any, name: str) -> Iterator[Any]:
     hint = f", in which {', '.join(odd)}: give what is no array by a Dataset of samples" if odd else ""
     raise InputError(f"the {name} split must be batches, a Dataset, a DataLoader or arrays with a row for each sample, "
                      f"but is {type(source).__name__}{hint}")
+
+
+def _by_number(source: Any) -> bool:
+    """Whether samples are read by their number."""
+    return hasattr(source, "__getitem__") and hasattr(source, "__len__") and not isinstance(
+        source, list | str | bytes | Mapping | tuple)
 
 
 def _told(error: Exception) -> str:

@@ -24,6 +24,11 @@ Kind = Literal["tensor", "list", "parts", "same", "whole"]
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, np.generic, torch.dtype, torch.device)
 
 
+# What can be done about samples of several shapes.
+ONE_SHAPE = ("bring pictures to one size (a transform of the Dataset; on the command line --image-size), and pad "
+             "sequences to one length, with a mask as a further input")
+
+
 @dataclasses.dataclass(frozen=True)
 class Structure:
     """How a batch is built: for each place in it the kind of value, and that in words.
@@ -52,13 +57,16 @@ class Structure:
         return cls(kinds, words)
 
     def require_like(self, first: Structure, where: str) -> None:
-        """InputError where batches of one split are built otherwise than those of another, found `where`; their arrays
-        may be of other types, as where one split holds shares of classes and another one labels."""
-        places = {place: ["nothing" if place not in words.words else "rows" if words.kinds[place] == "tensor" else
-                          words.words[place] for words in (first, self)] for place in [*first.words, *self.words]}
-        for place, (before, now) in places.items():
-            if before != now:
-                raise _unlike(where, now, before, place)
+        """InputError where batches of one split, found `where`, are not what those of another are: arrays, sequences,
+        or entries by name. They may hold more or less, and arrays of other types: one split has weights of samples or
+        shares of classes, another one labels alone."""
+        if self._form != first._form:
+            raise _unlike(where, self.words[""], first.words[""], "")
+
+    @property
+    def _form(self) -> str:
+        start = self.words[""].split()[0]
+        return {"a": "array", "an": "array", "tuple": "sequence", "list": "sequence"}.get(start, "by name")
 
     def merged(self, other: Structure, where: str) -> Structure:
         """The structure of these batches and another, found `where`: an array that has a row for each sample by chance
@@ -182,6 +190,21 @@ def moved(value: Any, device: Any) -> Any:
 def _unlike(where: str, now: str, before: str, place: str) -> InputError:
     return InputError(f"{where} must be built as the first batch is, but it has {now} in place of {before}"
                       f"{f' at {place}' if place else ''}: give all batches one structure")
+
+
+def require_one_shape(batch: Any, where: str) -> None:
+    """InputError where what may be an input is a list of arrays, one a sample, of several shapes."""
+    first = batch[0] if isinstance(batch, tuple | list) and batch else batch
+    beside = parts(first) if isinstance(first, Mapping) else parts(batch) if isinstance(batch, tuple | list) else []
+    lengths = {len(value) for _, value in beside if is_rows(value)}
+    for place, value in [("", first), *(beside if isinstance(first, Mapping) else [])]:
+        if not isinstance(value, list) or not value or not all(map(is_rows, value)):
+            continue
+        shapes = sorted({str(tuple(each.shape)) for each in value})
+        are_inputs = lengths and {len(each) for each in value} == lengths  # each with a row for each sample
+        if len(shapes) > 1 and not are_inputs and (not lengths or len(value) in lengths):
+            raise InputError(f"{where} must hold samples of one shape, but {place.lstrip('.') or 'the input'} has "
+                             f"{' and '.join(shapes[:2])}: {ONE_SHAPE}")
 
 
 def is_rows(value: Any) -> bool:

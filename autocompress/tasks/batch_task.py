@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import closing
 from functools import cached_property, partial
 from typing import Any
 
@@ -14,13 +13,12 @@ from torch import Tensor, nn
 from autocompress.core.metric import Metric, Reference
 from autocompress.core.warnings import Warned
 from autocompress.errors import InputError
+from autocompress.quantities import parse_bytes
 from autocompress.tasks.batch_inputs import chosen_inputs, getter_of, require_alike, require_usable
 from autocompress.tasks.batch_likelihood import MASKS, MEANINGS, Loss, Meaning, OwnLoss, Reading, require_gradient
 from autocompress.tasks.batch_scoring import Original, scored
-from autocompress.tasks.batch_sources import batches_of, endless, is_endless
 from autocompress.tasks.batch_split import BatchSplit, GatheredBatches, SplitName, completed, named_rows
-from autocompress.tasks.batch_structure import Structure
-from autocompress.tasks.batches import Batches, BatchRecorder, GetInputs
+from autocompress.tasks.batches import Batches, GetInputs
 from autocompress.tasks.classification.outputs import DESCRIPTIONS
 from autocompress.tasks.identity import callable_fingerprint
 from autocompress.tasks.label_free import NOTES, label_free, label_free_metric
@@ -28,6 +26,8 @@ from autocompress.tasks.metrics.class_outputs import class_outputs
 from autocompress.tasks.metrics.measure import Measure
 from autocompress.tasks.metrics.table import measures
 from autocompress.tasks.original_outputs import KNOWN_SAMPLES, outputs_by_row, variances_of
+from autocompress.tasks.picture_cache import DEFAULT_BYTES
+from autocompress.tasks.recording import RecordingLimit, drawn_again, recorded
 from autocompress.tasks.score import Answers, Score
 from autocompress.tensors.likelihood import Likelihood
 from autocompress.tensors.named import Inputs, by_name
@@ -65,6 +65,7 @@ class BatchTask:
             what the metric says; what is neither of them and has no rows of probabilities is numbers.
         weights: how much an output counts in the training beside the others, by name; left out, 1.
         name: of the data, for headings and folders.
+        cache_size: bytes that all splits may take where they are kept, such as `40GB`.
 
     Raises:
         InputError: where batches, metric or loss cannot be used.
@@ -73,7 +74,8 @@ class BatchTask:
     def __init__(self, train: Any, validation: Any = None, test: Any = None, *,
                  inputs: GetInputs | str | Sequence[str] | None = None, metric: Any = None, loss: Loss | None = None,
                  keep: str | Sequence[str] = (), outputs: Mapping[str, Meaning] | None = None,
-                 weights: Mapping[str, float] | None = None, name: str = "data") -> None:
+                 weights: Mapping[str, float] | None = None, name: str = "data",
+                 cache_size: int | str = DEFAULT_BYTES) -> None:
         self.name = name
         self.keep: tuple[str, ...] = (keep,) if isinstance(keep, str) else tuple(keep)
         self._given_measures: tuple[Measure, ...] = () if metric is None else measures(metric)
@@ -83,20 +85,21 @@ class BatchTask:
         self._named_inputs = inputs is not None
         get_inputs = getter_of(inputs)
         split_batches = {"train": train, "validation": validation, "test": test}
-        recorded: dict[str, Batches] = {}
+        limit = RecordingLimit(parse_bytes(cache_size, "cache_size"))
+        found: dict[str, Batches] = {}
         for split, batches in split_batches.items():
             if batches is not None:
-                first = recorded["train"].structure if recorded else None
-                recorded[split] = _recorded(batches, split, get_inputs, first)
-        self._splits = completed(recorded, name)
-        self._train = recorded["train"]
-        again = _drawn_again(train, self._train, get_inputs)
+                first = found["train"].structure if found else None
+                found[split] = recorded(batches, split, get_inputs, first, limit)
+        self._splits = completed(found, name)
+        self._train = found["train"]
+        again = drawn_again(train, self._train, get_inputs, limit)
         self._again = None if again is None else (again, self._splits["train"].among(again))
-        recorded |= {} if again is None else {"again": again}
-        self._content = " ".join(f"{split} {batches.fingerprint}" for split, batches in recorded.items())
-        if loss is not None and recorded["train"].structure.whole:
+        found |= {} if again is None else {"again": again}
+        self._content = " ".join(f"{split} {batches.fingerprint}" for split, batches in found.items())
+        if loss is not None and found["train"].structure.whole:
             raise InputError(f"{name}: with a loss, samples of batches are mixed anew, but none can be taken out of "
-                             f"{recorded['train'].structure.whole}: give arrays with a row, or lists with an entry, "
+                             f"{found['train'].structure.whole}: give arrays with a row, or lists with an entry, "
                              "for each sample")
         self._names: dict[str, str] | None = None
         self._original: dict[SplitName, Original] = {}
@@ -255,6 +258,9 @@ class BatchTask:
         doubts = []
         if not self._given_measures:
             doubts.append(Warned("label-free", NOTES[self.metric.name]))
+        for name in (each.metric.name for each in self._given_measures if getattr(each, "assumed", False)):
+            doubts.append(Warned("direction-assumed", f"of the metric {name} more is taken for better, as nothing says "
+                                 f"otherwise: give autocompress.metric({name}, higher_is_better=True), or False"))
         if original.answers and self.samples("validation") > 1:
             doubts.append(Warned("original-one-answer", "the original puts out the same for every sample in "
                                  f"{', '.join(original.answers)}. Likely causes: inputs that are not scaled as in "
@@ -313,32 +319,6 @@ class TrainInputs:
     def __getitem__(self, rows: Any) -> Any:
         """The samples of `rows`."""
         return named_rows(self._split, self._names, rows)
-
-
-def _recorded(source: Any, split: str, get_inputs: GetInputs | None, first: Structure | None) -> Batches:
-    """All batches of a split. InputError where they do not end."""
-    recorder = BatchRecorder(get_inputs, split, first)
-    with closing(batches_of(source, split)) as batches:
-        for batch in batches:
-            recorder.add(batch)
-            if is_endless(source, recorder.samples):
-                raise endless(split)
-    return recorder.finish()
-
-
-def _drawn_again(source: Any, first: Batches, get_inputs: GetInputs | None) -> Batches | None:
-    """The training batches, drawn a second time where random augmentations make others of them; None where they do not,
-    or where batches can be drawn but once."""
-    if isinstance(source, Iterator):
-        return None
-    recorder = BatchRecorder(get_inputs, "train", first.structure)
-    with closing(batches_of(source, "train", view=1)) as batches:
-        for number, batch in enumerate(batches):
-            recorder.add(batch)
-            if not number and recorder.is_start_of(first):
-                return None
-    again = recorder.finish()
-    return again if again.starts == first.starts else None
 
 
 def _check_arguments(loss: Any, meanings: Mapping[str, str], weights: Mapping[str, float]) -> None:

@@ -17,7 +17,16 @@ import torch
 from torch import Tensor
 
 from autocompress.errors import InputError
-from autocompress.tasks.batch_structure import Reference, Structure, gathered, is_rows, parts, resolved
+from autocompress.tasks.batch_structure import (
+    ONE_SHAPE,
+    Reference,
+    Structure,
+    gathered,
+    is_rows,
+    parts,
+    require_one_shape,
+    resolved,
+)
 from autocompress.tasks.metrics.selection import described
 from autocompress.tasks.samples import Samples, bytes_of
 from autocompress.tasks.stored_samples import SampleWriter
@@ -36,14 +45,14 @@ class RowWriter:
     def __init__(self) -> None:
         self._pieces: list[Tensor] = []
         self._writer: SampleWriter | None = None
-        self._digest, self.rows, self._bytes = hashlib.sha256(), 0, 0
+        self._digest, self.rows, self.bytes = hashlib.sha256(), 0, 0
 
     def append(self, rows: Tensor) -> None:
         """Add rows `(M, …)`, of the shape and type of the first."""
         rows = rows.detach().cpu().contiguous()
         self._digest.update(bytes_of(rows))
-        self.rows, self._bytes = self.rows + len(rows), self._bytes + rows.nbytes
-        if self._writer is None and self._bytes > HELD_BYTES:
+        self.rows, self.bytes = self.rows + len(rows), self.bytes + rows.nbytes
+        if self._writer is None and self.bytes > HELD_BYTES:
             self._writer = SampleWriter()
             for piece in self._pieces:
                 self._writer.append({"rows": piece})
@@ -132,6 +141,11 @@ class BatchRecorder:
         """Number of samples so far."""
         return self._starts[-1]
 
+    @property
+    def bytes(self) -> int:
+        """Bytes of the samples so far."""
+        return self._blobs.bytes + sum(column.writer.bytes for column in self._columns)
+
     def is_start_of(self, other: Batches) -> bool:
         """Whether all samples so far are those that others begin with; nothing of the batch is looked at beside its
         inputs."""
@@ -156,6 +170,8 @@ class BatchRecorder:
 
     def _inputs(self, batch: Any, where: str) -> Mapping[str, Any]:
         if self._get_inputs is None:
+            if not self._names:
+                require_one_shape(batch, where)
             arrays = inputs_in(batch)
             if self._names:  # another array may have as many rows by chance
                 arrays = {name: rows for name, rows in arrays.items() if name in self._names}
@@ -260,7 +276,7 @@ class Batches(Sequence[Any]):
         """The samples of an input. InputError where they have more than one shape or type."""
         if name in self.shut:
             raise InputError(f"all samples of the input {name or 'of the network'} must have one shape and type, but "
-                             f"{self.shut[name]}: pad them in the data")
+                             f"{self.shut[name]}: {ONE_SHAPE}")
         return self._columns[self.input_columns[name]]
 
     def __getitem__(self, number: Any) -> Any:

@@ -135,7 +135,7 @@ def test_out_that_cannot_be_written(cli: Cli, task: Any, tmp_path: Path) -> None
     (["--latency", "5"], "5ms"),
     (["--macs", "5ms"], "50M"),
     (["--peak-memory", "-1kB"], "peak memory"),
-    (["--max-drop", "150%"], "between 0 and 1"),
+    (["--max-drop", "2"], "between 0 and 1"),
     (["--timeout", "0"], "above zero"),
     (["--trials", "0"], "at least 1"),
     (["--trials", "-3"], "at least 1"),

@@ -15,6 +15,7 @@ from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.core.front import best, front, non_dominated, objectives
 from autocompress.core.metric import Metric, Reference
 from autocompress.core.plan import Receipt
+from autocompress.errors import InputError
 from autocompress.tasks.classification.metric import ACCURACY
 
 VALUES = st.sampled_from([0.0, 1.0, 2.0, 3.0, math.nan, math.inf, -math.inf]) | st.floats(-5, 5)
@@ -92,12 +93,27 @@ def test_excess_is_relative_and_unjudged_bounds_are_left_out() -> None:
     assert Budget().describe() == "no constraint"
 
 
+def test_a_drop_may_be_an_amount_of_the_metric_and_an_error_may_more_than_double() -> None:
+    metric = Metric("rmse", unit="m", higher_is_better=False)
+    for unit in ("m", "rmse"):
+        budget = Budget(max_drop=0.5, max_drop_unit=unit).of_metric(metric)
+        assert budget.excess({"rmse": 2.75}, Reference(metric, 2.0)) == pytest.approx({"max_drop": 0.25})
+        assert budget.describe(metric) == "rmse drop ≤ 0.5 m"
+    with pytest.raises(InputError, match=r"an amount of the task's metric such as 0.5m or 0.5rmse, but is 0.5dB"):
+        Budget(max_drop=0.5, max_drop_unit="dB").of_metric(metric)
+    doubled = Budget(max_drop=1.5).of_metric(metric)
+    reference = Reference(metric, 2.0)
+    assert doubled.allows({"rmse": 4.9}, reference) and not doubled.allows({"rmse": 5.1}, reference)
+    with pytest.raises(InputError, match="at most 100% of accuracy"):
+        Budget(max_drop=1.5).of_metric(ACCURACY)
+
+
 def test_a_drop_of_a_metric_in_its_own_unit_is_a_share_of_the_originals_value() -> None:
     metric = Metric("mae", unit="m", higher_is_better=False)
     budget, reference = Budget(max_drop=0.1).of_metric(metric), Reference(metric, 2.0)
     assert budget.excess({"mae": 2.5}, reference) == pytest.approx({"max_drop": 0.3})
     assert budget.allows({"mae": 2.19}, reference) and budget.allows({"mae": 1.0}, reference)
-    assert budget.describe(metric) == "mae drop ≤ 10.00%"
+    assert budget.describe(metric) == "mae drop ≤ 10.00% of the original's value"
     assert Budget(max_drop=0.1).of_metric(ACCURACY) == Budget(max_drop=0.1)
     everyone = [Candidate(trial=n, status="complete", evaluations=(Evaluation(
         rung=0, metrics={"mae": mae, "size_bytes": size, "latency_ms": 1.0}, sources={}),))

@@ -43,6 +43,15 @@ def test_bytes_refuse_everything_else(text: str) -> None:
         units.parse_bytes(text, "the budget")
 
 
+def test_a_drop_is_a_share_or_an_amount_in_a_unit() -> None:
+    assert [units.parse_drop(text) for text in ("1%", 0.01, "150%", 0)] == pytest.approx([0.01, 0.01, 1.5, 0])
+    assert [units.parse_drop(text) for text in ("0.5dB", "2 €", "0.02rmse")] == ["0.5dB", "2€", "0.02rmse"]
+    assert units.amount_in_unit("1e-3m/s") == (1e-3, "m/s")
+    for text in ("2", "-1%", "dB", "1e999%"):
+        with pytest.raises(InputError, match="a drop must be"):
+            units.parse_drop(text)
+
+
 def test_a_bare_latency_is_ambiguous_and_a_share_ends_at_one() -> None:
     with pytest.raises(InputError, match="5ms"):
         units.parse_milliseconds("5")

@@ -7,6 +7,7 @@ import pickle
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from autocompress.errors import InputError
-from autocompress.tasks import batch_sources, batches
+from autocompress.tasks import batches, recording
 from autocompress.tasks.batch_sources import batches_of, collated
 from autocompress.tasks.batch_split import GatheredBatches, completed
 from autocompress.tasks.batches import Batches, BatchRecorder
@@ -236,9 +237,55 @@ class Endless(IterableDataset[Any]):
 def test_a_split_that_does_not_end_is_bounded(source: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import autocompress
 
-    monkeypatch.setattr(batch_sources, "MOST_SAMPLES", 1000)
-    with pytest.raises(InputError, match="must end, but gave more than 1,000 samples"):
+    monkeypatch.setattr(recording, "MOST_SAMPLES", 1000)
+    with pytest.raises(InputError, match=r"must end, but gave 1,0\d\d samples"):
         autocompress.Task(train=source)
+
+
+class Unequal(Dataset[Any]):
+    """Pictures of several sizes."""
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, number: int) -> Any:
+        return torch.zeros(3, 8 + number % 3, 8), number
+
+
+@pytest.mark.parametrize("source", [Unequal(), DataLoader(Unequal(), 4), DataLoader(Unequal(), 1), [
+    {"image": [torch.zeros(3, 8, 8), torch.zeros(3, 9, 8)]}]])
+def test_samples_of_several_shapes_are_told_what_to_do(source: Any) -> None:
+    with pytest.raises(InputError, match=r"3, \d+, 8.* and .*3, \d+, 8.*: bring pictures to one size .*, and pad"):
+        read(source).column("")
+
+
+class Large(Dataset[Any]):
+    """100,000 samples of a kilobyte each, of which none may be read that is not needed to tell that."""
+
+    read = 0
+
+    def __len__(self) -> int:
+        return 100_000
+
+    def __getitem__(self, number: int) -> Any:
+        self.read += 1
+        return torch.zeros(256), number % 3
+
+
+def test_what_takes_too_much_of_the_disk_is_told_by_the_first_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    import autocompress
+
+    monkeypatch.setattr(recording, "HELD_BYTES", 0)
+    large = Large()
+    with pytest.raises(InputError, match=r"at most 50.00 MB of the disk, but with the train split they are "
+                                         r"10\d.\d\d MB: allow more by --cache-size"):
+        autocompress.Task(train=large, cache_size="50MB")
+    assert large.read <= 256
+    with pytest.raises(InputError, match="train split must end, but gave"):
+        autocompress.Task(train=({"x": torch.zeros(64, 256)} for _ in itertools.count()), cache_size="50MB")
+    monkeypatch.setattr(recording.shutil, "disk_usage", lambda folder: SimpleNamespace(free=80_000_000))
+    with pytest.raises(InputError, match=r"must fit on the disk of .*, of which 72.00 MB can be used"):
+        autocompress.Task(train=Large())
 
 
 @pytest.mark.parametrize(("at_hand", "sizes"), [
@@ -280,10 +327,10 @@ def test_splits_may_hold_targets_of_other_types() -> None:
     first = read((X, shares)).structure
     again = read((X.numpy(), Y.numpy()), first=first)
     assert again.samples == 50
-    with pytest.raises(InputError, match=r"tuple of 3 in place of tuple of 2"):
-        read((X, Y, Y), first=first)
-    with pytest.raises(InputError, match=r"nothing in place of rows|dict of 1 in place of tuple"):
-        read([{"x": X}], first=first)
+    assert read(DataLoader(TensorDataset(X, Y, Y), 16), first=first).samples == 50  # lists of 3 in place of tuples of 2
+    for given, message in (([{"x": X}], "dict of 1 in place of tuple of 2"), (X, "a tensor of .* in place of tuple")):
+        with pytest.raises(InputError, match=message):
+            read(given, first=first)
 
 
 def test_a_batch_for_a_loss_can_be_cut_like_a_tensor() -> None:

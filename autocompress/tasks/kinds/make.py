@@ -93,7 +93,7 @@ def kind_task(request: KindRequest) -> tuple[LoadedModel, KindTask]:
     metric = request.metric
     if isinstance(metric, str) and is_factory(metric):
         metric = load_object(metric, what="--metric", trust_code=request.trust_code, call=False)
-    task = KindTask(source, reader, facts, with_metric(facts, metric))
+    task = KindTask(source, reader, facts, with_metric(facts, metric), request.cache_bytes)
     loaded = load_network(model, task, trust_code=request.trust_code)
     return replace(loaded, name=safe_name(network.name), claimed=claimed), task
 

@@ -13,6 +13,7 @@ from autocompress.tasks.batch_task import BatchTask
 from autocompress.tasks.kinds.base import KindFacts
 from autocompress.tasks.kinds.inputs import InputReader, grey, is_picture, one_channel
 from autocompress.tasks.kinds.read_ahead import ReadAhead
+from autocompress.tasks.picture_cache import DEFAULT_BYTES
 from autocompress.tasks.sources.base import Source
 from autocompress.tasks.splits import SPLITS
 from autocompress.tensors.likelihood import Likelihood
@@ -28,12 +29,14 @@ class KindTask(BatchTask):
         reader: what the network reads of them.
         facts: what the kind says.
         metric: what is measured, the objective first; empty where that is how near files come to the original.
+        cache_bytes: that samples may take where they are kept.
     """
 
-    def __init__(self, source: Source, reader: InputReader, facts: KindFacts, metric: Any) -> None:
+    def __init__(self, source: Source, reader: InputReader, facts: KindFacts, metric: Any,
+                 cache_bytes: int = DEFAULT_BYTES) -> None:
         train, validation, test = (ReadAhead(source.splits[split], f"{source.name}, {split} split") for split in SPLITS)
         super().__init__(train, validation, test, inputs=reader.stored, metric=metric or None, name=source.name,
-                         outputs=dict.fromkeys(facts.classes, "classes"))
+                         outputs=dict.fromkeys(facts.classes, "classes"), cache_size=cache_bytes)
         self._reader, self._classes, self._prepared = reader, facts.classes, source.prepared
         self._class_names, self._files, self._shipped = source.class_names, source.files, source.shipped
         stored = super().inputs("train", slice(0, 1))

@@ -109,11 +109,13 @@ class OfBatches:
         metric: name, unit and direction.
         function: outputs `(N, …)` by name and the batch → a number.
         needs_original: whether the original's outputs are compared with.
+        assumed: whether nobody said that more is better.
     """
 
     metric: Metric
     function: Callable[[Outputs, Any], float]
     needs_original: bool = False
+    assumed: bool = False
 
     def of_batch(self, outputs: Outputs, batch: Any, original: Outputs) -> np.ndarray:
         """The value, and the number of samples."""
@@ -135,12 +137,14 @@ class OfSplit:
         function: a list of what was kept, and a list of the batches → a number.
         keep: what is kept of a batch; left out, its outputs.
         needs_original: whether the original's outputs are compared with.
+        assumed: whether nobody said that more is better.
     """
 
     metric: Metric
     function: Callable[[Sequence[Any], Sequence[Any]], float]
     keep: Callable[[Outputs, Any], Any] | None = None
     needs_original: bool = False
+    assumed: bool = False
 
     def of_batch(self, outputs: Outputs, batch: Any, original: Outputs) -> Any:
         """The outputs, or what `keep` makes of them."""

@@ -22,15 +22,25 @@ def alike(predictions: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.
     return predictions.astype(np.float64), targets.astype(np.float64)
 
 
+def _compared(predictions: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As `alike`. InputError where targets are not finite too."""
+    predictions, targets = alike(predictions, targets)
+    missing = int((~np.isfinite(targets)).sum())
+    if missing:
+        raise InputError(f"targets must be finite, but {missing} of {targets.size} are NaN or infinite: leave these "
+                         "samples out, or give a function of outputs and batch that leaves them out")
+    return predictions, targets
+
+
 def absolute_errors(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Mean absolute error of each sample `(N,)`."""
-    predictions, targets = alike(predictions, targets)
+    predictions, targets = _compared(predictions, targets)
     return np.abs(predictions - targets).reshape(len(targets), -1).mean(1)  # type: ignore[no-any-return]
 
 
 def squared_errors(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Mean squared error of each sample `(N,)`."""
-    predictions, targets = alike(predictions, targets)
+    predictions, targets = _compared(predictions, targets)
     return np.square(predictions - targets).reshape(len(targets), -1).mean(1)  # type: ignore[no-any-return]
 
 
@@ -42,7 +52,7 @@ def root_of_mean(rows: np.ndarray) -> float:
 def sums_by_channel(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """For each sample and channel: sum of squared errors, of targets, of their squares, and their number,
     `(N, channels, 4)`. Channels are axis 1, and positions behind it are summed over."""
-    predictions, targets = alike(predictions, targets)
+    predictions, targets = _compared(predictions, targets)
     shape = (len(targets), targets.shape[1] if targets.ndim > 1 else 1, -1)
     errors, values = np.square(predictions - targets).reshape(shape), targets.reshape(shape)
     count = np.full(values.shape[:2], values.shape[2], np.float64)
@@ -59,7 +69,7 @@ def explained(rows: np.ndarray) -> float:
 
 def pairs(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Prediction and target of each sample, `(N, 2)`."""
-    predictions, targets = alike(predictions, targets)
+    predictions, targets = _compared(predictions, targets)
     if predictions.size != len(predictions):
         raise InputError(f"spearman needs one number for each sample, but predictions are {predictions.shape}: give "
                          "autocompress.metric('spearman', predictions=…), such as the similarity of two outputs")

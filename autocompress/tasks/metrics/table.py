@@ -55,7 +55,7 @@ def metric(measured: Any, *, name: str | None = None, unit: str | None = None, h
             name, batches as they came.
         name: the key in tables, JSON and `--at-least`; left out, that of the function.
         unit: what stands behind values; values of unit `%` are shares, 0 to 1.
-        higher_is_better: the direction; left out, yes for functions.
+        higher_is_better: the direction; left out, yes for functions, which is said when the search starts.
         over: `batch` or `split`, where the name of the function's second parameter, `batch` or `batches`, does not say
             it.
         predictions: for names and torchmetrics: the output that is compared, or a function of all outputs by name.
@@ -70,7 +70,9 @@ def metric(measured: Any, *, name: str | None = None, unit: str | None = None, h
         named = _named(measured)
         measure = replace(named, predictions=named.predictions if predictions is None else predictions,
                           targets=named.targets if targets is None else targets)
-    elif isinstance(measured, OfSamples | OfBatches | OfSplit):
+    elif isinstance(measured, OfBatches | OfSplit):
+        measure = replace(measured, assumed=measured.assumed and higher_is_better is None)
+    elif isinstance(measured, OfSamples):
         measure = measured
     elif is_torchmetrics(measured):
         measure = of_torchmetrics(measured, predictions, targets)
@@ -133,8 +135,8 @@ def _of_function(function: Callable[..., Any], over: Over, name: str | None,
     if higher_is_better is None and words & ERROR_WORDS:
         raise InputError(f"the metric {name} sounds as if less were better: say so by autocompress.metric({name}, "
                          "higher_is_better=False), or True")
-    facts = Metric(name)
-    return OfBatches(facts, function) if over == "batch" else OfSplit(facts, function)
+    facts, assumed = Metric(name), higher_is_better is None
+    return OfBatches(facts, function, assumed=assumed) if over == "batch" else OfSplit(facts, function, assumed=assumed)
 
 
 def _name_of(function: Any) -> str:

@@ -28,6 +28,8 @@ from autocompress.tasks.sources.base import (
     in_three_splits,
     spelled_split,
 )
+from autocompress.tasks.sources.csv_categories import category_rows
+from autocompress.tasks.sources.csv_windows import Run, Window, window_of, windows
 from autocompress.tasks.sources.records import Records, is_number
 from autocompress.tasks.sources.specs import SourceSpec
 from autocompress.tasks.sources.text import Tokens, tokens_for
@@ -78,23 +80,28 @@ def _with_target(sample: Sample, targets: Tensor | None, index: int) -> Sample:
 
 @dataclass(frozen=True)
 class _Columns:
-    """Numbers of the columns that are read: of inputs, or of one text; of targets; and of the split."""
+    """Numbers of the columns that are read: of inputs, or of one text; of categories; of targets; of the split; and of
+    what tells one time series from another."""
 
     inputs: tuple[int, ...]
     text: int | None
+    categories: tuple[int, ...]
     targets: tuple[int, ...]
     split: int | None
+    series: int | None
 
 
 @dataclass(frozen=True)
 class _Read:
-    """What one pass over a file keeps: where records begin, inputs `(N, columns)`, targets by column, and which records
-    each split has."""
+    """What one pass over a file keeps: where records begin, inputs `(N, columns)`, categories and targets by column,
+    which records each split has, and runs of records of one series and split."""
 
     places: Tensor
     values: Tensor
+    categories: tuple[list[str], ...]
     targets: tuple[list[str], ...]
     splits: dict[str, list[int]]
+    runs: list[Run]
 
 
 def open_csv(spec: SourceSpec, context: SourceContext) -> Source:
@@ -102,21 +109,31 @@ def open_csv(spec: SourceSpec, context: SourceContext) -> Source:
 
     Options: `target`, a column or several, empty where there are no labels; `inputs`, columns of numbers, by default
     all others; `text`, the column of a text; `split`, the column that says train, validation or test; `shape` of an
-    input such as `1,140`, out of as many columns; `length` of a text in tokens.
+    input such as `1,140`, out of as many columns; `length` of a text in tokens; `window`, `horizon`, `stride` and
+    `series` of a time series, see `csv_windows`; `categories`, columns of them, and `names` of the inputs of categories
+    and numbers.
 
     Raises:
         InputError: where the file, a column or a cell is not as it must be.
     """
     (path,) = spec.paths
     records = Records(path)
-    columns = _columns(spec, records, context)
+    window = window_of(spec, context.classes)
+    columns = _columns(spec, records, context, window)
     read = _read(records, columns)
     targets, class_names = _targets(read.targets, context.classes, path)
     length = spec.number("length", int, "a number of tokens")
     samples: SampleDataset
     tokens: Tokens | None = None
-    if columns.text is None:
-        inputs: tuple[str, ...] = (INPUT,)
+    inputs: tuple[str, ...] = (INPUT,)
+    splits: dict[str, SampleDataset] | None = None
+    if window is not None:
+        samples, splits = windows(window, read.runs, read.values, targets, path.name)
+    elif columns.categories:
+        cells = {records.columns[column]: read.categories[i] for i, column in enumerate(columns.categories)}
+        samples = category_rows(cells, read.values, targets, spec.listed("names"), context.arguments)
+        inputs = tuple(samples.inputs)
+    elif columns.text is None:
         samples = NumberRows(_shaped(read.values, spec.options.get("shape"), path), targets)
     else:
         where = f"column {records.columns[columns.text]!r} of {path}"
@@ -124,14 +141,14 @@ def open_csv(spec: SourceSpec, context: SourceContext) -> Source:
         tokens = tokens_for(context, texts, None if length is None else int(length), where)
         samples, inputs = TextRows(records, columns.text, read.places, tokens, targets), tokens.names
     strata = targets if context.classes else None
-    splits = in_three_splits(samples, read.splits, context.seed, path.name, strata)
+    splits = splits or in_three_splits(samples, read.splits, context.seed, path.name, strata)
     mean, std = context.normalisation
     classes = len(class_names) or (None if strata is None else int(strata.max()) + 1)
     return Source(path.stem, splits, inputs, targets is not None, classes, class_names, mean, std,
                   _described(records, columns), tokens.files if tokens else {}, tokens.shipped if tokens else {})
 
 
-def _columns(spec: SourceSpec, records: Records, context: SourceContext) -> _Columns:
+def _columns(spec: SourceSpec, records: Records, context: SourceContext, window: Window | None) -> _Columns:
     names = spec.listed("target")
     if names is None:
         there = [name for name in records.columns if name.lower() in _TARGETS]
@@ -142,7 +159,11 @@ def _columns(spec: SourceSpec, records: Records, context: SourceContext) -> _Col
         names = tuple(there)
     targets = tuple(records.number(name, "target") for name in names)
     split = records.number(spec.options["split"], "split") if "split" in spec.options else None
-    rest = [number for number in range(len(records.columns)) if number not in (*targets, split)]
+    series = records.number(spec.options["series"], "series") if "series" in spec.options else None
+    categories = tuple(records.number(name, "categories") for name in spec.listed("categories") or ())
+    foretells = window is not None and window.horizon > 0  # what comes next is foretold of what was before
+    apart = (split, series, *categories, *(() if foretells else targets))
+    rest = [number for number in range(len(records.columns)) if number not in apart]
     inputs = spec.listed("inputs")
     text = records.number(spec.options["text"], "text") if "text" in spec.options else None
     if text is not None and inputs is not None:
@@ -151,12 +172,15 @@ def _columns(spec: SourceSpec, records: Records, context: SourceContext) -> _Col
     if text is None and inputs is None and context.tokenizer is not None:
         text = _one_text(records, rest)
     numeric = rest if inputs is None else [records.number(name, "inputs") for name in inputs]
-    both = next((records.columns[number] for number in (*numeric, text) if number in targets), None)
-    if both is not None and (inputs is not None or text in targets):
+    if (categories or window is not None) and (text is not None or (categories and window is not None)):
+        raise InputError("data: samples are windows, rows with categories, or texts, but options of more than one of "
+                         "them are given: leave out window, categories or text")
+    both = next((records.columns[number] for number in (*numeric, *categories, text) if number in targets), None)
+    if both is not None and not foretells and (inputs is not None or text in targets):
         raise InputError(f"{records.path}: a column must be an input or a target, but {both!r} is named as both")
-    if text is None and not numeric:
+    if text is None and not numeric and not categories:
         raise InputError(f"{records.path} must have a column beside its targets for the network to read, but has none")
-    return _Columns(() if text is not None else tuple(numeric), text, targets, split)
+    return _Columns(() if text is not None else tuple(numeric), text, categories, targets, split, series)
 
 
 def _one_text(records: Records, columns: Sequence[int]) -> int:
@@ -171,24 +195,31 @@ def _one_text(records: Records, columns: Sequence[int]) -> int:
 
 def _read(records: Records, columns: _Columns) -> _Read:
     places, values = array("q"), array("f")
-    targets: tuple[list[str], ...] = tuple([] for _ in columns.targets)
+    texts: tuple[list[str], ...] = tuple([] for _ in (*columns.categories, *columns.targets))
     splits: dict[str, list[int]] = {}
+    begins: list[tuple[int, str | None, str]] = []
     for number, (place, cells) in enumerate(records):
         places.append(place)
         for column in columns.inputs:
             values.append(_number(cells[column], records, column, number))
-        for cells_of_target, column in zip(targets, columns.targets, strict=True):
-            cells_of_target.append(sys.intern(cells[column].strip()))
+        for cells_of_column, column in zip(texts, (*columns.categories, *columns.targets), strict=True):
+            cells_of_column.append(sys.intern(cells[column].strip()))
         split = "train" if columns.split is None else spelled_split(cells[columns.split])
         if split is None:
             raise InputError(f"{_cell(records, columns.split or 0, number)} must say train, validation or test, but is "
                              f"{cells[columns.split or 0]!r}")
         splits.setdefault(split, []).append(number)
+        run = (None if columns.split is None else split, "" if columns.series is None else cells[columns.series])
+        if not begins or begins[-1][1:] != run:
+            begins.append((number, *run))
     if not places:
         raise InputError(f"{records.path} must hold records below the names of its columns, but holds none")
     table = torch.from_numpy(np.array(values, np.float32)).reshape(len(places), len(columns.inputs))
-    return _Read(torch.from_numpy(np.array(places, np.int64)), table, targets,
-                 {split: splits[split] for split in SPLITS if split in splits})
+    ends = [begin for begin, *_ in begins[1:]] + [len(places)]
+    runs = [Run(begin, end, split) for (begin, split, _), end in zip(begins, ends, strict=True)]
+    categories = len(columns.categories)
+    return _Read(torch.from_numpy(np.array(places, np.int64)), table, texts[:categories], texts[categories:],
+                 {split: splits[split] for split in SPLITS if split in splits}, runs)
 
 
 def _number(cell: str, records: Records, column: int, number: int) -> float:

@@ -17,7 +17,8 @@ PLACES: dict[str, tuple[str, ...]] = {
     "voc": ("DIR",), "audio": ("DIR",)}
 # Options of each kind of source.
 OPTIONS: dict[str, tuple[str, ...]] = {
-    "npz": (), "csv": ("target", "inputs", "text", "split", "shape", "length"),
+    "npz": (), "csv": ("target", "inputs", "text", "split", "shape", "length", "window", "horizon", "stride", "series",
+                       "categories", "names"),
     "masks": ("fit", "ignore", "classes"), "coco": ("fit", "classes"), "voc": ("fit", "classes"),
     "audio": ("rate", "seconds")}
 

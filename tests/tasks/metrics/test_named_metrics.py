@@ -117,6 +117,7 @@ def test_agreement_and_cosine_are_with_the_original() -> None:
     ("top5", SCORES[:, :5], LABELS % 5, "more than 5 classes"),
     ("mae", NUMBERS, TRUE[:, :2], "same shape"),
     ("spearman", NUMBERS, TRUE, "one number for each sample"),
+    ("rmse", NUMBERS, np.where(TRUE > 1, np.nan, TRUE), "targets must be finite, but .* leave these samples out"),
     ("miou", MAPS, MASKS + 1, "from 0 to 2"),
     ("auroc", MAPS, MASKS, r"scores \(N, classes\)"),
     ("map", NUMBERS, TRUE, "predictions=a function"),

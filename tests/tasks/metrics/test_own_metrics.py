@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+import autocompress
 from autocompress.errors import InputError
 from autocompress.tasks.metrics.measure import Measure, OfBatches, OfSplit
 from autocompress.tasks.metrics.table import measures, metric
+from autocompress.tasks.score import Score
 from autocompress.tasks.vision import mend_torchvision
 
 RNG = np.random.default_rng(0)
@@ -44,6 +46,19 @@ def test_functions_of_a_batch_and_of_all_are_told_apart_by_the_second_parameter(
                   higher_is_better=False)
     assert measured(said)[0] == pytest.approx(expected)
     assert (said.metric.name, said.metric.unit, said.metric.higher_is_better) == ("said", "%", False)
+
+
+def test_a_direction_that_nobody_said_is_told_before_the_search() -> None:
+    scores = torch.tensor(SCORES)
+
+    def told(given: Any) -> list[str]:
+        task = autocompress.Task(train=(scores, torch.tensor(LABELS)), metric=given)
+        original = Score(dict.fromkeys((task.metric.name, task.metric.error), 0.5), [])
+        return [doubt.message for doubt in task.doubts(original, None)]
+
+    assert len(told(share)) == 1 and "of the metric share more is taken for better" in told(share)[0]
+    assert "higher_is_better" in told(metric(share_of_all, unit="%"))[0]
+    assert not told(metric(metric(share), higher_is_better=True)) and not told("accuracy")
 
 
 def test_batches_of_other_sizes_count_by_their_samples() -> None:

@@ -143,3 +143,61 @@ def test_text_that_is_not_utf_8(tmp_path: Path) -> None:
         open_source(f"csv:{tmp_path}/rows.csv", NUMBERS)
     with pytest.raises(InputError, match="there is no file"):
         open_source(f"csv:{tmp_path}/none.csv", NUMBERS)
+
+
+def series(path: Path) -> Path:
+    """Two series of 60 records each, whose value counts up."""
+    lines = [f"2020-01-{row % 28 + 1},{'AB'[row // 60]},{row},{row / 2},{row // 10 % 2}" for row in range(120)]
+    path.write_text("\n".join(["date,site,load,heat,on", *lines]) + "\n")
+    return path
+
+
+def test_windows_of_a_time_series_foretell_what_comes_behind(tmp_path: Path) -> None:
+    path = series(tmp_path / "series.csv")
+    source = open_source(f"csv:{path}?window=4&target=load&inputs=load,heat&series=site", NUMBERS)
+    starts = {}
+    for split, samples in source.splits.items():
+        read = [samples[i] for i in range(len(samples))]
+        assert all(sample["input"].shape == (4, 2) for sample in read)
+        assert all(float(sample["target"]) == float(sample["input"][-1, 0]) + 1 for sample in read)
+        starts[split] = [int(sample["input"][0, 0]) for sample in read]
+    assert starts["train"][:3] == [0, 1, 2] and not {*range(44, 60)} & {*starts["train"]}
+    assert starts["test"] == [54, 55, 114, 115] and starts["validation"] == [48, 49, 108, 109]
+    several = open_source(f"csv:{path}?window=4&horizon=3&stride=5&target=load,heat&inputs=heat", NUMBERS)
+    sample = several.splits["train"][1]
+    assert sample["input"][:, 0].tolist() == [2.5, 3.0, 3.5, 4.0]
+    assert sample["target"].tolist() == [[9, 4.5], [10, 5], [11, 5.5]]
+
+
+def test_windows_may_name_their_last_record(tmp_path: Path) -> None:
+    path = series(tmp_path / "series.csv")
+    source = open_source(f"csv:{path}?window=3&target=on&inputs=load,heat", CLASSES)
+    sample = source.splits["train"][9]
+    assert sample["input"][:, 0].tolist() == [9, 10, 11] and int(sample["target"]) == 1 and source.classes == 2
+
+
+def test_categories_are_an_input_of_their_own(tmp_path: Path) -> None:
+    path = houses(tmp_path / "houses.csv")
+    context = SourceContext(arguments={"x_cat": True, "x_num": True})
+    source = open_source(f"csv:{path}?target=price&categories=city,rooms&names=x_cat,x_num", context)
+    assert source.inputs == ("x_cat", "x_num")
+    for sample in (source.splits["train"][i] for i in range(5)):
+        row = int(sample["x_num"][0]) - 50
+        assert sample["x_cat"].tolist() == [row % 2, row % 4] and sample["x_cat"].dtype == torch.int64
+        assert sample["x_num"].shape == (1,) and float(sample["target"]) == 1000.5 + row
+    alone = open_source(f"csv:{path}?target=price&categories=city&inputs=", NUMBERS)
+    assert alone.inputs == ("input",) and alone.splits["train"][0]["input"].dtype == torch.int64
+    with pytest.raises(InputError, match=r"names must be the arguments .* out of x_cat, x_num, but left out it is"):
+        open_source(f"csv:{path}?target=price&categories=city", context)
+
+
+@pytest.mark.parametrize(("query", "said"), [
+    ("window=0&target=load&inputs=load", "window must be a number of records"),
+    ("horizon=2&target=load&inputs=load", "horizon is of windows of a time series"),
+    ("window=90&target=load&inputs=load", "train holds none|validation holds none"),
+    ("window=4&categories=site&target=load&inputs=load", "leave out window, categories or text"),
+    ("window=4&target=load", "column 'date' must be a number"),
+])
+def test_windows_that_cannot_be(tmp_path: Path, query: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        open_source(f"csv:{series(tmp_path / 'series.csv')}?{query}", NUMBERS)
