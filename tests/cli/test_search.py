@@ -142,7 +142,7 @@ def test_out_that_cannot_be_written(cli: Cli, task: Any, tmp_path: Path) -> None
     (["--trials", "many"], "'many' is not a valid integer"),
     (["--seed", "-1"], "seed"),
     (["--jobs", "0"], "jobs"),
-    (["--device", "gpu"], "auto, cpu or cuda"),
+    (["--device", "gpu"], "auto, cpu, cuda or cuda:N"),
     (["--resume", "--force-new-study"], "exclude each other"),
     (["--weights", "w.safetensors"], "need the model"),
     (["--data", "fashion-mnist"], "needs a model"),
