@@ -86,21 +86,21 @@ class BatchTask:
         get_inputs = getter_of(inputs)
         split_batches = {"train": train, "validation": validation, "test": test}
         limit = RecordingLimit(parse_bytes(cache_size, "cache_size"))
-        found: dict[str, Batches] = {}
+        batches_of_split: dict[str, Batches] = {}
         for split, batches in split_batches.items():
             if batches is not None:
-                first = found["train"].structure if found else None
-                found[split] = recorded(batches, split, get_inputs, first, limit)
-        self._splits = completed(found, name)
-        self._train = found["train"]
+                first = batches_of_split["train"].structure if batches_of_split else None
+                batches_of_split[split] = recorded(batches, split, get_inputs, first, limit)
+        self._splits = completed(batches_of_split, name)
+        self._train = batches_of_split["train"]
         again = drawn_again(train, self._train, get_inputs, limit)
         self._again = None if again is None else (again, self._splits["train"].among(again))
-        found |= {} if again is None else {"again": again}
-        self._content = " ".join(f"{split} {batches.fingerprint}" for split, batches in found.items())
-        if loss is not None and found["train"].structure.whole:
+        batches_of_split |= {} if again is None else {"again": again}
+        self._content = " ".join(f"{split} {batches.fingerprint}" for split, batches in batches_of_split.items())
+        whole = self._train.structure.whole
+        if loss is not None and whole:
             raise InputError(f"{name}: with a loss, samples of batches are mixed anew, but none can be taken out of "
-                             f"{found['train'].structure.whole}: give arrays with a row, or lists with an entry, "
-                             "for each sample")
+                             f"{whole}: give arrays with a row, or lists with an entry, for each sample")
         self._names: dict[str, str] | None = None
         self._original: dict[SplitName, Original] = {}
         self._compared_with = ""

@@ -54,12 +54,12 @@ def category_rows(cells: Mapping[str, Sequence[str]], values: Tensor, targets: T
     categories = torch.stack([codes(column, name) for name, column in cells.items()], 1)
     if not values.shape[1]:
         return CategoryRows({(names or (INPUT,))[0]: categories}, targets)
-    chosen = NAMES if names is None else tuple(names)
-    if len(chosen) != 2 or (arguments and not {*chosen} <= {*arguments}):
+    input_names = NAMES if names is None else tuple(names)
+    if len(input_names) != 2 or (arguments and not {*input_names} <= {*arguments}):
         raise InputError("data: names must be the arguments of the network's forward that take categories and numbers, "
                          f"in this order, as names=ARGUMENT,ARGUMENT, out of {', '.join(arguments)}, but "
-                         f"{'is' if names else 'left out it is'} {','.join(chosen)}")
-    return CategoryRows(dict(zip(chosen, (categories, values), strict=True)), targets)
+                         f"{'is' if names else 'left out it is'} {','.join(input_names)}")
+    return CategoryRows(dict(zip(input_names, (categories, values), strict=True)), targets)
 
 
 def codes(cells: Sequence[str], column: str) -> Tensor:

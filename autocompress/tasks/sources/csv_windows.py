@@ -122,9 +122,9 @@ def _parts(run: Run) -> Iterator[Run]:
 
 def _completed(starts: Mapping[str, list[int]]) -> dict[str, list[int]]:
     """Where a column names two splits or one, the latest windows of the training split for what is missing."""
-    made = {split: [*numbers] for split, numbers in starts.items()}
+    completed = {split: [*numbers] for split, numbers in starts.items()}
     for split in reversed(SPLITS[1:]):
-        if not made[split]:
-            held = max(1, len(made["train"]) // 10)
-            made["train"], made[split] = made["train"][:-held], made["train"][-held:]
-    return made
+        if not completed[split]:
+            held = max(1, len(completed["train"]) // 10)
+            completed["train"], completed[split] = completed["train"][:-held], completed["train"][-held:]
+    return completed
