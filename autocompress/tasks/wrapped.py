@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
@@ -54,15 +55,25 @@ def _name(model: nn.Module) -> str:
 
 def copied(model: nn.Module) -> nn.Module:
     """A copy that shares nothing. Tensors that a weight was computed into, which torch refuses to copy, are taken as
-    values. InputError where the network holds what cannot be copied."""
+    values, and a network of transformers returns no cache of keys and values, which is no tensor. InputError where the
+    network holds what cannot be copied."""
     values = {id(value): value.detach().clone() for module in model.modules() for value in vars(module).values()
               if isinstance(value, Tensor) and not value.is_leaf}
     try:
-        return copy.deepcopy(model, dict(values))
+        return _without_cache(copy.deepcopy(model, dict(values)))
     except Exception as error:  # the user's classes: anything can come
         cause = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(f"the network must be copyable by copy.deepcopy, but: {cause}. Take locks, open files and "
                          "generators out of its modules") from error
+
+
+def _without_cache(model: nn.Module) -> nn.Module:
+    """The network, in place, whose parts are told by their configuration to return no cache of keys and values."""
+    for module in model.modules():
+        config: Any = getattr(module, "config", None)
+        if getattr(config, "use_cache", False) is True:
+            config.use_cache = False
+    return model
 
 
 def with_plain_weights(model: nn.Module) -> nn.Module:

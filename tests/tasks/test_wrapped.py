@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -76,3 +77,18 @@ def test_a_wrapped_part_is_taken_out_too() -> None:
     model = nn.Sequential(torch.compile(nn.Linear(6, 4)), nn.ReLU()).eval()  # type: ignore[arg-type]
     plain = with_plain_weights(model)
     assert list(plain.state_dict()) == ["0.weight", "0.bias"]
+
+
+def test_a_copy_returns_no_cache_of_keys_and_values() -> None:
+    """As networks of transformers that generate text do, unless their configuration says otherwise."""
+    class Generator(nn.Linear):
+        config = None
+
+        def forward(self, inputs: Tensor) -> Any:
+            answers = super().forward(inputs)
+            return {"logits": answers, "past_key_values": object()} if self.config.use_cache else {"logits": answers}
+
+    network = Generator(3, 2)
+    network.config = SimpleNamespace(use_cache=True)
+    assert [*copied(network)(torch.zeros(1, 3))] == ["logits"]
+    assert network.config.use_cache
