@@ -22,7 +22,7 @@ from autocompress.core.front import Direction
 from autocompress.core.quiet import quiet
 from autocompress.errors import StudyMismatchError
 from autocompress.search.databases import storage_errors
-from autocompress.search.stored_trials import StoredTrial, stored_trials
+from autocompress.search.stored_trials import StoredTrial, stored_trials, trial_counts
 
 T = TypeVar("T")
 CANDIDATE, IDENTITY, RUNG, FAILURE = "candidate", "identity", "rung", "failure"
@@ -159,6 +159,8 @@ def queue_interrupted(study: optuna.Study, retries: int = 2,
         Those whose result was stored already, to be closed, and the numbers of those that were queued or have failed.
     """
     finished, queued = [], []
+    if not trial_counts(study)[TrialState.RUNNING]:  # Optuna would read all trials to find none
+        return finished, queued
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if not is_free(trial):
             continue

@@ -1,7 +1,7 @@
 """Searches at scale: what thousands of trials and many workers cost.
 
     OMP_NUM_THREADS=1 python benchmarks/scale many-trials DIR [--trials 200 2000 10000]
-    OMP_NUM_THREADS=1 python benchmarks/scale speed-up DIR [--rounds 6] [--trials 12] [--width 32]
+    OMP_NUM_THREADS=1 python benchmarks/scale speed-up DIR [--rounds 6] [--trials 24] [--width 32]
     OMP_NUM_THREADS=1 python benchmarks/scale simulate STUDY [--proposal-ms 60]
 
 Studies of `many-trials` are made in DIR and used again when they are there. Tables are printed; `benchmarks/scale.md`
@@ -28,7 +28,7 @@ def main() -> None:
     faster = commands.add_parser("speed-up", help="two workers against one")
     faster.add_argument("folder", type=Path)
     faster.add_argument("--rounds", type=int, default=6)
-    faster.add_argument("--trials", type=int, default=12)
+    faster.add_argument("--trials", type=int, default=24)
     faster.add_argument("--width", type=int, default=32)
     simulated = commands.add_parser("simulate", help="1 to 256 workers from measured task times")
     simulated.add_argument("study", type=Path)
