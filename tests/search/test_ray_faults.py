@@ -171,3 +171,34 @@ def test_files_for_workers_are_staged_and_removed(tmp_path: Path, monkeypatch: p
     executor.close()
     executor.close()
     assert not Path(started["runtime_env"]["working_dir"]).exists()
+
+
+def test_a_host_that_leaves_while_it_is_asked_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [NODE, {**NODE, "NodeID": "b", "NodeManagerHostname": "node2"}]
+
+    class Leaving(Ray):
+        """Its second host is gone when it is asked."""
+
+        def nodes(self) -> list[dict[str, Any]]:
+            return nodes
+
+        def remote(self, **options: Any) -> Any:
+            return lambda function: SimpleNamespace(options=lambda scheduling_strategy: SimpleNamespace(
+                remote=lambda: scheduling_strategy))
+
+        util = SimpleNamespace(scheduling_strategies=SimpleNamespace(
+            NodeAffinitySchedulingStrategy=lambda node, soft: node))
+
+        def get(self, asked: str, timeout: float) -> Any:
+            if asked == "b":
+                if stays:
+                    raise TimeoutError("it is silent")
+                nodes[1] = {**nodes[1], "Alive": False}
+                raise RuntimeError("The node doesn't exist any more")
+            return True, installed()
+
+    stays = False
+    assert list(_cluster(monkeypatch, Leaving())._hosts()) == ["node1"]
+    stays, nodes[1] = True, {**nodes[1], "Alive": True}
+    with pytest.raises(EnvironmentFault, match="the host node2 of the cluster must run a task within 60 s, but"):
+        _cluster(monkeypatch, Leaving())._hosts()

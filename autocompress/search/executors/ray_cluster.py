@@ -180,6 +180,8 @@ class RayCluster:
             try:
                 token, versions = ray.get(pending[node["NodeID"]], timeout=PROBE_SECONDS)
             except Exception as error:
+                if node["NodeID"] not in {each["NodeID"] for each in ray.nodes() if each["Alive"]}:
+                    continue  # it has left meanwhile
                 raise EnvironmentFault(f"the host {host} of the cluster must run a task within {PROBE_SECONDS:g} s, "
                                        f"but: {reason_of(error)}") from error
             hosts[host] = str(node["NodeManagerAddress"]), token, versions
