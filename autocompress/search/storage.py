@@ -158,7 +158,8 @@ def queue_interrupted(study: optuna.Study, retries: int = 2,
     Returns:
         Those whose result was stored already, to be closed, and the numbers of those that were queued or have failed.
     """
-    finished, queued = [], []
+    finished: list[tuple[optuna.Trial, Candidate]] = []
+    queued: list[int] = []
     if not trial_counts(study)[TrialState.RUNNING]:  # Optuna would read all trials to find none
         return finished, queued
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
