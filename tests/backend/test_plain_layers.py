@@ -89,8 +89,21 @@ def test_it_computes_the_same_and_can_be_compressed(case: str) -> None:
     assert not [layer.not_compressible_reason for layer in table.layers if layer.not_compressible_reason]
 
 
-def test_a_product_with_a_parameter_is_a_linear_layer() -> None:
-    model, inputs = nn.Sequential(Product(), nn.ReLU(), nn.Linear(4, 5)).eval(), torch.randn(3, 6, 8)
+class Sum(nn.Module):
+    """A bias and a product in one call, of rows, with inputs first in the weight: the Conv1D of transformers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(8, 4)), nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, L, 8)` → `(N, L, 4)`."""
+        return torch.addmm(self.bias, x.view(-1, x.size(-1)), self.weight).view(*x.shape[:-1], 4)
+
+
+@pytest.mark.parametrize("layer", [Product, Sum])
+def test_a_product_with_a_parameter_is_a_linear_layer(layer: type[nn.Module]) -> None:
+    model, inputs = nn.Sequential(layer(), nn.ReLU(), nn.Linear(4, 5)).eval(), torch.randn(3, 6, 8)
     plain = with_plain_layers(model, inputs)
     assert isinstance(plain.get_submodule("0"), nn.Linear)
     torch.testing.assert_close(outputs(plain, inputs), outputs(model, inputs), rtol=1e-4, atol=1e-5)

@@ -30,7 +30,7 @@ from autocompress.backend.layers.embedding_bag import pooled
 
 _CONVOLUTIONS: dict[str, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {
     "conv1d": nn.Conv1d, "conv2d": nn.Conv2d, "conv3d": nn.Conv3d}
-_PRODUCTS = {"linear", "matmul", "__matmul__", "mm"}
+_PRODUCTS = {"linear", "matmul", "__matmul__", "mm", "addmm"}
 _MODES = ("constant", "reflect", "replicate", "circular")
 # The largest number of splits of padding between the sides that are tried.
 _MOST_PADS = 4096
@@ -166,6 +166,8 @@ def _linear(module: nn.Module, name: str, args: tuple[Any, ...], options: dict[s
     if name == "linear":
         weight = args[1] if len(args) > 1 else options["weight"]
         biases = [args[2] if len(args) > 2 else options.get("bias")]
+    elif name == "addmm":  # as the Conv1D of transformers, in GPT-2
+        weight, biases = args[2].t(), [args[0]]
     else:
         weight = args[1].t()
         biases = [None, *(p for p in own_parameters(module).values() if p.shape == weight.shape[:1])]
