@@ -9,6 +9,7 @@ pictures, quantised without training. Accuracies are of the network in torch who
 
 from __future__ import annotations
 
+import argparse
 import copy
 import os
 import sys
@@ -143,6 +144,7 @@ def rows(name: str, network: nn.Module, data: TaskData, bits: int) -> Iterator[s
 
 def main() -> None:
     """Print a table."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print("| network | what was done | accuracy | another key shows as much |\n|---|---|--:|---|")
     for name, network, data in networks():
         for bits in (8, 4):
