@@ -9,7 +9,8 @@ demo: $(VENV)/.installed
 	$(BIN)/autocompress search --budget 2MB
 
 test: $(VENV)/.installed lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "signals and not slow" tests/cli tests/study tests/end_to_end
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not signals"
 
 # The numerics once more, with the instructions of an older processor.
 numerics: $(VENV)/.installed
