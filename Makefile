@@ -2,9 +2,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Each is a process of its own, two at a time, the longest first: one that holds every runtime's libraries has died.
-ROOMS := $(addprefix tests/,backend study formats tasks artifact contracts cli search export end_to_end techniques space \
-	extension core properties report hardware zoo benchmarks)
 
 .PHONY: demo test numerics slow lint clean
 
@@ -12,8 +9,7 @@ demo: $(VENV)/.installed
 	$(BIN)/autocompress search --budget 2MB
 
 test: $(VENV)/.installed lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "signals and not slow" tests/cli tests/study tests/end_to_end
-	printf '%s\n' $(ROOMS) 'tests/test_*.py' | OMP_NUM_THREADS=1 xargs -P 2 -I{} sh -c '$(BIN)/python -m pytest -q -m "not slow and not signals" {}'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 # The numerics once more, with the instructions of an older processor.
 numerics: $(VENV)/.installed

@@ -15,8 +15,6 @@ import pytest
 from autocompress.cli.main import main
 from autocompress.study import open_study
 
-pytestmark = pytest.mark.signals
-
 
 class Pressed(io.StringIO):
     """Standard error of a user who presses Ctrl-C when a line says a word."""

@@ -198,7 +198,6 @@ def test_an_argument_that_there_is_not_is_named(arrays: Arrays) -> None:
         autocompress.search(model=network(), data=arrays, trails=4)
 
 
-@pytest.mark.signals
 def test_trials_that_are_cut_off_end_in_the_report(trained: nn.Module, arrays: Arrays, tmp_path: Path,
                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     def cut_off(run: stages.Run, *_: object) -> None:

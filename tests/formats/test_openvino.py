@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from autocompress.core.plan import Step
@@ -30,3 +34,27 @@ def test_a_truncated_file_is_refused(share: float) -> None:
     data = bench.network.write(bench.network.compressor.compress(integers(bench, (3,), 8))).data
     with pytest.raises(TrialError, match="OpenVINO refuses the file"):
         FORMAT.open(data[:int(len(data) * share)])
+
+
+SIGNALLED = """
+import os, signal, sys
+from autocompress.formats.openvino.runtime import OpenvinoRuntime
+
+data = open(sys.argv[1], "rb").read()
+first = OpenvinoRuntime(data)
+second = OpenvinoRuntime(data)
+del first
+del second
+signal.signal(signal.SIGINT, lambda number, frame: print("handled"))
+os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+def test_a_signal_after_two_models_came_and_went_is_handled(tmp_path: Path) -> None:
+    """With a core for each model it is a segmentation fault."""
+    bench = workbench("flattened", FORMAT)
+    model = bench.network.compressor.compress(integers(bench, (3,), 8))
+    (tmp_path / "model.onnx").write_bytes(bench.network.write(model).data)
+    command = [sys.executable, "-c", SIGNALLED, str(tmp_path / "model.onnx")]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (process.returncode, process.stdout) == (0, "handled\n"), process.stderr

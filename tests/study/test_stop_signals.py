@@ -17,8 +17,6 @@ from autocompress.errors import AutocompressError
 from autocompress.study import signals
 from autocompress.study.signals import StoppedNow, ending_the_process, stoppable
 
-pytestmark = pytest.mark.signals
-
 
 class _Raw(io.RawIOBase):
     """Is interrupted in the middle of its first write, as a terminal is."""

@@ -121,6 +121,7 @@ def test_answers_that_cannot_be_kept_or_read_cost_time_alone(tmp_path: Path) -> 
 
 def test_a_candidate_is_evaluated_with_as_many_threads_as_are_asked_for(tmp_path: Path) -> None:
     chain, before = NETWORKS["chain"], torch.get_num_threads()
+    torch.set_num_threads(1)
     bench = Workbench(chain.make(), task_data(chain.input_shape), load_profile("host"), seed=0, folder=tmp_path,
                       epochs=1, threads=1)
     plan = Plan((Step("1.0", "quantize", {"weight_bits": 4, "activation_bits": 8}),))

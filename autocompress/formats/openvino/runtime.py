@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import numpy as np
 
 from autocompress.errors import TrialError, reason_of
@@ -26,12 +29,10 @@ class OpenvinoRuntime(base.Runtime):
     """
 
     def __init__(self, data: bytes, threads: int = 1) -> None:
-        import openvino
-
         settings = {"INFERENCE_PRECISION_HINT": PRECISION, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1,
                     **NO_ROUNDING}
         try:
-            core = openvino.Core()
+            core = openvino_core()
             compiled = core.compile_model(core.read_model(data), "CPU", settings)
         except Exception as error:  # its exceptions share no base class
             raise TrialError(f"OpenVINO refuses the file: {last_reason(error)}") from error
@@ -52,6 +53,18 @@ class OpenvinoRuntime(base.Runtime):
         except Exception as error:  # as above
             samples = len(next(iter(inputs.values()), ()))
             raise TrialError(f"OpenVINO fails on {samples} inputs: {last_reason(error)}") from error
+
+
+@cache
+def openvino_core() -> Any:
+    """The one ``openvino.Core`` of this process.
+
+    Its CPU plugin gives the calling thread a stack for signal handlers and takes that stack away with the plugin.
+    Of two plugins the second puts back the stack of the first, which is gone: the next signal would end the process.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def last_reason(error: Exception) -> str:
