@@ -17,6 +17,7 @@ from autocompress.errors import EnvironmentFault, InputError, StorageError
 from autocompress.search.journal import is_journal, open_journal
 from autocompress.search.reconnecting import Patient
 from autocompress.search.storage_urls import check_storage, shown_url, usable_url, without_password
+from autocompress.search.trial_storage import Database, TrialStorage
 
 DATABASE = "study.db"
 # Seconds in which a server must take a connection, and those of silence after which a connection counts as cut.
@@ -60,9 +61,10 @@ def storage_errors(what: str, url: str = "") -> Iterator[None]:
         raise StorageError(f"{what} must be a usable study database, but: {cause}. Nothing was overwritten") from error
 
 
-def open_storage(url: str, *, extend: bool = True) -> optuna.storages.BaseStorage:
+def open_storage(url: str, *, extend: bool = True, alone: bool = False) -> optuna.storages.BaseStorage:
     """Any Optuna storage by URL: SQLite in write-ahead mode, waiting up to a minute for a lock; a server's with the
-    patience of `Patient`; a journal file. `extend`: trials will be added, so that a torn end may be mended.
+    patience of `Patient`; a journal file. `extend`: trials will be added, so that a torn end may be mended. `alone`: no
+    other process will add any.
 
     StorageError for what is no database of this version, EnvironmentFault where a driver is missing.
     """
@@ -78,11 +80,11 @@ def open_storage(url: str, *, extend: bool = True) -> optuna.storages.BaseStorag
     with storage_errors(str(path)), _versions(str(path)):
         from sqlalchemy import event
 
-        storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
+        storage = Database(url, engine_kwargs={"connect_args": {"timeout": 60}})
         storage.engine.dispose()
         event.listen(storage.engine, "connect", _in_write_ahead_mode)
         with storage.engine.connect():
-            return storage
+            return TrialStorage(storage, alone=alone)
 
 
 def _in_write_ahead_mode(connection: Any, _: Any) -> None:
@@ -131,7 +133,7 @@ def _of_server(url: str) -> optuna.storages.BaseStorage:
     with storage_errors(shown, url), _versions(shown):
         try:
             dialect = make_url(url).get_backend_name()
-            storage = optuna.storages.RDBStorage(url, engine_kwargs={
+            storage = Database(url, engine_kwargs={
                 "pool_pre_ping": True, "connect_args": KEEPALIVE.get(dialect, {})})
             if dialect in ("mysql", "mariadb"):
                 _widen(storage.engine)
@@ -140,8 +142,7 @@ def _of_server(url: str) -> optuna.storages.BaseStorage:
         except (ValueError, TypeError, ArgumentError) as error:
             raise InputError(f"--storage must be a URL that Optuna understands, but got {shown!r}: "
                              f"{without_password(str(error), url)}") from None
-    patient: Any = Patient(storage, shown, lambda text: without_password(text, url))
-    return optuna.storages._CachedStorage(patient)
+    return TrialStorage(Patient(storage, shown, lambda text: without_password(text, url)))
 
 
 def _widen(engine: Any) -> None:

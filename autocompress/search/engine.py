@@ -21,7 +21,7 @@ from autocompress.core.evaluation import CALIBRATED, LONG, RUNG_NAMES, SHORT, Ca
 from autocompress.core.front import objectives
 from autocompress.core.metric import Reference
 from autocompress.errors import AutocompressError, EnvironmentFault, InfeasibleError, OutOfTime
-from autocompress.search import fidelity, stored_parameters
+from autocompress.search import fidelity
 from autocompress.search.clock import Clock, Settings
 from autocompress.search.executors.base import POLL_SECONDS, Executor, Job, Outcome, WorkerLost
 from autocompress.search.jobs import Assignment, Rung
@@ -43,6 +43,7 @@ from autocompress.search.storage import (
 from autocompress.search.stored_trials import trial_counts
 from autocompress.search.study_store import StudyStore
 from autocompress.search.trial_status import as_duplicate, describe_failure, judge, nearest, not_finite
+from autocompress.search.trial_storage import together
 from autocompress.space.projection import Projection
 from autocompress.space.space import Values
 from autocompress.techniques.knobs import from_stored, stored
@@ -229,7 +230,8 @@ class Engine:
                and self._open(self._clock.calibration_share(self._count))
                and self._drivers.may_ask(self._settings.trials)):
             began = time.perf_counter()
-            trial, candidate = self._ask()
+            with together(self._study):
+                trial, candidate = self._ask()
             assert candidate.plan is not None
             try:
                 other = self._drivers.begin(trial, candidate.plan.fingerprint)
@@ -266,7 +268,7 @@ class Engine:
                 self._known.setdefault(candidate.plan.fingerprint, candidate)
 
     def _ask(self) -> tuple[optuna.Trial, Candidate]:
-        trial, sampler = stored_parameters.ask(self._study, self._distributions), self._study.sampler
+        trial, sampler = self._study.ask(self._distributions), self._study.sampler
         origin = trial.user_attrs.get("origin")
         values: Values = from_stored(trial.params)
         if self._fit is not None and not origin:
@@ -328,12 +330,13 @@ class Engine:
     def _close(self, trial: optuna.Trial, candidate: Candidate, error: BaseException | None = None) -> None:
         began = time.perf_counter()
         try:
-            if not self._drivers.holds(trial):
-                raise UpdateFinishedTrialError
-            if error is not None:
-                trial.set_user_attr(TRACEBACK, traceback_of(error))
-            store_candidate(trial, candidate)
-            self._tell_study(trial, candidate)
+            with together(self._study):
+                if not self._drivers.holds(trial):
+                    raise UpdateFinishedTrialError
+                if error is not None:
+                    trial.set_user_attr(TRACEBACK, traceback_of(error))
+                store_candidate(trial, candidate)
+                self._tell_study(trial, candidate)
         except UpdateFinishedTrialError:  # this driver was not heard of for long, as on a machine that slept
             log.warning("trial %d was taken over by another driver: what came of it here is left out", trial.number)
             return

@@ -26,6 +26,7 @@ class Ledger:
         self._known: dict[int, Candidate] = {}
         self._contenders: dict[int, Candidate] = {}
         self._top: Candidate | None = None  # the contender that is highest in the task's metric
+        self._best: list[Candidate | None] = []  # of the contenders, until they change
         # Candidates that are complete, and that failed by themselves.
         self.feasible = self.failed = 0
         self._stopped = 0
@@ -74,7 +75,10 @@ class Ledger:
     @property
     def best(self) -> Candidate | None:
         """As `front.best` of all of them."""
-        return best([self._contenders[trial] for trial in sorted(self._contenders)], self._budget, self._reference)
+        if not self._best:
+            contenders = [self._contenders[trial] for trial in sorted(self._contenders)]
+            self._best = [best(contenders, self._budget, self._reference)]
+        return self._best[0]
 
     def _count(self, candidate: Candidate, by: int) -> None:
         stopped = STOPPED in candidate.reason
@@ -84,8 +88,10 @@ class Ledger:
 
     def _contend(self, candidate: Candidate) -> None:
         """A candidate that is far below the highest in the task's metric cannot be the best, whatever comes."""
-        metric = self._reference.metric
-        if self._contenders.pop(candidate.trial, None) is self._top:
+        metric, before = self._reference.metric, self._contenders.pop(candidate.trial, None)
+        if before is not None:
+            self._best = []
+        if before is self._top:
             self._top = max(self._contenders.values(), key=lambda c: metric.quality(c.metrics), default=None)
         if best([candidate], self._budget, self._reference) is None:
             return
@@ -93,7 +99,7 @@ class Ledger:
         reach = MARGIN * max(c.metrics.get(metric.error, 0.0) for c in (top, candidate))
         if quality < metric.quality(top.metrics) - reach:
             return
-        self._contenders[candidate.trial] = candidate
+        self._contenders[candidate.trial], self._best = candidate, []
         if self._top is None or quality > metric.quality(top.metrics):
             self._top = candidate
             self._contenders = {n: c for n, c in self._contenders.items()

@@ -19,7 +19,7 @@ PATIENCE_SECONDS, FIRST_PAUSE, LONGEST_PAUSE = 300.0, 0.5, 15.0
 
 class Patient:
     """A storage of a database server whose every call is tried again while the server does not answer, for up to
-    `PATIENCE_SECONDS`; then StorageError. It stands between `optuna.storages._CachedStorage` and its backend.
+    `PATIENCE_SECONDS`; then StorageError. It stands between `TrialStorage` and its database.
 
     Calls are the same when made twice, but one: a trial whose creation was lost on its way back stays open, and is
     taken for one whose process was killed.

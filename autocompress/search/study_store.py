@@ -72,7 +72,7 @@ class StudyStore:
             StudyMismatchError: when the stored study is of something else.
             InputError: when there is a stored study and `resume` is not said.
         """
-        storage = open_storage(url)
+        storage = open_storage(url, alone=not shared)
         if replace:
             delete_study(storage, name)
         study = load_study(storage, name)

@@ -1,6 +1,7 @@
 """Searches at scale: what thousands of trials and many workers cost.
 
     OMP_NUM_THREADS=1 python benchmarks/scale many-trials DIR [--trials 200 2000 10000]
+    OMP_NUM_THREADS=1 python benchmarks/scale driver DIR [--trials 3000] [--sampler random]
     OMP_NUM_THREADS=1 python benchmarks/scale speed-up DIR [--rounds 6] [--trials 24] [--width 32]
     OMP_NUM_THREADS=1 python benchmarks/scale simulate STUDY [--proposal-ms 60]
 
@@ -25,6 +26,10 @@ def main() -> None:
     many = commands.add_parser("many-trials", help="show, report and --resume on large studies")
     many.add_argument("folder", type=Path)
     many.add_argument("--trials", type=int, nargs="+", default=[200, 2000, 10_000])
+    driver = commands.add_parser("driver", help="what a driver does for each trial")
+    driver.add_argument("folder", type=Path)
+    driver.add_argument("--trials", type=int, default=3000)
+    driver.add_argument("--sampler", default="random")
     faster = commands.add_parser("speed-up", help="two workers against one")
     faster.add_argument("folder", type=Path)
     faster.add_argument("--rounds", type=int, default=6)
@@ -36,6 +41,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.command == "many-trials":
         lines = many_trials.rows(given.folder, given.trials)
+    elif given.command == "driver":
+        lines = many_trials.driver_rows(given.folder, given.trials, given.sampler)
     elif given.command == "speed-up":
         lines = speed_up.rows(given.folder, given.rounds, given.trials, given.width)
     else:

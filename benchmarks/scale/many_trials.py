@@ -27,6 +27,7 @@ from autocompress.core.evaluation import Candidate, Evaluation
 from autocompress.core.front import objectives
 from autocompress.core.plan import Plan
 from autocompress.search.databases import storage_url
+from autocompress.search.engine import Event
 from autocompress.search.executors.base import Executor, Job, Outcome, Workplace
 from autocompress.search.storage import CANDIDATE
 from autocompress.search.study_store import StudyStore
@@ -35,9 +36,7 @@ from autocompress.study.folder import read_description
 
 # Bounded by what it may lose alone: proposals then cost little beside what a driver does with each of them.
 MOST_LOST = "40%"
-
-
-# Trials of a study that are asked for and told; a driver takes 50 ms for each.
+# Trials of a study that are asked for and told.
 SEARCHED = 2000
 
 
@@ -95,23 +94,39 @@ def add(study: Path, trials: int) -> None:
             user_attrs={CANDIDATE: wire.encode(candidate)}))
 
 
-def fill(folder: Path, trials: int, sampler: str = "random") -> tuple[Path, float]:
-    """A study of so many trials in `folder`, and the seconds of the driver for each of them, all told."""
+def searched(folder: Path, trials: int, sampler: str) -> list[tuple[float, float]]:
+    """Search in `folder`; wall clock and processor in seconds when each trial was told."""
     model, data, weights = write_files(folder)
-    study = folder / "study"
     marks: list[tuple[float, float]] = []
 
-    def told(event: autocompress.search.engine.Event) -> None:  # type: ignore[name-defined]
+    def told(event: Event) -> None:
         if event.kind == "result":
             marks.append((time.perf_counter(), time.process_time()))
 
-    autocompress.search(model, data, weights=weights, max_drop=MOST_LOST, trials=min(trials, SEARCHED), epochs=1,
-                        sampler=sampler, effort="fast", executor=Drawn(), out=study, on_event=told)
-    wall, processor = (marks[-1][i] - marks[0][i] for i in range(2))
+    autocompress.search(model, data, weights=weights, max_drop=MOST_LOST, trials=trials, epochs=1, sampler=sampler,
+                        effort="fast", executor=Drawn(), out=folder / "study", on_event=told)
+    return marks
+
+
+def per_trial(marks: list[tuple[float, float]], last: int, count: int = 90) -> str:
+    """Milliseconds of processor and of wall clock of each of the `count` trials up to the `last`."""
+    wall, processor = (1000 * (marks[last - 1][i] - marks[last - count - 1][i]) / count for i in range(2))
+    return f"{processor:.1f} ms ({wall:.1f} ms)"
+
+
+def driver_rows(folder: Path, trials: int, sampler: str) -> list[str]:
+    """Lines of a table: what a driver does for each trial as a study grows, with evaluations left out."""
+    marks, lines = searched(folder, trials, sampler), ["| at trial | processor (wall clock) |", "|---|---|"]
+    last = min(trials, len(marks))  # a space may have fewer plans
+    counts = [*(count for count in (100, 300, 1000, 2000) if count < last), last]
+    return [*lines, *(f"| {count:,} | {per_trial(marks, count)} |" for count in counts)]
+
+
+def fill(folder: Path, trials: int, sampler: str = "random") -> tuple[Path, float]:
+    """A study of so many trials in `folder`, and the seconds of the driver for each of them, all told."""
+    marks, study = searched(folder, min(trials, SEARCHED), sampler), folder / "study"
     add(study, trials)
-    print(f"{len(marks)} trials by {sampler}: {1000 * wall / len(marks):.1f} ms each, of which processor "
-          f"{1000 * processor / len(marks):.1f} ms", flush=True)
-    return study, wall / len(marks)
+    return study, (marks[-1][0] - marks[0][0]) / len(marks)
 
 
 def commands(study: Path, trials: int) -> dict[str, list[str]]:
