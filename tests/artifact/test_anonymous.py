@@ -29,6 +29,7 @@ from autocompress.testing.networks import task_data
 NAMED = ("safetensors", "pt2")
 # Formats whose files differ by the compiled device alone are tried once.
 TRIED = [name for name in FORMATS if not name.startswith("vela-") and name not in NAMED]
+SLOW = ("executorch",)
 NAMES = ("secret_stem", "secret_head", "secret_norm", "SecretNetwork")
 
 
@@ -54,7 +55,8 @@ def bench_of(name: str) -> Workbench:
                      file_format=format_named(name))
 
 
-@pytest.mark.parametrize("name", TRIED)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
+                                  for name in TRIED])
 def test_no_file_of_an_anonymous_artefact_names_a_layer(name: str, tmp_path: Path) -> None:
     bench = bench_of(name)
     folder = shipped(bench, quantised(bench, 8), tmp_path / "a", options=ExportOptions(anonymous=True))

@@ -18,7 +18,8 @@ from autocompress.errors import EnvironmentFault, InputError
 from autocompress.formats.table import EXTRAS, format_named
 from autocompress.testing.techniques import outputs, workbench
 
-FORMATS = ["safetensors", "pt2", "onnx.xz", "openvino", "tensorrt"]
+FORMATS = ["safetensors", "pt2", "onnx.xz", "openvino", "tensorrt",
+           pytest.param("executorch", marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module", params=FORMATS)

@@ -1,0 +1,1 @@
+"""ExecuTorch programs: operators of torch, most of them in delegates that XNNPACK runs."""
