@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from autocompress.core.batch_sizes import rows_at_once
 from autocompress.core.evaluation import LATENCY, Metrics
 from autocompress.errors import TrialError
 from autocompress.formats.base import Arrays, Runtime
@@ -18,10 +17,9 @@ from autocompress.tensors.named import from_names
 MOST_ROWS = 256
 
 
-def in_batches(runtime: Runtime, inputs: Arrays) -> dict[str, np.ndarray]:
-    """Run a file on all samples of `inputs`, as many at once as memory allows."""
+def in_batches(runtime: Runtime, inputs: Arrays, rows: int = MOST_ROWS) -> dict[str, np.ndarray]:
+    """Run a file on all samples of `inputs`, `rows` at once."""
     first = next(iter(inputs.values()))
-    rows = rows_at_once(first.shape[1:], MOST_ROWS)
     every = [runtime.run({name: values[i:i + rows] for name, values in inputs.items()})
              for i in range(0, len(first), rows)]
     return {name: np.concatenate([batch[name] for batch in every]) for name in every[0]}

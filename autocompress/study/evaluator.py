@@ -14,7 +14,6 @@ from torch import Tensor
 from autocompress.backend.graph.macs import count_macs
 from autocompress.backend.network.compressed import Compressed
 from autocompress.core.allocator import release_memory
-from autocompress.core.batch_sizes import rows_at_once
 from autocompress.core.cancellation import checkpoint
 from autocompress.core.evaluation import Evaluation, Metrics, Source
 from autocompress.core.metric import DIVERGENCE, Reference
@@ -23,7 +22,7 @@ from autocompress.core.store import Store
 from autocompress.errors import InputError, TrialError
 from autocompress.estimate import estimate
 from autocompress.formats.base import Runtime
-from autocompress.formats.running import MOST_ROWS, as_outputs, in_batches, on_device, require_finite
+from autocompress.formats.running import as_outputs, in_batches, on_device, require_finite
 from autocompress.formats.timing import Timing, time_files
 from autocompress.hardware.profile import HardwareProfile
 from autocompress.search.executors.base import Job, Outcome, alone
@@ -142,12 +141,12 @@ class Evaluator:
     def answers(self, runtime: Runtime, split: SplitName, samples: int | None = None) -> Answers:
         """What a file puts out for one split, or for so many samples that stand for it, some rows after others.
         TrialError where that is not finite."""
-        task, most = self.network.task, rows_at_once(self.network.sample_shape, MOST_ROWS)
+        task, most = self.network.task, self.network.rows
         part = None if samples is None else task.part(split, samples)
         total, done = task.samples(split) if part is None else len(part), 0
         for rows in task.rows(split, most) if part is None else torch.split(part, most):
             checkpoint("scoring", done, total)
-            outputs = in_batches(runtime, as_arrays(task.inputs(split, rows)))
+            outputs = in_batches(runtime, as_arrays(task.inputs(split, rows)), most)
             require_finite(outputs)
             done += len(next(iter(outputs.values())))
             yield rows, outputs

@@ -41,6 +41,6 @@ def int8_file(network: TracedNetwork, threads: int) -> bytes | None:
         return None
     integer, original = (
         network.likelihood.canonical(as_outputs(
-            in_batches(file_format.open(data, threads), as_arrays(network.calibration))))
+            in_batches(file_format.open(data, threads), as_arrays(network.calibration), network.rows)))
         for data in (file, network.writer.original_file))
     return file if network.likelihood.agreement(integer, original) >= LEAST_AGREEMENT else None

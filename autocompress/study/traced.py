@@ -19,10 +19,12 @@ from autocompress.backend.network.compressed import Compressed
 from autocompress.backend.network.fold import fold_norms
 from autocompress.backend.statistics.outputs import ends_in_sigmoid, outputs_of
 from autocompress.backend.training.training_mode import difference
-from autocompress.core.batch_sizes import calibration_rows
+from autocompress.core.batch_sizes import calibration_rows, rows_of
+from autocompress.core.footprint import footprint
 from autocompress.core.plan import Plan
 from autocompress.core.store import Store
 from autocompress.formats.base import Format, WritableNetwork, Written
+from autocompress.formats.running import MOST_ROWS
 from autocompress.study.file_writer import FileWriter
 from autocompress.tasks.base import Task
 from autocompress.techniques.apply import Techniques
@@ -40,7 +42,7 @@ class TracedNetwork:
 
     `given` is the network as the user passed it, `model` its canonical form. `table` holds the facts about its layers,
     `calibration` inputs `(N, …)` of the training split as the network reads them, `likelihood` what
-    its outputs stand for. `writer` makes files of the compressed networks that
+    its outputs stand for, `rows` how many samples a file of it is run on at once. `writer` makes files of the compressed networks that
     `compressor` makes of plans.
 
     Args:
@@ -75,6 +77,7 @@ class TracedNetwork:
         self.training_difference = difference(self.model, example)
         self.writer = FileWriter(self.model, table, self.calibration, file_format, threads, techniques)
         self.table = self.writer.table
+        self.rows = rows_of(footprint(self.table).live, MOST_ROWS)
         self.compressor = Compressor(self.model, self.table, coupling, self.calibration, store, self.likelihood,
                                      techniques)
         self.writer.check_original()

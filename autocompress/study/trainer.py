@@ -100,7 +100,7 @@ class Trainer:
         if self._int8_file is not None:
             if self.threads not in self._int8_runtimes:
                 self._int8_runtimes[self.threads] = self._network.writer.format.open(self._int8_file, self.threads)
-            outputs = self._int8_runtimes[self.threads].run(as_arrays(inputs))
+            outputs = in_batches(self._int8_runtimes[self.threads], as_arrays(inputs), self._network.rows)
             return likelihood.compared(likelihood.canonical(as_outputs(outputs)), inputs)
         with torch.inference_mode(), autocast(self._device):
             outputs = self._original(on_device(inputs, self._device))
@@ -120,7 +120,7 @@ class Trainer:
         """The original's outputs for the calibration data, in canonical form."""
         network = self._network
         runtime = network.writer.format.open(network.writer.original_file, self.threads)
-        outputs = as_outputs(in_batches(runtime, as_arrays(network.calibration)))
+        outputs = as_outputs(in_batches(runtime, as_arrays(network.calibration), network.rows))
         return network.likelihood.compared(network.likelihood.canonical(outputs), network.calibration)
 
     def _recipe(self, rung: int, seconds: float | None, trained: bool = False) -> Recipe:

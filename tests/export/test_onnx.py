@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -124,21 +123,6 @@ def test_a_planned_layer_that_the_graph_lacks_is_told() -> None:
             {},
             bench.network.calibration.numpy(),
         )
-
-
-def test_a_large_batch_is_answered_alike_and_its_memory_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = workbench("chain")
-    inputs, runtime = bench.network.calibration.numpy(), Runtime(bench.network.writer.original_file)
-    options: list[object] = []
-    run = runtime._session.run
-    monkeypatch.setattr(runtime, "_session", SimpleNamespace(
-        run=lambda names, feed, run_options: options.append(run_options) or run(names, feed, run_options)))
-    kept = runtime.run(inputs)
-    monkeypatch.setattr("autocompress.formats.onnx.runtime.KEPT_INPUT_BYTES", 0)
-    np.testing.assert_array_equal(runtime.run(inputs), kept)
-    small, large = options
-    assert small is None
-    assert large.get_run_config_entry("memory.enable_memory_arena_shrinkage") == "cpu:0"
 
 
 def test_the_runtime_refuses_what_is_no_model_and_scores_that_are_not_finite() -> None:

@@ -130,8 +130,8 @@ def test_a_file_is_scored_as_its_network(kind: str, seed: int, monkeypatch: pyte
         seen.append(dict(outputs))
         return smooth(outputs, batch)
 
-    def watched(runtime: Any, inputs: Any) -> dict[str, np.ndarray]:
-        put_out.append(in_batches(runtime, inputs))
+    def watched(runtime: Any, inputs: Any, rows: int) -> dict[str, np.ndarray]:
+        put_out.append(in_batches(runtime, inputs, rows))
         return put_out[-1]
 
     task = autocompress.Task(train=data(), validation=data(), test=data(), metric=metric)

@@ -14,8 +14,6 @@ from autocompress.formats import base
 from autocompress.formats.base import Arrays
 
 SILENT = 4  # severity of a session's own lines on the screen: fatal ones; its errors are raised, and told from there
-# Of inputs of one run above which the runtime gives back what it computed in: several files are open together.
-KEPT_INPUT_BYTES = 2**22
 DTYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_, "tensor(double)": np.float64}
 
 
@@ -67,9 +65,7 @@ class Runtime(base.Runtime):
         try:
             feed: dict[str, np.ndarray] = {
                 name: np.ascontiguousarray(values, self._dtypes[name]) for name, values in inputs.items()}
-            large = sum(values.nbytes for values in feed.values()) > KEPT_INPUT_BYTES
-            outputs = self._session.run(None, feed, _giving_back() if large else None)
-            return dict(zip(self._outputs, outputs, strict=True))
+            return dict(zip(self._outputs, self._session.run(None, feed), strict=True))
         except Exception as error:  # as above
             samples = len(next(iter(inputs.values()), ()))
             raise TrialError(f"ONNX Runtime fails on {samples} inputs: {reason_of(error)}") from error
@@ -83,10 +79,3 @@ class Runtime(base.Runtime):
         """Every output of a graph that has no inputs."""
         result: list[np.ndarray] = self._session.run(None, {})
         return result
-
-
-def _giving_back() -> onnxruntime.RunOptions:
-    """Options of a run behind which the session's arena is freed, but for its first block."""
-    options = onnxruntime.RunOptions()
-    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-    return options
