@@ -17,6 +17,8 @@ from autocompress.formats.table import reader_named
 
 # Samples of one run at most.
 MOST_ROWS = 256
+# Of the inputs that are given to the runtime at once: it holds tens of times as much.
+INPUT_BYTES = 3 * 2**20
 PIXELS = "pixels / 255"
 
 
@@ -69,7 +71,7 @@ class LoadedArtifact:
             InputError: for arrays of other shapes or types than the network reads.
         """
         feed = self._feed(arrays, named)
-        rows = rows_at_once(next(iter(feed.values())).shape[1:], MOST_ROWS)
+        rows = rows_at_once(next(iter(feed.values())).shape[1:], MOST_ROWS, INPUT_BYTES)
         count = len(next(iter(feed.values())))
         try:
             batches = [self._runtime.run({name: values[i:i + rows] for name, values in feed.items()})

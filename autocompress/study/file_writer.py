@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from autocompress.backend.network.compressed import Compressed, step_of, weight_bits
 from autocompress.backend.network.fold import fold_norms
-from autocompress.core.batch_sizes import EVERY_TENSOR_BYTES, RANGE_BYTES, calibration_rows, rows_at_once
+from autocompress.core.batch_sizes import RANGE_BYTES, calibration_rows, rows_of
 from autocompress.core.layer import LayerTable
 from autocompress.core.plan import Plan
 from autocompress.errors import InputError, TrialError
@@ -24,6 +24,7 @@ from autocompress.techniques.apply import Techniques
 from autocompress.techniques.drop import DROP
 from autocompress.techniques.quantize import range_method
 from autocompress.techniques.table import TECHNIQUES
+from autocompress.tensors.footprint import footprint
 from autocompress.tensors.named import Inputs, NamedTensors, by_name, zeros
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class FileWriter:
         self.techniques = techniques
         self._model, self._calibration, self.format, self.threads = model, calibration, file_format, threads
         self._shape = tuple(calibration.shape[1:])
+        self._parity_rows = rows_of(footprint(model, calibration).live, PARITY_SAMPLES)
         original = WritableNetwork(fold_norms(Compressed(model, Plan()), table).model, resolve(table, Plan()))
         self._prepare(original)
         if refusal := self._other_sizes_refused():
@@ -151,7 +153,7 @@ class FileWriter:
 
     def _check_parity(self, model: nn.Module, file: bytes, tolerance: float) -> float:
         """The difference between the float file and the network. TrialError where that is more than `tolerance`."""
-        inputs = self._calibration[:rows_at_once(self._shape, PARITY_SAMPLES, EVERY_TENSOR_BYTES)]
+        inputs = self._calibration[:self._parity_rows]
         with torch.no_grad():
             expected = {name: tensor.numpy() for name, tensor in by_name(model(inputs)).items()}
         if not all(np.isfinite(values).all() for values in expected.values()):

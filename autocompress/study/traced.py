@@ -20,7 +20,6 @@ from autocompress.backend.network.fold import fold_norms
 from autocompress.backend.statistics.outputs import ends_in_sigmoid, outputs_of
 from autocompress.backend.training.training_mode import difference
 from autocompress.core.batch_sizes import calibration_rows, rows_of
-from autocompress.core.footprint import footprint
 from autocompress.core.plan import Plan
 from autocompress.core.store import Store
 from autocompress.formats.base import Format, WritableNetwork, Written
@@ -42,8 +41,8 @@ class TracedNetwork:
 
     `given` is the network as the user passed it, `model` its canonical form. `table` holds the facts about its layers,
     `calibration` inputs `(N, …)` of the training split as the network reads them, `likelihood` what
-    its outputs stand for, `rows` how many samples a file of it is run on at once. `writer` makes files of the compressed networks that
-    `compressor` makes of plans.
+    its outputs stand for, `rows` how many samples a file of it is run on at once. `writer` makes files of the
+    compressed networks that `compressor` makes of plans.
 
     Args:
         model: the trained network, in eval mode.
@@ -77,9 +76,9 @@ class TracedNetwork:
         self.training_difference = difference(self.model, example)
         self.writer = FileWriter(self.model, table, self.calibration, file_format, threads, techniques)
         self.table = self.writer.table
-        self.rows = rows_of(footprint(self.table).live, MOST_ROWS)
         self.compressor = Compressor(self.model, self.table, coupling, self.calibration, store, self.likelihood,
                                      techniques)
+        self.rows = rows_of(self.compressor.statistics.footprint.live, MOST_ROWS)
         self.writer.check_original()
 
     @property

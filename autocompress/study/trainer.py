@@ -16,7 +16,7 @@ from autocompress.backend.training.device import is_gpu, on_device
 from autocompress.backend.training.distill import Recipe, autocast, check_recipe, distill
 from autocompress.backend.training.feature_distillation import Original
 from autocompress.backend.training.teacher import Teacher
-from autocompress.core.batch_sizes import TRAINING_BYTES, rows_at_once
+from autocompress.core.batch_sizes import LIVE_BYTES, TRAINING_BYTES, rows_at_once, rows_of
 from autocompress.core.plan import Plan
 from autocompress.core.store import WEIGHTS, Store, weights_key
 from autocompress.formats.base import Runtime
@@ -33,6 +33,8 @@ LEAST_BATCH = 8
 SHORT_STEPS, LONG_STEPS = 32, 128
 # Samples that the original answers together on a GPU, as far as their bytes allow.
 ANSWERED_ON_A_GPU = 1024
+# How many times the bytes of a batch on a CPU go together there.
+ON_A_GPU = 16
 
 
 class Trainer:
@@ -54,7 +56,8 @@ class Trainer:
         self._recovery = recovery or Recipe()
         check_recipe(self._recovery, network.table, network.calibration)
         self._int8_runtimes: dict[int, Runtime] = {}  # by threads
-        at_once = rows_at_once(network.sample_shape, ANSWERED_ON_A_GPU) if is_gpu(device) else 0
+        live = network.compressor.statistics.footprint.live
+        at_once = rows_of(live, ANSWERED_ON_A_GPU, ON_A_GPU * LIVE_BYTES) if is_gpu(device) else 0
         self.teacher = Teacher(self.answer, network.task, network.seed, store, network.likelihood, at_once)
 
     def is_trained(self, plan: Plan, rung: int) -> bool:

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autocompress.core.batch_sizes import rows_at_once
+from autocompress.core.batch_sizes import rows_of
 from autocompress.tasks.batch_likelihood import mask_of
 from autocompress.tasks.batch_split import BatchSplit
 from autocompress.tasks.batches import RowWriter
 from autocompress.tasks.samples import Samples
+from autocompress.tensors.footprint import footprint
 from autocompress.tensors.likelihood import Gaussian
 from autocompress.tensors.named import Inputs, by_name
 
@@ -28,7 +29,7 @@ def outputs_by_row(model: nn.Module, split: BatchSplit, inputs: Callable[[slice]
                    masks: Mapping[str, tuple[int, ...]]) -> dict[str, Samples]:
     """The floating-point outputs of a network for all samples of a split, by name; NaN where a mask is 0."""
     writers: dict[str, RowWriter] = {}
-    most = rows_at_once(tuple(inputs(slice(0, 1)).shape[1:]), MOST_ROWS)
+    most = rows_of(footprint(model, inputs(slice(0, 1))).live, MOST_ROWS)
     for rows in split.pieces(most):
         for name, tensor in answered(model, inputs(rows), masks).items():
             writers.setdefault(name, RowWriter()).append(tensor)

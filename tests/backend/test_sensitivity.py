@@ -121,7 +121,7 @@ def test_changes_and_passes_of_large_inputs_share_the_memory(monkeypatch: pytest
         return [sum(change.nbytes for changes in chunk.values() for _, change in changes) for chunk in chunks]
 
     small = held()
-    monkeypatch.setattr(sensitivity, "GRADIENT_BYTES", 1)  # as if one input filled a pass
+    monkeypatch.setattr(sensitivity, "EVERY_BYTES", 1)  # as if one sample filled a pass
     large = held()
     assert max(small) <= limit and max(large) <= limit // 2
     assert sum(small) == sum(large) and len(large) > len(small)
@@ -130,10 +130,9 @@ def test_changes_and_passes_of_large_inputs_share_the_memory(monkeypatch: pytest
 def test_the_mean_input_of_a_layer_does_not_hang_on_the_size_of_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = workbench("separable")
     steps = _steps(bench)[:12]
-    monkeypatch.setattr(sensitivity, "GRADIENT_BYTES", 1)
+    monkeypatch.setattr(sensitivity, "EVERY_BYTES", 1)
     alone = sensitivities(bench.network.compressor, steps)
-    shape = tuple(bench.network.calibration.shape[1:])
-    monkeypatch.setattr(sensitivity, "GRADIENT_BYTES", 3 * 4 * math.prod(shape))
+    monkeypatch.setattr(sensitivity, "EVERY_BYTES", 3 * bench.network.compressor.statistics.footprint.every)
     assert sensitivities(bench.network.compressor, steps) == pytest.approx(alone, rel=1e-3)
 
 

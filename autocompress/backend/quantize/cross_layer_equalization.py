@@ -19,8 +19,9 @@ from torch.utils.hooks import RemovableHandle
 from autocompress.backend.graph.rescale import Scaling, first_leaf, input_columns, rescale
 from autocompress.backend.network.compressed import leaves
 from autocompress.backend.statistics.calibration import BATCH
-from autocompress.core.batch_sizes import rows_at_once
+from autocompress.core.batch_sizes import rows_of
 from autocompress.core.cancellation import checkpoint
+from autocompress.tensors.footprint import footprint
 
 # Largest number of sweeps over the network, and the relative change of the factors below which they end. Several are
 # needed, because a layer's inputs and its outputs are both rescaled, and either changes the ranges of the other side.
@@ -143,12 +144,13 @@ def _ranges(model: nn.Module, scalings: Mapping[str, Scaling],
         axis = -1 if isinstance(module, nn.Linear | nn.LayerNorm) else 1
         return module.register_forward_hook(lambda _, __, output: record(at_sources, source, output, axis))
 
+    rows = rows_of(footprint(model, calibration).live, BATCH)
     handles = [before(source, name, repeat) for source, scaling in scalings.items()
                for name, repeat in scaling.readers.items()]
     handles += [behind(source) for source, scaling in scalings.items() if scaling.cap is not None]
     try:
         with torch.no_grad():
-            for batch in torch.split(calibration, rows_at_once(tuple(calibration.shape[1:]), BATCH)):
+            for batch in torch.split(calibration, rows):
                 checkpoint()
                 model(batch)
     finally:

@@ -36,7 +36,7 @@ from autocompress.backend.sensitivity.weight_deltas import weight_changes
 from autocompress.backend.statistics.moments import windows
 from autocompress.backend.statistics.reconstruct import as_matrix
 from autocompress.core.allocator import release_memory
-from autocompress.core.batch_sizes import GRADIENT_BYTES, rows_at_once
+from autocompress.core.batch_sizes import EVERY_BYTES, rows_of
 from autocompress.core.cancellation import checkpoint
 from autocompress.core.plan import Step
 from autocompress.errors import TrialError
@@ -56,7 +56,7 @@ TIMED = 4
 BATCH = 32
 # Answers drawn for each sample, each for one backward pass.
 DRAWS = 1
-# Of changes held at once, half of it where inputs are so large that passes hold as much; each chunk costs its own
+# Of changes held at once, half of it where tensors are so large that passes hold as much; each chunk costs its own
 # passes.
 CHUNK_BYTES = 512 * 2**20
 PRODUCT_BYTES = 128 * 2**20
@@ -102,7 +102,7 @@ def _affordable(compressor: Compressor, steps: Sequence[Step], seconds: float) -
         if not missing[samples]:
             return samples, math.inf
     chunks = math.ceil(sum(_bytes(compressor, steps[place]) for place in missing[SAMPLES[0]])
-                       / _chunk_bytes(compressor.calibration))
+                       / _chunk_bytes(compressor))
     legal = [n for n in SAMPLES if n * PASSES * chunks <= MOST_PASSES * count] or [SAMPLES[-1]]
     if seconds == math.inf:
         return legal[0], math.inf
@@ -124,13 +124,13 @@ def _forward_seconds(compressor: Compressor) -> float:
     return (time.perf_counter() - began) / len(inputs)
 
 
-def _rows_together(inputs: Inputs) -> int:
+def _rows_together(compressor: Compressor) -> int:
     """Samples of one pass."""
-    return rows_at_once(tuple(inputs.shape[1:]), BATCH, GRADIENT_BYTES)
+    return rows_of(compressor.statistics.footprint.every, BATCH, EVERY_BYTES)
 
 
-def _chunk_bytes(inputs: Inputs) -> int:
-    return CHUNK_BYTES if _rows_together(inputs) == BATCH else CHUNK_BYTES // 2
+def _chunk_bytes(compressor: Compressor) -> int:
+    return CHUNK_BYTES if _rows_together(compressor) == BATCH else CHUNK_BYTES // 2
 
 
 def _bytes(compressor: Compressor, step: Step) -> int:
@@ -179,7 +179,7 @@ def _chunks(compressor: Compressor, steps: Sequence[Step], until: float,
     TrialError where it ends it before the widths of layers."""
     chunk: dict[str, list[Change]] = {}
     parts: dict[str, Tensor | None] = {}
-    held, limit = 0, _chunk_bytes(compressor.calibration)
+    held, limit = 0, _chunk_bytes(compressor)
     for done, number in enumerate(_in_order(compressor, steps, timed=until < math.inf)):
         checkpoint("options of layers", done, len(steps))
         if time.perf_counter() > until:
@@ -251,7 +251,7 @@ def _products(compressor: Compressor, inputs: Inputs,
     layouts = {name: compressor.sample_axes.get(name) for name in chunk}
     together = {name: chunk.pop(name) for name, layout in layouts.items() if layout is not None}
     if together:
-        size = _rows_together(inputs)
+        size = _rows_together(compressor)
         yield from _of_layers(compressor, inputs, together, layouts, _means(compressor, together, size), size)
     if chunk:
         yield from _of_layers(compressor, inputs, chunk, layouts, _means(compressor, chunk, 1), 1)

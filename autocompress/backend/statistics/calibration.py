@@ -15,11 +15,12 @@ from torch.utils.hooks import RemovableHandle
 from autocompress.backend.layers.kinds import Conv, Norm
 from autocompress.backend.layers.recurrent import Gates, stepwise
 from autocompress.backend.layers.transposed import TransposedConv
-from autocompress.core.batch_sizes import rows_at_once
+from autocompress.core.batch_sizes import LEAST_NORM_ROWS, NORM_BYTES, rows_of
 from autocompress.core.cancellation import checkpoint
+from autocompress.tensors.footprint import footprint
 from autocompress.tensors.named import Inputs
 
-# Largest number of samples of one pass; large inputs come in smaller batches (`rows_at_once`).
+# Largest number of samples of one pass; of networks with large tensors there are fewer.
 BATCH = 256
 
 
@@ -32,34 +33,36 @@ class NormInputs:
         variances: The variance of each channel, likewise.
         running_mean: The mean that the norm subtracts, `(C,)`. It stems from the training data, and may be far off.
         running_var: The variance that it divides by, likewise.
+        rows: The number of samples of a batch.
     """
 
     means: Tensor
     variances: Tensor
     running_mean: Tensor
     running_var: Tensor
+    rows: int
 
     def channels(self, stay: Tensor) -> NormInputs:
         """Select the channels with the indices `stay` `(M,)`."""
         return NormInputs(self.means[:, stay], self.variances[:, stay], self.running_mean[stay],
-                          self.running_var[stay])
+                          self.running_var[stay], self.rows)
 
 
 def norm_inputs(model: nn.Module, inputs: Inputs) -> dict[str, NormInputs]:
     """Measure `NormInputs` of every BatchNorm of `model` that is called on `inputs` `(N, …)`, by module name."""
     seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    norms = _norms(model)
+    norms, rows = _norms(model), _rows(model, inputs)
 
     def see(name: str, _: nn.Module, args: tuple[Tensor, ...]) -> None:
         seen.setdefault(name, []).append(_mean_and_variance(args[0]))
 
-    _forward(model, inputs, [norm.register_forward_pre_hook(partial(see, name)) for name, norm in norms.items()])
+    _forward(model, inputs, [norm.register_forward_pre_hook(partial(see, name)) for name, norm in norms.items()], rows)
     inputs_of = {}
     for name, calls in seen.items():
         means, variances = zip(*calls, strict=True)
         running_mean, running_var = _running(norms[name])
         inputs_of[name] = NormInputs(torch.stack(means), torch.stack(variances), running_mean.clone(),
-                                     running_var.clone())
+                                     running_var.clone(), rows)
     return inputs_of
 
 
@@ -84,6 +87,7 @@ def reestimate_norms(model: nn.Module, inputs: Inputs, watched: Iterable[str] = 
     Source: Li et al., "EagleEye" (ECCV 2020), for norms that are not in `originals`.
     """
     norms, targets, watched = _norms(model), originals or {}, list(watched)
+    rows = next((original.rows for original in targets.values()), 0) or _rows(model, inputs)
     calls: dict[str, int] = {}
     totals: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
@@ -111,7 +115,7 @@ def reestimate_norms(model: nn.Module, inputs: Inputs, watched: Iterable[str] = 
     handles += [model.get_submodule(name).register_forward_pre_hook(partial(watch, name)) for name in watched]
     if handles:
         by_steps = any(isinstance(model.get_submodule(name), Gates) for name in watched)
-        _forward(model, inputs, handles, by_steps)
+        _forward(model, inputs, handles, rows, by_steps)
     for name, (mean, variance) in averages.items():
         norms[name].running_mean, norms[name].running_var = mean, variance
     return {name: (totals[name] / counts[name]).float() for name in totals}
@@ -165,17 +169,23 @@ def _matched_running(original: NormInputs, call: int, mean: Tensor, variance: Te
     return original.running_mean + (mean - original.means[call]) + off_centre * (growth - 1), running_var
 
 
-def _batches(inputs: Inputs) -> Sequence[Inputs]:
-    """Split inputs into batches of nearly one size, so that all count alike."""
-    return torch.tensor_split(inputs, math.ceil(len(inputs) / rows_at_once(tuple(inputs.shape[1:]), BATCH)))
+def _rows(model: nn.Module, inputs: Inputs) -> int:
+    """Return how many samples are run together: of a smaller batch, statistics would be those of few."""
+    return max(LEAST_NORM_ROWS, rows_of(footprint(model, inputs).live, BATCH, NORM_BYTES))
 
 
-def _forward(model: nn.Module, inputs: Inputs, handles: Iterable[RemovableHandle], by_steps: bool = False) -> None:
-    """Run `inputs` through the network and remove the hooks `handles` afterwards.
+def _batches(inputs: Inputs, rows: int) -> Sequence[Inputs]:
+    """Split inputs into batches of nearly one size, at most `rows`, so that all count alike."""
+    return torch.tensor_split(inputs, math.ceil(len(inputs) / rows))
+
+
+def _forward(model: nn.Module, inputs: Inputs, handles: Iterable[RemovableHandle], rows: int,
+             by_steps: bool = False) -> None:
+    """Run `inputs` through the network, `rows` at once, and remove the hooks `handles` afterwards.
 
     `by_steps` runs recurrent layers step by step; only then do hooks see their weights' inputs.
     """
-    batches = _batches(inputs)
+    batches = _batches(inputs, rows)
     try:
         with torch.no_grad(), stepwise(model) if by_steps else nullcontext():
             for done, batch in enumerate(batches):
@@ -196,7 +206,7 @@ def runs_before_a_norm(model: nn.Module, example: Inputs, names: Iterable[str]) 
         return []
     handles = [modules[name].register_forward_pre_hook(lambda *_, name=name: called.append(name)) for name in with_bias]
     handles += [norm.register_forward_pre_hook(lambda *_: called.append("")) for norm in norms]
-    _forward(model, example, handles, by_steps=True)
+    _forward(model, example, handles, len(example), by_steps=True)
     before = called[:len(called) - called[::-1].index("")] if "" in called else []
     return sorted({name for name in before if name})
 

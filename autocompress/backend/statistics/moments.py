@@ -21,9 +21,10 @@ from autocompress.backend.layers.recurrent import stepwise
 from autocompress.backend.layers.transposed import TransposedConv
 from autocompress.backend.statistics.lru_cache import content
 from autocompress.backend.statistics.tensor_cache import TensorCache
-from autocompress.core.batch_sizes import EVERY_TENSOR_BYTES, GRADIENT_BYTES, rows_at_once
+from autocompress.core.batch_sizes import EVERY_BYTES, rows_of
 from autocompress.core.cancellation import checkpoint
 from autocompress.core.store import Store
+from autocompress.tensors.footprint import Footprint, footprint
 from autocompress.tensors.likelihood import CATEGORICAL, Likelihood
 from autocompress.tensors.named import Inputs, joined
 
@@ -143,12 +144,14 @@ class Statistics:
             digest.update(f"{name} {content(tensor)}".encode())
         return digest.hexdigest()
 
-    def _rows(self, most: int, limit_bytes: int) -> int:
-        return rows_at_once(tuple(self._calibration.shape[1:]), most, limit_bytes)
+    @cached_property
+    def footprint(self) -> Footprint:
+        """The memory that one sample takes in the network."""
+        return footprint(self._model, self._calibration)
 
     @property
     def _gradient_rows(self) -> int:
-        return self._rows(GRADIENT_BATCH, GRADIENT_BYTES)
+        return rows_of(self.footprint.every, GRADIENT_BATCH, EVERY_BYTES)
 
     def gathered(self, kind: str, names: Sequence[str], make: Callable[[list[int]], Tensor]) -> Tensor:
         """Other facts that follow from the network, the calibration inputs, `kind` and a name each: see
@@ -206,6 +209,8 @@ class Statistics:
 
     def _measured_moments(self) -> dict[str, Moments]:
         sums: dict[str, _Sums] = {}
+        # Measured before there are hooks, which would count that sample too.
+        batches = torch.split(self._calibration, rows_of(self.footprint.every, BATCH, EVERY_BYTES))
         handles = []
         generator = torch.Generator().manual_seed(0)
 
@@ -219,7 +224,6 @@ class Statistics:
                 handles.append(module.register_forward_pre_hook(watch(name)))
         try:
             with torch.no_grad(), stepwise(self._model):
-                batches = torch.split(self._calibration, self._rows(BATCH, EVERY_TENSOR_BYTES))
                 for done, batch in enumerate(batches):
                     checkpoint("statistics of the original", done, len(batches))
                     self._model(batch)

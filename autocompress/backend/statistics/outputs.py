@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from autocompress.core.batch_sizes import rows_at_once
+from autocompress.core.batch_sizes import rows_of
+from autocompress.tensors.footprint import footprint
 from autocompress.tensors.named import Inputs, by_name
 
 BATCH = 64
@@ -16,7 +17,7 @@ _RESHAPES = ("View", "Squeeze", "Unsqueeze", "Reshape", "Clone", "Alias", "Permu
 @torch.no_grad()
 def outputs_of(model: nn.Module, inputs: Inputs) -> Inputs:
     """Outputs `(N, …)` of `model` (eval mode) for all of `inputs`, in batches."""
-    rows = rows_at_once(tuple(inputs.shape[1:]), BATCH)
+    rows = rows_of(footprint(model, inputs).live, BATCH)
     outputs: Inputs = torch.cat([model(batch) for batch in torch.split(inputs, rows)])  # type: ignore[no-untyped-call]
     return outputs
 

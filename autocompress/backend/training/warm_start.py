@@ -31,7 +31,7 @@ from autocompress.backend.network.quantized_weight import QuantizedWeight, round
 from autocompress.backend.quantize.rounding import quantize, start_weight
 from autocompress.backend.statistics.calibration import BATCH
 from autocompress.backend.statistics.reconstruct import as_matrix, from_matrix, on_remaining
-from autocompress.core.batch_sizes import rows_at_once
+from autocompress.core.batch_sizes import rows_of
 from autocompress.core.layer import Layer, LayerTable
 from autocompress.core.plan import Plan, Receipt
 from autocompress.techniques.apply import Techniques, at_hand, resolve
@@ -39,6 +39,7 @@ from autocompress.techniques.decompose import DECOMPOSE
 from autocompress.techniques.drop import dropped_layers
 from autocompress.techniques.quantize import level_limit
 from autocompress.techniques.table import TECHNIQUES
+from autocompress.tensors.footprint import footprint
 from autocompress.tensors.likelihood import CATEGORICAL, Likelihood
 from autocompress.tensors.named import Inputs
 
@@ -271,7 +272,7 @@ def divergence(model: nn.Module, inputs: Inputs, original: Tensor, likelihood: L
     Returns:
         The divergence; infinite where it is not a finite number.
     """
-    rows = rows_at_once(tuple(inputs.shape[1:]), BATCH)
+    rows = rows_of(footprint(model, inputs).live, BATCH)
     outputs = torch.cat([likelihood.compared(likelihood.canonical(model(batch)), batch)
                          for batch in torch.split(inputs, rows)])  # type: ignore[no-untyped-call]
     value = likelihood.divergence(outputs, original)

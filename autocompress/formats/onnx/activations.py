@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autocompress.core.batch_sizes import OUTPUT_BYTES, rows_of
+from autocompress.core.batch_sizes import LIVE_BYTES, rows_of
 from autocompress.core.cancellation import checkpoint
 from autocompress.formats.base import Arrays
 from autocompress.formats.onnx.runtime import Runtime
@@ -92,7 +92,7 @@ def calibrate(graph: FloatGraph, tensors: Mapping[str, int], inputs: Arrays, thr
     bounds = dict.fromkeys(tensors, (0.0, 0.0))
     first = next(iter(inputs.values()))
     samples, one = len(first), runtime.run({name: values[:1] for name, values in inputs.items()})
-    rows = rows_of(sum(values.nbytes for values in one.values()), MOST_ROWS, OUTPUT_BYTES)
+    rows = rows_of(sum(values.nbytes for values in one.values()), MOST_ROWS, LIVE_BYTES)
     for start in range(0, samples, rows):
         checkpoint("ranges of activations", start, samples)
         batch = {name: values[start:start + rows] for name, values in inputs.items()}

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from autocompress.core.batch_sizes import EVERY_TENSOR_BYTES, rows_at_once
+from autocompress.core.batch_sizes import EVERY_BYTES, rows_of
 from autocompress.core.cancellation import checkpoint
 from autocompress.core.plan import Receipt
 from autocompress.formats.base import INPUT, WritableNetwork
 from autocompress.formats.onnx.torch_onnx import exporting
 from autocompress.formats.pytorch.stored import StoredWeight, store, stored_weights
 from autocompress.formats.ranges import VALUES, Observed, Range, choose_range
+from autocompress.tensors.footprint import footprint
 from autocompress.tensors.named import NamedTensors, flat_outputs
 
 Example = Tensor | Mapping[str, Tensor]
@@ -76,7 +77,10 @@ def input_ranges(network: WritableNetwork, example: Example) -> dict[str, Range]
     if not observed:
         return {}
     first = next(iter(network.calibration.values()))
-    rows, draw = rows_at_once(first.shape[1:], MOST_ROWS, EVERY_TENSOR_BYTES), np.random.default_rng(0)
+    sample: Any = {name: torch.from_numpy(values[:1]) for name, values in network.calibration.items()}
+    sample = sample[INPUT] if isinstance(example, Tensor) else NamedTensors(sample)
+    rows = rows_of(footprint(network.model, sample).every, MOST_ROWS, EVERY_BYTES)
+    draw = np.random.default_rng(0)
     kept = 0 if network.range_method == "minmax" else max(1, VALUES * rows // len(first))
 
     def watch(of: Observed) -> Callable[..., None]:

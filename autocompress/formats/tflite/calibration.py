@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from autocompress.core.batch_sizes import EVERY_TENSOR_BYTES, rows_at_once
+from autocompress.core.batch_sizes import EVERY_BYTES, rows_of
 from autocompress.core.cancellation import checkpoint
 from autocompress.errors import TrialError
 from autocompress.formats.base import Arrays
@@ -36,7 +36,9 @@ def observe(network: nn.Module, example: Example, traced: Traced, names: Collect
     """
     first = next(iter(inputs.values()))
     count = len(first)
-    rows = min(count, rows_at_once(first.shape[1:], MOST_ROWS, EVERY_TENSOR_BYTES))
+    every = sum(node.meta["val"].nbytes for node in traced.nodes
+                if node.op == "call_function" and isinstance(node.meta.get("val"), Tensor))
+    rows = min(count, rows_of(every, MOST_ROWS, EVERY_BYTES))
     many = trace(network, example, rows)
     if [(node.name, node.target) for node in many.nodes] != [(node.name, node.target) for node in traced.nodes]:
         raise TrialError("the network must do the same with one sample as with many, but its operations differ")
