@@ -137,3 +137,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not a manifest: {error}") from None
     return manifest
+
+
+def artifact_fault(folder: Path, facts: dict[str, Any] | None) -> str:
+    """What is wrong with the artefact in `folder` of which `facts` were kept when it was verified, in words; empty
+    where it is as it was written, or where there is none."""
+    if facts is None:
+        return ""
+    hashes: dict[str, str] = facts.get("sha256") or {}  # what earlier releases wrote is held to its own manifest
+    for name in [name for name in hashes if name != CARD] or [Path(facts["path"]).name, MANIFEST]:
+        if not (folder / name).is_file():
+            return f"{folder / name} is gone since it was verified"
+        if name in hashes and sha256_of(folder / name) != hashes[name]:
+            return f"{folder / name} was changed since it was verified"
+    return next((f"{folder / name} was changed since it was verified" for name in changed_files(folder)
+                 if name != CARD), "")

@@ -14,10 +14,10 @@ from torch import Tensor
 from autocompress.artifact.anonymous import anonymous, require_no_names
 from autocompress.artifact.card import Running, model_card
 from autocompress.artifact.encryption import SUFFIX
-from autocompress.artifact.folder import changed_files, versions, write_artifact
+from autocompress.artifact.folder import versions, write_artifact
 from autocompress.artifact.isolated import run_isolated
 from autocompress.artifact.machine import this_machine
-from autocompress.artifact.manifest import CARD, MANIFEST, SAMPLES, SCHEMA, SampleFacts
+from autocompress.artifact.manifest import SAMPLES, SCHEMA, SampleFacts
 from autocompress.artifact.options import ExportOptions
 from autocompress.artifact.samples import deviation, limit_for, pack_samples
 from autocompress.backend.graph.batch_parity import BATCH
@@ -198,21 +198,6 @@ def _attribution(description: Description, candidate: Candidate) -> Attribution 
     assert candidate.plan is not None
     same = saved is not None and (saved.trial, saved.plan_fingerprint) == (candidate.trial, candidate.plan.fingerprint)
     return saved if same else None
-
-
-def artifact_fault(folder: Path, facts: dict[str, Any] | None) -> str:
-    """What is wrong with the artefact in `folder` of which `facts` were kept when it was verified, in words; empty
-    where it is as it was written, or where there is none."""
-    if facts is None:
-        return ""
-    hashes: dict[str, str] = facts.get("sha256") or {}  # what earlier releases wrote is held to its own manifest
-    for name in [name for name in hashes if name != CARD] or [Path(facts["path"]).name, MANIFEST]:
-        if not (folder / name).is_file():
-            return f"{folder / name} is gone since it was verified"
-        if name in hashes and sha256_of(folder / name) != hashes[name]:
-            return f"{folder / name} was changed since it was verified"
-    return next((f"{folder / name} was changed since it was verified" for name in changed_files(folder)
-                 if name != CARD), "")
 
 
 def _inputs(bench: Workbench, runtime: Runtime) -> dict[str, Any]:

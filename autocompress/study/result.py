@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pandas as pd
 
+from autocompress.artifact.folder import artifact_fault
 from autocompress.artifact.options import ExportOptions
 from autocompress.core.attribution import Attribution
 from autocompress.core.evaluation import LATENCY, Candidate
@@ -31,7 +32,6 @@ from autocompress.search.trial_status import judged
 from autocompress.space.plan_sensitivity import plan_sensitivity
 from autocompress.study.attribution import attribute
 from autocompress.study.built_files import at_hand_here
-from autocompress.study.export_candidate import artifact_fault
 from autocompress.study.folder import (
     ARTIFACT,
     REPORT,
@@ -39,10 +39,7 @@ from autocompress.study.folder import (
     read_description,
     write_description,
 )
-from autocompress.study.further_formats import ship_in_all
 from autocompress.study.lock import locked
-from autocompress.study.process_state import kept_surroundings
-from autocompress.study.tell_attribution import tell_attribution
 from autocompress.techniques.apply import at_hand, resolve, untouched
 from autocompress.techniques.table import TECHNIQUES
 
@@ -173,6 +170,8 @@ class SearchResult:
             StorageError: where a run is at work on the study.
             AutocompressError: where the file does not do what the trial promised.
         """
+        from autocompress.study.process_state import kept_surroundings  # needs torch
+
         options = ExportOptions.of(sign, encrypt, licence, intended_use, anonymous, watermark)
         with locked(self.folder), kept_surroundings():
             return self.ship(path, trial, options)
@@ -193,6 +192,8 @@ class SearchResult:
             InputError: for a trial that has nothing to export.
             AutocompressError: where the file does not do what the trial promised.
         """
+        from autocompress.study.further_formats import ship_in_all  # needs torch
+
         candidate = self.candidate(trial)
         if candidate.plan is None or not candidate.evaluations:
             raise InputError(f"a trial must have been scored to be exported, but trial {candidate.trial} is "
@@ -238,6 +239,8 @@ class SearchResult:
             seconds: that it may take.
             should_stop: whether the user wants to stop.
         """
+        from autocompress.study.tell_attribution import tell_attribution  # needs torch
+
         candidate, everyone, d = self.best, self.candidates, self._description
         if sensitivity_table is not None:
             sensitivities = {c.trial: plan_sensitivity(projection.space, c.plan, sensitivity_table) for c in everyone
@@ -389,6 +392,7 @@ def open_study(folder: Path | str, *, model: Any = None, data: Any = None, load_
     bench = None
     if load_network or model is not None:
         from autocompress.study.loading import reopen_bench
+        from autocompress.study.process_state import kept_surroundings
 
         with kept_surroundings():
             options = {"model": model, "data": data, **objects}

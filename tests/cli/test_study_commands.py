@@ -79,7 +79,8 @@ def test_what_is_known_of_the_best_plan_is_not_found_out_again(finished: Any, mo
         return before
 
     monkeypatch.setattr("autocompress.study.result.attribute", attribute)
-    monkeypatch.setattr("autocompress.study.result.tell_attribution", lambda bench, folder, description: description)
+    monkeypatch.setattr("autocompress.study.tell_attribution.tell_attribution",
+                        lambda bench, folder, description: description)
     monkeypatch.setattr(result, "_bench", object())
 
     def explain(stored: Attribution) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,14 @@ def test_counting_and_watching_build_no_trial(tmp_path: Path, monkeypatch: pytes
 def test_a_study_is_read_once_however_much_is_asked_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(tmp_path, 24)
     assert _look(tmp_path, monkeypatch)[0] == 1
+
+
+def test_showing_and_reporting_a_study_load_no_torch(tmp_path: Path) -> None:
+    filled(tmp_path, 3)
+    code = (f"import sys; from autocompress.cli.main import main\nstudy = {str(tmp_path)!r}\n"
+            "assert main(['show', study]) == 0 and main(['report', study]) == 0\nsys.exit('torch' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from postgresql_server import INSTALLED, PASSWORD, Server
 from stored_study import filled
 
 from autocompress.cli.main import main
@@ -62,7 +63,33 @@ def _store(folder: Path) -> StudyStore:
 
 
 def test_the_page_holds_the_trials_and_follows_the_study(tmp_path: Path) -> None:
-    study, _ = filled(tmp_path, 6)
+    _follow(tmp_path, None)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not INSTALLED, reason="PostgreSQL is not installed")
+def test_the_page_follows_a_study_on_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("psycopg")
+    server = Server()
+    monkeypatch.setenv("AUTOCOMPRESS_STORAGE_PASSWORD", PASSWORD)
+    try:
+        _follow(tmp_path, server.url())
+        _look_again(tmp_path, server)
+    finally:
+        Server.forget_connections()
+        server.close()
+
+
+def _look_again(folder: Path, database: Server) -> None:
+    """At the study that was followed, while connections are cut."""
+    with _served(folder) as server:
+        assert 'data-trials="7"' in _get(server)[1]
+        database.cut_connections()
+        assert "process 7" in _get(server, "/live")[1], "the driver is still told of"
+
+
+def _follow(tmp_path: Path, url: str | None) -> None:
+    study, _ = filled(tmp_path, 6, url)
     with _served(tmp_path) as server:
         answer, page = _get(server)
         assert answer.status == 200 and 'data-trials="6"' in page and "Plotly" in page
