@@ -26,7 +26,8 @@ _PLAIN = (type(None), bool, int, float, complex, str, bytes, np.generic, torch.d
 
 # What can be done about samples of several shapes.
 ONE_SHAPE = ("bring pictures to one size (a transform of the Dataset; on the command line --image-size), and pad "
-             "sequences to one length, with a mask as a further input")
+             "sequences to one length (with transformers, padding=\"max_length\" in place of each batch's longest), "
+             "with a mask as a further input")
 
 
 @dataclasses.dataclass(frozen=True)

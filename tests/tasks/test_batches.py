@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from autocompress.errors import InputError
@@ -257,6 +257,29 @@ class Unequal(Dataset[Any]):
 def test_samples_of_several_shapes_are_told_what_to_do(source: Any) -> None:
     with pytest.raises(InputError, match=r"3, \d+, 8.* and .*3, \d+, 8.*: bring pictures to one size .*, and pad"):
         read(source).column("")
+
+
+class Encoder(nn.Module):
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return input_ids * attention_mask
+
+
+def padded_to_the_longest(samples: list[int]) -> Any:
+    """A batch of texts as a collator of transformers makes it."""
+    longest = 4 + max(samples) % 3
+    return {"input_ids": torch.zeros(len(samples), longest, dtype=torch.long),
+            "attention_mask": torch.ones(len(samples), longest, dtype=torch.long)}
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_texts_that_are_padded_batch_by_batch_are_told_what_to_do(split: str) -> None:
+    import autocompress
+
+    alike, ragged = DataLoader([*range(2)] * 5, 2, collate_fn=padded_to_the_longest), DataLoader(
+        [*range(20)], 2, collate_fn=padded_to_the_longest)
+    splits = {"train": alike, "validation": alike, "test": alike} | {split: ragged}
+    with pytest.raises(InputError, match=r'input_ids must have one shape.*\(\d,\) and .*padding="max_length"'):
+        autocompress.Task(**splits).read_by(Encoder())
 
 
 class Large(Dataset[Any]):
