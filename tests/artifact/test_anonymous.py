@@ -28,8 +28,8 @@ from autocompress.testing.networks import task_data
 # Files of these hold tensors under their names in PyTorch.
 NAMED = ("safetensors", "pt2")
 # Formats whose files differ by the compiled device alone are tried once.
-TRIED = [name for name in FORMATS if not name.startswith("vela-") and name not in NAMED]
-SLOW = ("executorch",)
+TRIED = [pytest.param(name, marks=[] if name in ("onnx", "tflite-micro") else pytest.mark.slow) for name in FORMATS
+         if not name.startswith("vela-") and name not in NAMED]
 NAMES = ("secret_stem", "secret_head", "secret_norm", "SecretNetwork")
 
 
@@ -55,8 +55,7 @@ def bench_of(name: str) -> Workbench:
                      file_format=format_named(name))
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
-                                  for name in TRIED])
+@pytest.mark.parametrize("name", TRIED)
 def test_no_file_of_an_anonymous_artefact_names_a_layer(name: str, tmp_path: Path) -> None:
     bench = bench_of(name)
     folder = shipped(bench, quantised(bench, 8), tmp_path / "a", options=ExportOptions(anonymous=True))
@@ -72,7 +71,7 @@ def test_no_file_of_an_anonymous_artefact_names_a_layer(name: str, tmp_path: Pat
     assert np.isfinite(autocompress.load(folder)(samples)["output"]).all()
 
 
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("name", [NAMED[0], pytest.param(NAMED[1], marks=pytest.mark.slow)])
 def test_a_format_of_named_tensors_is_refused(name: str, tmp_path: Path) -> None:
     bench = bench_of(name)
     with pytest.raises(AutocompressError, match="must hold no name of a layer"):

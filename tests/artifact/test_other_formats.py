@@ -18,8 +18,8 @@ from autocompress.errors import EnvironmentFault, InputError
 from autocompress.formats.table import EXTRAS, format_named
 from autocompress.testing.techniques import outputs, workbench
 
-FORMATS = ["safetensors", "pt2", "onnx.xz", "openvino", "tensorrt",
-           pytest.param("executorch", marks=pytest.mark.slow)]
+FORMATS = ["safetensors", "openvino",
+           *(pytest.param(name, marks=pytest.mark.slow) for name in ("pt2", "onnx.xz", "tensorrt", "executorch"))]
 
 
 @pytest.fixture(scope="module", params=FORMATS)
@@ -66,7 +66,7 @@ def test_a_missing_extra_is_named_before_a_search(other: Path, monkeypatch: pyte
         format_named(other.name)
 
 
-@pytest.mark.parametrize("name", ["safetensors", "pt2"])
+@pytest.mark.parametrize("name", ["safetensors", pytest.param("pt2", marks=pytest.mark.slow)])
 def test_a_network_of_torch_is_made_again(name: str, tmp_path: Path) -> None:
     bench = workbench("mlp", format_named(name))
     folder = shipped(bench, quantised(bench, 3), tmp_path)

@@ -16,7 +16,8 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", [pytest.param(path, marks=[] if path.stem == "quickstart" else pytest.mark.slow)
+                                  for path in NOTEBOOKS], ids=lambda p: p.name)
 def test_the_code_of_its_cells_runs_and_shows_the_figure(path: Path, monkeypatch: pytest.MonkeyPatch,
                                                          tmp_path: Path) -> None:
     """In this process, where searches are short."""

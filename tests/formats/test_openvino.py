@@ -17,9 +17,16 @@ from autocompress.testing.techniques import workbench
 
 
 class TestOpenvino(FormatContract):
-    """Convolutions, sequences and tokens."""
+    """Convolutions."""
 
-    format, networks = FORMAT, ("residual", "gru", "encoder")
+    format, networks = FORMAT, ("residual",)
+
+
+@pytest.mark.slow
+class TestOpenvinoOfSequences(FormatContract):
+    """Sequences and tokens."""
+
+    format, networks = FORMAT, ("gru", "encoder")
 
 
 def test_activations_of_16_bits_are_refused() -> None:
