@@ -12,9 +12,9 @@ from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 # Free memory at the end of the heap above which some is given back.
-KEPT_BYTES = 2**30
+KEPT_BYTES = 2**28
 # Blocks from this size on are mapped by themselves all the same.
-MAPPED_BYTES = 2**28
+MAPPED_BYTES = 2**26
 # Resident memory up to which nothing is given back: networks with small inputs stay below, and pay no page faults.
 HELD_BYTES = 2**30
 

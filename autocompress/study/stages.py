@@ -280,6 +280,8 @@ def predict(run: Run, traced: Traced, measured: Measured, limit: Settings) -> Se
                         cause if isinstance(error, TrialError) else f"{type(error).__name__}: {cause}")
             log.debug("the cause", exc_info=error)
             return None
+        finally:  # changes of weights, of which searching needs none
+            release_memory()
 
 
 def _table_seconds(run: Run, limit: Settings) -> float:

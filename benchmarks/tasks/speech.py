@@ -75,7 +75,7 @@ class Waveforms(nn.Module):
 
 def _waves(test: bool) -> tuple[Tensor, Tensor]:
     """Recordings `(N, 6000)` from -1 to 1, cut or filled at their end, and their digits."""
-    data = np.load(shared("data/spoken_digits.npz"))
+    data = dict(np.load(shared("data/spoken_digits.npz")))  # each look into the file reads it again
     starts = np.concatenate([[0], np.cumsum(data["lengths"])])
     rows = np.flatnonzero(data["test"].astype(bool) == test)
     waves = torch.zeros(len(rows), SAMPLES)
@@ -100,7 +100,7 @@ def spoken_digits() -> nn.Module:
 def _recordings(folder: Path) -> None:
     from scipy.io import wavfile
 
-    data = np.load(shared("data/spoken_digits.npz"))
+    data = dict(np.load(shared("data/spoken_digits.npz")))  # each look into the file reads it again
     starts = np.concatenate([[0], np.cumsum(data["lengths"])])
     for row, digit in enumerate(data["digits"]):
         place = folder / ("test" if data["test"][row] else "val" if row % 9 == 0 else "train") / str(digit)
