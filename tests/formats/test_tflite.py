@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 import tflite
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 
 from autocompress.backend.network.compressed import Compressed
 from autocompress.backend.network.fold import fold_norms
-from autocompress.core.plan import Plan
+from autocompress.core.plan import Plan, Step
 from autocompress.errors import TrialError
 from autocompress.estimate import estimate
 from autocompress.formats.base import INPUT, OUTPUT, WritableNetwork
@@ -18,7 +20,7 @@ from autocompress.formats.tflite.format import FORMAT
 from autocompress.formats.tflite.rules import lower
 from autocompress.formats.tflite.trace import trace
 from autocompress.study.workbench import Workbench
-from autocompress.testing.exporters import integers
+from autocompress.testing.exporters import integers, sites, structure
 from autocompress.testing.format_contract import FormatContract
 from autocompress.testing.techniques import outputs, workbench
 
@@ -158,3 +160,18 @@ def test_equal_constants_are_stored_once() -> None:
     model = tflite.Model.GetRootAsModel(empty, 0)
     contents = [model.Buffers(i).DataAsNumpy().tobytes() for i in range(1, model.BuffersLength())]
     assert len(set(contents)) == len(contents)
+
+
+@pytest.mark.parametrize("turn", range(6))
+def test_sizes_of_mixed_plans_are_predicted(turn: int) -> None:
+    """Integers, half floats and floats beside one another, some layers pruned and factored: what stands between them,
+    and what equal tensors share, is counted."""
+    bench, draw = workbench("separable", FORMAT), random.Random(turn)
+    activations = draw.choice((8, 16, 32))
+    widths = {site: draw.choice((8, 16, 32)) for site in sites(bench)}
+    plan = Plan.of([*(step for step in structure(bench).steps if draw.random() < 0.4),
+                    *(Step(site, "quantize", {"weight_bits": bits, "activation_bits": activations if bits == 8 else 32})
+                      for site, bits in widths.items() if bits < 32)])
+    size = len(bench.network.write(bench.network.compressor.compress(plan)).data)
+    predicted = estimate(bench.network.table, plan, bench.evaluator.profile, FORMAT)["size_bytes"]
+    assert predicted == pytest.approx(size, rel=0.01, abs=90), "constants of 5 to 9 kB are aligned"
