@@ -91,8 +91,8 @@ def calibrate(graph: FloatGraph, tensors: Mapping[str, int], inputs: Arrays, thr
     seen: dict[str, list[np.ndarray]] = {name: [] for name in tensors}
     bounds = dict.fromkeys(tensors, (0.0, 0.0))
     first = next(iter(inputs.values()))
-    samples, one = len(first), runtime.run({name: values[:1] for name, values in inputs.items()})
-    rows = rows_of(sum(values.nbytes for values in one.values()), MOST_ROWS, LIVE_BYTES)
+    one = runtime.run({name: values[:1] for name, values in inputs.items()})
+    samples, rows = len(first), rows_of(sum(values.nbytes for values in one.values()), MOST_ROWS, LIVE_BYTES)
     for start in range(0, samples, rows):
         checkpoint("ranges of activations", start, samples)
         batch = {name: values[start:start + rows] for name, values in inputs.items()}
@@ -103,6 +103,8 @@ def calibrate(graph: FloatGraph, tensors: Mapping[str, int], inputs: Arrays, thr
             low, high = bounds[name]
             bounds[name] = (min(low, float(flat.min())), max(high, float(flat.max())))
             if method != "minmax":
-                seen[name].append(flat if len(flat) <= share else flat[draw.integers(0, len(flat), share)])
+                # A copy, so that the runtime's arena is free for the next batch.
+                seen[name].append(flat.copy() if len(flat) <= share else flat[draw.integers(0, len(flat), share)])
+        del values, flat  # before the next batch is run
     return {name: choose_range(np.concatenate(seen[name] or [np.zeros(0)]), *bounds[name], bits, method)
             for name, bits in tensors.items()}
