@@ -13,7 +13,7 @@ from math import prod
 # each sample takes longer.
 LIVE_BYTES = 64 * 2**20
 # The same where norms are set by the statistics of a batch, which must be of enough samples.
-NORM_BYTES, LEAST_NORM_ROWS = 3 * LIVE_BYTES, 16
+NORM_BYTES, LEAST_NORM_ROWS = 3 * LIVE_BYTES, 4
 # The bytes of all tensors of a batch, in passes that keep, output or measure every one.
 EVERY_BYTES = 192 * 2**20
 # The bytes of inputs in the batch of an optimiser step.
