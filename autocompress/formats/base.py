@@ -292,6 +292,22 @@ class Format(FormatFacts, Protocol):
         """
         raise NotImplementedError
 
+    def open_on(self, device: str, data: bytes, threads: int = 1) -> Runtime:
+        """Load a file for scoring beside trainings on a device. Left as it is: as `open`.
+
+        Args:
+            device: of torch, such as `cpu` or `cuda:1`.
+            data: the bytes of the file.
+            threads: CPU threads that the runtime may use.
+
+        Returns:
+            The loaded file, which may answer a little otherwise than that of `open`; latency is never measured on it.
+
+        Raises:
+            TrialError: when the runtime refuses the file.
+        """
+        return self.open(data, threads)
+
     def plain(self, network: nn.Module, example: Tensor | Mapping[str, Tensor]) -> bytes:
         """Convert the untouched network as its user would without autocompress, for comparison.
 

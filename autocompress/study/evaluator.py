@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import cached_property
+from typing import Any
 
 import torch
 from msgspec.structs import replace
@@ -29,6 +30,7 @@ from autocompress.search.executors.base import Job, Outcome, alone
 from autocompress.space.format_legality import check_format
 from autocompress.study.built_files import keep_file, kept_file
 from autocompress.study.file_writer import PARITY_SAMPLES, about_the_original, as_arrays
+from autocompress.study.measuring_place import RemoteRuntime
 from autocompress.study.original import OriginalFile, original_of
 from autocompress.study.process_state import own_randomness
 from autocompress.study.racing import LEAST, SAMPLES, SCORED_WHOLE, Sizes, corrected, part_of, say, sizes
@@ -58,6 +60,8 @@ class Evaluator:
         self.network, self.trainer, self.profile, self.threads = network, trainer, profile, threads
         # On how many validation samples candidates are scored; None: on all.
         self.sizes: Sizes | None = None
+        # Calls a `Stopwatch` where latency is measured elsewhere; None: this process times files.
+        self.measuring: Callable[..., Any] | None = None
         # What the original took on as many as are scored of any.
         self.scoring_seconds = 0.0
         self._originals: dict[int | None, tuple[Score, Tensor]] = {}
@@ -73,7 +77,7 @@ class Evaluator:
         takes seconds."""
         network = self.network
         return original_of(self._format, network.user_model, network.writer.original_file,
-                           network.calibration[:PARITY_SAMPLES], network.writer.example)
+                           network.calibration[:PARITY_SAMPLES], network.writer.example, self.open_to_time)
 
     def prepare(self) -> None:
         """Make what takes long and is needed later: the plain export."""
@@ -203,6 +207,10 @@ class Evaluator:
         """Load a file for scoring, with all threads. TrialError when its runtime refuses it."""
         return self._format.open(data, self.threads)
 
+    def open_to_time(self, data: bytes) -> Runtime:
+        """Load a file, with one thread, at the one place where latency is measured. TrialError as `open`."""
+        return self._format.open(data) if self.measuring is None else RemoteRuntime(self.measuring, self._format, data)
+
     def _static(self, compressed: Compressed, size: int, runtime: Runtime) -> Metrics:
         executed = self.network.executed(compressed)
         estimated = estimate(self.network.table, compressed.plan, self.profile, self._format, self.network.techniques)
@@ -251,8 +259,8 @@ class Evaluator:
 
     def completed(self, outcome: Outcome,
                   quiet: Callable[[], AbstractContextManager[None]] = nullcontext) -> Evaluation:
-        """Keep what a worker sends back and time the file, on this machine and, inside `quiet`, beside nothing else of
-        the search: the one place where candidates are timed."""
+        """Keep what a worker sends back and time the file, at the one place where that is done: on this machine and,
+        inside `quiet`, beside nothing else of the search, or on a host where nothing else runs."""
         for key, data in outcome.stored.items():
             self._store.put(key, data)
         evaluation, timings = outcome.evaluation, dict(outcome.evaluation.timings)
@@ -261,7 +269,8 @@ class Evaluator:
             metrics = corrected(metrics, self._original_on(part)[0].metrics, self.original_score.metrics)
         unknown = [name for name in self.profile.latencies if name not in metrics]
         if unknown:
-            with _timed(timings, "time"), closing(self._format.open(outcome.file)) as runtime, alone(), quiet():
+            here = quiet() if self.measuring is None else nullcontext()
+            with _timed(timings, "time"), closing(self.open_to_time(outcome.file)) as runtime, alone(), here:
                 timing = time_files({"file": runtime}, self._example)["file"]
             for name in unknown:
                 metrics |= timing.metrics(name)
@@ -310,7 +319,8 @@ class Evaluator:
         with _timed(timings, "export"):
             built = self.network.write(compressed)
         sources = self.sources
-        with _timed(timings, "score"), closing(self.open(built.data)) as runtime:
+        opened = self._format.open_on(self.trainer.device, built.data, self.threads)
+        with _timed(timings, "score"), closing(opened) as runtime:
             metrics = self._scored(runtime, samples)
             metrics = self._static(compressed, len(built.data), runtime) | metrics
             estimated = estimate(self.network.table, compressed.plan, self.profile, self._format,

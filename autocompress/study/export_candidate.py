@@ -79,7 +79,7 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
     _check_promise(description, candidate, validation, runtime.flash_bytes or len(data), marked is not None)
     original = bench.evaluator.open(bench.network.writer.original_file)
     graph, before, after = bench.evaluator.original.time_beside(
-        {"file": file_format.open(data)}, as_arrays(bench.network.example), 100, 5.0
+        {"file": bench.evaluator.open_to_time(data)}, as_arrays(bench.network.example), 100, 5.0
     )
     tested = bench.evaluator.test_samples
     after_score, before_score = (bench.evaluator.score(file, "test", tested) for file in (runtime, original))

@@ -44,7 +44,7 @@ def in_format(bench: Workbench, file_format: Format) -> Workbench:
     other.network, other.store = network, MemoryStore()
     other.evaluator = Evaluator(network, bench.trainer, bench.evaluator.profile, store=other.store,
                                 threads=bench.evaluator.threads)
-    other.evaluator.sizes = bench.evaluator.sizes
+    other.evaluator.sizes, other.evaluator.measuring = bench.evaluator.sizes, bench.evaluator.measuring
     return other
 
 

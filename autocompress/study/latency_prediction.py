@@ -63,7 +63,8 @@ def _integer_ratio(bench: Workbench, plan: Plan) -> float | None:
     try:
         network, writer = bench.network, bench.network.writer
         integers = network.write(network.compressor.compress(plan)).data
-        files = {"float": writer.format.open(writer.original_file), "integers": writer.format.open(integers)}
+        files = {"float": bench.evaluator.open_to_time(writer.original_file),
+                 "integers": bench.evaluator.open_to_time(integers)}
     except TrialError as error:
         log.info("8-bit layers are predicted by the profile's rates, because the original has no 8-bit file: %s", error)
         return None

@@ -8,6 +8,7 @@ the exporter's: names that it writes into the file, say.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +47,8 @@ class OriginalFile:
         return fastest, timed[fastest], {name: timed[name] for name in files}
 
 
-def original_of(file_format: Format, model: nn.Module, file: bytes, inputs: Inputs, example: Inputs) -> OriginalFile:
+def original_of(file_format: Format, model: nn.Module, file: bytes, inputs: Inputs, example: Inputs,
+                open_to_time: Callable[[bytes], Runtime]) -> OriginalFile:
     """Convert the untouched network as its user would, and check that file against our own.
 
     Args:
@@ -55,6 +57,7 @@ def original_of(file_format: Format, model: nn.Module, file: bytes, inputs: Inpu
         file: our file of it.
         inputs: real ones `(N, …)`, on which a plain export must answer as ours does, alone and together.
         example: two samples with which the network is traced.
+        open_to_time: loads a file where latency is measured.
     """
     runtime = file_format.open(file)
     try:
@@ -65,8 +68,9 @@ def original_of(file_format: Format, model: nn.Module, file: bytes, inputs: Inpu
     except TrialError as error:
         note = f"there is no plain export to compare with, so our own graph of the original stands for it: {error}"
         log.info(note)
-        return OriginalFile(file, {OWN: runtime}, len(file), note)
-    return OriginalFile(plain, {f"plain {file_format.converter}": loaded, OWN: runtime}, min(len(plain), len(file)))
+        return OriginalFile(file, {OWN: open_to_time(file)}, len(file), note)
+    return OriginalFile(plain, {f"plain {file_format.converter}": open_to_time(plain), OWN: open_to_time(file)},
+                        min(len(plain), len(file)))
 
 
 def _require_same(plain: Runtime, written: Runtime, batch: Arrays) -> None:

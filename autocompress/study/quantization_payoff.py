@@ -106,7 +106,8 @@ class _Comparison:
     def _file(self, quantised: Collection[str]) -> Runtime:
         writer = self._bench.network.writer
         network = replace(self._network, activation_bits=dict.fromkeys(quantised, 8))
-        return writer.format.open(writer.format.write(writer.prepared, network, self._bench.evaluator.threads).data)
+        evaluator = self._bench.evaluator
+        return evaluator.open_to_time(writer.format.write(writer.prepared, network, evaluator.threads).data)
 
     def _times(self, first: Runtime, second: Runtime) -> tuple[float, float]:
         timed = time_files({"first": first, "second": second}, as_arrays(self._bench.network.example), ROUNDS, SECONDS)

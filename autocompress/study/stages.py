@@ -42,6 +42,7 @@ from autocompress.study.identity import (
 )
 from autocompress.study.latency_prediction import predicted_metrics, predicting
 from autocompress.study.loading import load_task, make_bench, open_executor, require_same_task
+from autocompress.study.measuring_place import Stopwatch
 from autocompress.study.model_soup import greedy_soup
 from autocompress.study.ownership import discard
 from autocompress.study.quantization_payoff import unpaying_layers
@@ -183,6 +184,7 @@ def trace(run: Run, loaded: Loaded) -> Traced:
     request = run.request
     run.phase("tracing and measuring the original")
     bench = make_bench(loaded.network, loaded.data, request, loaded.folder)
+    bench.evaluator.measuring = request.executor.measuring_place(Stopwatch)
     release_memory()
     for note in bench.network.notes:
         log.warning(note)
@@ -323,7 +325,8 @@ def try_candidates(run: Run, loaded: Loaded, traced: Traced, measured: Measured,
     except InfeasibleError as error:
         failure = error
     finally:
-        executor.close()
+        if traced.bench.evaluator.measuring is None:  # else its cluster still times what ships; `search` closes it
+            executor.close()
     run.timings["sampling and storage"] = engine.overhead_seconds
     if failure is None and not run.stop():
         for sentence in shortfalls(engine.candidates(), store.failures(), is_late(run, limit)):

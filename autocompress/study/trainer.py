@@ -51,7 +51,7 @@ class Trainer:
 
     def __init__(self, network: TracedNetwork, *, store: Store, epochs: int, device: str = "cpu", threads: int = 1,
                  recovery: Recipe | None = None) -> None:
-        self._network, self._epochs, self._device, self.threads = network, epochs, device, threads
+        self._network, self._epochs, self.device, self.threads = network, epochs, device, threads
         self._store = store
         self._recovery = recovery or Recipe()
         check_recipe(self._recovery, network.table, network.calibration)
@@ -80,7 +80,7 @@ class Trainer:
         network = self._network
         original = Original(self._original, network.table, network.compressor.coupling)
         distill(compressed, self.teacher, network.task, self._recipe(rung, seconds, trained), network.calibration,
-                network.seed, self._device, should_stop, original, network.likelihood,
+                network.seed, self.device, should_stop, original, network.likelihood,
                 as_shipped=bool(network.training_difference))
         return put_weights(self._store, rung, compressed)
 
@@ -105,18 +105,18 @@ class Trainer:
                 self._int8_runtimes[self.threads] = self._network.writer.format.open(self._int8_file, self.threads)
             outputs = in_batches(self._int8_runtimes[self.threads], as_arrays(inputs), self._network.rows)
             return likelihood.compared(likelihood.canonical(as_outputs(outputs)), inputs)
-        with torch.inference_mode(), autocast(self._device):
-            outputs = self._original(on_device(inputs, self._device))
+        with torch.inference_mode(), autocast(self.device):
+            outputs = self._original(on_device(inputs, self.device))
             return likelihood.compared(likelihood.canonical(outputs), inputs)
 
     @cached_property
     def _int8_file(self) -> bytes | None:
-        return int8_file(self._network, self.threads) if self._device == "cpu" else None
+        return int8_file(self._network, self.threads) if self.device == "cpu" else None
 
     @cached_property
     def _original(self) -> nn.Module:
         model = self._network.model
-        return model.eval() if self._device == "cpu" else copy.deepcopy(model).to(self._device).eval()
+        return model.eval() if self.device == "cpu" else copy.deepcopy(model).to(self.device).eval()
 
     @cached_property
     def _original_outputs(self) -> Tensor:

@@ -8,9 +8,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from small_search import bright_rows, write_data
 from torch import nn
 
 import autocompress
@@ -48,12 +48,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "blocks.py").write_text(BLOCKS)
     (tmp_path / "code" / "net.py").write_text(NET)
-    rng = np.random.default_rng(0)
-    labels = np.arange(300) % 3
-    pictures = rng.normal(0, 0.6, (300, 1, 8, 8)).astype(np.float32)
-    for picture, label in zip(pictures, labels, strict=True):
-        picture[0, 2 * label:2 * label + 3, :] += 1
-    np.savez(tmp_path / "data.npz", x=pictures, y=labels)
+    write_data(tmp_path)
     return tmp_path
 
 
@@ -83,12 +78,9 @@ def _workers() -> list[int]:
 
 
 def _bright_rows(samples: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures `(samples, 1, 8, 8)` of three classes, told apart by the rows that are bright."""
-    labels = torch.arange(samples) % 3
-    pictures = 0.6 * torch.randn(samples, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    for label in range(3):
-        pictures[labels == label, 0, 2 * label:2 * label + 3] += 1
-    return pictures, labels
+    """Pictures and labels as tensors."""
+    pictures, labels = bright_rows(samples)
+    return torch.from_numpy(pictures), torch.from_numpy(labels)
 
 
 def _network() -> nn.Module:

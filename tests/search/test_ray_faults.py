@@ -114,6 +114,13 @@ def test_a_cluster_that_lets_anybody_in_is_refused(monkeypatch: pytest.MonkeyPat
     _cluster(monkeypatch, Ray(), ("127.0.0.1", False, installed())).connect()
 
 
+def test_a_host_that_times_files_may_take_no_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = {**NODE, "Resources": {**NODE["Resources"], "measure": 1.0}}
+    with pytest.raises(InputError, match=r"resource measure must take no trainings, but .* 2 CPU.*--num-cpus=0"):
+        _cluster(monkeypatch, Ray(node), ("127.0.0.1", False, installed())).connect()
+    assert _cluster(monkeypatch, Ray()).measuring_place(dict) is None, "the driver times"
+
+
 def test_another_token_is_told_from_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RayCluster, "_reach", lambda *_: None)
     refused = Ray(fails=ConnectionError("Failed to connect to Ray cluster"))

@@ -63,10 +63,10 @@ def test_where_there_is_no_plain_export_our_own_graph_stands_for_it(monkeypatch:
     data = plain_export(model, example)
     inputs = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(OnnxFormat, "plain", fails)
-    original = original_of(FORMAT, model, data, inputs, example)
+    original = original_of(FORMAT, model, data, inputs, example, FORMAT.open)
     assert original.file == data and set(original.runtimes) == {OWN} and "no such operator" in original.note
     monkeypatch.setattr(OnnxFormat, "plain", lambda *_: plain_export(nn.Sequential(nn.Linear(4, 3)), example))
-    assert "otherwise" in original_of(FORMAT, model, data, inputs, example).note
+    assert "otherwise" in original_of(FORMAT, model, data, inputs, example, FORMAT.open).note
 
 
 class _Sorted(nn.Module):

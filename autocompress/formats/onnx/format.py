@@ -67,6 +67,10 @@ class OnnxFormat(Format):
         """Load a file in ONNX Runtime."""
         return Runtime(data, threads)
 
+    def open_on(self, device: str, data: bytes, threads: int = 1) -> Runtime:
+        """Load a file in ONNX Runtime, on the GPU where its package is of those that have one (onnxruntime-gpu)."""
+        return Runtime(data, threads, device=device)
+
     def plain(self, network: nn.Module, example: Tensor | Mapping[str, Tensor]) -> bytes:
         """Export the untouched network with the defaults of `torch.onnx.export`."""
         return plain_export(network, example, self.free_sizes)

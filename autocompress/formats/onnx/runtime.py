@@ -13,23 +13,34 @@ from autocompress.errors import TrialError, reason_of
 from autocompress.formats import base
 from autocompress.formats.base import Arrays
 
+CPU, GPU = "CPUExecutionProvider", "CUDAExecutionProvider"
 SILENT = 4  # severity of a session's own lines on the screen: fatal ones; its errors are raised, and told from there
 DTYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_, "tensor(double)": np.float64}
 
 
+def _providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
+    """What runs the nodes of a graph on a torch device, the first that can before the others."""
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or GPU not in onnxruntime.get_available_providers():
+        return [CPU]
+    return [(GPU, {"device_id": number or "0"}), CPU]
+
+
 class Runtime(base.Runtime):
-    """One ONNX file loaded by ONNX Runtime, on the CPU.
+    """One ONNX file loaded by ONNX Runtime.
 
     Args:
         model: bytes of the file, or its path.
         threads: 1 wherever latency is reported: then the calling thread does all the work.
         literal: leave the graph as it is written, without fused kernels.
+        device: of torch; on a GPU run what ONNX Runtime as it is installed can run there.
 
     Raises:
         TrialError: when ONNX Runtime refuses the file.
     """
 
-    def __init__(self, model: bytes | str | Path, threads: int = 1, literal: bool = False) -> None:
+    def __init__(self, model: bytes | str | Path, threads: int = 1, literal: bool = False,
+                 device: str = "cpu") -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -40,7 +51,7 @@ class Runtime(base.Runtime):
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         source = model if isinstance(model, bytes) else str(model)
         try:
-            self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(source, options, providers=_providers(device))
         except Exception as error:  # its exceptions share no base class
             raise TrialError(f"ONNX Runtime refuses the file: {reason_of(error)}") from error
         self._dtypes = {entry.name: DTYPES.get(entry.type, np.float32) for entry in self._session.get_inputs()}

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -155,6 +155,18 @@ class Executor(Protocol):
 
         Raises:
             InputError, EnvironmentFault: for what cannot be used or reached.
+        """
+        return None
+
+    def measuring_place(self, make: Callable[[], object]) -> Callable[..., Any] | None:
+        """Make an object at the one place where latency is measured, where that is not the driver's machine.
+
+        Args:
+            make: picklable; makes the object.
+
+        Returns:
+            What calls a method of the object, by its name and arguments; None where the driver times files itself.
+            Called between `connect` and `close`, it raises EnvironmentFault where the place does not answer.
         """
         return None
 

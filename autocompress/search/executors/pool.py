@@ -32,7 +32,7 @@ from autocompress.search.executors.base import (
 from autocompress.search.executors.lending import needed
 from autocompress.search.executors.worker_process import RemoteTraceback, portable
 
-METHODS = ("connect", "open", "submit", "quiet", "stop", "close")
+METHODS = ("connect", "measuring_place", "open", "submit", "quiet", "stop", "close")
 
 # What a job may read of the store: the header of a file of weights, empty for others, and the bytes.
 Lent = tuple[dict[str, str], bytes]

@@ -101,6 +101,10 @@ class RayActors(Executor):
         """See `Executor`."""
         self._cluster.connect()
 
+    def measuring_place(self, make: Callable[[], object]) -> Callable[..., Any] | None:
+        """See `Executor`: a host of the cluster with the resource `measure`, if there is one."""
+        return self._cluster.measuring_place(make)
+
     def open(self, workplace: Workplace) -> None:
         """See `Executor`. Actors start with their first job."""
         self._workplace, ray = workplace, self._cluster.ray

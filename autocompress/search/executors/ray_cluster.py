@@ -13,12 +13,13 @@ import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from autocompress.errors import EnvironmentFault, InputError, reason_of
+from autocompress.search.executors.ray_worker import Held
 
 LOCAL, AUTO, CLIENT = "ray", "auto", "ray://"
 INSTALL = "pip install 'autocompress[ray]'"
@@ -26,6 +27,8 @@ INSTALL = "pip install 'autocompress[ray]'"
 COMPARED = ("autocompress", "torch", "onnxruntime", "onnx", "numpy")
 # Seconds in which an address must answer, and every host say what is installed there.
 REACH_SECONDS, PROBE_SECONDS = 5.0, 60.0
+# The resource of hosts that time files, and seconds in which one must answer: another search may have it at the moment.
+MEASURE, MEASURE_SECONDS = "measure", 600.0
 TOKEN_ADVICE = ("run `ray get-auth-token --generate`, copy ~/.ray/auth_token to all hosts, and start the cluster and "
                 "the search with RAY_AUTH_MODE=token")
 
@@ -77,11 +80,38 @@ class RayCluster:
                 f"cluster have {total.get('CPU', 0):g} CPU(s) and {total.get('GPU', 0):g} GPU(s) together: choose "
                 "other --cpus-per-worker and --gpus-per-worker")
         self._check_hosts()
+        for node in self._nodes:
+            if node["Resources"].get(MEASURE) and node["Resources"].get("CPU"):
+                raise InputError(f"a host with the resource {MEASURE} must take no trainings, but "
+                                 f"{node['NodeManagerHostname']} has {node['Resources']['CPU']:g} CPU(s) for them: "
+                                 f"start Ray there with --num-cpus=0 --resources '{{\"{MEASURE}\": 1}}'")
+
+    @property
+    def _nodes(self) -> list[dict[str, Any]]:
+        """Hosts that are there, as Ray describes them."""
+        return [node for node in self.ray.nodes() if node["Alive"]]
+
+    def measuring_place(self, make: Callable[[], object]) -> Callable[..., Any] | None:
+        """See `Executor.measuring_place`. What the actor holds is made anew where it was lost."""
+        if not any(node["Resources"].get(MEASURE) for node in self._nodes):
+            return None
+        ray = self.ray
+        actor = ray.remote(num_cpus=0, resources={MEASURE: 1}, max_restarts=-1, max_task_retries=-1)(Held).remote(make)
+
+        def call(method: str, *arguments: Any) -> Any:
+            try:
+                return ray.get(actor.call.remote(method, arguments), timeout=MEASURE_SECONDS)
+            except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError) as error:
+                raise EnvironmentFault(f"a host with the resource {MEASURE} must time files within "
+                                       f"{MEASURE_SECONDS:g} s, but: {reason_of(error)}. Go on with --resume when it "
+                                       "is there, and no other search has it") from error
+
+        return call
 
     @property
     def room(self) -> int:
         """How many workers there is room for at present."""
-        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        nodes = [node["Resources"] for node in self._nodes]
         room = sum(int(min(node.get("CPU", 0) / self._cpus, node.get("GPU", 0) / self._gpus if self._gpus else 2**31)
                        + 1e-6) for node in nodes)
         return room if self._most is None else min(room, self._most)
@@ -171,7 +201,7 @@ class RayCluster:
             return os.environ.get("RAY_AUTH_MODE", "").lower() == "token", versions
 
         affinity = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-        nodes = [node for node in ray.nodes() if node["Alive"]]
+        nodes = self._nodes
         pending = {node["NodeID"]: ray.remote(num_cpus=0)(about).options(
             scheduling_strategy=affinity(node["NodeID"], soft=False)).remote() for node in nodes}
         hosts: dict[str, tuple[str, bool, dict[str, str]]] = {}
@@ -180,7 +210,7 @@ class RayCluster:
             try:
                 token, versions = ray.get(pending[node["NodeID"]], timeout=PROBE_SECONDS)
             except Exception as error:
-                if node["NodeID"] not in {each["NodeID"] for each in ray.nodes() if each["Alive"]}:
+                if node["NodeID"] not in {each["NodeID"] for each in self._nodes}:
                     continue  # it has left meanwhile
                 raise EnvironmentFault(f"the host {host} of the cluster must run a task within {PROBE_SECONDS:g} s, "
                                        f"but: {reason_of(error)}") from error

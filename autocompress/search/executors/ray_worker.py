@@ -100,6 +100,17 @@ class RayWorker:
             self._store.remove(key)
 
 
+class Held:
+    """Holds an object in an actor, and calls its methods."""
+
+    def __init__(self, make: Callable[[], object]) -> None:
+        self._object = make()
+
+    def call(self, method: str, arguments: tuple[Any, ...]) -> Any:
+        """Call a method of the object by its name."""
+        return getattr(self._object, method)(*arguments)
+
+
 def this_machine() -> str:
     """What tells machines, and containers on one, apart: the boot of the kernel and the namespace of processes."""
     try:
