@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -74,9 +75,7 @@ def open_storage(url: str, *, extend: bool = True, alone: bool = False) -> optun
     path = sqlite_path(url)
     if path is None:
         return _of_server(url)
-    if path.exists() and path.stat().st_size and _head(path) != b"SQLite format 3\x00":
-        raise StorageError(f"{path} must be a SQLite database, but it is something else or corrupt. "
-                           "Nothing was overwritten; move it away or choose another --out")
+    _require_database(path)
     with storage_errors(str(path)), _versions(str(path)):
         from sqlalchemy import event
 
@@ -177,6 +176,15 @@ def _of_newer(shown: str, cause: str) -> StorageError:
                         "Install that one: pip install -U optuna. Nothing was overwritten")
 
 
-def _head(path: Path) -> bytes:
-    with storage_errors(str(path)), path.open("rb") as stream:
-        return stream.read(16)
+def _require_database(path: Path) -> None:
+    """StorageError for a file that is no database. SQLite looks itself: a process that opens and closes the file beside
+    it gives up SQLite's locks, and the next process to leave removes a log that is still written to."""
+    if not path.exists():
+        return
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA schema_version")
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+            raise StorageError(f"{path} must be a SQLite database, but it is something else or corrupt. "
+                               "Nothing was overwritten; move it away or choose another --out") from error

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -50,6 +54,30 @@ def test_candidates_come_back_from_a_new_connection(tmp_path: Path, url: str) ->
     assert first == Candidate(trial=0, status="complete", plan=plan, evaluations=(zero, one))
     assert (second.status, second.reason) == ("running", "not finished")
     assert load_study(open_storage(url), "other") is None
+
+
+SEARCHER = """
+import sys
+from autocompress.search.databases import open_storage
+from autocompress.search.storage import load_study
+load_study(open_storage(sys.argv[1]), "mine").set_user_attr("late", sys.argv[2])
+"""
+
+
+def test_what_another_process_writes_stays_while_this_one_has_the_study_open(tmp_path: Path) -> None:
+    """As `watch`, or a notebook, beside a search. A look at the file outside SQLite gives up the locks of this process:
+    the other one then removes the log when it leaves, and what it wrote is overwritten from here."""
+    url = storage_url(tmp_path, None)
+    held: list[Any] = [_study(url)]
+    for word in ("one", "two", "three"):
+        held.append(load_study(open_storage(url), "mine"))
+        subprocess.run([sys.executable, "-c", SEARCHER, url, word], check=True)
+        assert (tmp_path / "study.db-wal").exists(), "this process has the database open"
+        assert all(study.user_attrs["late"] == word for study in held)
+    held.clear()
+    gc.collect()
+    again = load_study(open_storage(url), "mine")
+    assert again is not None and again.user_attrs["late"] == "three"
 
 
 @pytest.mark.parametrize("content", [b"this is not a database, but somebody's thesis", b"SQLite format 3\x00 torn",
