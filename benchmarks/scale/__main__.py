@@ -3,6 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/scale many-trials DIR [--trials 200 2000 10000]
     OMP_NUM_THREADS=1 python benchmarks/scale driver DIR [--trials 3000] [--sampler random]
     OMP_NUM_THREADS=1 python benchmarks/scale speed-up DIR [--rounds 6] [--trials 24] [--width 32]
+    OMP_NUM_THREADS=1 python benchmarks/scale store-bytes DIR [--trials 12] [--width 32]
     OMP_NUM_THREADS=1 python benchmarks/scale simulate STUDY [--proposal-ms 60]
 
 Studies of `many-trials` are made in DIR and used again when they are there. Tables are printed; `benchmarks/scale.md`
@@ -17,6 +18,7 @@ from pathlib import Path
 import many_trials
 import simulate
 import speed_up
+import store_bytes
 
 
 def main() -> None:
@@ -35,6 +37,10 @@ def main() -> None:
     faster.add_argument("--rounds", type=int, default=6)
     faster.add_argument("--trials", type=int, default=24)
     faster.add_argument("--width", type=int, default=32)
+    stored = commands.add_parser("store-bytes", help="bytes in Ray's object store by evaluation")
+    stored.add_argument("folder", type=Path)
+    stored.add_argument("--trials", type=int, default=12)
+    stored.add_argument("--width", type=int, default=32)
     simulated = commands.add_parser("simulate", help="1 to 256 workers from measured task times")
     simulated.add_argument("study", type=Path)
     simulated.add_argument("--proposal-ms", type=float, default=60.0)
@@ -43,6 +49,8 @@ def main() -> None:
         lines = many_trials.rows(given.folder, given.trials)
     elif given.command == "driver":
         lines = many_trials.driver_rows(given.folder, given.trials, given.sampler)
+    elif given.command == "store-bytes":
+        lines = store_bytes.rows(given.folder, given.trials, given.width)
     elif given.command == "speed-up":
         lines = speed_up.rows(given.folder, given.rounds, given.trials, given.width)
     else:
