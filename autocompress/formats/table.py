@@ -23,7 +23,7 @@ FORMATS = {"onnx": "autocompress.formats.onnx.format", "tflite": "autocompress.f
            "onnx.xz": "autocompress.formats.onnx_xz.format",
            "openvino": "autocompress.formats.openvino.format",
            "tensorrt": "autocompress.formats.tensorrt.format",
-           "executorch": "autocompress.formats.executorch.format",
+           "executorch": "autocompress.formats.executorch.format", "coreml": "autocompress.formats.coreml.format",
            "vela": "autocompress.formats.vela.format:U55_128",
            "vela-u55-256": "autocompress.formats.vela.format:U55_256",
            "vela-u65-256": "autocompress.formats.vela.format:U65_256",
@@ -31,6 +31,7 @@ FORMATS = {"onnx": "autocompress.formats.onnx.format", "tflite": "autocompress.f
 # Distributions that a format needs beside those of the package, by its name: the extra, and a module that shows it.
 EXTRAS = {"tflite": ("litert", ("tflite", "ai_edge_litert")), "tflite-micro": ("mcu", ("tflite", "tflite_micro")),
           "openvino": ("openvino", ("openvino",)), "executorch": ("executorch", ("executorch", "torchao")),
+          "coreml": ("coreml", ("coremltools",)),
           **{name: ("ethos-u", ("tflite", "ai_edge_litert", "ethosu")) for name in FORMATS if name.startswith("vela")}}
 # By name of a format, a module without torch whose `open`, `checked`, `tensor_spans` and `integer_levels` do for
 # shipped files what those of the format do, and which refuses a file that refers to other files; other formats do it
@@ -40,7 +41,8 @@ READERS = {"onnx": "autocompress.formats.onnx.shipped", "onnx.xz": "autocompress
 # Name of a shipped file before its format's suffix.
 MODEL = "model"
 # Files that shipped formats write.
-SHIPPED = tuple(f"{MODEL}.{ending}" for ending in ("onnx", "onnx.xz", "tflite", "safetensors", "pt2", "pte"))
+SHIPPED = tuple(f"{MODEL}.{ending}" for ending in ("onnx", "onnx.xz", "tflite", "safetensors", "pt2", "pte",
+                                                       "mlpackage.zip"))
 
 
 def format_named(name: str) -> Any:

@@ -15,6 +15,7 @@ from autocompress.hardware.profile import HardwareProfile
 from autocompress.space.space import KnobKey, Space, Value, Values, build_space
 from autocompress.space.spec import SpaceSpec
 from autocompress.techniques.apply import Techniques
+from autocompress.techniques.knobs import ALL_LAYERS
 from autocompress.techniques.quantize import ACTIVATIONS, BITS
 from autocompress.techniques.table import TECHNIQUES
 
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 
 # Kinds of knobs that choose a width; a step of one technique has both.
 WIDTHS = (BITS, ACTIVATIONS)
+MOST_INTEGER_BITS = 8  # of a weight
 
 
 def check_format(plan: Plan, table: LayerTable, file_format: FormatFacts) -> None:
@@ -93,10 +95,13 @@ def inside_format(space: Space, file_format: FormatFacts, left_open: Collection[
 
 def _reasons(space: Space, kind: str, technique: str, setting: Values, file_format: FormatFacts) -> dict[str, str]:
     """The format's reasons by site against the steps of a technique that `setting` makes of a plain plan, beside every
-    width of the other kind."""
+    width of the other kind; of activations, beside integer weights where there are some."""
     plain, held, refused = space.uniform(), set[str](), dict[str, str]()
     others = [knob for knob in space.knobs if knob.kind in WIDTHS and kind in WIDTHS and knob.kind != kind]
-    for width in dict.fromkeys(choice for knob in others for choice in knob.choices) or (None,):
+    widths = list(dict.fromkeys(choice for knob in others for choice in knob.choices))
+    if kind == ACTIVATIONS:  # float weights compute in float, whatever the width of activations
+        widths = [width for width in widths if isinstance(width, int) and width <= MOST_INTEGER_BITS] or widths
+    for width in widths or (None,):
         beside = {knob.key: width for knob in others if width in knob.choices and width is not None}
         for step in space.decode({**plain, **beside, **setting}).find(technique).values():
             reason = refusal(step, space.table, file_format)
@@ -104,7 +109,10 @@ def _reasons(space: Space, kind: str, technique: str, setting: Values, file_form
                 refused[step.site] = reason
             else:
                 held.add(step.site)
-    return {site: reason for site, reason in refused.items() if site not in held}
+    reasons = {site: reason for site, reason in refused.items() if site not in held}
+    if reasons and not held:
+        reasons[ALL_LAYERS] = next(iter(reasons.values()))
+    return reasons
 
 
 def _say(file_format: FormatFacts, kind: str, choice: Value, reason: str, listed: bool) -> None:

@@ -25,8 +25,8 @@ from autocompress.hardware.profile import load_profile
 from autocompress.study.workbench import Workbench
 from autocompress.testing.networks import task_data
 
-# Files of these hold tensors under their names in PyTorch.
-NAMED = ("safetensors", "pt2")
+# Files of these hold tensors under their names in PyTorch, or names made of them.
+NAMED = ("safetensors", "pt2", "coreml")
 # Formats whose files differ by the compiled device alone are tried once.
 TRIED = [pytest.param(name, marks=[] if name in ("onnx", "tflite-micro") else pytest.mark.slow) for name in FORMATS
          if not name.startswith("vela-") and name not in NAMED]
@@ -71,11 +71,11 @@ def test_no_file_of_an_anonymous_artefact_names_a_layer(name: str, tmp_path: Pat
     assert np.isfinite(autocompress.load(folder)(samples)["output"]).all()
 
 
-@pytest.mark.parametrize("name", [NAMED[0], pytest.param(NAMED[1], marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [NAMED[0], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMED[1:])])
 def test_a_format_of_named_tensors_is_refused(name: str, tmp_path: Path) -> None:
     bench = bench_of(name)
     with pytest.raises(AutocompressError, match="must hold no name of a layer"):
-        shipped(bench, quantised(bench, 8), tmp_path / "a", options=ExportOptions(anonymous=True))
+        shipped(bench, quantised(bench, 8, 32), tmp_path / "a", options=ExportOptions(anonymous=True))
     assert not (tmp_path / "a").exists()
 
 

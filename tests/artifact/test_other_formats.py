@@ -80,3 +80,12 @@ def test_a_network_of_torch_is_made_again(name: str, tmp_path: Path) -> None:
 def test_no_network_of_torch_is_made_of_other_files(artifact: Path) -> None:
     with pytest.raises(InputError, match="safetensors and pt2"):
         autocompress.load_module(artifact)
+
+
+@pytest.mark.slow
+def test_what_was_not_run_is_said(tmp_path: Path) -> None:
+    bench = workbench("mlp", format_named("coreml"))
+    folder = shipped(bench, quantised(bench, 8, 32), tmp_path / "coreml")
+    verification = verify(folder)
+    assert verification.holds
+    assert "predictions were not run" in next(check.detail for check in verification.checks if check.name == "load")

@@ -41,6 +41,23 @@ def test_widths_left_to_the_profile_are_those_that_the_format_holds() -> None:
         knob.key: knob.choices for knob in whole.knobs if knob.kind != "bits"}
 
 
+class _Whole(FormatFacts):
+    """Holds integers of weights beside integers of activations alone."""
+
+    name = "whole"
+
+    def legal(self, step: Step, layer: Layer) -> str:
+        integers = [int(step.args.get(key, 32)) <= 8 for key in ("weight_bits", "activation_bits")]
+        return "integers read integers" if integers == [True, False] else ""
+
+
+def test_activations_are_judged_beside_integer_weights() -> None:
+    space = space_of(TABLE, load_space("default"), HOST, _Whole())
+    choices = {knob.key: knob.choices for knob in space.knobs}
+    assert choices["act", "*"] == (8,), "beside float weights any width is legal, and means nothing"
+    assert 8 in choices["bits", "a"] and 32 in choices["bits", "a"]
+
+
 def test_what_a_further_format_cannot_hold_is_left_out_too() -> None:
     space = space_of(TABLE, load_space("default"), HOST, FORMAT, further=[_Narrow()])
     assert {knob.key: knob.choices for knob in space.knobs} == {

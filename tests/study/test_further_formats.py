@@ -30,7 +30,7 @@ def data() -> tuple[torch.Tensor, torch.Tensor]:
     (["onnx", "tflite", "tflite-micro"], "4500B"),
     *(pytest.param(*each, marks=pytest.mark.slow) for each in (
         (["safetensors", "onnx.xz"], "6000B"), (["pt2", "onnx"], "14kB"), (["openvino", "tensorrt"], "4500B"),
-        (["executorch", "onnx"], "14kB")))], ids=lambda value: str(value))
+        (["executorch", "onnx"], "14kB"), (["coreml", "onnx"], "9kB")))], ids=lambda value: str(value))
 def test_the_best_candidate_ships_in_every_format(tmp_path: Path, formats: list[str], budget: str) -> None:
     result = autocompress.search(network(), data(), budget=budget, format=formats, trials=1, epochs=1, effort="fast",
                                  out=tmp_path / "study")

@@ -32,7 +32,8 @@ class Rounded:
 
     Args:
         traced: the network, exported for one sample.
-        network: what the file is to hold.
+        network: what the file is to hold; what its layers read and put out is rounded where their activations have 8
+            bits.
 
     Raises:
         TrialError: where a weight that is to be stored as integers is read by anything but a layer.
@@ -41,6 +42,7 @@ class Rounded:
     def __init__(self, traced: Traced, network: WritableNetwork) -> None:
         self._network, self._inputs = network, [*traced.inputs]
         self.weights: dict[str, str] = {}  # the module, by the name of the node of its weight
+        self._in_float = {*network.integers} - {name for name, bits in network.activation_bits.items() if bits == 8}
         self.ranges_of: dict[str, str] = {}  # whose range a rounded node has, by name
         self.first_read: dict[str, str] = {}  # the node that a module first reads, by its name
         for node in traced.nodes:
@@ -48,14 +50,16 @@ class Rounded:
             if node.name in traced.keys and module in network.integers:
                 self._add(node, module)
         if missing := sorted({*network.integers} - {*self.weights.values()}):
-            raise TrialError(f"ExecuTorch files hold integers of layers that are called, but {missing[0]} is not")
+            raise TrialError(f"its files hold integers of layers that are called, but {missing[0]} is not")
 
     def _add(self, weight: fx.Node, module: str) -> None:
         self.weights[weight.name] = module
         for layer in weight.users:
             if packet(layer) not in LAYERS or layer.args[1] is not weight:
-                raise TrialError(f"ExecuTorch files hold integers that a layer reads, but {module}.weight is read by "
+                raise TrialError(f"its files hold integers that a layer reads, but {module}.weight is read by "
                                  f"{packet(layer)}")
+            if module in self._in_float:
+                continue
             source = layer.args[0]
             assert isinstance(source, fx.Node)
             self.first_read.setdefault(module, source.name)
@@ -72,12 +76,12 @@ class Rounded:
         """
         nodes = {node.name: node for node in program.graph.nodes}
         nodes |= dict(zip(self._inputs, program.graph.find_nodes(op="placeholder"), strict=True))
-        layers = {node for node in program.graph.nodes if packet(node) in LAYERS}
         read = {node.target: node for node in program.graph.nodes if node.op == "get_attr"}
-        integer = {layer for module in set(self.weights.values()) for layer in read[f"{module}.weight"].users}
+        integer = {layer for module in self.weights.values() if module not in self._in_float
+                   for layer in read[f"{module}.weight"].users}
         for number, module in enumerate(self.weights.values()):
             _store(program, read[f"{module}.weight"], self._network.integers[module], number)
-        ends = {_end(layer) for layer in layers & integer}
+        ends = {_end(layer) for layer in integer}
         for name, origin in self.ranges_of.items():
             node = nodes[name]
             readers = set(node.users) if node in ends else set(node.users) & integer
