@@ -34,7 +34,7 @@ from autocompress.formats.running import in_batches, on_device
 from autocompress.formats.table import format_named
 from autocompress.formats.timing import time_files
 from autocompress.hardware.profile import load_profile
-from autocompress.space.format_legality import space_of
+from autocompress.space.format_legality import refusal, space_of
 from autocompress.space.space import Space
 from autocompress.space.spec import load_space
 from autocompress.study.file_writer import as_arrays
@@ -55,8 +55,9 @@ import int8
 DRAWN = {"onnx": ("host", "default"), "tflite": ("pixel-3", "default"), "tflite-micro": ("stm32l4r5", "default")}
 SIDE = 64
 # Formats of `files`, and test samples that their files are run on; fewer where an interpreter is slow.
-FILES = ("onnx", "tflite", "tflite-micro", "vela")
-TESTED, SLOW = 5000, {"tflite": 2000, "vela": 2000, "tflite-micro": 100}
+FILES = ("onnx", "tflite", "tflite-micro", "vela", "openvino", "onnx.xz", "safetensors", "pt2", "executorch")
+TESTED, SLOW = 5000, {"tflite": 2000, "vela": 2000, "tflite-micro": 100, "executorch": 2000, "safetensors": 2000,
+                      "pt2": 2000}
 
 
 def benches(name: str, profile: str) -> Iterator[Workbench]:
@@ -142,7 +143,10 @@ def files_row(what: str, network: torch.nn.Module, data: TaskData, name: str) ->
         bench = Workbench(network, data, profile, seed=0, epochs=1, file_format=file_format)
     except InputError as error:
         return f"| {what} | {name} | refused: {str(error).partition(', but ')[2].partition(', at ')[0]} | | | | |"
-    compressed = bench.network.compressor.compress(integers(bench, (8,), 8))
+    plan = integers(bench, (8,), 8)
+    if reasons := list(filter(None, (refusal(step, bench.network.table, file_format) for step in plan.steps))):
+        return f"| {what} | {name} | refused: {reasons[0]} | | | | |"
+    compressed = bench.network.compressor.compress(plan)
     began = time.perf_counter()
     content = bench.network.write(compressed).data
     seconds = time.perf_counter() - began
