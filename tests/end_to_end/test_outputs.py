@@ -134,7 +134,8 @@ class TestDetection(TaskContract):
         return trained()
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [pytest.param(form, marks=[] if form in ("tuple", "nested") else pytest.mark.slow)
+                                  for form in FORMS])
 def test_outputs_have_the_same_names_everywhere(form: str, tmp_path: Path) -> None:
     """In torch, in the file that ships, and in its manifest, whatever the network returns them in."""
     model, task, names = trained(form), Detection(), NAMES.get(form, ["kind", "box"])

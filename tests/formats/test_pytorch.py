@@ -33,7 +33,7 @@ BOTH = pytest.mark.parametrize("torch_format", [SAFETENSORS, PT2], ids=lambda of
 class TestSafetensors(FormatContract):
     """The weights that the rebuilt network computes with are the levels times their steps."""
 
-    format, networks = SAFETENSORS, ("residual",)
+    format, networks = SAFETENSORS, ("flattened",)
 
     def levels(self, bench: Workbench, compressed: Compressed, data: bytes) -> dict[str, np.ndarray]:
         network = SAFETENSORS.module(data)
@@ -43,12 +43,13 @@ class TestSafetensors(FormatContract):
 
 
 @pytest.mark.slow
-class TestSafetensorsOfRecurrentLayers(TestSafetensors):
-    """Recurrent weights, which are rebuilt row by row."""
+class TestSafetensorsOfOtherLayers(TestSafetensors):
+    """Sums of branches, and recurrent weights, which are rebuilt row by row."""
 
-    networks = ("gru",)
+    networks = ("residual", "gru")
 
 
+@pytest.mark.slow
 class TestPt2(FormatContract):
     """A small network: each file is exported by itself."""
 

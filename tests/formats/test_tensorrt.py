@@ -19,9 +19,16 @@ from autocompress.testing.techniques import outputs, workbench
 
 
 class TestTensorrt(FormatContract):
-    """Convolutions, and tokens."""
+    """Convolutions."""
 
-    format, networks = FORMAT, ("residual", "encoder")
+    format, networks = FORMAT, ("residual",)
+
+
+@pytest.mark.slow
+class TestTensorrtOfTokens(FormatContract):
+    """An encoder."""
+
+    format, networks = FORMAT, ("encoder",)
 
 
 def small(name: str = "residual", thin: bool = False) -> bytes:

@@ -197,9 +197,9 @@ class TestLabelFreeClasses(TaskContract):
         return segmenter()
 
 
-@pytest.mark.parametrize(("make", "net", "budget"), [(two_headed_task, two_heads, "9kB"),
-                                                     (segmenting_task, segmenter, "6kB"),
-                                                     (embedding_task, embedding, "7kB")])
+@pytest.mark.parametrize(("make", "net", "budget"), [
+    (two_headed_task, two_heads, "9kB"), pytest.param(segmenting_task, segmenter, "6kB", marks=pytest.mark.slow),
+    pytest.param(embedding_task, embedding, "7kB", marks=pytest.mark.slow)])
 def test_whole_searches(make: Any, net: Any, budget: str, tmp_path: Path) -> None:
     """The file keeps the budget, and its metrics on the test split are those of the task for its own outputs."""
     task = make()

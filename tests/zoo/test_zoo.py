@@ -61,7 +61,8 @@ def _mobilenet(models: Any) -> nn.Module:
     return network
 
 
-@pytest.mark.parametrize("make", [_shufflenet, _densenet, _convnext, _swin, _mobilenet])
+@pytest.mark.parametrize("make", [_convnext, _swin, _mobilenet, *(
+    pytest.param(family, marks=pytest.mark.slow) for family in (_shufflenet, _densenet))])
 def test_a_small_network_of_each_family_passes(make: Callable[[Any], nn.Module]) -> None:
     torch.manual_seed(0)
     model = zoo.livened(make(import_torchvision().models).eval())
@@ -71,7 +72,8 @@ def test_a_small_network_of_each_family_passes(make: Callable[[Any], nn.Module])
     assert row["steps"]["quantize"] >= 5 and row["steps"]["decompose"] >= 1
 
 
-@pytest.mark.parametrize("name", ["unet:unet", "unet:unet-shuffle", "unet:unet-groupnorm", "unet:linknet"])
+@pytest.mark.parametrize("name", ["unet:unet", "unet:unet-groupnorm", *(
+    pytest.param(name, marks=pytest.mark.slow) for name in ("unet:unet-shuffle", "unet:linknet"))])
 def test_a_unet_as_users_write_it_passes(name: str) -> None:
     """Skips by concatenation and by sums, every way up; channels are cut where that is proved."""
     torch.manual_seed(0)
