@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/scale many-trials DIR [--trials 200 2000 10000]
     OMP_NUM_THREADS=1 python benchmarks/scale driver DIR [--trials 3000] [--sampler random]
-    OMP_NUM_THREADS=1 python benchmarks/scale speed-up DIR [--rounds 6] [--trials 24] [--width 32]
+    OMP_NUM_THREADS=1 python benchmarks/scale speed-up DIR [--rounds 6] [--trials 24] [--width 32] [--profile host]
     OMP_NUM_THREADS=1 python benchmarks/scale store-bytes DIR [--trials 12] [--width 32]
     OMP_NUM_THREADS=1 python benchmarks/scale simulate STUDY [--proposal-ms 60]
 
@@ -37,6 +37,7 @@ def main() -> None:
     faster.add_argument("--rounds", type=int, default=6)
     faster.add_argument("--trials", type=int, default=24)
     faster.add_argument("--width", type=int, default=32)
+    faster.add_argument("--profile", default="host", help="where latency is timed (host) or estimated")
     stored = commands.add_parser("store-bytes", help="bytes in Ray's object store by evaluation")
     stored.add_argument("folder", type=Path)
     stored.add_argument("--trials", type=int, default=12)
@@ -52,7 +53,8 @@ def main() -> None:
     elif given.command == "store-bytes":
         lines = store_bytes.rows(given.folder, given.trials, given.width)
     elif given.command == "speed-up":
-        lines = speed_up.rows(given.folder, given.rounds, given.trials, given.width)
+        lines = speed_up.rows(given.folder, given.rounds, given.trials, given.width,
+                              given.profile)
     else:
         lines = simulate.rows(given.study, given.proposal_ms / 1000)
     print("\n".join(lines))

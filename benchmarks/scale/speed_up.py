@@ -54,7 +54,7 @@ class Counted:
         ray.put, ray_actors._settle = self._put, self._settle
 
 
-def rate(folder: Path, workers: int, trials: int, width: int) -> tuple[float, Counted]:
+def rate(folder: Path, workers: int, trials: int, width: int, profile: str) -> tuple[float, Counted]:
     """Candidates calibrated in a minute by so many workers, behind the first third: workers begin with loading torch,
     and not at the same time."""
     model, data, weights = write_files(folder / "task", width=width, side=32)
@@ -69,14 +69,15 @@ def rate(folder: Path, workers: int, trials: int, width: int) -> tuple[float, Co
     try:
         with tempfile.TemporaryDirectory() as out, Counted() as counted:
             autocompress.search(model, data, weights=weights, max_drop="40%", trials=trials, sampler="random",
-                                effort="fast", workers="ray", jobs=workers, out=f"{out}/study", on_event=told)
+                                profile=profile, effort="fast", workers="ray", jobs=workers, out=f"{out}/study",
+                                on_event=told)
     except EnoughError:
         pass
     behind = results[trials // 3:]
     return 60 * (len(behind) - 1) / (behind[-1] - behind[0]), counted
 
 
-def rows(folder: Path, rounds: int, trials: int, width: int) -> list[str]:
+def rows(folder: Path, rounds: int, trials: int, width: int, profile: str) -> list[str]:
     """Lines of a table: rates of one and of two workers in turn, with the load of the machine."""
     lines = ["| round | 1 worker | 2 workers | ratio | load before |", "|---|---|---|---|---|"]
     ratios, counted = list[float](), Counted()
@@ -84,7 +85,7 @@ def rows(folder: Path, rounds: int, trials: int, width: int) -> list[str]:
         load = os.getloadavg()[0]
         rates = {}
         for workers in (1, 2) if number % 2 == 0 else (2, 1):
-            rates[workers], counted = rate(folder, workers, trials, width)
+            rates[workers], counted = rate(folder, workers, trials, width, profile)
         ratios.append(rates[2] / rates[1])
         lines.append(f"| {number + 1} | {rates[1]:.1f}/min | {rates[2]:.1f}/min | {ratios[-1]:.2f} | {load:.1f} |")
         print(lines[-1], flush=True)
