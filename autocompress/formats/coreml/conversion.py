@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import io
-import logging
 import tempfile
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from autocompress.core.quiet import silent
 from autocompress.errors import TrialError, cause_of
 from autocompress.formats.coreml.package import SPEC, WEIGHTS, packed
 
@@ -33,7 +30,7 @@ def package_of(module: nn.Module, arguments: tuple[Tensor | Mapping[str, Tensor]
     Raises:
         TrialError: when torch cannot export it, or coremltools cannot convert it.
     """
-    with silence(), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+    with silent(*LOGGERS), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         import coremltools
 
         try:
@@ -53,18 +50,3 @@ def package_of(module: nn.Module, arguments: tuple[Tensor | Mapping[str, Tensor]
         weights = path / WEIGHTS
         assert (path / SPEC).exists()
         return packed(spec.SerializeToString(deterministic=True), weights.read_bytes() if weights.exists() else b"")
-
-
-@contextmanager
-def silence() -> Iterator[None]:
-    """Run coremltools without its warnings of versions, and without its progress."""
-    levels = {name: logging.getLogger(name).level for name in LOGGERS}
-    for name in LOGGERS:
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from autocompress.core.quiet import silent
 from autocompress.errors import TrialError, cause_of, reason_of
 from autocompress.formats import base
 from autocompress.formats.base import Arrays
-from autocompress.formats.coreml.conversion import silence
+from autocompress.formats.coreml.conversion import LOGGERS
 from autocompress.formats.coreml.package import unpacked
 
 Arguments = Mapping[str, Any]
@@ -140,7 +141,7 @@ class ReadBack(base.Runtime):
         spec, weights = unpacked(data)
         self._threads = threads
         try:
-            with silence(), tempfile.TemporaryDirectory() as folder:
+            with silent(*LOGGERS), tempfile.TemporaryDirectory() as folder:
                 from coremltools.converters.mil.frontend.milproto.load import load
                 from coremltools.proto import Model_pb2
 

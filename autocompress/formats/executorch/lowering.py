@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
+from autocompress.core.quiet import silent
 from autocompress.errors import TrialError, cause_of
 
 INPUTS, OUTPUTS = "input_names", "output_names"
@@ -30,7 +28,7 @@ def program_of(module: nn.Module, arguments: tuple[Tensor | Mapping[str, Tensor]
     Raises:
         TrialError: when torch or ExecuTorch cannot lower it.
     """
-    with silence(), torch.no_grad():
+    with silent(*LOGGERS), torch.no_grad():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
@@ -41,18 +39,3 @@ def program_of(module: nn.Module, arguments: tuple[Tensor | Mapping[str, Tensor]
             return bytes(lowered.to_executorch().buffer)
         except Exception as error:  # it raises many kinds
             raise TrialError(f"ExecuTorch cannot lower it: {cause_of(error)}") from error
-
-
-@contextmanager
-def silence() -> Iterator[None]:
-    """Import ExecuTorch without the warnings of what it imports."""
-    levels = {name: logging.getLogger(name).level for name in LOGGERS}
-    for name in LOGGERS:
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)

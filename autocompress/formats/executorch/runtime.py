@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from autocompress.core.quiet import silent
 from autocompress.errors import TrialError, reason_of
 from autocompress.formats import base
 from autocompress.formats.base import Arrays
-from autocompress.formats.executorch.lowering import INPUTS, OUTPUTS, silence
+from autocompress.formats.executorch.lowering import INPUTS, LOGGERS, OUTPUTS
 
 # The head of a file: its magic, the length of its header, and in bytes the program, where what it refers to begins, and
 # how much that is. Source: executorch/exir/_serialize/_program.py.
@@ -76,7 +77,7 @@ def require_whole(data: bytes) -> None:
 @cache
 def executorch_runtime() -> Any:
     """The runtime of this process, with one thread: its pool cannot be changed while programs are loaded."""
-    with silence():
+    with silent(*LOGGERS):
         import executorch.kernels.quantized  # noqa: F401  registers kernels
         from executorch.extension.pybindings import portable_lib
         from executorch.runtime import Runtime

@@ -6,16 +6,14 @@ a `TrialError` that names the innermost cause and the line of the network's own 
 
 from __future__ import annotations
 
-import io
-import logging
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from autocompress.core.quiet import silent
 from autocompress.errors import TrialError, cause_of
 from autocompress.formats.base import INPUT
 from autocompress.formats.onnx.free_batch import free_length
@@ -84,19 +82,11 @@ def output_names(model: nn.Module, example: Example) -> list[str]:
 @contextmanager
 def exporting() -> Iterator[None]:
     """Run the exporter without gradients and silently; a failure is a TrialError with its cause."""
-    levels = {name: logging.getLogger(name).level for name in LOGGERS}
-    for name in LOGGERS:
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     try:
-        with warnings.catch_warnings(), torch.no_grad(), free_length(), redirect_stdout(io.StringIO()), \
-                redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
+        with silent(*LOGGERS), torch.no_grad(), free_length():
             yield
     except TrialError:
         raise
     except Exception as error:  # the exporter raises many kinds
         cause = FIXED_SAMPLES if "Constraints violated (batch)" in str(error) else cause_of(error)
         raise TrialError(f"torch.export or torch.onnx cannot export it: {cause}") from error
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)

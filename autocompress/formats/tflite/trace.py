@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import io
-import logging
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
+from autocompress.core.quiet import silent
 from autocompress.errors import TrialError, cause_of
 from autocompress.formats.base import INPUT
 from autocompress.tensors.named import flat_outputs
@@ -72,16 +70,8 @@ def trace(network: nn.Module, example: Example, samples: int = 1) -> Traced:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Run the exporter without gradients and silently; a failure is a TrialError with its cause."""
-    levels = {name: logging.getLogger(name).level for name in LOGGERS}
-    for name in LOGGERS:
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     try:
-        with warnings.catch_warnings(), torch.no_grad(), redirect_stdout(io.StringIO()), \
-                redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
+        with silent(*LOGGERS), torch.no_grad():
             yield
     except Exception as error:  # the exporter raises many kinds
         raise TrialError(f"torch.export cannot export it: {cause_of(error)}") from error
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
