@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,9 @@ def test_a_search_by_actors_survives_their_end_and_ships_a_verified_file(folder:
     assert len(statuses) == 6 and "failed" not in statuses and "running" not in statuses
     assert any(e.rung >= SHORT for c in result.candidates for e in c.evaluations)
     assert result.to_dict()["artifact"]["verified"]
+    until = time.monotonic() + 60  # Ray ends its processes behind the call
+    while _workers() and time.monotonic() < until:
+        time.sleep(0.2)
     assert not _workers(), "all have ended"
 
 
