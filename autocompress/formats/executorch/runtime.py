@@ -70,8 +70,9 @@ def require_whole(data: bytes) -> None:
     magic, extended, _, program, start, rest = HEAD.unpack_from(data)
     if magic != b"ET" or extended != b"eh00":
         raise TrialError("the bytes are no ExecuTorch program: they do not begin as one does")
-    if len(data) != (start + rest if rest else program):
-        raise TrialError(f"an ExecuTorch program must be whole, {start + rest} bytes, but there are {len(data)}")
+    whole = start + rest if rest else program
+    if len(data) != whole:
+        raise TrialError(f"an ExecuTorch program must be whole, {whole} bytes, but there are {len(data)}")
 
 
 @cache
