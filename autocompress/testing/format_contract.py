@@ -122,6 +122,14 @@ class FormatContract:
             inputs = bench.network.calibration[:count]
             assert _error(self.run(data, inputs.numpy()), bench.network.model, inputs) <= TOLERANCE
 
+    def test_a_file_is_scored_in_the_runtime_that_opens_it(self, bench: Workbench) -> None:
+        """Beside trainings too, whatever another format that it is made from does there."""
+        data, inputs = bench.network.writer.original_file, {INPUT: bench.network.calibration[:2].numpy()}
+        opened, scored = self.format.open(data), self.format.open_on("cpu", data)
+        assert type(scored) is type(opened)
+        for name, values in opened.run(inputs).items():
+            np.testing.assert_allclose(scored.run(inputs)[name], values, rtol=1e-4, atol=1e-5)
+
     def test_float_structure_is_exact(self, bench: Workbench) -> None:
         """A pruned and factored network is written as it is."""
         self.agrees(bench, self.compressed(bench, structure(bench)))

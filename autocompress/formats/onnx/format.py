@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from autocompress.core.layer import Layer, LayerTable, Part
 from autocompress.core.plan import Receipt, Step
 from autocompress.core.spans import Span
+from autocompress.formats import base
 from autocompress.formats.base import Format, WritableNetwork, Written
 from autocompress.formats.onnx import shipped
 from autocompress.formats.onnx.runtime import Runtime
@@ -67,7 +68,7 @@ class OnnxFormat(Format):
         """Load a file in ONNX Runtime."""
         return Runtime(data, threads)
 
-    def open_on(self, device: str, data: bytes, threads: int = 1) -> Runtime:
+    def open_on(self, device: str, data: bytes, threads: int = 1) -> base.Runtime:
         """Load a file in ONNX Runtime, on the GPU where its package is of those that have one (onnxruntime-gpu)."""
         return Runtime(data, threads, device=device)
 

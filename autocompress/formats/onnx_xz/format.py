@@ -41,6 +41,8 @@ class OnnxXzFormat(OnnxFormat):
         """Decode a file in memory and load it in ONNX Runtime."""
         return shipped.open(data, threads)
 
+    open_on = Format.open_on
+
     def plain(self, network: nn.Module, example: Tensor | Mapping[str, Tensor]) -> bytes:
         """The plain export of the untouched network, coded as well."""
         return encoded(super().plain(network, example))

@@ -31,6 +31,8 @@ class OpenvinoFormat(OnnxFormat):
         """Load a file in OpenVINO."""
         return OpenvinoRuntime(data, threads)
 
+    open_on = Format.open_on  # scored in OpenVINO too
+
     def snippet(self, file: str, inputs: Mapping[str, str], answers: Sequence[str]) -> str:
         """Compile the file and run it."""
         feed = ", ".join(f'"{name}": {variable}' for name, variable in inputs.items())

@@ -53,6 +53,8 @@ class TensorrtFormat(OnnxFormat):
         """Load a file in TensorRT where it and a GPU are there, else in ONNX Runtime."""
         return shipped.open(data, threads)
 
+    open_on = Format.open_on  # scored in TensorRT too, where it is there
+
     def checked(self, data: bytes) -> dict[str, Any]:
         """Prove that the file holds what TensorRT reads."""
         return shipped.checked(data)
