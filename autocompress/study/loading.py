@@ -54,14 +54,14 @@ def load_task(settings: SearchSettings) -> tuple[LoadedModel, Task]:
         return kind_task(KindRequest(
             kind, settings.model, settings.data, settings.weights, settings.weights_key, settings.metric,
             settings.decode, settings.seed, settings.preparation, settings.inputs, settings.data_root,
-            settings.trust_code, settings.cache_size))
+            settings.trust_code, settings.cache_size, settings.augment))
     built = None
     if isinstance(settings.model, str) and is_factory(settings.model):
         built = built_network(settings.model, trust_code=settings.trust_code)
     recorded = preparation_of(built if built is not None else settings.model, settings.weights)
     task = load_data(settings.data, root=settings.data_root, seed=settings.seed, trust_code=settings.trust_code,
                      preparation=settings.preparation.completed(recorded), reading=settings.inputs,
-                     cache_bytes=settings.cache_size)
+                     cache_bytes=settings.cache_size, augment=settings.augment)
     loaded = load_model(settings.model, weights=settings.weights, weights_key=settings.weights_key, data=task,
                         trust_code=settings.trust_code, built=built)
     return loaded, loaded.data or task

@@ -21,6 +21,7 @@ from autocompress.quantities import (
 )
 from autocompress.search.efforts import EFFORTS
 from autocompress.search.executors.ray_cluster import check_address
+from autocompress.tasks.augmentation import Augmentation, augmentation_of
 from autocompress.tasks.cache import from_home
 from autocompress.tasks.sources.specs import located, source_kind
 
@@ -117,6 +118,10 @@ def _channel_numbers(value: Any, name: str) -> tuple[float, ...] | None:
     from autocompress.tasks.preparation import channel_numbers  # loads torch
 
     return channel_numbers(value, name)
+
+
+def _augmentation(value: Any, name: str) -> Augmentation:
+    return augmentation_of(value)
 
 
 def _effort(value: Any, name: str) -> str:
@@ -248,6 +253,7 @@ GPUS = Kind(_gpus, (int, float), "a number", flag_type=float)
 COUNT = _whole(_count)
 SEED = _whole(_seed)
 NUMBER = Kind(_number, (int, float), "a number", flag_type=float)
+AUGMENTATION = Kind(_augmentation)
 NUMBERS = Kind(_channel_numbers, (str, int, float), "a number, or a list of numbers", lists=True)
 SIZE = _quantity(parse_bytes)
 AMOUNT = _quantity(parse_count)

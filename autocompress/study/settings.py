@@ -22,6 +22,7 @@ from autocompress.search.efforts import DEFAULT_EFFORT, EFFORTS
 from autocompress.search.storage_urls import shown_url
 from autocompress.study import setting_kinds as kinds
 from autocompress.study.setting_kinds import ANY_DEVICE, Kind, nearest
+from autocompress.tasks.augmentation import Augmentation
 from autocompress.tasks.kinds.names import KINDS, is_kind
 from autocompress.tasks.picture_cache import DEFAULT_BYTES
 
@@ -100,6 +101,10 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
         WHAT, kinds.TEXT, "What the stored numbers are: pixels (divided by 255), values or tokens. Default: bytes of "
         "pictures are pixels; whether other numbers are values or tokens follows from the network.", "KIND",
         "data")] = None
+    augment: Annotated[Augmentation | None, Setting(
+        WHAT, kinds.AUGMENTATION, "Random changes of training inputs: flip,pad=4 mirrors pictures and shifts them by "
+        "up to 4 pixels, shift=1600,gain=6 moves sounds in time by up to 1,600 samples and makes them up to 6 dB "
+        "louder or quieter. Default: for classification what the data bring, else none.", "CHANGES", "data")] = None
     cache_size: Annotated[int, Setting(
         WHAT, kinds.SIZE, "Bytes of the user's cache folder that decoded pictures of large imagefolders may take; "
         "those of the data set that was opened least recently go first. Samples of other data that would take more are "
@@ -262,12 +267,13 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
             raise InputError("a model needs its data: give digits, fashion-mnist, cifar10, imagefolder:DIR, npz:FILE, "
                              "csv:FILE, masks:IMAGES,MASKS, coco:JSON,IMAGES, voc:DIR, audio:DIR or "
                              "path/to/file.py:factory")
-        for name in ("metric", "decode"):
+        for name in ("metric", "decode", "augment"):
             if getattr(self, name) is not None and self.task is not None and not kind:
                 raise InputError(f"{name} is for tasks that are named by their kind, {', '.join(KINDS)}: a task of "
                                  "your own has its own")
-        if self.metric is not None and self.model is None:
-            raise InputError(f"metric {self.metric!r} needs a model and its data")
+        for name in ("metric", "augment"):
+            if getattr(self, name) is not None and self.model is None:
+                raise InputError(f"{name} needs a model and its data")
 
     def _check_formats(self) -> None:
         further = self.further_formats

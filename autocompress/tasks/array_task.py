@@ -107,6 +107,10 @@ class ArrayTask:
         """Targets of the training split."""
         return self.splits["train"].targets
 
+    def view_targets(self, view: int) -> Tensor:
+        """The same of every view."""
+        return self.train_targets
+
     def train_view(self, view: int, seed: int) -> Any:
         """All training samples."""
         return self.splits["train"].inputs

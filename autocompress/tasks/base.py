@@ -105,6 +105,10 @@ class Task(Protocol):
         """What training samples should give: rows of it, `(N, …)`, are what `Likelihood.target_loss` takes. It has a
         length, and is a tensor or what rows are taken of in the same way."""
 
+    def view_targets(self, view: int) -> Any:
+        """What samples of a view should give, in the form of `train_targets`; None where its inputs are changed and the
+        targets are not, so that the training on it is towards the original alone."""
+
     @property
     def is_augmented(self) -> bool:
         """Whether views of the training samples differ."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from autocompress.tasks.batches import Batches
 from autocompress.tasks.metrics.selection import has_targets, targets_of
 from autocompress.tasks.samples import Samples, take_rows
 from autocompress.tasks.splits import SPLITS, phases, with_every_class_trained
+from autocompress.tasks.views import Changes
 from autocompress.tensors.named import NamedTensors
 
 log = logging.getLogger(__name__)
@@ -216,14 +218,17 @@ def _labels(batches: Batches) -> Tensor | None:
     return torch.cat(labels)
 
 
-def named_rows(split: BatchSplit, names: Mapping[str, str], rows: Any) -> Any:
+def named_rows(split: BatchSplit, names: Mapping[str, str], rows: Any,
+               changes: Mapping[str, Changes] = MappingProxyType({})) -> Any:
     """Samples of a split as a network reads them: floating-point numbers in float32.
 
     Args:
         split: which.
         names: the arguments of `forward`, and the column of each; the empty name for the one tensor.
         rows: a slice or numbers.
+        changes: of all samples, for the arguments that are changed.
     """
     tensors = {name: split.column(column)[rows] for name, column in names.items()}
+    tensors |= {name: changes[name][rows].applied(tensors[name]) for name in changes}
     tensors = {name: tensor.float() if tensor.dtype.is_floating_point else tensor for name, tensor in tensors.items()}
     return tensors[""] if [*tensors] == [""] else NamedTensors(tensors)

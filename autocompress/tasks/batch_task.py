@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
@@ -14,6 +15,7 @@ from autocompress.core.metric import Metric, Reference
 from autocompress.core.warnings import Warned
 from autocompress.errors import InputError
 from autocompress.quantities import parse_bytes
+from autocompress.tasks.augmentation import Augmentation, augmentation_of
 from autocompress.tasks.batch_inputs import chosen_inputs, getter_of, require_alike, require_usable
 from autocompress.tasks.batch_likelihood import MASKS, MEANINGS, Loss, Meaning, OwnLoss, Reading, require_gradient
 from autocompress.tasks.batch_scoring import Original, scored
@@ -29,8 +31,11 @@ from autocompress.tasks.original_outputs import KNOWN_SAMPLES, outputs_by_row, v
 from autocompress.tasks.picture_cache import DEFAULT_BYTES
 from autocompress.tasks.recording import RecordingLimit, drawn_again, recorded
 from autocompress.tasks.score import Answers, Score
+from autocompress.tasks.views import Changes, drawn_changes
 from autocompress.tensors.likelihood import Likelihood
 from autocompress.tensors.named import Inputs, by_name
+
+log = logging.getLogger(__name__)
 
 EVALUATED: tuple[SplitName, ...] = ("validation", "test")
 # Units of quality, and standard errors, that a file may lose before it is called so.
@@ -66,6 +71,9 @@ class BatchTask:
         weights: how much an output counts in the training beside the others, by name; left out, 1.
         name: of the data, for headings and folders.
         cache_size: bytes that all splits may take where they are kept, such as `40GB`.
+        augment: random changes of training inputs, such as `flip,pad=4` of pictures or `shift=1600,gain=6` of sounds:
+            see `Augmentation`. The loss is mixed in where batches hold nothing but labels `(N,)` beside inputs; where
+            they do, only every second pass is changed, towards the original alone.
 
     Raises:
         InputError: where batches, metric or loss cannot be used.
@@ -75,12 +83,14 @@ class BatchTask:
                  inputs: GetInputs | str | Sequence[str] | None = None, metric: Any = None, loss: Loss | None = None,
                  keep: str | Sequence[str] = (), outputs: Mapping[str, Meaning] | None = None,
                  weights: Mapping[str, float] | None = None, name: str = "data",
-                 cache_size: int | str = DEFAULT_BYTES) -> None:
+                 cache_size: int | str = DEFAULT_BYTES, augment: str | Mapping[str, Any] | Augmentation | None = None
+                 ) -> None:
         self.name = name
         self.keep: tuple[str, ...] = (keep,) if isinstance(keep, str) else tuple(keep)
         self._given_measures: tuple[Measure, ...] = () if metric is None else measures(metric)
         self._label_free: Measure | None = None
         self._loss, self._meanings, self._weights = loss, dict(outputs or {}), dict(weights or {})
+        self._augmentation = augmentation_of(augment)
         _check_arguments(loss, self._meanings, self._weights)
         self._named_inputs = inputs is not None
         get_inputs = getter_of(inputs)
@@ -116,11 +126,17 @@ class BatchTask:
         Raises:
             InputError: where it needs what batches do not have, or they hold what is not finite, or a mask of zeros.
         """
-        self.__dict__.pop("_column_of", None)
+        for settled in ("_column_of", "_loss_follows"):
+            self.__dict__.pop(settled, None)
         self._names = chosen_inputs(model, self._columns, self._named_inputs)
         for split, batches in self._splits.items():
             require_alike(batches, self._splits["train"], self._names, split)
             require_usable(batches, self._names, split)
+        self._drawn_changes(0)
+        if self._augmentation:
+            left_out = "" if self._loss_follows else (", in every second pass, in which the loss is left out: batches "
+                                                      "hold more than labels (N,) beside inputs, which is not changed")
+            log.info("%s: inputs of training are %s%s", self.name, self._augmentation.described, left_out)
 
     def compare_with(self, model: nn.Module, fingerprint: str) -> None:
         """Settle what needs the original's outputs: the metric where none is given, and whether the loss can be used.
@@ -190,12 +206,15 @@ class BatchTask:
         """Content hash of all batches, and of metrics and loss as far as they can be told by their content."""
         functions = [callable_fingerprint(each) or "unknown" for each in (*self._given_measures, self._loss)]
         facts = f"{self._content} {functions} {self.metric} {self._meanings} {self._weights} {self.keep}"
+        facts += f" {self._augmentation}" if self._augmentation else ""
         return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
     @property
     def views_fingerprint(self) -> str | None:
-        """That of the batches: views are not augmented."""
-        return hashlib.sha256(f"{self._content} {self._column_of}".encode()).hexdigest()[:16]
+        """That of the batches and their inputs, and of what is changed about these."""
+        facts = f"{self._content} {self._column_of}"
+        facts += f" {self._augmentation} {self._loss_follows}" if self._augmentation else ""
+        return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
     @property
     def described(self) -> str:
@@ -221,21 +240,44 @@ class BatchTask:
 
     @property
     def is_augmented(self) -> bool:
-        """Whether the training batches came out otherwise when they were drawn a second time, and where there is a
-        loss, in their inputs alone: it is given the batches that were drawn first."""
-        return self._again is not None and (self._loss is None or self._train.is_alike(
-            self._again[0], self._column_of.values()))
+        """Whether inputs are changed at random, or the training batches came out otherwise when they were drawn a
+        second time."""
+        return self._again is not None or bool(self._augmentation)
 
     @property
     def train_targets(self) -> GatheredBatches:
         """Training samples by rows, as batches for the loss."""
         return GatheredBatches(self._splits["train"] if self.has_targets else None, self.samples("train"))
 
+    def view_targets(self, view: int) -> GatheredBatches | None:
+        """The batches of a view; None where its inputs are changed and they are not."""
+        if self._is_changed(view) and not self._loss_follows:
+            return None
+        return GatheredBatches(self._split_of(view) if self.has_targets else None, self.samples("train"))
+
     def train_view(self, view: int, seed: int) -> TrainInputs:
-        """The training samples by rows: those drawn first, or where augmentations make others, as drawn again."""
-        second = self._again is not None and self.is_augmented and view > 0 and view % 2 == 0
-        return TrainInputs(self._again[1] if self._again is not None and second else self._splits["train"],
-                           self._column_of)
+        """The training samples by rows: those drawn first, or where augmentations make others, as drawn again; and
+        changed at random where the user says so."""
+        changes = self._drawn_changes(1000 * seed + view) if self._is_changed(view) else {}
+        return TrainInputs(self._split_of(view), self._column_of, changes)
+
+    def _split_of(self, view: int) -> BatchSplit:
+        """The draw of the training samples that a view is of."""
+        return self._again[1] if self._again is not None and view > 0 and view % 2 == 0 else self._splits["train"]
+
+    def _is_changed(self, view: int) -> bool:
+        """Whether inputs of a view are changed at random."""
+        return bool(self._augmentation) and view > 0 and (self._loss_follows or view % 2 == 0)
+
+    @cached_property
+    def _loss_follows(self) -> bool:
+        """Whether the loss fits inputs that are changed: there is none, or labels are all that it can compare with."""
+        return self._loss is None or self._train.holds_labels_alone({*self._column_of.values()})
+
+    def _drawn_changes(self, number: int) -> dict[str, Changes]:
+        """What is changed about inputs, by their names. InputError where inputs are not such as can be."""
+        columns = {name: self._splits["train"].column(column) for name, column in self._column_of.items()}
+        return drawn_changes(self._augmentation, columns, torch.Generator().manual_seed(number))
 
     def normalise(self, inputs: Any) -> Inputs:
         """Inputs as they are."""
@@ -307,10 +349,10 @@ Task = BatchTask
 
 
 class TrainInputs:
-    """Training samples by rows, as the network reads them."""
+    """Training samples by rows, as the network reads them, with changes by the names of its inputs."""
 
-    def __init__(self, split: BatchSplit, names: Mapping[str, str]) -> None:
-        self._split, self._names = split, names
+    def __init__(self, split: BatchSplit, names: Mapping[str, str], changes: Mapping[str, Changes]) -> None:
+        self._split, self._names, self._changes = split, names, changes
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -318,7 +360,7 @@ class TrainInputs:
 
     def __getitem__(self, rows: Any) -> Any:
         """The samples of `rows`."""
-        return named_rows(self._split, self._names, rows)
+        return named_rows(self._split, self._names, rows, self._changes)
 
 
 def _check_arguments(loss: Any, meanings: Mapping[str, str], weights: Mapping[str, float]) -> None:

@@ -163,10 +163,8 @@ class BatchRecorder:
         self._digest.update(f"{[*self._names]} {self._structure.words} {self._blobs.fingerprint}".encode())
         inputs = dict(self._names)
         shut = {name: self._columns[number].closed for name, number in inputs.items() if self._columns[number].closed}
-        hashes = [column.writer.fingerprint for column in self._columns]
         return Batches([column.writer.finish() for column in self._columns], inputs, shut, self._blobs.finish(),
-                       self._starts, self._ends, self._structure, self._digest.hexdigest()[:16],
-                       [*hashes, self._blobs.fingerprint])
+                       self._starts, self._ends, self._structure, self._digest.hexdigest()[:16])
 
     def _inputs(self, batch: Any, where: str) -> Mapping[str, Any]:
         if self._get_inputs is None:
@@ -246,15 +244,13 @@ class Batches(Sequence[Any]):
         ends: the same of bytes.
         structure: how batches are built.
         fingerprint: content hash.
-        hashes: content hashes of the columns, and of what is beside them.
     """
 
     def __init__(self, columns: Sequence[Samples], inputs: Mapping[str, int], shut: Mapping[str, str], blobs: Samples,
-                 starts: Sequence[int], ends: Sequence[int], structure: Structure, fingerprint: str,
-                 hashes: Sequence[str]) -> None:
+                 starts: Sequence[int], ends: Sequence[int], structure: Structure, fingerprint: str) -> None:
         self._columns, self._blobs, self._ends = [*columns], blobs, [*ends]
         self.input_columns, self.shut, self.structure = dict(inputs), dict(shut), structure
-        self.starts, self.fingerprint, self._hashes = [*starts], fingerprint, [*hashes]
+        self.starts, self.fingerprint = [*starts], fingerprint
 
     def __len__(self) -> int:
         """Number of batches."""
@@ -265,12 +261,12 @@ class Batches(Sequence[Any]):
         """Number of samples."""
         return self.starts[-1]
 
-    def is_alike(self, other: Batches, but: Collection[str]) -> bool:
-        """Whether others hold the same but for the columns of some inputs."""
-        ignored = {self.input_columns[name] for name in but}
-        return self.starts == other.starts and len(self._hashes) == len(other._hashes) and all(
-            one == another for number, (one, another) in enumerate(zip(self._hashes, other._hashes, strict=True))
-            if number not in ignored)
+    def holds_labels_alone(self, beside: Collection[str]) -> bool:
+        """Whether there is nothing for each sample but its label, a whole number, `beside` the inputs of some names."""
+        ignored = {self.input_columns[name] for name in beside}
+        others = [column for number, column in enumerate(self._columns) if number not in ignored]
+        return not {"list", "whole"} & {*self.structure.kinds.values()} and all(
+            column.ndim == 1 and not column.dtype.is_floating_point for column in others)
 
     def column(self, name: str) -> Samples:
         """The samples of an input. InputError where they have more than one shape or type."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from autocompress.errors import InputError
 from autocompress.tasks.arrays import from_memory
+from autocompress.tasks.augmentation import Augmentation
 from autocompress.tasks.cache import from_home
 from autocompress.tasks.data_checks import checked
 from autocompress.tasks.factory import call_factory, is_factory
@@ -18,6 +22,7 @@ from autocompress.tasks.npz import from_npz
 from autocompress.tasks.picture_cache import DEFAULT_BYTES
 from autocompress.tasks.preparation import Preparation
 from autocompress.tasks.splits import PIXELS, READINGS, Split, TaskData
+from autocompress.tasks.views import drawn_changes, sounds_changed
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +35,7 @@ DATA_SPECS = ("digits", "fashion-mnist", "cifar10", "imagefolder:DIR", "npz:FILE
 def load_data(
     spec: Any, *, root: Path | None = None, seed: int = 0, trust_code: bool = True,
     preparation: Preparation = UNSPECIFIED, reading: str | None = None, cache_bytes: int = DEFAULT_BYTES,
+    augment: Augmentation | None = None,
 ) -> TaskData:
     """The data set that `spec` names or is.
 
@@ -38,13 +44,16 @@ def load_data(
     named data set, `seed` settles the splits that are made here. `preparation` says how the
     pictures of an imagefolder are brought to size, and how inputs of any kind are normalised; `reading`, whether stored
     numbers are pixels, values or tokens (see `TaskData`); `cache_bytes`, how much of the disk decoded pictures may
-    take. InputError when the data cannot be used, EnvironmentFault when a download fails.
+    take; `augment`, what is changed at random in training, in place of what the data say. InputError when the data
+    cannot be used, EnvironmentFault when a download fails.
     """
     if reading is not None and reading not in READINGS:
         raise InputError(f"inputs must be one of {', '.join(READINGS)}, but got {reading!r}")
     data = _loaded(spec, root, seed, trust_code, preparation, cache_bytes)
     if reading is not None:
         data = replace(data, reading=reading)
+    if augment is not None:
+        data = _augmented(data, augment)
     return checked(_normalised(data, preparation, spec))
 
 
@@ -70,6 +79,14 @@ def _loaded(spec: Any, root: Path | None, seed: int, trust_code: bool, preparati
             raise InputError(f"data: {spec} must return arrays, Datasets or a dict of splits, but returned {result!r}")
         return from_memory(result, Path(spec.rpartition(":")[0]).stem, seed)
     raise InputError(f"data must be one of {', '.join(DATA_SPECS)}, but got {spec!r}")
+
+
+def _augmented(data: TaskData, augmentation: Augmentation) -> TaskData:
+    """With these random changes. InputError where inputs are neither pictures nor sounds that can be changed so."""
+    drawn_changes(augmentation, {"": data.train.inputs}, torch.Generator().manual_seed(0))
+    change = partial(sounds_changed, shift=augmentation.shift, gain=augmentation.gain)
+    return replace(data, pad=augmentation.pad, flip=augmentation.flip,
+                   augment=change if augmentation.of_sounds else None)
 
 
 def _normalised(data: TaskData, wished: Preparation, spec: Any) -> TaskData:

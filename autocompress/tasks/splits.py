@@ -257,6 +257,10 @@ class TaskData:
         """Labels of the training split (N,)."""
         return self.train.targets
 
+    def view_targets(self, view: int) -> Tensor:
+        """The same of every view."""
+        return self.train_targets
+
     @property
     def is_augmented(self) -> bool:
         """Whether pictures are moved or mirrored, or `augment` is given."""

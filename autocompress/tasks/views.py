@@ -4,18 +4,30 @@ read."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from autocompress.errors import InputError
+from autocompress.tasks.augmentation import Augmentation
 from autocompress.tasks.samples import LazySamples, Samples
 
 # A user's augmentation: a batch `(N, …)` and a CPU generator to a batch of that shape and type.
 Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+
+class Changes(Protocol):
+    """What is changed about each sample of a view, as it was drawn."""
+
+    def __getitem__(self, rows: Tensor) -> Changes:
+        """Those of some samples, by a slice or their numbers `(M,)`."""
+
+    def applied(self, samples: Tensor) -> Tensor:
+        """As many samples `(N, …)`, changed."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,80 @@ class Shifts:
         samples = torch.arange(count, device=device).view(-1, 1, 1, 1)
         planes = torch.arange(channels, device=device).view(1, -1, 1, 1)
         return padded[samples, planes, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+@dataclass(frozen=True)
+class SoundChanges:
+    """By how many samples each sound begins `later` `(N,)` int64, zeros coming in, and the `factors` `(N,)` float32 of
+    its loudness."""
+
+    later: Tensor
+    factors: Tensor
+
+    @classmethod
+    def drawn(cls, count: int, shift: int, gain: float, generator: torch.Generator) -> SoundChanges:
+        """The changes of `count` sounds, by up to `shift` samples and `gain` decibels either way, settled by the state
+        of a CPU generator."""
+        later = torch.randint(-shift, shift + 1, (count,), generator=generator)
+        decibels = gain * (2 * torch.rand(count, generator=generator) - 1)
+        return cls(later, 10 ** (decibels / 20))
+
+    def __getitem__(self, rows: Tensor) -> SoundChanges:
+        """Those of some sounds, by their numbers `(M,)`."""
+        return SoundChanges(self.later[rows], self.factors[rows])
+
+    def applied(self, sounds: Tensor) -> Tensor:
+        """As many sounds `(N, …, T)`, changed."""
+        one_each = (-1,) + (1,) * (sounds.dim() - 1)
+        places = torch.arange(sounds.shape[-1]) - self.later.view(one_each)
+        inside = (places >= 0) & (places < sounds.shape[-1])
+        moved = sounds.gather(-1, places.clamp(0, sounds.shape[-1] - 1).expand(sounds.shape))
+        return moved * inside * self.factors.view(one_each).to(sounds.dtype)
+
+
+def drawn_changes(augmentation: Augmentation, inputs: Mapping[str, Samples],
+                  generator: torch.Generator) -> dict[str, Changes]:
+    """The changes of one view, by the names of the inputs that are changed: all pictures of a sample alike, and the one
+    sound.
+
+    Args:
+        augmentation: what is changed.
+        inputs: training samples by name.
+        generator: of a CPU; its state settles the changes.
+
+    Raises:
+        InputError: where there is no picture or no sound to be changed, several sounds, or a picture or sound is
+            smaller than its shift.
+    """
+    changes: dict[str, Changes] = {}
+    count = len(next(iter(inputs.values())))
+    if augmentation.of_pictures:
+        pictures = {name: samples for name, samples in inputs.items() if samples.ndim == 4}
+        sides = [side for samples in pictures.values() for side in samples.shape[2:]]
+        if not sides or min(sides) <= augmentation.pad:
+            raise InputError("augment: pad and flip need inputs (N, channels, height, width) of pictures of more than "
+                             f"{augmentation.pad} pixels, but inputs are {_shapes(inputs)}")
+        shifts = Shifts.drawn(count, augmentation.pad, augmentation.flip, generator)
+        changes |= dict.fromkeys(pictures, shifts)
+    if augmentation.of_sounds:
+        sounds = [name for name, samples in inputs.items() if samples.dtype.is_floating_point
+                  and (samples.ndim == 2 or (samples.ndim == 3 and samples.shape[1] == 1))]
+        if len(sounds) != 1 or inputs[sounds[0]].shape[-1] <= augmentation.shift:
+            raise InputError("augment: shift and gain need one input (N, samples) or (N, 1, samples) of sounds in "
+                             f"floating point, of more than {augmentation.shift} samples, but inputs are "
+                             f"{_shapes(inputs)}")
+        changes[sounds[0]] = SoundChanges.drawn(count, augmentation.shift, augmentation.gain, generator)
+    return changes
+
+
+def sounds_changed(sounds: Tensor, generator: torch.Generator, *, shift: int, gain: float) -> Tensor:
+    """Sounds `(N, …, T)` moved in time and in loudness at random; see `SoundChanges`."""
+    return SoundChanges.drawn(len(sounds), shift, gain, generator).applied(sounds)
+
+
+def _shapes(inputs: Mapping[str, Samples]) -> str:
+    return ", ".join(f"{name} {str(samples.dtype).removeprefix('torch.')} {tuple(samples.shape)}".strip()
+                     for name, samples in inputs.items())
 
 
 def augmented_by(augment: Augment, batch: Tensor, generator: torch.Generator) -> Tensor:

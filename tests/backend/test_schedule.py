@@ -74,6 +74,9 @@ def test_without_a_weight_labels_are_not_looked_at() -> None:
         train_targets = torch.full_like(bench.network.task.train_targets, -1)
         train_view, normalise = bench.network.task.train_view, bench.network.task.normalise
 
+        def view_targets(self, view: int) -> torch.Tensor:
+            return self.train_targets
+
     def trained(data: object, label_weight: float) -> torch.Tensor:
         teacher = Teacher(lambda inputs: outputs(bench.network.model, inputs), bench.network.task, 0, None)
         recipe = Recipe(epochs=2, batch=16, label_weight=label_weight)

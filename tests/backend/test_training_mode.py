@@ -102,6 +102,7 @@ class _Broken:
     def __init__(self) -> None:
         self._data = task_data((3, 12, 12))
         self.train_targets, self.normalise = self._data.train_targets, self._data.normalise
+        self.view_targets = self._data.view_targets
         self.views_fingerprint = None
 
     def train_view(self, view: int, seed: int) -> Tensor:

@@ -275,7 +275,7 @@ def first_loss(outputs: Any, batch: Any) -> Tensor:
 
 @pytest.mark.parametrize(("data", "loss", "augmented"), [
     (Noisy(), None, True), (Noisy(), first_loss, True), (Noisy(labels=True), None, True),
-    (Noisy(labels=True), first_loss, False), ((DATA["image"], DATA["label"]), None, False),
+    (Noisy(labels=True), first_loss, True), ((DATA["image"], DATA["label"]), None, False),
     (iter([(DATA["image"], DATA["label"])]), None, False)])
 def test_random_augmentations_are_two_views(data: Any, loss: Any, augmented: bool) -> None:
     """Of the same samples, the same ones whenever a task is made; a loss is given targets of what the network read."""
@@ -290,6 +290,9 @@ def test_random_augmentations_are_two_views(data: Any, loss: Any, augmented: boo
         again = autocompress.Task(train=data, loss=loss)
         assert again.views_fingerprint == task.views_fingerprint
         assert torch.equal(again.train_view(2, 0)[rows], views[2])
+    if loss is not None:
+        labels = [task.view_targets(view)[rows].content[1] for view in (1, 2)]
+        assert torch.equal(*labels) is not data.labels and torch.equal(labels[0], task.train_targets[rows].content[1])
 
 
 def test_an_error_against_the_original_is_not_called_far_from_its_own_zero() -> None:

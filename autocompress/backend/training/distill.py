@@ -206,7 +206,8 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
         with _of_the_data():
             inputs, logits = teacher.mixed(step // per_epoch, *batch) if recipe.mixup else \
                 teacher.batch(step // per_epoch, batch.rows)
-        loss_of = losses.of(on_device(inputs, device), on_device(logits, device), batch, data.train_targets)
+        targets = data.view_targets(teacher.view_of(step // per_epoch))
+        loss_of = losses.of(on_device(inputs, device), on_device(logits, device), batch, targets)
         loss = halves.backward(len(logits), loss_of, optimizer.zero_grad)
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
@@ -257,8 +258,10 @@ class _Batch(NamedTuple):
     partners: Tensor
     share: float
 
-    def labels(self, targets: Tensor, device: str, part: slice) -> list[tuple[float, Tensor]]:
-        """Targets of what was mixed, with their shares, for a part of the batch."""
+    def labels(self, targets: Tensor | None, device: str, part: slice) -> list[tuple[float, Tensor]]:
+        """Targets of what was mixed, with their shares, for a part of the batch; none where a view has none."""
+        if targets is None:
+            return []
         return [(share, on_device(targets[rows[part]], device))
                 for share, rows in ((self.share, self.rows), (1 - self.share, self.partners))]
 
@@ -293,7 +296,7 @@ class _Losses:
         # How far students that are compared by features are, answers do not say.
         self._is_adapted = recipe.compares_features
 
-    def of(self, inputs: Inputs, logits: Tensor, batch: _Batch, targets: Tensor) -> Callable[[slice], Tensor]:
+    def of(self, inputs: Inputs, logits: Tensor, batch: _Batch, targets: Tensor | None) -> Callable[[slice], Tensor]:
         """The mean loss of a part of a batch: inputs `(B, …)`, the teacher's outputs `(B, …)`, and the targets `(N, …)`
         of the training set."""
         def loss_of(rows: slice) -> Tensor:
@@ -364,7 +367,7 @@ def _with_targets(soft: Tensor, student: Tensor, labels: Sequence[tuple[float, T
                   likelihood: Likelihood) -> Tensor:
     """The loss of distillation mixed with that of the data's targets; `labels`: those of what was mixed, and their
     shares."""
-    if not weight:
+    if not weight or not labels:
         return soft  # whatever stands in place of labels is not looked at
     hard = sum(share * likelihood.target_loss(student, targets) for share, targets in labels if share)
     return (1 - weight) * soft + weight * hard

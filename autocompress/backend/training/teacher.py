@@ -45,6 +45,9 @@ class TrainingData(Protocol):
     def train_targets(self) -> Tensor:
         """The targets `(N, …)`, such as labels."""
 
+    def view_targets(self, view: int) -> Any:
+        """The targets of a view, or None where it has none."""
+
 
 class Teacher:
     """The original's outputs for augmented views of the training set, kept in a store between processes.
@@ -80,7 +83,7 @@ class Teacher:
     def batch(self, epoch: int, rows: Tensor) -> tuple[Inputs, Tensor]:
         """Return normalised inputs `(B, …)` and the teacher's outputs for `rows` `(B,)` of the view of `epoch`."""
         began = time.perf_counter()
-        index = self._index(epoch)
+        index = self.view_of(epoch)
         inputs = self._data.normalise(self._view(index)[rows])
         table = self._tables[index]
         missing = ~table.answered(rows)
@@ -127,11 +130,11 @@ class Teacher:
         The outputs are computed anew and not kept, nor is their time counted as the teacher's: each student pays for
         its batches.
         """
-        stored = self._view(self._index(epoch))
+        stored = self._view(self.view_of(epoch))
         inputs: Any = torch.lerp(self._data.normalise(stored[partners]), self._data.normalise(stored[rows]), share)
         return inputs, self._answer(inputs).float().cpu()
 
-    def _index(self, epoch: int) -> int:
+    def view_of(self, epoch: int) -> int:
         """The number of the view of an epoch."""
         return 1 + epoch % (self.VIEWS if self._data.is_augmented else 1)
 

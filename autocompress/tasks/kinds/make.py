@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.errors import InputError
+from autocompress.tasks.augmentation import Augmentation
 from autocompress.tasks.cache import from_home
 from autocompress.tasks.data import load_data
 from autocompress.tasks.factory import call_factory, is_factory, load_object
@@ -70,6 +71,7 @@ class KindRequest:
     data_root: Path | None = None
     trust_code: bool = True
     cache_bytes: int = DEFAULT_BYTES
+    augment: Augmentation | None = None
 
 
 def kind_task(request: KindRequest) -> tuple[LoadedModel, KindTask]:
@@ -93,7 +95,8 @@ def kind_task(request: KindRequest) -> tuple[LoadedModel, KindTask]:
     metric = request.metric
     if isinstance(metric, str) and is_factory(metric):
         metric = load_object(metric, what="--metric", trust_code=request.trust_code, call=False)
-    task = KindTask(source, reader, facts, with_metric(facts, metric), request.cache_bytes)
+    task = KindTask(source, reader, facts, with_metric(facts, metric), request.cache_bytes,
+                    request.augment)
     loaded = load_network(model, task, trust_code=request.trust_code)
     return replace(loaded, name=safe_name(network.name), claimed=claimed), task
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from autocompress.tasks.augmentation import Augmentation
 from autocompress.tasks.batch_split import SplitName
 from autocompress.tasks.batch_task import BatchTask
 from autocompress.tasks.kinds.base import KindFacts
@@ -30,13 +31,15 @@ class KindTask(BatchTask):
         facts: what the kind says.
         metric: what is measured, the objective first; empty where that is how near files come to the original.
         cache_bytes: that samples may take where they are kept.
+        augmentation: random changes of stored training inputs.
     """
 
     def __init__(self, source: Source, reader: InputReader, facts: KindFacts, metric: Any,
-                 cache_bytes: int = DEFAULT_BYTES) -> None:
+                 cache_bytes: int = DEFAULT_BYTES, augmentation: Augmentation | None = None) -> None:
         train, validation, test = (ReadAhead(source.splits[split], f"{source.name}, {split} split") for split in SPLITS)
         super().__init__(train, validation, test, inputs=reader.stored, metric=metric or None, name=source.name,
-                         outputs=dict.fromkeys(facts.classes, "classes"), cache_size=cache_bytes)
+                         outputs=dict.fromkeys(facts.classes, "classes"), cache_size=cache_bytes,
+                         augment=augmentation)
         self._reader, self._classes, self._prepared = reader, facts.classes, source.prepared
         self._class_names, self._files, self._shipped = source.class_names, source.files, source.shipped
         stored = super().inputs("train", slice(0, 1))
