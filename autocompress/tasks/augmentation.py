@@ -63,11 +63,11 @@ def augmentation_of(value: Any) -> Augmentation:
         named = dict(value)
     else:
         raise InputError(f"augment must be text {SYNTAX}, or a mapping of these, but got {value!r}")
-    for name, given in named.items():
+    for name, amount in named.items():
         if name not in _LEGAL:
             raise InputError(f"augment must name pad, flip, shift or gain, {SYNTAX}, but got {name!r}")
-        if not _is_legal(name, given):
-            raise InputError(f"augment: {name} must be {_LEGAL[name]}, but got {given!r}")
+        if not _is_legal(name, amount):
+            raise InputError(f"augment: {name} must be {_LEGAL[name]}, but got {amount!r}")
     return Augmentation(**named)
 
 
