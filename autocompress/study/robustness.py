@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
 
 from autocompress.formats.base import Arrays, Runtime
 from autocompress.study.file_writer import as_arrays
@@ -95,6 +94,8 @@ def _noise(deviation: float) -> Disturbance:
 
 
 def _blurred(values: np.ndarray) -> np.ndarray:
+    from scipy.ndimage import gaussian_filter  # half a second, which starting a search need not take
+
     return np.asarray(gaussian_filter(values, (0, 0, BLUR, BLUR), mode="nearest"))
 
 

@@ -13,11 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autocompress.core.batch_sizes import EVERY_BYTES, rows_of
 from autocompress.errors import InputError
+from autocompress.tensors.footprint import footprint
 from autocompress.tensors.named import Inputs
 
-# The largest number of samples in the batch whose first and last samples are also run alone.
-BATCH = 16
+# The largest number of samples in the batch whose first and last samples are also run alone, and the least where
+# tensors are large.
+BATCH, LEAST_BATCH = 16, 4
 # The largest difference that the order of a sum may cause, relative to the largest value.
 TOLERANCE = 1e-3
 ADVICE = ("Give a norm running statistics (track_running_stats=True) and train it so, or keep the code from computing "
@@ -46,12 +49,14 @@ def check_batch_parity(model: nn.Module, samples: Inputs) -> None:
     Raises:
         InputError: The outputs differ; the message names the layer that mixes samples.
     """
-    together = samples[:BATCH]
-    for place in (0, len(together) - 1) if len(together) > 1 else ():
-        try:
-            whole = _outputs(model, together)
-        except Exception:  # whatever the network's own code raises: tracing it reports that
-            return
+    together = samples[:_rows(model, samples)]
+    if len(together) < 2:
+        return
+    try:
+        whole = _outputs(model, together)
+    except Exception:  # whatever the network's own code raises: tracing it reports that
+        return
+    for place in (0, len(together) - 1):
         cause = None
         try:
             if _agree(_outputs(model, together[place:place + 1]), whole, place):
@@ -65,6 +70,14 @@ def check_batch_parity(model: nn.Module, samples: Inputs) -> None:
             else f"alone a sample fails in {where}: {next(iter(str(cause).splitlines()), type(cause).__name__)}"
         raise InputError(f"the answer to a sample must not depend on the other samples of its batch, but {what}. "
                          f"{ADVICE}") from cause
+
+
+def _rows(model: nn.Module, samples: Inputs) -> int:
+    """Return how many samples the batch has: fewer where the tensors of one are large, which takes as long."""
+    try:
+        return max(LEAST_BATCH, rows_of(footprint(model, samples).every, BATCH, EVERY_BYTES))
+    except Exception:  # a network that fails on one sample: the check says where
+        return BATCH
 
 
 def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:

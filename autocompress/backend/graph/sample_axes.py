@@ -6,7 +6,7 @@ sequence first, or call a layer once for the whole batch; a shape alone cannot t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,6 +20,8 @@ from autocompress.tensors.named import Inputs
 FEWER, MORE = 5, 7
 # Largest difference, relative to the largest value, between a sample before and after the batch is shuffled.
 TOLERANCE = 1e-3
+
+Shape = Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,8 @@ def observe_calls(model: nn.Module, inputs: Inputs, names: Iterable[str]) -> dic
     more = inputs[torch.arange(MORE) % len(inputs)]
     order = torch.randperm(MORE, generator=torch.Generator().manual_seed(0))
     small = _recorded(model, more[:FEWER], names, {})
-    axes = {name: tuple(_candidates(shape) for shape in both) for name, both in small.items()}
-    whole, shuffled = (_recorded(model, batch, names, axes) for batch in (more, more[order]))
+    shapes = {name: (reads.shape, writes.shape) for name, (reads, writes) in small.items()}
+    whole, shuffled = (_recorded(model, batch, names, shapes) for batch in (more, more[order]))
     calls = {}
     for name, before in small.items():
         if name in whole and name in shuffled:
@@ -83,21 +85,22 @@ def observe_calls(model: nn.Module, inputs: Inputs, names: Iterable[str]) -> dic
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A shape, and for each axis that may be the samples a number for each of its entries."""
+    """A shape, and for the axis that may be the samples, if there is one, a number for each of its entries."""
 
     shape: tuple[int, ...]
     entries: dict[int, Tensor]
 
 
 def _recorded(model: nn.Module, inputs: Inputs, names: Iterable[str],
-              axes: dict[str, tuple[tuple[int, ...], ...]]) -> dict[str, tuple[_Tensor, _Tensor]]:
-    """Summarise what the modules read and write at their first calls, in the order of the calls."""
+              fewer: Mapping[str, tuple[Shape, Shape]]) -> dict[str, tuple[_Tensor, _Tensor]]:
+    """Summarise what the modules read and write at their first calls, in the order of the calls. `fewer`: the shapes
+    of both for `FEWER` samples, where these are known."""
     summaries: dict[str, tuple[_Tensor, _Tensor]] = {}
 
     def hook(name: str, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         result = output[0] if isinstance(output, tuple) and output else output
         if name not in summaries and args and isinstance(args[0], Tensor) and isinstance(result, Tensor):
-            reads, writes = axes.get(name, ((), ()))
+            reads, writes = fewer.get(name, (args[0].shape, result.shape))
             summaries[name] = _summary(args[0], reads), _summary(result, writes)
 
     handles = [model.get_submodule(name).register_forward_hook(partial(hook, name)) for name in names]
@@ -110,24 +113,28 @@ def _recorded(model: nn.Module, inputs: Inputs, names: Iterable[str],
     return summaries
 
 
-def _summary(tensor: Tensor, axes: Iterable[int]) -> _Tensor:
-    """Sum each entry of each axis up to one number, under weights that tell its elements apart."""
+def _summary(tensor: Tensor, fewer: Shape) -> _Tensor:
+    """Sum each entry of the axis that may be the samples up to one number, under weights that tell its elements apart.
+    """
     entries = {}
-    for axis in axes:
+    for axis in _grown(fewer, tensor.shape)[:1]:
         rows = tensor.detach().movedim(axis, 0).flatten(1).double() if tensor.dim() > 1 else tensor[:, None].double()
         weights = torch.sin(torch.arange(1, rows.shape[1] + 1, dtype=torch.float64))
         entries[axis] = rows.nan_to_num() @ weights
     return _Tensor(tuple(tensor.shape), entries)
 
 
-def _candidates(seen: _Tensor) -> tuple[int, ...]:
-    return tuple(axis for axis, size in enumerate(seen.shape) if size and size % FEWER == 0)
+def _grown(fewer: Shape, more: Shape) -> list[int]:
+    """Axes whose sizes differ between two shapes."""
+    return [axis for axis, (few, many) in enumerate(zip(fewer, more, strict=False)) if few != many]
 
 
 def _seen(small: _Tensor, whole: _Tensor, shuffled: _Tensor, order: Tensor) -> Seen:
     if small.shape == whole.shape:  # it does not depend on the samples
         return Seen(whole.shape[1:] if whole.shape[:1] == (1,) else whole.shape, None)
-    grown = [axis for axis, (few, many) in enumerate(zip(small.shape, whole.shape, strict=False)) if few != many]
+    grown = _grown(small.shape, whole.shape)
+    if not grown:
+        return Seen(whole.shape[1:], None)
     axis = grown[0]
     each, rest = divmod(whole.shape[axis], MORE)
     shape = whole.shape[:axis] + whole.shape[axis + 1:]

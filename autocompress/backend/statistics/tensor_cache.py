@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 
 import torch
 from safetensors import SafetensorError
@@ -37,13 +38,17 @@ class TensorCache:
     """
 
     def __init__(self, store: Store | None, key: Callable[[], str]) -> None:
-        self._store, self._key = store, key
+        self._store, self._make_key = store, key
+
+    @cached_property
+    def _key(self) -> str:
+        return self._make_key()
 
     def get(self, kind: str, make: Callable[[], Tensors]) -> Tensors:
         """Return the kept tensors of a kind, or what `make` computes, which is then kept."""
         if self._store is None:
             return make()
-        key, name = self._key(), self._name(kind)
+        key, name = self._key, self._name(kind)
         stored = _read(self._store, name, key)
         if stored is not None:
             return stored
@@ -64,7 +69,7 @@ class TensorCache:
             values |= {names[place]: value.clone() for place, value in zip(missing, computed, strict=True)}
             if self._store is not None:
                 lasting = {name: value for name, value in values.items() if not value.isnan().any()}
-                _write(self._store, self._name(kind), self._key(), lasting)
+                _write(self._store, self._name(kind), self._key, lasting)
         return torch.stack([values[name] for name in names])
 
     def missing(self, kind: str, names: Sequence[str]) -> list[int]:
@@ -73,10 +78,10 @@ class TensorCache:
         return [place for place, name in enumerate(names) if name not in values]
 
     def _values(self, kind: str) -> Tensors:
-        return {} if self._store is None else _read(self._store, self._name(kind), self._key()) or {}
+        return {} if self._store is None else _read(self._store, self._name(kind), self._key) or {}
 
     def _name(self, kind: str) -> str:
-        return f"{STATISTICS}/{kind}-{self._key()[:32]}.safetensors"
+        return f"{STATISTICS}/{kind}-{self._key[:32]}.safetensors"
 
 
 def _read(store: Store, name: str, key: str) -> Tensors | None:

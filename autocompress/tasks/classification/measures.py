@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.special import log_softmax, softmax
-from sklearn.metrics import f1_score, roc_auc_score
 
 from autocompress.core.metric import Metric
 from autocompress.errors import InputError
@@ -125,6 +124,8 @@ def labels_and_answers(predictions: np.ndarray, labels: np.ndarray) -> np.ndarra
 def f1_macro(pairs: np.ndarray) -> float:
     """The mean over classes of F1, of pairs `(N, 2)` of labels and answers; over labels, of `(N, 2, L)`, where a sample
     has several."""
+    from sklearn.metrics import f1_score  # importing it takes as long as a small search does to start
+
     if pairs.ndim == 3 and pairs.shape[2] > 1:
         return float(f1_score(pairs[:, 0] == 1, _found(pairs) == 1, average="macro", zero_division=0))
     if pairs.ndim == 3:
@@ -153,7 +154,7 @@ def auroc(rows: np.ndarray) -> float:
         return _mean_area(rows[:, 0] == 1, rows[:, 1])
     labels, shares = rows[:, 0].astype(np.int64), rows[:, 1:]
     if shares.shape[1] == 1:
-        return float(roc_auc_score(labels == 1, shares[:, 0])) if 0 < (labels == 1).sum() < len(labels) else np.nan
+        return _area(labels == 1, shares[:, 0]) if 0 < (labels == 1).sum() < len(labels) else np.nan
     return _mean_area(labels[:, None] == np.arange(shares.shape[1]), shares)
 
 
@@ -178,9 +179,16 @@ def perplexity(rows: np.ndarray) -> float:
 
 def _mean_area(truth: np.ndarray, shares: np.ndarray) -> float:
     """The mean of the areas of columns `(N, L)` in which some rows are true and others are not."""
-    areas = [roc_auc_score(truth[:, place], shares[:, place]) for place in range(truth.shape[1])
+    areas = [_area(truth[:, place], shares[:, place]) for place in range(truth.shape[1])
              if 0 < truth[:, place].sum() < len(truth)]
     return float(np.mean(areas)) if areas else np.nan
+
+
+def _area(truth: np.ndarray, scores: np.ndarray) -> float:
+    """The area under the curve of true against false positives, of one column `(N,)`."""
+    from sklearn.metrics import roc_auc_score  # as above
+
+    return float(roc_auc_score(truth, scores))
 
 
 def _found(pairs: np.ndarray) -> np.ndarray:

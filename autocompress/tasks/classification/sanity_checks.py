@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from autocompress.core.warnings import Warned
 from autocompress.quantities import format_percent
@@ -159,6 +158,8 @@ def _relabelled(answers: ClassAnswers) -> str:
     count = len(answers.targets)
     if count < LEAST_SAMPLES_A_CLASS * answers.classes:
         return ""
+    from scipy.optimize import linear_sum_assignment  # half a second, which starting a search need not take
+
     confusion = np.zeros((answers.classes, answers.classes), np.int64)
     np.add.at(confusion, (answers.targets, answers.answers), 1)
     labels, outputs = linear_sum_assignment(-confusion)

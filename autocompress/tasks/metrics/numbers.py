@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from autocompress.errors import InputError
 
@@ -80,6 +79,8 @@ def rank_correlation(rows: np.ndarray) -> float:
     """Spearman's rank correlation; NaN where all predictions or all targets are equal."""
     if (rows == rows[0]).all(0).any():
         return np.nan
+    from scipy.stats import spearmanr  # half a second, which starting a search need not take
+
     return float(spearmanr(rows[:, 0], rows[:, 1]).statistic)
 
 
