@@ -15,7 +15,7 @@ from autocompress.hardware.profile import HardwareProfile
 from autocompress.space.space import KnobKey, Space, Value, Values, build_space
 from autocompress.space.spec import SpaceSpec
 from autocompress.techniques.apply import Techniques
-from autocompress.techniques.knobs import ALL_LAYERS
+from autocompress.techniques.knobs import ALL_LAYERS, Knob
 from autocompress.techniques.quantize import ACTIVATIONS, BITS
 from autocompress.techniques.table import TECHNIQUES
 
@@ -51,16 +51,27 @@ def space_of(table: LayerTable, spec: SpaceSpec, profile: HardwareProfile, file_
     """Build the space of a network on a device, with the choices alone that the format can hold, and `further` ones in
     which the best candidate is to ship.
 
-    Widths that the space leaves to the profile are those of the device and of the formats.
+    Widths that the space leaves to the profile are those of the device and of the formats. What one format leaves out
+    can take from another all that it holds a choice beside, so the formats are asked until none leaves out more.
 
     Raises:
         InputError: as `build_space`, and when the space lists a choice that the format can hold at no site.
     """
     space = build_space(table, spec, profile, unpaying, file_format, techniques)
     left = {BITS: spec.quantize.weight_bits, ACTIVATIONS: spec.quantize.activation_bits} if spec.quantize else {}
-    for each in (file_format, *further):
-        space = inside_format(space, each, [kind for kind, widths in left.items() if widths == "profile"])
+    left_open = [kind for kind, widths in left.items() if widths == "profile"]
+    knobs: tuple[Knob, ...] = ()
+    while knobs != space.knobs:
+        knobs = space.knobs
+        for each in (file_format, *further):
+            space = inside_format(space, each, left_open)
     return space
+
+
+def offers_integers(space: Space) -> bool:
+    """Whether weights of some layer may be integers."""
+    return any(isinstance(choice, int) and choice <= MOST_INTEGER_BITS
+               for knob in space.knobs if knob.kind == BITS for choice in knob.choices)
 
 
 def inside_format(space: Space, file_format: FormatFacts, left_open: Collection[str] = ()) -> Space:

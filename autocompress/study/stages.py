@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from autocompress.core.metric import Reference
 from autocompress.core.sensitivity import SensitivityTable
 from autocompress.core.warnings import Warned, warn
 from autocompress.errors import InfeasibleError, TrialError
+from autocompress.formats.base import Format
 from autocompress.search.clock import Settings
 from autocompress.search.databases import storage_errors, storage_url
 from autocompress.search.efforts import EFFORTS
@@ -24,7 +25,7 @@ from autocompress.search.engine import Engine, Event
 from autocompress.search.publisher import Publisher
 from autocompress.search.samplers.make import AUTO, asks_solver, make_sampler
 from autocompress.search.study_store import StudyStore
-from autocompress.space.format_legality import space_of
+from autocompress.space.format_legality import offers_integers, space_of
 from autocompress.space.projection import Projection
 from autocompress.space.solver.solver import Solver
 from autocompress.study.built_files import Trimmer
@@ -191,11 +192,21 @@ def trace(run: Run, loaded: Loaded) -> Traced:
     unpaying = kept_float(request.settings, loaded.folder, lambda: unpaying_layers(bench, request.space))
     for further in request.further_formats:
         in_format(bench, further)  # what one cannot hold is said before anything is searched
-    space = space_of(bench.network.table, request.space, request.profile, bench.network.writer.format, unpaying,
-                     request.techniques, request.further_formats)
+    subject = bench.network.table, request.space, request.profile, bench.network.writer.format, unpaying
+    space = space_of(*subject, request.techniques, request.further_formats)
+    if not offers_integers(space) and offers_integers(space_of(*subject, request.techniques)):
+        warn(log, _floats_alone([bench.network.writer.format, *request.further_formats]))
     projection = Projection(space, request.budget)
     projection.require_feasible()
     return Traced(bench, unpaying, projection)
+
+
+def _floats_alone(formats: Sequence[Format]) -> Warned:
+    """What to know of formats that hold integers, and none together."""
+    names = " and ".join(each.name for each in formats)
+    return Warned("formats-share-no-integers",
+                  f"{names} can hold no integer weights in common, so all weights stay float: for integers search in "
+                  "each of them by itself")
 
 
 def measure(run: Run, loaded: Loaded, traced: Traced) -> Measured:

@@ -10,7 +10,7 @@ from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError
 from autocompress.formats.onnx.format import FORMAT
 from autocompress.hardware.profile import load_profile
-from autocompress.space.format_legality import check_format, space_of
+from autocompress.space.format_legality import check_format, offers_integers, space_of
 from autocompress.space.space import build_space
 from autocompress.space.spec import load_space, parse_space
 from autocompress.testing.facts import small_table
@@ -62,6 +62,28 @@ def test_what_a_further_format_cannot_hold_is_left_out_too() -> None:
     space = space_of(TABLE, load_space("default"), HOST, FORMAT, further=[_Narrow()])
     assert {knob.key: knob.choices for knob in space.knobs} == {
         knob.key: knob.choices for knob in space_of(TABLE, load_space("default"), HOST, _Narrow()).knobs}
+
+
+class _FloatsBeside(FormatFacts):
+    """Holds integers of weights beside float activations alone."""
+
+    name = "floats-beside"
+
+    def legal(self, step: Step, layer: Layer) -> str:
+        integers = [int(step.args.get(key, 32)) <= 8 for key in ("weight_bits", "activation_bits")]
+        return "integers read floats" if integers == [True, True] else ""
+
+
+@pytest.mark.parametrize("formats", [(_Whole(), _FloatsBeside()), (_FloatsBeside(), _Whole())])
+def test_what_one_format_leaves_out_counts_for_the_others_in_any_order(formats: tuple[FormatFacts, ...]) -> None:
+    first, second = formats
+    space = space_of(TABLE, load_space("default"), HOST, first, further=[second])
+    assert offers_integers(space_of(TABLE, load_space("default"), HOST, first)) and not offers_integers(space)
+    narrowest = {knob.key: knob.choices[0] for knob in space.knobs if knob.kind in ("bits", "act")}
+    for values in ({}, narrowest):
+        plan = space.decode({**space.uniform(), **values})
+        for each in formats:
+            check_format(plan, TABLE, each)
 
 
 def test_a_listed_width_that_the_format_holds_nowhere_is_refused() -> None:

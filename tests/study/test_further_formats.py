@@ -54,6 +54,16 @@ def test_further_formats_are_shipped_ones_named_once(formats: list[object], reas
         SearchSettings.of(model=network(), data=data(), format=formats)
 
 
+@pytest.mark.slow
+def test_formats_that_share_no_integers_ship_floats_and_it_is_said(tmp_path: Path,
+                                                                   caplog: pytest.LogCaptureFixture) -> None:
+    result = autocompress.search(network(), data(), budget="8kB", format=["executorch", "coreml"], trials=2, epochs=1,
+                                 effort="fast", out=tmp_path / "study")
+    assert "executorch and coreml can hold no integer weights in common" in caplog.text
+    assert set(result.artifact["further"]) == {"coreml"}
+    assert [candidate.reason for candidate in result.candidates if candidate.status == "failed"] == []
+
+
 def test_one_format_is_itself() -> None:
     settings = SearchSettings.of(model=network(), data=data(), format=["tflite"])
     assert settings.format == "tflite" == settings.first_format and settings.further_formats == ()
