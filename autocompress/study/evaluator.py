@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
@@ -28,8 +29,9 @@ from autocompress.formats.timing import Timing, time_files
 from autocompress.hardware.profile import HardwareProfile
 from autocompress.search.executors.base import Job, Outcome, alone
 from autocompress.space.format_legality import check_format
+from autocompress.study import racing
 from autocompress.study.built_files import keep_file, kept_file
-from autocompress.study.file_writer import PARITY_SAMPLES, about_the_original, as_arrays
+from autocompress.study.file_writer import about_the_original, as_arrays
 from autocompress.study.measuring_place import RemoteRuntime
 from autocompress.study.original import OriginalFile, original_of
 from autocompress.study.process_state import own_randomness
@@ -62,8 +64,14 @@ class Evaluator:
         self.sizes: Sizes | None = None
         # Calls a `Stopwatch` where latency is measured elsewhere; None: this process times files.
         self.measuring: Callable[..., Any] | None = None
-        # What the original took on as many as are scored of any.
-        self.scoring_seconds = 0.0
+        # What the original took on as many as are scored of any, and on each.
+        self.scoring_seconds = self.sample_seconds = 0.0
+        # Seconds of the search.
+        self.limit = math.inf
+        # Whether there is time to make a plain export of the original, where there is none yet.
+        self.exports_plainly = True
+        # The network that was calibrated last, by the fingerprint of its plan: the best of a short search.
+        self._calibrated: tuple[str, Compressed] | None = None
         self._originals: dict[int | None, tuple[Score, Tensor]] = {}
         self._store = store
         self._example = as_arrays(network.example)
@@ -77,7 +85,8 @@ class Evaluator:
         takes seconds."""
         network = self.network
         return original_of(self._format, network.user_model, network.writer.original_file,
-                           network.calibration[:PARITY_SAMPLES], network.writer.example, self.open_to_time)
+                           network.calibration[:network.writer.parity_rows], network.writer.example, self.open_to_time,
+                           self.exports_plainly)
 
     def prepare(self) -> None:
         """Make what takes long and is needed later: the plain export."""
@@ -92,20 +101,30 @@ class Evaluator:
         began = time.perf_counter()
         metrics |= self._original_on(self._last)[0].metrics | self._part(self._last)
         self.scoring_seconds = time.perf_counter() - began
+        self.sample_seconds = self.scoring_seconds / (self._last or network.task.samples("validation"))
         if self._told_apart:
             metrics[DIVERGENCE] = 0.0
         return metrics | self._latency(Plan(), lambda: self.original.time_beside({}, self._example)[1])
 
-    def settle_sizes(self, limit: float | None, last: int | None = None) -> None:
-        """Decide on how many validation samples candidates are scored, where there are many: see `racing`.
+    def settle_sizes(self, limit: float | None, last: int | None = None, scored_whole: bool = False) -> None:
+        """Decide on how many validation samples candidates are scored, where there are many, or where each takes long
+        for the time limit: see `racing`.
 
         Args:
             limit: seconds of the search, if any.
             last: the most, where an earlier run of the study has decided on it.
+            scored_whole: whether an earlier run of the study has scored the whole split.
         """
         task = self.network.task
         samples, tested = task.samples("validation"), task.samples("test")
-        if samples <= SCORED_WHOLE or task.part("validation", LEAST) is None:
+        if samples <= SCORED_WHOLE:
+            if limit is not None and not scored_whole:
+                self.sizes = racing.slow_sizes(self._seconds_of_one(), samples, tested, limit) if last is None else \
+                    Sizes(last, last, tested)
+                if self.sizes is not None:
+                    say(self.sizes, samples, tested)
+            return
+        if task.part("validation", LEAST) is None:
             return
         began = time.perf_counter()
         measured = self._original_on(LEAST)[0].metrics
@@ -114,6 +133,14 @@ class Evaluator:
                        limit)
         self.sizes = counts if last is None else replace(counts, first=min(counts.first, last), last=last)
         say(self.sizes, samples, tested)
+
+    def _seconds_of_one(self) -> float:
+        """Seconds in which the original's file answers one validation sample."""
+        inputs = as_arrays(self.network.task.inputs("validation", slice(0, racing.TIMED)))
+        with closing(self.open(self.network.writer.original_file)) as runtime:
+            began = time.perf_counter()
+            in_batches(runtime, inputs, self.network.rows)
+            return (time.perf_counter() - began) / len(next(iter(inputs.values())))
 
     @property
     def original_score(self) -> Score:
@@ -301,7 +328,24 @@ class Evaluator:
             release_memory()
             with _timed(timings, "distill"):
                 weights = trainer.train(compressed, rung, seconds, trained, should_stop)
-        return self._written(compressed, rung, timings, weights, samples)
+        outcome = self._written(compressed, rung, timings, weights, samples)
+        if rung == 0:
+            self._calibrated = plan.fingerprint, compressed
+        return outcome
+
+    def network_of(self, plan: Plan, evaluation: Evaluation) -> Compressed:
+        """The network that was evaluated, which must not be changed: as it was kept, or made again.
+
+        Args:
+            plan: the candidate's.
+            evaluation: the candidate's.
+
+        Raises:
+            StorageError: where its weights are gone.
+        """
+        if evaluation.rung == 0 and self._calibrated is not None and self._calibrated[0] == plan.fingerprint:
+            return self._calibrated[1]
+        return self.trainer.rebuild(plan, evaluation.rung, evaluation.weights)
 
     def measured(self, compressed: Compressed, rung: int, timings: dict[str, float], weights: str = "") -> Evaluation:
         """Build the file, run and time it; `timings` are of what was done before, `weights` is the hash of the file
@@ -337,7 +381,7 @@ class Evaluator:
         stored_file = kept_file(self._store, evaluation.file, self._format.suffix)
         if stored_file is not None:
             return stored_file
-        return self.network.write(self.trainer.rebuild(plan, evaluation.rung, evaluation.weights)).data
+        return self.network.write(self.network_of(plan, evaluation)).data
 
 
 @contextmanager

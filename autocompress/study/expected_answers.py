@@ -45,7 +45,7 @@ def expected_answers(bench: Workbench, plan: Plan, evaluation: Evaluation, input
     """
     if executed is None:
         try:
-            executed = bench.network.executed(bench.trainer.rebuild(plan, evaluation.rung, evaluation.weights))
+            executed = bench.network.executed(bench.evaluator.network_of(plan, evaluation))
         except StorageError:
             return dict(runtime.run(as_arrays(inputs))), FILE
     with torch.no_grad():

@@ -20,7 +20,6 @@ from autocompress.artifact.machine import this_machine
 from autocompress.artifact.manifest import SAMPLES, SCHEMA, SampleFacts
 from autocompress.artifact.options import ExportOptions
 from autocompress.artifact.samples import deviation, limit_for, pack_samples
-from autocompress.backend.graph.batch_parity import BATCH
 from autocompress.core.attribution import Attribution
 from autocompress.core.evaluation import Candidate, Metrics
 from autocompress.core.files import sha256_of
@@ -71,7 +70,7 @@ def ship(bench: Workbench, candidate: Candidate, folder: Path, description: Desc
     model = next(iter(files))
     runtime = bench.evaluator.open(data)
     metric = description.metric
-    _check_batches(runtime, bench.network.calibration[:BATCH])
+    _check_batches(runtime, bench.network.calibration[:max(2, bench.network.writer.parity_rows)])
     samples, sample_facts = _samples(bench, candidate, runtime, data, marked)
     task = bench.network.task
     validation = bench.evaluator.validated(runtime, candidate.metrics, description.baseline)[metric.name]

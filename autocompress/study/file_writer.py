@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -43,7 +44,8 @@ class FileWriter:
     """Writes the file of a compressed network and checks it against that network.
 
     To prepare a network may take seconds, so the original is prepared once. It serves all plans whose graphs differ
-    only in tensors and factors; `prepared` is what the format made of it.
+    only in tensors and factors; `prepared` is what the format made of it. A file is compared with its network on
+    `parity_rows` samples; preparing the original took `export_seconds`.
 
     Args:
         model: the original in canonical form, in eval mode.
@@ -62,7 +64,7 @@ class FileWriter:
         self.techniques = techniques
         self._model, self._calibration, self.format, self.threads = model, calibration, file_format, threads
         self._shape = tuple(calibration.shape[1:])
-        self._parity_rows = rows_of(footprint(model, calibration).live, PARITY_SAMPLES)
+        self.parity_rows = rows_of(footprint(model, calibration).live, PARITY_SAMPLES)
         original = WritableNetwork(fold_norms(Compressed(model, Plan()), table).model, resolve(table, Plan()))
         self._prepare(original)
         if refusal := self._other_sizes_refused():
@@ -74,8 +76,10 @@ class FileWriter:
         self.table = file_format.described(table, self.prepared, original)
 
     def _prepare(self, original: WritableNetwork) -> None:
+        began = time.perf_counter()
         with self._exportable():
             self.prepared = self.format.prepare(original.model, self.example)
+            self.export_seconds = time.perf_counter() - began
             self.original_file = self.format.write(self.prepared, original).data
 
     def _other_sizes_refused(self) -> str:
@@ -153,7 +157,7 @@ class FileWriter:
 
     def _check_parity(self, model: nn.Module, file: bytes, tolerance: float) -> float:
         """The difference between the float file and the network. TrialError where that is more than `tolerance`."""
-        inputs = self._calibration[:self._parity_rows]
+        inputs = self._calibration[:self.parity_rows]
         with torch.no_grad():
             expected = {name: tensor.numpy() for name, tensor in by_name(model(inputs)).items()}
         if not all(np.isfinite(values).all() for values in expected.values()):

@@ -38,20 +38,32 @@ IMAGE = 4
 SAMPLES = 8
 # Most rounds and seconds of one comparison of two files.
 ROUNDS, SECONDS = 15, 0.6
+# Forward passes of all calibration inputs that a network in 8 bits takes, and those of single samples that timing does.
+CALIBRATIONS, TIMED = 4, 100
 # Ratio of the times of 8 bits everywhere and of float above which no choice of layers is looked for.
 HOPELESS = 1.5
 # An inference that takes longer has layers so large that classes of them are not told apart: time is short.
 LONGEST_MS = 200.0
 
 
-def unpaying_layers(bench: Workbench, spec: SpaceSpec) -> frozenset[str]:
+def unpaying_layers(bench: Workbench, spec: SpaceSpec, each: float = 0.0, seconds: float = math.inf) -> frozenset[str]:
     """Layers whose activations stay float because 8 bits do not pay, where latency is measured on this machine alone
-    and the space leaves the choice."""
+    and the space leaves the choice.
+
+    Args:
+        bench: with the original.
+        spec: the space file.
+        each: seconds of one sample's forward pass.
+        seconds: that it may take; where it takes more, 8 bits are taken to pay.
+    """
     widths = (8, 32)
     open_ = spec.quantize is not None and (spec.quantize.activation_bits == "profile"
                                            or set(widths) <= set(spec.quantize.activation_bits))
     if not open_ or bench.evaluator.profile.targets or bench.evaluator.profile.latency != "measured" \
             or not set(widths) <= set(bench.evaluator.profile.activation_bits):
+        return frozenset()
+    if each * (CALIBRATIONS * len(bench.network.calibration) + TIMED) > seconds:
+        log.info("8-bit activations are taken to pay in every layer: to measure it would take too much of the time")
         return frozenset()
     try:
         return _Comparison(bench).unpaying()

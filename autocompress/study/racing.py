@@ -32,6 +32,11 @@ ERROR = 1 / 300
 GROWTH = 4
 # Shares of a time limit that the original may take on the samples of the first rung, and of the last.
 FIRST_SHARE, LAST_SHARE = 0.01, 0.05
+# Share of a time limit above which scoring both splits whole, as often as the shortest search does, takes too long; the
+# fewest samples that then stand for a split; and those on which a sample is timed.
+SLOW_SHARE, LEAST_SLOW, TIMED = 0.25, 100, 8
+# Times that the validation split is scored (original, candidate, exported file), and the test split (original, file).
+VALIDATED, TESTED = 3, 2
 
 
 class Sizes(msgspec.Struct, frozen=True):
@@ -75,6 +80,22 @@ def sizes(reference: Reference, error: float, measured: int, seconds: float, sam
         last = min(last, max(first, LAST_SHARE * limit * a_second))
         test = min(test, max(SCORED_WHOLE, LAST_SHARE * limit * a_second))
     return Sizes(math.ceil(first), math.ceil(last), math.ceil(test))
+
+
+def slow_sizes(each: float, samples: int, tested: int, limit: float) -> Sizes | None:
+    """How many samples of small splits are scored where the network is slow for the time limit; None: all.
+
+    Args:
+        each: seconds of scoring one sample.
+        samples: of the validation split.
+        tested: of the test split.
+        limit: seconds of the search.
+    """
+    if each * (VALIDATED * samples + TESTED * tested) <= SLOW_SHARE * limit:
+        return None
+    most = max(LEAST_SLOW, math.ceil(LAST_SHARE * limit / each))
+    counts = Sizes(min(samples, most), min(samples, most), min(tested, most))
+    return None if (counts.last, counts.test) == (samples, tested) else counts
 
 
 def say(counts: Sizes, samples: int, tested: int) -> None:

@@ -11,6 +11,8 @@ from autocompress.formats.base import Arrays, Runtime
 from autocompress.study.file_writer import as_arrays
 from autocompress.study.workbench import Workbench
 
+# Share of a time limit that disturbed samples may take, and the fewest that tell anything.
+SHARE, FEWEST = 0.03, 8
 # Samples that are disturbed, and multiply-accumulates of all runs of one file together that bound them.
 LEAST_SAMPLES, MOST_SAMPLES, MOST_MACS = 32, 512, 2e11
 # Standard deviation of the noise, in that of the inputs; of the blur, in pixels; what is left of the contrast.
@@ -43,12 +45,13 @@ def robustness(bench: Workbench, original: Runtime, file: Runtime, macs: float) 
 
     Returns:
         The number of samples, and a list of disturbances with the task's metric of both files, the undisturbed one
-        first; empty where nothing can be disturbed (tokens), or the task scores no part of its test split.
+        first; empty where nothing can be disturbed (tokens), the task scores no part of its test split, or the time
+        limit leaves too little time.
     """
     task, metric = bench.network.task, bench.network.task.metric.name
     kinds = disturbances(as_arrays(bench.network.calibration))
-    count, available = _samples(len(kinds), macs), task.samples("test")
-    if len(kinds) < 2 or (available > count and task.part("test", count) is None):
+    count, available = _affordable(bench, len(kinds), macs), task.samples("test")
+    if len(kinds) < 2 or not count or (available > count and task.part("test", count) is None):
         return {}
     samples = None if available <= count else count
     rows = []
@@ -62,7 +65,15 @@ def robustness(bench: Workbench, original: Runtime, file: Runtime, macs: float) 
 def disturbed_runs(bench: Workbench, macs: float) -> int:
     """Return how many samples `robustness` runs through one file, for the time that is reserved for it."""
     kinds = len(disturbances(as_arrays(bench.network.calibration)))
-    return 0 if kinds < 2 else kinds * min(_samples(kinds, macs), bench.network.task.samples("test"))
+    return 0 if kinds < 2 else kinds * min(_affordable(bench, kinds, macs), bench.network.task.samples("test"))
+
+
+def _affordable(bench: Workbench, kinds: int, macs: float) -> int:
+    """How many samples are disturbed in so many ways within the time limit of the search, if there is one; 0 where too
+    few are."""
+    each = bench.evaluator.sample_seconds
+    count = int(min(_samples(kinds, macs), SHARE * bench.evaluator.limit / (2 * kinds * max(1e-9, each))))
+    return count if count >= FEWEST else 0
 
 
 def _samples(kinds: int, macs: float) -> int:

@@ -42,16 +42,17 @@ from autocompress.study.identity import (
     stored_name,
 )
 from autocompress.study.latency_prediction import predicted_metrics, predicting
+from autocompress.study.least_time import FINALISTS, export_seconds, pass_seconds, require_time
 from autocompress.study.loading import load_task, make_bench, open_executor, require_same_task
 from autocompress.study.measuring_place import Stopwatch
 from autocompress.study.model_soup import greedy_soup
+from autocompress.study.original import PLAIN_EXPORTS
 from autocompress.study.ownership import discard
 from autocompress.study.quantization_payoff import unpaying_layers
 from autocompress.study.racing import Sizes, finalist, part_of
 from autocompress.study.request import Request
 from autocompress.study.result import SearchResult
 from autocompress.study.resume import PriorStudy, read_prior_study, seeds, take_answers
-from autocompress.study.robustness import disturbed_runs
 from autocompress.study.sensitivity import sensitivity
 from autocompress.study.shortfalls import shortfalls, slower
 from autocompress.study.signals import HANG_SECONDS, Stop
@@ -66,12 +67,13 @@ log = logging.getLogger(__name__)
 SENSITIVITY_SHARE, MOST_OF_THE_REST = 0.3, 0.6
 # Shares of a time limit that are left to averaging trained candidates, and to what the best plan's techniques buy.
 AVERAGING_SHARE, ATTRIBUTION_SHARE = 0.01, 0.01
-# Finalists that time is kept for to be scored on more samples, and the most of them.
-FINALISTS, MOST_CONFIRMED = 2, 8
+# The most finalists that are scored on more samples.
+MOST_CONFIRMED = 8
+# Shares of a time limit above which, as predicted, 8-bit activations are not compared with float ones on the original,
+# and no plain export of it is made.
+PAYOFF_SHARE, EXPORT_SHARE = 0.15, 0.25
 # About what writing the report takes.
 REPORT_SECONDS = 2.0
-# Seconds in which an exported file is opened, in a process of its own too, and timed.
-OPENING_SECONDS = 5.0
 # What it may take where the time for trials is up before the first one, which should be the one that it finds.
 LATE_SECONDS = 10.0
 
@@ -184,12 +186,19 @@ def trace(run: Run, loaded: Loaded) -> Traced:
     """Trace the network and build the space of what may be done. InfeasibleError where nothing fits the bounds."""
     request = run.request
     run.phase("tracing and measuring the original")
+    limit = math.inf if request.settings.timeout is None else request.settings.timeout
+    each = pass_seconds(loaded.network.model, loaded.data)
+    if not request.settings.resume:
+        require_time(each, loaded.data, limit)
     bench = make_bench(loaded.network, loaded.data, request, loaded.folder)
+    bench.evaluator.limit = limit
+    bench.evaluator.exports_plainly = PLAIN_EXPORTS * bench.network.writer.export_seconds <= EXPORT_SHARE * limit
     bench.evaluator.measuring = request.executor.measuring_place(Stopwatch)
     release_memory()
     for note in bench.network.notes:
         log.warning(note)
-    unpaying = kept_float(request.settings, loaded.folder, lambda: unpaying_layers(bench, request.space))
+    unpaying = kept_float(request.settings, loaded.folder,
+                          lambda: unpaying_layers(bench, request.space, each, PAYOFF_SHARE * limit))
     for further in request.further_formats:
         in_format(bench, further)  # what one cannot hold is said before anything is searched
     subject = bench.network.table, request.space, request.profile, bench.network.writer.format, unpaying
@@ -217,7 +226,8 @@ def measure(run: Run, loaded: Loaded, traced: Traced) -> Measured:
     run.timings["set-up"] = run.elapsed
     before = read_description(folder) if is_described(folder) and request.settings.resume else None
     with run.timed("original"):
-        bench.evaluator.settle_sizes(request.settings.timeout, part_of(before.baseline) if before else None)
+        last = part_of(before.baseline) if before else None
+        bench.evaluator.settle_sizes(request.settings.timeout, last, before is not None and last is None)
         baseline = bench.evaluator.baseline()
     projection, predicted = traced.projection, predicted_metrics(request.profile, request.budget)
     if predicted:
@@ -241,20 +251,9 @@ def measure(run: Run, loaded: Loaded, traced: Traced) -> Measured:
     if limit is not None:
         run.stop.end_after(2 * limit + HANG_SECONDS - run.elapsed)
     take_answers(loaded.prior, bench.store, request.settings.seed)
-    reserve = _export_seconds(bench, baseline["macs"]) + ATTRIBUTION_SHARE * (limit or 0.0)
+    reserve = export_seconds(bench, baseline["macs"]) + ATTRIBUTION_SHARE * (limit or 0.0)
     return Measured(reference, projection, store, result, Trimmer(bench.store, request.budget, reference), reserve,
                     bench.evaluator.sizes)
-
-
-def _export_seconds(bench: Workbench, macs: float) -> float:
-    """A bound on the seconds of an export, from those in which the original was scored: it runs on the test split, the
-    file on that and on the validation split, and both on disturbed samples; a file counts as half of the original."""
-    task, sizes = bench.network.task, bench.evaluator.sizes
-    scored = task.samples("validation") if sizes is None else sizes.last
-    tested = task.samples("test") if sizes is None else sizes.test
-    finalists = 0 if sizes is None else FINALISTS + 0.5
-    runs = 1.5 * (tested + disturbed_runs(bench, macs)) + (0.5 + finalists) * scored
-    return OPENING_SECONDS + bench.evaluator.scoring_seconds * runs / scored
 
 
 def _open_study(request: Request, loaded: Loaded) -> StudyStore:
