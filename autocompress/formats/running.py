@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 
 from autocompress.core.evaluation import LATENCY, Metrics
-from autocompress.errors import TrialError
+from autocompress.errors import InputError, TrialError
 from autocompress.formats.base import Arrays, Runtime
 from autocompress.tensors.named import from_names
 
@@ -23,6 +24,29 @@ def in_batches(runtime: Runtime, inputs: Arrays, rows: int = MOST_ROWS) -> dict[
     every = [runtime.run({name: values[i:i + rows] for name, values in inputs.items()})
              for i in range(0, len(first), rows)]
     return {name: np.concatenate([batch[name] for batch in every]) for name in every[0]}
+
+
+def require_sizes(runtime: Runtime, inputs: Arrays, example: Arrays, what: str) -> None:
+    """InputError where inputs have another size than those that a file was made for, and it leaves none free.
+
+    Args:
+        runtime: has the file.
+        inputs: arrays `(N, …)` by name.
+        example: those that the file was made for.
+        what: the inputs, in words.
+    """
+    for name, samples in inputs.items():
+        size, fixed = samples.shape[1:], example[name].shape[1:]
+        differ = {axis for axis, (one, other) in enumerate(zip(size, fixed, strict=True), 1) if one != other}
+        if differ - {*runtime.free_axes.get(name, ())}:
+            raise InputError(f"{what} must have the size that the file takes in {name}, {fixed}, but have {size}: "
+                             "bring all to one size, or leave sizes free in the file with --dynamic (dynamic=True), "
+                             "where network and format allow that")
+
+
+def values_of_sample(inputs: Arrays) -> int:
+    """Number of values of one sample in all inputs."""
+    return sum(math.prod(samples.shape[1:]) for samples in inputs.values())
 
 
 def on_device(runtime: Runtime) -> Metrics:

@@ -16,7 +16,6 @@ from torch import Tensor
 from autocompress.backend.graph.macs import count_macs
 from autocompress.backend.network.compressed import Compressed
 from autocompress.core.allocator import release_memory
-from autocompress.core.cancellation import checkpoint
 from autocompress.core.evaluation import Evaluation, Metrics, Source
 from autocompress.core.metric import DIVERGENCE, Reference
 from autocompress.core.plan import Plan
@@ -24,13 +23,20 @@ from autocompress.core.store import Store
 from autocompress.errors import InputError, TrialError
 from autocompress.estimate import estimate
 from autocompress.formats.base import Runtime
-from autocompress.formats.running import as_outputs, in_batches, on_device, require_finite
+from autocompress.formats.running import on_device
 from autocompress.formats.timing import Timing, time_files
 from autocompress.hardware.profile import HardwareProfile
 from autocompress.search.executors.base import Job, Outcome, alone
 from autocompress.space.format_legality import check_format
 from autocompress.study import racing
 from autocompress.study.built_files import keep_file, kept_file
+from autocompress.study.file_answers import (
+    answers_of,
+    answers_to,
+    calibration_answers,
+    canonical_answers,
+    has_calibrated_shape,
+)
 from autocompress.study.file_writer import about_the_original, as_arrays
 from autocompress.study.measuring_place import RemoteRuntime
 from autocompress.study.original import OriginalFile, original_of
@@ -136,11 +142,11 @@ class Evaluator:
 
     def _seconds_of_one(self) -> float:
         """Seconds in which the original's file answers one validation sample."""
-        inputs = as_arrays(self.network.task.inputs("validation", slice(0, racing.TIMED)))
+        rows = next(self.network.task.rows("validation", racing.TIMED))
         with closing(self.open(self.network.writer.original_file)) as runtime:
             began = time.perf_counter()
-            in_batches(runtime, inputs, self.network.rows)
-            return (time.perf_counter() - began) / len(next(iter(inputs.values())))
+            outputs = answers_to(runtime, self.network, "validation", rows)
+            return (time.perf_counter() - began) / len(next(iter(outputs.values())))
 
     @property
     def original_score(self) -> Score:
@@ -172,15 +178,7 @@ class Evaluator:
     def answers(self, runtime: Runtime, split: SplitName, samples: int | None = None) -> Answers:
         """What a file puts out for one split, or for so many samples that stand for it, some rows after others.
         TrialError where that is not finite."""
-        task, most = self.network.task, self.network.rows
-        part = None if samples is None else task.part(split, samples)
-        total, done = task.samples(split) if part is None else len(part), 0
-        for rows in task.rows(split, most) if part is None else torch.split(part, most):
-            checkpoint("scoring", done, total)
-            outputs = in_batches(runtime, as_arrays(task.inputs(split, rows)), most)
-            require_finite(outputs)
-            done += len(next(iter(outputs.values())))
-            yield rows, outputs
+        return answers_of(runtime, self.network, split, samples)
 
     def score(self, runtime: Runtime, split: SplitName, samples: int | None = None) -> Score:
         """The task's score of a file on one split, or on so many samples that stand for it."""
@@ -209,11 +207,13 @@ class Evaluator:
             for rows, outputs in self.answers(runtime, "validation", samples):
                 if self._told_apart and sum(answers.numel() for answers in compared) < COMPARED_VALUES:
                     inputs = self.network.task.inputs("validation", rows)
-                    answers = self.network.likelihood.canonical(as_outputs(outputs))
-                    compared.append(self.network.likelihood.compared(answers, inputs))
+                    if has_calibrated_shape(self.network, inputs):
+                        compared.append(canonical_answers(self.network, outputs, inputs))
                 yield rows, outputs
 
         score = self.network.task.score(watched(), "validation", self.network.likelihood)
+        if self._told_apart and not compared:  # no validation sample is of the size that is trained on
+            compared = [calibration_answers(runtime, self.network)]
         return score, torch.cat(compared) if compared else torch.empty(0)
 
     def _scored(self, runtime: Runtime, samples: int | None) -> Metrics:

@@ -33,6 +33,11 @@ class _Disturbed(Runtime):
         return self._runtime.run({name: self._disturb[name](values) if name in self._disturb else values
                                   for name, values in inputs.items()})
 
+    @property
+    def free_axes(self) -> dict[str, tuple[int, ...]]:
+        """Those of the file."""
+        return self._runtime.free_axes
+
 
 def robustness(bench: Workbench, original: Runtime, file: Runtime, macs: float) -> dict[str, Any]:
     """Measure how much noise, blur and less contrast cost the original and the exported file.

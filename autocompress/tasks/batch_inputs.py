@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,10 +12,18 @@ from torch import nn
 
 from autocompress.errors import InputError
 from autocompress.tasks.batch_likelihood import MASKS
-from autocompress.tasks.batch_split import BatchSplit
+from autocompress.tasks.batch_split import BatchSplit, named_rows
+from autocompress.tasks.batch_structure import ONE_SHAPE
 from autocompress.tasks.batches import UNNAMED, GetInputs
+from autocompress.tasks.input_forms import evaluating
 from autocompress.tasks.metrics.selection import TARGET_NAMES
 from autocompress.tasks.samples import pieces
+from autocompress.tasks.shaped_samples import ShapedSamples, shape_groups, shapes_of
+
+log = logging.getLogger(__name__)
+
+# Training samples of one shape, where they have several.
+LEAST_OF_ONE_SHAPE = 32
 
 
 class Entries:
@@ -94,20 +103,66 @@ def chosen_inputs(model: nn.Module, columns: Sequence[str], said: bool) -> dict[
     return {UNNAMED: column_of[names[0]]} if [*column_of] == names[:1] and not said else column_of
 
 
-def require_alike(split: BatchSplit, train: BatchSplit, names: Mapping[str, str], where: str) -> None:
-    """InputError where inputs of a split have another shape than those of the training split, or are whole numbers in
-    the place of others."""
+def trained_on(split: BatchSplit, names: Mapping[str, str], where: str) -> BatchSplit:
+    """The training samples whose inputs have one shape, which training and calibration need: those of the shapes that
+    most have. The log tells how many are left out.
+
+    Args:
+        split: all of them.
+        names: the column of each input.
+        where: name of the data, for messages.
+
+    Raises:
+        InputError: where few samples have one shape.
+    """
+    alike = split.of_one_shape({*names.values()})
+    if alike is split:
+        return split
+    shapes = ", ".join(f"{name or column or 'the input'} {tuple(alike.column(column).shape[1:])}"
+                       for name, column in names.items())
+    name, several = next((name or column, shapes_of(split.column(column))) for name, column in names.items()
+                         if len(shapes_of(split.column(column))) > 1)
+    if alike.samples < LEAST_OF_ONE_SHAPE:
+        raise InputError(f"all training samples of the input {name or 'of the network'} must have one shape, or "
+                         f"{LEAST_OF_ONE_SHAPE} of them, but samples are {several[0]} and {several[1]}, and "
+                         f"{alike.samples} have the most frequent one: {ONE_SHAPE}")
+    log.info("%s: %d of %d training samples are trained on, those of one shape, %s: crop or pad the others to it to "
+             "use them too", where, alike.samples, split.samples, shapes)
+    return alike
+
+
+def require_alike(split: BatchSplit, train: BatchSplit, names: Mapping[str, str], where: str,
+                  model: nn.Module) -> None:
+    """InputError where inputs of a split are whole numbers and those of the training split are not, or have shapes that
+    the network does not take."""
     for name, column in names.items():
         if column not in split.columns:
             raise InputError(f"the {where} split must have the inputs of the train split, {', '.join(names)}, but has "
                              f"no {name or column}")
         one, other = (each.column(column) for each in (split, train))
         kinds = [samples.dtype.is_floating_point for samples in (one, other)]
-        if one.shape[1:] != other.shape[1:] or kinds[0] != kinds[1]:
-            told = [f"{str(each.dtype).removeprefix('torch.')} {tuple(each.shape[1:])}" for each in (one, other)]
+        shape = next((each for each in shapes_of(one) if each != tuple(other.shape[1:])), None)
+        if kinds[0] != kinds[1] or (shape is not None and not _takes(model, split, names)):
+            told = [f"{str(each.dtype).removeprefix('torch.')} {each_shape}"
+                    for each, each_shape in ((one, shape or tuple(one.shape[1:])), (other, tuple(other.shape[1:])))]
             raise InputError(f"the input {name or column or 'of the network'} must be the same in all splits, but "
-                             f"samples of the {where} split are {told[0]}, and of the train split {told[1]}: prepare "
-                             "them alike")
+                             f"samples of the {where} split are {told[0]}, and of the train split {told[1]}, and the "
+                             f"network takes no other: {ONE_SHAPE}")
+
+
+def _takes(model: nn.Module, split: BatchSplit, names: Mapping[str, str]) -> bool:
+    """Whether the network reads a sample of each shape that a split has."""
+    columns = [split.column(column) for column in names.values()]
+    groups = shape_groups(columns)
+    rows = [0] if groups is None else [int((groups == group).nonzero()[0]) for group in torch.unique(groups)]
+    with torch.no_grad(), evaluating(model):
+        try:
+            for row in rows:
+                sample = named_rows(split, names, slice(row, row + 1))
+                model(sample) if isinstance(sample, torch.Tensor) else model(**dict(sample.items()))
+        except Exception:  # the user's code: anything can come
+            return False
+    return True
 
 
 def require_usable(split: BatchSplit, names: Mapping[str, str], where: str) -> None:
@@ -118,7 +173,8 @@ def require_usable(split: BatchSplit, names: Mapping[str, str], where: str) -> N
         is_mask = (name or column) in MASKS and samples.ndim == 2
         if not is_mask and not samples.dtype.is_floating_point:
             continue
-        for piece in pieces(samples):
+        parts = samples.parts if isinstance(samples, ShapedSamples) else [samples]
+        for piece in (piece for part in parts for piece in pieces(part)):
             bad = (piece == 0).all(1) if is_mask else ~torch.isfinite(piece).flatten(1).all(1)
             if bool(bad.any()):
                 what = "is 0 everywhere" if is_mask else "is NaN or infinite"

@@ -14,9 +14,9 @@ import torch
 from autocompress.core.metric import Metrics
 from autocompress.errors import AutocompressError, InputError
 from autocompress.tasks.batch_split import BatchSplit
-from autocompress.tasks.batches import HELD_BYTES, RowWriter
 from autocompress.tasks.metrics.measure import Measure
 from autocompress.tasks.metrics.selection import FileOutputs
+from autocompress.tasks.row_writer import HELD_BYTES, RowWriter
 from autocompress.tasks.samples import Samples
 from autocompress.tasks.score import Answers, Outputs, Score
 
@@ -45,7 +45,8 @@ def scored(answers: Answers, batches: BatchSplit, measures: Sequence[Measure], o
         numbers.append(number)
         rows = slice(batches.starts[number], batches.starts[number + 1])
         for key, values in outputs.items():
-            if key not in varied and (values != constant.setdefault(key, values[:1].copy())).any():
+            first = constant.setdefault(key, values[:1].copy())
+            if key not in varied and (values.shape[1:] != first.shape[1:] or (values != first).any()):
                 varied.add(key)
         for measure, of in zip(measures, per_measure, strict=True):
             # Each has arrays of its own: a user's function may write into what it is given.

@@ -20,6 +20,8 @@ from autocompress.tasks.batch_structure import ONE_SHAPE, is_rows, parts, rebuil
 _UNEQUAL = "stack expects each tensor to be equal size"
 # Samples of a batch where the user makes none.
 BATCH = 64
+# Samples that wait for others of their shape at most.
+MOST_WAITING = 16 * BATCH
 
 
 def batches_of(source: Any, name: str, view: int = 0) -> Generator[Any, None, None]:
@@ -44,7 +46,7 @@ def batches_of(source: Any, name: str, view: int = 0) -> Generator[Any, None, No
             except AutocompressError:
                 raise
             except Exception as error:  # the user's code: anything can come
-                hint = f": {ONE_SHAPE}" if _UNEQUAL in str(error) else ""
+                hint = f": {ONE_SHAPE}; or give the Dataset itself" if _UNEQUAL in str(error) else ""
                 raise InputError(f"the {name} split must give all its batches, but batch {number} raised "
                                  f"{_told(error)}{hint}") from error
             yield batch
@@ -127,14 +129,29 @@ def _in_order(loader: DataLoader[Any]) -> Iterable[Any]:
 
 
 def _grouped(samples: Iterator[Any]) -> Iterator[Any]:
-    group: list[Any] = []
+    """Batches of samples in order; those of one shape together, where pictures or other first items have several."""
+    groups: dict[Any, list[Any]] = {}
     for sample in samples:
+        group = groups.setdefault(_shapes(sample), [])
         group.append(sample)
         if len(group) == BATCH:
-            yield collated(group)
-            group = []
-    if group:
-        yield collated(group)
+            yield collated(groups.pop(_shapes(sample)))
+        elif sum(map(len, groups.values())) == MOST_WAITING:
+            yield from (collated(groups.pop(shapes)) for shapes in [*groups])
+    yield from map(collated, groups.values())
+
+
+def _shapes(sample: Any) -> tuple[tuple[int, ...], ...]:
+    """Shapes of what a network may read of a sample: of its first item, or of pictures and volumes by name. Others,
+    such as those of boxes, are as many as there are objects."""
+    if isinstance(sample, tuple) and not hasattr(sample, "_fields"):
+        return _shapes(sample[0]) if sample else ()
+    if isinstance(sample, Tensor | np.ndarray):
+        return (tuple(sample.shape),)
+    if isinstance(sample, Mapping) or hasattr(sample, "_fields") or _is_dataclass(sample):
+        return tuple(tuple(part.shape) for _, part in parts(sample)
+                     if isinstance(part, Tensor | np.ndarray) and part.ndim > 2)
+    return ()
 
 
 def _is_dataclass(value: Any) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from autocompress.tasks.batch_structure import moved
 from autocompress.tasks.batches import Batches
 from autocompress.tasks.metrics.selection import has_targets, targets_of
 from autocompress.tasks.samples import Samples, take_rows
+from autocompress.tasks.shaped_samples import ShapedSamples
 from autocompress.tasks.splits import SPLITS, phases, with_every_class_trained
 from autocompress.tasks.views import Changes
 from autocompress.tensors.named import NamedTensors
@@ -36,16 +38,20 @@ class BatchSplit(Sequence[Any]):
     Args:
         batches: the recorded ones.
         numbers: of those that are in the split; None for all, or where `rows` says which samples are.
-        rows: numbers of the samples in the split, in its order, where they are not whole batches.
+        rows: numbers of the samples in the split, in its order, where they are not whole batches. Those of one shape
+            are put together.
     """
 
     def __init__(self, batches: Batches, numbers: Sequence[int] | None = None, rows: Tensor | None = None) -> None:
-        self._batches, self._rows, self._chosen = batches, rows, (numbers, rows)
         self._numbers = range(len(batches)) if numbers is None else [*numbers]
         sizes = [batches.starts[number + 1] - batches.starts[number] for number in self._numbers]
         if rows is not None:
-            size = max(sizes)
-            sizes = [min(size, len(rows) - start) for start in range(0, len(rows), size)]
+            size, groups = max(sizes), batches.shape_groups(batches.input_columns)
+            of_rows = torch.zeros(len(rows), dtype=torch.int64) if groups is None else groups[rows]
+            rows = rows[torch.argsort(of_rows, stable=True)]
+            sizes = [min(size, count - start) for count in torch.unique(of_rows, return_counts=True)[1].tolist()
+                     for start in range(0, count, size)]
+        self._batches, self._rows = batches, rows
         self.starts = [0, *torch.tensor(sizes).cumsum(0).tolist()]
         if numbers is not None and rows is None:
             self._rows = torch.cat([torch.arange(batches.starts[number], batches.starts[number + 1])
@@ -72,7 +78,18 @@ class BatchSplit(Sequence[Any]):
 
     def among(self, batches: Batches) -> BatchSplit:
         """The same batches or samples of others."""
-        return BatchSplit(batches, *self._chosen)
+        other = copy.copy(self)
+        other._batches = batches
+        return other
+
+    def of_one_shape(self, names: Collection[str]) -> BatchSplit:
+        """The samples whose inputs of these names have the shapes that most have; the split itself where all do."""
+        groups = self._batches.shape_groups(names)
+        if groups is None:
+            return self
+        rows = torch.arange(self._batches.samples) if self._rows is None else self._rows
+        kinds, counts = torch.unique(groups[rows], return_counts=True)
+        return self if len(kinds) == 1 else BatchSplit(self._batches, rows=rows[groups[rows] == kinds[counts.argmax()]])
 
     @property
     def columns(self) -> list[str]:
@@ -86,7 +103,10 @@ class BatchSplit(Sequence[Any]):
     def column(self, name: str) -> Samples:
         """The samples of an input."""
         column = self._batches.column(name)
-        samples: Samples = column if self._rows is None else take_rows(column, self._rows)
+        if self._rows is None:
+            return column
+        samples: Samples = column.taken(self._rows) if isinstance(column, ShapedSamples) else \
+            take_rows(column, self._rows)
         return samples
 
     def pieces(self, most: int) -> Iterator[slice]:
@@ -96,7 +116,9 @@ class BatchSplit(Sequence[Any]):
 
     def part(self, samples: int) -> Tensor | None:
         """Numbers `(M,)` int64, ascending, of the rows of whole batches, drawn at random until they have as many
-        `samples`. None where those are all, or batches are few."""
+        `samples`. None where those are all, batches are few, or samples have several shapes."""
+        if self._batches.shape_groups(self.columns) is not None:
+            return None
         sizes = torch.tensor(self.starts).diff()
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))
         taken = order[:int(torch.searchsorted(sizes[order].cumsum(0), samples)) + 1].sort().values.tolist()

@@ -16,7 +16,7 @@ from autocompress.core.warnings import Warned
 from autocompress.errors import InputError
 from autocompress.quantities import parse_bytes
 from autocompress.tasks.augmentation import Augmentation, augmentation_of
-from autocompress.tasks.batch_inputs import chosen_inputs, getter_of, require_alike, require_usable
+from autocompress.tasks.batch_inputs import chosen_inputs, getter_of, require_alike, require_usable, trained_on
 from autocompress.tasks.batch_likelihood import MASKS, MEANINGS, Loss, Meaning, OwnLoss, Reading, require_gradient
 from autocompress.tasks.batch_scoring import Original, scored
 from autocompress.tasks.batch_split import BatchSplit, GatheredBatches, SplitName, completed, named_rows
@@ -102,9 +102,10 @@ class BatchTask:
                 first = batches_of_split["train"].structure if batches_of_split else None
                 batches_of_split[split] = recorded(batches, split, get_inputs, first, limit)
         self._splits = completed(batches_of_split, name)
+        self._every_trained = self._splits["train"]
         self._train = batches_of_split["train"]
         again = drawn_again(train, self._train, get_inputs, limit)
-        self._again = None if again is None else (again, self._splits["train"].among(again))
+        self._drawn_again = None if again is None else self._every_trained.among(again)
         batches_of_split |= {} if again is None else {"again": again}
         self._content = " ".join(f"{split} {batches.fingerprint}" for split, batches in batches_of_split.items())
         whole = self._train.structure.whole
@@ -129,8 +130,9 @@ class BatchTask:
         for settled in ("_column_of", "_loss_follows"):
             self.__dict__.pop(settled, None)
         self._names = chosen_inputs(model, self._columns, self._named_inputs)
+        self._splits["train"] = trained_on(self._every_trained, self._names, self.name)
         for split, batches in self._splits.items():
-            require_alike(batches, self._splits["train"], self._names, split)
+            require_alike(batches, self._splits["train"], self._names, split, model)
             require_usable(batches, self._names, split)
         self._drawn_changes(0)
         if self._augmentation:
@@ -263,7 +265,12 @@ class BatchTask:
 
     def _split_of(self, view: int) -> BatchSplit:
         """The draw of the training samples that a view is of."""
-        return self._again[1] if self._again is not None and view > 0 and view % 2 == 0 else self._splits["train"]
+        return self._again if self._again is not None and view > 0 and view % 2 == 0 else self._splits["train"]
+
+    @property
+    def _again(self) -> BatchSplit | None:
+        """The training samples as they were drawn a second time; not where those of several shapes are left out."""
+        return self._drawn_again if self._splits["train"] is self._every_trained else None
 
     def _is_changed(self, view: int) -> bool:
         """Whether inputs of a view are changed at random."""

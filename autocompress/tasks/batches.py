@@ -28,58 +28,29 @@ from autocompress.tasks.batch_structure import (
     resolved,
 )
 from autocompress.tasks.metrics.selection import described
+from autocompress.tasks.row_writer import RowWriter, ShapedWriter
 from autocompress.tasks.samples import Samples, bytes_of
-from autocompress.tasks.stored_samples import SampleWriter
+from autocompress.tasks.shaped_samples import shape_groups
 
-# Bytes up to which the rows of one array of a split are held in memory.
-HELD_BYTES = 64 * 2**20
 # Name of the input where it has none.
 UNNAMED = ""
 
 GetInputs = Callable[[Any], Any]
 
 
-class RowWriter:
-    """Collects rows: in memory up to `HELD_BYTES`, beyond in a file."""
-
-    def __init__(self) -> None:
-        self._pieces: list[Tensor] = []
-        self._writer: SampleWriter | None = None
-        self._digest, self.rows, self.bytes = hashlib.sha256(), 0, 0
-
-    def append(self, rows: Tensor) -> None:
-        """Add rows `(M, …)`, of the shape and type of the first."""
-        rows = rows.detach().cpu().contiguous()
-        self._digest.update(bytes_of(rows))
-        self.rows, self.bytes = self.rows + len(rows), self.bytes + rows.nbytes
-        if self._writer is None and self.bytes > HELD_BYTES:
-            self._writer = SampleWriter()
-            for piece in self._pieces:
-                self._writer.append({"rows": piece})
-            self._pieces = []
-        if self._writer is None:
-            self._pieces.append(rows.clone())
-        else:
-            self._writer.append({"rows": rows})
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of all bytes so far."""
-        return self._digest.hexdigest()
-
-    def finish(self) -> Samples:
-        """All rows; nothing can be added afterwards."""
-        if self._writer is not None:
-            return self._writer.finish()["rows"]
-        return torch.cat(self._pieces) if self._pieces else torch.empty(0)
-
-
 class Column:
-    """Rows of one array of all batches; `signature` is the shape of one and its type, `name` that of an input."""
+    """Rows of one array of all batches; `signature` is the shape of one and its type, `name` that of an input, whose
+    batches may be of several shapes."""
 
     def __init__(self, like: Tensor, name: str | None) -> None:
         self.signature, self.name, self.closed = _signature(like), name, ""
-        self.writer = RowWriter()
+        self.writer: RowWriter | ShapedWriter = RowWriter() if name is None else ShapedWriter()
+
+    def takes(self, rows: Tensor) -> bool:
+        """Whether rows can be added to those that are there."""
+        shape, dtype = _signature(rows)
+        return dtype == self.signature[1] and (
+            shape == self.signature[0] if self.name is None else len(shape) == len(self.signature[0]))
 
 
 class BatchRecorder:
@@ -205,7 +176,7 @@ class BatchRecorder:
             column.closed = "" if not self.samples else "the first batch has none"
             self._columns.append(column)
         column = self._columns[number]
-        if not column.closed and column.signature != _signature(rows):
+        if not column.closed and not column.takes(rows):
             column.closed = f"samples are {_shown(column.signature)} and {_shown(_signature(rows))}"
         if column.closed or column.writer.rows != self._starts[-1]:
             return False
@@ -269,11 +240,17 @@ class Batches(Sequence[Any]):
             column.ndim == 1 and not column.dtype.is_floating_point for column in others)
 
     def column(self, name: str) -> Samples:
-        """The samples of an input. InputError where they have more than one shape or type."""
+        """The samples of an input; where they have several shapes, `ShapedSamples`. InputError where they have more
+        than one type."""
         if name in self.shut:
             raise InputError(f"all samples of the input {name or 'of the network'} must have one shape and type, but "
                              f"{self.shut[name]}: {ONE_SHAPE}")
         return self._columns[self.input_columns[name]]
+
+    def shape_groups(self, names: Collection[str]) -> Tensor | None:
+        """Numbers `(N,)` that are the same for samples whose inputs of these names have the same shapes; None where all
+        have."""
+        return shape_groups([self._columns[self.input_columns[name]] for name in names if name not in self.shut])
 
     def __getitem__(self, number: Any) -> Any:
         """A batch as it came."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from autocompress.core.batch_sizes import rows_of
 from autocompress.tasks.batch_likelihood import mask_of
 from autocompress.tasks.batch_split import BatchSplit
-from autocompress.tasks.batches import RowWriter
+from autocompress.tasks.row_writer import ShapedWriter
 from autocompress.tasks.samples import Samples
 from autocompress.tensors.footprint import footprint
 from autocompress.tensors.likelihood import Gaussian
@@ -28,11 +28,11 @@ KNOWN_SAMPLES = 256
 def outputs_by_row(model: nn.Module, split: BatchSplit, inputs: Callable[[slice], Inputs],
                    masks: Mapping[str, tuple[int, ...]]) -> dict[str, Samples]:
     """The floating-point outputs of a network for all samples of a split, by name; NaN where a mask is 0."""
-    writers: dict[str, RowWriter] = {}
+    writers: dict[str, ShapedWriter] = {}
     most = rows_of(footprint(model, inputs(slice(0, 1))).live, MOST_ROWS)
     for rows in split.pieces(most):
         for name, tensor in answered(model, inputs(rows), masks).items():
-            writers.setdefault(name, RowWriter()).append(tensor)
+            writers.setdefault(name, ShapedWriter()).append(tensor)
     return {name: writer.finish() for name, writer in writers.items()}
 
 
@@ -43,7 +43,7 @@ def answered(model: nn.Module, inputs: Inputs, masks: Mapping[str, tuple[int, ..
     answers = {}
     for name, tensor in outputs.items():
         if tensor.is_floating_point():
-            mask = mask_of(tensor, masks)
+            mask = mask_of(tensor, {each: tuple(by_name(inputs)[each].shape[1:]) for each in masks})
             if mask is not None:
                 padding = by_name(inputs)[mask] == 0
                 tensor = tensor.masked_fill(padding.reshape(*padding.shape, *[1] * (tensor.dim() - 2)), math.nan)

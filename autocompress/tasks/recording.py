@@ -14,8 +14,9 @@ from autocompress.errors import InputError
 from autocompress.quantities import format_bytes
 from autocompress.tasks.batch_sources import batch_count, batches_of
 from autocompress.tasks.batch_structure import Structure
-from autocompress.tasks.batches import HELD_BYTES, Batches, BatchRecorder, GetInputs
+from autocompress.tasks.batches import Batches, BatchRecorder, GetInputs
 from autocompress.tasks.cache import cache_dir
+from autocompress.tasks.row_writer import HELD_BYTES
 
 log = logging.getLogger(__name__)
 

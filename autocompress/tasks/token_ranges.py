@@ -88,8 +88,8 @@ def require_rows(model: nn.Module, task: Task) -> None:
         return
     rows = embedded_rows(model, inputs)
     for split in SPLITS if rows else ():
-        for start in range(0, task.samples(split), ROWS):  # type: ignore[arg-type]
-            piece = _named(task.inputs(split, slice(start, start + ROWS)))  # type: ignore[arg-type]
+        for rows_together in task.rows(split, ROWS):  # type: ignore[arg-type]
+            piece = _named(task.inputs(split, rows_together))  # type: ignore[arg-type]
             for part, size in rows.items():
                 least, most = (int(each) for each in part.of(piece).aminmax())
                 if least < 0 or most >= size:

@@ -163,6 +163,11 @@ def values_per_sample(inputs: Inputs) -> int:
     return prod(inputs.shape[1:])
 
 
+def sample_shapes(inputs: Inputs) -> list[tuple[int, ...]]:
+    """Shapes of one sample in each of the tensors."""
+    return [tuple(tensor.shape[1:]) for tensor in by_name(inputs).values()]
+
+
 def joined(outputs: Inputs) -> Tensor:
     """The one tensor of `outputs` as it is; several as one, `(N, values)`, each flattened."""
     return outputs if isinstance(outputs, Tensor) else \

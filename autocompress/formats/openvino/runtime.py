@@ -39,6 +39,13 @@ class OpenvinoRuntime(base.Runtime):
         self._request = compiled.create_infer_request()
         self._dtypes = {end.get_any_name(): end.get_element_type().to_dtype() for end in compiled.inputs}
         self._outputs = [end.get_any_name() for end in compiled.outputs]
+        self._axes = {end.get_any_name(): tuple(axis for axis, size in enumerate(end.partial_shape)
+                                                if axis and size.is_dynamic) for end in compiled.inputs}
+
+    @property
+    def free_axes(self) -> dict[str, tuple[int, ...]]:
+        """Axes whose size the file does not fix."""
+        return self._axes
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Outputs of one batch by name.
