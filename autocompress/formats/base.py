@@ -245,6 +245,22 @@ class Format(FormatFacts, Protocol):
         raise InputError(f"{self.name} files have inputs of a fixed size: leave out --dynamic, or choose another "
                          "format")
 
+    def packed(self, prepared: Any) -> bytes | None:
+        """What `prepare` made as bytes, so that a later process need not make it again; None where it takes no time.
+
+        Args:
+            prepared: what `prepare` made.
+        """
+        return None
+
+    def unpacked(self, data: bytes) -> Any:
+        """What `prepare` made, of its bytes.
+
+        Args:
+            data: what `packed` returned.
+        """
+        return None
+
     def described(self, table: LayerTable, prepared: Any, network: WritableNetwork) -> LayerTable:
         """The facts about the original completed by what the format adds: the bytes of its file that hold no parameter
         of a layer, and reasons why layers that it does not show as such cannot be compressed.

@@ -92,7 +92,7 @@ class Evaluator:
         network = self.network
         return original_of(self._format, network.user_model, network.writer.original_file,
                            network.calibration[:network.writer.parity_rows], network.writer.example, self.open_to_time,
-                           self.exports_plainly)
+                           network.graphs, self.exports_plainly)
 
     def prepare(self) -> None:
         """Make what takes long and is needed later: the plain export."""

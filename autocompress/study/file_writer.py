@@ -20,6 +20,7 @@ from autocompress.core.plan import Plan
 from autocompress.errors import InputError, TrialError
 from autocompress.formats.base import INPUT, Arrays, Format, Runtime, WritableNetwork, Written
 from autocompress.formats.running import largest_difference
+from autocompress.study.kept_graphs import KeptGraphs
 from autocompress.techniques import resolve
 from autocompress.techniques.apply import Techniques
 from autocompress.techniques.drop import DROP
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 
 # Most samples that activation ranges are measured on; fewer where inputs are large, see `core/batch_sizes.py`.
 RANGE_SAMPLES = 256
+# What the graph of the original is called where it is kept.
+GRAPH = "graph"
 PARITY_SAMPLES = 16
 # Largest difference between a float file and torch, relative to the largest output; where a prepared graph was filled
 # with other tensors, no more than this many times that of the original: sizes that were written into the graph may make
@@ -54,14 +57,15 @@ class FileWriter:
         file_format: the format of the files.
         threads: CPU threads for checks and for measuring ranges.
         techniques: by name, in the order of application.
+        graphs: keeps what the format makes of the original.
 
     Raises:
         InputError: when the format cannot hold the network.
     """
 
     def __init__(self, model: nn.Module, table: LayerTable, calibration: Inputs, file_format: Format,
-                 threads: int, techniques: Techniques = TECHNIQUES) -> None:
-        self.techniques = techniques
+                 threads: int, techniques: Techniques = TECHNIQUES, graphs: KeptGraphs | None = None) -> None:
+        self.techniques, self._graphs = techniques, graphs
         self._model, self._calibration, self.format, self.threads = model, calibration, file_format, threads
         self._shape = tuple(calibration.shape[1:])
         self.parity_rows = rows_of(footprint(model, calibration).live, PARITY_SAMPLES)
@@ -77,10 +81,28 @@ class FileWriter:
 
     def _prepare(self, original: WritableNetwork) -> None:
         began = time.perf_counter()
+        kept = None if self._graphs is None else self._graphs.get(GRAPH, self.format)
+        if kept is not None and self._is_right(kept, original):
+            return
         with self._exportable():
             self.prepared = self.format.prepare(original.model, self.example)
             self.export_seconds = time.perf_counter() - began
             self.original_file = self.format.write(self.prepared, original).data
+        packed = None if self._graphs is None else self.format.packed(self.prepared)
+        if self._graphs is not None and packed is not None:
+            self._graphs.put(GRAPH, self.format, packed)
+
+    def _is_right(self, kept: bytes, original: WritableNetwork) -> bool:
+        """Take a graph that was kept, where its file still computes what the original does."""
+        try:
+            self.prepared = self.format.unpacked(kept)
+            self.original_file = self.format.write(self.prepared, original).data
+            self._check_parity(self._model, self.original_file, PARITY_TOLERANCE)
+        except (TrialError, ValueError, KeyError) as error:
+            log.info("the graph that was kept of the original is made anew: %s", error)
+            return False
+        self.export_seconds = 0.0
+        return True
 
     def _other_sizes_refused(self) -> str:
         """Why the network takes inputs of one size alone, though the format would leave it free; empty where it takes

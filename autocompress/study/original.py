@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,11 +20,14 @@ from autocompress.formats.base import Arrays, Format, Runtime
 from autocompress.formats.running import largest_difference
 from autocompress.formats.timing import Timing, time_files
 from autocompress.study.file_writer import as_arrays
+from autocompress.study.kept_graphs import KeptGraphs
 from autocompress.tensors.named import Inputs
 
 log = logging.getLogger(__name__)
 
 OWN = "own graph"
+# What a plain export is called where it is kept.
+PLAIN = "plain"
 # Largest difference between a plain export and our own graph of the network, relative to the largest answer.
 TOLERANCE = 1e-3
 # How many times as long as our own graph of the network a plain export takes.
@@ -50,7 +54,8 @@ class OriginalFile:
 
 
 def original_of(file_format: Format, model: nn.Module, file: bytes, inputs: Inputs, example: Inputs,
-                open_to_time: Callable[[bytes], Runtime], is_time: bool = True) -> OriginalFile:
+                open_to_time: Callable[[bytes], Runtime], graphs: KeptGraphs | None = None,
+                is_time: bool = True) -> OriginalFile:
     """Convert the untouched network as its user would, and check that file against our own.
 
     Args:
@@ -60,22 +65,41 @@ def original_of(file_format: Format, model: nn.Module, file: bytes, inputs: Inpu
         inputs: real ones `(N, …)`, on which a plain export must answer as ours does, alone and together.
         example: two samples with which the network is traced.
         open_to_time: loads a file where latency is measured.
-        is_time: whether there is time for a plain export.
+        graphs: keeps the plain export.
+        is_time: whether there is time for one that was not kept.
     """
     runtime = file_format.open(file)
-    try:
-        if not is_time:
-            raise TrialError("the time limit is too short to make one")
-        plain = file_format.plain(model, example)
+
+    def checked(plain: bytes) -> bytes:
         loaded = file_format.open(plain)
         for batch in (inputs[:1], inputs):
             _require_same(loaded, runtime, as_arrays(batch))
+        return plain
+
+    def exported() -> bytes:
+        if not is_time:
+            raise TrialError("the time limit is too short to make one")
+        plain = checked(file_format.plain(model, example))
+        if graphs is not None:
+            graphs.put(PLAIN, file_format, plain)
+        return plain
+
+    try:
+        plain = _kept(graphs, file_format, checked) or exported()
     except TrialError as error:
         note = f"there is no plain export to compare with, so our own graph of the original stands for it: {error}"
         log.info(note)
         return OriginalFile(file, {OWN: open_to_time(file)}, len(file), note)
     return OriginalFile(plain, {f"plain {file_format.converter}": open_to_time(plain), OWN: open_to_time(file)},
                         min(len(plain), len(file)))
+
+
+def _kept(graphs: KeptGraphs | None, file_format: Format, checked: Callable[[bytes], bytes]) -> bytes | None:
+    """The plain export that was kept, where there is one that still answers as our own file does."""
+    kept = None if graphs is None else graphs.get(PLAIN, file_format)
+    with suppress(TrialError):
+        return None if kept is None else checked(kept)
+    return None
 
 
 def _require_same(plain: Runtime, written: Runtime, batch: Arrays) -> None:

@@ -25,6 +25,7 @@ from autocompress.core.store import Store
 from autocompress.formats.base import Format, WritableNetwork, Written
 from autocompress.formats.running import MOST_ROWS
 from autocompress.study.file_writer import FileWriter
+from autocompress.study.kept_graphs import KeptGraphs
 from autocompress.tasks.base import Task
 from autocompress.techniques.apply import Techniques
 from autocompress.techniques.table import TECHNIQUES
@@ -74,7 +75,8 @@ class TracedNetwork:
         self.likelihood = task.likelihood(outputs_of(self.model, self.calibration),
                                           ends_in_sigmoid(self.model, self.calibration))
         self.training_difference = difference(self.model, example)
-        self.writer = FileWriter(self.model, table, self.calibration, file_format, threads, techniques)
+        self.graphs = KeptGraphs(store, self.user_model, self.calibration)
+        self.writer = FileWriter(self.model, table, self.calibration, file_format, threads, techniques, self.graphs)
         self.table = self.writer.table
         self.compressor = Compressor(self.model, self.table, coupling, self.calibration, store, self.likelihood,
                                      techniques)

@@ -50,6 +50,14 @@ class OnnxFormat(Format):
         """Export the graph by `torch.onnx.export`, which takes seconds, and take the tensors of the network out."""
         return export_template(network, example, self.free_sizes)
 
+    def packed(self, prepared: Template) -> bytes:
+        """The template as bytes."""
+        return prepared.packed()
+
+    def unpacked(self, data: bytes) -> Template:
+        """A template of its bytes."""
+        return Template.unpacked(data)
+
     def described(self, table: LayerTable, prepared: Template, network: WritableNetwork) -> LayerTable:
         """Lock what the graph does not show as one node; the skeleton is the template."""
         return as_exported(table, prepared, network.model)

@@ -8,6 +8,7 @@ initialisers, and because a tensor is then recognised in the graph by its values
 from __future__ import annotations
 
 import copy
+import json
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -55,6 +56,21 @@ class Template:
     def skeleton_bytes(self) -> int:
         """Bytes of the graph without any tensor of the state dict."""
         return len(self.model.SerializeToString())
+
+    def packed(self) -> bytes:
+        """The template as bytes: a line of JSON, and the graph."""
+        places = {name: [slot.key, slot.transposed] for name, slot in self.slots.items()}
+        header = {"slots": places, "anchors": [*self.anchors.items()], "arranged": self.arranged}
+        graph: bytes = self.model.SerializeToString(deterministic=True)
+        return json.dumps(header).encode() + b"\n" + graph
+
+    @classmethod
+    def unpacked(cls, data: bytes) -> Template:
+        """A template of the bytes that `packed` made."""
+        line, _, graph = data.partition(b"\n")
+        header = json.loads(line)
+        slots = {name: Slot(key, transposed) for name, (key, transposed) in header["slots"].items()}
+        return cls(onnx.ModelProto.FromString(graph), slots, dict(header["anchors"]), header["arranged"])
 
 
 def export_template(model: nn.Module, example: Example, free_sizes: bool = False) -> Template:
