@@ -60,18 +60,23 @@ TESTED, SLOW = 5000, {"tflite": 2000, "vela": 2000, "tflite-micro": 100, "execut
                       "pt2": 2000}
 
 
-def benches(name: str, profile: str) -> Iterator[Workbench]:
+def benches(name: str, profile: str, beginning: str) -> Iterator[Workbench]:
     """The keyword spotter, a MobileNetV2 of a third of the width and a ResNet-18, each on a bench for files of a
-    format; the last two on random data."""
+    format, those whose names begin so; the last two on random data."""
     features, labels = mlperf_tiny.official()
     split = Split(torch.from_numpy(features[:200]), torch.from_numpy(labels[:200]))
     vision = import_torchvision().models
     torch.manual_seed(0)
-    networks = [(mlperf_tiny.keyword_spotter(), TaskData("kws", split, split, split, 12))]
-    networks += [(randomised_norms(network.eval()), task_data((3, SIDE, SIDE), 10))
-                 for network in (vision.mobilenet_v2(num_classes=10, width_mult=0.35), vision.resnet18(num_classes=10))]
-    for network, data in networks:
-        yield Workbench(network, data, load_profile(profile), seed=0, epochs=1, file_format=format_named(name))
+    networks = {"DS-CNN": mlperf_tiny.keyword_spotter(),
+                "MobileNetV2": vision.mobilenet_v2(num_classes=10, width_mult=0.35),
+                "ResNet-18": vision.resnet18(num_classes=10)}
+    for title, network in networks.items():
+        if not title.startswith(beginning):
+            continue
+        spotter = title == "DS-CNN"
+        data = TaskData("kws", split, split, split, 12) if spotter else task_data((3, SIDE, SIDE), 10)
+        yield Workbench(network if spotter else randomised_norms(network.eval()), data, load_profile(profile), seed=0,
+                        epochs=1, file_format=format_named(name))
 
 
 def drawn(space: Space, draw: random.Random) -> Any:
@@ -81,11 +86,11 @@ def drawn(space: Space, draw: random.Random) -> Any:
     return space.decode(values)
 
 
-def row(name: str, plans: int) -> str:
-    """Errors of one format over so many plans."""
+def row(name: str, plans: int, seed: int = 0, beginning: str = "") -> str:
+    """Errors of one format over so many plans, of the networks whose names begin so."""
     profile, spec = DRAWN[name]
-    sizes, arenas, seconds, draw = [], [], [], random.Random(0)
-    every = list(benches(name, profile))
+    sizes, arenas, seconds, draw = [], [], [], random.Random(seed)
+    every = list(benches(name, profile, beginning))
     spaces = [space_of(bench.network.table, load_space(spec), bench.evaluator.profile, bench.network.writer.format)
               for bench in every]
     for number in range(plans):
@@ -195,12 +200,13 @@ def main() -> None:
     parser.add_argument("--plans", type=int, default=200)
     parser.add_argument("--format", action="append")
     parser.add_argument("--network", help="the beginning of its name")
+    parser.add_argument("--seed", type=int, default=0, help="of random plans")
     args = parser.parse_args()
     if args.table == "predictions":
         print("| format | plans | bytes: mean error | largest | within 1% | arena: mean error | largest | within 10% | "
               "seconds of writing, median |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|")
         for name in args.format or DRAWN:
-            print(row(name, args.plans), flush=True)
+            print(row(name, args.plans, args.seed, args.network or ""), flush=True)
         return
     print("| network | format | bytes | accuracy / in torch (points), or mean deviation from torch | time / float "
           "original's | seconds of writing | on the device |\n|---|---|--:|--:|--:|--:|---|")

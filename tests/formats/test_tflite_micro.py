@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import tflite
@@ -18,11 +20,14 @@ from autocompress.formats.base import INPUT, WritableNetwork
 from autocompress.formats.tflite import format as litert
 from autocompress.formats.tflite.rules import lower
 from autocompress.formats.tflite.trace import trace
+from autocompress.formats.tflite_micro.arena import Buffer, planned_bytes
 from autocompress.formats.tflite_micro.decoding import HEADER_BYTES, code_bits, pack
 from autocompress.formats.tflite_micro.format import FORMAT
+from autocompress.hardware.profile import load_profile
 from autocompress.study.workbench import Workbench
 from autocompress.testing.exporters import integers, structure
 from autocompress.testing.format_contract import FormatContract
+from autocompress.testing.networks import task_data
 from autocompress.testing.techniques import workbench
 
 
@@ -106,6 +111,26 @@ def test_the_arena_and_the_bytes_are_predicted(network: str) -> None:
         predicted = estimate(bench.network.table, plan, bench.evaluator.profile, FORMAT)
         assert predicted["size_bytes"] == pytest.approx(len(data), rel=0.015)
         assert predicted["peak_memory_bytes"] == pytest.approx(FORMAT.open(data).peak_memory_bytes, rel=0.1)
+
+
+def test_buffers_are_placed_as_the_interpreter_places_them() -> None:
+    """Of equal buffers the last is placed first, which here leaves a gap that no other fits in."""
+    lives = [(6256, 9, 11), (6256, 11, 12), (5504, 12, 14), (5504, 14, 15), (7264, 15, 16)]
+    chain = [Buffer(*life) for life in lives]
+    assert planned_bytes(chain) == 18272
+    assert planned_bytes([]) == 0
+
+
+def test_gaps_in_the_arena_are_predicted() -> None:
+    widths = [3, 50, 50, 44, 44, 58]
+    layers = [module for before, after in pairwise(widths) for module in (nn.Conv2d(before, after, 1), nn.ReLU())]
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(58, 5)).eval()
+    bench = Workbench(network, task_data((3, 25, 5), 5), load_profile("host"), seed=0, epochs=1, file_format=FORMAT)
+    plan = integers(bench, (8,), 8)
+    predicted = estimate(bench.network.table, plan, bench.evaluator.profile, FORMAT)["peak_memory_bytes"]
+    data = bench.network.write(bench.network.compressor.compress(plan)).data
+    assert predicted == pytest.approx(FORMAT.open(data).peak_memory_bytes, rel=0.03)
+    assert predicted > 18272
 
 
 def test_c_files_hold_the_model_and_its_operators() -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isqrt, prod
 
 from autocompress.core.layer import Part
 from autocompress.formats.tflite import size
 from autocompress.formats.tflite.size import PADDING, PLAIN_OPERATOR, REFERENCE
+from autocompress.formats.tflite_micro.arena import buffers_of, planned_bytes
 from autocompress.formats.tflite_micro.decoding import HEADER_BYTES
 
 # What the interpreter keeps in the arena, on a machine of 64 bits: for itself, for each operator with its tensors, for
-# each operator that looks a weight up, and for each channel of integers.
+# each operator that looks a weight up, and for each channel of integers. The tables of a softmax in 16 bits, 2,052 bytes,
+# are not among them: facts about layers do not tell of it.
 INTERPRETER, OPERATOR, DECODE, CHANNEL = 1300, 230, 208, 8
+SHAPE = REFERENCE + 4  # bytes of a shape of one axis
 
 
 def file_bytes(parts: Sequence[Part], skeleton_bytes: int) -> int:
@@ -22,14 +24,15 @@ def file_bytes(parts: Sequence[Part], skeleton_bytes: int) -> int:
     total: float = size.file_bytes(parts, skeleton_bytes, bias_scales=False)
     # A table that layers share is stored once; a weight that is looked up has an operator and two tensors more.
     total += sum(HEADER_BYTES + 2**bits + 8 + 2 * REFERENCE + PADDING for bits, _ in tables)
-    total += _decode() * sum(part.weight_bits < 8 for part in parts)
+    # Tables of as many levels have one shape.
+    total += _decode() * sum(part.weight_bits < 8 for part in parts) + SHAPE * len({bits for bits, _ in tables})
     return round(total)
 
 
 def _decode() -> int:
-    """Bytes of the operator before the reader of a weight, the whole weight, and the tensor of the table."""
-    shapes = 2 * (REFERENCE + 4)
-    return PLAIN_OPERATOR + 2 * REFERENCE + 12 + 16 + REFERENCE + 16 + REFERENCE + shapes
+    """Bytes of the operator before the reader of a weight, the whole weight, the shape of the codes, and the tensor of
+    the table."""
+    return PLAIN_OPERATOR + 2 * REFERENCE + 12 + 16 + REFERENCE + 16 + REFERENCE + SHAPE
 
 
 def arena_bytes(activation_bytes: int, parts: Sequence[Part]) -> int:
@@ -37,18 +40,5 @@ def arena_bytes(activation_bytes: int, parts: Sequence[Part]) -> int:
     layers = [part for part in parts if part.kind in ("conv", "linear", "embedding")]
     tables = sum(OPERATOR + CHANNEL * part.out_channels * (part.weight_bits <= 8)
                  + DECODE * (part.weight_bits < 8) for part in layers)
-    last = {part.reads: number for number, part in enumerate(layers)}
-    alive = [_alive(part, last[part.reads] > number) for number, part in enumerate(layers)]
-    return max([activation_bytes, *alive]) + INTERPRETER + tables
-
-
-def _alive(part: Part, read_again: bool) -> int:
-    """Bytes that a layer needs at once: a weight that is looked up beside input and output, and pads around its input,
-    which a stride asks for as an operation of its own; an image is taken for a square."""
-    size, weight = part.activation_bits // 8, part.weights * (part.weight_bits < 8)
-    read, written = size * part.in_channels * part.in_positions, size * part.out_channels * part.positions
-    if prod(part.kernel) <= 1 or part.positions >= part.in_positions:
-        return read + written + weight
-    side, wider = isqrt(part.in_positions), max(part.kernel) - 1
-    padded = size * part.in_channels * (side + wider) ** 2
-    return padded + max(read, written + weight + read * read_again)
+    planned = planned_bytes(buffers_of([part for part in layers if part.kind != "embedding"]))
+    return max(activation_bytes, planned) + INTERPRETER + tables
