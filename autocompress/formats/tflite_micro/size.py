@@ -11,8 +11,8 @@ from autocompress.formats.tflite_micro.arena import buffers_of, planned_bytes
 from autocompress.formats.tflite_micro.decoding import HEADER_BYTES
 
 # What the interpreter keeps in the arena, on a machine of 64 bits: for itself, for each operator with its tensors, for
-# each operator that looks a weight up, and for each channel of integers. The tables of a softmax in 16 bits, 2,052 bytes,
-# are not among them: facts about layers do not tell of it.
+# each operator that looks a weight up, and for each channel of integers. Facts about layers do not tell of tables of
+# a softmax in 16 bits, 2,052 bytes.
 INTERPRETER, OPERATOR, DECODE, CHANNEL = 1300, 230, 208, 8
 SHAPE = REFERENCE + 4  # bytes of a shape of one axis
 
