@@ -7,7 +7,9 @@ pages: with activations of 224-pixel pictures two thirds of the processor's time
 from __future__ import annotations
 
 import ctypes
+import math
 import os
+import time
 from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -17,6 +19,11 @@ KEPT_BYTES = 2**28
 MAPPED_BYTES = 2**26
 # Resident memory up to which nothing is given back: networks with small inputs stay below, and pay no page faults.
 HELD_BYTES = 2**30
+# The same within a phase, whose next batch needs much of it again; and the seconds between two times that it is given
+# back there, so that a network that needs more does not pay page faults for each batch.
+BOUND_BYTES, BOUND_SECONDS = 3 * 2**29, 3.0
+
+_last_bound = -math.inf
 
 
 def reuse_memory() -> bool:
@@ -38,6 +45,15 @@ def release_memory() -> None:
             ctypes.CDLL(None).malloc_trim(0)
     except (OSError, TypeError, AttributeError):
         return
+
+
+def bound_memory() -> None:
+    """Give back what is free where more than `BOUND_BYTES` is held, between the batches of a phase: what is kept of
+    each may come to lie where large tensors were, so that those of the next one find no room and the heap grows."""
+    global _last_bound
+    if time.monotonic() - _last_bound >= BOUND_SECONDS and resident_bytes() > BOUND_BYTES:
+        _last_bound = time.monotonic()
+        release_memory()
 
 
 def resident_bytes() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 
 import pytest
@@ -36,6 +37,23 @@ def test_memory_is_given_back_only_where_much_is_held(monkeypatch: pytest.Monkey
         monkeypatch.setattr(allocator, "resident_bytes", lambda held=held: held)
         allocator.release_memory()
     assert calls == [0], "small searches keep what they freed"
+
+
+def test_within_a_phase_memory_is_given_back_above_a_bound_and_not_for_each_batch(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    now, held = [100.0], [0]
+    monkeypatch.setattr(allocator, "release_memory", lambda: calls.append(held[0]))
+    monkeypatch.setattr(allocator, "resident_bytes", lambda: held[0])
+    monkeypatch.setattr(allocator, "_last_bound", -math.inf)
+    monkeypatch.setattr(allocator.time, "monotonic", lambda: now[0])
+    for step in range(100):  # each batch takes a tenth of a second, and leaves more
+        held[0] = allocator.BOUND_BYTES - 5 + step
+        now[0] += 0.1
+        allocator.bound_memory()
+    every = round(allocator.BOUND_SECONDS / 0.1)
+    assert calls and min(calls) == allocator.BOUND_BYTES + 1
+    assert len(calls) in (math.ceil(94 / (every + 1)), math.ceil(94 / every))
 
 
 def test_resident_memory_is_told_where_the_system_tells_it() -> None:

@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from autocompress.backend.layers.kinds import Conv, Norm
 from autocompress.backend.layers.recurrent import Gates, stepwise
 from autocompress.backend.layers.transposed import TransposedConv
+from autocompress.core.allocator import bound_memory
 from autocompress.core.batch_sizes import LEAST_NORM_ROWS, NORM_BYTES, rows_of
 from autocompress.core.cancellation import checkpoint
 from autocompress.tensors.footprint import footprint
@@ -192,6 +193,7 @@ def _forward(model: nn.Module, inputs: Inputs, handles: Iterable[RemovableHandle
         with torch.no_grad(), stepwise(model) if by_steps else nullcontext():
             for done, batch in enumerate(batches):
                 checkpoint("calibrating", done, len(batches))
+                bound_memory()
                 model(batch)
     finally:
         for handle in handles:

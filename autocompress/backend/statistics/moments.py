@@ -21,6 +21,7 @@ from autocompress.backend.layers.recurrent import stepwise
 from autocompress.backend.layers.transposed import TransposedConv
 from autocompress.backend.statistics.lru_cache import content
 from autocompress.backend.statistics.tensor_cache import TensorCache
+from autocompress.core.allocator import bound_memory
 from autocompress.core.batch_sizes import EVERY_BYTES, rows_of
 from autocompress.core.cancellation import checkpoint
 from autocompress.core.store import Store
@@ -183,6 +184,7 @@ class Statistics:
                 weight.requires_grad_(True)
             for done, batch in enumerate(batches):
                 checkpoint("gradients of the original", done, len(batches))
+                bound_memory()
                 with torch.enable_grad():
                     loss = self._likelihood.drawn_loss(self._likelihood.canonical(self._model(batch)), generator)
                 gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
@@ -226,6 +228,7 @@ class Statistics:
             with torch.no_grad(), stepwise(self._model):
                 for done, batch in enumerate(batches):
                     checkpoint("statistics of the original", done, len(batches))
+                    bound_memory()
                     self._model(batch)
         finally:
             for handle in handles:

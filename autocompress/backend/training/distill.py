@@ -46,7 +46,7 @@ from autocompress.backend.training.lsq import freeze_steps, learn_steps
 from autocompress.backend.training.schedule import Schedule
 from autocompress.backend.training.teacher import Teacher, TrainingData
 from autocompress.backend.training.training_mode import train_as_shipped
-from autocompress.core.allocator import release_memory
+from autocompress.core.allocator import bound_memory, release_memory
 from autocompress.core.cancellation import checkpoint
 from autocompress.core.layer import Layer, LayerTable
 from autocompress.core.plan import Plan, Receipt
@@ -238,6 +238,7 @@ def _go_on(should_stop: Callable[[], bool] | None, step: int, total: int) -> Non
     if should_stop is not None and should_stop():
         raise TrialError("stopped when the search was")
     checkpoint("training", step, total)
+    bound_memory()
 
 
 def _with_blocks(start: Compressed, original: Original, recipe: Recipe, calibration: Inputs, seed: int, device: str,

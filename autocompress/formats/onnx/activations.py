@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from autocompress.core.allocator import bound_memory
 from autocompress.core.batch_sizes import LIVE_BYTES, rows_of
 from autocompress.core.cancellation import checkpoint
 from autocompress.formats.base import Arrays
@@ -95,6 +96,7 @@ def calibrate(graph: FloatGraph, tensors: Mapping[str, int], inputs: Arrays, thr
     samples, rows = len(first), rows_of(sum(values.nbytes for values in one.values()), MOST_ROWS, LIVE_BYTES)
     for start in range(0, samples, rows):
         checkpoint("ranges of activations", start, samples)
+        bound_memory()
         batch = {name: values[start:start + rows] for name, values in inputs.items()}
         values = {**runtime.run(batch), **batch}
         share = VALUES * len(first[start:start + rows]) // samples
