@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -29,6 +29,11 @@ CANDIDATE, IDENTITY, RUNG, FAILURE = "candidate", "identity", "rung", "failure"
 TRACEBACK, TRIES, FIRST, REASON = "traceback", "tries", "first trials", "reason"
 # The reason of trials whose process was killed again and again.
 STOPPED = "the process was stopped before it finished"
+
+
+def closed_trials(everyone: Iterable[Candidate]) -> int:
+    """The number of trials that came to an end of their own."""
+    return sum(candidate.status != "running" and STOPPED not in candidate.reason for candidate in everyone)
 
 
 def create_study(storage: optuna.storages.BaseStorage, name: str, sampler: optuna.samplers.BaseSampler | None,

@@ -24,6 +24,7 @@ from autocompress.search.efforts import EFFORTS
 from autocompress.search.engine import Engine, Event
 from autocompress.search.publisher import Publisher
 from autocompress.search.samplers.make import AUTO, asks_solver, make_sampler
+from autocompress.search.storage import closed_trials
 from autocompress.search.study_store import StudyStore
 from autocompress.space.format_legality import offers_integers, space_of
 from autocompress.space.projection import Projection
@@ -314,7 +315,9 @@ def try_candidates(run: Run, loaded: Loaded, traced: Traced, measured: Measured,
                    table: SensitivityTable | None) -> InfeasibleError | None:
     """Run the trials. Returns the error where nothing is feasible: it is raised once the report is written."""
     request, store, projection = run.request, measured.store, measured.projection
-    solver = Solver(projection, table) if table else None
+    # A study whose trials are done asks no solver, which takes seconds to make; other drivers may leave some open.
+    is_done = request.settings.storage is None and closed_trials(store.candidates()) >= limit.trials
+    solver = Solver(projection, table) if table and not is_done else None
     store.use(make_sampler(request.sampler, request.settings.seed, solver, measured.reference, projection,
                            trials=len(store)))
     run.publish(store)

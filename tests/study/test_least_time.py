@@ -13,8 +13,9 @@ import autocompress
 from autocompress.backend.compress import Compressor
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError
+from autocompress.space.solver.solver import Solver
 from autocompress.space.spec import load_space
-from autocompress.study import least_time, quantization_payoff
+from autocompress.study import least_time, quantization_payoff, stages
 from autocompress.study.expected_answers import NETWORK, expected_answers, samples_of
 from autocompress.study.file_writer import as_arrays
 from autocompress.study.least_time import least_passes, pass_seconds, require_time
@@ -104,6 +105,17 @@ def test_activations_are_not_compared_where_it_takes_too_long(monkeypatch: pytes
     bench = workbench("mlp")
     monkeypatch.setattr(quantization_payoff, "_Comparison", lambda _: pytest.fail("it was compared"))
     assert unpaying_layers(bench, load_space("default"), each=1.0, seconds=100.0) == frozenset()
+
+
+def test_a_study_that_is_done_makes_no_solver_and_one_with_more_trials_does(
+        monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made: list[object] = []
+    monkeypatch.setattr(stages, "Solver", lambda *args: made.append(args) or Solver(*args))
+    network = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
+    settings = {"model": network, "data": _data(), "budget": "1KB", "profile": "stm32h743", "epochs": 1}
+    for trials, solvers in ((2, 1), (2, 1), (3, 2)):
+        result = autocompress.search(**settings, trials=trials, resume=True, out=tmp_path / "study")
+        assert len(result.candidates) == trials and len(made) == solvers
 
 
 def test_what_was_calibrated_last_is_exported_without_compressing_it_anew(monkeypatch: pytest.MonkeyPatch) -> None:
