@@ -48,7 +48,7 @@ def buffers_of(layers: Sequence[Part]) -> list[Buffer]:
     layers is seen where one reads it."""
     last = dict[str, int]()
     for number, part in enumerate(layers):
-        last[part.reads or part.name] = MOMENTS * number + (PADS if _is_padded(part) else COMPUTES)
+        last[part.reads or part.name] = MOMENTS * number + (PADS if is_padded(part) else COMPUTES)
     buffers, seen = list[Buffer](), set[str]()
     for number, part in enumerate(layers):
         now, width = MOMENTS * number, part.activation_bits // 8
@@ -56,7 +56,7 @@ def buffers_of(layers: Sequence[Part]) -> list[Buffer]:
         if source not in seen:
             seen.add(source)
             buffers.append(_buffer(width * part.in_channels * part.in_positions, now, last[source]))
-        if _is_padded(part):  # an operation of its own; an image is taken for a square
+        if is_padded(part):  # an operation of its own; an image is taken for a square
             side = isqrt(part.in_positions) + max(part.kernel) - 1
             buffers.append(_buffer(width * part.in_channels * side**2, now + PADS, now + COMPUTES))
         if part.weight_bits < 8:
@@ -71,6 +71,6 @@ def _buffer(size: int, first: int, last: int) -> Buffer:
     return Buffer(-(-size // ALIGN) * ALIGN, first, last)
 
 
-def _is_padded(part: Part) -> bool:
+def is_padded(part: Part) -> bool:
     """Whether a stride asks for pads around the input of a part."""
     return prod(part.kernel) > 1 and part.positions < part.in_positions

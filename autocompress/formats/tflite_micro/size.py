@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from autocompress.core.layer import Part
 from autocompress.formats.tflite import size
 from autocompress.formats.tflite.size import PADDING, PLAIN_OPERATOR, REFERENCE
-from autocompress.formats.tflite_micro.arena import buffers_of, planned_bytes
+from autocompress.formats.tflite_micro.arena import buffers_of, is_padded, planned_bytes
 from autocompress.formats.tflite_micro.decoding import HEADER_BYTES
 
 # What the interpreter keeps in the arena, on a machine of 64 bits: for itself, for each operator with its tensors, for
@@ -40,5 +40,7 @@ def arena_bytes(activation_bytes: int, parts: Sequence[Part]) -> int:
     layers = [part for part in parts if part.kind in ("conv", "linear", "embedding")]
     tables = sum(OPERATOR + CHANNEL * part.out_channels * (part.weight_bits <= 8)
                  + DECODE * (part.weight_bits < 8) for part in layers)
-    planned = planned_bytes(buffers_of([part for part in layers if part.kind != "embedding"]))
-    return max(activation_bytes, planned) + INTERPRETER + tables
+    reading = [part for part in layers if part.kind != "embedding"]
+    between = len({part.reads for part in reading} - {part.writes for part in layers}) + sum(map(is_padded, reading))
+    planned = planned_bytes(buffers_of(reading))
+    return max(activation_bytes, planned) + INTERPRETER + tables + OPERATOR * between
