@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from autocompress.errors import InputError
 from autocompress.tasks.base import Task
 from autocompress.tasks.splits import SPLITS
-from autocompress.tensors.named import Inputs
+from autocompress.tensors.named import Inputs, sample_shapes
 
 # Samples that are looked at in one piece.
 ROWS = 4096
@@ -86,11 +86,14 @@ def require_rows(model: nn.Module, task: Task) -> None:
     inputs = task.inputs("train", slice(0, 2))
     if all(tensor.is_floating_point() for tensor in _named(inputs).values()):
         return
-    rows = embedded_rows(model, inputs)
-    for split in SPLITS if rows else ():
-        for rows_together in task.rows(split, ROWS):  # type: ignore[arg-type]
-            piece = _named(task.inputs(split, rows_together))  # type: ignore[arg-type]
-            for part, size in rows.items():
+    of_shapes = {str(sample_shapes(inputs)): embedded_rows(model, inputs)}
+    for split in SPLITS if any(of_shapes.values()) else ():
+        for rows in task.rows(split, ROWS):  # type: ignore[arg-type]
+            inputs = task.inputs(split, rows)  # type: ignore[arg-type]
+            piece, shapes = _named(inputs), str(sample_shapes(inputs))
+            if shapes not in of_shapes:  # which part is embedded is told by places in the memory of a sample
+                of_shapes[shapes] = embedded_rows(model, inputs[:2])
+            for part, size in of_shapes[shapes].items():
                 least, most = (int(each) for each in part.of(piece).aminmax())
                 if least < 0 or most >= size:
                     of_name = f" of {part.name}" if part.name else ""

@@ -120,6 +120,41 @@ def test_openvino_says_which_sizes_its_files_leave_free() -> None:
     assert 0 <= traced.evaluate(autocompress.Plan()).metrics["accuracy"] <= 1
 
 
+class Tagger(nn.Module):
+    """Scores of five classes for each token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.body, self.head = nn.Embedding(50, 16), nn.Linear(16, 24), nn.Linear(24, 5)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return self.head(self.body(self.embed(input_ids) * attention_mask[:, :, None]).relu())
+
+
+def texts(lengths: tuple[int, ...]) -> list[dict[str, Tensor]]:
+    """Batches, each of its length."""
+    tokens = [torch.randint(0, 50, (16, length), generator=torch.Generator().manual_seed(length)) for length in lengths]
+    masks = [(torch.arange(length) < 3 + torch.arange(16)[:, None] % (length - 2)).long() for length in lengths]
+    return [{"input_ids": each, "attention_mask": mask, "labels": torch.where(mask == 1, each % 5, -100)}
+            for each, mask in zip(tokens, masks, strict=True)]
+
+
+@pytest.mark.parametrize("metric", ["accuracy", None])
+def test_texts_of_several_lengths_are_scored(metric: Any) -> None:
+    task = autocompress.Task(train=texts((10, 10, 8, 10, 10)), validation=texts((7, 10, 12)), test=texts((9, 11)),
+                             metric=metric)
+    traced = autocompress.trace(Tagger().eval(), task=task, dynamic=True)
+    assert task.samples("train") == 64 and task.samples("validation") == 48
+    plan = autocompress.Plan.of([autocompress.Step("body", "quantize", {"weight_bits": 4, "activation_bits": 32})])
+    metrics = traced.evaluate(plan).metrics
+    assert 0 < metrics["divergence"] < 1 and metrics[task.metric.name] >= 0
+    long = texts((12,))
+    long[0]["input_ids"][3, 11] = 50
+    with pytest.raises(InputError, match="validation split: tokens of input_ids must be from 0 to 49"):
+        load_network(Tagger().eval(), autocompress.Task(train=texts((10, 10)), validation=long, test=texts((9,))))
+
+
 def nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("a candidate was evaluated")
