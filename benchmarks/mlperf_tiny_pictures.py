@@ -122,7 +122,8 @@ def search(out: Path, weights: Path, args: argparse.Namespace) -> None:
                                  trials=args.trials, timeout=args.timeout, seed=args.seed, out=out)
     manifest = json.loads((out / "artifact/manifest.json").read_text())
     verified, metrics = manifest["verified"], manifest["metrics"]
-    print(f"accuracy {verified['accuracy']:.4f}, original {verified['baseline_accuracy']:.4f} of 5,000 pictures")
+    print(f"accuracy {verified['accuracy']:.4f}, original {verified['baseline_accuracy']:.4f} "
+          f"of {verified['test_samples']:,} pictures")
     print(f"{result.artifact['path']}: {metrics['size_bytes']:.0f} bytes, "
           f"RAM {metrics['peak_memory_bytes']:.0f} bytes, {metrics['latency_ms']:.3f} ms, "
           f"{metrics['macs'] / 1e6:.3f} MMAC")
@@ -136,8 +137,8 @@ def main() -> None:
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--profile", default="stm32l4r5")
-    parser.add_argument("--budget", default="48kB")
-    parser.add_argument("--peak-memory", default="52KiB")
+    parser.add_argument("--budget", default="44kB")
+    parser.add_argument("--peak-memory", default="44KiB")
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--timeout", default="12m")
     parser.add_argument("--seed", type=int, default=0)
