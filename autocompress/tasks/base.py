@@ -106,8 +106,15 @@ class Task(Protocol):
         length, and is a tensor or what rows are taken of in the same way."""
 
     def view_targets(self, view: int) -> Any:
-        """What samples of a view should give, in the form of `train_targets`; None where its inputs are changed and the
-        targets are not, so that the training on it is towards the original alone."""
+        """What samples of a view should give.
+
+        Args:
+            view: the number of the view, from 0.
+
+        Returns:
+            What `train_targets` is; None where inputs of the view are changed and the targets are not, so that the
+            training on it is towards the original alone.
+        """
 
     @property
     def is_augmented(self) -> bool:

@@ -164,7 +164,7 @@ def values_per_sample(inputs: Inputs) -> int:
 
 
 def sample_shapes(inputs: Inputs) -> list[tuple[int, ...]]:
-    """Shapes of one sample in each of the tensors."""
+    """Shapes of one sample in each of the tensors of `inputs` `(N, …)`, in their order."""
     return [tuple(tensor.shape[1:]) for tensor in by_name(inputs).values()]
 
 
