@@ -70,8 +70,8 @@ SENSITIVITY_SHARE, MOST_OF_THE_REST = 0.3, 0.6
 AVERAGING_SHARE, ATTRIBUTION_SHARE = 0.01, 0.01
 # The most finalists that are scored on more samples.
 MOST_CONFIRMED = 8
-# Shares of a time limit above which, as predicted, 8-bit activations are not compared with float ones on the original,
-# and no plain export of it is made.
+# Shares of the time that is left, above which, as predicted, 8-bit activations are not compared with float ones on the
+# original, and no plain export of it is made.
 PAYOFF_SHARE, EXPORT_SHARE = 0.15, 0.25
 # About what writing the report takes.
 REPORT_SECONDS = 2.0
@@ -190,16 +190,18 @@ def trace(run: Run, loaded: Loaded) -> Traced:
     limit = math.inf if request.settings.timeout is None else request.settings.timeout
     each = pass_seconds(loaded.network.model, loaded.data)
     if not request.settings.resume:
-        require_time(each, loaded.data, limit)
+        require_time(each, loaded.data, limit, run.elapsed)
     bench = make_bench(loaded.network, loaded.data, request, loaded.folder)
     bench.evaluator.limit = limit
-    bench.evaluator.exports_plainly = PLAIN_EXPORTS * bench.network.writer.export_seconds <= EXPORT_SHARE * limit
+    bench.evaluator.exports_plainly = (
+        PLAIN_EXPORTS * bench.network.writer.export_seconds <= EXPORT_SHARE * run.seconds_left(0.0))
     bench.evaluator.measuring = request.executor.measuring_place(Stopwatch)
     release_memory()
     for note in bench.network.notes:
         log.warning(note)
     unpaying = kept_float(request.settings, loaded.folder,
-                          lambda: unpaying_layers(bench, request.space, each, PAYOFF_SHARE * limit))
+                          lambda: unpaying_layers(bench, request.space, each,
+                                                  PAYOFF_SHARE * run.seconds_left(0.0)))
     for further in request.further_formats:
         in_format(bench, further)  # what one cannot hold is said before anything is searched
     subject = bench.network.table, request.space, request.profile, bench.network.writer.format, unpaying

@@ -65,6 +65,8 @@ def test_a_limit_that_no_search_can_keep_is_refused_with_the_time_it_takes(
         require_time(each, data, 30.0)
     require_time(each, data, least + 1)
     assert not caplog.records
+    with pytest.raises(InputError, match="with loading"):
+        require_time(each, data, least + 1, elapsed=60.0 + 0.1 * least)
     with caplog.at_level(logging.WARNING):
         require_time(each, data, least - 10)
     assert "are short for this network" in caplog.text
