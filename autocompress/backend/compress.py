@@ -39,7 +39,7 @@ from autocompress.backend.quantize.rounding import quantize, rounded_weight
 from autocompress.backend.sparsify.magnitude_wanda_obs import sparsify
 from autocompress.backend.statistics.calibration import NormInputs, correct_biases, norm_inputs
 from autocompress.backend.statistics.lru_cache import LruTensorCache, content
-from autocompress.backend.statistics.moments import Moments, Statistics, width
+from autocompress.backend.statistics.moments import Moments, Samples, Statistics, width
 from autocompress.backend.statistics.reconstruct import as_matrix, from_matrix, on_remaining
 from autocompress.core.cancellation import checkpoint
 from autocompress.core.layer import Group, LayerTable
@@ -77,15 +77,16 @@ class Compressor:
         store: A store for statistics of the calibration data, shared by processes; None keeps none.
         likelihood: What the network's outputs stand for.
         techniques: The techniques by name, in the order of application.
+        samples: Those that weights are fitted to; None for the calibration inputs.
     """
 
     def __init__(self, model: nn.Module, table: LayerTable, coupling: Coupling, calibration: Inputs,
                  store: Store | None = None, likelihood: Likelihood = CATEGORICAL,
-                 techniques: Techniques = TECHNIQUES) -> None:
+                 techniques: Techniques = TECHNIQUES, samples: Samples | None = None) -> None:
         self.techniques = techniques
         self.original, self._table, self.coupling = model, table, coupling
         self.calibration, self.likelihood = calibration, likelihood
-        self.statistics = Statistics(model, calibration, store, likelihood)
+        self.statistics = Statistics(model, calibration, store, likelihood, samples)
         self._groups = {group.name: group for group in table.groups}
         self._order: dict[tuple[str, str], np.ndarray] = {}
         self._memo = LruTensorCache()

@@ -20,6 +20,8 @@ EVERY_BYTES = 192 * 2**20
 TRAINING_BYTES = 6 * 2**20
 # The bytes of all calibration inputs: a large picture has as many positions as many small ones.
 CALIBRATION_BYTES = 64 * 2**20
+# The bytes of the samples that weights are fitted to, which are read once and not held.
+FITTING_BYTES = 2 * CALIBRATION_BYTES
 # The bytes of the inputs from which activation ranges are chosen.
 RANGE_BYTES = 32 * 2**20
 LEAST_CALIBRATION = 64

@@ -17,9 +17,10 @@ from autocompress.backend.graph.kept import freeze, kept_note
 from autocompress.backend.graph.trace import trace
 from autocompress.backend.network.compressed import Compressed
 from autocompress.backend.network.fold import fold_norms
+from autocompress.backend.statistics.moments import Samples
 from autocompress.backend.statistics.outputs import ends_in_sigmoid, outputs_of
 from autocompress.backend.training.training_mode import difference
-from autocompress.core.batch_sizes import calibration_rows, rows_of
+from autocompress.core.batch_sizes import FITTING_BYTES, calibration_rows, rows_of
 from autocompress.core.plan import Plan
 from autocompress.core.store import Store
 from autocompress.formats.base import Format, WritableNetwork, Written
@@ -31,7 +32,7 @@ from autocompress.techniques.apply import Techniques
 from autocompress.techniques.table import TECHNIQUES
 from autocompress.tensors.named import Inputs
 
-# Most samples that statistics, the sensitivity table and ranges are measured on; fewer where inputs are large.
+# Most samples that calibrate, and that weights are fitted to; fewer where inputs are large.
 CALIBRATION_SAMPLES = 512
 # Samples on which a rewritten network must answer as before.
 CANONICAL_SAMPLES = 4
@@ -63,7 +64,8 @@ class TracedNetwork:
         self.user_model, self.task, self.seed, self.techniques = model, task, seed, techniques
         self.sample_shape = tuple(task.inputs("train", slice(0, 1)).shape[1:])
         count = calibration_rows(self.sample_shape, CALIBRATION_SAMPLES)
-        self.calibration = task.inputs("train", random_rows(task.samples("train"), count, seed))
+        rows = torch.randperm(task.samples("train"), generator=torch.Generator().manual_seed(seed))
+        self.calibration = task.inputs("train", rows[:count])
         example = self.calibration[:CANONICAL_SAMPLES]
         check_batch_parity(model, self.calibration)
         model = with_plain_layers(model, example)
@@ -79,9 +81,17 @@ class TracedNetwork:
         self.writer = FileWriter(self.model, table, self.calibration, file_format, threads, techniques, self.graphs)
         self.table = self.writer.table
         self.compressor = Compressor(self.model, self.table, coupling, self.calibration, store, self.likelihood,
-                                     techniques)
+                                     techniques, self._fitting_samples(rows[count:]))
         self.rows = rows_of(self.compressor.statistics.footprint.live, MOST_ROWS)
         self.writer.check_original()
+
+    def _fitting_samples(self, others: Tensor) -> Samples | None:
+        """Training samples that weights are fitted to: of the rows `others` `(M,)`, which calibrate nothing. None where
+        there are fewer than half as many as calibration samples."""
+        rows = others[:calibration_rows(self.sample_shape, CALIBRATION_SAMPLES, FITTING_BYTES)]
+        if 2 * len(rows) < len(self.calibration):
+            return None
+        return Samples(partial(self.task.inputs, "train"), rows, lambda: self.task.fingerprint)
 
     @property
     def notes(self) -> list[str]:
@@ -109,8 +119,3 @@ class TracedNetwork:
     def original(self) -> Compressed:
         """The network with an empty plan applied."""
         return Compressed(self.model, Plan())
-
-
-def random_rows(samples: int, count: int, seed: int) -> Tensor:
-    """`count` of the numbers of `samples`, drawn by `seed` without repetition."""
-    return torch.randperm(samples, generator=torch.Generator().manual_seed(seed))[:count]

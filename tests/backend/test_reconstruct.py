@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 from autocompress.backend.network.quantized_weight import quantize_weight
 from autocompress.backend.quantize.gptq import round_gptq
 from autocompress.backend.statistics import moments as statistics
-from autocompress.backend.statistics.moments import Statistics
+from autocompress.backend.statistics.moments import Samples, Statistics, shrunk
 from autocompress.backend.statistics.reconstruct import damped, on_remaining, removal_damage
 from autocompress.errors import TrialError
 
@@ -28,6 +30,13 @@ def _matrix(rows: int, columns: int, seed: int = 1) -> Tensor:
     return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.fixture
+def unshrunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sample covariances as they are, to be compared with others."""
+    monkeypatch.setattr(statistics, "shrunk", lambda covariance, _: covariance)
+
+
+@pytest.mark.usefixtures("unshrunk")
 @pytest.mark.parametrize("layer", [
     nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(4, 6, (3, 1), stride=2, padding=(2, 0), dilation=(2, 1)),
     nn.Conv2d(4, 8, 3, groups=2), nn.Conv2d(4, 4, 3, padding="same", groups=4),
@@ -56,11 +65,45 @@ def test_moments_of_a_convolution_are_those_of_its_patches(layer: nn.Conv2d, mon
         torch.testing.assert_close(taken.channels(kept).covariance, cut.covariance, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.usefixtures("unshrunk")
 def test_moments_of_tokens() -> None:
     inputs = torch.randn(5, 11, 6, generator=torch.Generator().manual_seed(0))
     moments = Statistics(nn.Sequential(nn.Linear(6, 3)), inputs).moments("0")
     assert moments is not None
     torch.testing.assert_close(moments.second[0], _covariance(inputs.flatten(0, 1)), rtol=1e-4, atol=1e-5)
+
+
+def test_moments_are_those_of_the_samples_that_weights_are_fitted_to() -> None:
+    calibration, others = torch.randn(8, 6), torch.randn(40, 6) + 3
+    read: list[list[int]] = []
+
+    def of(rows: Tensor) -> Tensor:
+        read.append(rows.tolist())
+        return others[rows]
+
+    taken = Statistics(nn.Sequential(nn.Linear(6, 3)), calibration, samples=Samples(of, torch.arange(5, 30), lambda: "others"))
+    assert not read, "nothing is read before it is needed"
+    moments = taken.moments("0")
+    assert moments is not None and sorted(itertools.chain(*read)) == list(range(5, 30))
+    torch.testing.assert_close(moments.mean[0], others[5:30].mean(0))
+
+
+def test_few_rows_are_shrunk_to_what_they_tell() -> None:
+    """A regression on fewer rows than columns reproduces these and nothing else; of many rows nothing is taken."""
+    d, kept = 96, torch.arange(48)
+    rows = torch.randn(20_000, 12, generator=torch.Generator().manual_seed(2)) @ _matrix(12, d) / 3
+    rows = rows + torch.randn(rows.shape, generator=torch.Generator().manual_seed(3)) / 2
+    weight, everything = _matrix(10, d), _covariance(rows)
+
+    def error(covariance: Tensor) -> float:
+        change = -weight
+        change[:, kept] += on_remaining(weight, covariance, kept)
+        return float((change @ everything * change).sum())
+
+    few = _covariance(rows[:64])[None]
+    assert error(shrunk(few, 64)[0]) < 0.9 * error(few[0])
+    torch.testing.assert_close(shrunk(everything[None], len(rows))[0], everything, rtol=0.02, atol=1e-3)
+    torch.testing.assert_close(shrunk(few, 64).diagonal(dim1=1, dim2=2), few.diagonal(dim1=1, dim2=2))
 
 
 def test_a_copy_of_a_channel_is_not_missed() -> None:

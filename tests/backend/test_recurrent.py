@@ -15,6 +15,7 @@ from autocompress.backend.canonical.layer_forms import in_one_form
 from autocompress.backend.graph.trace import trace
 from autocompress.backend.layers.recurrent import Gates, Recurrent, stepwise
 from autocompress.backend.sensitivity.fisher import sensitivities
+from autocompress.backend.statistics import moments as statistics
 from autocompress.backend.statistics.moments import Statistics
 from autocompress.backend.training.distill import Recipe, distill
 from autocompress.core.plan import Plan, Step
@@ -92,8 +93,9 @@ def test_every_reading_is_exported_at_every_batch(how: str, capfd: pytest.Captur
     assert "onnxruntime" not in capfd.readouterr().err
 
 
-def test_states_count_in_the_moments() -> None:
+def test_states_count_in_the_moments(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of a state's weight are of the states before each step, the first of them zero."""
+    monkeypatch.setattr(statistics, "shrunk", lambda covariance, _: covariance)
     torch.manual_seed(0)
     layer, inputs = Recurrent(nn.GRU(5, 8, batch_first=True)), torch.randn(16, 6, 5)
     states = layer(inputs)[0].detach()

@@ -22,7 +22,10 @@ from autocompress.core.layer import Layer
 from autocompress.core.plan import Plan, Step
 from autocompress.core.store import FolderStore
 from autocompress.errors import InputError, TrialError
+from autocompress.hardware.profile import load_profile
+from autocompress.study import traced
 from autocompress.study.workbench import Workbench
+from autocompress.tasks.data import load_data
 from autocompress.techniques.base import whole
 from autocompress.techniques.decompose import methods_for, rank_args
 from autocompress.tensors.likelihood import TEMPERATURE
@@ -43,12 +46,10 @@ def _steps(bench: Workbench) -> list[Step]:
     return steps
 
 
-def _measured(bench: Workbench, step: Step) -> float:
-    expected = outputs(bench.network.model, bench.network.calibration).double() / TEMPERATURE
-    got = (
-        outputs(bench.network.compressor.compress(Plan.of([step])).model, bench.network.calibration).double()
-        / TEMPERATURE
-    )
+def _measured(bench: Workbench, step: Step, inputs: Tensor | None = None) -> float:
+    inputs = bench.network.calibration if inputs is None else inputs
+    compressed = bench.network.compressor.compress(Plan.of([step])).model
+    expected, got = (outputs(model, inputs).double() / TEMPERATURE for model in (bench.network.model, compressed))
     return float(F.kl_div(got.log_softmax(1), expected.log_softmax(1), log_target=True, reduction="batchmean"))
 
 
@@ -67,6 +68,24 @@ def test_predictions_are_near_what_is_measured_one_at_a_time(network: str) -> No
     assert len(steps) > 10
     assert _spearman(predicted, measured) >= 0.9
     assert 0.7 < float((predicted / measured).median()) < 1.4, "nats, not only an order"
+
+
+def test_a_fit_is_not_judged_by_the_samples_that_it_is_fitted_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A linear layer that reads more features than there are calibration samples: every change of its weights could be
+    made good on these, and on no others."""
+    torch.manual_seed(0)
+    mixing = torch.randn(24, 256)
+    inputs = torch.tanh(torch.randn(400, 24) @ mixing / 3 + 0.3 * torch.randn(400, 256))
+    model = nn.Sequential(nn.Linear(256, 12)).eval()
+    labels = model(inputs).argmax(1)
+    splits = {"train": slice(0, 200), "validation": slice(200, 300), "test": slice(300, 400)}
+    data = load_data({name: (inputs[rows], labels[rows]) for name, rows in splits.items()} | {"classes": 12})
+    monkeypatch.setattr(traced, "CALIBRATION_SAMPLES", 64)
+    bench = Workbench(model, data, load_profile("host"), seed=0, epochs=1)
+    steps = [Step("0", "quantize", {"weight_bits": bits, "activation_bits": 32}) for bits in (2, 3, 4)]
+    predicted = sensitivities(bench.network.compressor, steps)
+    for step, cost in zip(steps, predicted, strict=True):
+        assert 0.4 < cost / _measured(bench, step, inputs[200:]) < 2.5, step
 
 
 def test_they_are_settled_and_leave_the_network_alone() -> None:

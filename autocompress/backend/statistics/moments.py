@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ from autocompress.tensors.likelihood import CATEGORICAL, Likelihood
 from autocompress.tensors.named import Inputs, joined
 
 # Version of these measurements. A change of it makes stored results void.
-VERSION = 1
+VERSION = 2
 # Samples whose outputs identify the network's code in the key of stored results.
 PROBES = 8
 # Largest number of samples of one pass without gradients.
@@ -117,9 +117,39 @@ class Sensitivity:
         return self.fisher_out if out else self.fisher_in
 
 
+class Samples:
+    """Inputs by rows, read batch by batch and not held: those that weights are fitted to.
+
+    Args:
+        read: Reads normalised inputs `(M, …)` by their rows `(M,)`.
+        rows: The rows, `(N,)`.
+        source: Returns text that differs where `read` gives other inputs for the same rows.
+    """
+
+    def __init__(self, read: Callable[[Tensor], Inputs], rows: Tensor, source: Callable[[], str]) -> None:
+        self._read, self._rows, self._source = read, rows, source
+
+    @classmethod
+    def of(cls, inputs: Inputs) -> Samples:
+        """Take inputs `(N, …)` that are held."""
+        return cls(lambda rows: inputs[rows], torch.arange(len(inputs)), lambda: "calibration")
+
+    @property
+    def fingerprint(self) -> str:
+        """Text that differs for other inputs."""
+        return f"{self._source()} {content(self._rows)}"
+
+    def batches(self, size: int) -> Sequence[Callable[[], Inputs]]:
+        """Return a reader for each batch of at most `size` samples."""
+        return [partial(self._read, rows) for rows in self._rows.split(size)]
+
+
 class Statistics:
     """Facts about every convolution and linear layer of `model` on normalised inputs `calibration` (N, …), kept in
     `store` where there is one (`TensorCache`).
+
+    Moments are those of `samples`, by default the calibration inputs. Weights are fitted to moments, and a fit looks
+    better than it is on its own samples: what plans lose can be predicted on calibration inputs where those are others.
 
     Labels for gradients are drawn from the network's own answers, seeded: no labels of the user's are needed, and
     the gradient is not zero where the network is right and sure (that makes the Fisher information the true one).
@@ -127,15 +157,17 @@ class Statistics:
     """
 
     def __init__(self, model: nn.Module, calibration: Inputs, store: Store | None = None,
-                 likelihood: Likelihood = CATEGORICAL) -> None:
+                 likelihood: Likelihood = CATEGORICAL, samples: Samples | None = None) -> None:
         self._model, self._calibration, self._likelihood = model, calibration, likelihood
+        self._samples = samples or Samples.of(calibration)
         self._store = TensorCache(store, self._key)
 
     def _key(self) -> str:
         """A hash of all that the facts follow from. The network's code shows in its answers, of which two digits
         are compared: the last ones depend on the number of threads."""
         digest = hashlib.sha256(f"{VERSION} {torch.__version__} {BATCH} {self._gradient_rows} {POSITIONS} {FULL_WIDTH} "
-                                f"{MAX_WIDTH} {self._likelihood.fingerprint} {self._model}".encode())
+                                f"{MAX_WIDTH} {self._likelihood.fingerprint} {self._samples.fingerprint} "
+                                f"{self._model}".encode())
         with torch.no_grad():
             answers = joined(self._model(self._calibration[:PROBES]))
         digits = (answers / answers.abs().max().clamp_min(1e-20) * 100).round().nan_to_num(101)
@@ -212,7 +244,7 @@ class Statistics:
     def _measured_moments(self) -> dict[str, Moments]:
         sums: dict[str, _Sums] = {}
         # Measured before there are hooks, which would count that sample too.
-        batches = torch.split(self._calibration, rows_of(self.footprint.every, BATCH, EVERY_BYTES))
+        batches = self._samples.batches(rows_of(self.footprint.every, BATCH, EVERY_BYTES))
         handles = []
         generator = torch.Generator().manual_seed(0)
 
@@ -229,7 +261,7 @@ class Statistics:
                 for done, batch in enumerate(batches):
                     checkpoint("statistics of the original", done, len(batches))
                     bound_memory()
-                    self._model(batch)
+                    self._model(batch())
         finally:
             for handle in handles:
                 handle.remove()
@@ -304,6 +336,30 @@ def _positions(count: int, generator: torch.Generator) -> Tensor:
     return torch.randperm(count, generator=generator)[:POSITIONS]
 
 
+def shrunk(covariance: Tensor, rows: int) -> Tensor:
+    """Shrink covariances towards their diagonals, by as much as chance makes of what lies off them.
+
+    Of fewer rows than columns, a regression on the covariance reproduces those rows exactly and nothing else; the more
+    rows there are, the less is taken away. Variances stay, and other units of the columns change nothing.
+
+    Args:
+        covariance: Sample covariances `(groups, d, d)`.
+        rows: The number of rows that they were estimated from.
+
+    Source: Schäfer & Strimmer, "A Shrinkage Approach to Large-Scale Covariance Matrix Estimation" (2005), target D:
+    correlations are shrunk, by the sum of their variances over that of their squares; variances are a Gaussian's.
+    """
+    deviations = covariance.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
+    inverse = torch.where(deviations > 0, 1 / deviations, 0)
+    squares = (covariance * inverse[:, :, None] * inverse[:, None, :]).square_().clamp_max_(1)
+    squares.diagonal(dim1=-2, dim2=-1).zero_()
+    by_chance = ((1 - squares).square().sum((-2, -1)) - squares.shape[-1]) / rows
+    share = (by_chance / squares.sum((-2, -1)).clamp_min(1e-30)).clamp(0, 1)[:, None, None]
+    result = covariance * (1 - share)
+    result.diagonal(dim1=-2, dim2=-1).copy_(covariance.diagonal(dim1=-2, dim2=-1))
+    return result
+
+
 class _Sums:
     """Running totals over batches, of rows less the first batch's mean.
 
@@ -339,4 +395,5 @@ class _Sums:
         assert isinstance(self.magnitude, Tensor) and isinstance(self.active, Tensor)
         drift = self.first / self.rows
         covariance = self.outer / self.rows - drift[:, :, None] * drift[:, None, :]
-        return Moments(self.shift + drift, covariance, self.magnitude / self.values, self.active / self.values)
+        return Moments(self.shift + drift, shrunk(covariance, self.rows), self.magnitude / self.values,
+                       self.active / self.values)
