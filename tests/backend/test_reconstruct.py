@@ -81,7 +81,8 @@ def test_moments_are_those_of_the_samples_that_weights_are_fitted_to() -> None:
         read.append(rows.tolist())
         return others[rows]
 
-    taken = Statistics(nn.Sequential(nn.Linear(6, 3)), calibration, samples=Samples(of, torch.arange(5, 30), lambda: "others"))
+    samples = Samples(of, torch.arange(5, 30), lambda: "others")
+    taken = Statistics(nn.Sequential(nn.Linear(6, 3)), calibration, samples=samples)
     assert not read, "nothing is read before it is needed"
     moments = taken.moments("0")
     assert moments is not None and sorted(itertools.chain(*read)) == list(range(5, 30))

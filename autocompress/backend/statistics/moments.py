@@ -141,7 +141,7 @@ class Samples:
 
     def batches(self, size: int) -> Sequence[Callable[[], Inputs]]:
         """Return a reader for each batch of at most `size` samples."""
-        return [partial(self._read, rows) for rows in self._rows.split(size)]
+        return [partial(self._read, rows) for rows in torch.split(self._rows, size)]
 
 
 class Statistics:
