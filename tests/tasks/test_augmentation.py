@@ -180,6 +180,16 @@ def test_recordings_of_a_folder_and_arrays_of_classification(tmp_path: Path) -> 
         load_data((SOUNDS, labels), augment=Augmentation(pad=3))
 
 
+def test_augmentation_of_a_data_set_stays_with_another_metric() -> None:
+    """A search for another metric than accuracy goes through the tasks that are named by their kind."""
+    def is_augmented(**settings: str) -> bool:
+        net = nn.Sequential(nn.Flatten(), nn.Linear(256, 10))
+        return load_task(SearchSettings.of(model=net, data="digits", **settings))[1].is_augmented
+
+    assert is_augmented() and is_augmented(metric="f1_macro")
+    assert not is_augmented(metric="f1_macro", augment="none")
+
+
 def test_a_task_of_ones_own_says_it_itself() -> None:
     with pytest.raises(InputError, match="augment is for tasks that are named by their kind"):
         SearchSettings.of(model=Maps(), task=autocompress.Task(train=PICTURES), augment="flip")

@@ -31,7 +31,7 @@ class KindTask(BatchTask):
         facts: what the kind says.
         metric: what is measured, the objective first; empty where that is how near files come to the original.
         cache_bytes: that samples may take where they are kept.
-        augmentation: random changes of stored training inputs.
+        augmentation: random changes of stored training inputs; those of the source where that is None.
     """
 
     def __init__(self, source: Source, reader: InputReader, facts: KindFacts, metric: Any,
@@ -39,7 +39,7 @@ class KindTask(BatchTask):
         train, validation, test = (ReadAhead(source.splits[split], f"{source.name}, {split} split") for split in SPLITS)
         super().__init__(train, validation, test, inputs=reader.stored, metric=metric or None, name=source.name,
                          outputs=dict.fromkeys(facts.classes, "classes"), cache_size=cache_bytes,
-                         augment=augmentation)
+                         augment=source.augmentation if augmentation is None else augmentation)
         self._reader, self._classes, self._prepared = reader, facts.classes, source.prepared
         self._class_names, self._files, self._shipped = source.class_names, source.files, source.shipped
         stored = super().inputs("train", slice(0, 1))

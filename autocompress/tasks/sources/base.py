@@ -12,6 +12,7 @@ from torch.utils.data import Subset
 
 from autocompress.errors import InputError
 from autocompress.tasks.arrays import SPELLINGS
+from autocompress.tasks.augmentation import Augmentation
 from autocompress.tasks.preparation import Preparation
 from autocompress.tasks.splits import Split, complete
 
@@ -72,6 +73,7 @@ class Source:
         prepared: In words, how files became inputs.
         files: The same as values, by which other files are read like them (`artifact/inputs.py`).
         shipped: Files, by name, that reading others takes, such as those of a tokenizer.
+        augmentation: Random changes of training inputs that the data set brings.
     """
 
     name: str
@@ -85,6 +87,7 @@ class Source:
     prepared: str = ""
     files: Mapping[str, Any] = field(default_factory=dict)
     shipped: Mapping[str, bytes] = field(default_factory=dict)
+    augmentation: Augmentation = field(default_factory=Augmentation)
 
 
 def in_three_splits(samples: SampleDataset, at_hand: Mapping[str, Sequence[int]], seed: int, name: str,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import torch
 
+from autocompress.tasks.augmentation import Augmentation
 from autocompress.tasks.sources.base import INPUT, TARGET, Sample, Source
 from autocompress.tasks.splits import PIXELS, SPLITS, TaskData
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +37,11 @@ def holds_pictures(data: TaskData) -> bool:
 
 
 def classified_source(data: TaskData) -> Source:
-    """The samples of a classification data set, without its augmentation."""
+    """The samples of a classification data set, with its augmentation but for a function of the user's."""
     pictures = holds_pictures(data)
+    if data.augment is not None:
+        log.warning("%s: `augment` of the data is not called with this task and metric", data.name)
     return Source(data.name, {split: ClassifiedRows(data, split) for split in SPLITS}, classes=data.classes,
                   class_names=data.class_names, mean=data.mean if pictures else (0.0,),
-                  std=data.std if pictures else (1.0,), prepared=data.described, files=data.files)
+                  std=data.std if pictures else (1.0,), prepared=data.described, files=data.files,
+                  augmentation=Augmentation(pad=data.pad, flip=data.flip))
