@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import autocompress
 from autocompress.backend.network.fold import fold_norms
 from autocompress.formats.running import in_batches
-from autocompress.study import evaluator
+from autocompress.study import file_answers
 from autocompress.tensors.named import by_name
 
 SAMPLES = 48
@@ -137,7 +137,7 @@ def test_a_file_is_scored_as_its_network(kind: str, seed: int, monkeypatch: pyte
     task = autocompress.Task(train=data(), validation=data(), test=data(), metric=metric)
     traced = autocompress.trace(net, task=task)
     plan = random_plan(traced, rng)
-    monkeypatch.setattr(evaluator, "in_batches", watched)
+    monkeypatch.setattr(file_answers, "in_batches", watched)
     value = traced.evaluate(plan).metrics["metric"]
     for name in put_out[0]:
         from_file, of_metric = (np.concatenate([each[name] for each in of]) for of in (put_out, seen))

@@ -13,6 +13,7 @@ import autocompress
 from autocompress.backend.compress import Compressor
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError
+from autocompress.hardware.profile import load_profile
 from autocompress.space.solver.solver import Solver
 from autocompress.space.spec import load_space
 from autocompress.study import least_time, quantization_payoff, stages
@@ -22,7 +23,9 @@ from autocompress.study.least_time import least_passes, pass_seconds, require_ti
 from autocompress.study.quantization_payoff import unpaying_layers
 from autocompress.study.racing import LEAST_SLOW, Sizes, slow_sizes
 from autocompress.study.robustness import SHARE, disturbances, disturbed_runs, robustness
+from autocompress.study.workbench import Workbench
 from autocompress.tasks.splits import Split, TaskData
+from autocompress.testing.networks import NETWORKS
 from autocompress.testing.techniques import workbench
 
 
@@ -91,7 +94,7 @@ def test_splits_are_scored_in_part_where_samples_are_slow(each: float, limit: fl
 
 
 def test_little_time_leaves_out_what_nobody_needs_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = workbench("mlp")
+    bench = Workbench(NETWORKS["mlp"].make(), NETWORKS["mlp"].data(), load_profile("host"), seed=0, epochs=1)
     monkeypatch.setattr(type(bench.network.writer.format), "plain", lambda *_: pytest.fail("it was exported"))
     bench.evaluator.exports_plainly = False
     assert "too short to make one" in bench.evaluator.original.note
