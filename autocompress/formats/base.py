@@ -215,6 +215,9 @@ class Format(FormatFacts, Protocol):
     converter: str = ""
     # Distributions whose versions the manifest keeps.
     packages: tuple[str, ...] = ()
+    # Whether the runtime here answers faster in 8-bit integers than torch in floats. The original's 8-bit file then
+    # teaches candidates in its place; interpreters for other devices, and torch itself, do not.
+    runs_integers_fast: bool = True
 
     def prepare(self, network: nn.Module, example: Tensor | Mapping[str, Tensor]) -> Any:
         """Do once for a network what all files of its compressed versions share, such as exporting its graph.

@@ -14,6 +14,7 @@ from autocompress.backend.training.teacher import Teacher
 from autocompress.core.plan import Plan, Step
 from autocompress.core.store import weights_key
 from autocompress.errors import InputError
+from autocompress.formats.pytorch.safetensors import SafetensorsFormat
 from autocompress.hardware.profile import load_profile
 from autocompress.space.spec import load_space
 from autocompress.study import int8_teacher as answering
@@ -39,6 +40,15 @@ def test_the_originals_own_8_bit_file_teaches_where_it_agrees(agreement: float, 
     expected = outputs(bench.network.model, inputs)
     assert (bench.trainer._int8_file is not None) is fast
     assert np.corrcoef(logits.flatten().numpy(), expected.flatten().numpy())[0, 1] > 0.85
+
+
+def test_an_interpreter_for_other_devices_teaches_nobody(tmp_path: Path) -> None:
+    chain = NETWORKS["chain"]
+    bench = Workbench(chain.make(), task_data(chain.input_shape), load_profile("host"), seed=0, folder=tmp_path,
+                      epochs=1, file_format=SafetensorsFormat())
+    inputs, logits = bench.trainer.teacher.batch(0, torch.arange(32))
+    assert bench.trainer._int8_file is None
+    assert torch.allclose(logits, outputs(bench.network.model, inputs), atol=0.1)
 
 
 def test_a_candidate_is_trained_as_the_space_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

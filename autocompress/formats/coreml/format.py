@@ -25,6 +25,7 @@ class CoremlFormat(Format):
 
     name, suffix, runtime = "coreml", f".{FOLDER.partition('.')[2]}.zip", "Core ML, read back in torch"
     packages = ("coremltools", "torch")
+    runs_integers_fast = False
 
     def legal(self, step: Step, layer: Layer) -> str:
         """Evenly spaced weights of 8 bits, one scale for each channel, with activations in float; or float32."""

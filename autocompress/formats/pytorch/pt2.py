@@ -33,6 +33,7 @@ class Pt2Format(Format):
 
     name, suffix, runtime, converter = "pt2", ".pt2", "torch.export", "torch.export.save"
     packages = ("torch",)
+    runs_integers_fast = False
 
     def legal(self, step: Step, layer: Layer) -> str:
         """Every width, grid and pattern has its operators; integer activations are rounded floats."""

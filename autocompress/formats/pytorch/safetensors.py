@@ -46,6 +46,7 @@ class SafetensorsFormat(Format):
 
     name, suffix, runtime = "safetensors", ".safetensors", "PyTorch"
     packages = ("torch", "safetensors")
+    runs_integers_fast = False
 
     def legal(self, step: Step, layer: Layer) -> str:
         """Every width, grid and pattern has its tensors; integer activations are rounded floats."""

@@ -29,6 +29,7 @@ class MicroFormat(TfliteFormat):
 
     name, runtime = "tflite-micro", "TensorFlow Lite Micro"
     packages = ("tflite-micro", "tflite", "flatbuffers")
+    runs_integers_fast = False
 
     def legal(self, step: Step, layer: Layer) -> str:
         """Integer weights of 1 to 8 bits with integer activations, one scale for each channel; or floats."""
