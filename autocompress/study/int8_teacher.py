@@ -30,8 +30,8 @@ def integer_plan(network: TracedNetwork) -> Plan:
 
 
 def int8_file(network: TracedNetwork, threads: int) -> bytes | None:
-    """The original's file with 8-bit weights and activations; None where there is none, its runtime is slower than torch,
-    or it answers otherwise."""
+    """The original's file with 8-bit weights and activations; None where there is none, its runtime is slower than
+    torch, or it answers otherwise."""
     plan, file_format = integer_plan(network), network.writer.format
     if not plan.steps or not file_format.runs_integers_fast:
         return None

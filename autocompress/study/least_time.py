@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 TIMED = 4
 # Samples of all proofs about the graph and of the checks of files together.
 PROOFS = 60
-# Times that all calibration inputs, or as many, are run: outputs, norms of the original and of a candidate twice, moments
-# of twice as many, ranges.
+# Times that all calibration inputs, or as many, are run: outputs, norms of the original and of a candidate twice,
+# moments of twice as many, ranges.
 CALIBRATIONS = 7
 # Finalists that time is kept for to be scored on more samples.
 FINALISTS = 2
