@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 from autocompress.formats.base import Arrays, Runtime
 from autocompress.study.file_writer import as_arrays
 from autocompress.study.workbench import Workbench
+
+log = logging.getLogger(__name__)
 
 # Share of a time limit that disturbed samples may take, and the fewest that tell anything.
 SHARE, FEWEST = 0.03, 8
@@ -56,6 +59,8 @@ def robustness(bench: Workbench, original: Runtime, file: Runtime, macs: float) 
     task, metric = bench.network.task, bench.network.task.metric.name
     kinds = disturbances(as_arrays(bench.network.calibration))
     count, available = _affordable(bench, len(kinds), macs), task.samples("test")
+    if len(kinds) >= 2 and not count:
+        log.warning("the card says nothing of noise, blur and contrast: the time limit is too short to measure them")
     if len(kinds) < 2 or not count or (available > count and task.part("test", count) is None):
         return {}
     samples = None if available <= count else count

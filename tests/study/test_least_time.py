@@ -93,7 +93,8 @@ def test_splits_are_scored_in_part_where_samples_are_slow(each: float, limit: fl
     assert slow_sizes(each, 50, 50, limit) is None
 
 
-def test_little_time_leaves_out_what_nobody_needs_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_little_time_leaves_out_what_nobody_needs_and_says_so(monkeypatch: pytest.MonkeyPatch,
+                                                              caplog: pytest.LogCaptureFixture) -> None:
     bench = Workbench(NETWORKS["mlp"].make(), NETWORKS["mlp"].data(), load_profile("host"), seed=0, epochs=1)
     monkeypatch.setattr(type(bench.network.writer.format), "plain", lambda *_: pytest.fail("it was exported"))
     bench.evaluator.exports_plainly = False
@@ -104,6 +105,7 @@ def test_little_time_leaves_out_what_nobody_needs_and_says_so(monkeypatch: pytes
     bench.evaluator.limit /= 2
     file = bench.evaluator.open(bench.network.writer.original_file)
     assert disturbed_runs(bench, 1.0) == 0 and robustness(bench, file, file, 1.0) == {}
+    assert "too short to measure" in caplog.text
 
 
 def test_activations_are_not_compared_where_it_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
