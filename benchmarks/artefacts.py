@@ -7,14 +7,12 @@
 that of the network in torch whose weights they hold, and time beside the float original in the same runtime; and ONNX
 Runtime's own static quantisation of a plain export. `predictions` are over random plans.
 Each plan draws every knob of the space, on the keyword spotter of MLPerf Tiny, a narrow MobileNetV2 and a ResNet-18.
-Nothing is trained: a prediction knows shapes and widths alone. `STRANGERS_SHARED` names the folder that holds the
-reference network and its samples.
+Nothing is trained: a prediction knows shapes and widths alone. Folders are named as for `artefacts_networks.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import sys
 import tempfile
@@ -25,8 +23,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
+from autocompress.core.plan import Plan
 from autocompress.errors import InputError
 from autocompress.estimate import estimate
 from autocompress.formats.base import Runtime
@@ -39,14 +37,14 @@ from autocompress.space.space import Space
 from autocompress.space.spec import load_space
 from autocompress.study.file_writer import as_arrays
 from autocompress.study.workbench import Workbench
-from autocompress.tasks.named_sets import fashion_mnist
 from autocompress.tasks.splits import Split, TaskData
 from autocompress.tasks.vision import import_torchvision
 from autocompress.testing.exporters import integers
-from autocompress.testing.networks import NETWORKS, randomised_norms, task_data
+from autocompress.testing.networks import randomised_norms, task_data
 
 sys.path.insert(0, str(Path(__file__).parent))
 import mlperf_tiny
+from artefacts_networks import NETWORKS
 
 sys.path.insert(0, str(Path(__file__).parent / "strangers"))
 import int8
@@ -55,9 +53,11 @@ import int8
 DRAWN = {"onnx": ("host", "default"), "tflite": ("pixel-3", "default"), "tflite-micro": ("stm32l4r5", "default")}
 SIDE = 64
 # Formats of `files`, and test samples that their files are run on; fewer where an interpreter is slow.
-FILES = ("onnx", "tflite", "tflite-micro", "vela", "openvino", "onnx.xz", "safetensors", "pt2", "executorch")
+FILES = ("onnx", "tflite", "tflite-micro", "vela", "openvino", "onnx.xz", "safetensors", "pt2", "executorch", "coreml")
 TESTED, SLOW = 5000, {"tflite": 2000, "vela": 2000, "tflite-micro": 100, "executorch": 2000, "safetensors": 2000,
-                      "pt2": 2000}
+                      "pt2": 2000, "coreml": 2000}
+# Bits of activations of a format that has none of 8; its answers are those of torch, which reads the program back.
+FLOATS = {"coreml": 32}
 
 
 def benches(name: str, profile: str, beginning: str) -> Iterator[Workbench]:
@@ -116,30 +116,6 @@ def _errors(relative: list[float], limit: float) -> tuple[str, str, str]:
     return f"{errors.mean():.2%}", f"{errors.max():.2%}", f"{(errors <= limit).mean():.0%}"
 
 
-def networks() -> Iterator[tuple[str, torch.nn.Module, TaskData]]:
-    """Networks for `files`, by name, with data; the first two are trained, the others have random weights and data."""
-    shared = Path(os.environ["STRANGERS_SHARED"])
-    features, labels = (torch.from_numpy(array) for array in mlperf_tiny.official())
-    half = Split(features[:500], labels[:500])
-    yield "DS-CNN", mlperf_tiny.keyword_spotter(), TaskData("kws", half, half, Split(features[500:], labels[500:]), 12)
-    vision = import_torchvision().models
-    sys.path.insert(0, str(shared / "base"))
-    import resnet18_fashion
-
-    network = resnet18_fashion.model()
-    network.load_state_dict(load_file(shared / "base/resnet18_fashion.safetensors"))
-    yield "ResNet-18", network.eval(), fashion_mnist(None)
-    torch.manual_seed(0)
-    yield "MobileNetV2, random", randomised_norms(vision.mobilenet_v2(num_classes=10).eval()), \
-        task_data((3, 96, 96), 10)
-    torch.manual_seed(0)
-    import timm
-
-    yield "ViT-Tiny, random", timm.create_model("vit_tiny_patch16_224", img_size=96, num_classes=10).eval(), \
-        task_data((3, 96, 96), 10)
-    yield "GRU, random", NETWORKS["gru"].make(), NETWORKS["gru"].data()
-
-
 def files_row(what: str, network: torch.nn.Module, data: TaskData, name: str) -> str:
     """One network in one format, 8 bits of weights and activations, calibrated and not trained."""
     file_format = format_named(name)
@@ -148,30 +124,31 @@ def files_row(what: str, network: torch.nn.Module, data: TaskData, name: str) ->
         bench = Workbench(network, data, profile, seed=0, epochs=1, file_format=file_format)
     except InputError as error:
         return f"| {what} | {name} | refused: {str(error).partition(', but ')[2].partition(', at ')[0]} | | | | |"
-    plan = integers(bench, (8,), 8)
-    if reasons := list(filter(None, (refusal(step, bench.network.table, file_format) for step in plan.steps))):
-        return f"| {what} | {name} | refused: {reasons[0]} | | | | |"
+    every = integers(bench, (8,), FLOATS.get(name, 8)).steps
+    reasons = {step.site: refusal(step, bench.network.table, file_format) for step in every}
+    plan = Plan.of([step for step in every if not reasons[step.site]])
+    if not plan.steps:
+        return f"| {what} | {name} | refused: {next(iter(reasons.values()))} | | | | |"
+    left = [f"{site} in float32: {reason}" for site, reason in reasons.items() if reason]
     compressed = bench.network.compressor.compress(plan)
     began = time.perf_counter()
     content = bench.network.write(compressed).data
     seconds = time.perf_counter() - began
     runtime, original = file_format.open(content), file_format.open(bench.network.writer.original_file)
-    told = compared(runtime, bench.network.executed(compressed), what, data, SLOW.get(name, TESTED))
+    told = compared(runtime, bench.network.executed(compressed), data, SLOW.get(name, TESTED))
     inputs = as_arrays(data.normalise(data.test.inputs[:1]))
     times = time_files({"float": original, "file": runtime}, inputs, 10, 3.0)
     ratio = np.median(times["file"].cpu_ms) / np.median(times["float"].cpu_ms)
-    device = ", ".join(f"{metric} {value:.6g}" for metric, value in on_device(runtime).items())
+    device = ", ".join([f"{metric} {value:.6g}" for metric, value in on_device(runtime).items()] + left)
     return f"| {what} | {name} | {len(content):,} | {told} | {ratio:.2f} | {seconds:.1f} | {device} |"
 
 
-def compared(runtime: Runtime, network: torch.nn.Module, what: str, data: TaskData, samples: int) -> str:
-    """Accuracy of a file and of the network that it holds in torch; of random weights, the deviation of answers."""
+def compared(runtime: Runtime, network: torch.nn.Module, data: TaskData, samples: int) -> str:
+    """Accuracy of a file and of the network that it holds in torch."""
     inputs, labels = data.normalise(data.test.inputs[:samples]), data.test.targets[:samples].numpy()
     answers = in_batches(runtime, as_arrays(inputs))["output"]
     with torch.inference_mode():
         expected = torch.cat([network.eval()(batch) for batch in inputs.split(64)]).numpy()
-    if "random" in what:
-        return f"deviates by {np.abs(answers - expected).mean() / np.abs(expected).max():.2%}"
     right = [float((scores.argmax(1) == labels).mean()) for scores in (answers, expected)]
     return f"{right[0]:.2%} / {right[1]:.2%} ({100 * (right[0] - right[1]):+.2f}), {len(labels):,} samples"
 
@@ -186,7 +163,7 @@ def peer_row(what: str, network: torch.nn.Module, data: TaskData) -> str:
         int8.static_int8(plain, calibration, quantised)
         seconds, content, original = time.perf_counter() - began, quantised.read_bytes(), plain.read_bytes()
     runtime = format_named("onnx").open(content)
-    told = compared(runtime, network, what, data, TESTED)
+    told = compared(runtime, network, data, TESTED)
     inputs = as_arrays(data.normalise(data.test.inputs[:1]))
     times = time_files({"float": format_named("onnx").open(original), "file": runtime}, inputs, 10, 3.0)
     ratio = np.median(times["file"].cpu_ms) / np.median(times["float"].cpu_ms)
@@ -208,11 +185,12 @@ def main() -> None:
         for name in args.format or DRAWN:
             print(row(name, args.plans, args.seed, args.network or ""), flush=True)
         return
-    print("| network | format | bytes | accuracy / in torch (points), or mean deviation from torch | time / float "
-          "original's | seconds of writing | on the device |\n|---|---|--:|--:|--:|--:|---|")
-    for what, network, data in networks():
-        if args.network is not None and not what.startswith(args.network):
+    print("| network | format | bytes | accuracy / in torch (points) | time / float original's | seconds of writing | "
+          "on the device |\n|---|---|--:|--:|--:|--:|---|")
+    for what, made in NETWORKS.items():
+        if not what.startswith(args.network or ""):
             continue
+        network, data = made()
         for name in args.format or FILES:
             print(files_row(what, network, data, name), flush=True)
         if args.format is None:
