@@ -56,6 +56,8 @@ SIDE = 64
 FILES = ("onnx", "tflite", "tflite-micro", "vela", "openvino", "onnx.xz", "safetensors", "pt2", "executorch", "coreml")
 TESTED, SLOW = 5000, {"tflite": 2000, "vela": 2000, "tflite-micro": 100, "executorch": 2000, "safetensors": 2000,
                       "pt2": 2000, "coreml": 2000}
+# A row of `files` that is not of ours.
+PEER = "quantize_static"
 # Bits of activations of a format that has none of 8; its answers are those of torch, which reads the program back.
 FLOATS = {"coreml": 32}
 
@@ -116,15 +118,15 @@ def _errors(relative: list[float], limit: float) -> tuple[str, str, str]:
     return f"{errors.mean():.2%}", f"{errors.max():.2%}", f"{(errors <= limit).mean():.0%}"
 
 
-def files_row(what: str, network: torch.nn.Module, data: TaskData, name: str) -> str:
-    """One network in one format, 8 bits of weights and activations, calibrated and not trained."""
+def files_row(what: str, network: torch.nn.Module, data: TaskData, name: str, activations: int) -> str:
+    """One network in one format, 8 bits of weights and so many of activations, calibrated and not trained."""
     file_format = format_named(name)
     profile = load_profile("ethos-u55-128" if name.startswith("vela") else "host")
     try:
         bench = Workbench(network, data, profile, seed=0, epochs=1, file_format=file_format)
     except InputError as error:
         return f"| {what} | {name} | refused: {str(error).partition(', but ')[2].partition(', at ')[0]} | | | | |"
-    every = integers(bench, (8,), FLOATS.get(name, 8)).steps
+    every = integers(bench, (8,), FLOATS.get(name, activations)).steps
     reasons = {step.site: refusal(step, bench.network.table, file_format) for step in every}
     plan = Plan.of([step for step in every if not reasons[step.site]])
     if not plan.steps:
@@ -167,7 +169,7 @@ def peer_row(what: str, network: torch.nn.Module, data: TaskData) -> str:
     inputs = as_arrays(data.normalise(data.test.inputs[:1]))
     times = time_files({"float": format_named("onnx").open(original), "file": runtime}, inputs, 10, 3.0)
     ratio = np.median(times["file"].cpu_ms) / np.median(times["float"].cpu_ms)
-    return f"| {what} | onnx by `quantize_static` | {len(content):,} | {told} | {ratio:.2f} | {seconds:.1f} | |"
+    return f"| {what} | onnx by `{PEER}` | {len(content):,} | {told} | {ratio:.2f} | {seconds:.1f} | |"
 
 
 def main() -> None:
@@ -177,6 +179,7 @@ def main() -> None:
     parser.add_argument("--plans", type=int, default=200)
     parser.add_argument("--format", action="append")
     parser.add_argument("--network", help="the beginning of its name")
+    parser.add_argument("--activations", type=int, default=8, choices=(8, 16, 32), help="their bits in `files`")
     parser.add_argument("--seed", type=int, default=0, help="of random plans")
     args = parser.parse_args()
     if args.table == "predictions":
@@ -191,10 +194,9 @@ def main() -> None:
         if not what.startswith(args.network or ""):
             continue
         network, data = made()
-        for name in args.format or FILES:
-            print(files_row(what, network, data, name), flush=True)
-        if args.format is None:
-            print(peer_row(what, network.eval(), data), flush=True)
+        for name in args.format or (*FILES, PEER):
+            print(peer_row(what, network.eval(), data) if name == PEER else
+                  files_row(what, network, data, name, args.activations), flush=True)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from autocompress.tasks.named_sets import fashion_mnist
 from autocompress.tasks.splits import Split, TaskData
+from autocompress.tasks.vision import mend_torchvision
 
 sys.path.insert(0, str(Path(__file__).with_name("tasks")))
 import mlperf_tiny
@@ -28,6 +29,7 @@ import mlperf_tiny_pictures
 import networks as strangers
 from training import trained
 
+mend_torchvision()
 Subject = tuple[nn.Module, TaskData]
 # Pictures for MobileNetV2: pixels of a side, and samples by split; of its 224 pixels one file would take minutes.
 SIDE, PICTURES = 128, {"train": 256, "val": 64, "test": 2000}

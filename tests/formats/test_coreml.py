@@ -11,9 +11,11 @@ import torch
 
 from autocompress.core.plan import Step
 from autocompress.errors import TrialError
+from autocompress.formats.coreml.conversion import package_of
 from autocompress.formats.coreml.format import FORMAT
 from autocompress.formats.coreml.package import FOLDER, SPEC, packed, unpacked
-from autocompress.formats.coreml.reading import RULES
+from autocompress.formats.coreml.reading import RULES, ReadBack
+from autocompress.formats.tflite.trace import trace
 from autocompress.testing.exporters import integers
 from autocompress.testing.format_contract import FormatContract
 from autocompress.testing.techniques import workbench
@@ -84,6 +86,41 @@ def test_operators_are_those_of_torch() -> None:
                                                      "zero_point": np.zeros(3, np.int8)})
     torch.testing.assert_close(restored, codes.float() * torch.from_numpy(scale)[:, None])
     assert RULES["expand_dims"]({"x": x, "axes": np.array([0, -1])}).shape == (1, 1, 4, 6, 6, 1)
+
+
+def test_parts_of_tensors_and_pads_are_those_of_torch() -> None:
+    x = torch.arange(48.0).reshape(1, 4, 3, 4)
+    around = RULES["pad"]({"x": x, "pad": np.array([0, 0, 0, 0, 2, 1, 3, 0]), "mode": "constant", "constant_val": 0.5})
+    torch.testing.assert_close(around, torch.nn.functional.pad(x, [3, 0, 2, 1], value=0.5))
+    with pytest.raises(TrialError, match="reflect"):
+        RULES["pad"]({"x": x, "pad": np.array([1, 1]), "mode": "reflect"})
+    part = RULES["slice_by_index"]({
+        "x": x, "begin": np.array([0, 1, 0, 1]), "end": np.array([1, 2, 0, 4]), "stride": np.array([1, 1, 1, 2]),
+        "end_mask": np.array([True, False, True, False]), "squeeze_mask": np.array([False, True, False, False])})
+    torch.testing.assert_close(part, x[:, 1, :, 1:4:2])
+    for sizes in ({"split_sizes": np.array([1, 3])}, {"num_splits": np.int32(2)}):
+        parts = RULES["split"]({"x": x, "axis": np.int32(1), **sizes})
+        torch.testing.assert_close(torch.cat([*parts], 1), x)
+        assert len(parts) == 2
+
+
+@pytest.mark.slow
+def test_a_network_that_pads_and_divides_is_read_back() -> None:
+    class Halves(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = torch.nn.Conv2d(2, 4, 3), torch.nn.Linear(2, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            one, other = self.first(torch.nn.functional.pad(x, (1, 0, 0, 1))).chunk(2, 1)
+            return self.last((one * other).mean(3)[:, :, 0])
+
+    network, x = Halves().eval(), torch.randn(2, 2, 6, 6, generator=torch.Generator().manual_seed(0))
+    traced = trace(network, x[:1])
+    data = package_of(traced.program.module(check_guards=False), (x[:1],), [*traced.inputs.values()],
+                      [*traced.outputs])
+    answers = ReadBack(data).run({name: x.numpy() for name in traced.inputs.values()})
+    torch.testing.assert_close(torch.from_numpy(*answers.values()), network(x).detach())
 
 
 @pytest.mark.slow

@@ -97,10 +97,35 @@ def _shaped(args: Arguments) -> Tensor:
     return result
 
 
-# How operators are computed, by type.
-RULES: dict[str, Callable[[Arguments], Tensor]] = {
+def _padded(args: Arguments) -> Tensor:
+    """The last axes between constants; pairs of counts stand in the order of the axes."""
+    if (mode := args.get("mode", "constant")) != "constant":
+        raise TrialError(f"Core ML programs are read back with constants around a tensor, but one has {mode}")
+    pairs = np.asarray(args["pad"]).reshape(-1, 2)[::-1]
+    return functional.pad(args["x"], _ints(pairs), value=float(args.get("constant_val", 0)))
+
+
+def _sliced(args: Arguments) -> Tensor:
+    begins, ends = _ints(args["begin"]), _ints(args["end"])
+    steps, none = _ints(args.get("stride", [1] * len(begins))), [False] * len(begins)
+    from_first, to_last, one = (args.get(name, none) for name in ("begin_mask", "end_mask", "squeeze_mask"))
+    places = [begin if one[axis] else slice(None if from_first[axis] else begin, None if to_last[axis] else end, step)
+              for axis, (begin, end, step) in enumerate(zip(begins, ends, steps, strict=True))]
+    result: Tensor = args["x"][tuple(places)]
+    return result
+
+
+def _split(args: Arguments) -> tuple[Tensor, ...]:
+    axis, sizes = int(args["axis"]), args.get("split_sizes")
+    parts = args["x"].chunk(int(args["num_splits"]), axis) if sizes is None else args["x"].split(_ints(sizes), axis)
+    return tuple(parts)
+
+
+# How operators are computed, by type; several results in the order of the outputs.
+RULES: dict[str, Callable[[Arguments], Tensor | tuple[Tensor, ...]]] = {
     "conv": _conv, "linear": lambda args: functional.linear(args["x"], args["weight"], args.get("bias")),
     "matmul": _matmul, "max_pool": _max_pool, "avg_pool": _avg_pool, "layer_norm": _layer_norm, "reshape": _shaped,
+    "pad": _padded, "slice_by_index": _sliced, "split": _split,
     "constexpr_affine_dequantize": _dequantized,
     "relu": lambda args: functional.relu(args["x"]), "relu6": lambda args: functional.relu6(args["x"]),
     "sigmoid": lambda args: torch.sigmoid(args["x"]), "tanh": lambda args: torch.tanh(args["x"]),
@@ -183,7 +208,9 @@ class ReadBack(base.Runtime):
             if name in values:
                 continue
             arguments = {key: _value(of, values) for key, of in operation.inputs.items() if of is not None}
-            values[name] = RULES[operation.op_type](arguments)
+            result = RULES[operation.op_type](arguments)
+            results = result if isinstance(result, tuple) else (result,)
+            values |= {output.name: tensor for output, tensor in zip(operation.outputs, results, strict=True)}
             if operation.op_type.startswith("constexpr"):
                 self._constants[name] = values[name]
         return {output.name: values[output.name].numpy() for output in self._function.outputs}
