@@ -17,8 +17,9 @@ from autocompress.core.files import temporary_name, write_whole
 from autocompress.core.layer import LayerTable
 from autocompress.core.metric import Metric, Reference
 from autocompress.core.warnings import Warned
-from autocompress.errors import EnvironmentFault, InputError
-from autocompress.search.databases import DATABASE
+from autocompress.errors import EnvironmentFault, InputError, StorageError
+from autocompress.search.databases import DATABASE, sqlite_path, storage_url
+from autocompress.search.study_store import StudyStore
 from autocompress.study.former_layout import from_version_1
 from autocompress.study.settings import SearchSettings
 from autocompress.tasks.classification.metric import ACCURACY
@@ -37,7 +38,8 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     of the profiles where there are several, the primary first. `attribution` is of the plan that was the best when a
     search ended; `sensitivities` are predicted, in nats by trial, where there was a sensitivity table. `unpaying` are
     layers whose activations stay float because 8 bits do not make them faster on the machine of the search. `warnings`
-    are of the last run that came to its end, but for those of the exported file, which stand with it.
+    are of the last run that came to its end, but for those of the exported file, which stand with it. `finished`, where
+    that run left nothing to do, is what `study/finished.py` knows it by.
     """
 
     version: int = VERSION
@@ -58,6 +60,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     sensitivities: dict[int, float] = {}
     unpaying: tuple[str, ...] = ()
     warnings: tuple[Warned, ...] = ()
+    finished: str = ""
 
     @property
     def reference(self) -> Reference:
@@ -134,3 +137,12 @@ def read_description(folder: Path) -> Description:
         raise InputError(f"STUDY must be the folder of a study, with a {DESCRIPTION} in it, but {folder} has none; "
                          "see studies/ for yours") from None
     return wire.decode_flat(text, Description, SCHEMA, VERSION, str(path), from_version_1)
+
+
+def read_store(folder: Path, description: Description) -> StudyStore:
+    """The stored trials of a study. StorageError when its database cannot be used."""
+    url = storage_url(folder, description.settings.storage)
+    database = sqlite_path(url)
+    if database is not None and not database.exists():
+        raise StorageError(f"{folder} must hold the study's database, but {database} is gone")
+    return StudyStore.read(url, description.name, folder)

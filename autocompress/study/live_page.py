@@ -13,8 +13,8 @@ from autocompress.report.html import Live, page
 from autocompress.report.live import status_markup
 from autocompress.report.tables import as_csv, as_json, trials_frame
 from autocompress.search.databases import storage_errors
-from autocompress.study.folder import DESCRIPTION, read_description
-from autocompress.study.result import SearchResult, read_store
+from autocompress.study.folder import DESCRIPTION, read_description, read_store
+from autocompress.study.result import SearchResult
 
 
 class LivePage:

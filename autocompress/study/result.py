@@ -20,27 +20,21 @@ from autocompress.core.plan import Plan
 from autocompress.core.sensitivity import SensitivityTable
 from autocompress.core.store import FolderStore
 from autocompress.core.warnings import Warned, merged
-from autocompress.errors import InputError, StorageError
+from autocompress.errors import InputError
 from autocompress.estimate import flatten
 from autocompress.report.html import write_report
 from autocompress.report.pareto import pareto_figure
 from autocompress.report.tables import front_frame, trials_frame
 from autocompress.report.view import StudyView
-from autocompress.search.databases import sqlite_path, storage_url
+from autocompress.search.databases import storage_url
 from autocompress.search.study_store import StudyStore
 from autocompress.search.trial_status import judged
 from autocompress.space.plan_sensitivity import plan_sensitivity
 from autocompress.study.attribution import attribute
 from autocompress.study.built_files import at_hand_here
-from autocompress.study.folder import (
-    ARTIFACT,
-    REPORT,
-    Description,
-    read_description,
-    write_description,
-)
+from autocompress.study.folder import ARTIFACT, REPORT, Description, read_description, read_store, write_description
 from autocompress.study.lock import locked
-from autocompress.techniques.apply import at_hand, resolve, untouched
+from autocompress.techniques.apply import Techniques, at_hand, resolve, untouched
 from autocompress.techniques.table import TECHNIQUES
 
 if TYPE_CHECKING:
@@ -59,12 +53,14 @@ class SearchResult:
         description: what `study.json` says.
         store: the study's trials.
         bench: the network and its data, where trials are to be exported.
+        make_bench: makes them when they are asked for, in place of `bench`.
+        techniques: those of the study, where they are not those of `bench`.
     """
 
-    def __init__(self, folder: Path, description: Description, *, store: StudyStore,
-                 bench: Workbench | None = None) -> None:
+    def __init__(self, folder: Path, description: Description, *, store: StudyStore, bench: Workbench | None = None,
+                 make_bench: Callable[[], Workbench] | None = None, techniques: Techniques = TECHNIQUES) -> None:
         self.folder, self._description, self._store, self._bench = Path(folder), description, store, bench
-        self._techniques = TECHNIQUES if bench is None else bench.network.techniques
+        self._make_bench, self._techniques = make_bench, techniques if bench is None else bench.network.techniques
         self._candidates: list[Candidate] | None = None
         self.seconds = description.timings.get("search", 0.0)
 
@@ -118,6 +114,8 @@ class SearchResult:
     @property
     def bench(self) -> Workbench:
         """The network and its data on their workbench. InputError where the study was opened without them."""
+        if self._bench is None and self._make_bench is not None:
+            self._bench = self._make_bench()
         if self._bench is None:
             raise InputError("exporting needs the network: this study was opened without it. "
                              "Use open_study(folder, model=…, data=…), or `autocompress export`")
@@ -263,13 +261,15 @@ class SearchResult:
         of_file = [Warned(**warned) for warned in (self.artifact or {}).get("warnings", ())]
         return merged((*self._description.warnings, *of_file))
 
-    def conclude(self, timings: dict[str, float], seconds: float, warnings: Sequence[Warned] = ()) -> None:
+    def conclude(self, timings: dict[str, float], seconds: float, warnings: Sequence[Warned] = (),
+                 finished: str = "") -> None:
         """Keep what a finished run has to say of itself, and write the report.
 
         Args:
             timings: seconds by stage.
             seconds: of the whole run.
             warnings: of the run.
+            finished: what `study/finished.py` knows a study by that has nothing left to do; empty for others.
         """
         self.seconds = seconds
         of_file = (self.artifact or {}).get("warnings", ())
@@ -278,6 +278,9 @@ class SearchResult:
                                                     warnings=of_search)
         write_description(self.folder, self._description)
         self.report()
+        if finished:  # last: of a run that is killed before, the report is left to do
+            self._description = msgspec.structs.replace(self._description, finished=finished)
+            write_description(self.folder, self._description)
 
     def plot(self, x: str = "size_bytes") -> Any:
         """The Pareto figure (plotly) of the task's metric against a resource.
@@ -357,15 +360,6 @@ class SearchResult:
             "report": str(self.folder / REPORT / "pareto.html"),
             "seconds": round(self.seconds, 3),
         }
-
-
-def read_store(folder: Path, description: Description) -> StudyStore:
-    """The stored trials of a study. StorageError when its database cannot be used."""
-    url = storage_url(folder, description.settings.storage)
-    database = sqlite_path(url)
-    if database is not None and not database.exists():
-        raise StorageError(f"{folder} must hold the study's database, but {database} is gone")
-    return StudyStore.read(url, description.name, folder)
 
 
 def open_study(folder: Path | str, *, model: Any = None, data: Any = None, load_network: bool = False,

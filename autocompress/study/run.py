@@ -12,7 +12,7 @@ from autocompress.core.warnings import Warned, collecting
 from autocompress.errors import InfeasibleError
 from autocompress.search.engine import Event
 from autocompress.search.storage_urls import check_storage
-from autocompress.study import stages
+from autocompress.study import finished, stages
 from autocompress.study.folder_claim import claimed
 from autocompress.study.loading import check_device
 from autocompress.study.process_state import kept_surroundings
@@ -73,6 +73,8 @@ def _search(run: stages.Run) -> SearchResult:
     """The stages of one search, one after the other."""
     collector = run.stack.enter_context(collecting())
     loaded = stages.load(run)
+    if (result := finished.without_work(run, loaded)) is not None:
+        return result
     traced = stages.trace(run, loaded)
     measured = stages.measure(run, loaded, traced)
     limit = stages.limits(run, measured)
@@ -96,7 +98,7 @@ def _report(run: stages.Run, measured: stages.Measured, infeasible: InfeasibleEr
     if run.stop():
         result.refresh()  # it may have been read before what was cut off was stored
     measured.trimmer.end(result.candidates)
-    result.conclude(run.timings, run.elapsed, warnings)
+    result.conclude(run.timings, run.elapsed, warnings, finished.mark_of(run, measured, infeasible))
     if run.stop():
         raise run.stop.interrupted()
     if infeasible is not None:

@@ -243,7 +243,7 @@ def measure(run: Run, loaded: Loaded, traced: Traced) -> Measured:
     if request.settings.force_new_study:
         discard(folder)
     reference = Reference(metric_of(loaded.data), baseline[loaded.data.metric.name])
-    store = _open_study(request, loaded)
+    store = open_store(request, loaded)
     before = read_description(folder) if is_described(folder) else None
     description = described(loaded.name, request, fingerprints(loaded.network, loaded.data, request), bench, baseline,
                             timings=run.timings, unpaying=traced.unpaying, before=before)
@@ -259,7 +259,7 @@ def measure(run: Run, loaded: Loaded, traced: Traced) -> Measured:
                     bench.evaluator.sizes)
 
 
-def _open_study(request: Request, loaded: Loaded) -> StudyStore:
+def open_store(request: Request, loaded: Loaded) -> StudyStore:
     """The stored study to go on with, or a new one. StudyMismatchError when what is stored is of something else."""
     settings = request.settings
     return StudyStore.open(

@@ -26,8 +26,7 @@ from autocompress.search.storage import CANDIDATE
 from autocompress.search.stored_trials import stored_trials, trial_counts
 from autocompress.search.study_store import StudyStore
 from autocompress.study import open_study
-from autocompress.study.folder import read_description
-from autocompress.study.result import read_store
+from autocompress.study.folder import read_description, read_store
 from autocompress.tasks.classification.metric import ACCURACY
 
 

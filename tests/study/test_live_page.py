@@ -26,10 +26,10 @@ from autocompress.search.engine import Event
 from autocompress.search.publisher import Publisher
 from autocompress.search.study_store import StudyStore
 from autocompress.study import live_server
-from autocompress.study.folder import read_description
+from autocompress.study.folder import read_description, read_store
 from autocompress.study.live_page import LivePage
 from autocompress.study.live_server import LiveServer
-from autocompress.study.result import open_study, read_store
+from autocompress.study.result import open_study
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 STATUS = SearchStatus(host="<b>far", process=7, beat=1, phase="calibrating candidates", done=3, total=9, workers=4,
