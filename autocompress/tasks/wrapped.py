@@ -60,11 +60,23 @@ def copied(model: nn.Module) -> nn.Module:
     values = {id(value): value.detach().clone() for module in model.modules() for value in vars(module).values()
               if isinstance(value, Tensor) and not value.is_leaf}
     try:
-        return _without_cache(copy.deepcopy(model, dict(values)))
+        return _without_cache(_with_own_classes(copy.deepcopy(model, dict(values))))
     except Exception as error:  # the user's classes: anything can come
         cause = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(f"the network must be copyable by copy.deepcopy, but: {cause}. Take locks, open files and "
                          "generators out of its modules") from error
+
+
+def _with_own_classes(model: nn.Module) -> nn.Module:
+    """The network, in place, each of whose parametrised modules has a class of its own. torch keeps a computed weight
+    as a property of a class that a deep copy shares with the user's module: whoever takes the parametrisation off the
+    copy would take it off both."""
+    for module in model.modules():
+        if parametrize.is_parametrized(module):
+            cls = type(module)
+            members = {key: value for key, value in vars(cls).items() if key not in {"__dict__", "__weakref__"}}
+            module.__class__ = type(cls.__name__, cls.__bases__, members)
+    return model
 
 
 def _without_cache(model: nn.Module) -> nn.Module:

@@ -38,6 +38,8 @@ def test_a_computed_weight_becomes_one_parameter(way: str) -> None:
     assert isinstance(plain.get_submodule("0").weight, nn.Parameter)
     torch.testing.assert_close(plain(inputs).detach(), expected)
     assert list(model.state_dict()) == before, "the user's network is as it was"
+    torch.testing.assert_close(model(inputs).detach(), expected)
+    assert sorted(with_plain_weights(copied(model)).state_dict()) == ["0.bias", "0.weight"], "and can be given again"
 
 
 class Training(nn.Module):
