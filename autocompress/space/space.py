@@ -17,6 +17,7 @@ from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError
 from autocompress.hardware.profile import HardwareProfile
 from autocompress.space.spec import SpaceSpec
+from autocompress.space.whole_layers import untouched_layers
 from autocompress.techniques.apply import Techniques
 from autocompress.techniques.base import Parts, Technique, whole_parts
 from autocompress.techniques.knobs import (
@@ -122,16 +123,8 @@ def build_space(table: LayerTable, spec: SpaceSpec, profile: HardwareProfile,
         raise InputError(f"a knob must belong to one technique, but two have {repeated[0].kind!r} at "
                          f"{repeated[0].site}: give the knobs of a technique kinds of their own")
     if not any(len(knob.choices) > 1 or not knob.choices or knob.changes for knob in knobs):
-        locked = (
-            "; ".join(
-                f"{layer.name}: {layer.not_compressible_reason}"
-                for layer in table.layers
-                if layer.not_compressible_reason
-            )
-            or "none"
-        )
         raise InputError(f"the space {spec.name!r} must leave something to decide on {profile.id}, but it has no "
-                         f"site in this network. Layers that cannot be touched: {locked}")
+                         f"site in this network. {untouched_layers(table)}")
     if not any(32 in knob.choices for knob in knobs if knob.unit == ACTIVATION_BITS):
         unpaying = frozenset()
     return Space(table=table, profile=profile, knobs=knobs, settings=settings, unpaying=unpaying,

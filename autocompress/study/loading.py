@@ -29,7 +29,14 @@ from autocompress.tasks.data import load_data
 from autocompress.tasks.default import default_task
 from autocompress.tasks.factory import is_factory, load_object
 from autocompress.tasks.kinds.names import default_kind, is_kind, is_of_kind
-from autocompress.tasks.models import LoadedModel, built_network, load_model, load_network, model_fingerprint
+from autocompress.tasks.models import (
+    LoadedModel,
+    OneScoreError,
+    built_network,
+    load_model,
+    load_network,
+    model_fingerprint,
+)
 from autocompress.tasks.preparation import preparation_of
 from autocompress.techniques.table import TECHNIQUES
 
@@ -49,12 +56,25 @@ def load_task(settings: SearchSettings) -> tuple[LoadedModel, Task]:
         return LoadedModel(net, "resnet18-digits", model_fingerprint(net), task), task
     kind = settings.task or default_kind(settings.data)
     if is_of_kind(kind, settings.model, settings.data, settings.metric):
-        from autocompress.tasks.kinds.make import KindRequest, kind_task
+        return _of_kind(kind, settings)
+    try:
+        return _classification(settings)
+    except OneScoreError:
+        return _of_kind(kind, settings)
 
-        return kind_task(KindRequest(
-            kind, settings.model, settings.data, settings.weights, settings.weights_key, settings.metric,
-            settings.decode, settings.seed, settings.preparation, settings.inputs, settings.data_root,
-            settings.trust_code, settings.cache_size, settings.augment))
+
+def _of_kind(kind: str, settings: SearchSettings) -> tuple[LoadedModel, Task]:
+    from autocompress.tasks.kinds.make import KindRequest, kind_task
+
+    return kind_task(KindRequest(
+        kind, settings.model, settings.data, settings.weights, settings.weights_key, settings.metric,
+        settings.decode, settings.seed, settings.preparation, settings.inputs, settings.data_root,
+        settings.trust_code, settings.cache_size, settings.augment))
+
+
+def _classification(settings: SearchSettings) -> tuple[LoadedModel, Task]:
+    """Of labelled classes, with a score for each. OneScoreError for a network with one number for two classes."""
+    assert settings.model is not None
     built = None
     if isinstance(settings.model, str) and is_factory(settings.model):
         built = built_network(settings.model, trust_code=settings.trust_code)

@@ -162,8 +162,13 @@ def _remedy(cause: str) -> str:
     return "Give data of the model's channels and size, or a factory that builds the model for this data"
 
 
+class OneScoreError(InputError):
+    """A network has one number for two classes, which the kind `classification` measures (`tasks/kinds`)."""
+
+
 def check_fits(model: nn.Module, data: TaskData) -> bool:
-    """Run two samples. InputError when the model refuses them or does not answer (2, classes) finite logits.
+    """Run two samples. InputError when the model refuses them or does not answer (2, classes) finite logits;
+    OneScoreError where it answers two classes with one number.
 
     Returns:
         Whether it returns them inside something else, such as a dict.
@@ -182,6 +187,8 @@ def check_fits(model: nn.Module, data: TaskData) -> bool:
     expected = (len(inputs), data.classes)
     inside = not isinstance(outputs, Tensor)
     outputs = _the_logits(outputs, expected)
+    if data.classes == 2 and outputs.shape in {(len(inputs),), (len(inputs), 1)}:
+        raise OneScoreError(f"the model must answer {batch} with logits {expected}, but has one number for two classes")
     if tuple(outputs.shape) != expected:
         raise InputError(
             f"the model must answer {batch} with logits {expected}, one for each class of {data.name}, "

@@ -140,7 +140,8 @@ def check_float32(model: nn.Module, origin: str) -> nn.Module:
     state = model.state_dict()
     wrong = [n for n, t in state.items() if t.is_complex()]
     if wrong:
-        raise InputError(f"{origin} must have real weights, but {_named(wrong)} are complex")
+        raise InputError(f"{origin} must have real weights, but {_named(wrong)} are complex: keep real and imaginary "
+                         "part apart (torch.view_as_real), and compute with both")
     bad = [n for n, t in state.items() if t.is_floating_point() and not bool(torch.isfinite(t.float()).all())]
     if bad:
         raise InputError(f"{origin} must have finite weights, but {_named(bad)} contain NaN or infinity")

@@ -11,6 +11,7 @@ import logging
 import warnings
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -23,7 +24,11 @@ log = logging.getLogger(__name__)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside wrappers that compute the same, which the log is told of."""
+    """The network inside wrappers that compute the same, which the log is told of. InputError for a network of
+    TorchScript, whose layers cannot be read or changed."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError(f"model must be a network of torch.nn, but is one of TorchScript ({type(model).__name__}): "
+                         "give the network that it was scripted or traced from, with its weights (state_dict())")
     inner = _inner(model)
     while inner is not None:
         log.warning("model: taking the network (%s) out of its wrapper (%s)", type(inner).__name__, _name(model))

@@ -60,3 +60,23 @@ def test_the_users_line_and_the_way_out_are_named(decide: Callable[[Tensor], Ten
 def test_another_fault_is_told_where_it_comes_from() -> None:
     with pytest.raises(InputError, match=r"test_untraceable\.py:\d+"):
         trace(Deciding(lambda x: torch.from_numpy(x.numpy())).eval(), (4,))
+
+
+class Packed(nn.Module):
+    """Reads sequences of unequal length as torch's tutorials do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.fc = nn.GRU(1, 4, batch_first=True), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, 4)` → `(N, 5)`."""
+        lengths = (x > -9).sum(1).cpu()
+        packed = nn.utils.rnn.pack_padded_sequence(x[:, :, None], lengths, batch_first=True, enforce_sorted=False)
+        scores: Tensor = self.fc(self.rnn(packed)[1][0])
+        return scores
+
+
+def test_packed_sequences_are_named_with_the_way_out() -> None:
+    with pytest.raises(InputError, match=r"packed sequences, as at .*test_untraceable\.py:\d+ .*torch\.gather"):
+        trace(Packed().eval(), (4,))

@@ -88,6 +88,19 @@ def test_texts_of_another_length(tmp_path: Path) -> None:
     np.testing.assert_allclose(answer, expected, atol=0.15 * np.abs(expected).max())
 
 
+def test_series_of_another_length_with_channels_first(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(4, 16, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(),
+                          nn.Linear(16, 3))
+    session = exported(model, torch.randn(24, 4, 20), "0", tmp_path)
+    assert session.get_inputs()[0].shape == ["batch", 4, "length"]
+    other = torch.randn(2, 4, 33)
+    (answer,) = session.run(None, {"input": other.numpy()})
+    with torch.no_grad():
+        expected = model(other).numpy()
+    np.testing.assert_allclose(answer, expected, atol=0.15 * np.abs(expected).max())
+
+
 def test_a_size_that_the_network_fixes_stays(tmp_path: Path) -> None:
     """A layer that reads the whole map has weights for one size."""
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 3))

@@ -175,7 +175,7 @@ def test_every_sparse_setting_is_a_legal_plan(table: LayerTable, data: st.DataOb
 def test_nothing_to_decide_is_an_input_error_with_the_reasons(table: LayerTable) -> None:
     """Fault 27."""
     spec = parse_space('schema = 1\nname = "mine"\n[prune]\nskip = ["*"]\n', "mine.toml")
-    with pytest.raises(InputError, match=r"'mine'.*odd: no technique for LSTM"):
+    with pytest.raises(InputError, match=r"'mine'.*odd: no technique for LSTM\. They can be compressed once"):
         build_space(table, spec, load_profile("host"))
     locked = msgspec.structs.replace(
         table,

@@ -184,5 +184,5 @@ def test_models_that_hold_other_than_finite_reals(net: nn.Module) -> None:
     with pytest.raises(InputError, match=r"4.bias contain NaN or infinity"):
         check_float32(net, "net")
     net[4].bias = nn.Parameter(torch.zeros(3, dtype=torch.complex64))  # type: ignore[index]
-    with pytest.raises(InputError, match=r"4.bias are complex"):
+    with pytest.raises(InputError, match=r"4.bias are complex: keep real and imaginary part apart"):
         check_float32(net, "net")

@@ -15,6 +15,7 @@ from torch.nn.utils import spectral_norm as old_spectral_norm
 from torch.nn.utils import weight_norm as old_weight_norm
 from torch.optim.swa_utils import AveragedModel
 
+from autocompress.errors import InputError
 from autocompress.tasks.wrapped import copied, unwrapped, with_plain_weights
 
 WAYS: dict[str, Callable[[nn.Module], Any]] = {
@@ -72,6 +73,13 @@ def test_a_wrapper_is_taken_off_with_a_word(wrap: Callable[[nn.Module], nn.Modul
 def test_what_computes_more_is_no_wrapper() -> None:
     for model in (Calling(nn.Linear(6, 4)), nn.Sequential(nn.Linear(6, 4))):
         assert unwrapped(model) is model
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TorchScript is old
+@pytest.mark.parametrize("made", [torch.jit.script, lambda net: torch.jit.trace(net, torch.zeros(1, 6))])
+def test_torchscript_is_refused(made: Callable[[nn.Module], nn.Module]) -> None:
+    with pytest.raises(InputError, match=r"one of TorchScript .*: give the network that it was scripted"):
+        unwrapped(made(nn.Linear(6, 4)))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from autocompress.core.quiet import quiet
 from autocompress.errors import InputError
@@ -39,12 +40,24 @@ def untraceable(error: Exception) -> str:
     """Return a message that says what must hold, which operation failed and where, and what to do."""
     cause = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     where = _users_line(error)
+    if _packs_sequences(error):
+        return ("the network must be traceable by torch.export, but packed sequences"
+                f"{f', as at {where},' if where else ''} are not: give the recurrent layer the padded batch, and take "
+                "each sample's answer at its last step, by its length (torch.gather); of two directions make a layer "
+                "each, the second of which reads the samples turned around")
     if not any(mark in f"{type(error).__name__} {cause}" for mark in _DATA_DEPENDENT):
         return f"the network must be traceable by torch.export, but{f' at {where}' if where else ''}: {cause}"
     return ("the network must be traceable by torch.export, which needs the same operations for every input, but what "
             f"it computes decides {f'at {where}' if where else 'in its forward'} what it does next ({cause}). Compute "
             "both ways and choose with torch.where, replace .item(), int() and tolist() by tensor operations, or leave "
             "that part out of the network that is given")
+
+
+def _packs_sequences(error: BaseException) -> bool:
+    """Return whether the traceback leads through a packed sequence, or the function that makes one."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(frame.f_code is pack_padded_sequence.__code__ or
+               any(isinstance(value, PackedSequence) for value in frame.f_locals.values()) for frame in frames)
 
 
 def _users_line(error: BaseException) -> str:

@@ -130,7 +130,7 @@ def _randomised(model: nn.Module) -> nn.Module:
 def _export(model: nn.Module, example: Example, free_sizes: bool) -> onnx.ModelProto:
     with exporting():
         names = output_names(model, example)
-        program = torch.export.export(model, (example,), dynamic_shapes=(free_shapes(example, free_sizes),))
+        program = torch.export.export(model, (example,), dynamic_shapes=(free_shapes(model, example, free_sizes),))
         exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False, optimize=False,
                                      input_names=input_names(example), output_names=names)
         assert exported is not None

@@ -62,13 +62,18 @@ def of_two(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
         return None
     if not np.isin(truth, (0, 1)).all():
         raise InputError("labels that have one score each must be 0 or 1, but one is "
-                         f"{truth[~np.isin(truth, (0, 1))][0]}")
+                         f"{truth[~np.isin(truth, (0, 1))][0]}: where a sample is of one class, give its number")
     return np.stack([truth.astype(np.float64), scores.astype(np.float64)], 1)
 
 
 def is_multi_label(shape: Sequence[int], labels: np.ndarray) -> bool:
     """Whether labels `(N, L)` are several for each sample, with a score each in an output of that shape."""
     return len(shape) == 2 and shape[1] > 1 and labels.shape[1:] == tuple(shape[1:])
+
+
+def one_hot(labels: np.ndarray) -> bool:
+    """Whether labels `(N, L)`, 0 or 1, hold exactly one for each sample, as classes written in one-hot rows do."""
+    return bool((labels.sum(1) == 1).all())
 
 
 def settled(rows: np.ndarray) -> np.ndarray:
@@ -79,8 +84,11 @@ def settled(rows: np.ndarray) -> np.ndarray:
 
 def right(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """For each sample 1 where the class is right, of maps and sequences the share of positions; negative labels and
-    255 beside fewer classes are not counted. Of one score for two classes, what `of_two` keeps."""
+    255 beside fewer classes are not counted. Of one score for two classes, what `of_two` keeps. Classes may be one-hot
+    rows."""
     if (pairs := of_two(predictions, labels)) is not None:
+        if pairs.shape[2] > 1 and one_hot(pairs[:, 0]):
+            return (pairs[:, 1].argmax(1) == pairs[:, 0].argmax(1)).astype(np.float64)  # type: ignore[no-any-return]
         if pairs.shape[2] > 1:
             raise InputError(f"accuracy needs one label for each sample, but there are {pairs.shape[2]}, with a score "
                              "each: use f1_macro or auroc, or a function of outputs and batch")

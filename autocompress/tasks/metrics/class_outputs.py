@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from torch import Tensor
 
 from autocompress.errors import InputError
-from autocompress.tasks.classification.measures import checked_labels, class_axis, is_multi_label
+from autocompress.tasks.classification.measures import (
+    checked_labels,
+    class_axis,
+    is_multi_label,
+    one_hot,
+    right,
+)
 from autocompress.tasks.metrics.measure import Measure, OfSamples
 from autocompress.tasks.metrics.selection import SCORE_NAMES, as_array, targets_of
 from autocompress.tasks.metrics.table import CLASS_ROWS
+
+log = logging.getLogger(__name__)
 
 
 def class_outputs(measures: Sequence[Measure], outputs: Mapping[str, Tensor],
@@ -37,10 +46,18 @@ def class_outputs(measures: Sequence[Measure], outputs: Mapping[str, Tensor],
 
 
 def _are_labels_with_a_score_each(measure: OfSamples, output: Tensor, batch: Any) -> bool:
-    if measure.needs_original:
+    """Accuracy takes them for one-hot rows, and refuses others."""
+    if measure.needs_original or measure.rows is right:
         return False
     try:
-        return is_multi_label(output.shape, as_array(targets_of(batch, measure.targets), "targets"))
+        labels = as_array(targets_of(batch, measure.targets), "targets")
+        if not is_multi_label(output.shape, labels):
+            return False
+        if one_hot(labels):
+            log.warning("%s: labels have a score each and are measured one by one, though every sample of the first "
+                        "batch has exactly one: if they are classes in one-hot rows, give class numbers (argmax)",
+                        measure.metric.name)
+        return True
     except InputError:  # said where the metric is computed
         return False
 

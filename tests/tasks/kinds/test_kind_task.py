@@ -12,6 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from autocompress.errors import InputError
+from autocompress.study.loading import load_task
+from autocompress.study.settings import SearchSettings
 from autocompress.tasks.kinds.make import KindRequest, kind_task
 from autocompress.tasks.kinds.names import default_kind, is_kind, is_of_kind
 from autocompress.tasks.preparation import Preparation
@@ -39,6 +41,19 @@ def scored(loaded: Any, task: Any) -> dict[str, float]:
         answers = [(each, {name: tensor.numpy() for name, tensor in by_name(
             loaded.model(task.inputs("validation", each))).items()}) for each in rows]
     return dict(task.score(iter(answers), "validation", likelihood).metrics)
+
+
+@pytest.mark.parametrize("last", [nn.Identity, lambda: nn.Flatten(0)])
+def test_one_number_for_two_classes_needs_no_kind_to_be_named(last: Any) -> None:
+    """As networks end that were trained by binary cross-entropy."""
+    x = RNG.normal(size=(200, 3)).astype(np.float32)
+    network = nn.Sequential(linear(3, 1), last())
+    with torch.no_grad():
+        labels = (network(torch.from_numpy(x)).flatten() > 0).long()
+    loaded, task = load_task(SearchSettings.of(model=network, data=(x, labels)))
+    assert task.metric.name == "accuracy" and scored(loaded, task)["accuracy"] == 1
+    with pytest.raises(InputError, match=r"logits \(2, 3\), one for each class of data, but answered \(2, 1\)"):
+        load_task(SearchSettings.of(model=linear(3, 1), data=(x, torch.arange(200) % 3)))
 
 
 def test_python_data_of_a_regression() -> None:

@@ -11,7 +11,8 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from autocompress.errors import InputError
-from autocompress.tasks.metrics.table import NAMED, metric
+from autocompress.tasks.metrics.class_outputs import class_outputs
+from autocompress.tasks.metrics.table import NAMED, measures, metric
 
 RNG = np.random.default_rng(0)
 SCORES, LABELS = RNG.normal(size=(60, 7)).astype(np.float32), RNG.integers(0, 7, 60)
@@ -40,6 +41,7 @@ def one_vs_rest() -> float:
 @pytest.mark.parametrize(("name", "outputs", "targets", "expected"), [
     ("accuracy", SCORES, LABELS, lambda: sk.accuracy_score(LABELS, SCORES.argmax(1))),
     ("accuracy", SCORES, torch.tensor(LABELS)[:, None], lambda: sk.accuracy_score(LABELS, SCORES.argmax(1))),
+    ("accuracy", SCORES, np.eye(SCORES.shape[1])[LABELS], lambda: sk.accuracy_score(LABELS, SCORES.argmax(1))),
     ("accuracy", MAPS, MASKS, lambda: (MAPS.argmax(1) == MASKS).mean()),
     ("top5", SCORES, LABELS, lambda: sk.top_k_accuracy_score(LABELS, SCORES, k=5)),
     ("f1_macro", SCORES, LABELS, lambda: sk.f1_score(LABELS, SCORES.argmax(1), average="macro")),
@@ -82,8 +84,17 @@ def test_what_several_labels_a_sample_are_not_measured_by_is_said() -> None:
         measured("accuracy", SCORES, SEVERAL)
     with pytest.raises(InputError, match="perplexity needs a score for each class"):
         measured("perplexity", SCORES, SEVERAL)
-    with pytest.raises(InputError, match="must be 0 or 1, but one is 2"):
+    with pytest.raises(InputError, match="0 or 1, but one is 2: where a sample is of one class, give its number"):
         measured("auroc", SCORES, 2 * SEVERAL)
+
+
+def test_classes_in_one_hot_rows_are_one_output_of_classes_or_several_labels_with_a_word(
+        caplog: pytest.LogCaptureFixture) -> None:
+    outputs, batch = {"output": torch.tensor(SCORES)}, (torch.zeros(len(SCORES)), np.eye(SCORES.shape[1])[LABELS])
+    assert class_outputs(measures("accuracy"), outputs, batch) == {"output": "classes"}
+    assert not caplog.text
+    assert class_outputs(measures("f1_macro"), outputs, batch) == {}
+    assert "f1_macro: labels have a score each" in caplog.text and "give class numbers" in caplog.text
 
 
 def test_positions_without_a_class_are_not_counted() -> None:
