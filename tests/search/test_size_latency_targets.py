@@ -98,6 +98,28 @@ def test_where_the_front_has_nothing_is_aimed_at(table: LayerTable) -> None:
         assert solver.estimate(solver.propose({}, bounds))["size_bytes"] <= bound, "within reach"
 
 
+def test_the_more_the_best_has_lost_the_more_proposals_use_the_whole_budget(table: LayerTable) -> None:
+    """The same trials of all sizes, once with nothing lost at the budget, and once with 0.4 more lost everywhere."""
+    solver = _solver(table)
+    aims = SizeLatencyTargets(solver, REFERENCE)
+    fractions = (1.0, 1.0, 0.7, 0.5, 0.25, 0.125, 0.0625)
+    settings = [aims.solution(size_fraction, 1.0)[1] for size_fraction in fractions]
+
+    def drawn(lost: float) -> list[float]:
+        study = optuna.create_study(directions=["maximize", "minimize", "minimize"])
+        for values, size_fraction in zip(settings, fractions, strict=True):
+            metrics = solver.estimate(values)
+            study.add_trial(optuna.trial.create_trial(
+                params=stored(values), distributions=distributions(solver.space),
+                values=[0.95 - lost - 0.1 * (1 / size_fraction - 1) ** 0.5, metrics["size_bytes"], metrics["macs"]]))
+        rng = np.random.default_rng(0)
+        return [aims.draw(study.trials, WEIGHTS, rng).get("size_bytes", solver.size_bytes) for _ in range(60)]
+
+    near, far = drawn(0.0), drawn(0.4)
+    assert sum(size == solver.size_bytes for size in far) > 1.4 * sum(size == solver.size_bytes for size in near)
+    assert np.mean(np.log(far)) > np.mean(np.log(near)), "what has lost nearly everything is no part of a front"
+
+
 def test_sizes_are_aimed_at_down_to_the_least_that_can_be_reached(table: LayerTable) -> None:
     solver, rng = _solver(table), np.random.default_rng(0)
     targets = [SizeLatencyTargets(solver, REFERENCE) for _ in range(200)]

@@ -31,10 +31,11 @@ SIZE_STEP = math.sqrt(0.5)
 LATENCY_FRACTIONS = (1.0, 0.4)
 # The attribute of a trial that holds the setting of the measured plan, where projection moved the proposed one.
 SETTING = "setting"
-# The largest loss of quality against the best trial with which an untrained candidate counts for the front, because
+# The largest share of the best trial's quality that an untrained candidate may lose and count for the front, because
 # training recovers most of it.
 MOST_LOST = 0.5
-# The share of proposals that use the whole budget, because the best model inside it is what the user wants.
+# The share of proposals that use the whole budget, because the best model inside it is what the user wants; to it comes
+# the quality that the best trial has lost against the original.
 FULL_BUDGET_SHARE = 0.25
 # The least number of completed trials for a posterior; with fewer, targets are drawn from the prior, uniformly.
 LEAST_TRIALS = 6
@@ -122,8 +123,10 @@ class SizeLatencyTargets:
             Bounds beside the budget, by metric.
         """
         latency_fraction = LATENCY_FRACTIONS[int(rng.integers(len(LATENCY_FRACTIONS)))]
-        if rng.random() < FULL_BUDGET_SHARE:
-            return self._target(1.0, latency_fraction).bounds
+        lost = self._least_lost(completed)
+        share = rng.random()
+        if share < FULL_BUDGET_SHARE + lost:
+            return self._target(1.0, latency_fraction if share < FULL_BUDGET_SHARE else 1.0).bounds
         if len(completed) < LEAST_TRIALS:
             size_fraction = self._size_fractions[int(rng.integers(len(self._size_fractions)))]
             return self._target(size_fraction, latency_fraction).bounds
@@ -145,9 +148,18 @@ class SizeLatencyTargets:
                                         measured_qualities, target_sensitivities, target_costs, rng)
         contributions = hypervolume_contribution(
             np.column_stack([1 - measured_qualities, trial_costs]),
-            np.column_stack([1 - expected_qualities, target_costs]), rng, MOST_LOST
+            np.column_stack([1 - expected_qualities, target_costs]), rng, MOST_LOST * (1 - lost)
         )
         return targets[int(contributions.argmax())].bounds
+
+    def _least_lost(self, completed: Sequence[FrozenTrial]) -> float:
+        """Return the quality that the best trial has lost against the original, 0 to `MOST_LOST`; 0 without trials."""
+        if not completed:
+            return 0.0
+        values = self.qualities(completed)
+        sign = 1 if self._reference.metric.higher_is_better else -1
+        original = sign * self._reference.value / self._reference.scale
+        return float(np.clip(original - values.max(), 0.0, MOST_LOST))
 
     def _target(self, size_fraction: float, latency_fraction: float) -> SizeLatencyTarget:
         if (size_fraction, latency_fraction) not in self._targets:
