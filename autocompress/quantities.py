@@ -38,9 +38,12 @@ def _positive(value: float, text: str | float, what: str) -> float:
 
 
 def parse_bytes(text: str | float, what: str = "a size") -> int:
-    """`"2MB"` → 2000000, `"2MiB"` → 2097152, `"2e6"` → 2000000. At least one byte."""
+    """`"2MB"` → 2000000, `"2MiB"` → 2097152, `"2e6"` → 2000000. At least one byte: less is meant as a share of
+    something, which nothing here knows."""
     value = _positive(_parse(text, dict(_BYTES), what, "2MB or 512KiB"), text, what)
-    return max(1, int(value))
+    if value < 1:
+        raise InputError(f"{what} must be at least 1 byte, such as 2MB or 512KiB, but got {text!r}")
+    return int(value)
 
 
 def parse_milliseconds(text: str | float, what: str = "a latency") -> float:

@@ -21,6 +21,7 @@ from autocompress.tasks.named_sets import cifar10, digits, fashion_mnist
 from autocompress.tasks.npz import from_npz
 from autocompress.tasks.picture_cache import DEFAULT_BYTES
 from autocompress.tasks.preparation import Preparation
+from autocompress.tasks.sources.specs import PLACES
 from autocompress.tasks.splits import PIXELS, READINGS, Split, TaskData
 from autocompress.tasks.views import drawn_changes, sounds_changed
 
@@ -29,7 +30,8 @@ log = logging.getLogger(__name__)
 __all__ = ["DATA_SPECS", "Split", "TaskData", "load_data"]
 
 UNSPECIFIED = Preparation()
-DATA_SPECS = ("digits", "fashion-mnist", "cifar10", "imagefolder:DIR", "npz:FILE", "path/to/file.py:factory")
+DATA_SPECS = ("digits", "fashion-mnist", "cifar10", "imagefolder:DIR", *(
+    f"{kind}:{','.join(places).replace(',[', '[,')}" for kind, places in PLACES.items()), "path/to/file.py:factory")
 
 
 def load_data(

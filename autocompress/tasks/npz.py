@@ -73,7 +73,10 @@ def read_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
         with zipfile.ZipFile(path) as archive:
             refuse_bomb(archive, path)
             return {info.filename.removesuffix(".npy"): _array(archive, info, path) for info in archive.infolist()}
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, MemoryError, RuntimeError,
+    except zipfile.BadZipFile as error:
+        hint = ": put the arrays into one file by numpy.savez(file, x=…, y=…)" if path.suffix == ".npy" else ""
+        raise InputError(f"{path} must be an intact .npz file of plain arrays, but: {error}{hint}") from error
+    except (zlib.error, OSError, EOFError, ValueError, MemoryError, RuntimeError,
             struct.error) as error:
         raise InputError(f"{path} must be an intact .npz file of plain arrays, but: {error}") from error
 
@@ -115,6 +118,10 @@ def _header(stream: IO[bytes], info: zipfile.ZipInfo) -> tuple[tuple[int, ...], 
     version = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, order, dtype = read(stream)
+    if dtype.hasobject:
+        name = info.filename.removesuffix(".npy")
+        raise ValueError(f"{name} holds Python objects, which are not read: store names by {name}.astype(str), numbers "
+                         f"by {name}.astype(float)")
     if math.prod(shape) * dtype.itemsize > info.file_size:
         raise ValueError(f"{info.filename} declares {shape} {dtype}, more than its {info.file_size:,} bytes hold")
     return shape, order, dtype, stream.tell()

@@ -172,9 +172,17 @@ def test_npz_never_unpickles(tmp_path: Path, pixels: Arrays) -> None:
             return Path.touch, (ran,)
 
     np.savez(tmp_path / "bad.npz", x=np.array([Payload()] * 4, dtype=object), y=pixels[1], allow_pickle=True)
-    with pytest.raises(InputError, match="intact"):
+    with pytest.raises(InputError, match=r"x holds Python objects, .*: store names by x\.astype\(str\)"):
         load_data(f"npz:{tmp_path / 'bad.npz'}")
     assert not ran.exists()
+
+
+def test_a_single_array_in_a_file_and_a_file_without_a_kind_are_told_from_npz(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((4, 3)))
+    with pytest.raises(InputError, match=r"put the arrays into one file by numpy\.savez"):
+        load_data(f"npz:{tmp_path / 'x.npy'}")
+    with pytest.raises(InputError, match=r"npz:FILE, csv:FILE, masks:IMAGES\[,MASKS\], .* but got 'table\.csv'"):
+        load_data("table.csv")
 
 
 def test_npz_without_the_names_lists_what_it_holds(tmp_path: Path) -> None:
