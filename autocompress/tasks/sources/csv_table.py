@@ -5,6 +5,7 @@ Numbers are kept as float32; a text is read from the file, and tokenised, when i
 
 from __future__ import annotations
 
+import logging
 import sys
 from array import array
 from collections.abc import Sequence
@@ -34,6 +35,8 @@ from autocompress.tasks.sources.records import Records, is_number
 from autocompress.tasks.sources.specs import SourceSpec
 from autocompress.tasks.sources.text import Tokens, tokens_for
 from autocompress.tasks.splits import SPLITS
+
+log = logging.getLogger(__name__)
 
 # Names that a column of targets has where no option says its name.
 _TARGETS = ("target", "targets", "label", "labels", "y", "class")
@@ -108,7 +111,7 @@ def open_csv(spec: SourceSpec, context: SourceContext) -> Source:
     """The records of a table.
 
     Options: `target`, a column or several, empty where there are no labels; `inputs`, columns of numbers, by default
-    all others; `text`, the column of a text; `split`, the column that says train, validation or test; `shape` of an
+    all others that have a name; `text`, the column of a text; `split`, the column that says train, validation or test; `shape` of an
     input such as `1,140`, out of as many columns; `length` of a text in tokens; `window`, `horizon`, `stride` and
     `series` of a time series, see `csv_windows`; `categories`, columns of them, and `names` of the inputs of categories
     and numbers.
@@ -163,7 +166,7 @@ def _columns(spec: SourceSpec, records: Records, context: SourceContext, window:
     categories = tuple(records.number(name, "categories") for name in spec.listed("categories") or ())
     foretells = window is not None and window.horizon > 0  # what comes next is foretold of what was before
     apart = (split, series, *categories, *(() if foretells else targets))
-    rest = [number for number in range(len(records.columns)) if number not in apart]
+    rest = [number for number, name in enumerate(records.columns) if number not in apart and name]
     inputs = spec.listed("inputs")
     text = records.number(spec.options["text"], "text") if "text" in spec.options else None
     if text is not None and inputs is not None:
@@ -171,6 +174,9 @@ def _columns(spec: SourceSpec, records: Records, context: SourceContext, window:
                          "one")
     if text is None and inputs is None and context.tokenizer is not None:
         text = _one_text(records, rest)
+    if inputs is None and text is None and "" in records.columns:
+        log.warning("%s: column %d has no name, as the row numbers that pandas writes, and is left out of the inputs",
+                    records.path, records.columns.index("") + 1)
     numeric = rest if inputs is None else [records.number(name, "inputs") for name in inputs]
     if (categories or window is not None) and (text is not None or (categories and window is not None)):
         raise InputError("data: samples are windows, rows with categories, or texts, but options of more than one of "

@@ -52,7 +52,7 @@ class Records:
                 continue
             if len(cells) != len(self.columns):
                 raise InputError(f"{self.path}: every record must have {len(self.columns)} cells, one a column, but "
-                                 f"record {number} has {len(cells)}")
+                                 f"record {number - self.has_header} has {len(cells)}")
             yield place, cells
 
     def at(self, place: int) -> list[str]:
@@ -94,8 +94,9 @@ class Records:
                     yield begin, cells
                 begin = taken
         except (csv.Error, UnicodeDecodeError) as error:
+            remedy = ": save the file as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
             raise InputError(f"{self.path} must hold records of values separated by {self.separator!r} in UTF-8, but "
-                             f"in line {reader.line_num + 1}: {error}") from None
+                             f"in line {reader.line_num + 1}: {error}{remedy}") from None
         finally:
             csv.field_size_limit(limit)
 

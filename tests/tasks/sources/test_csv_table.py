@@ -124,7 +124,7 @@ def test_columns_that_cannot_be(tmp_path: Path, query: str, context: SourceConte
     ("", "is empty"),
     ("x,y\n", "holds none"),
     ("x,x,y\n1,2,3\n", "name each column once, but 'x' is there twice"),
-    ("x,y\n1,2\n1,2,3\n", "every record must have 2 cells, one a column, but record 3 has 3"),
+    ("x,y\n1,2\n1,2,3\n", "every record must have 2 cells, one a column, but record 2 has 3"),
     ("x,y\n1,2\n,2\n", "record 2, column 'x' must be a finite number, but is ''"),
     ("x,y\n1,2\nnan,2\n", "record 2, column 'x' must be a finite number, but is 'nan'"),
     ("x,y\n1,2\n1,\n", "record 2: the target must be a finite number, but is ''"),
@@ -137,9 +137,20 @@ def test_files_that_cannot_be_read(tmp_path: Path, text: str, said: str) -> None
         open_source(f"csv:{tmp_path}/rows.csv", NUMBERS)
 
 
+@pytest.mark.parametrize("text", [",x,y\n" + "".join(f"{row},{row / 2},1\n" for row in range(20)),
+                                  "x,y,\n" + "".join(f"{row / 2},1,\n" for row in range(20))])
+def test_a_column_without_a_name_is_left_out(tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Row numbers, as pandas writes them, and what a comma at the end of lines makes."""
+    (tmp_path / "rows.csv").write_text(text)
+    source = open_source(f"csv:{tmp_path}/rows.csv", NUMBERS)
+    sample = source.splits["train"][0]
+    (values,) = (each for key, each in sample.items() if key != "target")
+    assert values.shape == (1,) and "has no name" in caplog.text
+
+
 def test_text_that_is_not_utf_8(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_bytes(b"x,y\n1,\xff\n")
-    with pytest.raises(InputError, match="UTF-8"):
+    with pytest.raises(InputError, match="save the file as UTF-8"):
         open_source(f"csv:{tmp_path}/rows.csv", NUMBERS)
     with pytest.raises(InputError, match="there is no file"):
         open_source(f"csv:{tmp_path}/none.csv", NUMBERS)
