@@ -111,10 +111,10 @@ def open_csv(spec: SourceSpec, context: SourceContext) -> Source:
     """The records of a table.
 
     Options: `target`, a column or several, empty where there are no labels; `inputs`, columns of numbers, by default
-    all others that have a name; `text`, the column of a text; `split`, the column that says train, validation or test; `shape` of an
-    input such as `1,140`, out of as many columns; `length` of a text in tokens; `window`, `horizon`, `stride` and
-    `series` of a time series, see `csv_windows`; `categories`, columns of them, and `names` of the inputs of categories
-    and numbers.
+    all others that have a name; `text`, the column of a text; `split`, the column that says train, validation or test;
+    `shape` of an input such as `1,140`, out of as many columns; `length` of a text in tokens; `window`, `horizon`,
+    `stride` and `series` of a time series, see `csv_windows`; `categories`, columns of them, and `names` of the inputs
+    of categories and numbers.
 
     Raises:
         InputError: where the file, a column or a cell is not as it must be.
