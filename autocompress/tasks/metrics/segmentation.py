@@ -12,7 +12,7 @@ def overlaps(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Pixels in intersection and in union of each sample and class, `(N, classes, 2)`.
 
     Args:
-        predictions: scores `(N, classes, …)`.
+        predictions: scores `(N, classes, …)`; of two classes also one logit or probability `(N, 1, …)` or `(N, …)`.
         labels: classes `(N, …)`; negative ones, and 255 beside fewer classes, are not counted.
 
     Raises:
@@ -21,6 +21,7 @@ def overlaps(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
     if labels.ndim == predictions.ndim and labels.shape[1] == 1:
         labels = labels[:, 0]
     labels = checked_labels(labels)
+    predictions = _of_two_classes(predictions, labels)
     axis = class_axis(predictions, labels)
     classes, counted = predictions.shape[axis], labels >= 0
     unknown = counted & (labels >= classes)
@@ -35,6 +36,16 @@ def overlaps(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
         union = np.bincount(true, minlength=classes) + np.bincount(predicted, minlength=classes) - common
         counts[row] = np.stack([common, union], 1)
     return counts
+
+
+def _of_two_classes(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Scores of two classes `(N, 2, …)` where there is one for each label, the second's: a probability where all lie
+    between 0 and 1, else a logit. Any other predictions as they are."""
+    single = predictions[:, None] if predictions.shape == labels.shape else predictions
+    if single.dtype.kind != "f" or single.shape != (len(labels), 1, *labels.shape[1:]):
+        return predictions
+    border = 0.5 if bool((single >= 0).all() and (single <= 1).all()) else 0.0
+    return np.concatenate([np.full_like(single, border), single], 1)
 
 
 def mean_iou(rows: np.ndarray) -> float:

@@ -62,6 +62,10 @@ def one_vs_rest() -> float:
     ("r2", NUMBERS, TRUE, lambda: sk.r2_score(TRUE, NUMBERS)),
     ("r2", NUMBERS[:, 0], TRUE[:, :1], lambda: sk.r2_score(TRUE[:, 0], NUMBERS[:, 0])),
     ("spearman", NUMBERS[:, 0], TRUE[:, 0], lambda: stats.spearmanr(TRUE[:, 0], NUMBERS[:, 0]).statistic),
+    ("miou", MAPS[:, :1], (MASKS > 1)[:, None].astype(np.float32),
+     lambda: sk.jaccard_score(MASKS.ravel() > 1, MAPS[:, 0].ravel() > 0, average="macro")),
+    ("miou", 1 / (1 + np.exp(-MAPS[:, 0])), MASKS > 1,
+     lambda: sk.jaccard_score(MASKS.ravel() > 1, MAPS[:, 0].ravel() > 0, average="macro")),
     ("miou", MAPS, MASKS, lambda: sk.jaccard_score(MASKS.ravel(), MAPS.argmax(1).ravel(), average="macro")),
 ])
 def test_a_metric_is_what_its_name_says(name: str, outputs: np.ndarray, targets: Any, expected: Any) -> None:
