@@ -50,6 +50,24 @@ def networks_exported_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def samples_answered_here() -> Iterator[None]:
+    """Let exports run their file's samples in this process: each process of its own imports for a third of a second.
+    Searches that tests start in processes of their own (`tests/cli/test_interrupt.py`) run them as they are run, and
+    `tests/artifact/test_verify.py` holds what that process does."""
+    if "torch" not in sys.modules:
+        yield
+        return
+    from autocompress.artifact.isolated import Answers
+    from autocompress.formats.table import reader_named
+    from autocompress.study import export_candidate
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export_candidate, "run_isolated",
+                      lambda name, data, inputs: Answers(reader_named(name).open(data).run(inputs)))
+        yield
+
+
 @pytest.fixture(scope="module")
 def short_searches() -> Iterator[None]:
     """Let searches in this process train and time for a moment: how well a network recovers is shown elsewhere."""
