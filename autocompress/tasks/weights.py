@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from autocompress.tasks.state_dict import Candidate, candidates, distinct, is_co
 
 log = logging.getLogger(__name__)
 
+_STATISTICS = ("running_mean", "running_var")
 _NAMED = 5
 
 
@@ -101,8 +103,8 @@ def put_weights(model: nn.Module, weights: dict[str, Tensor], origin: str, class
     """Copy `weights` into the model, as float32 where they are floats.
 
     InputError names the first five names or shapes that do not fit, tensors of complex or integer type
-    where the model has floats, and tensors with NaN or infinite values. `classes` words the commonest
-    misfit: weights trained for another number of classes.
+    where the model has floats, and tensors with NaN or infinite values (see `_not_finite`). `classes` words
+    the commonest misfit: weights trained for another number of classes.
     """
     state = model.state_dict()
     missing = [n for n in state if n not in weights and not is_counter(n) and state[n].is_floating_point()]
@@ -126,13 +128,22 @@ def put_weights(model: nn.Module, weights: dict[str, Tensor], origin: str, class
     if refused:
         kinds = ", ".join(sorted({str(weights[n].dtype) for n in refused}))
         raise InputError(f"{origin} must hold floating-point weights, but {_named(refused)} are {kinds}")
-    bad = [n for n, t in weights.items() if t.is_floating_point() and not bool(torch.isfinite(t.float()).all())]
+    bad = _not_finite(model, weights)
     if bad:
         raise InputError(f"{origin} must hold finite weights, but {_named(bad)} contain NaN or infinity")
     converted = {str(t.dtype) for n, t in weights.items() if t.is_floating_point() and t.dtype != torch.float32}
     if converted:
         log.warning("%s: converted weights from %s to float32", origin, ", ".join(sorted(converted)))
     model.load_state_dict({**state, **weights})
+
+
+def _not_finite(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the model's tensors that hold NaN or, but for buffers that are no statistics, infinite values: masks of
+    attention are buffers of minus infinity."""
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    masks = {name for name in tensors if name not in parameters and not name.endswith(_STATISTICS)}
+    return [name for name, tensor in tensors.items() if tensor.is_floating_point() and not bool(
+        (~tensor.isnan() if name in masks else torch.isfinite(tensor.float())).all())]
 
 
 def check_float32(model: nn.Module, origin: str) -> nn.Module:
@@ -142,7 +153,7 @@ def check_float32(model: nn.Module, origin: str) -> nn.Module:
     if wrong:
         raise InputError(f"{origin} must have real weights, but {_named(wrong)} are complex: keep real and imaginary "
                          "part apart (torch.view_as_real), and compute with both")
-    bad = [n for n, t in state.items() if t.is_floating_point() and not bool(torch.isfinite(t.float()).all())]
+    bad = _not_finite(model, state)
     if bad:
         raise InputError(f"{origin} must have finite weights, but {_named(bad)} contain NaN or infinity")
     return model.float().cpu()

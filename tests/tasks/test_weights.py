@@ -177,6 +177,19 @@ def test_a_missing_batch_counter_is_forgiven(net: nn.Module) -> None:
     put_weights(net, _changed(net, **{"1_num_batches_tracked": None}), "w.pt", classes=3)
 
 
+def test_a_buffer_of_minus_infinity_is_a_mask_and_nothing_else_is() -> None:
+    """As attention to what came before is written."""
+    net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    net.register_buffer("mask", torch.triu(torch.full((4, 4), -torch.inf), 1))
+    check_float32(net, "net")
+    put_weights(net, net.state_dict(), "file", 4)
+    for name, value in (("mask", torch.nan), ("1.running_var", torch.inf)):
+        state = {key: tensor.clone() for key, tensor in net.state_dict().items()}
+        state[name].flatten()[0] = value
+        with pytest.raises(InputError, match=f"{name} contain NaN or infinity"):
+            put_weights(net, state, "file", 4)
+
+
 def test_models_that_hold_other_than_finite_reals(net: nn.Module) -> None:
     assert {p.dtype for p in check_float32(net.half(), "net").parameters()} == {torch.float32}
     with torch.no_grad():
