@@ -7,12 +7,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 from autocompress.core.plan import Step
 from autocompress.errors import TrialError
 from autocompress.formats.openvino.format import FORMAT
+from autocompress.hardware.profile import load_profile
+from autocompress.study.workbench import Workbench
 from autocompress.testing.exporters import integers
 from autocompress.testing.format_contract import FormatContract
+from autocompress.testing.networks import task_data
 from autocompress.testing.techniques import workbench
 
 
@@ -27,6 +32,33 @@ class TestOpenvinoOfSequences(FormatContract):
     """Sequences and tokens."""
 
     format, networks = FORMAT, ("gru", "encoder")
+
+
+class Patches(nn.Module):
+    """Patches of a picture, a token before them, and a layer on their mean, as vision transformers begin."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.token, self.head = nn.Conv2d(1, 16, 7, 7), nn.Parameter(torch.ones(1, 1, 16)), nn.Linear(16, 5)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        patches = self.patch(pictures).flatten(2).transpose(1, 2)
+        scores: Tensor = self.head(torch.cat([self.token.expand(len(patches), -1, -1), patches], 1).mean(1))
+        return scores
+
+
+def test_every_channel_of_patches_has_its_own_bias() -> None:
+    torch.manual_seed(0)
+    network, data = Patches().eval(), task_data((1, 14, 14))
+    nn.init.normal_(network.patch.bias)
+    bench = Workbench(network, data, load_profile("host"), seed=0, epochs=1, file_format=FORMAT)
+    written = bench.network.write(bench.network.compressor.compress(integers(bench, (8,), 8))).data
+    inputs = {"input": data.test.inputs[:3].numpy()}
+    runtime = FORMAT.open(written)
+    with torch.inference_mode():
+        expected = network(data.test.inputs[:3])
+    torch.testing.assert_close(torch.from_numpy(runtime.run(inputs)["output"]), expected, rtol=0.0, atol=0.1)
+    assert {len(runtime.run({"input": data.test.inputs[:n].numpy()})["output"]) for n in (1, 2, 4, 3)} == {1, 2, 3, 4}
 
 
 def test_activations_of_16_bits_are_refused() -> None:
