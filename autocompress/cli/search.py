@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from time import perf_counter
 from typing import Any
 
 import click
@@ -51,6 +52,7 @@ def search(config: str | None, trust_code: bool, as_json: bool, quiet: bool, **n
 
 
 def _search(settings: dict[str, Any], *, as_json: bool, quiet: bool) -> None:
+    started = perf_counter()
     # Imported here: torch takes seconds, and neither help nor a mistyped flag should wait for it.
     from autocompress.cli.progress import progress
     from autocompress.cli.summary import print_summary
@@ -58,7 +60,7 @@ def _search(settings: dict[str, Any], *, as_json: bool, quiet: bool) -> None:
     from autocompress.study.signals import ending_the_process
 
     with clean_stdout(), ending_the_process(partial(end_process, as_json)), progress(quiet=quiet) as shown:
-        result = run_search(on_event=shown, **settings)
+        result = run_search(on_event=shown, started=started, **settings)
     if as_json:
         print_json(result.to_dict())
     else:

@@ -24,7 +24,8 @@ from autocompress.study.signals import StoppedNow, stoppable
 
 
 def search(model: Any = None, data: Any = None, budget: str | float | None = None, *,
-           on_event: Callable[[Event], None] | None = None, **options: Any) -> SearchResult:
+           on_event: Callable[[Event], None] | None = None, started: float | None = None,
+           **options: Any) -> SearchResult:
     """Search for the best compressed versions of a network inside a budget, and export the best.
 
     Args:
@@ -33,6 +34,7 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
             Without both, the embedded ResNet-18 on handwritten digits.
         budget: bytes of the exported file, `"2MB"`.
         on_event: is told of progress.
+        started: the `time.perf_counter()` from which `timeout` counts, where that is not the call.
         options: the further settings, listed below. A list of profiles asks for plans that are legal on all of them,
             the latency on each an objective, and bounded on each by `latency="5ms"`, on some by
             `latency={"stm32h743": "80ms"}`. `task`, `format`, `techniques`, `executor` and `sampler` may be objects of
@@ -47,7 +49,7 @@ def search(model: Any = None, data: Any = None, budget: str | float | None = Non
         InputError, InfeasibleError, EnvironmentFault, AutocompressError where an exported file is not what was
         promised, or Interrupted after Ctrl-C; a study that has begun is kept in each case.
     """
-    started = time.perf_counter()
+    started = time.perf_counter() if started is None else started
     values = read({"model": model, "data": data, "budget": budget, **options})
     settings = SearchSettings.completed(with_stored(values))
     request = Request.of(settings)

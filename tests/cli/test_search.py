@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
@@ -182,3 +184,10 @@ def test_a_missing_network_leaves_nothing_behind(cli: Cli, tmp_path: Path) -> No
     out = cli("search", "--model", f"{tmp_path / 'gone.py'}:net", "--data", "digits", "--out", str(tmp_path / "study"))
     assert out.code == 2 and "gone.py" in out.err
     assert not (tmp_path / "study").exists()
+
+
+def test_the_time_limit_counts_what_is_imported(cli: Cli, task: Any, tmp_path: Path,
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["autocompress.cli.search"], "perf_counter", lambda: time.perf_counter() - 1000)
+    out = cli("search", *task.flags, "--budget", "2.8kB", "--timeout", "1m", "--out", str(tmp_path / "study"))
+    assert out.code == 0 and "the best of 1 calibrated candidate stands" in out.err, out.err
