@@ -257,5 +257,6 @@ def about_the_original(runtime: str) -> Iterator[None]:
         yield
     except TrialError as error:
         raise InputError(f"the original must compute the same in {runtime} as in torch, and finite scores, but "
-                         f"{error}. Look for randomness in its forward that eval() leaves on, and for NaN or infinite "
-                         "values in its weights or in the data") from error
+                         f"{error}. Look for randomness in its forward that eval() leaves on, for operations that "
+                         "change its input in place, and for NaN or infinite values in its weights or in the data"
+                         ) from error

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from autocompress.errors import InputError
 from autocompress.tasks.checkpoint import SAVE_HINT, read_checkpoint
@@ -147,8 +148,13 @@ def _not_finite(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def check_float32(model: nn.Module, origin: str) -> nn.Module:
-    """The model in float32 on the CPU. InputError when it holds complex, or NaN or infinite, weights."""
+    """The model in float32 on the CPU. InputError when it holds weights without values, complex, or NaN or infinite
+    ones."""
     state = model.state_dict()
+    empty = [n for n, t in state.items() if is_lazy(t) or t.is_meta]
+    if empty:
+        raise InputError(f"{origin} must have weights with values, but {_named(empty)} have none yet: call a network "
+                         "of lazy layers once with data, and load the weights of one that is on the device meta")
     wrong = [n for n, t in state.items() if t.is_complex()]
     if wrong:
         raise InputError(f"{origin} must have real weights, but {_named(wrong)} are complex: keep real and imaginary "

@@ -62,6 +62,19 @@ def test_another_fault_is_told_where_it_comes_from() -> None:
         trace(Deciding(lambda x: torch.from_numpy(x.numpy())).eval(), (4,))
 
 
+class Mixed(nn.Linear):
+    """Computes in 16 bits of its own accord."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return super().forward(input).float()
+
+
+def test_autocast_inside_forward_is_named() -> None:
+    with pytest.raises(InputError, match=r"torch\.autocast, on or off: put autocast around the call"):
+        trace(nn.Sequential(Mixed(4, 4), nn.Linear(4, 5)).eval(), (4,))
+
+
 class Packed(nn.Module):
     """Reads sequences of unequal length as torch's tutorials do."""
 

@@ -190,6 +190,12 @@ def test_a_buffer_of_minus_infinity_is_a_mask_and_nothing_else_is() -> None:
             put_weights(net, state, "file", 4)
 
 
+def test_weights_without_values_are_named() -> None:
+    for net in (nn.Sequential(nn.LazyLinear(4)), nn.Sequential(nn.Linear(4, 4, device="meta"))):
+        with pytest.raises(InputError, match=r"with values, but 0\.weight, 0\.bias have none yet"):
+            check_float32(net, "net")
+
+
 def test_models_that_hold_other_than_finite_reals(net: nn.Module) -> None:
     assert {p.dtype for p in check_float32(net.half(), "net").parameters()} == {torch.float32}
     with torch.no_grad():

@@ -31,9 +31,13 @@ def exported(model: nn.Module, example: Inputs) -> torch.export.ExportedProgram:
             redirect_stderr(io.StringIO()):  # where it fails, torch prints its graph
         warnings.simplefilter("ignore")
         try:
-            return torch.export.export(model, (example,))
+            program = torch.export.export(model, (example,))
         except Exception as error:  # torch.export raises many kinds
             raise InputError(untraceable(error)) from error
+    if any("wrap_with_autocast" in str(node.target) for node in program.graph.nodes):
+        raise InputError("the network must compute in float32, but its forward holds a block of torch.autocast, on or "
+                         "off: put autocast around the call in training, and take it out of forward")
+    return program
 
 
 def untraceable(error: Exception) -> str:
