@@ -182,6 +182,9 @@ def _listed(root: Path, names: list[str]) -> PictureListing:
     extra = [name for name in _class_names(root) if name not in names]
     if extra:
         raise InputError(f"{root}: every class must also be in the training folder, but {extra[0]!r} is not")
+    absent = [name for name in names if not (root / name).is_dir()]
+    if absent:
+        log.warning("%s: no pictures of %d classes that are trained, such as %s", root, len(absent), absent[0])
     return list_pictures(root, names)
 
 

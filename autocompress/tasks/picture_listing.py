@@ -138,6 +138,9 @@ def is_hidden(name: str) -> bool:
 def _walked(root: Path, name: str, folders: dict[str, int], others: Counter[str]) -> Iterator[tuple[str, int, int]]:
     """Path relative to `root`, size and time of change of each picture; notes the folders with their times."""
     suffixes, waiting = picture_suffixes(), [name]
+    if not (root / name).is_dir():  # a split without pictures of a class
+        folders["."] = root.stat().st_mtime_ns
+        return
     while waiting:
         folder = waiting.pop()
         folders[folder] = (root / folder).stat().st_mtime_ns

@@ -162,6 +162,15 @@ def test_an_empty_class_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert "no picture to train with is in the class b" in caplog.text
 
 
+def test_a_split_may_lack_a_class(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for split, classes in (("train", "abc"), ("val", "ac"), ("test", "abc")):
+        for name in classes:
+            _plain(tmp_path / split / name)
+    data = load_data(f"imagefolder:{tmp_path}")
+    assert sorted({*data.validation.targets.tolist()}) == [0, 2]
+    assert "val: no pictures of 1 classes that are trained, such as b" in caplog.text
+
+
 def test_classes_of_one_picture_are_trained(tmp_path: Path) -> None:
     for name, count in (("common", 30), ("also", 30), ("rare", 1), ("rarer", 1)):
         _plain(tmp_path / name, count)
