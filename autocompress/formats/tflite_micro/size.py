@@ -15,6 +15,8 @@ from autocompress.formats.tflite_micro.decoding import HEADER_BYTES
 # a softmax in 16 bits, 2,052 bytes.
 INTERPRETER, OPERATOR, DECODE, CHANNEL = 1300, 230, 208, 8
 SHAPE = REFERENCE + 4  # bytes of a shape of one axis
+# Bytes of the operator before the reader of a weight, the whole weight, and the tensor of the table.
+DECODING = PLAIN_OPERATOR + 2 * REFERENCE + 12 + 16 + REFERENCE + 16 + REFERENCE
 
 
 def file_bytes(parts: Sequence[Part], skeleton_bytes: int) -> int:
@@ -24,15 +26,11 @@ def file_bytes(parts: Sequence[Part], skeleton_bytes: int) -> int:
     total: float = size.file_bytes(parts, skeleton_bytes, bias_scales=False)
     # A table that layers share is stored once; a weight that is looked up has an operator and two tensors more.
     total += sum(HEADER_BYTES + 2**bits + 8 + 2 * REFERENCE + PADDING for bits, _ in tables)
-    # Tables of as many levels have one shape.
-    total += _decode() * sum(part.weight_bits < 8 for part in parts) + SHAPE * len({bits for bits, _ in tables})
+    # Tables of as many levels have one shape, and so have as many bytes of codes.
+    codes = {-(-part.weights * part.weight_bits // 8) for part in parts if part.weight_bits < 8}
+    total += DECODING * sum(part.weight_bits < 8 for part in parts)
+    total += SHAPE * (len({bits for bits, _ in tables}) + len(codes))
     return round(total)
-
-
-def _decode() -> int:
-    """Bytes of the operator before the reader of a weight, the whole weight, the shape of the codes, and the tensor of
-    the table."""
-    return PLAIN_OPERATOR + 2 * REFERENCE + 12 + 16 + REFERENCE + 16 + REFERENCE + SHAPE
 
 
 def arena_bytes(activation_bytes: int, parts: Sequence[Part]) -> int:
