@@ -103,7 +103,7 @@ class WritableNetwork:
     masks: Mapping[str, Mask] = field(default_factory=dict)
     # Normalised inputs from which ranges of activations are taken.
     calibration: Arrays = field(default_factory=dict)
-    # How a range is chosen: minmax, percentile, entropy or mse.
+    # How a range is chosen: a method of `formats/ranges.py`.
     range_method: str = "minmax"
 
     @property

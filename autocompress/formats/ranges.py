@@ -1,7 +1,7 @@
 """Ranges of activations: what integers cover, chosen from a sample of the values.
 
 * `minmax`: all that was observed.
-* `percentile`: all but the outermost 0.01% of the values.
+* `percentile`: all but the outermost 0.01% of the values; `percentile-99.9`: all but the outermost 0.1%.
 * `entropy`: the clipping of least Kullback-Leibler divergence between the histogram and itself after quantisation
   (Migacz, "8-bit Inference with TensorRT", GTC 2017).
 * `mse`: the clipping of least squared error on the sample (Sung et al., "Resiliency of Deep Neural Networks under
@@ -17,8 +17,8 @@ import numpy as np
 
 # Ranges tried for the least squared error, as shares of the observed one.
 CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
-# Share of the values that a percentile leaves outside, half of it at either end.
-OUTSIDE = 1e-4
+# Shares of the values that percentiles leave outside, half of it at either end.
+OUTSIDE = {"percentile": 1e-4, "percentile-99.9": 1e-3}
 # Bins of the entropy method's histogram, of the narrowest range that it tries, and between one range and the next.
 BINS, LEAST_BINS, STRIDE = 2048, 256, 32
 # Values of a tensor that a range is chosen from, drawn at random.
@@ -75,13 +75,13 @@ def choose_range(sample: np.ndarray, low: float, high: float, bits: int = 8, met
         low: the least value that was observed.
         high: the largest value that was observed.
         bits: width of the integers, 8 or 16.
-        method: `minmax`, `percentile`, `entropy` or `mse`.
+        method: `minmax`, `percentile`, `percentile-99.9`, `entropy` or `mse`.
 
     Returns:
         A range inside [low, high], widened to hold 0.
     """
-    if method == "percentile":
-        ends = np.quantile(sample, (OUTSIDE / 2, 1 - OUTSIDE / 2))
+    if method in OUTSIDE:
+        ends = np.quantile(sample, (OUTSIDE[method] / 2, 1 - OUTSIDE[method] / 2))
         return _covering(max(low, min(0.0, float(ends[0]))), min(high, max(0.0, float(ends[1]))), bits)
     if method == "entropy":
         share = _least_divergence(sample, low, high, 2**min(bits, 8))

@@ -10,6 +10,7 @@ import msgspec
 from autocompress.core.format_facts import FormatFacts
 from autocompress.core.layer import Layer, LayerTable
 from autocompress.core.plan import Plan, Step
+from autocompress.core.warnings import Warned
 from autocompress.errors import InputError
 from autocompress.hardware.profile import HardwareProfile
 from autocompress.space.space import KnobKey, Space, Value, Values, build_space
@@ -72,6 +73,14 @@ def offers_integers(space: Space) -> bool:
     """Whether weights of some layer may be integers."""
     return any(isinstance(choice, int) and choice <= MOST_INTEGER_BITS
                for knob in space.knobs if knob.kind == BITS for choice in knob.choices)
+
+
+def floats_alone(formats: Sequence[FormatFacts]) -> Warned:
+    """What to know of formats that hold integers, and none together."""
+    names = " and ".join(each.name for each in formats)
+    return Warned("formats-share-no-integers",
+                  f"{names} can hold no integer weights in common, so all weights stay float: for integers search in "
+                  "each of them by itself")
 
 
 def inside_format(space: Space, file_format: FormatFacts, left_open: Collection[str] = ()) -> Space:

@@ -37,7 +37,8 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     the settings that were Python objects, which no file can hold. `budget` are the bounds by device, `targets` the ids
     of the profiles where there are several, the primary first. `attribution` is of the plan that was the best when a
     search ended; `sensitivities` are predicted, in nats by trial, where there was a sensitivity table. `unpaying` are
-    layers whose activations stay float because 8 bits do not make them faster on the machine of the search. `warnings`
+    layers whose activations stay float because 8 bits do not make them faster on the machine of the search. `rounding`
+    is what was measured of how activations are rounded, by the names of a quantize step's arguments. `warnings`
     are of the last run that came to its end, but for those of the exported file, which stand with it. `finished`, where
     that run left nothing to do, is what `study/finished.py` knows it by.
     """
@@ -59,6 +60,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     attribution: Attribution | None = None
     sensitivities: dict[int, float] = {}
     unpaying: tuple[str, ...] = ()
+    rounding: dict[str, str] = {}
     warnings: tuple[Warned, ...] = ()
     finished: str = ""
 

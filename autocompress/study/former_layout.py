@@ -70,11 +70,11 @@ def _bounds(budget: Any, targets: Any) -> dict[str, Any]:
 def former_identities(spec: SpaceSpec, budget: Budget, stored: Budget | None) -> Mapping[str, list[str]]:
     """What the fields of an identity were in earlier releases, for the same values: budgets were text, once with all
     digits and before that rounded, which counts where `stored`, the budget in `study.json`, is the same; spaces were
-    hashed with the former names of rounding methods."""
+    hashed with the former names of rounding methods, and with the values of what is measured now."""
     bounds = budget.bounds | ({} if budget.max_drop is None else {"max_drop": budget.max_drop})
     exact = ", ".join(f"{name} ≤ {bound!r}" for name, bound in bounds.items()) or "no bound"
     return {"budget": [exact, *([budget.describe(ACCURACY)] if stored == budget else [])],
-            "space": [space_hash(_with_former_names(spec))]}
+            "space": [space_hash(former) for former in _former_spaces(spec)]}
 
 
 def space_hash(spec: SpaceSpec) -> str:
@@ -82,9 +82,11 @@ def space_hash(spec: SpaceSpec) -> str:
     return hashlib.sha256(msgspec.json.encode(spec, order="sorted")).hexdigest()[:16]
 
 
-def _with_former_names(spec: SpaceSpec) -> SpaceSpec:
+def _former_spaces(spec: SpaceSpec) -> list[SpaceSpec]:
     if spec.quantize is None:
-        return spec
+        return [spec]
     former = {present: name for name, present in FORMER_ROUNDINGS.items()}
     roundings = tuple(former.get(name, name) for name in spec.quantize.roundings)
-    return msgspec.structs.replace(spec, quantize=msgspec.structs.replace(spec.quantize, roundings=roundings))
+    unmeasured = spec.quantize.with_measured({})
+    return [msgspec.structs.replace(spec, quantize=quantize)
+            for quantize in (unmeasured, msgspec.structs.replace(unmeasured, roundings=roundings))]

@@ -11,6 +11,7 @@ import msgspec
 from autocompress.core.evaluation import Metrics
 from autocompress.errors import InputError
 from autocompress.quantities import exact_bytes
+from autocompress.space.spec import SpaceSpec
 from autocompress.study.folder import DESCRIPTION, Description, is_described, read_description
 from autocompress.study.former_layout import former_identities, space_hash
 from autocompress.study.own_code import TECHNIQUE_CODE, technique_code
@@ -80,7 +81,7 @@ def stored_name(settings: SearchSettings, folder: Path, name: str) -> str:
 
 
 def described(name: str, request: Request, hashes: Mapping[str, str], bench: Workbench, baseline: Metrics, *,
-              timings: Mapping[str, float], unpaying: frozenset[str] = frozenset(),
+              timings: Mapping[str, float], space: SpaceSpec | None = None, unpaying: frozenset[str] = frozenset(),
               before: Description | None = None) -> Description:
     """The description of a study; one that is resumed, described `before`, keeps what it exported and found."""
     settings = request.settings.storable()
@@ -90,11 +91,19 @@ def described(name: str, request: Request, hashes: Mapping[str, str], bench: Wor
         name=name, settings=settings, objects=request.settings.objects, budget=request.budget, baseline=baseline,
         sources=dict(bench.evaluator.sources), table=bench.network.table, refused=bench.network.refused,
         fingerprints=dict(hashes), timings=dict(timings), unpaying=tuple(sorted(unpaying)),
+        rounding=_measured(request.space, space or request.space),
         targets=tuple(device.id for device in request.profile.targets), metric=metric_of(bench.network.task))
     if before is None:
         return description
     return msgspec.structs.replace(description, baseline=before.baseline, artifact=before.artifact,
                                    attribution=before.attribution, sensitivities=before.sensitivities)
+
+
+def _measured(spec: SpaceSpec, settled: SpaceSpec) -> dict[str, str]:
+    """What was measured of the choices that the space file leaves open."""
+    if spec.quantize is None or settled.quantize is None or settled is spec:
+        return {}
+    return {name: str(settled.quantize.choices[name][0]) for name in spec.quantize.open_choices}
 
 
 def kept_float(settings: SearchSettings, folder: Path, measure: Callable[[], frozenset[str]]) -> frozenset[str]:

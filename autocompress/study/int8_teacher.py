@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import TrialError
 from autocompress.formats.running import as_outputs, in_batches
 from autocompress.study.file_writer import as_arrays
-from autocompress.techniques.quantize import QUANTIZE
+from autocompress.techniques.quantize import DEFAULTS, QUANTIZE, quantize_args
 
 if TYPE_CHECKING:
     from autocompress.study.traced import TracedNetwork
@@ -21,9 +22,11 @@ log = logging.getLogger(__name__)
 LEAST_AGREEMENT = 0.98
 
 
-def integer_plan(network: TracedNetwork) -> Plan:
-    """8-bit weights and activations wherever a layer can have them, in the format of the files."""
-    steps = [(layer, Step(layer.name, QUANTIZE.name, {"weight_bits": 8, "activation_bits": 8}))
+def integer_plan(network: TracedNetwork, choices: Mapping[str, str] | None = None) -> Plan:
+    """8-bit weights and activations wherever a layer can have them, in the format of the files; `choices` of how they
+    are rounded, by the names of the step's arguments, wherever they are legal."""
+    settings = {**DEFAULTS, **(choices or {})}
+    steps = [(layer, Step(layer.name, QUANTIZE.name, quantize_args(8, 8, settings, layer)))
              for layer in network.table.layers if layer.kind in ("conv", "linear")
              and not (layer.not_compressible_reason or layer.float_activations)]
     return Plan.of([step for layer, step in steps if not network.writer.format.legal(step, layer)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +17,6 @@ from autocompress.core.metric import Reference
 from autocompress.core.sensitivity import SensitivityTable
 from autocompress.core.warnings import Warned, warn
 from autocompress.errors import InfeasibleError, TrialError
-from autocompress.formats.base import Format
 from autocompress.search.clock import Settings
 from autocompress.search.databases import storage_errors, storage_url
 from autocompress.search.efforts import EFFORTS
@@ -26,9 +25,10 @@ from autocompress.search.publisher import Publisher
 from autocompress.search.samplers.make import AUTO, asks_solver, make_sampler
 from autocompress.search.storage import closed_trials
 from autocompress.search.study_store import StudyStore
-from autocompress.space.format_legality import offers_integers, space_of
+from autocompress.space.format_legality import floats_alone, offers_integers, space_of
 from autocompress.space.projection import Projection
 from autocompress.space.solver.solver import Solver
+from autocompress.space.spec import SpaceSpec
 from autocompress.study.built_files import Trimmer
 from autocompress.study.folder import choose_folder, is_described, read_description, write_description
 from autocompress.study.folder_claim import claimed
@@ -54,6 +54,7 @@ from autocompress.study.racing import Sizes, finalist, part_of
 from autocompress.study.request import Request
 from autocompress.study.result import SearchResult
 from autocompress.study.resume import PriorStudy, read_prior_study, seeds, take_answers
+from autocompress.study.rounding_choices import settled_space
 from autocompress.study.sensitivity import sensitivity
 from autocompress.study.shortfalls import shortfalls, slower
 from autocompress.study.signals import HANG_SECONDS, Stop
@@ -141,10 +142,12 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Traced:
-    """The network on its bench, the layers whose activations stay float, and what may be done within the bounds."""
+    """The network on its bench, the layers whose activations stay float, the space file with what was measured, and
+    what may be done within the bounds."""
 
     bench: Workbench
     unpaying: frozenset[str]
+    space: SpaceSpec
     projection: Projection
 
 
@@ -204,21 +207,14 @@ def trace(run: Run, loaded: Loaded) -> Traced:
                                                   PAYOFF_SHARE * run.seconds_left(0.0)))
     for further in request.further_formats:
         in_format(bench, further)  # what one cannot hold is said before anything is searched
-    subject = bench.network.table, request.space, request.profile, bench.network.writer.format, unpaying
+    spec = settled_space(bench, request.space, request.settings, loaded.folder, unpaying, each, run.seconds_left(0.0))
+    subject = bench.network.table, spec, request.profile, bench.network.writer.format, unpaying
     space = space_of(*subject, request.techniques, request.further_formats)
     if not offers_integers(space) and offers_integers(space_of(*subject, request.techniques)):
-        warn(log, _floats_alone([bench.network.writer.format, *request.further_formats]))
+        warn(log, floats_alone([bench.network.writer.format, *request.further_formats]))
     projection = Projection(space, request.budget)
     projection.require_feasible()
-    return Traced(bench, unpaying, projection)
-
-
-def _floats_alone(formats: Sequence[Format]) -> Warned:
-    """What to know of formats that hold integers, and none together."""
-    names = " and ".join(each.name for each in formats)
-    return Warned("formats-share-no-integers",
-                  f"{names} can hold no integer weights in common, so all weights stay float: for integers search in "
-                  "each of them by itself")
+    return Traced(bench, unpaying, spec, projection)
 
 
 def measure(run: Run, loaded: Loaded, traced: Traced) -> Measured:
@@ -235,7 +231,7 @@ def measure(run: Run, loaded: Loaded, traced: Traced) -> Measured:
     projection, predicted = traced.projection, predicted_metrics(request.profile, request.budget)
     if predicted:
         device = predicting(bench, baseline, request.budget)
-        space = space_of(bench.network.table, request.space, device, bench.network.writer.format, traced.unpaying,
+        space = space_of(bench.network.table, traced.space, device, bench.network.writer.format, traced.unpaying,
                          request.techniques, request.further_formats)
         projection = Projection(space, request.budget, predicted)
     for doubt in loaded.data.doubts(bench.evaluator.original_score, loaded.network.claimed):
@@ -246,7 +242,7 @@ def measure(run: Run, loaded: Loaded, traced: Traced) -> Measured:
     store = open_store(request, loaded)
     before = read_description(folder) if is_described(folder) else None
     description = described(loaded.name, request, fingerprints(loaded.network, loaded.data, request), bench, baseline,
-                            timings=run.timings, unpaying=traced.unpaying, before=before)
+                            timings=run.timings, space=traced.space, unpaying=traced.unpaying, before=before)
     write_description(folder, description)
     result = SearchResult(folder, description, store=store, bench=bench)
     run.stop.folder = folder

@@ -56,9 +56,12 @@ GRIDS = {"linear": (1, 2, 3, 4, 5, 6, 7, 8), "codebook": (2, 3, 4, 5, 6), "pow2"
 # What else a step may say beside its widths; the first of each is the default and is left out of `args`.
 SETTINGS: dict[str, tuple[Scalar, ...]] = {
     "grid": tuple(GRIDS), "group": (0, 32, 64, 128), "rounding": ("gptq", "nearest", "adaround"),
-    "range": ("minmax", "mse", "percentile", "entropy"), "equalize": ("none", "weights", "activations"),
+    "range": ("minmax", "mse", "percentile", "percentile-99.9", "entropy"),
+    "equalize": ("none", "weights", "activations"),
 }
 DEFAULTS = {name: legal[0] for name, legal in SETTINGS.items()}
+# What a space says in place of a range and an equalization that are to be measured on the original, and those two.
+MEASURED, MEASURABLE = "measured", ("range", "equalize")
 # Kinds of knobs: weight widths, and activation widths of a layer or of the network.
 BITS, ACTIVATIONS = "bits", "act"
 # Greatest magnitude of an 8-bit integer weight whose sign can move.
@@ -127,7 +130,8 @@ class QuantizeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bit-widths to choose from; "profile" means all that the profile allows.
 
     `activation_scope`: one choice for the whole model, or one for each layer. Of `grids`, `groups`, `roundings`,
-    `ranges` and `equalizes` one is chosen for the whole model, and followed wherever it is legal.
+    `ranges` and `equalizes` one is chosen for the whole model, and followed wherever it is legal; `measured`, alone,
+    stands for what harms the original least.
     """
 
     weight_bits: tuple[int, ...] | Literal["profile"] = "profile"
@@ -136,8 +140,8 @@ class QuantizeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     grids: tuple[str, ...] = ("linear",)
     groups: tuple[int, ...] = (0,)
     roundings: tuple[str, ...] = ("gptq",)
-    ranges: tuple[str, ...] = ("minmax",)
-    equalizes: tuple[str, ...] = ("none",)
+    ranges: tuple[str, ...] = (MEASURED,)
+    equalizes: tuple[str, ...] = (MEASURED,)
     skip: tuple[str, ...] = ()
 
     @property
@@ -145,6 +149,16 @@ class QuantizeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """What may be chosen for the whole model, by the name of the step's argument."""
         return {"grid": self.grids, "group": self.groups, "rounding": self.roundings, "range": self.ranges,
                 "equalize": self.equalizes}
+
+    @property
+    def open_choices(self) -> tuple[str, ...]:
+        """Names of the choices that are to be measured."""
+        return tuple(name for name in MEASURABLE if self.choices[name] == (MEASURED,))
+
+    def with_measured(self, choices: Mapping[str, str]) -> QuantizeSpec:
+        """Itself with `choices`, by name, in place of what was to be measured; of one that is left out, the default."""
+        settled = {f"{name}s": (choices.get(name, str(DEFAULTS[name])),) for name in self.open_choices}
+        return msgspec.structs.replace(self, **settled)
 
 
 class Quantize(Technique):
@@ -160,7 +174,8 @@ class Quantize(Technique):
         one_of(settings.weight_bits, WEIGHT_BITS, "weight_bits")
         one_of(settings.activation_bits, ACTIVATION_BITS, "activation_bits")
         for name, choices in settings.choices.items():
-            one_of(choices, SETTINGS[name], f"{name}s")
+            if name not in settings.open_choices:
+                one_of(choices, SETTINGS[name], f"{name}s")
 
     def knobs(self, space: Decisions, settings: QuantizeSpec) -> list[Knob]:
         """Widths that the space and the device allow. InputError for a width that the device does not have."""
@@ -319,9 +334,10 @@ def _legal_widths(widths: tuple[int, ...] | str, every: tuple[int, ...], legal: 
 
 
 def settled_choices(space: Decisions) -> dict[str, Scalar]:
-    """What holds for the whole model where no knob decides it: the first of the space's choices."""
+    """What holds for the whole model where no knob decides it: the first of the space's choices, and the default where
+    nothing was measured yet."""
     settings = space.settings.get(QUANTIZE.name)
-    choices = settings.choices if isinstance(settings, QuantizeSpec) else SETTINGS
+    choices = settings.with_measured({}).choices if isinstance(settings, QuantizeSpec) else SETTINGS
     return {name: legal[0] for name, legal in choices.items()}
 
 
