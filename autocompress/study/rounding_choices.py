@@ -40,6 +40,8 @@ RANGES, EQUALIZATION = ("percentile", "minmax", "percentile-99.9"), "activations
 SAMPLES = 32
 # Share of the divergence of the way before it that another must stay below to be taken: the rest is chance.
 MARGIN = 0.9
+# A divergence that no answer hangs on: nothing else is tried.
+NEGLIGIBLE = 1e-3
 # The share of the time that is left which this may take, and forward passes that each of its files takes of its
 # samples, and rounding the weights takes of all calibration samples.
 TIME_SHARE, PASSES, CALIBRATIONS = 0.05, 3, 2
@@ -112,12 +114,14 @@ class _Rounded:
         """The choices of least divergence; those that are measured replace those of `choices`."""
         choices, compressed = dict(choices), self._compressed(choices)
         first = least = self._divergence(choices, compressed)
-        if "range" in choices:
+        if "range" in choices and least > NEGLIGIBLE:
             for name in RANGES[1:]:
                 divergence = self._divergence({**choices, "range": name}, compressed)
                 if divergence < MARGIN * least:
                     choices, least = {**choices, "range": name}, divergence
-        if "equalize" in choices and any(self._bench.network.table.by_name[site].scales_with for site in self._sites):
+        by_name = self._bench.network.table.by_name
+        can_equalize = "equalize" in choices and any(by_name[site].scales_with for site in self._sites)
+        if can_equalize and least > NEGLIGIBLE:
             equalized = {**choices, "equalize": EQUALIZATION}
             divergence = self._divergence(equalized, self._compressed(equalized))
             if divergence < MARGIN * least:

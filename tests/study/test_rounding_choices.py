@@ -41,6 +41,13 @@ def test_what_diverges_least_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all("range" not in choices for choices in asked)
 
 
+def test_where_nothing_hangs_on_it_nothing_else_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[object] = []
+    monkeypatch.setattr(rounding_choices._Rounded, "_divergence", lambda *args: tried.append(args) or 1e-5)
+    assert measured_choices(workbench("residual"), BOTH) == UNMEASURED
+    assert len(tried) == 1
+
+
 def test_what_is_measured_diverges_less_than_what_is_not_taken() -> None:
     """Of all ways of the original in 8 bits none diverges much less than the chosen one."""
     bench = workbench("separable")
@@ -49,7 +56,8 @@ def test_what_is_measured_diverges_less_than_what_is_not_taken() -> None:
     taken = rounded._divergence(choices, rounded._compressed(choices))
     for name in rounding_choices.RANGES:
         other = {"range": name, "equalize": "none"}
-        assert taken <= rounded._divergence(other, rounded._compressed(other)) / rounding_choices.MARGIN
+        diverges = rounded._divergence(other, rounded._compressed(other))
+        assert taken <= max(diverges / rounding_choices.MARGIN, rounding_choices.NEGLIGIBLE)
 
 
 def test_nothing_is_measured_without_integers_or_time(monkeypatch: pytest.MonkeyPatch) -> None:
