@@ -36,9 +36,11 @@ from autocompress.space.format_legality import refusal, space_of
 from autocompress.space.space import Space
 from autocompress.space.spec import load_space
 from autocompress.study.file_writer import as_arrays
+from autocompress.study.rounding_choices import measured_choices
 from autocompress.study.workbench import Workbench
 from autocompress.tasks.splits import Split, TaskData
 from autocompress.tasks.vision import import_torchvision
+from autocompress.techniques.quantize import MEASURABLE
 from autocompress.testing.exporters import integers
 from autocompress.testing.networks import randomised_norms, task_data
 
@@ -119,14 +121,15 @@ def _errors(relative: list[float], limit: float) -> tuple[str, str, str]:
 
 
 def files_row(what: str, network: torch.nn.Module, data: TaskData, name: str, activations: int) -> str:
-    """One network in one format, 8 bits of weights and so many of activations, calibrated and not trained."""
+    """One network in one format, 8 bits of weights and so many of activations, rounded as a search rounds them,
+    calibrated and not trained."""
     file_format = format_named(name)
     profile = load_profile("ethos-u55-128" if name.startswith("vela") else "host")
     try:
         bench = Workbench(network, data, profile, seed=0, epochs=1, file_format=file_format)
     except InputError as error:
         return f"| {what} | {name} | refused: {str(error).partition(', but ')[2].partition(', at ')[0]} | | | | |"
-    every = integers(bench, (8,), FLOATS.get(name, activations)).steps
+    every = integers(bench, (8,), FLOATS.get(name, activations), **measured_choices(bench, MEASURABLE)).steps
     reasons = {step.site: refusal(step, bench.network.table, file_format) for step in every}
     plan = Plan.of([step for step in every if not reasons[step.site]])
     if not plan.steps:

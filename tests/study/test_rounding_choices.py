@@ -18,6 +18,7 @@ from autocompress.study.rounding_choices import UNMEASURED, measured_choices, se
 from autocompress.study.run import search
 from autocompress.study.settings import SearchSettings
 from autocompress.study.workbench import Workbench
+from autocompress.testing.networks import NETWORKS, task_data
 from autocompress.testing.techniques import workbench
 
 DEFAULT = load_space("default")
@@ -99,15 +100,17 @@ def test_a_study_keeps_what_was_measured(tmp_path: Path, monkeypatch: pytest.Mon
     measured = {"range": "percentile-99.9", "equalize": "none"}
     monkeypatch.setattr(rounding_choices, "measured_choices", lambda *_: measured)
     folder = tmp_path / "study"
-    settings = {"budget": "100kB", "profile": "stm32h743", "trials": 2, "epochs": 1, "out": str(folder)}
-    search(**settings)
+    network = NETWORKS["residual"]
+    settings = {"model": network.make(), "data": task_data(network.input_shape), "budget": "5kB", "profile": "raspberry-pi-4",
+                "epochs": 1, "effort": "fast", "out": folder}
+    search(**settings, trials=2)
     assert read_description(folder).rounding == measured
 
     def fail(*_: object) -> None:
         raise AssertionError("was measured again")
 
     monkeypatch.setattr(rounding_choices, "measured_choices", fail)
-    result = search(**{**settings, "trials": 3}, resume=True)
+    result = search(**settings, trials=3, resume=True)
     assert read_description(folder).rounding == measured
     found = {step.args.get("range") for candidate in result.candidates if candidate.plan
              for step in candidate.plan.steps if step.technique == "quantize" and step.args["activation_bits"] == 8}

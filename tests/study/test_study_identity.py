@@ -85,9 +85,19 @@ def test_budgets_of_earlier_releases_were_text(tmp_path: Path) -> None:
 
 
 def test_spaces_of_earlier_releases_were_hashed_with_the_former_name_of_gptq(tmp_path: Path) -> None:
-    spec = parse_space('schema = 1\nname = "m"\n[quantize]\n', "m.toml")
+    spec = parse_space('schema = 1\nname = "m"\n[quantize]\nranges = ["minmax"]\nequalizes = ["none"]\n', "m.toml")
     assert spec.quantize is not None
     former = msgspec.structs.replace(spec, quantize=msgspec.structs.replace(spec.quantize, roundings=("feedback",)))
     hashed = hashlib.sha256(msgspec.json.encode(former, order="sorted")).hexdigest()[:16]
     request = Request(SearchSettings(), spec, load_profile("host"), Budget())
-    assert former_identity(request, tmp_path)["space"] == [hashed]
+    assert hashed in former_identity(request, tmp_path)["space"]
+
+
+def test_spaces_of_earlier_releases_were_hashed_with_minmax_and_without_equalization(tmp_path: Path) -> None:
+    spec = parse_space('schema = 1\nname = "m"\n[quantize]\n', "m.toml")
+    assert spec.quantize is not None
+    former = msgspec.structs.replace(
+        spec, quantize=msgspec.structs.replace(spec.quantize, ranges=("minmax",), equalizes=("none",)))
+    hashed = hashlib.sha256(msgspec.json.encode(former, order="sorted")).hexdigest()[:16]
+    request = Request(SearchSettings(), spec, load_profile("host"), Budget())
+    assert hashed in former_identity(request, tmp_path)["space"]
