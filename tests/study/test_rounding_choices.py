@@ -101,8 +101,8 @@ def test_a_study_keeps_what_was_measured(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(rounding_choices, "measured_choices", lambda *_: measured)
     folder = tmp_path / "study"
     network = NETWORKS["residual"]
-    settings = {"model": network.make(), "data": task_data(network.input_shape), "budget": "5kB", "profile": "raspberry-pi-4",
-                "epochs": 1, "effort": "fast", "out": folder}
+    settings = {"model": network.make(), "data": task_data(network.input_shape), "budget": "5kB",
+                "profile": "raspberry-pi-4", "epochs": 1, "effort": "fast", "out": folder}
     search(**settings, trials=2)
     assert read_description(folder).rounding == measured
 
