@@ -23,7 +23,7 @@ from autocompress.search.samplers.surrogate import draw_weights
 from autocompress.search.samplers.targets import LEAST_TRIALS, SizeLatencyTargets, log_lost, setting
 from autocompress.space.solver.solver import Solver
 from autocompress.space.space import KnobKey, Space, Value
-from autocompress.techniques.knobs import stored, stored_name
+from autocompress.techniques.knobs import ACTIVATION_BITS, Knob, stored, stored_name
 
 # The share of proposals that are a crossover of two good trials with some knobs redrawn.
 EXPLORE = 0.2
@@ -57,9 +57,12 @@ class SolverSampler(optuna.samplers.BaseSampler):
 
     def solutions(self) -> list[dict[KnobKey, Value]]:
         """Return the first settings, the most useful before: the plain solution, and smaller and faster ones, so that
-        there is a front from the start."""
-        return [self._targets.solution(size_fraction, latency_fraction)[1]
-                for size_fraction, latency_fraction in FIRST_TARGETS]
+        there is a front from the start. Where activations may have 8 bits or be float, the second is the plain one with
+        float activations: where 8 bits are faster they are what is solved for, and may cost more than anything else."""
+        plain, *others = [self._targets.solution(size_fraction, latency_fraction)[1]
+                          for size_fraction, latency_fraction in FIRST_TARGETS]
+        in_float = {knob.key: max(knob.choices) for knob in self._activations if max(knob.choices) != knob.plain}
+        return [plain, *([self._solver.solve({}, {}, in_float)] if in_float else []), *others]
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return the distributions of all knobs, because a proposal is a whole setting."""
@@ -82,7 +85,7 @@ class SolverSampler(optuna.samplers.BaseSampler):
         else:
             drawn: dict[str | Decision, float] = dict(weights.items())
             drawn |= dict(self._decision_weights(completed, weights).items())
-            values = self._solver.propose(drawn, bounds, self._redrawn_knobs())
+            values = self._solver.propose(drawn, bounds, self._redrawn_knobs() | self._best_activations(completed))
         by_name = stored(values)
         return {name: by_name[name] for name in search_space}
 
@@ -110,6 +113,20 @@ class SolverSampler(optuna.samplers.BaseSampler):
         solved = self._solver.space.solved_kinds
         return {knob.key: self._drawn(self._search_space[stored_name(knob.key)]) for knob in self._solver.space.knobs
                 if knob.kind not in solved and not knob.unit and self._rng.random() < REDRAWN}
+
+    @property
+    def _activations(self) -> list[Knob]:
+        """The knobs of the widths of activations."""
+        return [knob for knob in self._solver.space.knobs if knob.unit == ACTIVATION_BITS]
+
+    def _best_activations(self, completed: Sequence[FrozenTrial]) -> dict[KnobKey, Value]:
+        """Return the widths of activations of the best trial for every second proposal; the others have the plain
+        ones."""
+        knobs = self._activations
+        if not knobs or not completed or self._rng.random() < 0.5:
+            return {}
+        best = setting(min(completed, key=lambda t: (self._sign * t.values[0], t.number)))
+        return {knob.key: best[knob.key] for knob in knobs}
 
     def _technique_weights(self, completed: Sequence[FrozenTrial]) -> dict[str, float]:
         """Draw a weight for each technique, relative to the one that sets widths, from the posterior on a grid.
