@@ -53,7 +53,9 @@ def minimised(metrics: dict[str, float], metric: Metric) -> list[float]:
         metrics: of the candidate, by name.
         metric: the task's.
     """
-    return [-metrics[n] if d == "maximize" else metrics[n] for n, d in objectives(metric, metrics).items()]
+    sign = -1.0 if metric.higher_is_better else 1.0
+    return [sign * metrics[metric.name], metrics["size_bytes"], metrics[LATENCY],
+            *(metrics[name] for name in further_latencies(metrics))]
 
 
 def front(candidates: Sequence[Candidate], budget: Budget, reference: Reference) -> list[Candidate]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 import time
@@ -26,6 +25,7 @@ from autocompress.search.clock import Clock, Settings
 from autocompress.search.executors.base import POLL_SECONDS, Executor, Job, Outcome, WorkerLost
 from autocompress.search.jobs import Assignment, Rung
 from autocompress.search.ledger import Ledger
+from autocompress.search.left_to_try import MAX_REPEATS, repeats
 from autocompress.search.samplers.initial_trials import ALWAYS_SOLVED, initial_trials
 from autocompress.search.samplers.targets import SETTING
 from autocompress.search.samplers.thompson_sampler import distributions
@@ -52,8 +52,6 @@ log = logging.getLogger(__name__)
 
 FAILURES_BEFORE_JUDGING = 5
 MAX_FAILURE_SHARE = 0.5
-# Proposals in a row that repeat known plans, after which the space counts as used up.
-MAX_REPEATS = 20
 # Processes whose cores one long training takes together. Two candidates on a core each came out below one on both
 # (`benchmarks/fashion.md`); that it holds up to four is assumed.
 MOST_THREADS = 4
@@ -125,7 +123,7 @@ class Engine:
         before = ledger.candidates
         self._known = {c.plan.fingerprint: c for c in before if c.plan and c.evaluations and c.duplicate_of is None}
         self._count = self._rungs[CALIBRATED].done = sum(1 for c in before if STOPPED not in c.reason)
-        self._repeats = len(list(itertools.takewhile(lambda c: c.status == "duplicate", reversed(before))))
+        self._repeats = repeats(before)
         reached = {(c.trial, e.rung) for c in before for e in c.evaluations}
         failed = {key: reason for key, reason in failures(self._study).items() if key not in reached}
         for (number, rung), reason in failed.items():  # what failed would fail again

@@ -6,7 +6,9 @@ from __future__ import annotations
 from autocompress import __version__
 from autocompress.errors import InfeasibleError
 from autocompress.report.files import is_report
+from autocompress.search.efforts import EFFORTS
 from autocompress.search.engine import Event
+from autocompress.search.left_to_try import is_any_left
 from autocompress.search.study_store import StudyStore
 from autocompress.study.folder import REPORT, is_described, read_description
 from autocompress.study.loading import make_bench
@@ -39,17 +41,20 @@ def without_work(run: Run, loaded: Loaded) -> SearchResult | None:
 
 
 def mark_of(run: Run, measured: Measured, infeasible: InfeasibleError | None) -> str:
-    """What a study is known by that a run has left with nothing to do; empty where another run would do more.
-
-    Under a time limit it is the clock that ends a search. Drivers of a shared storage add trials at any time.
+    """What a study is known by that a run has left with nothing to do; empty where another run would do more: where
+    the user, the clock or an error ended this one. Drivers of a shared storage add trials at any time.
     """
     settings, store, result = run.request.settings, measured.store, measured.result
-    is_cut_short = run.stop() or infeasible is not None or settings.timeout is not None or settings.storage is not None
+    is_cut_short = run.stop() or run.is_cut_short or infeasible is not None or settings.storage is not None
     if is_cut_short or result.attribution is None or not result.attribution.finished:
         return ""
-    is_open = any(candidate.status == "running" for candidate in result.candidates)
-    is_tried_again = any(reason.startswith("timeout") for reason in store.failures().values())
-    return "" if is_open or is_tried_again else _mark(store)
+    everyone, failures = result.candidates, store.failures()
+    is_open = any(candidate.status == "running" for candidate in everyone)
+    is_tried_again = any(reason.startswith("timeout") for reason in failures.values())
+    if is_open or is_tried_again or is_any_left(everyone, failures, run.request.budget, measured.reference,
+                                                settings.trials, EFFORTS[settings.effort].schedule):
+        return ""
+    return _mark(store)
 
 
 def _mark(store: StudyStore) -> str:

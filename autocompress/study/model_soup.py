@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -27,8 +28,15 @@ from autocompress.techniques.apply import before_training
 RELATIVES = 5
 
 
+class Soup(NamedTuple):
+    """The evaluation of an average, if there is one, and whether there was no time for some relatives."""
+
+    evaluation: Evaluation | None = None
+    is_cut_short: bool = False
+
+
 def greedy_soup(bench: Workbench, candidates: Sequence[Candidate], best: Candidate, budget: Budget,
-                reference: Reference, seconds: float, should_stop: Callable[[], bool]) -> Evaluation | None:
+                reference: Reference, seconds: float, should_stop: Callable[[], bool]) -> Soup:
     """Return the evaluation of a greedy soup that starts from `best`, its weights kept as rung `AVERAGED` of that plan.
 
     Relatives are other trainings of the same plan, and of plans that differ from it in widths alone. Each becomes a
@@ -45,35 +53,38 @@ def greedy_soup(bench: Workbench, candidates: Sequence[Candidate], best: Candida
         should_stop: asked before each relative.
 
     Returns:
-        The evaluation; None when `best` was not trained, was averaged before, has no relatives, or none of them helps.
+        The evaluation, None when `best` was not trained, was averaged before, has no relatives, or none of them helps;
+        and whether relatives were left out.
     """
     start = best.best
     if best.plan is None or start is None or start.rung == 0 or \
             any(e.rung == AVERAGED for e in best.evaluations):
-        return None
+        return Soup()
     relatives = _relatives(bench, candidates, best, reference.metric)
     if not relatives:
-        return None
+        return Soup()
     try:
         members = [bench.trainer.rebuild(best.plan, start.rung, start.weights)]
     except OutOfTime:
-        return None
+        return Soup(is_cut_short=True)
     averaged: Evaluation | None = None
     end, each = time.perf_counter() + seconds, sum(v for phase, v in start.timings.items() if phase != "distill")
     for plan, evaluation in relatives:
         if should_stop() or time.perf_counter() + each > end:
-            break
+            return Soup(averaged, is_cut_short=True)
         try:
             relative = bench.trainer.rebuild(plan, evaluation.rung, evaluation.weights)
             average = soup([*members, relative], bench.network.calibration)
             measured = bench.evaluator.measured(average, AVERAGED, {})
+        except OutOfTime:
+            return Soup(averaged, is_cut_short=True)
         except TrialError:
             continue  # as an average it is no network; the members stay what they are
         if best_of([(averaged or start).metrics, measured.metrics], reference.metric) \
                 and budget.allows(measured.metrics, reference):
             weights = put_weights(bench.store, AVERAGED, average)
             members, averaged = [*members, relative], msgspec.structs.replace(measured, weights=weights)
-    return averaged
+    return Soup(averaged)
 
 
 def _relatives(bench: Workbench, candidates: Sequence[Candidate], best: Candidate,

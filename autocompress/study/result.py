@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import pandas as pd
 
 from autocompress.artifact.folder import artifact_fault
 from autocompress.artifact.options import ExportOptions
@@ -22,9 +21,6 @@ from autocompress.core.store import FolderStore
 from autocompress.core.warnings import Warned, merged
 from autocompress.errors import InputError
 from autocompress.estimate import flatten
-from autocompress.report.html import write_report
-from autocompress.report.pareto import pareto_figure
-from autocompress.report.tables import front_frame, trials_frame
 from autocompress.report.view import StudyView
 from autocompress.search.databases import storage_url
 from autocompress.search.study_store import StudyStore
@@ -38,6 +34,8 @@ from autocompress.techniques.apply import Techniques, at_hand, resolve, untouche
 from autocompress.techniques.table import TECHNIQUES
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from autocompress.space.projection import Projection
     from autocompress.study.workbench import Workbench
 
@@ -89,11 +87,15 @@ class SearchResult:
     @property
     def front(self) -> pd.DataFrame:
         """One row for each candidate of the Pareto front, by size."""
+        from autocompress.report.tables import front_frame  # needs pandas
+
         return front_frame(self.view())
 
     @property
     def trials(self) -> pd.DataFrame:
         """One row for each trial."""
+        from autocompress.report.tables import trials_frame  # needs pandas
+
         return trials_frame(self.view())
 
     @property
@@ -288,6 +290,8 @@ class SearchResult:
         Args:
             x: `size_bytes`, `latency_ms` (of further devices `latency_ms@ID`) or `macs`.
         """
+        from autocompress.report.pareto import pareto_figure  # needs plotly
+
         return pareto_figure(self.view(), x)
 
     def report(self, folder: Path | str | None = None) -> Path:
@@ -299,6 +303,8 @@ class SearchResult:
         Returns:
             The path of the page.
         """
+        from autocompress.report.html import write_report  # needs pandas and plotly
+
         return write_report(self.view(), Path(folder) if folder else self.folder / REPORT)
 
     def view(self) -> StudyView:

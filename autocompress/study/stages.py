@@ -85,7 +85,7 @@ class Run:
     """One run of a search: what is asked, whom to tell, and its time.
 
     `stop` is asked now and then whether to go on, `stack` holds the claim on the study's folder; `started` is a
-    `time.perf_counter()`, `timings` are seconds by stage.
+    `time.perf_counter()`, `timings` are seconds by stage. `is_cut_short`: the clock left something out beside trials.
     """
 
     request: Request
@@ -94,6 +94,7 @@ class Run:
     stack: ExitStack
     started: float
     timings: dict[str, float] = field(default_factory=dict)
+    is_cut_short: bool = False
 
     def phase(self, text: str) -> None:
         """Tell what begins, without the memory that the phase before has freed."""
@@ -290,6 +291,7 @@ def predict(run: Run, traced: Traced, measured: Measured, limit: Settings) -> Se
             log.warning("%s, because what options would cost could not be predicted: %s", without,
                         cause if isinstance(error, TrialError) else f"{type(error).__name__}: {cause}")
             log.debug("the cause", exc_info=error)
+            run.is_cut_short |= limit.seconds is not None
             return None
         finally:  # changes of weights, of which searching needs none
             release_memory()
@@ -351,10 +353,11 @@ def average(run: Run, traced: Traced, measured: Measured) -> None:
     if best is None:
         return
     with run.timed("averaging"), controlled(deadline=time.perf_counter() + left):
-        evaluation = greedy_soup(traced.bench, result.candidates, best, run.request.budget, measured.reference, left,
+        soup = greedy_soup(traced.bench, result.candidates, best, run.request.budget, measured.reference, left,
                            run.stop)
-    if evaluation is not None:
-        measured.store.keep(best.trial, evaluation)
+    run.is_cut_short |= soup.is_cut_short
+    if soup.evaluation is not None:
+        measured.store.keep(best.trial, soup.evaluation)
         result.refresh()
 
 
@@ -367,6 +370,7 @@ def confirm(run: Run, traced: Traced, measured: Measured) -> None:
     for _ in range(MOST_CONFIRMED):
         candidate = finalist(result.candidates, result.best, measured.reference.metric, sizes.last)
         if candidate is None or run.stop() or run.seconds_left(measured.reserve - FINALISTS * took) < took:
+            run.is_cut_short |= candidate is not None
             return
         assert candidate.plan is not None and candidate.best is not None
         run.phase(f"scoring trial {candidate.trial} on more samples")

@@ -14,6 +14,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import autocompress
+from autocompress.core.budget import Budget
 from autocompress.errors import InfeasibleError
 from autocompress.study import open_study, stages
 from autocompress.study.finished import mark_of
@@ -81,17 +82,30 @@ def test_what_was_resumed_can_be_exported(study: Path, task: Any, tmp_path: Path
     assert result.export(tmp_path / "exported").stat().st_size == result.artifact["size_bytes"]  # type: ignore[index]
 
 
+def test_what_a_clock_has_not_cut_short_is_finished(cli: Cli, study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finished = read_description(study).finished
+    write_description(study, msgspec.structs.replace(read_description(study), finished=""))
+    assert _resumed(cli, study, "--timeout", "10m").code == 0
+    assert read_description(study).finished == finished
+    monkeypatch.setattr(stages, "trace", lambda *_: pytest.fail("nothing is left to do"))
+    assert "nothing is left to do" in _resumed(cli, study, "--timeout", "10m").err
+
+
 @pytest.mark.parametrize(("change", "is_finished"), [
-    ({}, True), ({"is_stopped": True}, False), ({"timeout": 60.0}, False), ({"storage": "postgresql://host/db"}, False),
-    ({"infeasible": InfeasibleError("nothing fits")}, False), ({"is_explained": False}, False),
+    ({}, True), ({"is_stopped": True}, False), ({"timeout": 60.0}, True), ({"storage": "postgresql://host/db"}, False),
+    ({"is_cut_short": True}, False), ({"trials": 4}, False), ({"infeasible": InfeasibleError("nothing fits")}, False),
+    ({"is_explained": False}, False),
     ({"failure": "timeout: it took too long"}, False), ({"failure": "it diverged"}, True)])
 def test_a_run_that_another_would_go_on_with_is_not_finished(study: Path, change: dict[str, Any],
                                                              is_finished: bool) -> None:
     result = open_study(study)
     store = SimpleNamespace(watched=lambda: ("3", {}),
                             failures=lambda: {(0, 1): change["failure"]} if "failure" in change else {})
-    settings = SearchSettings(timeout=change.get("timeout"), storage=change.get("storage"))
-    run = SimpleNamespace(request=SimpleNamespace(settings=settings), stop=lambda: change.get("is_stopped", False))
+    settings = SearchSettings(timeout=change.get("timeout"), storage=change.get("storage"),
+                              trials=change.get("trials", 3))
+    run = SimpleNamespace(request=SimpleNamespace(settings=settings, budget=Budget()),
+                          is_cut_short=change.get("is_cut_short", False), stop=lambda: change.get("is_stopped", False))
     explained = SimpleNamespace(finished=change.get("is_explained", True))
-    measured = SimpleNamespace(store=store, result=SimpleNamespace(attribution=explained, candidates=result.candidates))
+    measured = SimpleNamespace(store=store, reference=result.reference,
+                               result=SimpleNamespace(attribution=explained, candidates=result.candidates))
     assert bool(mark_of(run, measured, change.get("infeasible"))) == is_finished  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from autocompress.core.metric import Reference
 from autocompress.core.plan import Plan, Step
 from autocompress.core.store import weights_key
 from autocompress.hardware.profile import load_profile
-from autocompress.study.model_soup import _relatives, greedy_soup
+from autocompress.study.model_soup import Soup, _relatives, greedy_soup
 from autocompress.study.workbench import Workbench
 from autocompress.tasks.classification.metric import ACCURACY
 from autocompress.testing.exporters import integers
@@ -60,7 +60,7 @@ def _never() -> bool:
 def test_a_gain_is_kept_and_can_be_rebuilt(trained: tuple[Workbench, list[Candidate]]) -> None:
     bench, candidates = trained
     start = _scored(candidates[0], 0.0, 0.0, 0.0)
-    soup = greedy_soup(bench, candidates, start, Budget(), ORIGINAL, math.inf, _never)
+    soup = greedy_soup(bench, candidates, start, Budget(), ORIGINAL, math.inf, _never).evaluation
     assert soup is not None and soup.rung == AVERAGED and start.plan is not None
     receipt = next(r for r in soup.receipts if r.technique == "soup")
     members = receipt.facts["members"]
@@ -75,13 +75,13 @@ def test_without_a_gain_budget_relatives_or_time_there_is_none(trained: tuple[Wo
                                                                tmp_path: Path) -> None:
     bench, candidates = trained
     best, worst = _scored(candidates[0], 0.0, 0.5, 1.0), _scored(candidates[0], 0.0, 0.0, 0.0)
-    assert greedy_soup(bench, candidates, best, Budget(), ORIGINAL, math.inf, _never) is None
-    assert greedy_soup(bench, candidates, worst, Budget(size_bytes=10), ORIGINAL, math.inf, _never) is None
-    assert greedy_soup(bench, candidates, worst, Budget(), ORIGINAL, 0.0, _never) is None
+    assert greedy_soup(bench, candidates, best, Budget(), ORIGINAL, math.inf, _never) == Soup()
+    assert greedy_soup(bench, candidates, worst, Budget(size_bytes=10), ORIGINAL, math.inf, _never) == Soup()
+    assert greedy_soup(bench, candidates, worst, Budget(), ORIGINAL, 0.0, _never) == Soup(is_cut_short=True)
     alone = _scored(candidates[2], 0.0, 0.0)
-    assert greedy_soup(bench, candidates, alone, Budget(), ORIGINAL, math.inf, _never) is None
+    assert greedy_soup(bench, candidates, alone, Budget(), ORIGINAL, math.inf, _never) == Soup()
     calibrated = _scored(candidates[0], 1.0, 0.0, 0.0)
-    assert greedy_soup(bench, candidates, calibrated, Budget(), ORIGINAL, math.inf, _never) is None
+    assert greedy_soup(bench, candidates, calibrated, Budget(), ORIGINAL, math.inf, _never) == Soup()
 
 
 def test_none_is_begun_when_the_time_is_up(trained: tuple[Workbench, list[Candidate]]) -> None:
@@ -89,7 +89,7 @@ def test_none_is_begun_when_the_time_is_up(trained: tuple[Workbench, list[Candid
     bench, candidates = trained
     with controlled(deadline=time.perf_counter() - 1):
         assert greedy_soup(bench, candidates, _scored(candidates[0], 0.0, 0.0, 0.0), Budget(), ORIGINAL, -1.0,
-                           _never) is None
+                           _never) == Soup(is_cut_short=True)
 
 
 def test_networks_that_are_rescaled_in_other_ways_are_no_relatives(trained: tuple[Workbench, list[Candidate]]) -> None:

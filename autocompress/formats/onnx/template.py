@@ -14,10 +14,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
-import onnx_ir
 import torch
 from onnx import numpy_helper
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import Tensor, nn
 
 from autocompress.errors import InputError
@@ -241,6 +239,9 @@ def _freed(before: list[int | str], after: list[int | str], heads: bool = False)
 
 def _drop_unused(proto: onnx.ModelProto) -> None:
     """Remove nodes and initialisers that no output needs, those of subgraphs counted."""
+    import onnx_ir  # with sympy three quarters of a second, which opening a study need not take
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
     model = onnx_ir.from_proto(proto)
     RemoveUnusedNodesPass()(model)
     proto.CopyFrom(onnx_ir.to_proto(model))
