@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from torch import fx
+from torch import fx, nn
 
 from autocompress.core.plan import Plan, Step
+from autocompress.core.quiet import silent
 from autocompress.errors import TrialError
 from autocompress.formats.base import INPUT
 from autocompress.formats.executorch.format import FORMAT
+from autocompress.formats.executorch.loops import with_loops
 from autocompress.formats.executorch.rounding import Rounded, packet
 from autocompress.formats.executorch.runtime import HEAD, require_whole
 from autocompress.formats.ranges import Range
@@ -23,9 +27,9 @@ from autocompress.testing.techniques import outputs, workbench
 
 @pytest.mark.slow
 class TestExecutorch(FormatContract):
-    """Convolutions with sums."""
+    """Convolutions with sums, and a recurrent layer."""
 
-    format, networks = FORMAT, ("residual",)
+    format, networks = FORMAT, ("residual", "gru")
 
 
 @pytest.mark.parametrize(("args", "reason"), [
@@ -95,6 +99,50 @@ def test_integers_are_integers_in_the_file_and_answers_come_near() -> None:
     answers = FORMAT.open(data).run({INPUT: inputs})["output"]
     expected = outputs(compressed.model, bench.network.calibration).numpy()
     assert np.abs(answers - expected).max() / np.abs(expected).max() < 0.05
+
+
+@pytest.mark.parametrize(("cell", "options"), [
+    (nn.GRU, {"num_layers": 2, "bidirectional": True}), (nn.LSTM, {"bias": False, "bidirectional": True}),
+    (nn.RNN, {"nonlinearity": "tanh"}), (nn.RNN, {"nonlinearity": "relu"})], ids=["gru", "lstm", "tanh", "relu"])
+def test_a_recurrent_layer_is_one_step_in_a_loop_however_long_the_sequence(cell: type[nn.RNNBase],
+                                                                           options: dict[str, Any]) -> None:
+    network = cell(3, 4, batch_first=True, **options).eval()
+    sizes = set()
+    for steps in (2, 40):
+        inputs = torch.randn(1, steps, 3, generator=torch.Generator().manual_seed(0))
+        with silent(), torch.no_grad():
+            looped = with_loops(torch.export.export(network, (inputs,)))
+            answers, expected = looped.module()(inputs), network(inputs)
+        torch.testing.assert_close(answers, expected)
+        sizes.add(sum(len(module.graph.nodes) for module in looped.graph_module.modules()
+                      if isinstance(module, fx.GraphModule)))
+    assert len(sizes) == 1
+
+
+class Unrolled(nn.Module):
+    """A cell that the network calls for each step of a sequence `(N, T, 3)` by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.Linear(7, 4)
+
+    def forward(self, sequence: torch.Tensor) -> torch.Tensor:
+        """The last state `(N, 4)`."""
+        state = sequence.new_zeros(len(sequence), 4)
+        for step in sequence.unbind(1):
+            state = self.cell(torch.cat((step, state), 1)).tanh()
+        return state
+
+
+def test_a_loop_that_is_written_out_is_refused_before_it_is_lowered() -> None:
+    FORMAT.prepare(Unrolled(), torch.zeros(2, 2, 3))
+    with pytest.raises(TrialError, match=r"at most 32, and cell\.\w+ is read by 33.*nn\.GRU"):
+        FORMAT.prepare(Unrolled(), torch.zeros(2, 33, 3))
+
+
+def test_integers_of_recurrent_layers_are_refused() -> None:
+    layer = workbench("gru").network.table.layers[0]
+    assert "recurrent" in FORMAT.legal(Step(layer.name, "quantize", {"weight_bits": 8, "activation_bits": 8}), layer)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from autocompress.core.layer import Layer, Part
 from autocompress.core.plan import Receipt, Step
 from autocompress.formats.base import Format, WritableNetwork, Written
+from autocompress.formats.executorch.loops import require_few_calls
 from autocompress.formats.executorch.lowering import program_of
 from autocompress.formats.executorch.rounding import Rounded
 from autocompress.formats.executorch.runtime import ExecutorchRuntime
@@ -37,6 +38,8 @@ class ExecutorchFormat(Format):
             return "XNNPACK's 8-bit kernels know one scale for each channel"
         if step.args.get("grid", "linear") != "linear":
             return "XNNPACK reads no tables of weights"
+        if layer.kind == "recurrent":
+            return "its loops read weights of recurrent layers in float32"
         if layer.kind == "conv" and len(layer.kernel) > 2:
             return "XNNPACK has no kernels for convolutions in three directions"
         return "" if activations == 8 else "XNNPACK multiplies integer weights by activations of 8 bits"
@@ -49,6 +52,7 @@ class ExecutorchFormat(Format):
         """Lower the network once and run it, to find what has no kernel; each file is lowered by itself."""
         one = samples_of(example, 1)
         traced = trace(network, one)
+        require_few_calls(traced.nodes, traced.keys)
         runtime = ExecutorchRuntime(_program(traced, one, traced.program.module(check_guards=False)))
         named = {next(iter(traced.inputs.values())): one} if isinstance(one, Tensor) else dict(one.items())
         in_batches(runtime, {name: values.numpy() for name, values in named.items()})

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from autocompress.core.quiet import silent
 from autocompress.errors import TrialError, cause_of
+from autocompress.formats.executorch.loops import with_loops
 
 INPUTS, OUTPUTS = "input_names", "output_names"
 # What they log on being imported: libraries for GPUs, and files of other CPUs, that are not there.
@@ -34,7 +35,7 @@ def program_of(module: nn.Module, arguments: tuple[Tensor | Mapping[str, Tensor]
 
         names = {INPUTS: "\n".join(inputs), OUTPUTS: "\n".join(outputs)}
         try:
-            lowered = to_edge_transform_and_lower(torch.export.export(module, arguments),
+            lowered = to_edge_transform_and_lower(with_loops(torch.export.export(module, arguments)),
                                                   partitioner=[XnnpackPartitioner()], constant_methods=names)
             return bytes(lowered.to_executorch().buffer)
         except Exception as error:  # it raises many kinds
