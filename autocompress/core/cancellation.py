@@ -45,7 +45,8 @@ def controlled(should_stop: Callable[[], bool] | None = None, deadline: float | 
 
 
 def checkpoint(what: str = "", done: int = 0, total: int = 0) -> None:
-    """Called between the steps of long work: `done` of `total` steps of `what` are behind it.
+    """Called between the steps of long work: `done` of `total` steps of `what` are behind it; of a `total`
+    of 0 it is not known how many there are.
 
     TrialError when the user has stopped the work, OutOfTime when its time is up.
     """

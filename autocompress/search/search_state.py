@@ -34,7 +34,7 @@ class SearchState:
             self.phase, self.done, self.total = event.text, 0, event.total
             self._began, self._before = time.monotonic(), None
         elif event.kind == "progress":
-            self.step = f"{event.text} {event.done}/{event.total}"
+            self.step = f"{event.text} {event.done}" + (f"/{event.total}" if event.total else "")
         elif event.kind == "start":
             if trial is not None:
                 self._running[trial] = event.rung, time.monotonic()

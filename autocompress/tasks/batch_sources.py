@@ -15,6 +15,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSa
 
 from autocompress.errors import AutocompressError, InputError
 from autocompress.tasks.batch_structure import ONE_SHAPE, is_rows, parts, rebuilt
+from autocompress.tasks.metrics.selection import target_by_convention
 
 # What torch says of samples that cannot be stacked.
 _UNEQUAL = "stack expects each tensor to be equal size"
@@ -28,8 +29,8 @@ def batches_of(source: Any, name: str, view: int = 0) -> Generator[Any, None, No
     """The batches of a split, in the same order whenever they are drawn.
 
     Args:
-        source: a DataLoader (one that shuffles is read in order), a Dataset of samples, arrays with a row for each
-            sample (one, or a tuple, dict or dataclass of them), or any iterable of batches.
+        source: a DataLoader (one that shuffles is read in order), a Dataset or a list of samples, arrays with a row for
+            each sample (one, or a tuple, dict or dataclass of them), or any iterable of batches.
         name: of the split, for messages.
         view: number of the pass: random augmentations of the user's are drawn by it.
 
@@ -60,7 +61,7 @@ def batch_count(source: Any) -> int | None:
     except TypeError:  # a DataLoader has a length, but raises where its dataset has none
         return None
     are_samples = _by_number(source) and not isinstance(source, DataLoader)
-    are_samples = bool(arrays) or isinstance(source, IterableDataset) or are_samples
+    are_samples = bool(arrays) or isinstance(source, IterableDataset) or are_samples or _are_listed_samples(source)
     return -(-count // BATCH) if are_samples else count
 
 
@@ -90,6 +91,8 @@ def _stream(source: Any, name: str) -> Iterator[Any]:
         return _grouped(iter(source))
     if is_rows(source) or _arrays(source):
         return _of_arrays(source, name)
+    if _are_listed_samples(source):
+        return _grouped(iter(source))
     if _by_number(source):
         return _grouped(source[i] for i in range(len(source)))
     if isinstance(source, Iterable) and not isinstance(source, str | bytes | Mapping):
@@ -105,6 +108,24 @@ def _by_number(source: Any) -> bool:
     """Whether samples are read by their number."""
     return hasattr(source, "__getitem__") and hasattr(source, "__len__") and not isinstance(
         source, list | str | bytes | Mapping | tuple)
+
+
+def _are_listed_samples(source: Any) -> bool:
+    """Whether a list is of samples, as that of a Dataset is, and not of batches: of a batch the target is an array with
+    an entry for each sample, of a sample it is one number, or the arrays of two can be of one sample alone."""
+    return isinstance(source, list) and bool(source) and all(map(_is_sample, source))
+
+
+def _is_sample(value: Any) -> bool:
+    target = target_by_convention(value)
+    if isinstance(target, int | float | np.generic) or (isinstance(target, Tensor | np.ndarray) and not target.ndim):
+        return True
+    if not isinstance(value, tuple | list) or len(value) != 2 or not is_rows(value[0]) or not is_rows(target):
+        return False
+    (first, *shape), (second, *_) = value[0].shape, target.shape
+    is_row = value[0].ndim == target.ndim == 1
+    is_picture_with_map = value[0].ndim == 3 and tuple(target.shape[-2:]) == tuple(shape)
+    return first != second and (is_row or is_picture_with_map)
 
 
 def _told(error: Exception) -> str:
@@ -131,7 +152,8 @@ def _in_order(loader: DataLoader[Any]) -> Iterable[Any]:
 def _grouped(samples: Iterator[Any]) -> Iterator[Any]:
     """Batches of samples in order; those of one shape together, where pictures or other first items have several."""
     groups: dict[Any, list[Any]] = {}
-    for sample in samples:
+    for value in samples:
+        sample = tuple(value) if type(value) is list else value  # as torch collates it
         group = groups.setdefault(_shapes(sample), [])
         group.append(sample)
         if len(group) == BATCH:

@@ -24,10 +24,11 @@ from autocompress.tasks.batches import Batches, GetInputs
 from autocompress.tasks.classification.outputs import DESCRIPTIONS
 from autocompress.tasks.identity import callable_fingerprint
 from autocompress.tasks.label_free import NOTES, label_free, label_free_metric
+from autocompress.tasks.metrics.borders import with_borders
 from autocompress.tasks.metrics.class_outputs import class_outputs
 from autocompress.tasks.metrics.measure import Measure
 from autocompress.tasks.metrics.table import measures
-from autocompress.tasks.original_outputs import KNOWN_SAMPLES, outputs_by_row, variances_of
+from autocompress.tasks.original_outputs import KNOWN_SAMPLES, outputs_by_row, outputs_in_pieces, variances_of
 from autocompress.tasks.picture_cache import DEFAULT_BYTES
 from autocompress.tasks.recording import RecordingLimit, drawn_again, recorded
 from autocompress.tasks.score import Answers, Score
@@ -114,6 +115,8 @@ class BatchTask:
                              f"{whole}: give arrays with a row, or lists with an entry, for each sample")
         self._names: dict[str, str] | None = None
         self._original: dict[SplitName, Original] = {}
+        # The measures, with what the original's outputs settle of them.
+        self._scored_by: tuple[Measure, ...] = ()
         self._compared_with = ""
 
     # -- the network -------------------------------------------------------------------------------------
@@ -164,6 +167,8 @@ class BatchTask:
             for split in EVALUATED:
                 self._original[split] = outputs_by_row(model, self._splits[split], partial(self.inputs, split),
                                                        self._masks)
+        spread = torch.linspace(0, self.samples("train") - 1, min(KNOWN_SAMPLES, self.samples("train"))).long()
+        self._scored_by = with_borders(self._measures, outputs_in_pieces(model, partial(self.inputs, "train"), spread))
         self._compared_with = fingerprint
 
     @property
@@ -300,7 +305,8 @@ class BatchTask:
 
     def score(self, answers: Answers, split: SplitName, likelihood: Likelihood) -> Score:
         """All metrics, each with its standard error. InputError where one cannot be computed."""
-        return scored(answers, self._splits[split], self._measures, self._original.get(split, {}), split)
+        return scored(answers, self._splits[split], self._scored_by or self._measures,
+                      self._original.get(split, {}), split)
 
     def doubts(self, original: Score, claimed: tuple[str, float] | None) -> list[Warned]:
         """That the original puts out the same for every sample, or is worse than its weights say."""

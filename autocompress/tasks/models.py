@@ -20,6 +20,7 @@ from autocompress.tasks.batch_task import BatchTask
 from autocompress.tasks.cache import downloading
 from autocompress.tasks.data_checks import check_normalisation
 from autocompress.tasks.factory import call_factory, is_factory
+from autocompress.tasks.fixed_batch import advice, fixed_number_of_samples
 from autocompress.tasks.input_forms import evaluating, fitted
 from autocompress.tasks.splits import TaskData
 from autocompress.tasks.token_ranges import require_rows
@@ -127,11 +128,17 @@ def _check_answers(model: nn.Module, inputs: Inputs, name: str) -> bool:
         with torch.no_grad():
             outputs = model(inputs)
     except Exception as error:  # the user's code: anything can come
-        cause = next(iter(str(error).splitlines()), "no message")
+        cause, number = next(iter(str(error).splitlines()), "no message"), fixed_number_of_samples(model, inputs, error)
+        remedy = "Give the task's inputs the names and shapes that its forward takes" if number is None else \
+            f"Its {advice(number)}"
         raise InputError(f"the model must take the inputs of {name}, but said: {type(error).__name__}: {cause[:300]}. "
-                         "Give the task's inputs the names and shapes that its forward takes") from error
+                         f"{remedy}") from error
     if not isinstance(outputs, Tensor) and not [*outputs]:
         raise InputError("the model must return tensors, but returns none")
+    if {1} == {len(tensor) if tensor.dim() else 0 for tensor in by_name(outputs).values()} and fixed_number_of_samples(
+            model, inputs, None) == 1:
+        raise InputError(f"the model must answer {len(inputs)} samples of {name} with as many rows, but answers with "
+                         f"one. Its {advice(1)}")
     for key, tensor in by_name(outputs).items():
         if isinstance(inputs, NamedTensors) and key in inputs:
             raise InputError(f"inputs and outputs of a file must have different names, but the model reads and puts "
@@ -180,9 +187,10 @@ def check_fits(model: nn.Module, data: TaskData) -> bool:
             outputs = model(inputs)
         except Exception as error:  # the user's code: anything can come
             cause = next(iter(str(error).splitlines()), "no message")
+            number = fixed_number_of_samples(model, inputs, error)
             raise InputError(
                 f"the model must take the data's batches, {batch}, but said: {type(error).__name__}: {cause[:300]}. "
-                f"{_remedy(cause)}"
+                f"{_remedy(cause) if number is None else f'Its {advice(number)}'}"
             ) from error
     expected = (len(inputs), data.classes)
     inside = not isinstance(outputs, Tensor)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,14 @@ def answered(model: nn.Module, inputs: Inputs, masks: Mapping[str, tuple[int, ..
                 tensor = tensor.masked_fill(padding.reshape(*padding.shape, *[1] * (tensor.dim() - 2)), math.nan)
             answers[name] = tensor
     return answers
+
+
+def outputs_in_pieces(model: nn.Module, inputs: Callable[[Tensor], Inputs], rows: Tensor
+                      ) -> Iterator[dict[str, Tensor]]:
+    """The floating-point outputs of a network for the samples of `rows` `(M,)`, by name, a few samples at once."""
+    most = rows_of(footprint(model, inputs(rows[:1])).live, MOST_ROWS)
+    for some in torch.split(rows, most):
+        yield answered(model, inputs(some), {})
 
 
 def variances_of(model: nn.Module, inputs: Inputs) -> dict[str, np.ndarray[Any, Any]]:

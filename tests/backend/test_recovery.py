@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from autocompress.backend.statistics.calibration import correct_biases, reestima
 from autocompress.backend.training.distill import Recipe, distill
 from autocompress.backend.training.feature_distillation import Original
 from autocompress.backend.training.teacher import Teacher
+from autocompress.core.cancellation import controlled
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import TrialError
 from autocompress.hardware.profile import load_profile
@@ -186,6 +188,17 @@ def test_training_steps_are_in_proportion_to_what_they_change() -> None:
         trained.append(outputs(done.model, inputs))
     way = (trained[0] - outputs(bench.network.model, inputs)).norm()
     assert (trained[1] - trained[0]).norm() < 0.02 * way
+
+
+def test_a_training_that_a_clock_ends_says_how_much_time_it_has() -> None:
+    bench, told = workbench("chain"), []
+    for recipe in (Recipe(epochs=1), Recipe(epochs=1, seconds=3600)):
+        start, teacher = _start()
+        with controlled(tell=lambda what, done, total: told.append((what, total)) if done == 1 else None):
+            distill(start, teacher, bench.network.task, recipe, bench.network.calibration, 0)
+    (plain, steps), (timed, unknown) = (each for each in told if each[0].startswith("training"))
+    assert plain == "training" and steps > 1 and unknown == 0
+    assert re.fullmatch(r"training, \d+m\d\ds left, step", timed)
 
 
 def test_distillation_fails_on_nan_and_stops_when_asked() -> None:

@@ -46,6 +46,20 @@ class Masked(nn.Module):
         return self.head((self.embed(input_ids) * attention_mask[:, :, None]).sum(1))
 
 
+class OfEight(Net):
+    """A number of samples is written into `forward`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x).relu().view(8, -1))
+
+
+class OfOne(Net):
+    """All samples become one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).view(1, -1)
+
+
 def search(task: Any, net: nn.Module | None = None, **options: Any) -> Any:
     torch.manual_seed(0)
     settings = {"budget": "1kB", "trials": 1, "epochs": 1} | options
@@ -194,3 +208,12 @@ def test_a_dict_of_rows_says_which_entry_is_no_array() -> None:
     boxes = [{"boxes": torch.zeros(1, 4)}] * 60
     with pytest.raises(InputError, match=r"but is dict, in which target is list: give what is no array by a Dataset"):
         autocompress.Task(train={"x": X, "target": boxes})
+
+
+@pytest.mark.parametrize(("net", "message"), [
+    (OfEight(), r"forward takes 8 samples alone, a number that is written into it: use x.shape\[0\]"),
+    (OfOne(), r"answers with one. Its forward takes 1 sample alone"),
+])
+def test_a_number_of_samples_that_is_written_into_forward_is_named(net: nn.Module, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_network(net.eval(), autocompress.Task(train=(X, Y), metric="accuracy"))

@@ -51,6 +51,7 @@ from autocompress.core.cancellation import checkpoint
 from autocompress.core.layer import Layer, LayerTable
 from autocompress.core.plan import Plan, Receipt
 from autocompress.errors import AutocompressError, InputError, TrialError
+from autocompress.quantities import format_seconds
 from autocompress.tensors.likelihood import CATEGORICAL, Likelihood
 from autocompress.tensors.named import Inputs
 
@@ -197,7 +198,7 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
     losses, halves = _Losses(model, compared, likelihood, recipe, device), Halves(device)
     began, steps_done = clock(), 0
     for step, batch in _batches(len(data.train_targets), recipe, total, seed):
-        _go_on(should_stop, step, total if recipe.seconds is None else 0)
+        _go_on(should_stop, step, total, None if recipe.seconds is None else recipe.seconds - (clock() - began))
         done = max(schedule.done(step), 0.0 if recipe.seconds is None else (clock() - began) / recipe.seconds)
         if done >= 1:
             break
@@ -233,11 +234,12 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
     return start
 
 
-def _go_on(should_stop: Callable[[], bool] | None, step: int, total: int) -> None:
-    """Report progress. TrialError when the search was stopped."""
+def _go_on(should_stop: Callable[[], bool] | None, step: int, total: int, seconds_left: float | None) -> None:
+    """Report progress, with a clock by the seconds that are left. TrialError when the search was stopped."""
     if should_stop is not None and should_stop():
         raise TrialError("stopped when the search was")
-    checkpoint("training", step, total)
+    what = "training" if seconds_left is None else f"training, {format_seconds(max(0.0, seconds_left))} left, step"
+    checkpoint(what, step, total if seconds_left is None else 0)
     bound_memory()
 
 
@@ -366,8 +368,7 @@ def _of_the_data() -> Iterator[None]:
 
 def _with_targets(soft: Tensor, student: Tensor, labels: Sequence[tuple[float, Tensor]], weight: float,
                   likelihood: Likelihood) -> Tensor:
-    """The loss of distillation mixed with that of the data's targets; `labels`: those of what was mixed, and their
-    shares."""
+    """The loss of distillation mixed with that of the data's targets; `labels` of what was mixed, and their shares."""
     if not weight or not labels:
         return soft  # whatever stands in place of labels is not looked at
     hard = sum(share * likelihood.target_loss(student, targets) for share, targets in labels if share)

@@ -52,7 +52,7 @@ def of_two(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
 
     Args:
         predictions: scores `(N, L)`, or `(N,)`.
-        labels: 0 or 1 `(N, L)`, or `(N,)`.
+        labels: 0 or 1 `(N, L)`, or `(N,)`; or -1 or 1, which `_truth` tells apart.
 
     Raises:
         InputError: for another label.
@@ -60,9 +60,9 @@ def of_two(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
     scores, truth = (each[:, None] if each.ndim == 1 else each for each in (predictions, labels))
     if scores.dtype.kind != "f" or scores.shape != truth.shape or scores.ndim != 2:
         return None
-    if not np.isin(truth, (0, 1)).all():
-        raise InputError("labels that have one score each must be 0 or 1, but one is "
-                         f"{truth[~np.isin(truth, (0, 1))][0]}: where a sample is of one class, give its number")
+    if not np.isin(truth, (-1, 0, 1)).all():
+        raise InputError("labels that have one score each must be 0 or 1, or -1 or 1, but one is "
+                         f"{truth[~np.isin(truth, (-1, 0, 1))][0]}: where a sample is of one class, give its number")
     return np.stack([truth.astype(np.float64), scores.astype(np.float64)], 1)
 
 
@@ -76,10 +76,15 @@ def one_hot(labels: np.ndarray) -> bool:
     return bool((labels.sum(1) == 1).all())
 
 
-def settled(rows: np.ndarray) -> np.ndarray:
-    """What `right` keeps of all samples as one number each. Scores of two classes are probabilities, with the border
-    at 1/2, where all of them lie between 0 and 1, else logits."""
-    return rows if rows.ndim < 3 else (rows[:, 0] == _found(rows)).mean(1)  # type: ignore[no-any-return]
+def border_of(scores: np.ndarray) -> float:
+    """The score above which one score of two classes is of the second: 1/2 where all lie between 0 and 1, as
+    probabilities do, else the 0 of logits."""
+    return 0.5 if bool((scores >= 0).all() and (scores <= 1).all()) else 0.0
+
+
+def settled(rows: np.ndarray, border: float | None = None) -> np.ndarray:
+    """What `right` keeps of all samples as one number each; `border` of scores of two classes, see `border_of`."""
+    return rows if rows.ndim < 3 else (_truth(rows) == _answered(rows, border)).mean(1)  # type: ignore[no-any-return]
 
 
 def right(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -87,7 +92,7 @@ def right(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
     255 beside fewer classes are not counted. Of one score for two classes, what `of_two` keeps. Classes may be one-hot
     rows."""
     if (pairs := of_two(predictions, labels)) is not None:
-        if pairs.shape[2] > 1 and one_hot(pairs[:, 0]):
+        if pairs.shape[2] > 1 and one_hot(_truth(pairs)):
             return (pairs[:, 1].argmax(1) == pairs[:, 0].argmax(1)).astype(np.float64)  # type: ignore[no-any-return]
         if pairs.shape[2] > 1:
             raise InputError(f"accuracy needs one label for each sample, but there are {pairs.shape[2]}, with a score "
@@ -129,15 +134,15 @@ def labels_and_answers(predictions: np.ndarray, labels: np.ndarray) -> np.ndarra
     return np.stack([labels, answered], 1)
 
 
-def f1_macro(pairs: np.ndarray) -> float:
+def f1_macro(pairs: np.ndarray, border: float | None = None) -> float:
     """The mean over classes of F1, of pairs `(N, 2)` of labels and answers; over labels, of `(N, 2, L)`, where a sample
-    has several."""
+    has several. `border` of scores of two classes, see `border_of`."""
     from sklearn.metrics import f1_score  # importing it takes as long as a small search does to start
 
     if pairs.ndim == 3 and pairs.shape[2] > 1:
-        return float(f1_score(pairs[:, 0] == 1, _found(pairs) == 1, average="macro", zero_division=0))
+        return float(f1_score(_truth(pairs), _answered(pairs, border), average="macro", zero_division=0))
     if pairs.ndim == 3:
-        pairs = np.stack([pairs[:, 0, 0], _found(pairs)[:, 0]], 1)
+        pairs = np.stack([_truth(pairs)[:, 0], _answered(pairs, border)[:, 0]], 1)
     return float(f1_score(pairs[:, 0], pairs[:, 1], average="macro", zero_division=0))
 
 
@@ -159,7 +164,7 @@ def auroc(rows: np.ndarray) -> float:
     """The area under the curve of true against false positives; of several classes the mean of each against the rest,
     of those that are there; of several labels a sample the mean over labels. NaN where there is one class."""
     if rows.ndim == 3:
-        return _mean_area(rows[:, 0] == 1, rows[:, 1])
+        return _mean_area(_truth(rows), rows[:, 1])
     labels, shares = rows[:, 0].astype(np.int64), rows[:, 1:]
     if shares.shape[1] == 1:
         return _area(labels == 1, shares[:, 0]) if 0 < (labels == 1).sum() < len(labels) else np.nan
@@ -199,11 +204,18 @@ def _area(truth: np.ndarray, scores: np.ndarray) -> float:
     return float(roc_auc_score(truth, scores))
 
 
-def _found(pairs: np.ndarray) -> np.ndarray:
+def _truth(pairs: np.ndarray) -> np.ndarray:
+    """Which labels `(N, L)` are there, of labels and scores `(N, 2, L)`. InputError where labels are -1, 0 and 1."""
+    labels = pairs[:, 0]
+    if (labels == -1).any() and (labels == 0).any():
+        raise InputError("labels that have one score each must be 0 or 1, or -1 or 1, but some are -1 and others 0: "
+                         "leave out samples without a label, and give the others 0 and 1")
+    return labels == 1  # type: ignore[no-any-return]
+
+
+def _answered(pairs: np.ndarray, border: float | None) -> np.ndarray:
     """Which labels `(N, L)` are said to be there, of labels and scores `(N, 2, L)`."""
-    scores = pairs[:, 1]
-    are_probabilities = bool((scores >= 0).all() and (scores <= 1).all())
-    return (scores > (0.5 if are_probabilities else 0.0)).astype(np.float64)  # type: ignore[no-any-return]
+    return pairs[:, 1] > (border_of(pairs[:, 1]) if border is None else border)  # type: ignore[no-any-return]
 
 
 def _counted(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:

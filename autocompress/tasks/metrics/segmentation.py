@@ -5,15 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from autocompress.errors import InputError
-from autocompress.tasks.classification.measures import answers, checked_labels, class_axis
+from autocompress.tasks.classification.measures import answers, border_of, checked_labels, class_axis
 
 
-def overlaps(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def overlaps(predictions: np.ndarray, labels: np.ndarray, border: float | None = None) -> np.ndarray:
     """Pixels in intersection and in union of each sample and class, `(N, classes, 2)`.
 
     Args:
         predictions: scores `(N, classes, …)`; of two classes also one logit or probability `(N, 1, …)` or `(N, …)`.
         labels: classes `(N, …)`; negative ones, and 255 beside fewer classes, are not counted.
+        border: see `border_of`.
 
     Raises:
         InputError: for a label that is no class.
@@ -21,7 +22,7 @@ def overlaps(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
     if labels.ndim == predictions.ndim and labels.shape[1] == 1:
         labels = labels[:, 0]
     labels = checked_labels(labels)
-    predictions = _of_two_classes(predictions, labels)
+    predictions = _of_two_classes(predictions, labels, border)
     axis = class_axis(predictions, labels)
     classes, counted = predictions.shape[axis], labels >= 0
     unknown = counted & (labels >= classes)
@@ -38,14 +39,13 @@ def overlaps(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return counts
 
 
-def _of_two_classes(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Scores of two classes `(N, 2, …)` where there is one for each label, the second's: a probability where all lie
-    between 0 and 1, else a logit. Any other predictions as they are."""
+def _of_two_classes(predictions: np.ndarray, labels: np.ndarray, border: float | None) -> np.ndarray:
+    """Scores of two classes `(N, 2, …)` where there is one for each label, the second's; that of the first is the
+    border. Any other predictions as they are."""
     single = predictions[:, None] if predictions.shape == labels.shape else predictions
     if single.dtype.kind != "f" or single.shape != (len(labels), 1, *labels.shape[1:]):
         return predictions
-    border = 0.5 if bool((single >= 0).all() and (single <= 1).all()) else 0.0
-    return np.concatenate([np.full_like(single, border), single], 1)
+    return np.concatenate([np.full_like(single, border_of(single) if border is None else border), single], 1)
 
 
 def mean_iou(rows: np.ndarray) -> float:

@@ -72,7 +72,7 @@ def targets_of(batch: Any, which: Targets = None) -> Any:
     """
     if callable(which):
         return which(batch)
-    targets = _entry(batch, which) if which is not None else _by_convention(batch)
+    targets = _entry(batch, which) if which is not None else target_by_convention(batch)
     if targets is None:
         what = f"{which!r}" if which is not None else "second item of a tuple, or entry " + ", ".join(TARGET_NAMES)
         raise InputError(f"a metric needs targets, but batches, {described(batch)}, have no {what}: give "
@@ -82,10 +82,11 @@ def targets_of(batch: Any, which: Targets = None) -> Any:
 
 def has_targets(batch: Any) -> bool:
     """Whether `targets_of` finds any without being told where."""
-    return _by_convention(batch) is not None
+    return target_by_convention(batch) is not None
 
 
-def _by_convention(batch: Any) -> Any:
+def target_by_convention(batch: Any) -> Any:
+    """The second item of a tuple, or what is called as targets are; None where there is neither."""
     if isinstance(batch, tuple | list) and not hasattr(batch, "_fields"):
         return batch[1] if len(batch) > 1 else None
     return next((entry for name in TARGET_NAMES if (entry := _entry(batch, name)) is not None), None)

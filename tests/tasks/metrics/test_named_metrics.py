@@ -83,12 +83,20 @@ def test_one_score_is_told_from_a_probability_by_the_whole_split() -> None:
     assert measured("f1_macro", scores, labels, pieces=5)[0] == 1
 
 
+@pytest.mark.parametrize("name", ["accuracy", "f1_macro", "auroc"])
+def test_labels_of_one_score_are_0_and_1_or_minus_1_and_1(name: str) -> None:
+    labels = SEVERAL[:, 0]
+    assert measured(name, SCORES[:, :1], 2 * labels - 1)[0] == measured(name, SCORES[:, :1], labels)[0]
+    with pytest.raises(InputError, match="some are -1 and others 0: leave out samples without a label"):
+        measured(name, SCORES[:, :1], labels - (np.arange(60) == np.flatnonzero(labels == 0)[0]))
+
+
 def test_what_several_labels_a_sample_are_not_measured_by_is_said() -> None:
     with pytest.raises(InputError, match=r"one label for each sample, but there are 7, .* use f1_macro or auroc"):
         measured("accuracy", SCORES, SEVERAL)
     with pytest.raises(InputError, match="perplexity needs a score for each class"):
         measured("perplexity", SCORES, SEVERAL)
-    with pytest.raises(InputError, match="0 or 1, but one is 2: where a sample is of one class, give its number"):
+    with pytest.raises(InputError, match="-1 or 1, but one is 2: where a sample is of one class, give its number"):
         measured("auroc", SCORES, 2 * SEVERAL)
 
 
