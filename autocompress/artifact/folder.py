@@ -141,7 +141,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def artifact_fault(folder: Path, facts: dict[str, Any] | None) -> str:
     """What is wrong with the artefact in `folder` of which `facts` were kept when it was verified, in words; empty
-    where it is as it was written, or where there is none."""
+    where it is as it was written, or where there is none. Artefacts in further formats, in folders of it, count."""
     if facts is None:
         return ""
     hashes: dict[str, str] = facts.get("sha256") or {}  # what earlier releases wrote is held to its own manifest
@@ -150,5 +150,7 @@ def artifact_fault(folder: Path, facts: dict[str, Any] | None) -> str:
             return f"{folder / name} is gone since it was verified"
         if name in hashes and sha256_of(folder / name) != hashes[name]:
             return f"{folder / name} was changed since it was verified"
-    return next((f"{folder / name} was changed since it was verified" for name in changed_files(folder)
-                 if name != CARD), "")
+    changed = next((f"{folder / name} was changed since it was verified" for name in changed_files(folder)
+                    if name != CARD), "")
+    further: dict[str, dict[str, Any]] = facts.get("further") or {}
+    return changed or next(filter(None, (artifact_fault(folder / name, its) for name, its in further.items())), "")

@@ -92,7 +92,7 @@ class Verification:
 
 
 def verify(folder: Path | str, limits: Limits | None = None, trust: Trust | None = None) -> Verification:
-    """Check an artefact with what is inside it.
+    """Check an artefact with what is inside it, and those in further formats that lie in folders of it.
 
     Args:
         folder: the artefact.
@@ -101,9 +101,17 @@ def verify(folder: Path | str, limits: Limits | None = None, trust: Trust | None
 
     Returns:
         The checks: `manifest`, `signature`, `files`, `load` (with the format's static check), `size`, `agreement`,
-        `latency`, and `watermark` where one is asked for. Where one fails that others need, those are missing.
+        `latency`, and `watermark` where one is asked for. Where one fails that others need, those are missing. Those
+        of a further format follow as `FORMAT: manifest` and so on.
     """
-    verification = Verification(Path(folder))
+    verification = _verified(Path(folder), limits, trust)
+    _further(verification, limits, trust)
+    return verification
+
+
+def _verified(folder: Path, limits: Limits | None, trust: Trust | None) -> Verification:
+    """The checks of one artefact, without those in folders of it."""
+    verification = Verification(folder)
     contents = _contents(verification, trust or Trust())
     if contents is None:
         return verification
@@ -116,6 +124,17 @@ def verify(folder: Path | str, limits: Limits | None = None, trust: Trust | None
             key = trust.watermark
             verification.run("watermark", lambda: _watermark(contents, key))
     return verification
+
+
+def _further(verification: Verification, limits: Limits | None, trust: Trust | None) -> None:
+    """Check the artefacts in further formats, in folders of the formats' names; a check's name begins with that."""
+    for name in FORMATS:
+        folder = verification.folder / name
+        if folder.is_symlink():
+            verification.checks.append(Check(f"{name}: manifest", FAILS, f"{folder} must be a folder, but is a link"))
+        elif folder.is_dir():
+            checks = _verified(folder, limits, trust).checks
+            verification.checks += [Check(f"{name}: {check.name}", check.state, check.detail) for check in checks]
 
 
 def _contents(verification: Verification, trust: Trust) -> Contents | None:

@@ -343,8 +343,8 @@ def _kept(value: Any, kind: Kind) -> Any:
         return Path(kind.locate(str(value), Path.cwd()))
     if isinstance(value, str):
         return kind.locate(value, Path.cwd())
-    if kind.repeatable and isinstance(value, tuple):
-        return tuple(_kept(each, kind) for each in value if isinstance(each, str))
+    if kind.repeatable and isinstance(value, list | tuple):
+        return tuple(_kept(each, kind) for each in value if isinstance(each, str)) or None
     return None if kind.runs_code else value
 
 

@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 import autocompress
+from autocompress.artifact.verify import FAILS, verify
 from autocompress.errors import InputError
 from autocompress.formats.table import format_named
+from autocompress.study import open_study
 from autocompress.study.settings import SearchSettings
 
 
@@ -31,7 +33,8 @@ def data() -> tuple[torch.Tensor, torch.Tensor]:
     *(pytest.param(*each, marks=pytest.mark.slow) for each in (
         (["safetensors", "onnx.xz"], "6000B"), (["pt2", "onnx"], "14kB"), (["openvino", "tensorrt"], "4500B"),
         (["executorch", "onnx"], "14kB"), (["coreml", "onnx"], "9kB")))], ids=lambda value: str(value))
-def test_the_best_candidate_ships_in_every_format(tmp_path: Path, formats: list[str], budget: str) -> None:
+def test_the_best_candidate_ships_in_every_format(tmp_path: Path, formats: list[str], budget: str,
+                                                  caplog: pytest.LogCaptureFixture) -> None:
     result = autocompress.search(network(), data(), budget=budget, format=formats, trials=1, epochs=1, effort="fast",
                                  out=tmp_path / "study")
     artifact, plans = tmp_path / "study/artifact", set()
@@ -44,6 +47,33 @@ def test_the_best_candidate_ships_in_every_format(tmp_path: Path, formats: list[
         assert file_format.open((folder / manifest["model"]).read_bytes()).run({"input": data()[0][:2].numpy()})
     assert len(plans) == 1
     assert set(result.artifact["further"]) == set(formats[1:])
+    assert_changes_are_seen(tmp_path / "study", formats, caplog)
+
+
+def assert_changes_are_seen(study: Path, formats: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    """Hold `show`, `verify` and a resumed search to saying that a byte was flipped in the file of each format."""
+    artifact, changed = study / "artifact", {}
+    for name in formats:
+        folder = artifact if name == formats[0] else artifact / name
+        path = folder / json.loads((folder / "manifest.json").read_bytes())["model"]
+        whole = changed[path] = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        assert open_study(study).artifact_fault == f"{path} was changed since it was verified"
+        path.write_bytes(whole)
+    for path, whole in changed.items():
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    failed = {check.name: check.detail for check in verify(artifact).checks if check.state == FAILS}
+    assert set(failed) == {"files", *(f"{name}: files" for name in formats[1:])}
+    assert all("it was changed since it was exported" in detail for detail in failed.values())
+    first, *_, last = changed
+    first.write_bytes(changed[first])
+    caplog.clear()
+    autocompress.search(network(), data(), resume=True, out=study)
+    assert "was changed since it was verified: it is exported anew" in caplog.text
+    assert last.read_bytes() == changed[last] and open_study(study).artifact_fault == ""
+    (last.parent / "manifest.json").unlink()
+    assert open_study(study).artifact_fault == f"{last.parent / 'manifest.json'} is gone since it was verified"
+    assert f"{last.parent.name}: manifest" in {check.name for check in verify(artifact).checks if check.state == FAILS}
 
 
 @pytest.mark.parametrize(("formats", "reason"), [
