@@ -107,7 +107,7 @@ class ArrayTask:
         """Targets of the training split."""
         return self.splits["train"].targets
 
-    def view_targets(self, view: int) -> Tensor:
+    def view_targets(self, view: int, seed: int) -> Tensor:
         """The same of every view."""
         return self.train_targets
 

@@ -105,11 +105,12 @@ class Task(Protocol):
         """What training samples should give: rows of it, `(N, …)`, are what `Likelihood.target_loss` takes. It has a
         length, and is a tensor or what rows are taken of in the same way."""
 
-    def view_targets(self, view: int) -> Any:
+    def view_targets(self, view: int, seed: int) -> Any:
         """What samples of a view should give.
 
         Args:
             view: the number of the view, from 0.
+            seed: of the search.
 
         Returns:
             What `train_targets` is; None where inputs of the view are changed and the targets are not, so that the

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from autocompress.tensors.named import NamedTensors
 
 log = logging.getLogger(__name__)
 
+ChangeBatch = Callable[[Any, Tensor], Any]
 SplitName = Literal["train", "validation", "test"]
 # Least number of samples, or of batches, of which a tenth can be held out.
 LEAST_HELD_OUT = 10
@@ -133,10 +134,11 @@ class GatheredBatches:
     Args:
         split: which; None where there is no loss.
         samples: how many.
+        change: a batch and the numbers of its samples → the batch with what is changed about these; None for nothing.
     """
 
-    def __init__(self, split: BatchSplit | None, samples: int) -> None:
-        self._split, self._samples = split, samples
+    def __init__(self, split: BatchSplit | None, samples: int, change: ChangeBatch | None = None) -> None:
+        self._split, self._samples, self._change = split, samples, change
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -144,7 +146,7 @@ class GatheredBatches:
 
     def __getitem__(self, rows: slice | Tensor) -> Batch:
         """The batch of these rows."""
-        return _gathered(self._split, torch.arange(len(self))[rows])
+        return _gathered(self._split, torch.arange(len(self))[rows], self._change)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,12 +158,14 @@ class Batch:
         split: where its samples are from; None where there is no loss.
         rows: their numbers in the split, `(B,)` int64.
         device: where its tensors are; None for where they were read.
+        change: see `GatheredBatches`.
     """
 
     content: Any
     split: BatchSplit | None
     rows: Tensor
     device: Any = None
+    change: ChangeBatch | None = None
 
     def to(self, device: Any) -> Batch:
         """With its tensors there."""
@@ -172,12 +176,13 @@ class Batch:
         rows = self.rows[part]
         if len(rows) == len(self.rows):
             return self
-        cut = _gathered(self.split, rows)
+        cut = _gathered(self.split, rows, self.change)
         return cut if self.device is None else cut.to(self.device)
 
 
-def _gathered(split: BatchSplit | None, rows: Tensor) -> Batch:
-    return Batch(None if split is None else split.gather(rows), split, rows)
+def _gathered(split: BatchSplit | None, rows: Tensor, change: ChangeBatch | None) -> Batch:
+    content = None if split is None else split.gather(rows)
+    return Batch(content if split is None or change is None else change(content, rows), split, rows, change=change)
 
 
 def completed(at_hand: Mapping[str, Batches], name: str) -> dict[str, BatchSplit]:

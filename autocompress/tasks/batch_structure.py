@@ -188,6 +188,24 @@ def moved(value: Any, device: Any) -> Any:
     return value
 
 
+def changed_at(value: Any, change: Callable[[str, Any], Any], place: str = "") -> Any:
+    """A batch in which each tensor and array is what `change` makes of its place, such as `.target[0]`, and of it."""
+    if isinstance(value, Tensor | np.ndarray):
+        return change(place, value)
+    if isinstance(value, Mapping | tuple | list) or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
+        return rebuilt(value, [changed_at(part, change, place + key) for key, part in parts(value)])
+    return value
+
+
+def places_of(value: Any, place: str = "") -> dict[str, int]:
+    """The columns of references in a stored batch, by their places."""
+    if isinstance(value, Reference):
+        return {place: value.column}
+    if isinstance(value, Mapping | tuple | list) or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
+        return {at: column for key, part in parts(value) for at, column in places_of(part, place + key).items()}
+    return {}
+
+
 def _unlike(where: str, now: str, before: str, place: str) -> InputError:
     return InputError(f"{where} must be built as the first batch is, but it has {now} in place of {before}"
                       f"{f' at {place}' if place else ''}: give all batches one structure")

@@ -21,6 +21,7 @@ from autocompress.tasks.batch_likelihood import MASKS, MEANINGS, Loss, Meaning, 
 from autocompress.tasks.batch_scoring import Original, scored
 from autocompress.tasks.batch_split import BatchSplit, GatheredBatches, SplitName, completed, named_rows
 from autocompress.tasks.batches import Batches, GetInputs
+from autocompress.tasks.changes_along import ChangesAlong, changes_along
 from autocompress.tasks.classification.outputs import DESCRIPTIONS
 from autocompress.tasks.identity import callable_fingerprint
 from autocompress.tasks.label_free import NOTES, label_free, label_free_metric
@@ -73,8 +74,8 @@ class BatchTask:
         name: of the data, for headings and folders.
         cache_size: bytes that all splits may take where they are kept, such as `40GB`.
         augment: random changes of training inputs, such as `flip,pad=4` of pictures or `shift=1600,gain=6` of sounds:
-            see `Augmentation`. The loss is mixed in where batches hold nothing but labels `(N,)` beside inputs; where
-            they do, only every second pass is changed, towards the original alone.
+            see `Augmentation`. Masks and other maps change along. The loss is mixed in where batches hold nothing but
+            these and labels `(N,)` beside inputs; else only every second pass is changed, towards the original alone.
 
     Raises:
         InputError: where batches, metric or loss cannot be used.
@@ -130,7 +131,7 @@ class BatchTask:
         Raises:
             InputError: where it needs what batches do not have, or they hold what is not finite, or a mask of zeros.
         """
-        for settled in ("_column_of", "_loss_follows"):
+        for settled in ("_column_of", "_along"):
             self.__dict__.pop(settled, None)
         self._names = chosen_inputs(model, self._columns, self._named_inputs)
         self._splits["train"] = trained_on(self._every_trained, self._names, self.name)
@@ -140,7 +141,7 @@ class BatchTask:
         self._drawn_changes(0)
         if self._augmentation:
             left_out = "" if self._loss_follows else (", in every second pass, in which the loss is left out: batches "
-                                                      "hold more than labels (N,) beside inputs, which is not changed")
+                                                      "hold more than labels (N,) and maps of pictures beside inputs")
             log.info("%s: inputs of training are %s%s", self.name, self._augmentation.described, left_out)
 
     def compare_with(self, model: nn.Module, fingerprint: str) -> None:
@@ -256,11 +257,15 @@ class BatchTask:
         """Training samples by rows, as batches for the loss."""
         return GatheredBatches(self._splits["train"] if self.has_targets else None, self.samples("train"))
 
-    def view_targets(self, view: int) -> GatheredBatches | None:
-        """The batches of a view; None where its inputs are changed and they are not."""
-        if self._is_changed(view) and not self._loss_follows:
+    def view_targets(self, view: int, seed: int) -> GatheredBatches | None:
+        """The batches of a view, changed as its inputs are; None where that cannot be done."""
+        if not self._is_changed(view):
+            change = None
+        elif self._along is not None:
+            change = partial(self._along.applied, self._drawn_changes(1000 * seed + view))
+        elif self.has_targets:
             return None
-        return GatheredBatches(self._split_of(view) if self.has_targets else None, self.samples("train"))
+        return GatheredBatches(self._split_of(view) if self.has_targets else None, self.samples("train"), change)
 
     def train_view(self, view: int, seed: int) -> TrainInputs:
         """The training samples by rows: those drawn first, or where augmentations make others, as drawn again; and
@@ -281,10 +286,14 @@ class BatchTask:
         """Whether inputs of a view are changed at random."""
         return bool(self._augmentation) and view > 0 and (self._loss_follows or view % 2 == 0)
 
-    @cached_property
+    @property
     def _loss_follows(self) -> bool:
-        """Whether the loss fits inputs that are changed: there is none, or labels are all that it can compare with."""
-        return self._loss is None or self._train.holds_labels_alone({*self._column_of.values()})
+        """Whether the loss fits inputs that are changed: there is none, or what it compares with changes along."""
+        return self._loss is None or self._along is not None
+
+    @cached_property
+    def _along(self) -> ChangesAlong | None:
+        return changes_along(self._train, self._column_of, self._augmentation)
 
     def _drawn_changes(self, number: int) -> dict[str, Changes]:
         """What is changed about inputs, by their names. InputError where inputs are not such as can be."""

@@ -24,6 +24,7 @@ from autocompress.tasks.batch_structure import (
     gathered,
     is_rows,
     parts,
+    places_of,
     require_one_shape,
     resolved,
 )
@@ -232,12 +233,17 @@ class Batches(Sequence[Any]):
         """Number of samples."""
         return self.starts[-1]
 
-    def holds_labels_alone(self, beside: Collection[str]) -> bool:
-        """Whether there is nothing for each sample but its label, a whole number, `beside` the inputs of some names."""
-        ignored = {self.input_columns[name] for name in beside}
-        others = [column for number, column in enumerate(self._columns) if number not in ignored]
-        return not {"list", "whole"} & {*self.structure.kinds.values()} and all(
-            column.ndim == 1 and not column.dtype.is_floating_point for column in others)
+    @property
+    def places(self) -> dict[str, tuple[str | None, Samples]] | None:
+        """By their places in a batch, all arrays that it holds, with the name of those that are kept as inputs; None
+        where it also holds arrays that are not kept by rows."""
+        if {"list", "whole"} & {*self.structure.kinds.values()}:
+            return None
+        names = {number: name for name, number in self.input_columns.items()}
+        places = {place: (names.get(number), self._columns[number])
+                  for place, number in places_of(self._stored(0)).items()}
+        are_rows = {place for place, kind in self.structure.kinds.items() if kind == "tensor"}
+        return places if are_rows == places.keys() else None
 
     def column(self, name: str) -> Samples:
         """The samples of an input; where they have several shapes, `ShapedSamples`. InputError where they have more

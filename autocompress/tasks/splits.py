@@ -257,7 +257,7 @@ class TaskData:
         """Labels of the training split (N,)."""
         return self.train.targets
 
-    def view_targets(self, view: int) -> Tensor:
+    def view_targets(self, view: int, seed: int) -> Tensor:
         """The same of every view."""
         return self.train_targets
 

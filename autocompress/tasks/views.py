@@ -55,15 +55,16 @@ class Shifts:
         mirrored = None if self.mirrored is None else self.mirrored[rows]
         return Shifts(self.pad, self.down[rows], self.right[rows], mirrored)
 
-    def applied(self, images: Tensor) -> Tensor:
-        """As many images `(N, C, H, W)`, shifted and mirrored."""
+    def applied(self, images: Tensor, edge: int = 0) -> Tensor:
+        """As many images `(N, C, H, W)`, shifted and mirrored; what comes in is zeros, or another value at the `edge`.
+        """
         count, channels, height, width = images.shape
         device = images.device
         rows = self.down.to(device).long()[:, None] + torch.arange(height, device=device)
         columns = self.right.to(device).long()[:, None] + torch.arange(width, device=device)
         if self.mirrored is not None:
             columns = torch.where(self.mirrored.to(device)[:, None], columns.flip(1), columns)
-        padded = functional.pad(images, (self.pad,) * 4)
+        padded = functional.pad(images, (self.pad,) * 4, value=edge)
         samples = torch.arange(count, device=device).view(-1, 1, 1, 1)
         planes = torch.arange(channels, device=device).view(1, -1, 1, 1)
         return padded[samples, planes, rows[:, None, :, None], columns[:, None, None, :]]

@@ -74,7 +74,7 @@ def test_without_a_weight_labels_are_not_looked_at() -> None:
         train_targets = torch.full_like(bench.network.task.train_targets, -1)
         train_view, normalise = bench.network.task.train_view, bench.network.task.normalise
 
-        def view_targets(self, view: int) -> torch.Tensor:
+        def view_targets(self, view: int, seed: int) -> torch.Tensor:
             return self.train_targets
 
     def trained(data: object, label_weight: float) -> torch.Tensor:

@@ -291,7 +291,7 @@ def test_random_augmentations_are_two_views(data: Any, loss: Any, augmented: boo
         assert again.views_fingerprint == task.views_fingerprint
         assert torch.equal(again.train_view(2, 0)[rows], views[2])
     if loss is not None:
-        labels = [task.view_targets(view)[rows].content[1] for view in (1, 2)]
+        labels = [task.view_targets(view, 0)[rows].content[1] for view in (1, 2)]
         assert torch.equal(*labels) is not data.labels and torch.equal(labels[0], task.train_targets[rows].content[1])
 
 

@@ -14,6 +14,7 @@ and epoch reuses that: a small student would otherwise spend most of its time wa
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 import time
@@ -196,7 +197,7 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
     backtracking = Backtracking(list(model.parameters()), optimizer)
     schedule = Schedule(total, per_epoch, recipe.warm_up, recipe.patience if recipe.seconds is None else 0)
     losses, halves = _Losses(model, compared, likelihood, recipe, device), Halves(device)
-    began, steps_done = clock(), 0
+    began, steps_done, targets_of = clock(), 0, functools.cache(data.view_targets)
     for step, batch in _batches(len(data.train_targets), recipe, total, seed):
         _go_on(should_stop, step, total, None if recipe.seconds is None else recipe.seconds - (clock() - began))
         done = max(schedule.done(step), 0.0 if recipe.seconds is None else (clock() - began) / recipe.seconds)
@@ -207,7 +208,7 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
         with _of_the_data():
             inputs, logits = teacher.mixed(step // per_epoch, *batch) if recipe.mixup else \
                 teacher.batch(step // per_epoch, batch.rows)
-        targets = data.view_targets(teacher.view_of(step // per_epoch))
+        targets = targets_of(teacher.view_of(step // per_epoch), teacher.seed)
         loss_of = losses.of(on_device(inputs, device), on_device(logits, device), batch, targets)
         loss = halves.backward(len(logits), loss_of, optimizer.zero_grad)
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)

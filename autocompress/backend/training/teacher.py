@@ -45,7 +45,7 @@ class TrainingData(Protocol):
     def train_targets(self) -> Tensor:
         """The targets `(N, …)`, such as labels."""
 
-    def view_targets(self, view: int) -> Any:
+    def view_targets(self, view: int, seed: int) -> Any:
         """The targets of a view, or None where it has none."""
 
 
@@ -133,6 +133,11 @@ class Teacher:
         stored = self._view(self.view_of(epoch))
         inputs: Any = torch.lerp(self._data.normalise(stored[partners]), self._data.normalise(stored[rows]), share)
         return inputs, self._answer(inputs).float().cpu()
+
+    @property
+    def seed(self) -> int:
+        """The one that settles the views."""
+        return self._seed
 
     def view_of(self, epoch: int) -> int:
         """The number of the view of an epoch."""
