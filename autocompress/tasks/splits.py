@@ -28,7 +28,7 @@ from autocompress.tasks.classification.sanity_checks import (
 )
 from autocompress.tasks.classification.scores import scores
 from autocompress.tasks.identity import callable_fingerprint
-from autocompress.tasks.samples import HELD_BYTES, Samples, content_of, is_large, take_rows
+from autocompress.tasks.samples import Samples, content_of, is_large, take_rows
 from autocompress.tasks.score import Answers, Score, consecutive_rows, gathered_rows
 from autocompress.tasks.stratified import stratified_part
 from autocompress.tasks.views import Augment, Shifts, View, augmented_by
@@ -42,6 +42,8 @@ STORED = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.
 PIXELS, VALUES, TOKENS = "pixels", "values", "tokens"
 # What stored numbers are: bytes to be divided by 255, values as they are, or indices of an embedding.
 READINGS = (PIXELS, VALUES, TOKENS)
+# The bytes of an augmented view up to which it is held: beyond, samples are shifted each time they are read.
+VIEW_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,10 +270,10 @@ class TaskData:
 
     def train_view(self, view: int, seed: int) -> Any:
         """All training inputs as stored, augmented; each view number gives another, settled by `seed`. Where inputs
-        are not in memory, samples are augmented when they are read."""
+        are not in memory, or would take `VIEW_BYTES` once more, samples are augmented when they are read."""
         inputs, number = self.train.inputs, 1000 * seed + view
         generator = torch.Generator().manual_seed(number)
-        if isinstance(inputs, Tensor) and (self.augment is not None or inputs.nbytes <= HELD_BYTES):
+        if isinstance(inputs, Tensor) and (self.augment is not None or inputs.nbytes <= VIEW_BYTES):
             return self.augmented(inputs, generator)
         return View(inputs, self._shifts(inputs, generator), self.augment, number)
 

@@ -186,7 +186,7 @@ def test_views_of_data_on_a_disk_are_those_in_memory(way: dict[str, Any], data: 
 def test_large_tensors_are_augmented_when_they_are_read(data: TaskData, monkeypatch: pytest.MonkeyPatch) -> None:
     data = replace(data, pad=1, flip=True)
     whole = data.train_view(1, 0)
-    monkeypatch.setattr(splits, "HELD_BYTES", 1)
+    monkeypatch.setattr(splits, "VIEW_BYTES", 1)
     assert isinstance(whole, torch.Tensor) and not isinstance(data.train_view(1, 0), torch.Tensor)
     assert torch.equal(data.train_view(1, 0)[:], whole)
 
