@@ -158,7 +158,7 @@ def _mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
     axes = [axis for axis in range(x.dim()) if axis != 1]
     mean = x.mean(axes, keepdim=True)
     channels = rows_of(x[:, :1].nbytes, x.shape[1], PIECE_BYTES)
-    pieces = zip(x.split(channels, 1), mean.split(channels, 1), strict=True)
+    pieces = zip(torch.split(x, channels, 1), torch.split(mean, channels, 1), strict=True)
     return mean.flatten(), torch.cat([(piece - its_mean).square_().mean(axes) for piece, its_mean in pieces])
 
 
