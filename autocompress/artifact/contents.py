@@ -45,14 +45,19 @@ def read_contents(folder: Path | str, trust: Trust | None = None) -> Contents:
             key, or another, is given.
     """
     folder, trust = Path(folder), trust or Trust()
-    if folder.is_file():
-        raise InputError(f"{folder} is a file: give the folder that holds it, with its {MANIFEST}")
-    text = plain_file(folder / MANIFEST, MOST_BYTES)
+    text = manifest_text(folder)
     if trust.signer is not None:
         require_signature(folder, text, trust.signer)
     manifest, document = parse(text, str(folder / MANIFEST))
     stored = {name: unchanged_file(folder, manifest, name) for name in manifest.files}
     return Contents(folder, manifest, document, opened(manifest, stored, trust))
+
+
+def manifest_text(folder: Path) -> bytes:
+    """The content of the manifest of the artefact in `folder`. InputError where that is no folder, or has none."""
+    if folder.is_file():
+        raise InputError(f"{folder} is a file: give the folder that holds it, with its {MANIFEST}")
+    return plain_file(folder / MANIFEST, MOST_BYTES)
 
 
 def opened(manifest: Manifest, stored: Mapping[str, bytes], trust: Trust) -> dict[str, bytes]:

@@ -7,6 +7,7 @@ pictures, recordings or text, how those were read for training.
 from __future__ import annotations
 
 import io
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from autocompress.artifact.loaded import LoadedArtifact
+from autocompress.artifact.loaded import LoadedArtifact, require_numbers
 from autocompress.artifact.manifest import TensorFacts
 from autocompress.errors import InputError
 
@@ -59,6 +60,10 @@ def read_samples(network: LoadedArtifact, place: str, stdin: Any = None, as_is: 
 
         return Samples(origin, tokens(network, tokenized, data.decode(), origin))
     arrays = dict(_stored(network, data, origin))
+    for name, values in arrays.items():
+        require_numbers(name, values)
+        if not np.isfinite(values).all():
+            raise InputError(f"{origin} must hold finite numbers for input {name!r}, but holds NaN or infinity")
     return Samples(origin, {name: values if as_is else network.normalised(values, name)
                             for name, values in arrays.items()})
 
@@ -75,7 +80,8 @@ def _content(place: str, stdin: Any) -> bytes:
             raise InputError(f"an input must be a file that can be read, or - for standard input, but {place}: "
                              f"{reason}") from None
     if not data or len(data) > MOST_BYTES:
-        raise InputError(f"an input must have 1 byte to {MOST_BYTES >> 30} GiB, but {place} has "
+        origin = "standard input" if place == STDIN else place
+        raise InputError(f"an input must have 1 byte to {MOST_BYTES >> 30} GiB, but {origin} has "
                          f"{'none' if not data else 'more'}")
     return data
 
@@ -182,6 +188,8 @@ def _from_text(facts: TensorFacts, text: str, origin: str) -> np.ndarray:
         cells = line.replace(",", " ").replace(";", " ").split()
         if not cells:
             continue
+        if not all(cell.strip() for cell in re.split("[,;]", line.rstrip(",; \t"))):
+            raise InputError(f"{origin}, line {number}: each cell must hold a number, but one is empty")
         try:
             rows.append([float(cell) for cell in cells])
         except ValueError:

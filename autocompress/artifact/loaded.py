@@ -87,9 +87,13 @@ class LoadedArtifact:
         Args:
             values: pixels or numbers; floats of pixels are taken to be divided by 255 already.
             name: of the input; needed where there are several.
+
+        Raises:
+            InputError: for what is no input, or no numbers.
         """
         facts = self._one(name)
         values = np.asarray(values)
+        require_numbers(facts.name, values)
         kind = np.dtype(facts.dtype)
         if kind.kind not in "f":
             whole: np.ndarray = values.astype(kind)
@@ -123,7 +127,7 @@ class LoadedArtifact:
         if set(arrays_by_name) != set(self.inputs):
             raise InputError(f"the network must get the inputs {', '.join(self.inputs)}, but got "
                              f"{', '.join(arrays_by_name) or 'none'}")
-        feed = {name: _checked(name, np.asarray(arrays_by_name[name]), facts) for name, facts in self.inputs.items()}
+        feed = {name: fitting(name, np.asarray(arrays_by_name[name]), facts) for name, facts in self.inputs.items()}
         counts = {name: len(values) for name, values in feed.items()}
         if len(set(counts.values())) != 1:
             raise InputError(f"inputs must have the same number of samples, but got {counts}")
@@ -151,7 +155,15 @@ def load(folder: Path | str, threads: int = 1, *, key: Path | str | None = None,
     return LoadedArtifact(read_contents(folder, Trust.of(key, decrypt)), threads)
 
 
-def _checked(name: str, values: np.ndarray, facts: TensorFacts) -> np.ndarray:
+def require_numbers(name: str, values: np.ndarray) -> None:
+    """InputError unless the values for the input `name` are real numbers."""
+    if values.dtype.kind not in "biuf":
+        raise InputError(f"input {name!r} must hold numbers, but holds {values.dtype}")
+
+
+def fitting(name: str, values: np.ndarray, facts: TensorFacts) -> np.ndarray:
+    """The values of the input `name` in the type that the network reads, by its `facts`. InputError where they have
+    another shape, or are no numbers of that kind."""
     expected = facts.shape[1:]
     fits = values.ndim == len(facts.shape) and all(
         isinstance(size, str) or size == actual or axis in facts.free_axes
@@ -159,8 +171,7 @@ def _checked(name: str, values: np.ndarray, facts: TensorFacts) -> np.ndarray:
     if not fits or not len(values):
         raise InputError(f"input {name!r} must have shape ({', '.join(map(str, facts.shape))}), with one sample or "
                          f"more, but has {values.shape}")
-    if values.dtype.kind not in "biuf":
-        raise InputError(f"input {name!r} must hold numbers, but holds {values.dtype}")
+    require_numbers(name, values)
     if np.dtype(facts.dtype).kind in "iu" and values.dtype.kind == "f":
         raise InputError(f"input {name!r} must hold whole numbers ({facts.dtype}), but holds {values.dtype}")
     return values.astype(facts.dtype)

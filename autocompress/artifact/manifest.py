@@ -18,6 +18,8 @@ from autocompress.errors import InputError
 MANIFEST, SIGNATURE = "manifest.json", "manifest.json.sig"
 CARD, SAMPLES = "README.md", "samples.safetensors"
 SCHEMA, VERSION = "autocompress/manifest", 1
+DTYPES = ("bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)), "float16", "float32",
+          "float64")
 # A manifest holds a plan of a few hundred bytes a layer.
 MOST_BYTES = 64 * 2**20
 
@@ -187,6 +189,10 @@ def parse(text: bytes, origin: str = MANIFEST) -> tuple[Manifest, dict[str, Any]
     strange = [name for name in manifest.files if not is_plain(name)]
     if strange:
         raise InputError(f"{origin} must name files of its own folder, but names {strange[0]!r}")
+    for facts in (*manifest.read.values(), *manifest.written.values()):
+        if facts.dtype not in DTYPES or not all(facts.std):
+            raise InputError(f"{origin} must say of {facts.name!r} a type of numbers as numpy names it, and divide by "
+                             f"no 0, but has {facts.dtype!r} and {facts.std}")
     hidden = manifest.encrypted.files if manifest.encrypted else []
     listed = {*manifest.files, *(name for name in hidden if f"{name}.enc" in manifest.files)}
     if manifest.model not in listed:

@@ -19,7 +19,7 @@ from typing import Annotated
 
 import msgspec
 
-from autocompress.artifact.contents import unchanged_file
+from autocompress.artifact.contents import manifest_text, unchanged_file
 from autocompress.artifact.manifest import MANIFEST, MOST_BYTES, SIGNATURE, Manifest, is_plain, parse
 from autocompress.artifact.options import Trust
 from autocompress.artifact.plain_file import plain_file
@@ -102,7 +102,7 @@ def make_patch(old: Path | str, new: Path | str) -> bytes:
 
 
 def _stored(folder: Path) -> _Stored:
-    text = plain_file(folder / MANIFEST, MOST_BYTES)
+    text = manifest_text(folder)
     manifest, _ = parse(text, str(folder / MANIFEST))
     files = {MANIFEST: text, **{name: unchanged_file(folder, manifest, name) for name in manifest.files}}
     if (folder / SIGNATURE).exists():
@@ -182,6 +182,11 @@ def read_patch(path: Path) -> bytes:
         raise InputError(f"a patch must be a file that can be read, but {path}: {reason}") from None
 
 
+def is_patch(path: Path) -> bool:
+    """Whether the file at `path` begins like a patch, of any release."""
+    return read_patch(path).startswith(MAGIC[:len(b"autocompress-patch-")])
+
+
 def updated(old: Path, patch: bytes, out: Path, key: Path | str | None = None) -> None:
     """Write the artefact that a patch makes of that in `old` into a folder of its own, whole or not at all.
 
@@ -210,6 +215,8 @@ def updated(old: Path, patch: bytes, out: Path, key: Path | str | None = None) -
         check_signature(files.get(SIGNATURE), files[MANIFEST], trust.signer)
     try:
         write_folder(out, files)
+    except (NotADirectoryError, FileExistsError) as error:
+        raise InputError(f"--out must be a folder below other folders, but a part of {out} is a file") from error
     except OSError as error:
         raise EnvironmentFault(f"{out} could not be written: {error.strerror}; free space or choose another folder. "
                                f"{old} is as it was") from error

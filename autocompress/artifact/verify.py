@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from autocompress.artifact.contents import Contents, opened, unchanged_file
+from autocompress.artifact.contents import Contents, manifest_text, opened, unchanged_file
 from autocompress.artifact.isolated import Answers, Limits, run_isolated
+from autocompress.artifact.loaded import fitting
 from autocompress.artifact.machine import this_machine
-from autocompress.artifact.manifest import MANIFEST, MOST_BYTES, SIGNATURE, Manifest, parse
+from autocompress.artifact.manifest import MANIFEST, SIGNATURE, Manifest, parse
 from autocompress.artifact.options import Trust
-from autocompress.artifact.plain_file import plain_file
 from autocompress.artifact.samples import deviation, unpack_samples
 from autocompress.artifact.signature import require_signature
 from autocompress.artifact.watermark import DETECTED, evidence
@@ -145,7 +145,7 @@ def _contents(verification: Verification, trust: Trust) -> Contents | None:
 
     def check_manifest() -> str:
         path = verification.folder / MANIFEST
-        text.append(plain_file(path, MOST_BYTES))
+        text.append(manifest_text(verification.folder))
         read.append(parse(text[0], str(path)))
         return f"of trial {read[0][0].trial} of {read[0][0].study}, version {read[0][0].version}"
 
@@ -204,7 +204,11 @@ def _inputs(contents: Contents) -> dict[str, np.ndarray]:
     if manifest.samples is None:
         return {name: np.zeros([1 if isinstance(size, str) else size for size in facts.shape], facts.dtype)
                 for name, facts in manifest.read.items()}
-    return _samples(contents)[0]
+    inputs = _samples(contents)[0]
+    if {*inputs} != {*manifest.read}:
+        raise InputError(f"the samples must have the inputs of the manifest, {', '.join(manifest.read)}, but have "
+                         f"{', '.join(inputs)}")
+    return {name: fitting(name, inputs[name], facts) for name, facts in manifest.read.items()}
 
 
 def _samples(contents: Contents) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -249,6 +253,8 @@ def _latency(manifest: Manifest, answers: Answers) -> str:
     then, now = manifest.verified.get(LATENCY), answers.latency.get(LATENCY)
     if then is None or now is None:
         return "skipped: the manifest has no measured latency"
+    if isinstance(then, bool) or not isinstance(then, int | float):
+        raise InputError(f"the manifest must have a number of milliseconds as {LATENCY}, but has {then!r}")
     told = f"{format_milliseconds(now)} beside {format_milliseconds(then)} at export"
     here, there = this_machine(), manifest.machine
     if not there.processor or here.processor != there.processor:

@@ -25,16 +25,20 @@ def diff(old: str, new: str, out: str, as_json: bool) -> None:
 
     `autocompress patch` carries it out where OLD is.
     """
-    from autocompress.artifact.patch import make_patch, size_of
+    from autocompress.artifact.patch import is_patch, make_patch, size_of
     from autocompress.core.files import write_whole
     from autocompress.errors import EnvironmentFault, InputError
     from autocompress.quantities import exact_bytes, format_percent
 
     if not out or Path(out).is_dir():
         raise InputError(f"--out must be a file for the patch, but is {out!r}")
+    if Path(out).exists() and not is_patch(Path(out)):
+        raise InputError(f"--out must be a new file, or an earlier patch, but {out} is there and is none: it stays")
     patch, whole = make_patch(old, new), size_of(new)
     try:
         write_whole(Path(out), patch)
+    except (NotADirectoryError, FileExistsError) as error:
+        raise InputError(f"--out must be a file in a folder, but a part of {out} is a file") from error
     except OSError as error:
         raise EnvironmentFault(f"{out} could not be written: {error.strerror}; free space or choose another place"
                                ) from error

@@ -22,7 +22,7 @@ from autocompress.study.loading import load_task, make_bench
 from autocompress.study.process_state import kept_surroundings
 from autocompress.study.request import Request
 from autocompress.study.result import open_study
-from autocompress.study.settings import SearchSettings
+from autocompress.study.settings import SETTINGS, SearchSettings
 from autocompress.study.workbench import study_store
 from autocompress.tasks.cache import cache_dir
 from autocompress.techniques.apply import check_plan
@@ -103,7 +103,7 @@ def apply_plan(study: Path, trial: int | str, weights: Path, out: Path, *, data:
 
 def _request(description: Description, weights: Path, data: str | None, device: str, trust_code: bool) -> Request:
     """The study's settings with other weights. InputError where the network cannot be made of them."""
-    stored = description.settings
+    stored, device = description.settings, SETTINGS["device"].kind.parse(device, "--device")
     if description.objects:
         raise InputError(f"a study must name its {description.objects[0]} for its plans to be applied, but this one "
                          "was made from Python objects: use autocompress.trace(model=…, data=…).export(plan, folder)")

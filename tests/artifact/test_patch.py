@@ -146,6 +146,19 @@ def test_places_that_cannot_be_used_end_with_2(versions: tuple[Path, Path], tmp_
     assert (tmp_path / "file").read_text() == "mine" and contents(old) == contents(versions[0])
 
 
+def test_a_patch_is_written_over_nothing_but_a_patch(versions: tuple[Path, Path], tmp_path: Path,
+                                                     capsys: pytest.CaptureFixture[str]) -> None:
+    old, new = copied(versions[0], tmp_path / "old"), versions[1]
+    assert main(["diff", str(old), str(new), "--out", str(old / "model.onnx")]) == 2
+    assert "it stays" in capsys.readouterr().err and contents(old) == contents(versions[0])
+    for _ in range(2):
+        assert main(["diff", str(old), str(new), "--out", str(tmp_path / "p")]) == 0
+    for command in (["diff", str(old), str(new)], ["patch", str(old), str(tmp_path / "p")]):
+        capsys.readouterr()
+        assert main([*command, "--out", str(old / "model.onnx" / "below")]) == 2
+        assert "is a file" in capsys.readouterr().err and contents(old) == contents(versions[0])
+
+
 @pytest.mark.parametrize("write", [1, 2, 4])
 def test_an_interrupted_patch_leaves_the_old_artefact_and_nothing_else(
     versions: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: int

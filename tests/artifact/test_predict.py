@@ -146,6 +146,9 @@ def test_a_recording_is_brought_to_rate_and_length(artifact: Path, tmp_path: Pat
     ("a.txt", b"1 2 3\n", "20 numbers"),
     ("a.txt", b"hello\n", "tokenizer"),
     ("a.txt", b"\n\n", "empty"),
+    ("a.csv", b"1,,2" + b",3" * 18, "line 1: each cell must hold a number, but one is empty"),
+    ("a.csv", b"nan" + b",3" * 19, "must hold finite numbers for input 'input'"),
+    ("a.csv", b"1e999" + b",3" * 19, "must hold finite numbers for input 'input'"),
     ("a.wav", b"RIFF\x00\x00\x00\x00WAVEfmt ", "intact .wav"),
     ("a.png", b"\x89PNG\r\n\x1a\n\x00\xff", "no picture"),
 ])
@@ -166,6 +169,28 @@ def test_inputs_that_do_not_fit_the_network_end_with_2(artifact: Path, pictures:
     assert "holds x, y" in refused(capsys, str(artifact), str(tmp_path / "a.npz"))
     assert "must be a picture" in refused(capsys, str(pictures), str(tmp_path / "damaged.png"))
     assert "No such file" in refused(capsys, str(artifact), str(tmp_path / "gone"))
+
+
+@pytest.mark.parametrize("values", [
+    np.array(["a"] * 20), np.zeros(20, complex), np.zeros(20, "datetime64[s]"), np.zeros(20, [("x", "f4")])],
+    ids=["text", "complex", "times", "records"])
+def test_arrays_of_other_things_than_numbers_are_refused(artifact: Path, tmp_path: Path, values: np.ndarray,
+                                                         capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "a.npy", values)
+    assert "input 'input' must hold numbers, but holds" in refused(capsys, str(artifact), str(tmp_path / "a.npy"))
+    with pytest.raises(InputError, match="must hold numbers"):
+        autocompress.load(artifact).normalised(values[None])
+
+
+def test_nothing_on_standard_input_is_said(artifact: Path, capsys: pytest.CaptureFixture[str],
+                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    assert "but standard input has none" in refused(capsys, str(artifact), "-")
+
+
+def test_a_line_may_end_in_a_comma(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.csv").write_text("0.5," * 20 + "\n")
+    assert len(predicted(capsys, str(artifact), str(tmp_path / "a.csv"))) == 1
 
 
 def test_a_zip_bomb_is_not_unpacked(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -97,6 +97,24 @@ def test_a_manifest_of_another_kind_or_release_is_refused(artifact: Path, tmp_pa
     assert ("update autocompress" in verification.checks[0].detail) == (keys == {"version": 99})
 
 
+@pytest.mark.parametrize(("keys", "check"), [
+    ({"dtype": "wat"}, "manifest"), ({"dtype": "object"}, "manifest"), ({"std": [0.0]}, "manifest"),
+    ({"shape": ["N", 21]}, "load"), ({"name": "other"}, "load")])
+def test_a_manifest_whose_input_is_not_the_files_is_refused(artifact: Path, tmp_path: Path, keys: dict[str, object],
+                                                            check: str) -> None:
+    facts = json.loads((artifact / "manifest.json").read_bytes())["input"]
+    assert failed(verify(edited(artifact, tmp_path, input=facts | keys))) == [check]
+
+
+def test_a_latency_that_is_no_number_is_refused(artifact: Path, tmp_path: Path) -> None:
+    facts = json.loads((artifact / "manifest.json").read_bytes())["verified"]
+    assert failed(verify(edited(artifact, tmp_path, verified=facts | {"latency_ms": "fast"}))) == ["latency"]
+
+
+def test_the_file_in_place_of_its_folder_is_said(artifact: Path) -> None:
+    assert "give the folder that holds it" in verify(artifact / "model.onnx").checks[0].detail
+
+
 @pytest.mark.parametrize("text", [b"", b"[]", b"{}", b"\xff\xfe", b"[" * 100_000, b'{"schema": "x", "version": "y"}'])
 def test_what_is_no_manifest_is_an_input_error(text: bytes) -> None:
     with pytest.raises(InputError, match="not a manifest"):

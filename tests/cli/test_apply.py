@@ -108,6 +108,7 @@ def test_a_trial_without_a_score_or_a_study_of_objects_ends_with_2(cli: Cli, stu
 
 
 def test_bad_flags_end_before_anything_is_loaded(cli: Cli, study: Path, retrained: Path, tmp_path: Path) -> None:
-    for flags in (("--timeout", "abc"), ("--rung", "5"), ("--sign", str(tmp_path / "gone"))):
+    for flags in (("--timeout", "abc"), ("--rung", "5"), ("--sign", str(tmp_path / "gone")),
+                  ("--device", "tpu", "--trust-code")):
         out = cli("apply", str(study), "--weights", str(retrained), "--out", str(tmp_path / "new"), *flags)
         assert out.code == 2 and not (tmp_path / "new").exists()
