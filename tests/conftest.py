@@ -68,14 +68,25 @@ def samples_answered_here() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def files_timed_for_a_moment() -> Iterator[None]:
+    """Let readings of latencies be short ones: what one takes is held by `tests/export/test_timing.py`."""
+    if "torch" not in sys.modules:
+        yield
+        return
+    from autocompress.formats import timing
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing, "SLICE_SECONDS", 0.0003)
+        yield
+
+
 @pytest.fixture(scope="module")
 def short_searches() -> Iterator[None]:
-    """Let searches in this process train and time for a moment: how well a network recovers is shown elsewhere."""
-    from autocompress.formats import timing
+    """Let searches in this process train for a moment: how well a network recovers is shown elsewhere."""
     from autocompress.study import trainer
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, "SHORT_STEPS", 4)
         patch.setattr(trainer, "LONG_STEPS", 16)
-        patch.setattr(timing, "SLICE_SECONDS", 0.0003)
         yield

@@ -17,6 +17,12 @@ TASKS = Path("/proc/self/task")
 ONE = {"input": np.zeros((1, 4), np.float32)}
 
 
+@pytest.fixture(autouse=True)
+def readings_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other tests take shorter ones."""
+    monkeypatch.setattr(timing, "SLICE_SECONDS", SLICE_SECONDS)
+
+
 class _Clocks:
     """A thread that works for `cpu` seconds in an inference, during which others work for `stolen` seconds."""
 
