@@ -5,6 +5,8 @@ from __future__ import annotations
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 import autocompress
 from autocompress.search.executors.base import Executor, Job, Outcome, Workplace, work
 from autocompress.testing.executor_contract import ExecutorContract
@@ -46,6 +48,7 @@ class TestThreads(ExecutorContract):
         return Threads()
 
 
+@pytest.mark.usefixtures("short_searches")
 def test_a_search_by_threads_ends_in_a_verified_file(tmp_path: Path) -> None:
     network, threads = NETWORKS["chain"], Threads()
     result = autocompress.search(network.make(), task_data(network.input_shape), "9kB", trials=3, epochs=1,

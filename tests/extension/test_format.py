@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -65,6 +66,7 @@ class TestNpz(FormatContract):
     format, networks = NpzFormat(), ("mlp",)
 
 
+@pytest.mark.usefixtures("short_searches")
 def test_a_search_ends_with_a_verified_file_of_that_format(tmp_path: Path) -> None:
     torch.manual_seed(0)
     inputs = torch.randn(300, 12)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 import autocompress
@@ -53,6 +54,7 @@ class TestHillClimber(SamplerContract):
         return HillClimber
 
 
+@pytest.mark.usefixtures("short_searches")
 def test_a_search_by_it_ends_in_a_verified_file(tmp_path: Path) -> None:
     network = NETWORKS["chain"]
     result = autocompress.search(network.make(), task_data(network.input_shape), "9kB", trials=6, epochs=1,

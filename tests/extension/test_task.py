@@ -68,6 +68,7 @@ class TestDistances(TaskContract):
         return trained()
 
 
+@pytest.mark.usefixtures("short_searches")
 def test_a_search_ships_a_file_whose_metric_is_the_networks(tmp_path: Path) -> None:
     task = Distances()
     result = autocompress.search(trained(), task=task, budget="12kB", trials=3, epochs=2, out=tmp_path / "study")

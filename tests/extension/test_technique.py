@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import msgspec
+import pytest
 import torch
 from torch import nn
 
@@ -67,6 +68,7 @@ class TestZeroRows(TechniqueContract):
                          if layer.compressible and layer.kind in ("conv", "linear")])]
 
 
+@pytest.mark.usefixtures("short_searches")
 def test_a_search_ends_with_a_verified_file_with_rows_of_zeros(tmp_path: Path) -> None:
     torch.manual_seed(0)
     inputs, space = torch.randn(300, 64), tmp_path / "space.toml"

@@ -28,6 +28,7 @@ def data() -> tuple[torch.Tensor, torch.Tensor]:
     return inputs, torch.arange(120) % 3
 
 
+@pytest.mark.usefixtures("short_searches")
 @pytest.mark.parametrize(("formats", "budget"), [
     (["onnx", "tflite", "tflite-micro"], "4500B"),
     *(pytest.param(*each, marks=pytest.mark.slow) for each in (

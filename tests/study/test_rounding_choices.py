@@ -95,6 +95,7 @@ def test_plans_of_a_space_have_what_was_measured() -> None:
     assert ranges({}) == {None}, "a study of an earlier release goes on with what its plans had"
 
 
+@pytest.mark.usefixtures("short_searches")
 def test_a_study_keeps_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Resumed, it measures nothing, and its plans are rounded as before."""
     measured = {"range": "percentile-99.9", "equalize": "none"}

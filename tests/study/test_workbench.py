@@ -129,6 +129,7 @@ def test_answers_that_cannot_be_kept_or_read_cost_time_alone(tmp_path: Path) -> 
     assert torch.equal(again.batch(0, rows)[1], first)
 
 
+@pytest.mark.usefixtures("short_searches")
 def test_a_candidate_is_evaluated_with_as_many_threads_as_are_asked_for(tmp_path: Path) -> None:
     chain, before = NETWORKS["chain"], torch.get_num_threads()
     torch.set_num_threads(1)

@@ -197,6 +197,7 @@ class TestLabelFreeClasses(TaskContract):
         return segmenter()
 
 
+@pytest.mark.usefixtures("short_searches")
 @pytest.mark.parametrize(("make", "net", "budget"), [
     (two_headed_task, two_heads, "9kB"), pytest.param(segmenting_task, segmenter, "6kB", marks=pytest.mark.slow),
     pytest.param(embedding_task, embedding, "7kB", marks=pytest.mark.slow)])
