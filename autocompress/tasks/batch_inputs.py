@@ -62,13 +62,13 @@ def getter_of(inputs: GetInputs | str | Sequence[str] | None) -> GetInputs | Non
     return Entries(names)
 
 
-def chosen_inputs(model: nn.Module, columns: Sequence[str], said: bool) -> dict[str, str]:
+def chosen_inputs(model: nn.Module, columns: Sequence[str], get_inputs: GetInputs | None) -> dict[str, str]:
     """The column of each argument of a network's `forward`; under the empty name that of the one tensor it reads.
 
     Args:
         model: the network.
         columns: names of the arrays that may be inputs; see `batches.inputs_in`.
-        said: whether the user said that they are.
+        get_inputs: what the user says that they are.
 
     Raises:
         InputError: where `forward` cannot be called with them.
@@ -80,12 +80,13 @@ def chosen_inputs(model: nn.Module, columns: Sequence[str], said: bool) -> dict[
     required = [each.name for each in named if each.default is each.empty]
     if [*columns] == [UNNAMED]:
         column_of = {UNNAMED: UNNAMED}
-    elif said:
+    elif get_inputs is not None:
         unknown = [name for name in columns if name not in names and not anything]
-        if unknown:
+        is_the_only_one = isinstance(get_inputs, Entries) and len(columns) == 1 and len(required) < 2 and bool(names)
+        if unknown and not is_the_only_one:
             raise InputError(f"inputs must be arguments of the network's forward, {', '.join(names)}, but "
                              f"{', '.join(unknown)} is none")
-        column_of = {name: name for name in columns}
+        column_of = {UNNAMED: columns[0]} if unknown else {name: name for name in columns}
     elif all(name.isdecimal() for name in columns):
         column_of = dict(zip(names, columns, strict=False))
     else:
@@ -100,7 +101,7 @@ def chosen_inputs(model: nn.Module, columns: Sequence[str], said: bool) -> dict[
     if UNNAMED in column_of and len(required) > 1:
         raise InputError(f"the network's forward needs {', '.join(required)}, but batches hold one input: say inputs=a "
                          "function of a batch that returns tensors by these names")
-    return {UNNAMED: column_of[names[0]]} if [*column_of] == names[:1] and not said else column_of
+    return {UNNAMED: column_of[names[0]]} if [*column_of] == names[:1] and get_inputs is None else column_of
 
 
 def trained_on(split: BatchSplit, names: Mapping[str, str], where: str) -> BatchSplit:

@@ -6,6 +6,7 @@ import math
 import pickle
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from autocompress.core.metric import Metrics
 from autocompress.errors import AutocompressError, InputError
 from autocompress.tasks.batch_split import BatchSplit
-from autocompress.tasks.metrics.measure import Measure
+from autocompress.tasks.metrics.measure import Measure, OfBatches
 from autocompress.tasks.metrics.selection import FileOutputs
 from autocompress.tasks.row_writer import HELD_BYTES, RowWriter
 from autocompress.tasks.samples import Samples
@@ -37,6 +38,8 @@ def scored(answers: Answers, batches: BatchSplit, measures: Sequence[Measure], o
     Raises:
         InputError: where a metric raises, is no number, or is not finite.
     """
+    if len(batches) == 1:
+        measures = [replace(each, is_alone=True) if isinstance(each, OfBatches) else each for each in measures]
     per_measure = [Kept() for _ in measures]
     constant: dict[str, np.ndarray] = {}
     varied: set[str] = set()
@@ -60,8 +63,9 @@ def scored(answers: Answers, batches: BatchSplit, measures: Sequence[Measure], o
     for measure, of in zip(measures, per_measure, strict=True):
         value, error = _reported(measure, lambda m=measure, k=of: m.over_split(k, every), f"on the {name} split")
         if not math.isfinite(value):
+            needs = getattr(measure, "needs", "") or "that it is defined for these outputs and targets"
             raise InputError(f"the metric {measure.metric.name} must be a finite number, but is {value} on the {name} "
-                             "split: a metric that is not defined for these outputs cannot be searched for")
+                             f"split: it needs {needs}")
         metrics |= {measure.metric.name: value, measure.metric.error: error}
     return Score(metrics, sorted(set(constant) - varied))
 
@@ -167,5 +171,7 @@ def _reported(measure: Measure, call: Any, where: str) -> Any:
         raise
     except Exception as error:  # the user's code: anything can come
         first = next(iter(str(error).splitlines()), "no message")
+        hint = ". Outputs are numpy arrays by name; torch.from_numpy makes tensors of them" \
+            if isinstance(error, TypeError | AttributeError) else ""
         raise InputError(f"metric {measure.metric.name} {where} must return a number, but raised "
-                         f"{type(error).__name__}: {first}") from error
+                         f"{type(error).__name__}: {first}{hint}") from error

@@ -94,8 +94,7 @@ class BatchTask:
         self._loss, self._meanings, self._weights = loss, dict(outputs or {}), dict(weights or {})
         self._augmentation = augmentation_of(augment)
         _check_arguments(loss, self._meanings, self._weights)
-        self._named_inputs = inputs is not None
-        get_inputs = getter_of(inputs)
+        self._get_inputs = get_inputs = getter_of(inputs)
         split_batches = {"train": train, "validation": validation, "test": test}
         limit = RecordingLimit(parse_bytes(cache_size, "cache_size"))
         batches_of_split: dict[str, Batches] = {}
@@ -133,7 +132,7 @@ class BatchTask:
         """
         for settled in ("_column_of", "_along"):
             self.__dict__.pop(settled, None)
-        self._names = chosen_inputs(model, self._columns, self._named_inputs)
+        self._names = chosen_inputs(model, self._columns, self._get_inputs)
         self._splits["train"] = trained_on(self._every_trained, self._names, self.name)
         for split, batches in self._splits.items():
             require_alike(batches, self._splits["train"], self._names, split, model)

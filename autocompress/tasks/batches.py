@@ -150,7 +150,8 @@ class BatchRecorder:
                                      f"{described(batch)}: give all batches one structure")
             if not arrays:
                 raise InputError(f"{where} must hold arrays with a row for each sample, in a dict or as its first "
-                                 f"item, but is {described(batch)}: say which are inputs by inputs=")
+                                 f"item, but is {described(batch)}{_listed_objects(batch)} say which are inputs by "
+                                 "inputs=")
             return arrays
         try:
             values = self._get_inputs(batch)
@@ -358,6 +359,14 @@ def _is_storable(value: Any) -> bool:
 
 
 _QUANTISED = (torch.quint8, torch.qint8, torch.qint32)
+
+
+def _listed_objects(batch: Any) -> str:
+    """In words, that the first item of a batch is a list of other things than arrays, such as pictures of Pillow."""
+    first = batch[0] if isinstance(batch, tuple | list) and len(batch) else None
+    if not isinstance(first, tuple | list) or not first or is_rows(first[0]):
+        return ":"
+    return f", the first of them a list of {type(first[0]).__name__}: make arrays of these, by a transform, or"
 
 
 def _tensor(value: Any) -> Tensor:

@@ -129,10 +129,9 @@ def _check_answers(model: nn.Module, inputs: Inputs, name: str) -> bool:
             outputs = model(inputs)
     except Exception as error:  # the user's code: anything can come
         cause, number = next(iter(str(error).splitlines()), "no message"), fixed_number_of_samples(model, inputs, error)
-        remedy = "Give the task's inputs the names and shapes that its forward takes" if number is None else \
-            f"Its {advice(number)}"
-        raise InputError(f"the model must take the inputs of {name}, but said: {type(error).__name__}: {cause[:300]}. "
-                         f"{remedy}") from error
+        remedy = _remedy_of_inputs(inputs) if number is None else f"Its {advice(number)}"
+        raise InputError(f"the model must take the inputs of {name}, {_shown(inputs)}, but said: "
+                         f"{type(error).__name__}: {cause[:300]}. {remedy}") from error
     if not isinstance(outputs, Tensor) and not [*outputs]:
         raise InputError("the model must return tensors, but returns none")
     if {1} == {len(tensor) if tensor.dim() else 0 for tensor in by_name(outputs).values()} and fixed_number_of_samples(
@@ -151,6 +150,22 @@ def _check_answers(model: nn.Module, inputs: Inputs, name: str) -> bool:
             raise InputError(f"the model must answer samples of {name} with finite numbers, but in {key} some are NaN "
                              "or infinite: check its weights")
     return not isinstance(outputs, Tensor)
+
+
+def _shown(inputs: Inputs) -> str:
+    tensors = {"": inputs} if isinstance(inputs, Tensor) else dict(inputs.items())
+    return ", ".join(f"{name} {tuple(tensor.shape)} {tensor.dtype}".strip().replace("torch.", "")
+                     for name, tensor in tensors.items())
+
+
+def _remedy_of_inputs(inputs: Inputs) -> str:
+    """What to do about inputs that a network does not take."""
+    tensors = [inputs] if isinstance(inputs, Tensor) else [*inputs.values()]
+    if any(each.dim() == 4 and each.shape[3] in (1, 3, 4) and each.shape[1] > 4 for each in tensors):
+        return "Pictures (N, H, W, C) must be turned to (N, C, H, W): arrays by transpose(0, 3, 1, 2)"
+    if any(each.dtype == torch.uint8 for each in tensors):
+        return "Bytes must be given as the numbers that the network was trained on, such as x.float() / 255"
+    return "Give the task's inputs the names and shapes that its forward takes, by inputs= where others are meant"
 
 
 def built_network(spec: str, *, trust_code: bool) -> nn.Module:

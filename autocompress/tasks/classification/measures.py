@@ -248,7 +248,8 @@ CLASS_MEASURES = (
     OfSamples(Metric(ACCURACY.name, unit="%"), right, settle=settled),
     OfSamples(Metric("top5", unit="%", title="Top-5 accuracy"), among_five),
     OfSamples(Metric("f1_macro", unit="%", title="Macro F1"), labels_and_answers, f1_macro),
-    OfSamples(Metric("auroc", unit="%", title="AUROC"), labels_and_shares, auroc),
+    OfSamples(Metric("auroc", unit="%", title="AUROC"), labels_and_shares, auroc,
+              needs="samples of several classes in a split"),
     OfSamples(Metric("perplexity", higher_is_better=False), surprise, perplexity),
     OfSamples(Metric("agreement", unit="%", title="Agreement with the original"), same_class, targets=ORIGINAL),
 )

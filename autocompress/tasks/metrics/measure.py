@@ -10,8 +10,10 @@ import numpy as np
 
 from autocompress.core.metric import Metric
 from autocompress.errors import InputError
+from autocompress.tasks.batch_structure import Reference, Structure, gathered
 from autocompress.tasks.metrics.selection import (
     ORIGINAL,
+    FileOutputs,
     Predictions,
     Targets,
     as_array,
@@ -68,6 +70,7 @@ class OfSamples:
         targets: where they stand in a batch, see `targets_of`, or `ORIGINAL`.
         as_arrays: whether predictions and targets are made arrays before they are given to `rows`.
         settle: what is kept of all samples → one number each, where that takes all of them; without `value`.
+        needs: what a split must hold for the value to be a number, for messages.
     """
 
     metric: Metric
@@ -77,6 +80,7 @@ class OfSamples:
     targets: Targets = None
     as_arrays: bool = True
     settle: Callable[[np.ndarray], np.ndarray] | None = None
+    needs: str = ""
 
     @property
     def needs_original(self) -> bool:
@@ -110,22 +114,26 @@ class OfBatches:
         function: outputs `(N, …)` by name and the batch → a number.
         needs_original: whether the original's outputs are compared with.
         assumed: whether nobody said that more is better.
+        is_alone: whether the batch is the only one of its split, so that its samples tell the standard error.
     """
 
     metric: Metric
     function: Callable[[Outputs, Any], float]
     needs_original: bool = False
     assumed: bool = False
+    is_alone: bool = False
 
     def of_batch(self, outputs: Outputs, batch: Any, original: Outputs) -> np.ndarray:
-        """The value, and the number of samples."""
+        """The value, the number of samples, and where the batch `is_alone` the standard error."""
+        samples = len(next(iter(outputs.values())))
         value = number(self.function(outputs, batch), self.metric.name)
-        return np.array([[value, len(next(iter(outputs.values())))]])
+        return np.array([[value, samples, error_by_samples(self.function, outputs, batch)
+                          if self.is_alone and np.isfinite(value) else 0.0]])
 
     def over_split(self, per_batch: Sequence[Any], batches: Sequence[Any]) -> tuple[float, float]:
-        """The weighted mean; its standard error by bootstrap over batches."""
+        """The weighted mean; its standard error by bootstrap over batches, or that of the only one."""
         rows = np.concatenate(list(per_batch))
-        return _weighted_mean(rows), bootstrap(_weighted_mean, rows)
+        return _weighted_mean(rows), float(rows[0, 2]) if self.is_alone else bootstrap(_weighted_mean, rows)
 
 
 @dataclass(frozen=True)
@@ -158,11 +166,11 @@ class OfSplit:
         def of(numbers: Sequence[int]) -> float:
             return number(self.function([per_batch[i] for i in numbers], Picked(batches, numbers)), name)
 
+        if count == 1:
+            return of([0]), error_by_samples(lambda one, batch: self.function([one], [batch]), per_batch[0], batches[0])
         parts = min(PARTS, count)
-        without = [of([i for i in range(count) if i % parts != part]) for part in range(parts)] if parts > 1 else []
-        spread = np.array(without) - np.mean(without) if without else np.zeros(1)
-        error = float(np.sqrt((parts - 1) / parts * np.square(spread).sum()))
-        return of(range(count)), error if np.isfinite(error) else 0.0
+        return of(range(count)), _jackknifed([of([i for i in range(count) if i % parts != part])
+                                              for part in range(parts)])
 
 
 class Picked(Sequence[Any]):
@@ -228,6 +236,46 @@ def bootstrap(value: Callable[[np.ndarray], float], rows: np.ndarray) -> float:
     values = np.array([value(rows[generator.integers(0, count, count)]) for _ in range(draws)] if count > 1 else [])
     values = values[np.isfinite(values)]
     return float(values.std(ddof=1)) if len(values) > 1 else 0.0
+
+
+def error_by_samples(function: Callable[[Any, Any], Any], value: Any, batch: Any) -> float:
+    """The standard error of a function of one batch, by leaving out each tenth of its samples once (the jackknife); 0
+    where none can be taken out of it, or the function takes no fewer.
+
+    Args:
+        function: of what is kept of a batch, and the batch.
+        value: what is kept of it, such as outputs by name.
+        batch: as it came.
+    """
+    without = []
+    try:
+        samples = len(next(iter(value.values())) if isinstance(value, Mapping) else value[0])
+        parts = min(PARTS, samples)
+        for part in range(parts):
+            rows = [row for row in range(samples) if row % parts != part]
+            without.append(float(function(samples_of(value, rows, samples), samples_of(batch, rows, samples))))
+    except Exception:  # the user's code: anything can come
+        return 0.0
+    return _jackknifed(without)
+
+
+def samples_of(value: Any, rows: Sequence[int], samples: int) -> Any:
+    """Some of the `samples` of a batch, or of the outputs for it. InputError where none can be taken out of it."""
+    if isinstance(value, FileOutputs):
+        return FileOutputs({key: array[rows] for key, array in value.items()})
+    return gathered([value], [rows], Structure.of(value, samples), _no_reference)
+
+
+def _no_reference(reference: Reference, batch: int, whole: bool) -> Any:
+    raise AssertionError("a batch that is not stored")
+
+
+def _jackknifed(without: Sequence[float]) -> float:
+    """The standard error of a value that was computed without each of as many parts (Tukey, 1958)."""
+    if len(without) < 2:
+        return 0.0
+    error = float(np.sqrt((len(without) - 1) / len(without) * np.square(np.array(without) - np.mean(without)).sum()))
+    return error if np.isfinite(error) else 0.0
 
 
 def _weighted_mean(rows: np.ndarray) -> float:

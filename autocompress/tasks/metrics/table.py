@@ -25,15 +25,18 @@ NAMED: dict[str, OfSamples] = {measure.metric.name: measure for measure in (
     OfSamples(Metric("mae", higher_is_better=False, title="Mean absolute error"), numbers.absolute_errors),
     OfSamples(Metric("rmse", higher_is_better=False, title="Root mean squared error"), numbers.squared_errors,
               numbers.root_of_mean),
-    OfSamples(Metric("r2", unit="%", title="R²"), numbers.sums_by_channel, numbers.explained),
-    OfSamples(Metric("spearman", unit="%", title="Spearman correlation"), numbers.pairs, numbers.rank_correlation),
+    OfSamples(Metric("r2", unit="%", title="R²"), numbers.sums_by_channel, numbers.explained,
+              needs="targets that differ"),
+    OfSamples(Metric("spearman", unit="%", title="Spearman correlation"), numbers.pairs, numbers.rank_correlation,
+              needs="targets and outputs that differ"),
     OfSamples(Metric("cosine", unit="%", title="Cosine similarity to the original"), numbers.cosines,
               targets=ORIGINAL),
-    OfSamples(Metric("miou", unit="%", title="Mean IoU"), segmentation.overlaps, segmentation.mean_iou),
+    OfSamples(Metric("miou", unit="%", title="Mean IoU"), segmentation.overlaps, segmentation.mean_iou,
+              needs="pixels with a class in a split"),
     OfSamples(Metric("map", unit="%", title="mAP"), detection.matched, detection.average_precision,
-              predictions=detection.boxes_of, as_arrays=False),
+              predictions=detection.boxes_of, as_arrays=False, needs="pictures with boxes in a split"),
     OfSamples(Metric("map50", unit="%", title="mAP at IoU 0.5"), detection.matched, detection.average_precision_50,
-              predictions=detection.boxes_of, as_arrays=False),
+              predictions=detection.boxes_of, as_arrays=False, needs="pictures with boxes in a split"),
 )}
 # What is kept of samples by metrics whose predictions are scores of classes.
 CLASS_ROWS = frozenset((segmentation.overlaps, *(measure.rows for measure in CLASS_MEASURES)))
@@ -75,7 +78,7 @@ def metric(measured: Any, *, name: str | None = None, unit: str | None = None, h
     elif isinstance(measured, OfSamples):
         measure = measured
     elif is_torchmetrics(measured):
-        measure = of_torchmetrics(measured, predictions, targets)
+        measure = of_torchmetrics(measured, predictions, targets, higher_is_better)
     elif callable(measured):
         if predictions is not None or targets is not None:
             raise InputError("predictions and targets are for metrics by name: a function takes what it needs from "

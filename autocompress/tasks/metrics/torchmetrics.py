@@ -1,4 +1,4 @@
-"""Metrics of the package torchmetrics, where it is installed: given as objects, and never imported here."""
+"""Metrics of the package torchmetrics, or objects with the methods of its, which is never imported here."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from autocompress.tasks.metrics.selection import Predictions, Targets, predictio
 
 
 def is_torchmetrics(value: Any) -> bool:
-    """Whether an object is a `torchmetrics.Metric`, told by its class's module and methods."""
-    modules = {base.__module__.partition(".")[0] for base in type(value).__mro__}
-    return "torchmetrics" in modules and all(hasattr(value, name) for name in ("update", "compute", "reset"))
+    """Whether an object is a `torchmetrics.Metric`, or one of another library with the same methods."""
+    return not isinstance(value, type) and all(
+        callable(getattr(value, name, None)) for name in ("update", "compute", "reset"))
 
 
-def of_torchmetrics(module: Any, predictions: Predictions, targets: Targets) -> OfSplit:
+def of_torchmetrics(module: Any, predictions: Predictions, targets: Targets, higher_is_better: bool | None) -> OfSplit:
     """The metric that an object computes of predictions and targets, both as tensors. It is copied.
 
     Raises:
@@ -32,11 +32,12 @@ def of_torchmetrics(module: Any, predictions: Predictions, targets: Targets) -> 
     """
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(module).__name__).lower()
     name = re.sub(r"^(binary|multiclass|multilabel)_", "", name)
-    if module.higher_is_better is None:
-        raise InputError(f"{type(module).__name__} does not say whether more is better: give a function of outputs and "
-                         "batches that calls it, with autocompress.metric(…, higher_is_better=…)")
+    better = getattr(module, "higher_is_better", None) if higher_is_better is None else higher_is_better
+    if better is None:
+        raise InputError(f"{type(module).__name__} does not say whether more is better: give "
+                         "autocompress.metric(…, higher_is_better=True), or False")
     bounds = getattr(module, "plot_lower_bound", None), getattr(module, "plot_upper_bound", None)
-    facts = Metric(name, "%" if bounds == (0.0, 1.0) else "", bool(module.higher_is_better))
+    facts = Metric(name, "%" if bounds == (0.0, 1.0) else "", bool(better))
     return OfSplit(facts, partial(_computed, copy.deepcopy(module)), partial(_compared, predictions, targets))
 
 
@@ -50,6 +51,8 @@ def _computed(module: Any, pairs: Sequence[Any], batches: Sequence[Any]) -> floa
         module.update(_tensor(predicted), _tensor(target))
     value = module.compute()
     module.reset()
+    if isinstance(value, int | float | np.generic):
+        return float(value)
     if not isinstance(value, Tensor) or value.numel() != 1:
         what = f"a tensor of {value.numel()} values" if isinstance(value, Tensor) else type(value).__name__
         raise InputError(f"{type(module).__name__} must compute one number, but computes {what}: give an average such "

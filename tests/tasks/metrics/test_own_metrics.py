@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 import autocompress
 from autocompress.errors import InputError
 from autocompress.tasks.metrics.measure import Measure, OfBatches, OfSplit
+from autocompress.tasks.metrics.selection import FileOutputs
 from autocompress.tasks.metrics.table import measures, metric
 from autocompress.tasks.score import Score
 from autocompress.tasks.vision import mend_torchvision
@@ -126,3 +128,46 @@ def test_torchmetrics_compute_what_they_compute() -> None:
     assert not metric(torchmetrics.MeanAbsoluteError()).metric.higher_is_better
     with pytest.raises(InputError, match="must compute one number"):
         measured(metric(torchmetrics.classification.MulticlassF1Score(num_classes=7, average=None)))
+
+
+class Counted:
+    """A metric with the methods of torchmetrics, of nobody's library."""
+
+    def reset(self) -> None:
+        self.right, self.samples = 0, 0
+
+    def update(self, scores: torch.Tensor, labels: torch.Tensor) -> None:
+        self.right += int((scores.argmax(1) == labels).sum())
+        self.samples += len(labels)
+
+    def compute(self) -> float:
+        return self.right / self.samples
+
+
+def test_objects_with_the_methods_of_torchmetrics_compute_too() -> None:
+    measure = metric(Counted(), higher_is_better=True)
+    assert measured(measure)[0] == pytest.approx((SCORES.argmax(1) == LABELS).mean())
+    with pytest.raises(InputError, match=r"Counted does not say whether more is better: give autocompress.metric"):
+        metric(Counted())
+
+
+def test_one_batch_tells_a_standard_error_by_its_samples() -> None:
+    def right(outputs: Any, batches: Any) -> float:
+        return float(np.mean([(each["output"].argmax(1) == batch[1]).mean()
+                              for each, batch in zip(outputs, batches, strict=True)]))
+
+    outputs, batch = FileOutputs({"output": SCORES}), ("texts", LABELS)
+    share = (SCORES.argmax(1) == LABELS).mean()
+    expected = np.sqrt(share * (1 - share) / len(LABELS))
+    for measure in (metric(right), metric(Counted(), higher_is_better=True)):
+        value, error = measure.over_split([measure.of_batch(outputs, batch, {})], [batch])
+        assert value == pytest.approx(share) and expected / 2 < error < 2 * expected
+
+    def of_a_batch(outputs: Any, batch: Any) -> float:
+        return right([outputs], [batch])
+
+    measure = replace(metric(of_a_batch), is_alone=True)  # type: ignore[type-var]
+    value, error = measure.over_split([measure.of_batch(outputs, batch, {})], [batch])
+    assert value == pytest.approx(share) and expected / 2 < error < 2 * expected
+    whole = metric(lambda outputs, batches: float(len(outputs[0]["output"]) == len(LABELS) or 1 / 0))
+    assert whole.over_split([outputs], [batch]) == (1, 0), "a function that takes no fewer"
