@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from autocompress.artifact.loaded import LoadedArtifact, require_numbers
+from autocompress.artifact.loaded import LoadedArtifact, require_numbers, whole_numbers
 from autocompress.artifact.manifest import TensorFacts
 from autocompress.errors import InputError
 
@@ -202,7 +202,8 @@ def _from_text(facts: TensorFacts, text: str, origin: str) -> np.ndarray:
     if not rows:
         raise InputError(f"{origin} must hold a sample in each line, but is empty")
     values = np.array(rows)
-    return values.astype(facts.dtype).reshape(len(rows), *(sizes if count is not None else (-1,)))
+    numbers = values.astype(facts.dtype) if np.dtype(facts.dtype).kind == "f" else whole_numbers(facts, values)
+    return numbers.reshape(len(rows), *(sizes if count is not None else (-1,)))
 
 
 def _from_picture(facts: TensorFacts, data: bytes, origin: str) -> np.ndarray:

@@ -89,15 +89,14 @@ class LoadedArtifact:
             name: of the input; needed where there are several.
 
         Raises:
-            InputError: for what is no input, or no numbers.
+            InputError: for what is no input, or no numbers, or no whole ones where the network reads such.
         """
         facts = self._one(name)
         values = np.asarray(values)
         require_numbers(facts.name, values)
         kind = np.dtype(facts.dtype)
         if kind.kind not in "f":
-            whole: np.ndarray = values.astype(kind)
-            return whole
+            return whole_numbers(facts, values)
         scaled: np.ndarray = values.astype(np.float32)
         if facts.scale == PIXELS and values.dtype.kind in "ui":
             scaled = scaled / np.float32(255)
@@ -159,6 +158,15 @@ def require_numbers(name: str, values: np.ndarray) -> None:
     """InputError unless the values for the input `name` are real numbers."""
     if values.dtype.kind not in "biuf":
         raise InputError(f"input {name!r} must hold numbers, but holds {values.dtype}")
+
+
+def whole_numbers(facts: TensorFacts, values: np.ndarray) -> np.ndarray:
+    """Numbers as the whole ones that an input reads, by its `facts`. InputError where they are others."""
+    with np.errstate(invalid="ignore"):
+        whole: np.ndarray = values.astype(facts.dtype)
+    if not np.array_equal(whole, values):
+        raise InputError(f"input {facts.name!r} must hold whole numbers ({facts.dtype}), but holds others")
+    return whole
 
 
 def fitting(name: str, values: np.ndarray, facts: TensorFacts) -> np.ndarray:

@@ -20,7 +20,8 @@ from shipping import edited, stored_inputs, with_file
 
 import autocompress
 from autocompress.artifact.inputs import read_samples
-from autocompress.artifact.loaded import LoadedArtifact
+from autocompress.artifact.loaded import LoadedArtifact, whole_numbers
+from autocompress.artifact.manifest import TensorFacts
 from autocompress.artifact.predictions import probabilities
 from autocompress.cli.main import main
 from autocompress.errors import InputError
@@ -180,6 +181,14 @@ def test_arrays_of_other_things_than_numbers_are_refused(artifact: Path, tmp_pat
     assert "input 'input' must hold numbers, but holds" in refused(capsys, str(artifact), str(tmp_path / "a.npy"))
     with pytest.raises(InputError, match="must hold numbers"):
         autocompress.load(artifact).normalised(values[None])
+
+
+@pytest.mark.parametrize("values", [np.array([[1.5, 2]]), np.array([[1e30, 2]]), np.array([[np.nan, 2]])])
+def test_numbers_that_are_not_whole_are_not_cut(values: np.ndarray) -> None:
+    facts = TensorFacts(name="ids", shape=["N", 2], dtype="int64")
+    assert whole_numbers(facts, np.array([[1.0, 2.0]])).dtype == np.int64
+    with pytest.raises(InputError, match="'ids' must hold whole numbers"):
+        whole_numbers(facts, values)
 
 
 def test_nothing_on_standard_input_is_said(artifact: Path, capsys: pytest.CaptureFixture[str],
