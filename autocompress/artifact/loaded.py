@@ -155,13 +155,32 @@ def load(folder: Path | str, threads: int = 1, *, key: Path | str | None = None,
 
 
 def require_numbers(name: str, values: np.ndarray) -> None:
-    """InputError unless the values for the input `name` are real numbers."""
+    """Refuse what holds no real numbers.
+
+    Args:
+        name: of the input.
+        values: for it.
+
+    Raises:
+        InputError: for text, complex numbers, times, records and objects.
+    """
     if values.dtype.kind not in "biuf":
         raise InputError(f"input {name!r} must hold numbers, but holds {values.dtype}")
 
 
 def whole_numbers(facts: TensorFacts, values: np.ndarray) -> np.ndarray:
-    """Numbers as the whole ones that an input reads, by its `facts`. InputError where they are others."""
+    """Numbers as the whole ones that an input reads.
+
+    Args:
+        facts: of the input.
+        values: numbers.
+
+    Returns:
+        The same in the type of the input.
+
+    Raises:
+        InputError: where they are others.
+    """
     with np.errstate(invalid="ignore"):
         whole: np.ndarray = values.astype(facts.dtype)
     if not np.array_equal(whole, values):
@@ -170,8 +189,19 @@ def whole_numbers(facts: TensorFacts, values: np.ndarray) -> np.ndarray:
 
 
 def fitting(name: str, values: np.ndarray, facts: TensorFacts) -> np.ndarray:
-    """The values of the input `name` in the type that the network reads, by its `facts`. InputError where they have
-    another shape, or are no numbers of that kind."""
+    """Values in the type that the network reads.
+
+    Args:
+        name: of the input.
+        values: for it, `(N, …)`.
+        facts: of the input.
+
+    Returns:
+        The same in the type of the input.
+
+    Raises:
+        InputError: where they have another shape, or are no numbers of that kind.
+    """
     expected = facts.shape[1:]
     fits = values.ndim == len(facts.shape) and all(
         isinstance(size, str) or size == actual or axis in facts.free_axes
