@@ -114,6 +114,7 @@ def test_activations_are_not_compared_where_it_takes_too_long(monkeypatch: pytes
     assert unpaying_layers(bench, load_space("default"), each=1.0, seconds=100.0) == frozenset()
 
 
+@pytest.mark.usefixtures("short_searches")
 def test_a_study_that_is_done_makes_no_solver_and_one_with_more_trials_does(
         monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     made: list[object] = []

@@ -37,6 +37,7 @@ class Elsewhere(Inline):
         return call
 
 
+@pytest.mark.usefixtures("short_searches")
 def test_every_latency_of_a_search_is_of_that_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("autocompress.study.quantization_payoff.ROUNDS", 1)
     pictures, labels = torch.randn(90, 8), torch.arange(90) % 3

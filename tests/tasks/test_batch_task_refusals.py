@@ -189,6 +189,7 @@ def test_the_command_line_ends_with_2(tmp_path: Path, capfd: pytest.CaptureFixtu
     assert ended.value.code == 2 and "have 3 and 60 rows" in capfd.readouterr().err
 
 
+@pytest.mark.usefixtures("short_searches")
 def test_a_candidate_whose_metric_is_not_defined_fails_alone(tmp_path: Path) -> None:
     """The original's metric is fine; that of some candidates raises, and the search goes on."""
     calls = []

@@ -99,6 +99,7 @@ def test_held_out_samples_are_of_all_shapes_and_trained_on_is_one(named: bool,
     assert {piece.shape[2] for piece in pieces} == {8, 12} and sum(map(len, pieces)) == 12
 
 
+@pytest.mark.usefixtures("short_searches")
 @pytest.mark.parametrize("metric", [["accuracy", "miou"], None])
 def test_a_search_scores_pictures_of_all_sizes(metric: Any, tmp_path: Path) -> None:
     net, validation = Maps().eval(), Sizes(30, (8, 12, 10))
