@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,13 +127,15 @@ def _verified(folder: Path, limits: Limits | None, trust: Trust | None) -> Verif
 
 
 def _further(verification: Verification, limits: Limits | None, trust: Trust | None) -> None:
-    """Check the artefacts in further formats, in folders of the formats' names; a check's name begins with that."""
+    """Check the artefacts in further formats, in folders of the formats' names; a check's name begins with that. A
+    watermark is looked for in the first alone: not every format gives its integers back."""
+    unmarked = trust if trust is None else replace(trust, watermark=None)
     for name in FORMATS:
         folder = verification.folder / name
         if folder.is_symlink():
             verification.checks.append(Check(f"{name}: manifest", FAILS, f"{folder} must be a folder, but is a link"))
         elif folder.is_dir():
-            checks = _verified(folder, limits, trust).checks
+            checks = _verified(folder, limits, unmarked).checks
             verification.checks += [Check(f"{name}: {check.name}", check.state, check.detail) for check in checks]
 
 

@@ -34,7 +34,7 @@ def verify(artifact: str, study: str | None, key: str | None, decrypt: str | Non
     can saturate, that it loads in a process of its own within limits of time and memory, that it answers stored samples
     as it did, and its latency; with --watermark that it bears the mark of the owner.
 
-    Artefacts in further formats, in folders of DIR, are checked too.
+    Artefacts in further formats, in folders of DIR, are checked too, but for watermarks.
 
     With --study also its answers beside the rebuilt network's, and its metric on the test split. Ends with 0 only if
     all of it holds, with 2 otherwise.

@@ -17,6 +17,7 @@ from autocompress.artifact import isolated
 from autocompress.artifact.isolated import Limits, run_isolated
 from autocompress.artifact.machine import this_machine
 from autocompress.artifact.manifest import parse
+from autocompress.artifact.options import Trust
 from autocompress.artifact.verify import Verification, verify
 from autocompress.cli.main import main
 from autocompress.errors import InputError
@@ -104,6 +105,19 @@ def test_a_manifest_whose_input_is_not_the_files_is_refused(artifact: Path, tmp_
                                                             check: str) -> None:
     facts = json.loads((artifact / "manifest.json").read_bytes())["input"]
     assert failed(verify(edited(artifact, tmp_path, input=facts | keys))) == [check]
+
+
+def test_artefacts_in_further_formats_are_verified_too_but_for_watermarks(artifact: Path, tmp_path: Path) -> None:
+    folder = copied(artifact, tmp_path / "all")
+    copied(artifact, folder / "tflite")
+    copied(artifact, folder / "notes")
+    (folder / "openvino").symlink_to(artifact)
+    (tmp_path / "key").write_bytes(bytes(32))
+    verification = verify(folder, trust=Trust.of(watermark=tmp_path / "key"))
+    first = ["manifest", "signature", "files", "load", "size", "agreement", "latency"]
+    assert [check.name for check in verification.checks] == [
+        *first, "watermark", *(f"tflite: {name}" for name in first), "openvino: manifest"]
+    assert {"watermark", "openvino: manifest"} <= set(failed(verification))
 
 
 def test_a_latency_that_is_no_number_is_refused(artifact: Path, tmp_path: Path) -> None:
