@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from autocompress.errors import EnvironmentFault, InputError
+from autocompress.tasks.batch_sources import are_listed_samples
 from autocompress.tasks.labels import class_numbers
 from autocompress.tasks.samples import HELD_BYTES, LazySamples, Samples, changed
 from autocompress.tasks.splits import SPLITS, STORED, Split, TaskData, complete
@@ -112,6 +113,8 @@ def _is_array(value: Any) -> bool:
 def by_split(value: Any, name: str) -> dict[str, Any]:
     if _is_dataset(value):
         return {"train": value}
+    if are_listed_samples(value):
+        return {"train": _Listed(value)}
     if isinstance(value, tuple | list):
         if len(value) == 2 and all(map(_is_array, value)):
             return {"train": value}
@@ -121,6 +124,19 @@ def by_split(value: Any, name: str) -> dict[str, Any]:
         f"{name}: data must be (inputs, labels) arrays, a torch Dataset, (train, test) of those, or a dict "
         f"with train, validation and test, but got {_describe(value)}"
     )
+
+
+class _Listed(Dataset[Any]):
+    """A list of samples as a Dataset."""
+
+    def __init__(self, samples: list[Any]) -> None:
+        self._samples = samples
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, number: int) -> Any:
+        return self._samples[number]
 
 
 def _describe(value: Any) -> str:

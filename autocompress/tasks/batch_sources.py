@@ -61,7 +61,7 @@ def batch_count(source: Any) -> int | None:
     except TypeError:  # a DataLoader has a length, but raises where its dataset has none
         return None
     are_samples = _by_number(source) and not isinstance(source, DataLoader)
-    are_samples = bool(arrays) or isinstance(source, IterableDataset) or are_samples or _are_listed_samples(source)
+    are_samples = bool(arrays) or isinstance(source, IterableDataset) or are_samples or are_listed_samples(source)
     return -(-count // BATCH) if are_samples else count
 
 
@@ -91,7 +91,7 @@ def _stream(source: Any, name: str) -> Iterator[Any]:
         return _grouped(iter(source))
     if is_rows(source) or _arrays(source):
         return _of_arrays(source, name)
-    if _are_listed_samples(source):
+    if are_listed_samples(source):
         return _grouped(iter(source))
     if _by_number(source):
         return _grouped(source[i] for i in range(len(source)))
@@ -110,7 +110,7 @@ def _by_number(source: Any) -> bool:
         source, list | str | bytes | Mapping | tuple)
 
 
-def _are_listed_samples(source: Any) -> bool:
+def are_listed_samples(source: Any) -> bool:
     """Whether a list is of samples, as that of a Dataset is, and not of batches: of a batch the target is an array with
     an entry for each sample, of a sample it is one number, or the arrays of two can be of one sample alone."""
     return isinstance(source, list) and bool(source) and all(map(_is_sample, source))

@@ -28,6 +28,11 @@ def test_arrays_are_split_80_10_10(pixels: Arrays) -> None:
     assert data.fingerprint != load_data(pixels, seed=1).fingerprint
 
 
+def test_a_list_of_samples_is_a_dataset(pixels: Arrays) -> None:
+    dataset = TensorDataset(*map(torch.from_numpy, pixels))
+    assert load_data([*dataset]).fingerprint == load_data(dataset).fingerprint == load_data(pixels).fingerprint
+
+
 def test_a_dict_of_splits_with_options(pixels: Arrays) -> None:
     x, y = pixels
     data = load_data(
