@@ -260,7 +260,19 @@ def error_by_samples(function: Callable[[Any, Any], Any], value: Any, batch: Any
 
 
 def samples_of(value: Any, rows: Sequence[int], samples: int) -> Any:
-    """Some of the `samples` of a batch, or of the outputs for it. InputError where none can be taken out of it."""
+    """Some samples of a batch, or of the outputs for it.
+
+    Args:
+        value: the batch, or the outputs.
+        rows: which samples, by their place.
+        samples: how many it holds.
+
+    Returns:
+        The same of those samples alone.
+
+    Raises:
+        InputError: where none can be taken out of it.
+    """
     if isinstance(value, FileOutputs):
         return FileOutputs({key: array[rows] for key, array in value.items()})
     return gathered([value], [rows], Structure.of(value, samples), _no_reference)
