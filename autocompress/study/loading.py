@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import torch
 
-from autocompress.backend.training.distill import Recipe
+from autocompress.backend.training.recipe import Recipe
 from autocompress.core.allocator import reuse_memory
 from autocompress.core.store import STATISTICS, Store
 from autocompress.errors import InputError

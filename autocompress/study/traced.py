@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ from autocompress.study.kept_graphs import KeptGraphs
 from autocompress.tasks.base import Task
 from autocompress.techniques.apply import Techniques
 from autocompress.techniques.table import TECHNIQUES
+from autocompress.tensors.likelihood import Likelihood, is_categorical
 from autocompress.tensors.named import Inputs
 
 # Most samples that calibrate, and that weights are fitted to; fewer where inputs are large.
@@ -43,8 +45,8 @@ class TracedNetwork:
 
     `given` is the network as the user passed it, `model` its canonical form. `table` holds the facts about its layers,
     `calibration` inputs `(N, …)` of the training split as the network reads them, `likelihood` what
-    its outputs stand for, `rows` how many samples a file of it is run on at once. `writer` makes files of the
-    compressed networks that `compressor` makes of plans.
+    its outputs stand for, `reads_labels` whether the data's targets say more than these do, `rows` how many samples a
+    file of it is run on at once. `writer` makes files of the compressed networks that `compressor` makes of plans.
 
     Args:
         model: the trained network, in eval mode.
@@ -74,8 +76,10 @@ class TracedNetwork:
         table, coupling = trace(self.model, self.sample_shape, inputs=self.calibration, keep=task.keep)
         freeze(self.model, task.keep)
         self.refused = attention_left_whole | layers_left_whole | coupling.refused
-        self.likelihood = task.likelihood(outputs_of(self.model, self.calibration),
-                                          ends_in_sigmoid(self.model, self.calibration))
+        outputs = outputs_of(self.model, self.calibration)
+        self.likelihood = task.likelihood(outputs, ends_in_sigmoid(self.model, self.calibration))
+        self.reads_labels = task.has_targets and not _are_answers(
+            task.train_targets, rows[:count], self.likelihood, outputs)
         self.training_difference = difference(self.model, example)
         self.graphs = KeptGraphs(store, self.user_model, self.calibration)
         self.writer = FileWriter(self.model, table, self.calibration, file_format, threads, techniques, self.graphs)
@@ -119,3 +123,14 @@ class TracedNetwork:
     def original(self) -> Compressed:
         """The network with an empty plan applied."""
         return Compressed(self.model, Plan())
+
+
+def _are_answers(targets: Any, rows: Tensor, likelihood: Likelihood, outputs: Any) -> bool:
+    """Whether labels are the original's answers, for `rows` `(M,)` of the samples and its `outputs` `(M, …)` for them.
+
+    Such labels are surer than the original and say no more: they made students worse than they began. CREPE tiny, 156
+    steps from 60.5% agreement: 57.0% with labels in 0.4 of the loss, 67.3% without.
+    """
+    if not (is_categorical(likelihood) and isinstance(targets, Tensor)):
+        return False
+    return torch.equal(likelihood.canonical(outputs).argmax(1), targets[rows])

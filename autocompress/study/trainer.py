@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from autocompress.backend.network.checkpoint import kept_weights, load_weights, put_weights
 from autocompress.backend.network.compressed import Compressed
 from autocompress.backend.training.device import is_gpu, on_device
-from autocompress.backend.training.distill import Recipe, autocast, check_recipe, distill
+from autocompress.backend.training.distill import autocast, check_recipe, distill
 from autocompress.backend.training.feature_distillation import Original
+from autocompress.backend.training.recipe import Recipe
 from autocompress.backend.training.teacher import Teacher
 from autocompress.core.batch_sizes import LIVE_BYTES, TRAINING_BYTES, rows_at_once, rows_of
 from autocompress.core.plan import Plan
@@ -130,7 +131,7 @@ class Trainer:
         network = self._network
         batch = rows_at_once(network.sample_shape, self._recovery.batch, TRAINING_BYTES)
         recipe = replace(self._recovery, batch=max(min(LEAST_BATCH, self._recovery.batch), batch),
-                         label_weight=self._recovery.label_weight if network.task.has_targets else 0.0)
+                         reads_labels=self._recovery.reads_labels and network.reads_labels)
         if trained:
             recipe = replace(recipe, block_steps=0)
         if rung == 1 and recipe.block_steps:  # a short distillation behind it only did harm

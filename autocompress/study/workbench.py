@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from autocompress.backend.training.distill import Recipe
+from autocompress.backend.training.recipe import Recipe
 from autocompress.core.store import EARLIER, STATISTICS, WEIGHTS, FolderStore, MemoryStore, Store
 from autocompress.formats.base import Format
 from autocompress.formats.table import format_named

@@ -15,7 +15,8 @@ from torch import nn
 
 from autocompress.backend.network.compressed import Compressed
 from autocompress.backend.statistics.calibration import reestimate_norms
-from autocompress.backend.training.distill import Recipe, distill
+from autocompress.backend.training.distill import distill
+from autocompress.backend.training.recipe import Recipe
 from autocompress.core.plan import Plan
 from autocompress.formats.onnx.runtime import Runtime
 from autocompress.formats.running import in_batches

@@ -10,7 +10,8 @@ import torch
 from autocompress.backend.network.checkpoint import encode_weights, load_weights
 from autocompress.backend.network.compressed import Compressed
 from autocompress.backend.training.averaging import MovingAverage, soup
-from autocompress.backend.training.distill import Recipe, distill
+from autocompress.backend.training.distill import distill
+from autocompress.backend.training.recipe import Recipe
 from autocompress.backend.training.teacher import Teacher
 from autocompress.core.plan import Plan, Step
 from autocompress.testing.exporters import integers, structure

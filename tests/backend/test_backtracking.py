@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from autocompress.backend.training.backtracking import LONG, SHORTER, START, WINDOW, Backtracking
-from autocompress.backend.training.distill import Recipe, distill
+from autocompress.backend.training.distill import distill
+from autocompress.backend.training.recipe import Recipe
 from autocompress.backend.training.teacher import Teacher
 from autocompress.testing.exporters import integers
 from autocompress.testing.techniques import outputs, trained_workbench

@@ -15,8 +15,9 @@ from autocompress.backend.graph.trace import trace
 from autocompress.backend.network.compressed import Compressed
 from autocompress.backend.training import blockwise
 from autocompress.backend.training.blockwise import reconstruct_blocks
-from autocompress.backend.training.distill import Recipe, distill
+from autocompress.backend.training.distill import distill
 from autocompress.backend.training.feature_distillation import Original
+from autocompress.backend.training.recipe import Recipe
 from autocompress.backend.training.teacher import Teacher
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError, TrialError

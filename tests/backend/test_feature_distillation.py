@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from autocompress.backend.graph.trace import trace
 from autocompress.backend.network.compressed import Compressed
-from autocompress.backend.training.distill import Recipe, distill
+from autocompress.backend.training.distill import distill
 from autocompress.backend.training.feature_distillation import (
     MOST_HOOK_POINTS,
     Original,
@@ -22,6 +22,7 @@ from autocompress.backend.training.feature_distillation import (
     recorded,
     wanted_features,
 )
+from autocompress.backend.training.recipe import Recipe
 from autocompress.backend.training.teacher import Teacher
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError

@@ -15,8 +15,9 @@ from autocompress.backend.network.fold import fold_norms
 from autocompress.backend.network.grids import _cluster, codebook_levels, nearest, power_levels, whole_levels
 from autocompress.backend.network.quantized_weight import QuantizedWeight, per_channel, quantize_weight
 from autocompress.backend.quantize.gptq import round_gptq
-from autocompress.backend.training.distill import Recipe, distill
+from autocompress.backend.training.distill import distill
 from autocompress.backend.training.lsq import LsqStep
+from autocompress.backend.training.recipe import Recipe
 from autocompress.backend.training.teacher import Teacher
 from autocompress.core.plan import Plan, Step
 from autocompress.formats.onnx.runtime import Runtime

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.backend.statistics.calibration import BATCH, norm_inputs, rebase_norms, reestimate_norms
-from autocompress.backend.training.distill import Recipe, distill
+from autocompress.backend.training.distill import distill
+from autocompress.backend.training.recipe import Recipe
 from autocompress.backend.training.teacher import Teacher
 from autocompress.testing.exporters import integers
 from autocompress.testing.networks import NETWORKS

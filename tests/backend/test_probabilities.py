@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from autocompress.backend.sensitivity.fisher import sensitivities
 from autocompress.backend.statistics.calibration import reestimate_norms
 from autocompress.backend.statistics.outputs import ends_in_sigmoid
-from autocompress.backend.training.distill import Recipe, distill
+from autocompress.backend.training.distill import distill
+from autocompress.backend.training.recipe import Recipe
 from autocompress.core.plan import Step
 from autocompress.formats.onnx.runtime import Runtime
 from autocompress.hardware.profile import load_profile

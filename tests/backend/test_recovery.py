@@ -20,8 +20,9 @@ from autocompress.backend.network.compressed import Compressed
 from autocompress.backend.network.fold import fold_norms
 from autocompress.backend.network.quantized_weight import quantize_weight
 from autocompress.backend.statistics.calibration import correct_biases, reestimate_norms, runs_before_a_norm
-from autocompress.backend.training.distill import Recipe, distill
+from autocompress.backend.training.distill import distill
 from autocompress.backend.training.feature_distillation import Original
+from autocompress.backend.training.recipe import Recipe
 from autocompress.backend.training.teacher import Teacher
 from autocompress.core.cancellation import controlled
 from autocompress.core.plan import Plan, Step

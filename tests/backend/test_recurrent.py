@@ -17,7 +17,8 @@ from autocompress.backend.layers.recurrent import Gates, Recurrent, stepwise
 from autocompress.backend.sensitivity.fisher import sensitivities
 from autocompress.backend.statistics import moments as statistics
 from autocompress.backend.statistics.moments import Statistics
-from autocompress.backend.training.distill import Recipe, distill
+from autocompress.backend.training.distill import distill
+from autocompress.backend.training.recipe import Recipe
 from autocompress.core.plan import Plan, Step
 from autocompress.formats.onnx.runtime import Runtime
 from autocompress.hardware.profile import load_profile

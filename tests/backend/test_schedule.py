@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from autocompress.backend.training.distill import Recipe, distill
+from autocompress.backend.training.distill import distill
+from autocompress.backend.training.recipe import Recipe
 from autocompress.backend.training.schedule import COOL_DOWN, LEAST_WINDOW, Schedule
 from autocompress.backend.training.teacher import Teacher
 from autocompress.testing.exporters import integers

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from autocompress.backend.compress import Compressor
 from autocompress.backend.graph.trace import trace
 from autocompress.backend.statistics.calibration import reestimate_norms
-from autocompress.backend.training.distill import Recipe, distill
+from autocompress.backend.training.distill import distill
+from autocompress.backend.training.recipe import Recipe
 from autocompress.backend.training.teacher import Teacher
 from autocompress.backend.training.training_mode import difference, train_as_shipped
 from autocompress.backend.training.warm_start import divergence

@@ -20,8 +20,9 @@ from autocompress.backend.sparsify.magnitude_wanda_obs import sparsify
 from autocompress.backend.statistics.calibration import norm_inputs, reestimate_norms
 from autocompress.backend.statistics.moments import Moments, Statistics
 from autocompress.backend.statistics.reconstruct import on_remaining, removal_damage
-from autocompress.backend.training.distill import LEAST_PACE, NEAR_LABEL_WEIGHT, Recipe, _adapt_to_student
+from autocompress.backend.training.distill import LEAST_PACE, NEAR_LABEL_WEIGHT, _adapt_to_student
 from autocompress.backend.training.lsq import LsqStep
+from autocompress.backend.training.recipe import Recipe
 from autocompress.tasks.classification.scores import scores
 from autocompress.techniques.quantize import GRIDS
 from autocompress.techniques.sparsify import CRITERIA

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.backend.graph.trace import trace
-from autocompress.backend.training.distill import Recipe, distill
+from autocompress.backend.training.distill import distill
+from autocompress.backend.training.recipe import Recipe
 from autocompress.core.plan import Plan, Step
 from autocompress.errors import InputError
 from autocompress.estimate import estimate

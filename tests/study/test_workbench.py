@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from autocompress.backend.training.distill import Recipe
+from autocompress.backend.training.recipe import Recipe
 from autocompress.backend.training.teacher import Teacher
 from autocompress.core.plan import Plan, Step
 from autocompress.core.store import weights_key

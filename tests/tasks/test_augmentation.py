@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import autocompress
 from autocompress.backend.statistics.outputs import outputs_of
-from autocompress.backend.training.distill import Recipe, distill
+from autocompress.backend.training.distill import distill
+from autocompress.backend.training.recipe import Recipe
 from autocompress.backend.training.teacher import Teacher
 from autocompress.core.plan import Plan
 from autocompress.errors import InputError

@@ -20,7 +20,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -44,6 +44,7 @@ from autocompress.backend.training.feature_distillation import (
     wanted_features,
 )
 from autocompress.backend.training.lsq import freeze_steps, learn_steps
+from autocompress.backend.training.recipe import Recipe
 from autocompress.backend.training.schedule import Schedule
 from autocompress.backend.training.teacher import Teacher, TrainingData
 from autocompress.backend.training.training_mode import train_as_shipped
@@ -63,67 +64,6 @@ FAR = 0.25
 NEAR_LABEL_WEIGHT, LEAST_PACE = 0.5, 0.25
 # Sizes of weights and of vectors that steps take at least: biases begin near zero, and have far to go.
 LEAST_WEIGHT, LEAST_VECTOR = 1e-3, 0.05
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a compressed network is trained.
-
-    Attributes:
-        epochs: passes over the training set.
-        seconds: after which it ends earlier; None for no limit.
-        batch: samples of one step.
-
-    Raises:
-        InputError: when a number is out of its range.
-    """
-
-    epochs: float = 1.0
-    seconds: float | None = None
-    batch: int = 128
-    # Largest step of Adam, as a share of the root mean square of the parameter tensor at the start.
-    learning_rate: float = 0.02
-    temperature: float = 4.0
-    # Share of the loss that is cross-entropy with the labels. At 0 they are not looked at, and may be anything; else
-    # the share is larger for a student that begins near its teacher, see `_adapt_to_student`.
-    label_weight: float = 0.1
-    # Whether the teacher's time counts as `seconds`. Not where students are compared: the first would pay for all.
-    charge_teacher: bool = True
-    # Share of the schedule in which the learning rate rises.
-    warm_up: float = 0.05
-    # Largest decay of the moving average of all parameters, learned scales too, that is kept in place of the last ones;
-    # 0 keeps the last. Behind a cosine that ends at zero there was nothing to gain.
-    average: float = 0.0
-    # Epochs without a lower loss after which a training comes to an early end, see `Schedule`; 0: never. One that a
-    # clock ends is left to it.
-    patience: int = 5
-    # Weight of the distance of attention maps from the original's (see `feature_distillation`), added to the loss.
-    # Above 0 the original runs beside the student at every step, for its kept answers hold no features.
-    attention_weight: float = 0.0
-    # Weight of the distance of projected feature maps from the original's (see `feature_distillation.Projections`),
-    # added to the loss. Both maps are of one pass of the original.
-    feature_weight: float = 0.0
-    # Optimiser steps for each unit of the network before the distillation, on calibration inputs alone (see
-    # `blockwise`). With `epochs` 0 they are the whole recovery, else at most half of `seconds`.
-    block_steps: int = 0
-    # Parameter of the Beta distribution from which the shares are drawn at which pairs of inputs are mixed (Zhang et
-    # al., "mixup", ICLR 2018); 0 mixes none. The teacher answers every mixture anew: its kept answers are of no use.
-    mixup: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "label_weight", "attention_weight", "feature_weight", "block_steps", "mixup"):
-            value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise InputError(f"{name} must be 0 or more, and finite, but got {value!r}")
-        if self.label_weight > 1:
-            raise InputError(f"label_weight must be from 0 to 1, but got {self.label_weight!r}")
-        if not (self.epochs or self.block_steps):
-            raise InputError("epochs must be above 0 where block_steps is 0: a recovery of neither does nothing")
-
-    @property
-    def compares_features(self) -> bool:
-        """Whether the original runs beside the student."""
-        return bool(self.attention_weight or self.feature_weight)
 
 
 def autocast(device: str) -> torch.autocast:
@@ -228,7 +168,7 @@ def distill(start: Compressed, teacher: Teacher, data: TrainingData, recipe: Rec
     start.receipts = without_rounding(start.receipts)
     start.receipts.append(Receipt("", "distill", {
         "steps": steps_done, "epochs": round(steps_done / per_epoch, 2), "plateau_at_step": schedule.plateau,
-        "learning_rate": losses.pace * recipe.learning_rate, "label_weight": losses.recipe.label_weight,
+        "learning_rate": losses.pace * recipe.learning_rate, **losses.shares(),
         **({"taken_back": backtracking.times} if backtracking.times else {}),
         **({"mode": "eval, with live norms"} if as_shipped else {}), **compared.facts()}))
     quantize(start, calibration, learned)
@@ -313,11 +253,19 @@ class _Losses:
                 self._is_adapted = True
                 self.recipe, self.pace = _adapt_to_student(self.recipe, float(soft.detach()),
                                                            likelihood.spread(logits[rows]))
-            labels = batch.labels(targets, self._device, rows)
-            loss = _with_targets(soft, out, labels, self.recipe.label_weight, likelihood)
+            weight = self.recipe.label_weight
+            if weight and not self.recipe.reads_labels:
+                loss = torch.lerp(soft, likelihood.distillation_loss(out, logits[rows], 1.0), weight)
+            else:
+                labels = batch.labels(targets, self._device, rows)
+                loss = _with_targets(soft, out, labels, weight, likelihood)
             return compared.added_to(loss, features, part)
 
         return loss_of
+
+    def shares(self) -> dict[str, float]:
+        """The share of the loss that softens no scores, for the receipt, by what it is of."""
+        return {"label_weight" if self.recipe.reads_labels else "unsoftened_weight": self.recipe.label_weight}
 
 
 class _FeatureLoss:
