@@ -252,7 +252,7 @@ def test_without_labels_the_original_is_the_measure(cli: Cli, nets: Path, tmp_pa
     (("--task", "regresion"), "did you mean 'regression'?"),
     (("--task", "detection"), "detection is measured by boxes"),
     (("--task", "regression", "--metric", "rsme"), "did you mean 'rmse'?"),
-    (("--task", "regression", "--metric", "accuracy"), "must be 0 or 1, but one is 0.5"),
+    (("--task", "regression", "--metric", "accuracy"), "must be 0 or 1, or -1 or 1, but one is 0.5"),
     (("--task", "classification"), "labels must be integers"),
     (("--task", "text"), "labels must be integers"),
     (("--task", "segmentation"), "the network must put out maps of scores (N, classes, H, W)"),

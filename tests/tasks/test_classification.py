@@ -106,5 +106,5 @@ def test_inputs_that_the_network_does_not_take_are_named() -> None:
             return NamedTensors(left=torch.rand(2, 3), wrong=torch.rand(2, 3))
 
     data = _blobs()
-    with pytest.raises(InputError, match=r"must take the inputs of blobs, but said: TypeError.*wrong"):
+    with pytest.raises(InputError, match=r"must take the inputs of blobs, left .* float32, but said: TypeError.*wrong"):
         load_network(_Sum(), Task("blobs", data.train, data.validation, data.test, 4))  # type: ignore[arg-type]
