@@ -13,7 +13,6 @@ from autocompress.backend.training.teacher import Teacher
 from autocompress.hardware.profile import load_profile
 from autocompress.study.workbench import Workbench
 from autocompress.tasks.splits import TaskData
-from autocompress.tensors.likelihood import CATEGORICAL
 from autocompress.testing.exporters import integers
 from autocompress.testing.techniques import outputs, trained_workbench
 
