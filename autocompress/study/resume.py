@@ -25,6 +25,7 @@ from autocompress.space.projection import Projection
 from autocompress.space.space import KnobKey, Value
 from autocompress.study.folder import Description, is_described, is_study, read_description
 from autocompress.study.settings import SETTINGS, Owner
+from autocompress.tasks.kinds.names import is_kind
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,10 @@ def with_stored(said: Mapping[str, Any]) -> dict[str, Any]:
         if out is not None and out.resolve() == source.resolve():
             raise InputError(f"--out must be another folder than that of the study to start from, but both are {out}; "
                              "to go on with that study, use --resume --out instead")
-        return _taken(_description(source), said, ("start", "network", "data"), source) | dict(said)
+        taken = _taken(_description(source), said, ("start", "network", "data"), source)
+        if said.get("task") is not None and not is_kind(said["task"]):  # it has data of its own
+            taken.pop("data", None)
+        return taken | dict(said)
     if not said.get("resume") or out is None:
         return dict(said)
     if is_described(out):

@@ -267,7 +267,7 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
             raise InputError("a model needs its data: give digits, fashion-mnist, cifar10, imagefolder:DIR, npz:FILE, "
                              "csv:FILE, masks:IMAGES,MASKS, coco:JSON,IMAGES, voc:DIR, audio:DIR or "
                              "path/to/file.py:factory")
-        for name in ("metric", "decode", "augment"):
+        for name in ("data", "metric", "decode", "augment"):
             if getattr(self, name) is not None and self.task is not None and not kind:
                 raise InputError(f"{name} is for tasks that are named by their kind, {', '.join(KINDS)}: a task of "
                                  "your own has its own")

@@ -36,6 +36,8 @@ def test_what_is_not_given_is_taken_from_the_study(cli: Cli, finished: Any, tmp_
     settings = with_stored(resumed | {"effort": "thorough"})
     assert not settings.keys() & {"trials", "epochs"}, "that effort's own"
     assert "epochs" not in with_stored(read({"from_study": finished.folder, "effort": "fast", "budget": "1kB"}))
+    own_task = with_stored(read({"from_study": finished.folder, "task": "mine.py:task"}))
+    assert "model" in own_task and "data" not in own_task, "a task of the user's own has its data"
 
     refused = cli("search", "--resume", "--out", str(second))
     assert refused.code == 2 and "Add --trust-code" in refused.err

@@ -197,5 +197,7 @@ def test_augmentation_of_a_data_set_stays_with_another_metric() -> None:
 def test_a_task_of_ones_own_says_it_itself() -> None:
     with pytest.raises(InputError, match="augment is for tasks that are named by their kind"):
         SearchSettings.of(model=Maps(), task=autocompress.Task(train=PICTURES), augment="flip")
+    with pytest.raises(InputError, match="data is for tasks that are named by their kind"):
+        SearchSettings.of(model=Maps(), task="mine.py:task", data="digits")
     with pytest.raises(InputError, match="augment needs a model and its data"):
         SearchSettings.of(augment="flip")
