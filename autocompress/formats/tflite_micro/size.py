@@ -15,9 +15,9 @@ from autocompress.formats.tflite_micro.decoding import HEADER_BYTES
 # a softmax in 16 bits, 2,052 bytes.
 INTERPRETER, OPERATOR, DECODE, CHANNEL = 1300, 230, 208, 8
 SHAPE = REFERENCE + 4  # bytes of a shape of one axis
-# Bytes of the operator before the reader of a weight, the whole weight, and the tensor of the table; less the reference
-# to scales, which codes have none of.
-DECODING = PLAIN_OPERATOR + 2 * REFERENCE + 12 + 16 + REFERENCE + 16 + REFERENCE - REFERENCE
+# Bytes of the operator before the reader of a weight, the whole weight, and the tensor of the table; codes have no
+# reference to scales.
+DECODING = PLAIN_OPERATOR + 3 * REFERENCE + 12 + 16 + 16
 
 
 def file_bytes(parts: Sequence[Part], skeleton_bytes: int) -> int:
