@@ -58,10 +58,7 @@ def with_stored(said: Mapping[str, Any]) -> dict[str, Any]:
         if out is not None and out.resolve() == source.resolve():
             raise InputError(f"--out must be another folder than that of the study to start from, but both are {out}; "
                              "to go on with that study, use --resume --out instead")
-        taken = _taken(_description(source), said, ("start", "network", "data"), source)
-        if said.get("task") is not None and not is_kind(said["task"]):  # it has data of its own
-            taken.pop("data", None)
-        return taken | dict(said)
+        return _taken(_description(source), said, ("start", "network", "data"), source) | dict(said)
     if not said.get("resume") or out is None:
         return dict(said)
     if is_described(out):
@@ -101,6 +98,9 @@ def _taken(description: Description, said: Mapping[str, Any], owners: Sequence[O
             raise InputError(f"{name} must be given, because {folder} was made from a Python object: "
                              f"search({name}=…, resume=True, out=…) with the same one")
     values = {name: getattr(description.settings, name) for name in names}
+    task = said.get("task", values.get("task"))
+    if task is not None and not is_kind(task):  # it has data of its own
+        values.pop("data", None)
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -48,7 +48,8 @@ OWN = {"task": ("a.py:One", "a.py:Two"), "format": (_Other("one"), _Other("two")
 
 def _identity(**options: Any) -> dict[str, Any]:
     source: Any = SimpleNamespace(fingerprint="abc")
-    settings = SearchSettings.of(model="torchvision:resnet18", data="digits", **options)
+    data = {} if "task" in options else {"data": "digits"}
+    settings = SearchSettings.of(model="torchvision:resnet18", **data, **options)
     return identity_of(source, source, Request.of(settings))
 
 
